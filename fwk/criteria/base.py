@@ -1,0 +1,54 @@
+"""A criterion turns encoded views into loss terms: sums, never means. The engine divides, weighs, scales and logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from fwk.views import Output, View
+
+if TYPE_CHECKING:
+    from fwk.engine.context import BuildContext, Context
+
+
+class Criterion(nn.Module):
+    """Base class of all criteria; registered with `@register("criterion", NAME)`. Heads live here, so that any
+    criterion runs on any encoder."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Any, build: BuildContext):
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, dict[str, Any]]:
+        """The views this criterion reads: name -> how to make it if the user's config does not say."""
+        raise NotImplementedError
+
+    def states(self) -> tuple[str, ...]:
+        """Names of encoder states this criterion reads besides the features."""
+        return ()
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Term name -> its count in this micro-batch (a 0-d tensor), before anything is encoded. What several terms
+        divide by is this criterion's decision. A term whose count is 0 over the whole update contributes 0."""
+        raise NotImplementedError
+
+    def prepare(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Optional: small tensors [B, ...] computed from encoded views without gradient, over every micro-batch of the
+        update before the counts are taken. In `normalizers` and `forward` they are `context.prepared`; over the whole
+        update and all ranks, `context.over_update(name)`. Override it and the engine runs it."""
+        raise NotImplementedError
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        raise NotImplementedError
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Numbers from the global sums of `Output.statistics`; a pure function."""
+        return {}

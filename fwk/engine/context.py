@@ -1,0 +1,73 @@
+"""What the engine tells components: `BuildContext` while they are made, `Context` while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from fwk.models.base import Encoder
+    from fwk.views import Encoded, View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Sizes and special ids of the tokenizer, all that components need of it. -1: there is no such token."""
+
+    size: int
+    pad: int = -1
+    cls: int = -1
+    sep: int = -1
+    mask: int = -1
+    unk: int = -1
+    special: tuple[int, ...] = ()
+    counts: Tensor | None = None  # float64 [V], corpus frequencies where the task knows them
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildContext:
+    """What a component may ask while it is constructed.
+
+    vocabulary: of the task's tokens (None for modalities without). length: the longest sequence the task makes (0:
+    unbounded). labels: label space by name -> list of label names. encoder: the encoder whose views the component
+    reads. network: the network a learned noiser was given. inputs: shape of one example by input name, as the task
+    says it. name: the label or view name the component is built under.
+    """
+
+    name: str = ""
+    seed: int = 0
+    vocabulary: Vocabulary | None = None
+    length: int = 0
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    encoder: Encoder | None = None
+    network: Encoder | None = None
+
+
+@dataclass(kw_only=True)
+class Context:
+    """What a component may ask while it runs. A criterion reaches other ranks only through it.
+
+    training: False in evaluation. update: number of the update. progress: share of the run done, in [0, 1].
+    micro_batch: index within the update. prepared: what this component's `prepare` returned for this micro-batch.
+    encode(view, mode=..., ema=...): an extra encoder call (virtual adversarial noise); views of the plan are already
+    encoded. head(path): a sub-module of a criterion by 'label' or 'label.attribute'. gather(tensor): [B, ...] -> the
+    rows of all ranks concatenated, differentiable. over_update(name): the rows that `prepare` returned under this name
+    over all micro-batches and ranks in draw order [N, ...], and int64 [B], which rows are this micro-batch's.
+    count(term): the global count of one of this component's own terms in this update, 0-d float.
+    """
+
+    seed: int
+    training: bool
+    update: int
+    progress: float
+    micro_batch: int = 0
+    encode: Callable[..., Encoded]
+    head: Callable[[str], nn.Module]
+    gather: Callable[[Tensor], Tensor]
+    over_update: Callable[[str], tuple[Tensor, Tensor]]
+    count: Callable[[str], Tensor]
+    prepared: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,61 @@
+"""One exception class per kind of failure. A message is one sentence: what was given, where, what was expected, and
+the nearest thing that exists. `UserError` and its children end a command with exit status 2 and no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FwkError(Exception):
+    """Root of everything `fwk` raises on purpose; ends a command with exit status 1."""
+
+    exit_status = 1
+
+
+class UserError(FwkError):
+    """The user's input was wrong: a name, a key, a type, a path, a value."""
+
+    exit_status = 2
+
+
+class UnknownName(UserError):
+    """A name that nothing is registered under. Carries `kind`, `name` and the `known` names."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        super().__init__(f"no {kind} is called '{name}'{nearest(name, self.known)}{'; ' + hint if hint else ''}")
+
+
+class ConfigError(UserError):
+    """A configuration key or value is wrong. Carries the dotted `key`."""
+
+    def __init__(self, key: str, message: str):
+        self.key = key
+        super().__init__(f"{key}: {message}" if key else message)
+
+
+class DataError(UserError):
+    """A data file, token store or tokenizer cannot be used. The message names the file (and line)."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or run folder cannot be used. The message names the path and the reason."""
+
+
+class PluginError(UserError):
+    """A plugin does not import, claims a name that is taken, or implements a hook wrongly."""
+
+
+class RunError(FwkError):
+    """The run failed for a reason that is not the user's input (a non-finite loss, a lost rank)."""
+
+
+def nearest(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:
+    """`; did you mean 'x'?` when something is close, and the list of what there is while it is short enough to read."""
+    known = [str(k) for k in known]
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    if known and len(known) <= everything_up_to:
+        hint += f"{'' if hint else ';'} There is: {', '.join(sorted(known))}"
+    return hint

@@ -1,0 +1,58 @@
+"""The contract of encoders (registry `model`): named inputs -> `Encoded`. An encoder knows no objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from fwk.errors import ConfigError
+from fwk.views import Encoded
+
+if TYPE_CHECKING:
+    from fwk.engine.context import BuildContext
+
+
+class Encoder(nn.Module):
+    """Base class of encoders; registered with `@register("model", NAME)`."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        pass
+
+    width: int  # D of `features`
+
+    def __init__(self, config: Any, build: BuildContext):
+        super().__init__()
+        self.config = config
+
+    def forward(
+        self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
+        states: Sequence[str] = (),
+    ) -> Encoded:
+        """inputs: by name, each [B, ...]. mask: bool [B, T], True on content. embedding_change: [B, T, E], added to the
+        embedded inputs. states: which named states to return."""
+        raise NotImplementedError
+
+    def state_names(self) -> tuple[str, ...]:
+        """The states this encoder can return."""
+        return ()
+
+    def embedding(self) -> nn.Embedding | None:
+        """The token embedding [V, E], for tying; None for encoders that read no tokens."""
+        return None
+
+    def parts(self) -> dict[str, str]:
+        """Parts that another network may share: public name -> attribute path of the sub-module or parameter."""
+        return {}
+
+    def check_states(self, wanted: Sequence[str], who: str) -> None:
+        """ConfigError when `who` wants a state that this encoder does not have."""
+        for name in wanted:
+            if name not in self.state_names():
+                from fwk.errors import nearest
+
+                raise ConfigError("model", f"{who} reads state '{name}', which {type(self).__name__} does not have"
+                                  f"{nearest(name, self.state_names())}")

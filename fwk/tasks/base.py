@@ -1,0 +1,81 @@
+"""A task: data sets, label spaces, batching, metrics. It names no objective and knows no trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fwk.engine.context import Vocabulary
+from fwk.views import Batch
+
+
+class Source:
+    """Random access to one stream of examples. `examples` may be any picklable objects; only `collate` reads them."""
+
+    name: str = ""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError
+
+
+class Task:
+    """Base class of tasks; registered with `@register("task", NAME)`.
+
+    Construction opens the data (and may build it, with progress); everything after is cheap random access, and a task
+    pickles to data-loading workers.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Any, seed: int = 1):
+        self.config, self.seed = config, seed
+
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits there are; `train` is the one trained on."""
+        raise NotImplementedError
+
+    def sources(self, split: str) -> Mapping[str, Source]:
+        """The sources of a split by name, in a fixed order."""
+        raise NotImplementedError
+
+    def mixture(self) -> Mapping[str, float]:
+        """Share of each training source in a block of draws; by default in proportion to the sizes."""
+        return {name: float(len(source)) for name, source in self.sources("train").items()}
+
+    def collate(self, examples: Sequence[Any], draws: np.ndarray, source: str) -> Batch:
+        """Examples of one source and their draw numbers int64 [B] -> a Batch on the CPU."""
+        raise NotImplementedError
+
+    def vocabulary(self) -> Vocabulary | None:
+        return None
+
+    def length(self) -> int:
+        """The longest sequence `collate` makes; 0 when unbounded."""
+        return 0
+
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        return {}
+
+    def inputs(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of one example by input name, for encoders that are not token encoders."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """A hash of the data and tokenizer; a run refuses to resume on another one."""
+        raise NotImplementedError
+
+    def save_assets(self, folder: Path) -> None:
+        """Write what is needed to use a trained model elsewhere (the tokenizer) into RUN/tokenizer."""
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return {}

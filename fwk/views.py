@@ -1,0 +1,188 @@
+"""What flows between the parts: a `Batch` becomes `View`s, an encoder gives each view an `Encoded`, a criterion turns
+encoded views into an `Output`. Every tensor has B (sequences) leading.
+
+Letters: B sequences, T positions, K chosen positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwk.errors import RunError
+
+
+def _moved(value: Any, device: torch.device, non_blocking: bool) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=non_blocking)
+    if isinstance(value, Mapping):
+        return {name: _moved(entry, device, non_blocking) for name, entry in value.items()}
+    return value
+
+
+def _pinned(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.pin_memory()
+    if isinstance(value, Mapping):
+        return {name: _pinned(entry) for name, entry in value.items()}
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Examples as they come from a task, before any noise.
+
+    inputs: what an encoder can read, by name, each [B, ...]; text has `tokens` int64 [B, T] and may have `segments`.
+    draws: int64 [B], the index of each example in the run's endless stream of examples.
+    mask: bool [B, T], True where there is content (not padding); None for modalities without positions.
+    special: bool [B, T], True on [CLS], [SEP] and the like, which noisers leave alone.
+    labels: by name, each [B, ...]. source: which of the task's sources the examples come from.
+    """
+
+    inputs: Mapping[str, Tensor]
+    draws: Tensor
+    mask: Tensor | None = None
+    special: Tensor | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def tokens(self) -> Tensor:
+        return self.inputs["tokens"]
+
+    def __len__(self) -> int:
+        return self.draws.shape[0]
+
+    def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
+        return Batch(**{f.name: _moved(getattr(self, f.name), device, non_blocking) for f in fields(self)})
+
+    def pin_memory(self) -> Batch:
+        return Batch(**{f.name: _pinned(getattr(self, f.name)) for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """What an encoder says about a view.
+
+    features: [B, T, D], the pre-logit vectors. pooled: [B, D] where the encoder has one (None otherwise).
+    states: named inner states that were asked for, each [B, ...].
+    """
+
+    features: Tensor
+    pooled: Tensor | None = None
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def rows(self, start: int, stop: int, length: int | None = None) -> Encoded:
+        """The encodings of rows [start, stop) of the call, cut back to `length` positions."""
+
+        def cut(tensor: Tensor) -> Tensor:
+            part = tensor[start:stop]
+            padded = length is not None and part.dim() > 1 and part.shape[1] == self.features.shape[1]
+            return part[:, :length] if padded else part
+
+        return Encoded(
+            features=cut(self.features),
+            pooled=None if self.pooled is None else self.pooled[start:stop],
+            states={name: cut(state) for name, state in self.states.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One way of looking at a batch: what the encoder reads, and what a criterion needs to know about the change.
+
+    inputs, mask, special, labels, draws: as in `Batch`, in this view's own positions.
+    target: int64 [B, T], the original id at each position of this view.
+    positions: int64 [B, K] chosen positions; valid: bool [B, K] (padding slots of `positions` are False).
+    changed: bool [B, T], True where the token differs from `target`.
+    log_q: log-probability of the noise distribution, as the noiser documents it.
+    embedding_change: [B, T, E], added to the embedded inputs before the encoder's first layer.
+    alignment: int64 [B, T], the original position of each position (-1: none); None when nothing moved.
+    encoded: set by the engine once the view has been encoded.
+    extra: what a learned noiser hands from `apply` to its own `losses`.
+    """
+
+    name: str
+    draws: Tensor
+    inputs: Mapping[str, Tensor]
+    mask: Tensor | None = None
+    special: Tensor | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    source: str = ""
+    target: Tensor | None = None
+    positions: Tensor | None = None
+    valid: Tensor | None = None
+    changed: Tensor | None = None
+    log_q: Tensor | None = None
+    embedding_change: Tensor | None = None
+    alignment: Tensor | None = None
+    encoded: Encoded | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    outline: bool = False
+
+    @classmethod
+    def of(cls, batch: Batch, name: str = "batch") -> View:
+        """The batch itself as a view: nothing changed, the target is the input."""
+        return cls(
+            name=name, draws=batch.draws, inputs=batch.inputs, mask=batch.mask, special=batch.special,
+            labels=batch.labels, source=batch.source, target=batch.inputs.get("tokens"),
+        )
+
+    @property
+    def tokens(self) -> Tensor:
+        """int64 [B, T]. Raises RunError on the outline of a learned view (see `Noiser.outline`)."""
+        if self.outline:
+            raise RunError(
+                f"view '{self.name}' has no tokens yet: its noiser samples them inside the forward pass; "
+                "set 'prepare: true' on the view to have it sampled before the counts are taken"
+            )
+        return self.inputs["tokens"]
+
+    def __len__(self) -> int:
+        return self.draws.shape[0]
+
+    def replace(self, **changes: Any) -> View:
+        return replace(self, **changes)
+
+    def detached(self) -> View:
+        """The same view without graph, encodings or extras: what `prepare` keeps from one phase to the next."""
+        def cut(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.detach()
+            return {k: cut(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+        kept = {f.name: cut(getattr(self, f.name)) for f in fields(self) if f.name not in ("encoded", "extra")}
+        return View(**kept)
+
+    def at_positions(self, tensor: Tensor) -> Tensor:
+        """Rows of `tensor` [B, T, ...] at the chosen positions -> [B, K, ...]; padding slots repeat position 0."""
+        index = self.positions
+        if tensor.dim() > 2:
+            index = index.view(*index.shape, *[1] * (tensor.dim() - 2)).expand(-1, -1, *tensor.shape[2:])
+        return tensor.gather(1, index)
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A sum, in fp32 or wider, that the engine divides by the count `normalizers` gave under the same name, summed
+    over all ranks and micro-batches of the update, and multiplies by `weight` and the criterion's own weight."""
+
+    sum: Tensor
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What a criterion (or a learned noiser) returns.
+
+    terms: loss terms by name. statistics: additive tensors by name, summed over micro-batches, ranks and updates
+    before `metrics` turns them into numbers. outcomes: tensors that learned noisers may read (rewards).
+    """
+
+    terms: Mapping[str, LossTerm] = field(default_factory=dict)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    outcomes: Mapping[str, Tensor] = field(default_factory=dict)
