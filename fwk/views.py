@@ -40,7 +40,7 @@ class Batch:
     draws: int64 [B], the index of each example in the run's endless stream of examples.
     mask: bool [B, T], True where there is content (not padding); None for modalities without positions.
     special: bool [B, T], True on [CLS], [SEP] and the like, which noisers leave alone.
-    labels: by name, each [B, ...]. source: which of the task's sources the examples come from.
+    labels: by name, each [B, ...]. source: int64 [B], which of the task's sources (by position) each example is from.
     """
 
     inputs: Mapping[str, Tensor]
@@ -48,7 +48,7 @@ class Batch:
     mask: Tensor | None = None
     special: Tensor | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
-    source: str = ""
+    source: Tensor | None = None
 
     @property
     def tokens(self) -> Tensor:
@@ -95,7 +95,7 @@ class Encoded:
 class View:
     """One way of looking at a batch: what the encoder reads, and what a criterion needs to know about the change.
 
-    inputs, mask, special, labels, draws: as in `Batch`, in this view's own positions.
+    inputs, mask, special, labels, source, draws: as in `Batch`, in this view's own positions.
     target: int64 [B, T], the original id at each position of this view.
     positions: int64 [B, K] chosen positions; valid: bool [B, K] (padding slots of `positions` are False).
     changed: bool [B, T], True where the token differs from `target`.
@@ -112,7 +112,7 @@ class View:
     mask: Tensor | None = None
     special: Tensor | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
-    source: str = ""
+    source: Tensor | None = None
     target: Tensor | None = None
     positions: Tensor | None = None
     valid: Tensor | None = None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fwk.views import Output, View
 
 if TYPE_CHECKING:
-    from fwk.engine.context import BuildContext, Context
+    from fwk.context import BuildContext, Context
 
 
 class Criterion(nn.Module):

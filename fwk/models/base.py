@@ -12,7 +12,7 @@ from fwk.errors import ConfigError
 from fwk.views import Encoded
 
 if TYPE_CHECKING:
-    from fwk.engine.context import BuildContext
+    from fwk.context import BuildContext
 
 
 class Encoder(nn.Module):

@@ -13,7 +13,7 @@ from fwk.keyed import Key
 from fwk.views import Output, View
 
 if TYPE_CHECKING:
-    from fwk.engine.context import BuildContext, Context
+    from fwk.context import BuildContext, Context
 
 
 class Noiser:

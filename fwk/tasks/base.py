@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fwk.engine.context import Vocabulary
+from fwk.context import Vocabulary
 from fwk.views import Batch
 
 
@@ -52,8 +52,9 @@ class Task:
         """Share of each training source in a block of draws; by default in proportion to the sizes."""
         return {name: float(len(source)) for name, source in self.sources("train").items()}
 
-    def collate(self, examples: Sequence[Any], draws: np.ndarray, source: str) -> Batch:
-        """Examples of one source and their draw numbers int64 [B] -> a Batch on the CPU."""
+    def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
+        """Examples, their draw numbers int64 [B] and the position of each one's source in `sources(split)`, int64 [B]
+        -> a Batch on the CPU. T may depend on the examples (dynamic padding)."""
         raise NotImplementedError
 
     def vocabulary(self) -> Vocabulary | None:
