@@ -1,0 +1,94 @@
+"""Masked language modelling (Devlin et al. 2019, section 3.1).
+
+    L = - sum over chosen positions t of log p(x_t | corrupted x)  /  number of chosen positions
+    p = softmax(U transform(h_t) + b)        transform: dense, GELU, layer norm; U tied to the token embedding or not
+
+h is `features`, x `view.target`, the chosen positions `view.positions` where `view.valid`. Logits exist at the chosen
+positions only. Label smoothing spreads eps of the target's mass evenly over the vocabulary (Szegedy et al. 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwk.config import option
+from fwk.context import BuildContext, Context
+from fwk.criteria.base import Criterion
+from fwk.registry import register
+from fwk.views import LossTerm, Output, View
+
+
+def token_losses(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Negative log-likelihood in nats per position: logits [..., V], target int64 [...] -> [...] in fp32 or wider."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    flat = F.cross_entropy(wide.flatten(0, -2), target.flatten(), reduction="none", label_smoothing=smoothing)
+    return flat.view(target.shape)
+
+
+class MaskedLMHead(nn.Module):
+    """features [..., D] -> logits [..., V]. Tied: the output matrix is the encoder's token embedding [V, E]."""
+
+    def __init__(self, encoder: Any, vocabulary: int, tied: bool = True):
+        super().__init__()
+        embedding = encoder.embedding()
+        inner = embedding.embedding_dim if tied else encoder.width
+        self.transform = nn.Linear(encoder.width, inner)
+        self.norm = nn.LayerNorm(inner, eps=1e-12)
+        self.output = nn.Linear(inner, vocabulary)
+        for linear in (self.transform, self.output):
+            nn.init.normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        if tied:
+            self.output.weight = embedding.weight
+
+    def transformed(self, features: Tensor) -> Tensor:
+        return self.norm(F.gelu(self.transform(features)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.output(self.transformed(features))
+
+
+def masked_lm_sums(head: MaskedLMHead, view: View, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Sum of the losses over the view's chosen positions, and the number the head got right; both 0-d."""
+    logits = head(view.at_positions(view.encoded.features))  # [B, K, V]
+    target = view.at_positions(view.target)  # [B, K]
+    losses = token_losses(logits, target, smoothing)  # [B, K]
+    right = (logits.detach().argmax(-1) == target) & view.valid
+    return losses.masked_fill(~view.valid, 0.0).sum(), right.sum()
+
+
+@register("criterion", "masked_lm")
+class MaskedLM(Criterion):
+    """Cross-entropy of the original tokens at the chosen positions of one masked view."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        view: str = option("masked", "the view whose chosen positions are predicted")
+        tied_output: bool = option(True, "the output matrix is the encoder's token embedding (BERT: yes)")
+        label_smoothing: float = option(0.0, "share of the target's mass spread over the vocabulary", low=0, high=1)
+
+    def __init__(self, config: Config, build: BuildContext):
+        super().__init__(config, build)
+        self.head = MaskedLMHead(build.encoder, build.vocabulary.size, config.tied_output)
+
+    @classmethod
+    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
+        return {config.view: {"noiser": "bert_mask"}}
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        return {"masked_lm": views[self.config.view].valid.sum()}
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        view = views[self.config.view]
+        total, right = masked_lm_sums(self.head, view, self.config.label_smoothing)
+        return Output(terms={"masked_lm": LossTerm(total)},
+                      statistics={"right": right, "positions": view.valid.sum()})
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"accuracy": float(sums["right"] / sums["positions"].clamp(min=1))}

@@ -1,0 +1,210 @@
+"""BERT's Transformer encoder (Devlin et al. 2019) with the options that the objectives here need.
+
+    x   = dropout(norm(token[x] + position + segment)) W_embedding          (W only where the embedding is factorised)
+    a   = softmax(Q K^T / sqrt(d) + bias) V                                  for each head of width d = D / heads
+    x   = norm(x + dropout(a W_O));  x = norm(x + dropout(W_2 gelu(W_1 x)))  post-LN, as published
+    x   = x + dropout(a(norm(x)) W_O); x = x + ...                           pre-LN, with one more norm at the end
+
+Positions are `learned` (one vector each, as published), `relative` (a learned bias per head and clipped offset on the
+attention logits, shared by all layers; Shaw et al. 2018 and T5 in spirit), `neighbour` (the same bias, but the heads
+start out looking at offsets -1, +1, -2, +2, ... with +4 on the logit: small masked LMs then leave the unigram plateau
+at once) or `none`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwk.config import option
+from fwk.context import BuildContext
+from fwk.errors import ConfigError
+from fwk.models.base import Encoder
+from fwk.registry import register
+from fwk.views import Encoded
+
+# layers, width, heads, as released with BERT and its miniatures (Turc et al. 2019)
+SIZES = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+
+
+@register("model", "bert")
+class Bert(Encoder):
+    """Transformer encoder with learned or relative positions, post- or pre-LN, optionally factorised embedding."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        size: Literal["tiny", "mini", "small", "medium", "base", "large"] = option(
+            "tiny", "layers x width / heads: tiny 2x128/2, mini 4x256/4, small 4x512/8, medium 8x512/8, base 12x768/12,"
+            " large 24x1024/16")
+        layers: int | None = option(None, "number of layers (default: the size's)", low=1)
+        width: int | None = option(None, "D, width of the hidden states (default: the size's)", low=1)
+        heads: int | None = option(None, "attention heads (default: the size's; 4 where positions are 'neighbour' and"
+                                   " the size has fewer)", low=1)
+        inner: int | None = option(None, "width of the feed-forward layer (default: 4 x width)", low=1)
+        embedding: int | None = option(None, "E, width of the token embedding (default: width)", low=1)
+        positions: Literal["learned", "relative", "neighbour", "none"] = option(
+            "neighbour", "how positions are told: learned (BERT), relative bias, neighbour-initialised relative bias, none")
+        reach: int = option(32, "offsets beyond +-reach share one relative bias", low=1)
+        length: int | None = option(None, "longest sequence of learned positions (default: the task's)", low=1)
+        segments: int = option(2, "number of segment embeddings (0: none)", low=0)
+        norm: Literal["post", "pre"] = option("post", "layer norm after each residual sum (BERT) or before each block")
+        norm_eps: float = option(1e-12, "epsilon of the layer norms (BERT: 1e-12)", low=0)
+        dropout: float = option(0.1, "dropout of embeddings and residual branches (BERT: 0.1)", low=0, high=1)
+        attention_dropout: float = option(0.1, "dropout of attention probabilities (BERT: 0.1)", low=0, high=1)
+        initialisation: Literal["bert", "torch", "fan_in"] = option(
+            "bert", "weights: normal with deviation 0.02 (BERT), torch's defaults, or normal with 1/sqrt(fan-in)")
+
+    def __init__(self, config: Config, build: BuildContext):
+        super().__init__(config, build)
+        if build.vocabulary is None:
+            raise ConfigError("model", "'bert' reads tokens, and this task has no vocabulary")
+        layers, width, heads = SIZES[config.size]
+        self.width = config.width or width
+        default_heads = max(heads, 4) if config.positions == "neighbour" and self.width % 4 == 0 else heads
+        self.heads = config.heads or default_heads
+        if self.width % self.heads:
+            raise ConfigError("model.heads", f"width {self.width} is not a multiple of {self.heads} heads")
+        self.embeddings = Embeddings(config, self.width, build)
+        self.layers = nn.ModuleList(
+            [Layer(config, self.width, self.heads) for _ in range(config.layers or layers)])
+        self.final_norm = nn.LayerNorm(self.width, eps=config.norm_eps) if config.norm == "pre" else nn.Identity()
+        relative = config.positions in ("relative", "neighbour")
+        self.relative = RelativeBias(self.heads, config.reach, config.positions == "neighbour") if relative else None
+        self.initialise(config.initialisation)
+
+    def initialise(self, how: str) -> None:
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                if how == "fan_in" and isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                elif how == "bert" or isinstance(module, nn.Embedding):
+                    nn.init.normal_(module.weight, std=0.02)
+                if how != "torch" and isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
+                states: Sequence[str] = ()) -> Encoded:
+        kept: dict[str, Tensor] = {}
+        x = self.embeddings(inputs, embedding_change)  # [B, T, D]
+        if "embedding" in states:
+            kept["embedding"] = x
+        bias = self.attention_bias(mask, x)  # None, [B, 1, 1, T] or [B or 1, heads, T, T]
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x, bias)  # [B, T, D]
+            if f"layer_{number}" in states:
+                kept[f"layer_{number}"] = x
+        return Encoded(features=self.final_norm(x), states=kept)
+
+    def attention_bias(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
+        allowed = None if mask is None else mask[:, None, None, :]  # [B, 1, 1, T]
+        if self.relative is None:
+            return allowed
+        bias = self.relative(x.shape[1]).to(x.dtype)[None]  # [1, heads, T, T]
+        return bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("embedding", *(f"layer_{number}" for number in range(1, len(self.layers) + 1)))
+
+    def embedding(self) -> nn.Embedding:
+        return self.embeddings.token
+
+    def parts(self) -> dict[str, str]:
+        parts = {"embedding": "embeddings.token", "layers": "layers", "all_embeddings": "embeddings"}
+        if self.embeddings.position is not None:
+            parts["positions"] = "embeddings.position"
+        if self.relative is not None:
+            parts["relative"] = "relative"
+        return parts
+
+
+class Embeddings(nn.Module):
+    def __init__(self, config: Bert.Config, width: int, build: BuildContext):
+        super().__init__()
+        size = config.embedding or width
+        length = config.length or build.length
+        if config.positions == "learned" and not length:
+            raise ConfigError("model.length", "learned positions need a longest sequence, and the task names none")
+        self.token = nn.Embedding(build.vocabulary.size, size)
+        self.position = nn.Embedding(length, size) if config.positions == "learned" else None
+        self.segment = nn.Embedding(config.segments, size) if config.segments else None
+        self.norm = nn.LayerNorm(size, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.project = nn.Linear(size, width) if size != width else nn.Identity()
+
+    def forward(self, inputs: Mapping[str, Tensor], change: Tensor | None) -> Tensor:
+        x = self.token(inputs["tokens"])  # [B, T, E]
+        if self.position is not None:
+            x = x + self.position.weight[: x.shape[1]]
+        if self.segment is not None:
+            segments = inputs.get("segments")
+            x = x + (self.segment.weight[0] if segments is None else self.segment(segments))
+        if change is not None:
+            x = x + change
+        return self.project(self.dropout(self.norm(x)))  # [B, T, D]
+
+
+class RelativeBias(nn.Module):
+    """A learned number per head and offset key - query, clipped to +-reach; [heads, T, T]."""
+
+    def __init__(self, heads: int, reach: int, neighbours: bool):
+        super().__init__()
+        self.reach = reach
+        self.table = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
+        if neighbours:
+            with torch.no_grad():
+                for head in range(heads):
+                    offset = (head // 2 + 1) * (1 if head % 2 else -1)  # -1, +1, -2, +2, ...
+                    if abs(offset) <= reach:
+                        self.table[head, reach + offset] = 4.0
+
+    def forward(self, T: int) -> Tensor:
+        where = torch.arange(T, device=self.table.device)
+        offset = (where[None, :] - where[:, None]).clamp(-self.reach, self.reach) + self.reach  # [T, T]
+        return self.table[:, offset]  # [heads, T, T]
+
+
+class Layer(nn.Module):
+    def __init__(self, config: Bert.Config, width: int, heads: int):
+        super().__init__()
+        self.heads, self.pre = heads, config.norm == "pre"
+        inner = config.inner or 4 * width
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_output = nn.Linear(width, width)
+        self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.inner = nn.Linear(width, inner)
+        self.output = nn.Linear(inner, width)
+        self.output_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.attention_dropout = nn.Dropout(config.attention_dropout)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        B, T, D = x.shape
+        packed = self.query_key_value(x).view(B, T, 3, self.heads, D // self.heads)
+        query, key, value = packed.permute(2, 0, 3, 1, 4)  # each [B, heads, T, d]
+        dropped = self.attention_dropout.p if self.training else 0.0
+        bias = bias.to(query.dtype) if bias is not None and bias.dtype != torch.bool else bias
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropped)
+        return self.attention_output(mixed.transpose(1, 2).reshape(B, T, D))  # [B, T, D]
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        return self.output(F.gelu(self.inner(x)))
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if self.pre:
+            x = x + self.dropout(self.attend(self.attention_norm(x), bias))
+            return x + self.dropout(self.feed_forward(self.output_norm(x)))
+        x = self.attention_norm(x + self.dropout(self.attend(x, bias)))
+        return self.output_norm(x + self.dropout(self.feed_forward(x)))

@@ -1,0 +1,73 @@
+"""BERT's masking (Devlin et al. 2019, section 3.1): of the chosen positions 80% become [MASK], 10% a random token,
+10% stay. Deviation: exactly ⌈ratio·n⌉ of a sequence's n ordinary tokens are chosen, instead of each with probability
+`ratio`; the split into mask, random and kept is drawn per position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fwk.config import option
+from fwk.context import BuildContext, Context
+from fwk.errors import ConfigError
+from fwk.keyed import Key, choose
+from fwk.noisers.base import Noiser
+from fwk.registry import register
+from fwk.views import View
+
+THOUSANDTHS = 1000  # the split is compared as integers, so that it is the same on every device
+
+
+@register("noiser", "bert_mask")
+class BertMask(Noiser):
+    """Chooses ⌈ratio·n⌉ ordinary tokens per sequence and replaces them by [MASK], a random token, or nothing."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        ratio: float = option(0.15, "share of the ordinary tokens that is chosen (BERT: 0.15)", low=0, high=1)
+        mask: float = option(0.8, "share of the chosen that becomes [MASK] (BERT: 0.8)", low=0, high=1)
+        random: float = option(0.1, "share of the chosen that becomes a random token (BERT: 0.1)", low=0, high=1)
+
+        def __post_init__(self):
+            if self.mask + self.random > 1 + 1e-9:
+                raise ValueError(f"mask {self.mask} and random {self.random} add up to more than 1")
+
+    def __init__(self, config: Config, build: BuildContext):
+        super().__init__(config, build)
+        if self.vocabulary is None or self.vocabulary.mask < 0:
+            raise ConfigError(f"views.{build.name}", "'bert_mask' needs a tokenizer with a [MASK] token")
+        ordinary = torch.ones(self.vocabulary.size, dtype=torch.bool)
+        ordinary[list(self.vocabulary.special)] = False
+        self.ordinary = ordinary.nonzero().squeeze(1)  # ids a random token may have
+
+    def apply(self, source: View, key: Key, context: Context | None = None) -> View:
+        tokens = source.tokens  # [B, T]
+        positions, valid = choose(key.child("choice"), eligible(source), self.config.ratio)  # [B, K]
+        self.ordinary = self.ordinary.to(tokens.device)
+        noised = corrupt(tokens, positions, valid, key, self.vocabulary.mask, self.ordinary,
+                         self.config.mask, self.config.random)
+        return source.replace(inputs={**source.inputs, "tokens": noised}, target=tokens, positions=positions,
+                              valid=valid, changed=noised != tokens)
+
+
+def eligible(source: View) -> Tensor:
+    """bool [B, T]: content that is no special token."""
+    usable = torch.ones_like(source.tokens, dtype=torch.bool) if source.mask is None else source.mask
+    return usable if source.special is None else usable & ~source.special
+
+
+def corrupt(tokens: Tensor, positions: Tensor, valid: Tensor, key: Key, mask_id: int, ordinary: Tensor,
+            mask: float, random: float) -> Tensor:
+    """tokens [B, T] with those at positions [B, K] (where valid) replaced by [MASK], a random id of `ordinary`, or
+    left, in the shares `mask`, `random` and the rest."""
+    fate = key.child("fate").below(positions, THOUSANDTHS)  # [B, K]
+    drawn = ordinary[key.child("token").below(positions, len(ordinary))]  # [B, K]
+    old = tokens.gather(1, positions)  # [B, K]
+    masked = round(mask * THOUSANDTHS)
+    new = torch.where(fate < masked, mask_id, torch.where(fate < masked + round(random * THOUSANDTHS), drawn, old))
+    # padding slots point past the end, into a column that is cut off again
+    T = tokens.shape[1]
+    wide = torch.cat([tokens, tokens[:, :1]], dim=1)  # [B, T + 1]
+    return wide.scatter(1, torch.where(valid, positions, T), new)[:, :T]

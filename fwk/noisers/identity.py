@@ -1,0 +1,17 @@
+"""The view in which nothing changed."""
+
+from __future__ import annotations
+
+from fwk.context import Context
+from fwk.keyed import Key
+from fwk.noisers.base import Noiser
+from fwk.registry import register
+from fwk.views import View
+
+
+@register("noiser", "identity")
+class Identity(Noiser):
+    """The source as it is: plain inputs, for supervised criteria, teachers, and dropout as the only noise."""
+
+    def apply(self, source: View, key: Key, context: Context | None = None) -> View:
+        return source
