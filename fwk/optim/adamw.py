@@ -1,0 +1,39 @@
+"""AdamW (Loshchilov and Hutter 2019, "Decoupled weight decay regularization", algorithm 2).
+
+    m = b1·m + (1-b1)·g         v = b2·v + (1-b2)·g²
+    w = w - lr·( m̂ / (√v̂ + eps) + weight_decay·w )        m̂ = m/(1-b1^t), v̂ = v/(1-b2^t)
+
+Deviations: the decay is multiplied by the scheduled learning rate, as in torch. BERT's released optimizer leaves out
+the two corrections m̂ and v̂; this one has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fwk.config import option
+from fwk.errors import ConfigError
+from fwk.optim.base import OptimizerConfig, OptimizerFactory, fastest
+from fwk.registry import register
+
+
+@register("optimizer", "adamw")
+class AdamW(OptimizerFactory):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(OptimizerConfig):
+        betas: tuple[float, float] = option(
+            (0.9, 0.999), "decay of the first and second moment (BERT: 0.9, 0.999; RoBERTa: 0.9, 0.98)"
+        )
+        eps: float = option(1e-6, "added to the root of the second moment (BERT, RoBERTa, ELECTRA: 1e-6)", low=0)
+
+        def __post_init__(self) -> None:
+            if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+                raise ConfigError("optimizer.betas", f"expected two numbers in [0, 1), {list(self.betas)} was given")
+
+    @classmethod
+    def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+        settings = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps, "weight_decay": config.weight_decay}
+        return fastest(lambda chosen, **how: torch.optim.AdamW(chosen, **settings, **how), groups)

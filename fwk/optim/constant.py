@@ -1,0 +1,21 @@
+"""Linear warm-up, then the peak rate to the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fwk.optim.schedule import Schedule, ScheduleConfig
+from fwk.registry import register
+
+
+@register("schedule", "constant")
+class Constant(Schedule):
+    name = "constant"
+    needs_end = False
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ScheduleConfig):
+        pass
+
+    def after_warmup(self, share: float) -> float:
+        return 1.0

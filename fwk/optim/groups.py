@@ -1,0 +1,112 @@
+"""Parameter groups by rule: no decay, layer-wise decay, rates per network or criterion."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch.nn import Parameter
+
+from fwk.errors import ConfigError, nearest
+from fwk.optim.base import OptimizerConfig
+
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_NDIM = re.compile(r"ndim\s*<\s*(\d+)")
+_ABOVE_THE_LAYERS = re.compile(r"(?:^|[._])(?:final|pooler|head|output)")
+
+
+def parameter_groups(
+    named_parameters: Iterable[tuple[str, Parameter]],
+    config: OptimizerConfig,
+    depth_of: Callable[[str], int | None] | None = None,
+) -> list[dict[str, Any]]:
+    """Named parameters -> groups for a torch optimizer.
+
+    Each group holds `params`, `names` (in the same order), `lr_scale`, `weight_decay` and `lr` = config.lr · lr_scale.
+    Parameters with the same scale and decay share a group; groups stand in the order of their first parameter, so the
+    same module gives the same groups. depth_of: name -> depth counted from the embedding (0), None for the top;
+    without it `layer_depths` decides. Raises ConfigError for a pattern that matches no parameter.
+    """
+    named = list(named_parameters)
+    names = [name for name, _ in named]
+    _check_patterns("optimizer.no_decay", _own_rules(config), names)
+    _check_patterns("optimizer.lr_scales", config.lr_scales, names)
+    for pattern, scale in config.lr_scales.items():
+        if not scale >= 0:
+            raise ConfigError(f"optimizer.lr_scales.{pattern}", f"a factor cannot be negative, {scale} was given")
+
+    below_top = _distances(names, depth_of) if config.layer_decay != 1 else {}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in named:
+        scale = config.layer_decay ** below_top.get(name, 0)
+        for pattern, factor in config.lr_scales.items():
+            if fnmatchcase(name, pattern):
+                scale *= factor
+        decay = 0.0 if _without_decay(name, parameter, config.no_decay) else float(config.weight_decay)
+        group = groups.setdefault((scale, decay), {
+            "params": [], "names": [], "lr_scale": scale, "weight_decay": decay, "lr": config.lr * scale,
+        })
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def layer_depths(names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Parameter name -> (depth, depth of the top), for the parameters that lie in an encoder.
+
+    An encoder is whatever has parameters called `PREFIX.layers.<i>.*`; criteria's heads are outside it, whatever they
+    contain. Its embedding has depth 0, layer i has i + 1, what stands above the layers (final norm, pooler) is the top.
+    Encoders of different depth in one module keep each their own count.
+    """
+    tops: dict[str, int] = {}
+    for name in names:
+        found = _LAYER.search(name)
+        if found and not name.startswith("criteria."):
+            prefix = name[:found.start()]
+            tops[prefix] = max(tops.get(prefix, 0), int(found.group(1)) + 2)
+    depths: dict[str, tuple[int, int]] = {}
+    for name in names:
+        inside = [prefix for prefix in tops if not prefix or name.startswith(prefix + ".")]
+        if not inside or name.startswith("criteria."):
+            continue
+        prefix = max(inside, key=len)
+        found = _LAYER.search(name)
+        if found and name[:found.start()] == prefix:
+            depth = int(found.group(1)) + 1
+        else:
+            depth = tops[prefix] if _ABOVE_THE_LAYERS.search(name[len(prefix):]) else 0
+        depths[name] = (depth, tops[prefix])
+    return depths
+
+
+def _distances(names: Sequence[str], depth_of: Callable[[str], int | None] | None) -> dict[str, int]:
+    """Parameter name -> number of steps below the top."""
+    if depth_of is None:
+        return {name: top - depth for name, (depth, top) in layer_depths(names).items()}
+    depths = {name: depth for name in names if (depth := depth_of(name)) is not None}
+    top = max(depths.values(), default=-1) + 1
+    return {name: top - depth for name, depth in depths.items()}
+
+
+def _without_decay(name: str, parameter: Parameter, rules: Iterable[str]) -> bool:
+    for rule in rules:
+        ndim = _NDIM.fullmatch(rule)
+        if parameter.ndim < int(ndim.group(1)) if ndim else fnmatchcase(name, rule):
+            return True
+    return False
+
+
+def _own_rules(config: OptimizerConfig) -> list[str]:
+    """The glob patterns among the no-decay rules that the user wrote; a default may well match nothing."""
+    defaults = OptimizerConfig().no_decay
+    return [rule for rule in config.no_decay if rule not in defaults and not _NDIM.fullmatch(rule)]
+
+
+def _check_patterns(key: str, patterns: Iterable[str], names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if any(fnmatchcase(name, pattern) for name in names):
+            continue
+        folders = {".".join(parts[:i]) + ".*" for name in names for parts in [name.split(".")] for i in range(1, len(parts))}
+        raise ConfigError(key, f"'{pattern}' matches no parameter{nearest(pattern, sorted(folders) + list(names), everything_up_to=12)}")

@@ -1,0 +1,32 @@
+"""Stochastic gradient descent with momentum (Sutskever et al. 2013). Weight decay is the classical L2 term, added to
+the gradient before the momentum, not AdamW's decoupled one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fwk.config import option
+from fwk.errors import ConfigError
+from fwk.optim.base import OptimizerConfig, OptimizerFactory, fastest
+from fwk.registry import register
+
+
+@register("optimizer", "sgd")
+class SGD(OptimizerFactory):
+    @dataclass(frozen=True, kw_only=True)
+    class Config(OptimizerConfig):
+        lr: float = option(0.1, "peak learning rate, reached when the warm-up ends", low=0)
+        momentum: float = option(0.9, "share of the last step kept in the next one", low=0, high=1)
+        nesterov: bool = option(False, "look ahead along the momentum before the gradient is taken")
+
+        def __post_init__(self) -> None:
+            if self.nesterov and not self.momentum > 0:
+                raise ConfigError("optimizer.nesterov", "needs optimizer.momentum above 0")
+
+    @classmethod
+    def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+        settings = {"lr": config.lr, "momentum": config.momentum, "nesterov": config.nesterov}
+        return fastest(lambda chosen, **how: torch.optim.SGD(chosen, **settings, **how), groups)

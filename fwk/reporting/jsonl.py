@@ -1,0 +1,101 @@
+"""RUN/metrics.jsonl: one object per line, flushed line by line.
+
+Every line is valid JSON: a number that is not finite is written as null. When a run goes on from a checkpoint the file
+is cut back to what that checkpoint knows (lines up to its update, no "finished"), so that an interrupted run leaves the
+same file as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from fwk.hookspecs import hookimpl
+from fwk.registry import register
+
+
+@register("hook", "jsonl")
+class JSONL:
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        pass
+
+    def __init__(self, config: Any):
+        self.file: IO[str] | None = None
+
+    @hookimpl
+    def fwk_run_begin(self, run: Any, resumed: bool) -> None:
+        if run.rank != 0:
+            return
+        path = Path(run.folder) / "metrics.jsonl"
+        if resumed:
+            cut_back(path, run.update)
+        self.file = open(path, "a" if resumed else "w", encoding="utf-8")
+
+    @hookimpl
+    def fwk_logged(self, record: dict[str, Any]) -> None:
+        if self.file is not None:
+            self.file.write(as_line(record))
+            self.file.flush()
+
+    @hookimpl
+    def fwk_run_end(self) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+def as_line(record: Mapping[str, Any]) -> str:
+    """A record -> one line of valid JSON, with its newline; numbers that are not finite become null."""
+    return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def cut_back(path: Path, update: int) -> None:
+    """Keep the lines of `path` that a run at `update` would have written: those up to that update, without the event
+    "finished" and without a last line that was torn by a crash. The file is replaced in one step, or not at all."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line + "\n" for line in lines if _survives(line, update)]
+    beside = path.with_name(path.name + ".new")
+    with open(beside, "w", encoding="utf-8") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def _survives(line: str, update: int) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.get("event") != "finished" and (record.get("update") or 0) <= update
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; a torn last line is left out."""
+    records = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records

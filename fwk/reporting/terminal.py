@@ -1,0 +1,184 @@
+"""Progress on the terminal: one live line while training, a printed line per evaluation. Where the output is not a
+terminal there are plain lines instead, now and then. Only rank 0 speaks."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from fwk.config import option
+from fwk.hookspecs import hookimpl
+from fwk.registry import register
+
+REDRAW = 0.2  # seconds between two drawings of the live line
+
+
+@register("hook", "terminal")
+class Terminal:
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        plain_every: float = option(
+            10.0, "seconds between two training lines when the output is not a terminal (0: every logged line)", low=0
+        )
+
+    def __init__(self, config: Any):
+        self.config = config
+        self.console: Console | None = None
+        self.live: Live | None = None
+        self.record: Mapping[str, Any] = {}
+        self.drawn = self.printed = -math.inf
+        self.start = (0.0, 0.0)  # progress and seconds when this process took over
+
+    @hookimpl
+    def fwk_run_begin(self, run: Any, resumed: bool) -> None:
+        if run.rank != 0:
+            return
+        self.console = Console(file=sys.stdout, highlight=False)
+        self.start = (float(run.progress or 0.0), float(run.seconds or 0.0))
+        self._say(f"run {run.folder}" + (f", going on after update {run.update:,}" if resumed else ""))
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            # No refreshing thread: data-loading workers are forked, and a lock held at that instant would hang them.
+            self.live = Live(console=self.console, auto_refresh=False, transient=True, vertical_overflow="crop")
+            self.live.start()
+
+    @hookimpl
+    def fwk_update_end(self, run: Any) -> None:
+        if self.live is not None and time.monotonic() - self.drawn >= REDRAW:
+            self._draw(run)
+
+    @hookimpl
+    def fwk_logged(self, run: Any, record: dict[str, Any]) -> None:
+        if self.console is None:
+            return
+        if "event" in record:
+            return
+        if "metrics" in record:
+            self._say(evaluation_line(record))
+        else:
+            self.record = record
+            now = time.monotonic()
+            if self.live is not None:
+                self._draw(run)
+            elif now - self.printed >= self.config.plain_every:
+                self.printed = now
+                self._say(training_line(record, run.total_updates, self._remaining(run)))
+
+    @hookimpl
+    def fwk_exception(self) -> None:
+        self._close()  # leave the line free for the message
+
+    @hookimpl
+    def fwk_run_end(self, run: Any, status: str) -> None:
+        if self.console is None:
+            return
+        self._close()
+        if self.record:
+            self._say(training_line(self.record, run.total_updates, None))
+        self._say(f"{status} after update {run.update:,}, {duration(run.seconds)} of training; the run is in {run.folder}")
+
+    def _remaining(self, run: Any) -> float | None:
+        """Seconds to the end at the pace of this process."""
+        progress, seconds = float(run.progress or 0.0), float(run.seconds or 0.0)
+        done, spent = progress - self.start[0], seconds - self.start[1]
+        return spent / done * (1 - progress) if done > 0 and spent > 0 else None
+
+    def _draw(self, run: Any) -> None:
+        self.drawn = time.monotonic()
+        line = live_line(run.update, run.total_updates, float(run.progress or 0.0), self.record, self._remaining(run),
+                         self.console.width)
+        self.live.update(line, refresh=True)
+
+    def _say(self, line: str) -> None:
+        # Text, not markup: a path or a label may well hold brackets. Whole lines: whoever reads a pipe wants them so.
+        self.console.print(Text(line), soft_wrap=not self.console.is_terminal)
+
+    def _close(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+def number(value: Any) -> str:
+    """Four significant digits, as people write them; '?' for what is no number."""
+    if not isinstance(value, (int, float)):
+        return "?"
+    if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def duration(seconds: float | None) -> str:
+    """1:02:03 or 2:03; '?' when unknown."""
+    if seconds is None or not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def speed(value: Any) -> str:
+    """Tokens per second in at most five characters: 870, 12.3k, 4.5M."""
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return "?"
+    for limit, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def _facts(record: Mapping[str, Any], remaining: float | None) -> list[str]:
+    """What there is to say of a training record, the most important first."""
+    facts = []
+    if "loss" in record:
+        facts.append(f"loss {number(record['loss'])}")
+    if remaining is not None:
+        facts.append(f"{duration(remaining)} left")
+    if record.get("tokens_per_second"):
+        facts.append(f"{speed(record['tokens_per_second'])} tok/s")
+    terms = record.get("terms") or {}
+    if len(terms) > 1:
+        facts += [f"{name} {number(value)}" for name, value in terms.items()]
+    if "lr" in record:
+        facts.append(f"lr {number(record['lr'])}")
+    return facts
+
+
+def training_line(record: Mapping[str, Any], total: int | None, remaining: float | None) -> str:
+    """A training record as one plain line."""
+    update = f"update {record.get('update', 0):,}" + (f"/{total:,}" if total else "")
+    return "  ".join([update, *_facts(record, remaining)])
+
+
+def evaluation_line(record: Mapping[str, Any]) -> str:
+    """An evaluation record as one plain line."""
+    metrics = "  ".join(f"{name} {number(value)}" for name, value in record["metrics"].items())
+    return f"{record.get('split', 'evaluation')} at update {record.get('update', 0):,}  {metrics}"
+
+
+def live_line(
+    update: int, total: int | None, progress: float, record: Mapping[str, Any], remaining: float | None, width: int
+) -> Text:
+    """The live line, in `width` columns and never more: as many facts as fit, the most important first; what is left
+    goes to the bar."""
+    head = f"{update:,}/{total:,}" if total else f"{update:,} ({progress:.0%})"
+    line = head
+    for fact in _facts(record, remaining):
+        if len(line) + 2 + len(fact) > width - 12:
+            break
+        line += "  " + fact
+    room = min(40, width - len(line) - 2)
+    text = Text(no_wrap=True, overflow="crop", end="")
+    if room >= 5:
+        full = round(room * min(1.0, max(0.0, progress)))
+        text.append("━" * full, style="green").append("─" * (room - full), style="dim").append(" ")
+    text.append(line)
+    text.truncate(max(1, width - 1))
+    return text
