@@ -57,7 +57,7 @@ class Context:
     encoded. head(path): a sub-module of a criterion by 'label' or 'label.attribute'. gather(tensor): [B, ...] -> the
     rows of all ranks concatenated, differentiable. over_update(name): the rows that `prepare` returned under this name
     over all micro-batches and ranks in draw order [N, ...], and int64 [B], which rows are this micro-batch's.
-    count(term): the global count of one of this component's own terms in this update, 0-d float.
+    count(term): the global count of one of this component's own terms in this update (training only).
     """
 
     seed: int
@@ -69,5 +69,5 @@ class Context:
     head: Callable[[str], nn.Module]
     gather: Callable[[Tensor], Tensor]
     over_update: Callable[[str], tuple[Tensor, Tensor]]
-    count: Callable[[str], Tensor]
+    count: Callable[[str], float]
     prepared: Mapping[str, Any] = field(default_factory=dict)

@@ -102,6 +102,7 @@ class View:
     log_q: log-probability of the noise distribution, as the noiser documents it.
     embedding_change: [B, T, E], added to the embedded inputs before the encoder's first layer.
     alignment: int64 [B, T], the original position of each position (-1: none); None when nothing moved.
+    padded: False when it is known that every position is content, so that attention needs no mask.
     encoded: set by the engine once the view has been encoded.
     extra: what a learned noiser hands from `apply` to its own `losses`.
     """
@@ -120,6 +121,7 @@ class View:
     log_q: Tensor | None = None
     embedding_change: Tensor | None = None
     alignment: Tensor | None = None
+    padded: bool = True
     encoded: Encoded | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     outline: bool = False
@@ -130,7 +132,11 @@ class View:
         return cls(
             name=name, draws=batch.draws, inputs=batch.inputs, mask=batch.mask, special=batch.special,
             labels=batch.labels, source=batch.source, target=batch.inputs.get("tokens"),
+            padded=batch.mask is not None and not bool(batch.mask.all()),
         )
+
+    def to(self, device: torch.device) -> View:
+        return replace(self, **{f.name: _moved(getattr(self, f.name), device, True) for f in fields(self)})
 
     @property
     def tokens(self) -> Tensor:

@@ -108,5 +108,7 @@ def _check_patterns(key: str, patterns: Iterable[str], names: Sequence[str]) -> 
     for pattern in patterns:
         if any(fnmatchcase(name, pattern) for name in names):
             continue
-        folders = {".".join(parts[:i]) + ".*" for name in names for parts in [name.split(".")] for i in range(1, len(parts))}
-        raise ConfigError(key, f"'{pattern}' matches no parameter{nearest(pattern, sorted(folders) + list(names), everything_up_to=12)}")
+        parents = (name.split(".")[:depth] for name in names for depth in range(1, name.count(".") + 1))
+        folders = {".".join(parent) + ".*" for parent in parents}
+        near = nearest(pattern, [*folders, *names], everything_up_to=12)
+        raise ConfigError(key, f"'{pattern}' matches no parameter{near}")

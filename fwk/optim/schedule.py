@@ -20,7 +20,9 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if self.warmup >= 1 and self.warmup != int(self.warmup):
-            raise ConfigError("schedule.warmup", f"expected a whole number of updates or a share below 1, {self.warmup} was given")
+            raise ConfigError(
+                "schedule.warmup", f"expected a whole number of updates or a share below 1, {self.warmup} was given"
+            )
 
 
 class Schedule:
@@ -46,9 +48,11 @@ class Schedule:
         """
         end = estimated_end(update, total, progress)
         if end is None and (self.needs_end or 0 < self.config.warmup < 1):
-            what = f"the '{self.name}' schedule" if self.needs_end else f"a warm-up over {self.config.warmup} of the run"
-            raise ConfigError("train.updates", f"{what} needs to know where the run ends; set train.updates, train.epochs, "
-                              "train.tokens or train.minutes")
+            who = f"schedule '{self.name}'" if self.needs_end else f"a warm-up over {self.config.warmup} of the run"
+            raise ConfigError(
+                "train.updates",
+                f"{who} needs to know where the run ends; set this, train.epochs, train.tokens or train.minutes",
+            )
         warmup = self.config.warmup
         if 0 < warmup < 1:
             warmup *= end

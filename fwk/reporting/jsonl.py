@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from fwk.hookspecs import hookimpl
 from fwk.registry import register
@@ -26,28 +26,23 @@ class JSONL:
         pass
 
     def __init__(self, config: Any):
-        self.file: IO[str] | None = None
+        self.path: Path | None = None
 
     @hookimpl
     def fwk_run_begin(self, run: Any, resumed: bool) -> None:
         if run.rank != 0:
             return
-        path = Path(run.folder) / "metrics.jsonl"
+        self.path = Path(run.folder) / "metrics.jsonl"
         if resumed:
-            cut_back(path, run.update)
-        self.file = open(path, "a" if resumed else "w", encoding="utf-8")
+            cut_back(self.path, run.update)
+        else:
+            self.path.write_text("", encoding="utf-8")
 
     @hookimpl
     def fwk_logged(self, record: dict[str, Any]) -> None:
-        if self.file is not None:
-            self.file.write(as_line(record))
-            self.file.flush()
-
-    @hookimpl
-    def fwk_run_end(self) -> None:
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        if self.path is not None:
+            with open(self.path, "a", encoding="utf-8") as file:  # closed, so flushed, after every line
+                file.write(as_line(record))
 
 
 def as_line(record: Mapping[str, Any]) -> str:

@@ -1,0 +1,201 @@
+"""Checkpoints: written beside, fsynced, hashed, renamed. State is JSON, tensors are safetensors: loading one executes
+nothing.
+
+    update-000000100/
+        model.safetensors       parameters and buffers by name, tied ones once
+        optimizer.safetensors   moments as 'parameter::key'
+        average.safetensors     only with train.ema
+        meters.safetensors      the numbers since the last log line, per rank
+        state.json              update, phase, scale, seconds, tokens, what plugins saved, what it needs to be loaded
+        manifest.json           sha256 and size of each of the above
+
+A folder without a manifest that fits is no checkpoint: it is passed over, with a word, in favour of the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fwk.errors import CheckpointError
+
+FORMAT = 1
+NAME = re.compile(r"update-(\d{9,})$")
+
+
+def folder_name(update: int) -> str:
+    return f"update-{update:09d}"
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first; whether they are whole is not looked at."""
+    found = [path for path in (run / "checkpoints").glob("update-*") if NAME.match(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(NAME.match(path.name)[1]))
+
+
+def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    """Writes `checkpoints/update-N` so that it is there whole or not at all. CheckpointError when the disk says no."""
+    parent = run / "checkpoints"
+    final, beside = parent / folder_name(update), parent / f".writing-{folder_name(update)}"
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        for name, group in tensors.items():
+            contiguous = {key: value.detach().cpu().contiguous() for key, value in group.items()}
+            save_file(contiguous, beside / f"{name}.safetensors")
+        (beside / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
+        files = {path.name: {"sha256": digest(path), "bytes": path.stat().st_size} for path in sorted(beside.iterdir())}
+        for path in beside.iterdir():
+            _sync(path)
+        manifest = {"format": FORMAT, "update": update, "files": files}
+        (beside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _sync(beside / "manifest.json")
+        _sync(beside)
+        if final.exists():  # left by a run that was killed after writing it and resumed from before it
+            shutil.rmtree(final)
+        os.replace(beside, final)
+        _sync(parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise CheckpointError(f"cannot write the checkpoint {final}: {error}; the previous checkpoint is untouched") from error
+    return final
+
+
+def point(run: Path, name: str, target: Path) -> None:
+    """checkpoints/NAME -> target, replaced in one step."""
+    link, beside = run / "checkpoints" / name, run / "checkpoints" / f".{name}"
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(target.name)
+    os.replace(beside, link)
+
+
+def remove(checkpoint: Path) -> None:
+    """Deletes a checkpoint; its manifest goes first, so that half a deletion is no checkpoint."""
+    (checkpoint / "manifest.json").unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def verify(checkpoint: Path) -> dict[str, Any]:
+    """The manifest, after every file was hashed. CheckpointError says which file is wrong and how."""
+    manifest = _json(checkpoint / "manifest.json")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise CheckpointError(f"{checkpoint}/manifest.json is not a checkpoint's manifest")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{checkpoint} has format {manifest.get('format')}, and this version of fwk reads {FORMAT}; "
+                              "install the version that wrote it (see environment.json beside the run's config)")
+    for name, expected in manifest["files"].items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise CheckpointError(f"{checkpoint} lacks {name}")
+        if path.stat().st_size != expected["bytes"]:
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}")
+        if digest(path) != expected["sha256"]:
+            raise CheckpointError(f"{path} was changed: its sha256 is not the one it was written with")
+    return manifest
+
+
+def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Tensors by file and name, and the state; verified."""
+    manifest = verify(checkpoint)
+    try:
+        tensors = {Path(name).stem: load_file(checkpoint / name) for name in manifest["files"] if name.endswith(".safetensors")}
+    except SafetensorError as error:
+        raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
+    return tensors, _json(checkpoint / "state.json")
+
+
+def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and a sentence for each newer one that does not. CheckpointError when there
+    are checkpoints and none is whole."""
+    complaints = []
+    for checkpoint in reversed(list_checkpoints(run)):
+        try:
+            verify(checkpoint)
+        except CheckpointError as error:
+            complaints.append(str(error))
+        else:
+            return checkpoint, complaints
+    if complaints:
+        raise CheckpointError(f"no checkpoint of {run} is whole: {'; '.join(complaints)}")
+    return None, complaints
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint folder from a checkpoint, `latest`/`best`, or a run folder (its newest whole one)."""
+    if (path / "manifest.json").is_file():
+        return path.resolve()
+    if (path / "checkpoints").is_dir():
+        found, _ = newest_whole(path)
+        if found is not None:
+            return found
+        raise CheckpointError(f"{path} is a run that has no checkpoint yet")
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint or run at {path}")
+    raise CheckpointError(f"{path} is neither a checkpoint nor a run's folder (it has no manifest.json and no checkpoints/)")
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Moments as tensors 'parameter::key' and the numbers that are no tensors, as JSON."""
+    tensors, numbers = {}, {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"]):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}::{key}"] = value
+                elif value is None or isinstance(value, (bool, int, float, str)):
+                    numbers[f"{name}::{key}"] = value
+                else:
+                    raise CheckpointError(f"{type(optimizer).__name__} keeps a {type(value).__name__} as '{key}' of {name}; "
+                                          "only tensors and numbers can be saved")
+    return tensors, numbers
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    parameters = {n: p for group in optimizer.param_groups for n, p in zip(group["names"], group["params"])}
+    optimizer.state.clear()
+    for path, value in [*tensors.items(), *numbers.items()]:
+        name, key = path.rsplit("::", 1)
+        if name not in parameters:
+            continue  # frozen in this phase: its moments are not needed
+        if isinstance(value, Tensor):
+            # `step` stays where torch keeps it, on the CPU unless the implementation is fused or capturable
+            parameter = parameters[name]
+            on_device = key != "step" or any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
+            value = value.to(parameter.device) if on_device else value
+        optimizer.state[parameters[name]][key] = value
+
+
+def digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        hashed = hashlib.sha256()
+        while block := file.read(1 << 20):
+            hashed.update(block)
+    return hashed.hexdigest()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

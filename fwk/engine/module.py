@@ -1,0 +1,378 @@
+"""Views -> losses: the one `nn.Module` that the trainer sees. It holds networks, learned noisers and criteria, so that
+one distributed wrapper covers all of them and its forward runs once per micro-batch in the gradient phase.
+
+    static views  --plan-->  make learned views, encode groups of views  -->  criteria  -->  learned noisers' own losses
+
+It knows views, terms and counts, and no objective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwk.config import ViewSpec
+from fwk.context import Context
+from fwk.criteria.base import Criterion
+from fwk.engine.distributed import World
+from fwk.engine.plan import BATCH, Encode, Make, Node, Plan, make_plan, share_calls
+from fwk.errors import ConfigError, RunError, nearest
+from fwk.keyed import Key, fold
+from fwk.models.base import Encoder
+from fwk.noisers.base import LearnedNoiser, Noiser
+from fwk.views import Batch, Encoded, Output, View
+
+
+@dataclass(kw_only=True)
+class Step:
+    """What is the same for every micro-batch of an update. counts: global counts by term; None in evaluation."""
+
+    update: int = 0
+    progress: float = 0.0
+    split: str = "train"
+    counts: Mapping[str, float] | None = None
+
+
+@dataclass(kw_only=True)
+class MicroBatch:
+    """One forward pass's worth of examples on its way through the phases of an update.
+
+    views: what is known by name (static views, then outlines or prepared views of the rest). prepared: by criterion
+    label, what its `prepare` returned. over_update: by criterion label and name, the rows of the whole update and which
+    of them are ours.
+    """
+
+    index: int
+    views: dict[str, View]
+    prepared_views: dict[str, View] = field(default_factory=dict)
+    prepared: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    over_update: dict[str, dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> View:
+        return self.views[BATCH]
+
+
+@dataclass(kw_only=True)
+class StepOutput:
+    """loss: 0-d, this micro-batch's share of the update's loss (times the world size, which averaging divides away);
+    None in evaluation. terms: the same per term where gradients per term were asked for. sums: detached sums by term.
+    statistics: detached, by 'component/name'."""
+
+    loss: Tensor | None
+    sums: dict[str, Tensor]
+    statistics: dict[str, Tensor]
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+class ObjectiveModule(nn.Module):
+    """networks: encoders by name ('main' is `model:`). noisers: by view. criteria and weights: by label."""
+
+    def __init__(self, *, networks: Mapping[str, Encoder], noisers: Mapping[str, Noiser],
+                 criteria: Mapping[str, Criterion], weights: Mapping[str, float | Mapping[str, float]],
+                 views: Mapping[str, ViewSpec], reads: Mapping[str, Sequence[str]], seed: int, pad: int = 0):
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+        self.learned = nn.ModuleDict({n: x for n, x in noisers.items() if isinstance(x, LearnedNoiser)})
+        self.criteria = nn.ModuleDict(criteria)
+        # reached by every loss, so that a rank without one term still takes part in the reduction; never optimised
+        self.anchor = nn.Parameter(torch.zeros(()))
+        self.noisers, self.weights, self.specs = dict(noisers), dict(weights), dict(views)
+        self.reads = {label: tuple(names) for label, names in reads.items()}
+        self.seed, self.pad = seed, pad
+        self.world = World()
+        self.ema: dict[str, Tensor] | None = None
+        self.encoder_calls = 0
+        self.nodes = {name: Node(
+            name=name, source=spec.of or BATCH, learned=name in self.learned,
+            reads_encoding=getattr(noisers[name], "reads_encoding", False),
+            group=(spec.encoder, spec.mode, spec.ema),
+        ) for name, spec in views.items()}
+        self.plan: Plan = make_plan(self.nodes, {name for names in self.reads.values() for name in names})
+        self.states = self._states_by_network()
+        self.prepared_views = tuple(name for name in self.plan.dynamic if views[name].prepare)
+        self.preparing = tuple(label for label, criterion in criteria.items()
+                               if type(criterion).prepare is not Criterion.prepare)
+        self.has_dropout = any(_drops(module) for module in self.modules())
+
+    def _states_by_network(self) -> dict[str, tuple[str, ...]]:
+        wanted: dict[str, dict[str, None]] = {name: {} for name in self.networks}
+        for label, criterion in self.criteria.items():
+            for view in self.reads[label]:
+                network = self.specs[view].encoder
+                self.networks[network].check_states(criterion.states(), f"criterion '{label}'")
+                wanted[network].update(dict.fromkeys(criterion.states()))
+        return {name: tuple(states) for name, states in wanted.items()}
+
+    # -- before the forward pass -------------------------------------------------------------------------------------
+
+    def begin(self, batch: Batch, index: int, step: Step, device: torch.device) -> MicroBatch:
+        """Static views and outlines of the rest, on `device`."""
+        views = {BATCH: View.of(batch).to(device)}
+        for name in self.plan.static:
+            views[name] = self._make(name, views, step, None)
+        for name in self.plan.dynamic:
+            noiser, source = self.noisers[name], views[self.nodes[name].source]
+            if isinstance(noiser, LearnedNoiser):
+                views[name] = noiser.outline(source, self._key(name, source, step)).replace(name=name)
+            else:
+                views[name] = source.replace(name=name, outline=True)
+        return MicroBatch(index=index, views=views)
+
+    @property
+    def prepares(self) -> bool:
+        return bool(self.prepared_views or self.preparing)
+
+    @torch.no_grad()
+    def prepare(self, micro: MicroBatch, step: Step) -> None:
+        """The targets that need networks before counts are known, of one micro-batch."""
+        steps = self.plan.steps if self.preparing else self.plan.until(self.prepared_views, self.nodes)
+        views = self._run(steps, micro, step)
+        for name in self.prepared_views:
+            micro.prepared_views[name] = micro.views[name] = views[name].detached()
+        for label in self.preparing:
+            context = self._context(f"criteria.{label}", micro, step)
+            self._seed(step, micro, f"criterion/{label}")
+            micro.prepared[label] = self.criteria[label].prepare(self._readable(label, views), context)
+
+    @torch.no_grad()
+    def exchange(self, micros: Sequence[MicroBatch]) -> None:
+        """Makes prepared tensors available over the whole update: all micro-batches of all ranks, in draw order."""
+        if not self.preparing:
+            return
+        draws = self.world.rows(torch.cat([micro.batch.draws for micro in micros]))
+        order = draws.argsort()
+        ranks = {draw: row for row, draw in enumerate(draws[order].tolist())}
+        for label in self.preparing:
+            for name in micros[0].prepared[label]:
+                rows = self.world.rows(torch.cat([micro.prepared[label][name] for micro in micros]))[order]
+                for micro in micros:
+                    mine = torch.tensor([ranks[d] for d in micro.batch.draws.tolist()], device=rows.device)
+                    micro.over_update.setdefault(label, {})[name] = (rows, mine)
+
+    def normalizers(self, micro: MicroBatch, step: Step) -> dict[str, Tensor]:
+        """Counts of this micro-batch by 'component/term'."""
+        counts = {}
+        for path, component in self._components():
+            context = self._context(path, micro, step)
+            name = path.split(".", 1)[1]
+            views = self._readable(name, micro.views) if path.startswith("criteria.") else micro.views
+            counts.update({f"{name}/{term}": count for term, count in component.normalizers(views, context).items()})
+        return counts
+
+    # -- the forward pass --------------------------------------------------------------------------------------------
+
+    def forward(self, micro: MicroBatch, step: Step, per_term: bool = False) -> StepOutput:
+        views = self._run(self.plan.steps, micro, step)
+        outcomes: dict[str, Mapping[str, Tensor]] = {}
+        outputs: dict[str, Output] = {}
+        for label, criterion in self.criteria.items():
+            self._seed(step, micro, f"criterion/{label}")
+            context = self._context(f"criteria.{label}", micro, step)
+            outputs[label] = criterion(self._readable(label, views), context)
+            outcomes[label] = outputs[label].outcomes
+        for name, noiser in self.learned.items():
+            outputs[name] = noiser.losses(views, outcomes, self._context(f"learned.{name}", micro, step))
+        return self._weigh(outputs, step, per_term)
+
+    def _weigh(self, outputs: Mapping[str, Output], step: Step, per_term: bool) -> StepOutput:
+        """Sigma_k w_k (Sigma sum_k) / (Sigma count_k): the inner sums run over ranks and micro-batches, so each
+        micro-batch divides by the count of the whole update. A term whose count is 0 is left out of the graph."""
+        loss = None if step.counts is None else self.anchor * 0.0
+        sums, statistics, terms = {}, {}, {}
+        for name, output in outputs.items():
+            weight = weight_at(self.weights.get(name, 1.0), step.progress)
+            for term, value in output.terms.items():
+                path = f"{name}/{term}"
+                sums[path] = value.sum.detach()
+                if step.counts is None:
+                    continue
+                if path not in step.counts:
+                    raise RunError(f"'{name}' returned the loss term '{term}' without a count of that name; its "
+                                   f"normalizers gave {', '.join(sorted(step.counts)) or 'none'}")
+                if step.counts[path] > 0:
+                    share = value.sum * (weight * value.weight * self.world.size / step.counts[path])
+                    terms[path] = share
+                    loss = loss + share
+            statistics.update({f"{name}/{key}": value.detach() for key, value in output.statistics.items()})
+        return StepOutput(loss=None if per_term else loss, sums=sums, statistics=statistics,
+                          terms=terms if per_term else {})
+
+    def _run(self, steps: Iterable[Make | Encode], micro: MicroBatch, step: Step) -> dict[str, View]:
+        views = dict(micro.views)
+        for action in steps:
+            if isinstance(action, Make):
+                views[action.view] = self._make(action.view, views, step, micro)
+            else:
+                self._encode_group(action.views, views, micro, step)
+        return views
+
+    def _make(self, name: str, views: Mapping[str, View], step: Step, micro: MicroBatch | None) -> View:
+        noiser, source = self.noisers[name], views[self.nodes[name].source]
+        key = self._key(name, source, step)
+        if isinstance(noiser, LearnedNoiser):
+            self._seed(step, micro, f"noiser/{name}")
+            context = self._context(f"learned.{name}", micro, step)
+            made = noiser.apply(source, key, context, micro.prepared_views.get(name))
+        else:
+            made = noiser.apply(source, key)
+        return made.replace(name=name, encoded=None, outline=False)
+
+    def _encode_group(self, names: Sequence[str], views: dict[str, View], micro: MicroBatch, step: Step) -> None:
+        network, mode, ema = self.nodes[names[0]].group
+        members = [views[name] for name in names]
+        positional = [view.mask is not None for view in members]
+        lengths = [view.mask.shape[1] if has else 0 for view, has in zip(members, positional)]
+        for call in share_calls(lengths, [len(view) for view in members]):
+            chosen = [members[i] for i in call]
+            self._seed(step, micro, f"encode/{chosen[0].name}")
+            for view, encoded in zip(chosen, self.encode(chosen, network, mode, ema)):
+                views[view.name] = view.replace(encoded=encoded)
+
+    def encode(self, views: Sequence[View], network: str = "main", mode: str = "train", ema: bool = False,
+               states: Sequence[str] | None = None) -> list[Encoded]:
+        """One call of one network on several views, padded to a common T. `teacher`: no dropout, no gradient; `ema`:
+        with the averaged weights."""
+        encoder = self.networks[network]
+        inputs, mask, change = _stack(views, self.pad)
+        states = self.states[network] if states is None else states
+        self.encoder_calls += 1
+        with torch.no_grad() if mode == "teacher" else nullcontext(), self._quiet(encoder, mode == "teacher"):
+            if ema:
+                if self.ema is None:
+                    raise ConfigError("train.ema", "a view asks for averaged weights, and there are none; "
+                                      "set train.ema to a decay such as 0.999")
+                prefix = f"networks.{network}."
+                averaged = {n[len(prefix):]: w for n, w in self.ema.items() if n.startswith(prefix)}
+                encoded = torch.func.functional_call(encoder, averaged, (inputs, mask, change, states))
+            else:
+                encoded = encoder(inputs, mask, change, states)
+        parts, start = [], 0
+        for view in views:
+            parts.append(encoded.rows(start, start + len(view), None if view.mask is None else view.mask.shape[1]))
+            start += len(view)
+        return parts
+
+    # -- what components are told ------------------------------------------------------------------------------------
+
+    def _components(self) -> Iterator[tuple[str, Any]]:
+        yield from ((f"criteria.{label}", criterion) for label, criterion in self.criteria.items())
+        yield from ((f"learned.{name}", noiser) for name, noiser in self.learned.items())
+
+    def _readable(self, label: str, views: Mapping[str, View]) -> dict[str, View]:
+        return {name: views[name] for name in self.reads[label]}
+
+    def _context(self, path: str, micro: MicroBatch, step: Step) -> Context:
+        name = path.split(".", 1)[1]
+        return Context(
+            seed=self.seed, training=self.training, update=step.update, progress=step.progress,
+            micro_batch=micro.index, encode=self._encode_one, head=self._head,
+            gather=self.world.gather if self.training else _identity,
+            over_update=partial(_over_update, micro, name), count=partial(_count, step, name),
+            prepared=micro.prepared.get(name, {}),
+        )
+
+    def _encode_one(self, view: View, mode: str = "train", ema: bool = False, network: str = "main",
+                    states: Sequence[str] | None = None) -> Encoded:
+        return self.encode([view], network, mode, ema, states)[0]
+
+    def _head(self, path: str) -> nn.Module:
+        label = path.split(".")[0]
+        if label not in self.criteria:
+            raise ConfigError("criterion", f"there is no criterion '{label}' to take a head of{nearest(label, self.criteria)}")
+        try:
+            return self.criteria.get_submodule(path)
+        except AttributeError:
+            names = [name for name, _ in self.criteria[label].named_children()]
+            raise ConfigError(f"criterion.{label}", f"it has no head '{path}'{nearest(path, names)}") from None
+
+    def _key(self, name: str, source: View, step: Step) -> Key:
+        return Key(self.seed, f"{step.split}/{name}", source.draws)
+
+    def _seed(self, step: Step, micro: MicroBatch, call: str) -> None:
+        """Dropout is the one thing that draws from torch's generator: it is re-seeded before each call that may."""
+        if self.has_dropout and self.training:
+            torch.manual_seed(fold(self.seed, "dropout", step.update, micro.index, self.world.rank, call))
+
+    @contextmanager
+    def _quiet(self, module: nn.Module, quiet: bool) -> Iterator[None]:
+        if not (quiet and self.training):
+            yield
+            return
+        module.eval()
+        try:
+            yield
+        finally:
+            module.train()
+
+
+def weight_at(weight: float | Mapping[str, float], progress: float) -> float:
+    """A weight, or a linear schedule {from, to, start, end} over progress in [0, 1], evaluated."""
+    if not isinstance(weight, Mapping):
+        return float(weight)
+    start, end = weight.get("start", 0.0), weight.get("end", 1.0)
+    share = 1.0 if end <= start else min(1.0, max(0.0, (progress - start) / (end - start)))
+    return weight["from"] + (weight["to"] - weight["from"]) * share
+
+
+def _stack(views: Sequence[View], pad: int) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    """Inputs of several views below each other, padded to the longest: by name [sum B, T, ...], mask, change."""
+    if len(views) == 1:
+        view = views[0]
+        return dict(view.inputs), view.mask if view.padded else None, view.embedding_change
+    masks = [view.mask for view in views]
+    T = max((mask.shape[1] for mask in masks if mask is not None), default=0)
+
+    def column(parts: Sequence[Tensor], fill: float) -> Tensor:
+        padded = [
+            F.pad(part, (*[0, 0] * (part.dim() - 2), 0, T - part.shape[1]), value=fill)
+            if mask is not None and part.dim() > 1 and part.shape[1] == mask.shape[1] and part.shape[1] < T else part
+            for part, mask in zip(parts, masks)
+        ]
+        return torch.cat(padded)
+
+    names = {tuple(sorted(view.inputs)) for view in views}
+    if len(names) > 1:
+        raise RunError(f"views {', '.join(v.name for v in views)} share an encoder call but not the names of their inputs")
+    inputs = {name: column([view.inputs[name] for view in views], pad if name == "tokens" else 0)
+              for name in views[0].inputs}
+    padded = any(view.padded or (view.mask is not None and view.mask.shape[1] < T) for view in views)
+    mask = column(masks, False) if padded and all(m is not None for m in masks) else None
+    change = None
+    if any(view.embedding_change is not None for view in views):
+        like = next(view.embedding_change for view in views if view.embedding_change is not None)
+        change = column([
+            view.embedding_change if view.embedding_change is not None
+            else like.new_zeros((len(view), view.mask.shape[1], *like.shape[2:]))
+            for view in views
+        ], 0.0)
+    return inputs, mask, change
+
+
+def _over_update(micro: MicroBatch, component: str, name: str) -> tuple[Tensor, Tensor]:
+    rows = micro.over_update.get(component, {})
+    if name not in rows:
+        raise RunError(f"'{component}' asks for '{name}' over the update{nearest(name, rows)}; its `prepare` returns it")
+    return rows[name]
+
+
+def _count(step: Step, component: str, term: str) -> float:
+    if step.counts is None:
+        raise RunError(f"'{component}' asks for a global count outside of training")
+    return step.counts[f"{component}/{term}"]
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _drops(module: nn.Module) -> bool:
+    probability = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else getattr(module, "dropout", 0.0)
+    return isinstance(probability, float) and probability > 0

@@ -1,0 +1,64 @@
+"""Phases: what is trainable when. A hook asks for one (`fwk_phase`); the engine applies it between updates."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from fwk.errors import RunError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """name: tells phases apart, and is saved. frozen: glob patterns over parameter names that are not trained in this
+    phase. copy: target prefix -> source prefix, parameters copied when the phase begins (not when it is resumed).
+    reset_optimizer: forget moments when the phase begins."""
+
+    name: str
+    frozen: tuple[str, ...] = ()
+    copy: Mapping[str, str] = field(default_factory=dict)
+    reset_optimizer: bool = False
+
+    def to_state(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Phase:
+        return cls(name=state["name"], frozen=tuple(state["frozen"]), copy=dict(state["copy"]),
+                   reset_optimizer=bool(state["reset_optimizer"]))
+
+
+def freeze(module: nn.Module, phase: Phase | None) -> None:
+    """Sets `requires_grad` as the phase says. Only ever called while no distributed wrapper is alive: changing it under
+    one unsynchronises ranks."""
+    patterns = phase.frozen if phase else ()
+    names = [name for name, _ in module.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise RunError(f"phase '{phase.name}' freezes '{pattern}', which is no parameter{nearest(pattern, names)}")
+    for name, parameter in module.named_parameters():
+        frozen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        parameter.requires_grad_(not frozen)
+        if frozen:
+            parameter.grad = None
+
+
+@torch.no_grad()
+def copy_parameters(module: nn.Module, phase: Phase) -> None:
+    """Parameters (and buffers) under each target prefix take the values of those under its source prefix. RunError
+    where nothing matches or shapes differ."""
+    tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    for target, source in phase.copy.items():
+        pairs = [(name, source + name[len(target):]) for name in tensors if name.startswith(target)]
+        pairs = [(a, b) for a, b in pairs if b in tensors]
+        if not pairs:
+            raise RunError(f"phase '{phase.name}' copies '{source}' to '{target}', but no parameter is under both")
+        for a, b in pairs:
+            if tensors[a].shape != tensors[b].shape:
+                raise RunError(f"phase '{phase.name}' copies {b} {list(tensors[b].shape)} to {a} {list(tensors[a].shape)}")
+            tensors[a].copy_(tensors[b])

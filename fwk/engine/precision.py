@@ -1,0 +1,58 @@
+"""Number formats. Weights stay in fp32 (fp64 for `fp64`); `bf16` and `fp16` run the forward pass under autocast, sums
+of losses stay in fp32. Under fp16 the loss is scaled: an update whose gradient overflows is skipped and the scale
+halved; after `growth_interval` good updates in a row it is doubled (Micikevicius et al. 2018, section 3.2)."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fwk.errors import RunError
+
+
+@dataclass
+class Precision:
+    """name: fp32, bf16, fp16 or fp64. scale: the loss scale (1 outside fp16)."""
+
+    name: str
+    device: torch.device
+    scale: float = 1.0
+    good: int = 0
+    growth_interval: int = 2000
+
+    def __post_init__(self):
+        if self.name == "fp16" and self.scale == 1.0:
+            self.scale = 2.0**16
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.name == "fp64" else torch.float32
+
+    def autocast(self) -> AbstractContextManager:
+        if self.name == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        if self.name == "fp16":
+            return torch.autocast(self.device.type, torch.float16)
+        return nullcontext()
+
+    def unscale(self, gradients: list[Tensor]) -> None:
+        if self.scale != 1.0:
+            torch._foreach_mul_(gradients, 1.0 / self.scale)
+
+    def accepts(self, finite: bool) -> bool:
+        """Moves the scale on; False: skip this update. Only fp16 skips, elsewhere the caller fails the run."""
+        if self.name != "fp16":
+            return finite
+        if finite:
+            self.good += 1
+            if self.good >= self.growth_interval:
+                self.scale, self.good = self.scale * 2, 0
+            return True
+        self.scale, self.good = self.scale / 2, 0
+        if self.scale < 2.0**-14:
+            raise RunError("the loss scale fell below 2^-14: gradients are not finite at any scale; lower optimizer.lr, "
+                           "or train with train.precision=bf16 or fp32")
+        return False
