@@ -35,5 +35,5 @@ class AdamW(OptimizerFactory):
 
     @classmethod
     def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
-        settings = {"lr": config.lr, "betas": tuple(config.betas), "eps": config.eps, "weight_decay": config.weight_decay}
+        settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
         return fastest(lambda chosen, **how: torch.optim.AdamW(chosen, **settings, **how), groups)

@@ -82,7 +82,8 @@ class Terminal:
         self._close()
         if self.record:
             self._say(training_line(self.record, run.total_updates, None))
-        self._say(f"{status} after update {run.update:,}, {duration(run.seconds)} of training; the run is in {run.folder}")
+        spent = duration(run.seconds)
+        self._say(f"{status} after update {run.update:,}, {spent} of training; the run is in {run.folder}")
 
     def _remaining(self, run: Any) -> float | None:
         """Seconds to the end at the pace of this process."""
@@ -93,7 +94,7 @@ class Terminal:
     def _draw(self, run: Any) -> None:
         self.drawn = time.monotonic()
         line = live_line(run.update, run.total_updates, float(run.progress or 0.0), self.record, self._remaining(run),
-                         self.console.width)
+                         self.console.width, "#-" if self.console.options.ascii_only else "━─")
         self.live.update(line, refresh=True)
 
     def _say(self, line: str) -> None:
@@ -164,7 +165,8 @@ def evaluation_line(record: Mapping[str, Any]) -> str:
 
 
 def live_line(
-    update: int, total: int | None, progress: float, record: Mapping[str, Any], remaining: float | None, width: int
+    update: int, total: int | None, progress: float, record: Mapping[str, Any], remaining: float | None, width: int,
+    strokes: str = "━─",
 ) -> Text:
     """The live line, in `width` columns and never more: as many facts as fit, the most important first; what is left
     goes to the bar."""
@@ -178,7 +180,7 @@ def live_line(
     text = Text(no_wrap=True, overflow="crop", end="")
     if room >= 5:
         full = round(room * min(1.0, max(0.0, progress)))
-        text.append("━" * full, style="green").append("─" * (room - full), style="dim").append(" ")
+        text.append(strokes[0] * full, style="green").append(strokes[1] * (room - full), style="dim").append(" ")
     text.append(line)
     text.truncate(max(1, width - 1))
     return text
