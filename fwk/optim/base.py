@@ -29,7 +29,7 @@ class OptimizerConfig:
     lr: float = option(1e-3, "peak learning rate, reached when the warm-up ends (papers at BERT-base: 1e-4)", low=0)
     weight_decay: float = option(0.01, "weight decay of the parameters that `no_decay` does not name", low=0)
     no_decay: tuple[str, ...] = option(
-        ("ndim<2", "*.bias", "*_bias*", "*norm.*"),
+        ("ndim<2", "*.bias", "*_bias*", "*norm.*", "*.relative.*"),
         "rules for parameters without weight decay: 'ndim<N', or a glob pattern over parameter names",
     )
     layer_decay: float = option(

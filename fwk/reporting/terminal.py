@@ -60,7 +60,7 @@ class Terminal:
             return
         if "event" in record:
             return
-        if "metrics" in record:
+        if record.get("split") != "train":
             self._say(evaluation_line(record))
         else:
             self.record = record
@@ -71,11 +71,11 @@ class Terminal:
                 self.printed = now
                 self._say(training_line(record, run.total_updates, self._remaining(run)))
 
-    @hookimpl
+    @hookimpl(tryfirst=True)
     def fwk_exception(self) -> None:
         self._close()  # leave the line free for the message
 
-    @hookimpl
+    @hookimpl(tryfirst=True)
     def fwk_run_end(self, run: Any, status: str) -> None:
         if self.console is None:
             return
@@ -160,7 +160,7 @@ def training_line(record: Mapping[str, Any], total: int | None, remaining: float
 
 def evaluation_line(record: Mapping[str, Any]) -> str:
     """An evaluation record as one plain line."""
-    metrics = "  ".join(f"{name} {number(value)}" for name, value in record["metrics"].items())
+    metrics = "  ".join(f"{name} {number(value)}" for name, value in record.get("metrics", {}).items())
     return f"{record.get('split', 'evaluation')} at update {record.get('update', 0):,}  {metrics}"
 
 
