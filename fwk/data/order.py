@@ -39,7 +39,8 @@ def permute(positions: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     shift, mask = np.uint64(half), np.uint64((1 << half) - 1)
     result = positions.astype(np.uint64)
     todo = np.arange(len(result))
-    round_keys = [mix_array(keys + np.uint64(r + 1) * _GOLDEN) for r in range(_rounds(half))]
+    steps = np.arange(1, _rounds(half) + 1, dtype=np.uint64) * _GOLDEN
+    round_keys = mix_array(keys + steps[:, None])  # [rounds, n]
     while len(todo):
         left, right = result[todo] >> shift, result[todo] & mask
         for round_key in round_keys:
