@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -60,16 +60,16 @@ class MicroBatch:
         return self.views[BATCH]
 
 
-@dataclass(kw_only=True)
-class StepOutput:
+class StepOutput(NamedTuple):
     """loss: 0-d, this micro-batch's share of the update's loss (times the world size, which averaging divides away);
     None in evaluation. terms: the same per term where gradients per term were asked for. sums: detached sums by term.
-    statistics: detached, by 'component/name'."""
+    statistics: detached, by 'component/name'. weights: what each term's mean is multiplied by."""
 
     loss: Tensor | None
     sums: dict[str, Tensor]
     statistics: dict[str, Tensor]
-    terms: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, Tensor]
+    weights: dict[str, float]
 
 
 class ObjectiveModule(nn.Module):
@@ -143,16 +143,18 @@ class ObjectiveModule(nn.Module):
             micro.prepared[label] = self.criteria[label].prepare(self._readable(label, views), context)
 
     @torch.no_grad()
-    def exchange(self, micros: Sequence[MicroBatch]) -> None:
-        """Makes prepared tensors available over the whole update: all micro-batches of all ranks, in draw order."""
+    def exchange(self, micros: Sequence[MicroBatch], alone: bool = False) -> None:
+        """Makes prepared tensors available over the whole update: all micro-batches of all ranks (`alone`: of this
+        one, as in evaluation, where ranks may differ in their number of batches), in draw order."""
         if not self.preparing:
             return
-        draws = self.world.rows(torch.cat([micro.batch.draws for micro in micros]))
+        world = World() if alone else self.world
+        draws = world.rows(torch.cat([micro.batch.draws for micro in micros]))
         order = draws.argsort()
         ranks = {draw: row for row, draw in enumerate(draws[order].tolist())}
         for label in self.preparing:
             for name in micros[0].prepared[label]:
-                rows = self.world.rows(torch.cat([micro.prepared[label][name] for micro in micros]))[order]
+                rows = world.rows(torch.cat([micro.prepared[label][name] for micro in micros]))[order]
                 for micro in micros:
                     mine = torch.tensor([ranks[d] for d in micro.batch.draws.tolist()], device=rows.device)
                     micro.over_update.setdefault(label, {})[name] = (rows, mine)
@@ -186,24 +188,25 @@ class ObjectiveModule(nn.Module):
         """Sigma_k w_k (Sigma sum_k) / (Sigma count_k): the inner sums run over ranks and micro-batches, so each
         micro-batch divides by the count of the whole update. A term whose count is 0 is left out of the graph."""
         loss = None if step.counts is None else self.anchor * 0.0
-        sums, statistics, terms = {}, {}, {}
+        sums, statistics, terms, weights = {}, {}, {}, {}
         for name, output in outputs.items():
             weight = weight_at(self.weights.get(name, 1.0), step.progress)
             for term, value in output.terms.items():
                 path = f"{name}/{term}"
                 sums[path] = value.sum.detach()
+                weights[path] = weight * value.weight
                 if step.counts is None:
                     continue
                 if path not in step.counts:
                     raise RunError(f"'{name}' returned the loss term '{term}' without a count of that name; its "
                                    f"normalizers gave {', '.join(sorted(step.counts)) or 'none'}")
                 if step.counts[path] > 0:
-                    share = value.sum * (weight * value.weight * self.world.size / step.counts[path])
+                    share = value.sum * (weights[path] * self.world.size / step.counts[path])
                     terms[path] = share
                     loss = loss + share
             statistics.update({f"{name}/{key}": value.detach() for key, value in output.statistics.items()})
         return StepOutput(loss=None if per_term else loss, sums=sums, statistics=statistics,
-                          terms=terms if per_term else {})
+                          terms=terms if per_term else {}, weights=weights)
 
     def _run(self, steps: Iterable[Make | Encode], micro: MicroBatch, step: Step) -> dict[str, View]:
         views = dict(micro.views)

@@ -1,0 +1,227 @@
+"""A resolved config -> a run: opens the folder, builds or resumes, trains, and leaves everything in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fwk import config as configuration
+from fwk.config import RunConfig
+from fwk.data.order import Order
+from fwk.engine import checkpoint
+from fwk.engine.build import build_module
+from fwk.engine.distributed import World, process_group
+from fwk.engine.ema import Average
+from fwk.engine.lifecycle import StopRequest, folder_lock
+from fwk.engine.precision import Precision
+from fwk.engine.run import Run
+from fwk.engine.trainer import Trainer, load_model_tensors
+from fwk.errors import CheckpointError, RunError, UserError
+from fwk.models.base import Encoder
+from fwk.plugins import load_plugins
+from fwk.plugins import provenance as plugin_provenance
+from fwk.reporting.environment import describe_environment
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What `fwk.train` returns. folder: the run's. status: "finished" or "stopped". exit_status: of the command.
+    metrics: of the last evaluation by split."""
+
+    folder: Path
+    status: str
+    exit_status: int
+    update: int
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def default_folder(config: RunConfig) -> Path:
+    """runs/TASK-CRITERIA-HASH: the same command finds its run again, another config gets another folder."""
+    criteria = "+".join(config.criterion)
+    return Path("runs") / f"{config.task.name}-{criteria}-{configuration.identity(config)}"
+
+
+def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: bool = False) -> Finished:
+    """Trains as `config` says, or goes on where its folder left off."""
+    hooks = load_plugins(config.user_dirs, allow_broken=allow_broken_plugins)
+    folder = Path(config.run) if config.run else default_folder(config)
+    train = config.train
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    stop = StopRequest()
+    with process_group(train.device, train.timeout) as world, stop.listening():
+        _determinism(train.deterministic, world)
+        lock = folder_lock(folder) if world.main else None
+        if world.main:
+            _open_folder(folder, config, overwrite)
+        try:
+            if lock is not None:
+                lock.__enter__()
+            _agree_on_start(world, config)
+            return _train(config, folder, hooks, world, stop)
+        finally:
+            if lock is not None:
+                lock.__exit__(None, None, None)
+
+
+def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: StopRequest) -> Finished:
+    this = _build(config, folder, hooks, world)
+    trainer = Trainer(this, stop)
+    latest = _newest(folder, world)
+    if latest is not None:
+        state = checkpoint._json(latest / "state.json")
+        _fits(state, this, latest)
+        trainer.restore(latest)
+    if world.main and latest is None:
+        _describe(this)
+    status = "failed"
+    try:
+        status = trainer.train()
+        if status == "finished":
+            if latest is None or this.update > _update_of(latest) or not checkpoint.list_checkpoints(folder):
+                trainer.save()
+            trainer.emit({"event": "finished", "split": "train", "update": this.update, "seconds": round(this.seconds, 3)})
+        elif world.main:
+            trainer.emit({"event": "stopped", "split": "train", "update": this.update, "seconds": round(this.seconds, 3)})
+    except BaseException as error:
+        hooks.hook.fwk_exception(run=this, error=error)
+        raise
+    finally:
+        hooks.hook.fwk_run_end(run=this, status=status)
+    return Finished(folder, status, 0 if status == "finished" else stop.exit_status, this.update, this.last_metrics)
+
+
+def _build(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
+    task = config.task.cls(config.task.config, config.seed)
+    if "train" not in task.splits():
+        raise UserError(f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}")
+    sizes = {name: len(source) for name, source in task.sources("train").items()}
+    order = Order(config.seed, sizes, task.mixture())
+    precision = Precision(config.train.precision, world.device)
+    module = build_module(config, task).to(device=world.device, dtype=precision.dtype)
+    module.world = world
+    if config.train.compile:
+        for network in module.networks.values():
+            network.compile()
+    average = Average(module, config.train.ema) if config.train.ema else None
+    module.ema = average.values if average else None
+    for label, component in config.hooks.items():
+        hooks.register(component.cls(component.config), name=label)
+    schedule = config.schedule.cls(config.schedule.config)
+    return Run(config=config, folder=folder, task=task, order=order, module=module, world=world, precision=precision,
+               hooks=hooks, schedule=schedule, average=average)
+
+
+def _open_folder(folder: Path, config: RunConfig, overwrite: bool) -> None:
+    """Makes the folder, or checks that what is in it is this run."""
+    try:
+        if overwrite and folder.exists():
+            if any(folder.iterdir()) and not (folder / "config.yaml").is_file():
+                raise CheckpointError(f"--overwrite: {folder} is not empty and no run (it has no config.yaml); nothing was deleted")
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "config.yaml"
+        if path.is_file():
+            before = configuration.read(path)
+            if changed := configuration.differences(before, config):
+                told = "; ".join(f"{key}: {old} there, {new} here" for key, (old, new) in sorted(changed.items()))
+                raise CheckpointError(f"{folder} holds a run with another config ({told}); choose another --run, or start "
+                                      "it anew with --overwrite")
+        _write(path, configuration.to_yaml(config))
+    except OSError as error:
+        raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
+
+
+def _write(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def _describe(this: Run) -> None:
+    """environment.json and tokenizer/, once per run."""
+    environment = describe_environment(this.config, plugin_provenance(), this.device, this.world_size)
+    _write(this.folder / "environment.json", json.dumps(environment, indent=1, sort_keys=True, default=str))
+    (this.folder / "tokenizer").mkdir(exist_ok=True)
+    this.task.save_assets(this.folder / "tokenizer")
+
+
+def _agree_on_start(world: World, config: RunConfig) -> None:
+    """Every rank must have been started with the same config; rank 0 has opened the folder once this returns."""
+    identities = world.objects(configuration.identity(config))
+    if len(set(identities)) > 1:
+        raise RunError(f"ranks were started with different configs: {', '.join(identities)} (hashes in rank order)")
+
+
+def _newest(folder: Path, world: World) -> Path | None:
+    """Rank 0 chooses the checkpoint to go on from, so that all ranks take the same."""
+    found, failure = None, None
+    if world.main:
+        try:
+            found, complaints = checkpoint.newest_whole(folder)
+            for complaint in complaints:
+                print(f"fwk: passed over a checkpoint: {complaint}", file=sys.stderr)
+        except CheckpointError as error:
+            failure = error
+    told = world.objects([found.name if found else None, failure is not None])[0]
+    if told[1]:
+        raise failure or CheckpointError(f"no checkpoint of {folder} is whole")
+    return folder / "checkpoints" / told[0] if told[0] else None
+
+
+def _fits(state: dict[str, Any], this: Run, path: Path) -> None:
+    """Refuses a checkpoint of other data, or one that needs a plugin that is not here."""
+    if state["fingerprint"] != this.task.fingerprint():
+        raise CheckpointError(f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
+                              f"{this.task.fingerprint()[:12]} here; restore the data, or choose another --run")
+
+
+def _update_of(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def _determinism(wanted: bool, world: World) -> None:
+    if wanted:
+        if world.device.type == "cuda":
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `fwk.load` returns. module: every network, head and learned noiser in evaluation mode; model: the main
+    encoder. tokenizer: None for tasks without one."""
+
+    folder: Path
+    config: RunConfig
+    module: torch.nn.Module
+    tokenizer: Any
+    update: int
+
+    @property
+    def model(self) -> Encoder:
+        return self.module.networks["main"]
+
+
+def load(path: str | Path, user_dirs: tuple[str, ...] = ()) -> Loaded:
+    """A checkpoint, or a run (its newest whole checkpoint) -> model, tokenizer and config, on the CPU."""
+    found = checkpoint.find_checkpoint(Path(path))
+    folder = found.parent.parent
+    config = configuration.read(folder / "config.yaml", user_dirs=user_dirs)
+    load_plugins(config.user_dirs)
+    task = config.task.cls.without_data(config.task.config, config.seed, folder)
+    module = build_module(config, task)
+    tensors, state = checkpoint.read_checkpoint(found)
+    load_model_tensors(module, tensors["model"], found)
+    module.eval()
+    return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"])
+
+

@@ -1,0 +1,70 @@
+"""Signals and the lock on a run's folder: how a run is stopped, and kept to itself."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fwk.errors import CheckpointError
+
+EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: start me again to go on
+EXIT_INTERRUPTED = 130
+
+
+class StopRequest:
+    """Set by SIGTERM, SIGUSR1 or the first Ctrl-C; the trainer saves and stops after the update it is in."""
+
+    def __init__(self):
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    @property
+    def exit_status(self) -> int:
+        return EXIT_INTERRUPTED if self.signal == signal.SIGINT else EXIT_STOPPED
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        """Handlers while inside; a second Ctrl-C interrupts at once. Outside the main thread nothing is installed."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        owner = os.getpid()
+
+        def handle(number: int, frame: object) -> None:
+            if os.getpid() != owner:  # a forked data-loading worker: the default action
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+                return
+            if number == signal.SIGINT and self.signal is not None:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Holds the run's folder; CheckpointError when another process does. The lock ends with the process."""
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise CheckpointError(f"{folder} is in use by process {holder}; wait for it, or choose another --run") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,109 @@
+"""The state of a run: what hooks see, what checkpoints hold."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pluggy
+import torch
+from torch import nn
+
+from fwk.config import RunConfig
+from fwk.data.order import Order
+from fwk.engine.distributed import World
+from fwk.engine.ema import Average
+from fwk.engine.meters import Meters
+from fwk.engine.module import ObjectiveModule
+from fwk.engine.phases import Phase
+from fwk.engine.precision import Precision
+from fwk.tasks.base import Task
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything about a run in progress; see `fwk.hookspecs` for what hooks may rely on."""
+
+    config: RunConfig
+    folder: Path
+    task: Task
+    order: Order
+    module: ObjectiveModule
+    world: World
+    precision: Precision
+    hooks: pluggy.PluginManager
+    schedule: Any
+    optimizer: torch.optim.Optimizer | None = None
+    average: Average | None = None
+    phase: Phase | None = None
+    meters: Meters = field(default_factory=Meters)
+    update: int = 0
+    tokens: int = 0
+    sequences: int = 0
+    seconds_before: float = 0.0
+    agreed_seconds: float = 0.0
+    best: list[tuple[float, int]] = field(default_factory=list)
+    last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    resumed_from: Path | None = None
+    _started: float = field(default_factory=time.monotonic)
+
+    @property
+    def rank(self) -> int:
+        return self.world.rank
+
+    @property
+    def world_size(self) -> int:
+        return self.world.size
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+    @property
+    def seconds(self) -> float:
+        """Time spent over all starts of the run."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """What the optimizer steps, in the module's order."""
+        return [parameter for _, parameter in self.named_trainable()]
+
+    def named_trainable(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self.module.named_parameters()
+                if parameter.requires_grad and name != "anchor"]
+
+    @property
+    def total_updates(self) -> int | None:
+        """The number of updates of the whole run where it follows from the config (updates or epochs); else None."""
+        train = self.config.train
+        limits = []
+        if train.updates is not None:
+            limits.append(train.updates)
+        if train.epochs is not None:
+            limits.append(math.ceil(train.epochs * self.order.epoch_size / train.batch))
+        return min(limits) if limits else None
+
+    @property
+    def epoch(self) -> float:
+        return self.update * self.config.train.batch / self.order.epoch_size
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, by the nearest of its limits, in [0, 1]; equal on all ranks."""
+        train, total = self.config.train, self.total_updates
+        shares = [0.0]
+        if total is not None:
+            shares.append(self.update / total if total else 1.0)
+        if train.tokens:
+            shares.append(self.tokens / train.tokens)
+        if train.minutes:
+            shares.append(self.agreed_seconds / (60 * train.minutes))
+        return min(1.0, max(shares))
+
+    @property
+    def done(self) -> bool:
+        return self.progress >= 1.0

@@ -1,0 +1,408 @@
+"""The training loop. It sees one module, micro-batches, counts and a scalar; it knows no objective.
+
+    fwk_run_begin
+    until the run is done or asked to stop:
+        fwk_phase                                    a new phase: freeze, rebuild the distributed wrapper
+        fwk_update_begin
+        static views of every micro-batch            keyed noise
+        prepare, exchange                            only if a view or a criterion declares it
+        counts                                       summed over micro-batches, ONE all-reduce
+        for each micro-batch: forward, backward      gradients are reduced in the last one
+        (fwk_combine_gradients)                      instead of the sum, if a hook implements it
+        unscale, clip, finite check, step, average
+        fwk_update_end
+        fwk_logged                                   every train.log_every updates
+        fwk_validated, fwk_logged                    every train.validate_every updates, and at the end
+        fwk_checkpoint_save                          every train.save_every updates, when best, and at the end
+    fwk_logged (the last line), fwk_run_end
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from fwk.data.loader import train_batches
+from fwk.engine import checkpoint
+from fwk.engine.evaluate import evaluate
+from fwk.engine.lifecycle import StopRequest
+from fwk.engine.meters import component_metrics, means
+from fwk.engine.module import MicroBatch, Step
+from fwk.engine.phases import Phase, copy_parameters, freeze
+from fwk.engine.run import Run
+from fwk.errors import RunError
+from fwk.optim.base import set_learning_rate
+from fwk.optim.groups import parameter_groups
+from fwk.views import Batch
+
+
+class Trainer:
+    """Runs updates on a `Run`; nobody subclasses it."""
+
+    def __init__(self, run: Run, stop: StopRequest):
+        self.run, self.stop = run, stop
+        self.wrapped: torch.nn.Module = run.module
+        self.combine = bool(run.hooks.hook.fwk_combine_gradients.get_hookimpls())
+        self.count_names: list[str] | None = None
+        self.rate = 0.0
+        self.grad_norm = 0.0
+        self.mark = (0.0, 0)  # seconds and tokens at the last log line
+        self.wrapped_for: str | None = None  # name of the phase that `wrapped` and the optimizer were built for
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def train(self) -> str:
+        """Trains until done ("finished") or asked to stop ("stopped")."""
+        run, train = self.run, self.run.config.train
+        run.hooks.hook.fwk_run_begin(run=run, resumed=run.resumed_from is not None)
+        self.mark = (run.seconds, run.tokens)
+        updates = train_batches(
+            run.task, run.order, batch=train.batch, micro_batch=train.micro_batch, rank=run.rank,
+            world_size=run.world_size, workers=train.workers, start_update=run.update,
+            pin=run.device.type == "cuda", user_dirs=run.config.user_dirs)
+        while not run.done:
+            self.enter_phase(run.hooks.hook.fwk_phase(run=run))
+            run.hooks.hook.fwk_update_begin(run=run)
+            if not self.step(next(updates)):
+                self.save()
+                return "stopped"
+            run.hooks.hook.fwk_update_end(run=run)
+            self.report()
+        if run.last_metrics.get("valid") is None and "valid" in run.task.splits():
+            self.validate()
+        return "finished"
+
+    def step(self, batches: Sequence[Batch]) -> bool:
+        """One update; False when the run was asked to stop instead, and nothing was changed."""
+        run, module = self.run, self.run.module
+        step = Step(update=run.update + 1, progress=run.progress)
+        micros = [module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)]
+        if module.prepares:
+            with run.precision.autocast():
+                for micro in micros:
+                    module.prepare(micro, step)
+                module.exchange(micros)
+        if not self.agree(micros, step):
+            return False
+        self.differentiate(micros, step)
+        if self.apply():
+            run.meters.commit()
+        else:
+            run.meters.rollback()
+        run.update += 1
+        return True
+
+    def agree(self, micros: Sequence[MicroBatch], step: Step) -> bool:
+        """Sums counts over micro-batches and ranks, with everything else that ranks must agree on: tokens and
+        sequences seen, time spent, whether to stop. One all-reduce per update."""
+        run = self.run
+        counts: dict[str, Tensor] = {}
+        for micro in micros:
+            for name, count in run.module.normalizers(micro, step).items():
+                counts[name] = counts[name] + count if name in counts else count
+        names = sorted(counts)
+        if self.count_names is None:
+            self.count_names = names
+            for other in run.world.objects(names):
+                if other != names:
+                    raise RunError(f"ranks count different loss terms: {', '.join(names)} and {', '.join(other)}; "
+                                   "normalizers must name the same terms on every rank, with a count of 0 where there is none")
+        elif names != self.count_names:
+            raise RunError(f"normalizers named the loss terms {', '.join(names)}, and {', '.join(self.count_names)} before; "
+                           "a term that does not occur in a micro-batch has the count 0")
+        content = [micro.batch.mask.sum() if micro.batch.mask is not None and "tokens" in micro.batch.inputs else 0
+                   for micro in micros]
+        shared = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=run.device) for value in (
+            *(counts[name] for name in names), sum(content), sum(len(micro.batch) for micro in micros),
+            run.seconds if run.world.main else 0.0, float(bool(self.stop)))])
+        *sums, tokens, sequences, seconds, stop = run.world.sum(shared).tolist()
+        if stop:
+            return False
+        step.counts = dict(zip(names, sums))
+        run.meters.add(step.counts if run.world.main else {}, "count:")
+        run.tokens, run.sequences = run.tokens + int(tokens), run.sequences + int(sequences)
+        run.agreed_seconds = seconds
+        return True
+
+    def differentiate(self, micros: Sequence[MicroBatch], step: Step) -> None:
+        """Fills `.grad` of what has a loss term in this update and leaves None elsewhere."""
+        run = self.run
+        for parameter in run.module.parameters():
+            parameter.grad = None
+        if self.combine:
+            self.differentiate_per_term(micros, step)
+            return
+        for micro in micros:
+            last = micro is micros[-1]
+            wrapped = self.wrapped is not run.module
+            with nullcontext() if last or not wrapped else self.wrapped.no_sync():
+                with run.precision.autocast():
+                    output = self.wrapped(micro, step)
+                (output.loss * run.precision.scale).backward()
+            self.record(output, output.loss.detach() / run.world_size)
+
+    def differentiate_per_term(self, micros: Sequence[MicroBatch], step: Step) -> None:
+        run, parameters = self.run, self.run.trainable
+        terms = [name for name in self.count_names if step.counts[name] > 0]
+        gradients: dict[str, list[Tensor | None]] = {term: [None] * len(parameters) for term in terms}
+        for micro in micros:
+            with run.precision.autocast():
+                output = run.module(micro, step, per_term=True)
+            for number, (term, loss) in enumerate(output.terms.items()):
+                if not loss.requires_grad:
+                    continue
+                new = torch.autograd.grad(loss * run.precision.scale, parameters, allow_unused=True,
+                                          retain_graph=number + 1 < len(output.terms))
+                gradients[term] = [b if a is None else a if b is None else a + b for a, b in zip(gradients[term], new)]
+            total = sum((loss.detach() for loss in output.terms.values()), torch.zeros((), device=run.device))
+            self.record(output, total / run.world_size)
+        for term in terms:
+            reached = run.world.sum(torch.tensor([g is not None for g in gradients[term]], dtype=torch.float32,
+                                                 device=run.device)).tolist()
+            for i, parameter in enumerate(parameters):
+                if reached[i]:
+                    mine = gradients[term][i]
+                    mine = torch.zeros_like(parameter) if mine is None else mine.contiguous()
+                    gradients[term][i] = run.world.sum(mine / run.world_size)
+        combined = run.hooks.hook.fwk_combine_gradients(run=run, gradients=gradients)
+        for parameter, gradient in zip(parameters, combined):
+            parameter.grad = gradient
+
+    def record(self, output: Any, loss: Tensor) -> None:
+        meters = self.run.meters
+        meters.add({"loss": loss})
+        meters.add(output.sums, "sum:")
+        meters.add(output.statistics, "stat:")
+
+    def apply(self) -> bool:
+        """Gradients -> new weights; False when fp16 overflowed and the update is skipped."""
+        run, train = self.run, self.run.config.train
+        with_gradient = [p for p in run.trainable if p.grad is not None]
+        gradients = [p.grad for p in with_gradient]
+        run.precision.unscale(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        finite = bool(torch.isfinite(norm))
+        if not run.precision.accepts(finite):
+            if run.precision.name == "fp16":
+                return False
+            raise RunError(self.explain_not_finite())
+        if train.clip and gradients:
+            torch.nn.utils.clip_grads_with_norm_(with_gradient, train.clip, norm)
+        self.rate = run.config.optimizer.config.lr * run.schedule.factor(run.update + 1, run.total_updates, run.progress)
+        set_learning_rate(run.optimizer, self.rate)
+        run.optimizer.step()
+        if run.average is not None:
+            run.average.update()
+        self.grad_norm = float(norm)
+        run.meters.add({"updates": 1.0 if run.world.main else 0.0})
+        return True
+
+    def explain_not_finite(self) -> str:
+        run, batch = self.run, self.run.config.train.batch
+        bad = [name[4:] for name, value in run.meters.pending.items()
+               if name.startswith("sum:") and not torch.isfinite(value).all()]
+        where = f"loss term {', '.join(bad)} is not finite" if bad else "the gradient is not finite though every loss term is"
+        return (f"update {run.update + 1}: {where} (rank {run.rank}, draws {run.update * batch} to "
+                f"{(run.update + 1) * batch - 1}); the last checkpoint is good; lower optimizer.lr or set train.clip")
+
+    # -- phases ------------------------------------------------------------------------------------------------------
+
+    def enter_phase(self, phase: Phase | None) -> None:
+        """Applies a phase between updates when it is not the one the run is in (or nothing is built yet)."""
+        run = self.run
+        changed = phase is not None and (run.phase is None or phase.name != run.phase.name)
+        if not changed and run.optimizer is not None and self.wrapped_for == (run.phase.name if run.phase else None):
+            return
+        self.wrapped = run.module  # the old wrapper goes before anything changes under it
+        if changed:
+            copy_parameters(run.module, phase)
+            run.phase = phase
+        freeze(run.module, run.phase)
+        moments = None
+        if run.optimizer is not None and changed and not phase.reset_optimizer:
+            moments = checkpoint.pack_optimizer(run.optimizer)
+        if run.optimizer is None or changed:
+            run.optimizer = self.build_optimizer()
+        if moments is not None:
+            checkpoint.unpack_optimizer(run.optimizer, *moments)
+        self.wrap()
+
+    def build_optimizer(self) -> torch.optim.Optimizer:
+        component = self.run.config.optimizer
+        groups = parameter_groups(self.run.named_trainable(), component.config)
+        return component.cls.build(component.config, groups, self.run.device)
+
+    def wrap(self) -> None:
+        run = self.run
+        self.wrapped_for = run.phase.name if run.phase else None
+        self.wrapped = run.module
+        if run.world_size > 1:
+            # find_unused_parameters: a head may be without examples here and in use elsewhere; it also keeps the
+            # buckets as they are first laid out, so that a resumed run reduces in the same order
+            self.wrapped = DistributedDataParallel(run.module, find_unused_parameters=True, broadcast_buffers=False)
+
+    # -- between updates ---------------------------------------------------------------------------------------------
+
+    def report(self) -> None:
+        run, train = self.run, self.run.config.train
+        if run.update % train.log_every == 0 or run.done:
+            self.log()
+        improved = False
+        due = train.validate_every and run.update % train.validate_every == 0
+        if (due or run.done) and "valid" in run.task.splits():
+            improved = self.validate()
+        if improved or run.done or (train.save_every and run.update % train.save_every == 0):
+            self.save()
+
+    def log(self) -> None:
+        run = self.run
+        sums = run.meters.read(run.world)
+        updates = float(sums.get("updates", torch.tensor(0.0)))
+        seconds, tokens = self.mark
+        self.mark = (run.seconds, run.tokens)
+        record = {
+            "split": "train", "update": run.update, "epoch": round(run.epoch, 6),
+            "loss": float(sums["loss"]) / updates if updates else None,
+            "terms": means(sums), "metrics": component_metrics(run.module, sums),
+            "lr": self.rate, "grad_norm": self.grad_norm, "tokens": run.tokens, "sequences": run.sequences,
+            "tokens_per_second": round((run.tokens - tokens) / max(1e-9, run.seconds - seconds), 1),
+            "seconds": round(run.seconds, 3),
+        }
+        if run.precision.name == "fp16":
+            record["loss_scale"] = run.precision.scale
+        self.emit(record)
+
+    def validate(self) -> bool:
+        """Evaluates the `valid` split; True when it is among the best so far."""
+        run, train = self.run, self.run.config.train
+        metrics = evaluate(run, "valid")
+        run.last_metrics["valid"] = metrics
+        self.emit({"split": "valid", "update": run.update, "metrics": metrics})
+        run.hooks.hook.fwk_validated(run=run, split="valid", metrics=metrics)
+        if not train.keep_best:
+            return False
+        if train.best_metric not in metrics:
+            raise RunError(f"train.best_metric: validation gave no '{train.best_metric}'; there is {', '.join(sorted(metrics))}")
+        value = metrics[train.best_metric]
+        if not math.isfinite(value):
+            return False
+        sign = 1 if train.best_mode == "min" else -1
+        run.best = sorted([*run.best, (value, run.update)], key=lambda pair: (sign * pair[0], pair[1]))[: train.keep_best]
+        return any(update == run.update for _, update in run.best)
+
+    def emit(self, record: dict[str, Any]) -> None:
+        if self.run.world.main:
+            self.run.hooks.hook.fwk_logged(run=self.run, record=record)
+
+    def save(self) -> Path | None:
+        """Writes a checkpoint on rank 0 while the others wait; an update that is already saved is not saved again."""
+        run, train = self.run, self.run.config.train
+        if run.optimizer is None:
+            return None
+        meters = run.meters.state(run.world)
+        path = None
+        failure = None
+        if run.world.main:
+            try:
+                path = self.write(meters)
+                kept = {update for _, update in run.best}
+                for old in checkpoint.list_checkpoints(run.folder)[: -train.keep_last or None]:
+                    if int(old.name.split("-")[1]) not in kept and old != path:
+                        checkpoint.remove(old)
+            except Exception as error:  # the other ranks must hear of it before this one raises
+                failure = error
+        if any(run.world.objects(failure is not None)):
+            raise failure or RunError("rank 0 could not write the checkpoint; its own message says why")
+        return path
+
+    def write(self, meters: dict[str, Tensor]) -> Path:
+        run = self.run
+        moments, numbers = checkpoint.pack_optimizer(run.optimizer)
+        tensors = {"model": model_tensors(run.module), "optimizer": moments, "meters": meters}
+        if run.average is not None:
+            tensors["average"] = run.average.values
+        plugins: dict[str, Any] = {}
+        for name, kept in call_each(run, "fwk_checkpoint_save"):
+            if kept:
+                tensors[f"plugin-{name}"] = {k: v for k, v in kept.items() if isinstance(v, Tensor)}
+                plugins[name] = {k: v for k, v in kept.items() if not isinstance(v, Tensor)}
+        state = {
+            "update": run.update, "tokens": run.tokens, "sequences": run.sequences, "seconds": run.seconds,
+            "draws": run.update * run.config.train.batch, "world_size": run.world_size,
+            "phase": run.phase.to_state() if run.phase else None, "optimizer": numbers,
+            "precision": {"scale": run.precision.scale, "good": run.precision.good},
+            "best": [list(pair) for pair in run.best], "last_metrics": run.last_metrics,
+            "rate": self.rate, "grad_norm": self.grad_norm,
+            "fingerprint": run.task.fingerprint(), "plugins": plugins,
+            "needs": run.config.needs(),
+        }
+        path = checkpoint.write_checkpoint(run.folder, run.update, tensors, state)
+        checkpoint.point(run.folder, "latest", path)
+        if run.best and (run.folder / "checkpoints" / checkpoint.folder_name(run.best[0][1])).is_dir():
+            checkpoint.point(run.folder, "best", run.folder / "checkpoints" / checkpoint.folder_name(run.best[0][1]))
+        return path
+
+    def restore(self, path: Path) -> None:
+        """The inverse of `write`."""
+        run = self.run
+        tensors, state = checkpoint.read_checkpoint(path)
+        run.resumed_from = path
+        run.update, run.tokens, run.sequences = state["update"], state["tokens"], state["sequences"]
+        run.seconds_before = run.agreed_seconds = state["seconds"]
+        run.precision.scale, run.precision.good = state["precision"]["scale"], state["precision"]["good"]
+        run.best = [(value, update) for value, update in state["best"]]
+        run.last_metrics = state["last_metrics"]
+        self.rate, self.grad_norm = state["rate"], state["grad_norm"]
+        load_model_tensors(run.module, tensors["model"], path)
+        if run.average is not None:
+            run.average.load(tensors["average"])
+        run.phase = Phase.from_state(state["phase"]) if state["phase"] else None
+        self.wrapped_for = None
+        freeze(run.module, run.phase)
+        run.optimizer = self.build_optimizer()
+        checkpoint.unpack_optimizer(run.optimizer, tensors["optimizer"], state["optimizer"])
+        self.wrap()
+        run.meters.load(tensors["meters"], run.world, state["world_size"])
+        for implementation in run.hooks.hook.fwk_checkpoint_load.get_hookimpls():
+            name = implementation.plugin_name
+            if name in state["plugins"]:
+                own = {**state["plugins"][name], **tensors.get(f"plugin-{name}", {})}
+                call(implementation, run=run, state=own)
+
+
+def call(implementation: Any, **arguments: Any) -> Any:
+    """One plugin's implementation of a hook, with the arguments it takes."""
+    return implementation.function(*(arguments[name] for name in implementation.argnames))
+
+
+def call_each(run: Run, hook: str) -> list[tuple[str, Any]]:
+    """What each plugin's implementation of a hook returns, by the plugin's name."""
+    found = getattr(run.hooks.hook, hook).get_hookimpls()
+    return [(implementation.plugin_name, call(implementation, run=run)) for implementation in found]
+
+
+def model_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; tied ones under their first name only."""
+    found = dict(module.named_parameters()) | dict(module.named_buffers())
+    return {name: value.detach() for name, value in found.items() if name != "anchor"}
+
+
+@torch.no_grad()
+def load_model_tensors(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copies every tensor in. RunError names what is missing, left over, or of another shape."""
+    own = model_tensors(module)
+    if missing := sorted(own.keys() - tensors.keys()):
+        raise RunError(f"{path} lacks {len(missing)} of the model's tensors: {', '.join(missing[:5])}")
+    if extra := sorted(tensors.keys() - own.keys()):
+        raise RunError(f"{path} holds {len(extra)} tensors that the model lacks: {', '.join(extra[:5])}")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise RunError(f"{path}: {name} is {list(tensors[name].shape)}, the model's is {list(value.shape)}")
+        value.copy_(tensors[name])
