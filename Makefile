@@ -49,7 +49,7 @@ lint: $(VENV)/installed-for-tests
 	$(BIN)/python -m ruff check .
 
 index: $(VENV)/installed
-	$(BIN)/python -m fwk.index
+	$(BIN)/fwk-plugins index
 
 clean:
 	test ! -f $(VENV)/pyvenv.cfg || rm -rf $(VENV)

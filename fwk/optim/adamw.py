@@ -16,16 +16,18 @@ import torch
 
 from fwk.config import option
 from fwk.errors import ConfigError
-from fwk.optim.base import OptimizerConfig, OptimizerFactory, fastest
+from fwk.optim.base import OptimizerConfig, OptimizerFactory, implementation
 from fwk.registry import register
 
 
 @register("optimizer", "adamw")
 class AdamW(OptimizerFactory):
+    """Adam with decoupled weight decay; fused where torch has a kernel."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
         betas: tuple[float, float] = option(
-            (0.9, 0.999), "decay of the first and second moment (BERT: 0.9, 0.999; RoBERTa: 0.9, 0.98)"
+            (0.9, 0.999), "decay of the first and second moment (BERT: 0.9, 0.999; RoBERTa: 0.9, 0.98)", low=0, high=1
         )
         eps: float = option(1e-6, "added to the root of the second moment (BERT, RoBERTa, ELECTRA: 1e-6)", low=0)
 
@@ -36,4 +38,4 @@ class AdamW(OptimizerFactory):
     @classmethod
     def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
         settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
-        return fastest(lambda chosen, **how: torch.optim.AdamW(chosen, **settings, **how), groups)
+        return torch.optim.AdamW(groups, **settings, **implementation(groups))

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +37,7 @@ class OptimizerConfig:
     )
     lr_scales: dict[str, float] = option(
         {}, "glob pattern over parameter names -> factor on the learning rate ('networks.generator.*': 0.5); "
-        "the factors of all patterns that match a parameter multiply",
+        "the factors of all patterns that match a parameter multiply", low=0,
     )
 
 
@@ -53,15 +52,16 @@ class OptimizerFactory:
         raise NotImplementedError
 
 
-def fastest(make: Callable[..., torch.optim.Optimizer], groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
-    """`make(groups, fused=True)` where torch has a fused kernel for the device and dtype of the parameters, otherwise
-    `make(groups, foreach=True)`. torch checks at construction and says no with a RuntimeError; the groups are copied
-    because a refused construction leaves its defaults in them."""
-    groups = list(groups)
-    try:
-        return make([dict(group) for group in groups], fused=True)
-    except RuntimeError:
-        return make([dict(group) for group in groups], foreach=True)
+FUSED = ("cpu", "cuda", "xpu", "mps")  # devices for which torch has fused kernels of Adam and SGD
+
+
+def implementation(groups: list[dict[str, Any]]) -> dict[str, bool]:
+    """The keyword that chooses torch's fastest implementation for these parameters: fused where there is a kernel for
+    every one of them (torch itself finds out only at the first step), otherwise over lists of tensors."""
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    if all(p.device.type in FUSED and p.is_floating_point() for p in parameters):
+        return {"fused": True}
+    return {"foreach": True}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -10,6 +10,8 @@ from fwk.registry import register
 
 @register("schedule", "constant")
 class Constant(Schedule):
+    """Linear warm-up, then the peak rate to the end."""
+
     name = "constant"
     needs_end = False
 

@@ -12,6 +12,8 @@ from fwk.registry import register
 
 @register("schedule", "cosine")
 class Cosine(Schedule):
+    """Linear warm-up, then half a cosine down."""
+
     name = "cosine"
 
     @dataclass(frozen=True, kw_only=True)

@@ -33,9 +33,6 @@ def parameter_groups(
     names = [name for name, _ in named]
     _check_patterns("optimizer.no_decay", _own_rules(config), names)
     _check_patterns("optimizer.lr_scales", config.lr_scales, names)
-    for pattern, scale in config.lr_scales.items():
-        if not scale >= 0:
-            raise ConfigError(f"optimizer.lr_scales.{pattern}", f"a factor cannot be negative, {scale} was given")
 
     below_top = _distances(names, depth_of) if config.layer_decay != 1 else {}
     groups: dict[tuple[float, float], dict[str, Any]] = {}

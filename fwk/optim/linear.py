@@ -11,6 +11,8 @@ from fwk.registry import register
 
 @register("schedule", "linear")
 class Linear(Schedule):
+    """Linear warm-up, then linear decay (BERT)."""
+
     name = "linear"
 
     @dataclass(frozen=True, kw_only=True)

@@ -10,12 +10,14 @@ import torch
 
 from fwk.config import option
 from fwk.errors import ConfigError
-from fwk.optim.base import OptimizerConfig, OptimizerFactory, fastest
+from fwk.optim.base import OptimizerConfig, OptimizerFactory, implementation
 from fwk.registry import register
 
 
 @register("optimizer", "sgd")
 class SGD(OptimizerFactory):
+    """Stochastic gradient descent with momentum and L2 weight decay."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
         lr: float = option(0.1, "peak learning rate, reached when the warm-up ends", low=0)
@@ -29,4 +31,4 @@ class SGD(OptimizerFactory):
     @classmethod
     def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
         settings = {"lr": config.lr, "momentum": config.momentum, "nesterov": config.nesterov}
-        return fastest(lambda chosen, **how: torch.optim.SGD(chosen, **settings, **how), groups)
+        return torch.optim.SGD(groups, **settings, **implementation(groups))

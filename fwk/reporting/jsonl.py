@@ -21,6 +21,8 @@ from fwk.registry import register
 
 @register("hook", "jsonl")
 class JSONL:
+    """One JSON object per line in RUN/metrics.jsonl."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         pass

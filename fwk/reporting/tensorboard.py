@@ -14,6 +14,8 @@ from fwk.registry import register
 
 @register("hook", "tensorboard")
 class TensorBoard:
+    """The same numbers in RUN/tensorboard."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         flush_seconds: int = option(30, "seconds until what was logged is on disk at the latest", low=1)

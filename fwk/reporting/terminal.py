@@ -23,6 +23,8 @@ REDRAW = 0.2  # seconds between two drawings of the live line
 
 @register("hook", "terminal")
 class Terminal:
+    """Progress on the terminal, or plain lines where there is none."""
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         plain_every: float = option(
