@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fwk.engine.run import Run
     from fwk.engine.phases import Phase
 
@@ -33,6 +35,14 @@ def fwk_phase(run: Run) -> Phase | None:
     """Asked before every update, also right after a resume: the phase the run should be in from here on, or None for
     no opinion. Must be a pure function of the run's state. The engine changes phase only when the name differs from
     the current one's, rebuilds the distributed wrapper, and saves the phase."""
+
+
+@hookspec(firstresult=True)
+def fwk_combine_gradients(run: Run, gradients: dict[str, list[Tensor | None]]) -> list[Tensor | None] | None:
+    """For combiners that are no weighted sum (GradNorm, PCGrad). If a hook implements this, the engine runs one
+    backward pass per loss term and reduces each term's gradients over micro-batches and ranks; `gradients` maps
+    'label/term' to a list along `run.trainable` (None: the term does not reach that parameter). Returns the gradients
+    to step with. Called on every rank with the same numbers, and must be a pure function of them and the run's state."""
 
 
 @hookspec

@@ -72,7 +72,7 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
 
 
 def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: StopRequest) -> Finished:
-    this = _build(config, folder, hooks, world)
+    this = build_run(config, folder, hooks, world)
     trainer = Trainer(this, stop)
     latest = _newest(folder, world)
     if latest is not None:
@@ -98,7 +98,7 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
     return Finished(folder, status, 0 if status == "finished" else stop.exit_status, this.update, this.last_metrics)
 
 
-def _build(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
+def build_run(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
     task = config.task.cls(config.task.config, config.seed)
     if "train" not in task.splits():
         raise UserError(f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}")

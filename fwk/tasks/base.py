@@ -40,6 +40,12 @@ class Task:
     def __init__(self, config: Any, seed: int = 1):
         self.config, self.seed = config, seed
 
+    @classmethod
+    def without_data(cls, config: Any, seed: int, folder: Path) -> Task:
+        """A task that can say `vocabulary`, `labels`, `length` and `inputs` from the assets in FOLDER/tokenizer, for
+        using a trained model where its data is not. By default the task is made as in training."""
+        return cls(config, seed)
+
     def splits(self) -> tuple[str, ...]:
         """Names of the splits there are; `train` is the one trained on."""
         raise NotImplementedError

@@ -99,7 +99,7 @@ class SemanticAugment(Criterion):
                 "tie": LossTerm(feature_distance(tie_a, tie_b, counted), weight=self.config.tied_weight),
             },
             statistics={
-                "right": right_a + right_b, "positions": a.valid.sum() + b.valid.sum(),
+                "nll": (sum_a + sum_b).detach(), "right": right_a + right_b, "positions": a.valid.sum() + b.valid.sum(),
                 "cosine": cosine.masked_fill(~counted, 0.0).sum(), "vectors": counted.sum(),
             },
         )
@@ -109,5 +109,6 @@ class SemanticAugment(Criterion):
         return hidden if self.config.features == "hidden" else self.head.transformed(hidden)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        return {"accuracy": float(sums["right"] / sums["positions"].clamp(min=1)),
+        positions = sums["positions"].clamp(min=1)
+        return {"masked_lm": float(sums["nll"] / positions), "accuracy": float(sums["right"] / positions),
                 "cosine": float(sums["cosine"] / sums["vectors"].clamp(min=1))}

@@ -1,0 +1,100 @@
+"""Made-up sequences with something to learn in them, a pure function of the seed: for tests, benchmarks, and trying an
+objective without data.
+
+Half of the tokens follow from the one before (a fixed random successor table), the other half are uniform; the label of
+a sequence is the class of its first word. Two sources (`a`, and `b` if `second_source` is set) differ in their tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fwk.config import option
+from fwk.context import Vocabulary
+from fwk.keyed import fold, mix_array
+from fwk.registry import register
+from fwk.tasks.base import Source, Task
+from fwk.views import Batch
+
+PAD, UNK, CLS, SEP, MASK, FIRST = 0, 1, 2, 3, 4, 5
+
+
+@register("task", "synthetic")
+class Synthetic(Task):
+    """Random sequences in which half of the tokens follow from the one before; no data needed."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        sequences: int = option(512, "training sequences (validation has a quarter as many)", low=1)
+        length: int = option(32, "tokens per sequence with [CLS] and [SEP]", low=4)
+        shortest: int | None = option(None, "lengths vary between this and `length` (default: all of full length)", low=4)
+        vocabulary: int = option(64, "vocabulary size with the five special tokens", low=8)
+        classes: int = option(4, "number of classes of the label", low=2)
+        labelled: float = option(1.0, "share of the sequences that has a label (-1 elsewhere)", low=0, high=1)
+        second_source: float = option(0.0, "share of draws from a second source", low=0, high=1)
+
+    def splits(self) -> tuple[str, ...]:
+        return ("train", "valid")
+
+    def sources(self, split: str) -> Mapping[str, Source]:
+        count = self.config.sequences if split == "train" else max(1, self.config.sequences // 4)
+        names = ("a", "b") if self.config.second_source else ("a",)
+        return {name: _Sequences(self.config, fold(self.seed, "synthetic", split, name), name, count) for name in names}
+
+    def mixture(self) -> Mapping[str, float]:
+        share = self.config.second_source
+        return {"a": 1 - share, "b": share} if share else {"a": 1.0}
+
+    def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
+        B, T = len(examples), self.config.length
+        tokens = np.full((B, T), PAD, dtype=np.int64)
+        for row, (words, _) in enumerate(examples):
+            tokens[row, 0], tokens[row, 1 : len(words) + 1], tokens[row, len(words) + 1] = CLS, words, SEP
+        tokens = torch.from_numpy(tokens)
+        return Batch(inputs={"tokens": tokens}, draws=torch.from_numpy(draws), mask=tokens != PAD,
+                     special=(tokens == CLS) | (tokens == SEP), source=torch.from_numpy(sources),
+                     labels={"label": torch.tensor([label for _, label in examples])})
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(size=self.config.vocabulary, pad=PAD, unk=UNK, cls=CLS, sep=SEP, mask=MASK,
+                          special=(PAD, UNK, CLS, SEP, MASK),
+                          counts=torch.ones(self.config.vocabulary, dtype=torch.float64))
+
+    def length(self) -> int:
+        return self.config.length
+
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        return {"label": tuple(f"class{number}" for number in range(self.config.classes))}
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(repr((self.config, self.seed)).encode()).hexdigest()
+
+
+class _Sequences(Source):
+    def __init__(self, config: Synthetic.Config, word: int, name: str, count: int):
+        self.config, self.word, self.name, self.count = config, word, name, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        config = self.config
+        words = config.vocabulary - FIRST
+        noise = mix_array(np.arange(1, 2 * config.length + 3, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+                          + np.uint64((self.word + index * 0xD1B54A32D192ED03) % (1 << 64)))
+        shortest = config.shortest or config.length
+        n = shortest + int(noise[-1] % np.uint64(config.length - shortest + 1)) - 2
+        uniform, follow = (noise[:n] % np.uint64(words)).astype(np.int64), noise[n : 2 * n] % np.uint64(2) == 0
+        salt = 7 if self.name == "a" else 11
+        tokens = uniform.copy()
+        for t in range(1, n):
+            if follow[t]:
+                tokens[t] = (tokens[t - 1] * salt + 3) % words
+        labelled = int(noise[-2] % np.uint64(1000)) < config.labelled * 1000
+        return tokens + FIRST, int(tokens[0] % config.classes) if labelled else -1

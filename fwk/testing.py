@@ -1,0 +1,400 @@
+"""The conformance kit: many small checks whose names read as rules. A third party proves a component with one line,
+
+    from fwk.testing import assert_conforms
+    def test_mine(): assert_conforms("criterion", "my_objective", user_dirs=["."])
+
+and the project runs the same kit over every registered name. A component that cannot keep a rule says so, with the
+reason: `expected_failures = {"geometry": "in-batch negatives are those of the micro-batch"}` on its class.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwk import config as configuration
+from fwk.config import RunConfig
+from fwk.data.loader import train_batches
+from fwk.engine import api
+from fwk.engine.distributed import World
+from fwk.engine.lifecycle import StopRequest
+from fwk.engine.module import Step
+from fwk.engine.run import Run
+from fwk.engine.trainer import Trainer
+from fwk.errors import FwkError
+from fwk.keyed import Key
+from fwk.plugins import load_plugins
+from fwk.registry import registry
+from fwk.views import View
+
+TINY = {
+    "task": {"name": "synthetic", "sequences": 64, "length": 16, "shortest": 9, "vocabulary": 32, "second_source": 0.4},
+    "model": {"name": "bert", "layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0},
+    "hooks": {},
+    "train": {"updates": 6, "batch": 12, "precision": "fp64", "log_every": 2, "validate_every": 3, "save_every": 3,
+              "device": "cpu"},
+    "optimizer": {"name": "adamw", "lr": 1e-3},
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One rule's outcome. expected: the component declared that it cannot keep this rule, and why."""
+
+    name: str
+    passed: bool
+    detail: str = ""
+    expected: str = ""
+
+
+def tiny_config(changes: Mapping[str, Any] | None = None, user_dirs: Sequence[str] = ()) -> RunConfig:
+    """A config small enough for a unit test; `changes` is a nested mapping laid over it."""
+    return configuration.from_mapping(_merged(TINY, {**(changes or {}), "user_dirs": list(user_dirs)}))
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        replaced = isinstance(value, Mapping) and "name" in value and isinstance(old, Mapping) and value["name"] != old.get("name")
+        mergeable = isinstance(value, Mapping) and isinstance(old, Mapping) and not replaced
+        result[key] = _merged(old, value) if mergeable else value
+    return result
+
+
+@contextmanager
+def trainer_of(config: RunConfig, world: World | None = None) -> Iterator[Trainer]:
+    """A trainer about to make the first update, on a run whose folder vanishes afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = api.build_run(config, Path(folder), load_plugins(config.user_dirs), world or World())
+        trainer = Trainer(run, StopRequest())
+        trainer.enter_phase(run.hooks.hook.fwk_phase(run=run))
+        yield trainer
+
+
+def batches_of(run: Run, start_update: int = 0) -> Iterator[list]:
+    train = run.config.train
+    return iter(train_batches(run.task, run.order, batch=train.batch, micro_batch=train.micro_batch, rank=run.rank,
+                              world_size=run.world_size, workers=train.workers, start_update=start_update, pin=False,
+                              user_dirs=run.config.user_dirs))
+
+
+def gradients(config: RunConfig, world: World | None = None) -> dict[str, Tensor | None]:
+    """The gradient of the first update by parameter name, None where no loss term reaches."""
+    with trainer_of(config, world) as trainer:
+        differentiate_once(trainer)
+        return {name: None if p.grad is None else p.grad.clone() for name, p in trainer.run.module.named_parameters()
+                if name != "anchor"}
+
+
+def differentiate_once(trainer: Trainer) -> Step:
+    run = trainer.run
+    step = Step(update=run.update + 1, progress=run.progress)
+    micros = [run.module.begin(b, i, step, run.device) for i, b in enumerate(next(batches_of(run, run.update)))]
+    if run.module.prepares:
+        for micro in micros:
+            run.module.prepare(micro, step)
+        run.module.exchange(micros)
+    trainer.agree(micros, step)
+    trainer.differentiate(micros, step)
+    return step
+
+
+def difference(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None]) -> float:
+    """Largest |a - b| over the largest |a|, over all names; infinite where only one side has a gradient."""
+    if a.keys() != b.keys() or any((a[name] is None) != (b[name] is None) for name in a):
+        return float("inf")
+    scale = max((float(x.abs().max()) for x in a.values() if x is not None), default=0.0)
+    worst = max((float((a[name] - b[name]).abs().max()) for name in a if a[name] is not None), default=0.0)
+    return worst / scale if scale else worst
+
+
+def train_briefly(config: RunConfig, folder: Path, updates: int | None = None) -> dict[str, Tensor]:
+    """Trains (or goes on) in `folder` and returns the weights."""
+    changed = config.to_mapping()
+    changed["run"] = str(folder)
+    if updates is not None:
+        changed["train"]["updates"] = updates
+    finished = api.run(configuration.from_mapping(changed))
+    tensors, _ = api.checkpoint.read_checkpoint(api.checkpoint.find_checkpoint(finished.folder))
+    return tensors["model"]
+
+
+# -- rules for criteria ----------------------------------------------------------------------------------------------
+
+
+def _criterion_config(name: str, options: Mapping[str, Any], base: Mapping[str, Any] | None, user_dirs: Sequence[str]) -> RunConfig:
+    return tiny_config(_merged({"criterion": {name: {"name": name, **options}}}, base or {}), user_dirs)
+
+
+def rule_geometry(config: RunConfig) -> str:
+    """The gradient of an update does not depend on how it is cut into micro-batches."""
+    whole = gradients(config)
+    for size in (4, 5):
+        worst = difference(whole, gradients(_with(config, {"train": {"micro_batch": size}})))
+        if not worst < 1e-10:
+            return f"micro-batches of {size} change the fp64 gradient by {worst:.1e} (relative), expected below 1e-10"
+    if all(value is None or not value.any() for value in whole.values()):
+        return "no parameter has a gradient"
+    return ""
+
+
+def rule_resume(config: RunConfig) -> str:
+    """A run that was stopped and started again has the same weights to the last bit."""
+    config = _with(config, {"train": {"precision": "fp32"}, "model": {"dropout": 0.1} if config.model.name == "bert" else {}})
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
+        straight = train_briefly(config, Path(one))
+        total = config.train.updates
+        with _stopped_at(total // 2):
+            train_briefly(config, Path(two))
+        again = train_briefly(config, Path(two))
+    changed = [name for name in straight if not torch.equal(straight[name], again[name])]
+    return f"{len(changed)} tensors differ after a resume, first {changed[0]}" if changed else ""
+
+
+def rule_one_encode(config: RunConfig) -> str:
+    """Every view is encoded once per micro-batch, in no more calls than the plan has."""
+    with trainer_of(config) as trainer:
+        module = trainer.run.module
+        planned = [name for step in module.plan.steps if hasattr(step, "views") for name in step.views]
+        if len(planned) != len(set(planned)):
+            return f"the plan encodes a view twice: {planned}"
+        seen: list[str] = []
+        encode = module.encode
+
+        def counted(views, *args, **kwargs):
+            seen.extend(view.name for view in views)
+            return encode(views, *args, **kwargs)
+
+        module.encode = counted
+        module._encode_one = lambda view, *args, **kwargs: encode([view], *args, **kwargs)[0]
+        step = Step(update=1, counts=None)
+        micro = module.begin(next(batches_of(trainer.run))[0], 0, step, trainer.run.device)
+        if module.prepares:
+            module.prepare(micro, step)
+            module.exchange([micro])
+        seen.clear()
+        module(micro, step)
+        if sorted(seen) != sorted(planned):
+            return f"the plan encodes {sorted(planned)}, and {sorted(seen)} were encoded"
+    return ""
+
+
+def rule_no_global_randomness(config: RunConfig) -> str:
+    """Without dropout nothing draws from a global generator."""
+    with trainer_of(config) as trainer:
+        before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+        differentiate_once(trainer)
+        after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
+    names = [name for name, same in (
+        ("torch", torch.equal(before[0], after[0])), ("random", before[1] == after[1]),
+        ("numpy", bool((before[2] == after[2]).all()))) if not same]
+    return f"the global generator of {' and '.join(names)} moved; draw from context or key instead" if names else ""
+
+
+def rule_finite(config: RunConfig) -> str:
+    """Every term is finite and is named by `normalizers`; evaluation gives a finite loss too."""
+    from fwk.engine.evaluate import evaluate
+
+    with trainer_of(config) as trainer:
+        differentiate_once(trainer)
+        bad = [name for name, value in trainer.run.meters.pending.items() if not torch.isfinite(value).all()]
+        if bad:
+            return f"not finite: {', '.join(bad)}"
+        trainer.run.meters.rollback()
+        metrics = evaluate(trainer.run, "valid")
+        if not np.isfinite(metrics["loss"]):
+            return f"the loss in evaluation is {metrics['loss']}"
+    return ""
+
+
+def rule_fields_documented(config: RunConfig) -> str:
+    """Every option says what it is."""
+    return _undocumented(next(iter(config.criterion.values())).component.cls)
+
+
+def _undocumented(cls: type) -> str:
+    silent = [name for name, f in getattr(cls.Config, "__dataclass_fields__", {}).items() if not f.metadata.get("doc")]
+    return f"without documentation: {', '.join(silent)}; use option(default, 'what it is')" if silent else ""
+
+
+CRITERION_RULES: dict[str, Callable[[RunConfig], str]] = {
+    "geometry": rule_geometry, "resume": rule_resume, "one encode per view": rule_one_encode,
+    "no global randomness": rule_no_global_randomness, "finite": rule_finite, "options documented": rule_fields_documented,
+}
+
+
+# -- rules for static noisers ----------------------------------------------------------------------------------------
+
+
+def _noised(name: str, options: Mapping[str, Any], rows: slice = slice(None), seed: int = 1, purpose: str = "view") -> tuple[View, View]:
+    from fwk.context import BuildContext
+
+    config = tiny_config()
+    task = config.task.cls(config.task.config, 1)
+    source = task.sources("train")["a"]
+    draws = np.arange(24)[rows]
+    batch = task.collate([source[i] for i in draws], draws, np.zeros(len(draws), dtype=np.int64))
+    cls = registry.get("noiser", name).cls
+    noiser = cls(configuration.build(cls, options), BuildContext(name="view", vocabulary=task.vocabulary()))
+    view = View.of(batch)
+    return view, noiser.apply(view, Key(seed, purpose, view.draws))
+
+
+def _same(a: View, b: View) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(_tensors(a), _tensors(b))) and len(_tensors(a)) == len(_tensors(b))
+
+
+def _tensors(view: View) -> list[Tensor]:
+    own = [view.target, view.positions, view.valid, view.changed, view.mask]
+    return [*view.inputs.values(), *(tensor for tensor in own if tensor is not None)]
+
+
+def noiser_is_repeatable(name: str, options: Mapping[str, Any]) -> str:
+    """The same key gives the same view."""
+    return "" if _same(_noised(name, options)[1], _noised(name, options)[1]) else "two calls with one key differ"
+
+
+def noiser_ignores_the_batch(name: str, options: Mapping[str, Any]) -> str:
+    """An example's noise does not depend on which other examples are in the batch."""
+    whole, part = _noised(name, options)[1], _noised(name, options, slice(5, 13))[1]
+    same = all(torch.equal(a[5:13], b) for a, b in zip(_tensors(whole), _tensors(part)) if a.shape[1:] == b.shape[1:])
+    return "" if same else "rows 5 to 12 differ when they are noised alone"
+
+
+def noiser_keeps_its_source(name: str, options: Mapping[str, Any]) -> str:
+    """The source view is not modified."""
+    clean = _noised("identity", {})[0]
+    source, _ = _noised(name, options)
+    return "" if _same(clean, source) else "the source was changed in place"
+
+
+def noiser_keeps_special_tokens(name: str, options: Mapping[str, Any]) -> str:
+    """[CLS], [SEP] and padding stay as they are (views of the source's shape)."""
+    source, view = _noised(name, options)
+    if view.tokens.shape != source.tokens.shape:
+        return ""
+    fixed = source.special | ~source.mask
+    return "" if torch.equal(view.tokens[fixed], source.tokens[fixed]) else "special tokens or padding were changed"
+
+
+NOISER_RULES = {
+    "repeatable": noiser_is_repeatable, "independent of the batch": noiser_ignores_the_batch,
+    "source untouched": noiser_keeps_its_source, "special tokens untouched": noiser_keeps_special_tokens,
+}
+
+
+# -- rules for encoders ----------------------------------------------------------------------------------------------
+
+
+def encoder_is_padding_proof(config: RunConfig) -> str:
+    """What stands in the padding, and how much of it there is, does not change the features of content."""
+    with trainer_of(config) as trainer:
+        encoder = trainer.run.module.networks["main"].eval()
+        view = View.of(next(batches_of(trainer.run))[0])
+        if view.mask is None:
+            return ""
+        with torch.no_grad():
+            clean = encoder(view.inputs, view.mask).features
+            garbage = {n: torch.where(view.mask, x, 7) if n == "tokens" else x for n, x in view.inputs.items()}
+            dirty = encoder(garbage, view.mask).features
+            worst = float((clean - dirty)[view.mask].abs().max())
+            if not worst < 1e-10:
+                return f"tokens in the padding change the features of content by {worst:.1e}"
+            short = view.mask.sum(1).argmin()
+            T = int(view.mask[short].sum())
+            alone = encoder({n: x[short : short + 1, :T] for n, x in view.inputs.items()}, None).features
+            worst = float((alone[0] - clean[short, :T]).abs().max())
+    return "" if worst < 1e-10 else f"without its padding a sequence's features differ by {worst:.1e}"
+
+
+def encoder_returns_named_states(config: RunConfig) -> str:
+    """Every state it names can be asked for, and has B leading."""
+    with trainer_of(config) as trainer:
+        encoder = trainer.run.module.networks["main"]
+        view = View.of(next(batches_of(trainer.run))[0])
+        encoded = encoder(view.inputs, view.mask, None, encoder.state_names())
+        if missing := set(encoder.state_names()) - set(encoded.states):
+            return f"named but not returned: {', '.join(sorted(missing))}"
+        if encoded.features.shape[-1] != encoder.width:
+            return f"features are {encoded.features.shape[-1]} wide, `width` says {encoder.width}"
+        if wrong := [name for name, state in encoded.states.items() if state.shape[0] != len(view)]:
+            return f"not [B, ...]: {', '.join(wrong)}"
+    return ""
+
+
+ENCODER_RULES = {"padding-proof": encoder_is_padding_proof, "named states": encoder_returns_named_states,
+                 "geometry": rule_geometry, "resume": rule_resume}
+
+
+# -- running the kit -------------------------------------------------------------------------------------------------
+
+
+def check(kind: str, name: str, options: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None,
+          user_dirs: Sequence[str] = ()) -> list[Result]:
+    """Every rule for one registered name. options: the component's; base: a nested mapping laid over the tiny config
+    (another task, views, an encoder). FwkError inside a rule is its failure."""
+    load_plugins(tuple(user_dirs))
+    cls = registry.get(kind, name).cls
+    options = options or {}
+    if kind == "criterion":
+        rules = {rule: _of_config(f, lambda: _criterion_config(name, options, base, user_dirs))
+                 for rule, f in CRITERION_RULES.items()}
+    elif kind == "noiser" and not issubclass(cls, torch.nn.Module):
+        rules = {rule: (lambda f=f: f(name, options)) for rule, f in NOISER_RULES.items()}
+    elif kind == "model":
+        changed = _merged({"model": {"name": name, **options}}, base or {})
+        rules = {rule: _of_config(f, lambda: tiny_config(changed, user_dirs)) for rule, f in ENCODER_RULES.items()}
+    else:
+        rules = {"options documented": lambda: _undocumented(cls)}
+    expected = getattr(cls, "expected_failures", {})
+    results = []
+    for rule, run in rules.items():
+        try:
+            detail = run()
+        except FwkError as error:
+            detail = f"{type(error).__name__}: {error}"
+        results.append(Result(rule, not detail, detail, expected.get(rule, "")))
+    return results
+
+
+def assert_conforms(kind: str, name: str, **arguments: Any) -> None:
+    """AssertionError lists every rule that is broken without a declared reason, or kept in spite of one."""
+    results = check(kind, name, **arguments)
+    broken = [f"{r.name}: {r.detail}" for r in results if not r.passed and not r.expected]
+    stale = [f"{r.name}: declared to fail ({r.expected}), but holds" for r in results if r.passed and r.expected]
+    assert not broken and not stale, f"{kind} '{name}' breaks the contract:\n  " + "\n  ".join(broken + stale)
+
+
+def _of_config(rule: Callable[[RunConfig], str], make: Callable[[], RunConfig]) -> Callable[[], str]:
+    return lambda: rule(make())
+
+
+def _with(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    return configuration.from_mapping(_merged(config.to_mapping(), changes))
+
+
+@contextmanager
+def _stopped_at(update: int) -> Iterator[None]:
+    """Any run inside stops, as by a signal, once it has done `update` updates."""
+    step = Trainer.step
+
+    def stopping(self: Trainer, batches: Any) -> bool:
+        if self.run.update >= update:
+            self.stop.signal = 15
+        return step(self, batches)
+
+    Trainer.step = stopping
+    try:
+        yield
+    finally:
+        Trainer.step = step

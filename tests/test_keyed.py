@@ -1,0 +1,88 @@
+"""Keyed randomness: a pure function of (seed, purpose, draw, position)."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from fwk.keyed import Key, choose, exact_share, fold, invert_cdf, mix, mix_array
+
+
+def key(draws, seed=1, purpose="test"):
+    return Key(seed, purpose, torch.as_tensor(draws))
+
+
+def test_vectorised_hashes_equal_the_reference_on_python_integers():
+    words = [0, 1, 2**63, 2**64 - 1, 0x123456789ABCDEF0]
+    expected = [mix(word) for word in words]
+    assert mix_array(np.array(words, dtype=np.uint64)).tolist() == expected
+    golden = 0x9E3779B97F4A7C15
+    draw, position = 12345, 7
+    per_draw = mix(draw * golden + fold(3, "p"))
+    reference = mix(per_draw + (position + 1) * golden) & (2**63 - 1)
+    assert int(Key(3, "p", torch.tensor([draw])).bits(10)[0, position]) == reference
+
+
+def test_numbers_depend_on_draw_and_position_only_not_on_the_batch_they_are_in():
+    whole = key(torch.arange(16)).bits(8)
+    parts = torch.cat([key(torch.arange(0, 5)).bits(8), key(torch.arange(5, 16)).bits(8)])
+    assert torch.equal(whole, parts)
+    assert torch.equal(key(torch.arange(16)).bits(4), whole[:, :4])
+
+
+def test_purposes_seeds_and_draws_give_unrelated_numbers():
+    a = key(torch.arange(2000)).uniform(1).squeeze(1)
+    for other in (key(torch.arange(2000), purpose="other"), key(torch.arange(2000), seed=2), key(torch.arange(2000, 4000))):
+        b = other.uniform(1).squeeze(1)
+        correlation = torch.corrcoef(torch.stack([a, b]))[0, 1]
+        assert abs(float(correlation)) < 0.08  # 3.5 standard deviations of an independent sample of 2000
+
+
+def test_uniforms_fill_the_interval_evenly():
+    values = key(torch.arange(400)).uniform(256).flatten()
+    counts = torch.histc(values, bins=50, min=0, max=1)
+    expected = len(values) / 50
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert chi_square < 95  # the 99.99% quantile of chi-square with 49 degrees of freedom
+    assert float(values.min()) >= 0 and float(values.max()) < 1
+
+
+@pytest.mark.parametrize("ratio,n,expected", [(0.1, 30, 3), (0.15, 20, 3), (0.15, 21, 4), (0.3, 10, 3), (1.0, 7, 7), (0.0, 5, 0)])
+def test_exact_share_is_the_ceiling_of_the_rational_number(ratio, n, expected):
+    assert int(exact_share(ratio, torch.tensor(n))) == expected
+    assert expected == -(-Fraction(str(ratio)) * n // 1)
+
+
+def test_choose_takes_exactly_the_share_of_eligible_positions_and_no_other():
+    torch.manual_seed(0)
+    eligible = torch.rand(64, 50) < 0.7
+    eligible[0] = False
+    positions, valid = choose(key(torch.arange(64)), eligible, 0.15)
+    assert positions.shape == (64, 8)
+    for row in range(64):
+        chosen = positions[row][valid[row]].tolist()
+        assert len(chosen) == len(set(chosen)) == int(exact_share(0.15, eligible[row].sum()))
+        assert chosen == sorted(chosen)
+        assert all(eligible[row, position] for position in chosen)
+
+
+def test_choose_is_uniform_over_positions():
+    positions, valid = choose(key(torch.arange(4000)), torch.ones(4000, 20, dtype=torch.bool), 0.15)
+    counts = torch.bincount(positions[valid], minlength=20).double()
+    expected = 4000 * 3 / 20
+    assert float(((counts - expected) ** 2 / expected).sum()) < 50  # 99.99% quantile at 19 degrees of freedom is 50.8
+
+
+def test_inverted_cdf_samples_the_distribution():
+    probabilities = torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64)
+    samples = invert_cdf(probabilities.expand(200, 100, 4), key(torch.arange(200)).uniform(100))
+    share = torch.bincount(samples.flatten(), minlength=4).double() / samples.numel()
+    assert share[1] == 0
+    assert torch.allclose(share, probabilities, atol=0.015)  # 4 standard deviations of 20,000 samples
+
+
+def test_inverted_cdf_at_the_edges():
+    probabilities = torch.tensor([[0.0, 0.5, 0.5, 0.0]])
+    assert invert_cdf(probabilities, torch.tensor([0.0], dtype=torch.float64)).item() == 1
+    assert invert_cdf(probabilities, torch.tensor([1 - 2**-53], dtype=torch.float64)).item() == 2
