@@ -50,7 +50,8 @@ def draw_run(metrics_path: str | Path, out: str | Path, baselines: Mapping[str, 
         left = axes[0][0]
         for name in main:
             left.plot(*train[name], color=TRAIN, linewidth=1, label="training" if name == main[0] else None)
-        for name in [n for n in valid if is_masked_lm(n)][:1] or [n for n in main if n in valid][:1]:
+        measured = [n for n in valid if n in main or is_masked_lm(n)]
+        for name in sorted(measured, key=len)[:1]:  # 'masked_lm', the mean of 'masked_lm_a' and 'masked_lm_b', if there
             left.plot(*valid[name], color=VALID, linewidth=1.6, marker="o", markersize=3, label="validation")
         for name, value in (baselines or {}).items():
             if name in ("unigram", "bigram") and isinstance(value, (int, float)) and math.isfinite(value):

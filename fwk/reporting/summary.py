@@ -196,7 +196,7 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
         gain = found["unigram"] - loss
         rows.append(("this run", loss, f"masked LM, {abs(gain):.2f} {'below' if gain >= 0 else 'above'} the unigram loss"))
     for name, value, what in rows:
-        lines += _wrapped(f"{name:<9} {value:6.3f}   {what}", width, indent=2, hang=22)
+        lines += _wrapped(f"{name:<9} {value:6.3f}   {what}", width, indent=2, hang=21)
     if found["sentences"]:
         lines += ["", *_wrapped(f"Masked validation sentences, taken evenly, and the model's first {GUESSES} guesses:", width)]
     for entry in found["sentences"]:
@@ -206,15 +206,15 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
             guesses = ", ".join(f"{token} {chance:.0%}" for token, chance in blank["guesses"])
             hit = "+" if blank["guesses"][0][0] == blank["original"] else " "
             lines += _wrapped(f"{hit} [{number}] {blank['original']:<{widest}}  {guesses}", width, indent=4, hang=6)
-    run = shlex.quote(str(folder))
+    run, config = shlex.quote(str(folder)), shlex.quote(str(folder / "config.yaml"))
     longer = f" train.updates={2 * total}" if total else ""
-    lines += [
-        "", f"The run is in {folder}: metrics.jsonl, summary.json, tensorboard/, checkpoints/best", "", "What to try next:",
-        f"  fwk-train --config {run}/config.yaml --run {run}{longer}   # go on from where it stands",
-        f"  fwk-train --config {run}/config.yaml --run {run}-mine task.data=FILE.txt   # the same on your text",
-        f"  tensorboard --logdir {run}/tensorboard   # the curves",
+    return [
+        *lines, "", f"The run is in {folder}: metrics.jsonl, summary.json, tensorboard/, checkpoints/best", "",
+        "What to try next:",
+        f"  fwk-train --config {config} --run {run}{longer}   # go on from where it stands",
+        f"  fwk-train --config {config} --run {shlex.quote(f'{folder}-mine')} task.data=FILE.txt   # the same on your text",
+        f"  tensorboard --logdir {shlex.quote(str(folder / 'tensorboard'))}   # the curves",
     ]
-    return lines
 
 
 def _wrapped(text: str, width: int, indent: int = 0, hang: int | None = None) -> list[str]:
