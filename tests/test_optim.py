@@ -39,7 +39,7 @@ def groups_of(module, **settings):
 def test_every_parameter_is_in_exactly_one_group_beside_its_name():
     module = Everything()
     groups = groups_of(module, layer_decay=0.5, lr_scales={"networks.generator.*": 0.1})
-    pairs = [(name, parameter) for group in groups for name, parameter in zip(group["names"], group["params"], strict=True)]
+    pairs = [pair for group in groups for pair in zip(group["names"], group["params"], strict=True)]
     assert len(pairs) == len(list(module.parameters()))
     assert {name: id(p) for name, p in pairs} == {name: id(p) for name, p in module.named_parameters()}
 
@@ -57,8 +57,8 @@ def test_biases_and_norms_do_not_decay_and_matrices_do():
 
 def test_a_no_decay_rule_may_name_parameters_or_their_shape():
     module = Everything()
-    assert by_name(groups_of(module, no_decay=("*embeddings*",)), "weight_decay")["networks.main.embeddings.weight"] == 0
-    assert by_name(groups_of(module, no_decay=("*embeddings*",)), "weight_decay")["networks.main.layers.0.bias"] > 0
+    by_pattern = by_name(groups_of(module, no_decay=("*embeddings*",)), "weight_decay")
+    assert by_pattern["networks.main.embeddings.weight"] == 0 < by_pattern["networks.main.layers.0.bias"]
     assert set(by_name(groups_of(module, no_decay=("ndim < 3",)), "weight_decay").values()) == {0.0}
 
 

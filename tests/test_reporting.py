@@ -22,7 +22,8 @@ from fwk.reporting.terminal import Terminal, duration, live_line, number, speed
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = {
     "split": "train", "update": 10, "epoch": 0.1, "loss": 6.5, "terms": {"a/masked_lm": 6.25, "a/tie": 0.0123},
-    "metrics": {"a/accuracy": 0.125}, "lr": 1e-4, "grad_norm": 1.5, "tokens": 1000, "tokens_per_second": 54321.0, "seconds": 2.0,
+    "metrics": {"a/accuracy": 0.125}, "lr": 1e-4, "grad_norm": 1.5, "tokens": 1000, "tokens_per_second": 54321.0,
+    "seconds": 2.0,
 }
 VALID = {"split": "valid", "update": 10, "metrics": {"loss": 6.25, "a/accuracy": 0.25}}
 
@@ -54,8 +55,8 @@ def test_every_record_is_on_disk_as_one_line_as_soon_as_it_is_logged(tmp_path):
 
 
 def test_numbers_that_are_not_finite_become_null_and_the_line_stays_json():
-    line = as_line({"update": 1, "loss": math.nan, "terms": {"a": math.inf}, "list": [-math.inf, 1]})
-    assert json.loads(line, parse_constant=pytest.fail) == {"update": 1, "loss": None, "terms": {"a": None}, "list": [None, 1]}
+    line = as_line({"loss": math.nan, "terms": {"a": math.inf}, "list": [-math.inf, 1]})
+    assert json.loads(line, parse_constant=pytest.fail) == {"loss": None, "terms": {"a": None}, "list": [None, 1]}
 
 
 def test_resume_cuts_back_to_the_checkpoint(tmp_path):
@@ -264,7 +265,8 @@ def test_the_environment_is_json_and_names_no_machine(tmp_path, monkeypatch):
 
 def test_the_git_revision_says_when_files_differ(tmp_path):
     def git(*words):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=tmp_path, check=True, capture_output=True)
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
 
     git("init", "-q")
     (tmp_path / "file").write_text("a")
@@ -278,8 +280,8 @@ def test_the_git_revision_says_when_files_differ(tmp_path):
 
 def test_a_run_can_be_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    lines = [as_line({**TRAIN, "update": u, "loss": 7 - u / 100}) + as_line({**VALID, "update": u}) for u in range(10, 100, 10)]
-    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    records = [{**record, "update": u} for u in range(10, 100, 10) for record in (TRAIN, VALID)]
+    (tmp_path / "metrics.jsonl").write_text("".join(map(as_line, records)))
     (tmp_path / "summary.json").write_text('{"unigram": 6.4, "bigram": 5.1, "entropy": null}')
     assert figure.main([str(tmp_path), str(tmp_path / "out" / "run.svg")]) == 0
     drawn = (tmp_path / "out" / "run.svg").read_text()
@@ -293,6 +295,7 @@ def test_nothing_to_draw_is_one_sentence(tmp_path, capsys):
 
 
 def test_curves_are_by_split_and_leave_gaps_for_null():
-    train, valid = figure.curves([TRAIN, VALID, {**TRAIN, "update": 20, "loss": None}, {"event": "finished", "update": 20}])
+    later = [{**TRAIN, "update": 20, "loss": None}, {"event": "finished", "update": 20}]
+    train, valid = figure.curves([TRAIN, VALID, *later])
     assert train["loss"] == ([10], [6.5]) and train["a/tie"] == ([10, 20], [0.0123, 0.0123])
     assert valid["a/accuracy"] == ([10], [0.25])

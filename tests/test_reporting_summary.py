@@ -37,7 +37,8 @@ def test_the_screen_compares_with_unigram_and_bigram_and_says_what_next():
 
 
 def test_the_commands_survive_a_folder_with_spaces():
-    commands = [line.split("   #")[0] for line in screen(FOUND, Path("my runs/a"), 1500, 100) if line.startswith("  fwk-train")]
+    lines = screen(FOUND, Path("my runs/a"), 1500, 100)
+    commands = [line.split("   #")[0] for line in lines if line.startswith("  fwk-train")]
     assert shlex.split(commands[0]) == [
         "fwk-train", "--config", "my runs/a/config.yaml", "--run", "my runs/a", "train.updates=3000"]
     assert "my runs/a-mine" in shlex.split(commands[1])

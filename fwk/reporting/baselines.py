@@ -4,10 +4,11 @@ A masked-LM loss is the mean of -log p(token) over tokens chosen uniformly among
 compares with the cross-entropy of a unigram model on the same validation text: that is the loss of a model that knows
 how often each token occurs and reads nothing. A bigram model reads one neighbour. Both are estimated on training text.
 
-    unigram   p(w)     = (c(w) + 1/2) / (N + V/2)                                                    (Krichevsky-Trofimov)
-    bigram    p(w | v) = (c(v w) + t(v)·p(w)) / (c(v) + t(v))      t(v): distinct tokens seen after v       (Witten-Bell)
+    unigram   p(w)     = (c(w) + 1/2) / (N + V/2)                                        (Krichevsky-Trofimov)
+    bigram    p(w | v) = (c(v w) + t(v)·p(w)) / (c(v) + t(v))                            (Witten-Bell)
 
-where c counts the training text, N is its length and V the number of tokens that are not special. A token at the start
+where c counts the training text, t(v) is the number of distinct tokens seen after v, N the length of the text and V
+the number of tokens that are not special. A token at the start
 of a document has no predecessor and is predicted by the unigram model.
 """
 

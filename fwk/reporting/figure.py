@@ -44,9 +44,8 @@ def draw_run(metrics_path: str | Path, out: str | Path, baselines: Mapping[str, 
 
     settings = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fwk"}
     with plt.rc_context(settings):
-        figure, axes = plt.subplots(
-            1, 2 if others else 1, figsize=(8 if others else 5, 3), width_ratios=[3, 2] if others else None, squeeze=False
-        )
+        wide = {"ncols": 2, "figsize": (8, 3), "width_ratios": [3, 2]}
+        figure, axes = plt.subplots(squeeze=False, **(wide if others else {"figsize": (5, 3)}))
         left = axes[0][0]
         for name in main:
             left.plot(*train[name], color=TRAIN, linewidth=1, label="training" if name == main[0] else None)

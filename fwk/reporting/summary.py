@@ -55,7 +55,8 @@ class Summary:
         if label is None or tokenizer is None or "valid" not in run.task.splits():
             return
         vocabulary = run.task.vocabulary()
-        found: dict[str, Any] = {"update": run.update, "masked_lm": masked_lm_loss(run.last_metrics.get("valid", {}), label)}
+        loss = masked_lm_loss(run.last_metrics.get("valid", {}), label)
+        found: dict[str, Any] = {"update": run.update, "masked_lm": loss}
         found |= text_baselines(
             documents(run.task, "train", self.config.baseline_tokens), documents(run.task, "valid"), vocabulary.size,
             vocabulary.special,
@@ -194,11 +195,13 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
     loss = found["masked_lm"]
     if loss is not None:
         gain = found["unigram"] - loss
-        rows.append(("this run", loss, f"masked LM, {abs(gain):.2f} {'below' if gain >= 0 else 'above'} the unigram loss"))
+        side = "below" if gain >= 0 else "above"
+        rows.append(("this run", loss, f"masked LM, {abs(gain):.2f} {side} the unigram loss"))
     for name, value, what in rows:
         lines += _wrapped(f"{name:<9} {value:6.3f}   {what}", width, indent=2, hang=21)
     if found["sentences"]:
-        lines += ["", *_wrapped(f"Masked validation sentences, taken evenly, and the model's first {GUESSES} guesses:", width)]
+        title = f"Masked validation sentences, taken evenly, and the model's first {GUESSES} guesses:"
+        lines += ["", *_wrapped(title, width)]
     for entry in found["sentences"]:
         lines += _wrapped(entry["text"], width, indent=2)
         widest = max(len(blank["original"]) for blank in entry["blanks"])
@@ -207,12 +210,13 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
             hit = "+" if blank["guesses"][0][0] == blank["original"] else " "
             lines += _wrapped(f"{hit} [{number}] {blank['original']:<{widest}}  {guesses}", width, indent=4, hang=6)
     run, config = shlex.quote(str(folder)), shlex.quote(str(folder / "config.yaml"))
+    another = shlex.quote(f"{folder}-mine")
     longer = f" train.updates={2 * total}" if total else ""
     return [
         *lines, "", f"The run is in {folder}: metrics.jsonl, summary.json, tensorboard/, checkpoints/best", "",
         "What to try next:",
         f"  fwk-train --config {config} --run {run}{longer}   # go on from where it stands",
-        f"  fwk-train --config {config} --run {shlex.quote(f'{folder}-mine')} task.data=FILE.txt   # the same on your text",
+        f"  fwk-train --config {config} --run {another} task.data=FILE.txt   # the same on your text",
         f"  tensorboard --logdir {shlex.quote(str(folder / 'tensorboard'))}   # the curves",
     ]
 
