@@ -63,6 +63,7 @@ def test_resume_cuts_back_to_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [{"split": s, "update": u} for u in (10, 20, 30) for s in ("train", "valid")]
     kept = "".join(map(as_line, lines[:4]))
+    lines.insert(4, {"event": "stopped", "update": 20})
     path.write_text("".join(map(as_line, lines)) + as_line({"event": "finished", "update": 30}) + '{"split": "tra')
     logged(a_run(tmp_path, update=20), [{"split": "train", "update": 21}], resumed=True)
     assert path.read_text() == kept + as_line({"split": "train", "update": 21})

@@ -1,8 +1,8 @@
 """RUN/metrics.jsonl: one object per line, flushed line by line.
 
 Every line is valid JSON: a number that is not finite is written as null. When a run goes on from a checkpoint the file
-is cut back to what that checkpoint knows (lines up to its update, no "finished"), so that an interrupted run leaves the
-same file as one that was not.
+is cut back to what that checkpoint knows (lines up to its update, no "finished" or "stopped"), so that an interrupted
+run leaves the same file as one that was not.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import Any
 
 from fwk.hookspecs import hookimpl
 from fwk.registry import register
+
+
+ENDINGS = ("finished", "stopped")  # events that are no longer true once the run goes on
 
 
 @register("hook", "jsonl")
@@ -53,8 +56,9 @@ def as_line(record: Mapping[str, Any]) -> str:
 
 
 def cut_back(path: Path, update: int) -> None:
-    """Keep the lines of `path` that a run at `update` would have written: those up to that update, without the event
-    "finished" and without a last line that was torn by a crash. The file is replaced in one step, or not at all."""
+    """Keep the lines of `path` that a run at `update` would have written: those up to that update, without the events
+    that say the run has ended and without a last line torn by a crash. The file is replaced in one step, or not at
+    all."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -72,7 +76,9 @@ def _survives(line: str, update: int) -> bool:
         record = json.loads(line)
     except ValueError:
         return False
-    return isinstance(record, dict) and record.get("event") != "finished" and (record.get("update") or 0) <= update
+    if not isinstance(record, dict) or record.get("event") in ENDINGS:
+        return False
+    return (record.get("update") or 0) <= update
 
 
 def _finite(value: Any) -> Any:
