@@ -1,0 +1,274 @@
+"""Text files -> documents, as a stream: bounded memory whatever the size of a file, a line or a document."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from fwk.errors import DataError, nearest
+
+COMPRESSED = (".gz", ".xz", ".zst")
+TEXT = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
+LONGEST_LINE = 1 << 18  # characters; a longer line is cut at a blank
+LONGEST_DOCUMENT = 1 << 22  # characters; a longer document goes on as a new one
+LONGEST_RECORD = 1 << 28  # bytes of one JSON line
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Document:
+    """Non-empty lines of one document; `size` counts their characters."""
+
+    lines: tuple[str, ...]
+    size: int
+    file: str
+    line: int
+
+
+def _inner_suffix(name: str) -> str:
+    path = Path(name)
+    return (Path(path.stem).suffix if path.suffix.lower() in COMPRESSED else path.suffix).lower()
+
+
+def missing(entry: str) -> DataError:
+    """The error for a path that is not there, with the nearest names that are."""
+    path = Path(entry)
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        folder, path = folder.parent, path.parent
+    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    hint = nearest(path.name, there, everything_up_to=0)
+    return DataError(f"there is no file, folder or glob match for {entry} (looked in {folder}){hint}")
+
+
+def find_files(entries: Sequence[str]) -> list[str]:
+    """Files, globs, directories (searched for text files) and '-' (stdin) -> files, in the order given, sorted inside
+    an entry, each once."""
+    found: list[str] = []
+    for entry in entries:
+        entry = str(entry)
+        if entry == "-":
+            found.append(entry)
+            continue
+        entry = os.path.expanduser(entry)
+        if os.path.isdir(entry):
+            inside = sorted(
+                os.path.join(folder, name)
+                for folder, folders, names in os.walk(entry)
+                if not folders.sort() and not any(p.startswith(".") for p in Path(folder).relative_to(entry).parts)
+                for name in names if not name.startswith(".") and _inner_suffix(name) in TEXT
+            )
+            if not inside:
+                raise DataError(f"the folder {entry} holds no text file (looked for {', '.join(TEXT)}, also "
+                                f"compressed as {', '.join(COMPRESSED)})")
+            found += inside
+        elif os.path.exists(entry):
+            found.append(entry)
+        else:
+            matches = sorted(m for m in glob.glob(entry, recursive=True) if os.path.isfile(m)) if glob.has_magic(entry) else []
+            if not matches:
+                raise missing(entry)
+            found += matches
+    return list(dict.fromkeys(found))
+
+
+def _open(file: str) -> tuple[BinaryIO, BinaryIO]:
+    """The decompressed stream and the raw one under it, whose position tells the progress."""
+    if file == "-":
+        return sys.stdin.buffer, sys.stdin.buffer
+    try:
+        raw = open(file, "rb")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror})") from None
+    suffix = Path(file).suffix.lower()
+    if suffix == ".gz":
+        import gzip
+
+        return gzip.open(raw), raw  # type: ignore[return-value]
+    if suffix == ".xz":
+        import lzma
+
+        return lzma.open(raw), raw  # type: ignore[return-value]
+    if suffix == ".zst":
+        try:
+            import zstandard
+        except ImportError:
+            raw.close()
+            raise DataError(f"reading {file} needs the package 'zstandard'; install it with pip install zstandard") from None
+        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), raw
+    return raw, raw
+
+
+def _read_errors() -> tuple[type[BaseException], ...]:
+    import lzma
+    import zlib
+
+    errors: tuple[type[BaseException], ...] = (OSError, EOFError, zlib.error, lzma.LZMAError)
+    if "zstandard" in sys.modules:
+        errors += (sys.modules["zstandard"].ZstdError,)
+    return errors
+
+
+def _cut(text: str, longest: int) -> Iterator[str]:
+    while len(text) > longest:
+        at = text.rfind(" ", longest // 2, longest)
+        at = longest if at < 0 else at
+        yield text[:at]
+        text = text[at:]
+    yield text
+
+
+class Reader:
+    """Iterates over the documents of files.
+
+    split: "empty-line" (an empty line ends a document, and so does the end of a file), "line" (each line is one) or
+    "file". JSONL files (by suffix, or format="jsonl") hold one document per line, in `field`. `advanced` hears how many
+    bytes of the files (as stored) were read.
+    """
+
+    def __init__(self, files: Sequence[str], split: str = "empty-line", field: str = "text", format: str = "auto",
+                 advanced: Callable[[int], Any] = lambda n: None):
+        self.files, self.split, self.field, self.format, self.advanced = list(files), split, field, format, advanced
+
+    def __iter__(self) -> Iterator[Document]:
+        for file in self.files:
+            jsonl = self.format == "jsonl" or (self.format == "auto" and _inner_suffix(file) in (".jsonl", ".ndjson"))
+            yield from self._documents(file, jsonl)
+
+    def _documents(self, file: str, jsonl: bool) -> Iterator[Document]:
+        shown = "standard input" if file == "-" else file
+        lines: list[str] = []
+        size, began = 0, 1
+
+        def flush() -> Iterator[Document]:
+            nonlocal lines, size
+            if lines:
+                yield Document(tuple(lines), size, shown, began)
+            lines, size = [], 0
+
+        def add(text: str, number: int) -> Iterator[Document]:
+            nonlocal size, began
+            for piece in _cut(text, LONGEST_LINE):
+                piece = piece.strip()
+                if not piece:
+                    continue
+                if size + len(piece) > LONGEST_DOCUMENT:
+                    yield from flush()
+                if not lines:
+                    began = number
+                lines.append(piece)
+                size += len(piece)
+
+        for number, text, whole in self._lines(file, shown, jsonl):
+            if jsonl:
+                if not text.strip():
+                    continue
+                for part in self._record(text, shown, number).split("\n"):
+                    yield from add(part, number)
+                yield from flush()
+            elif whole and self.split == "empty-line" and not text.strip():
+                yield from flush()
+            else:
+                yield from add(text, number)
+                if whole and self.split == "line":
+                    yield from flush()
+        yield from flush()
+
+    def _record(self, text: str, shown: str, number: int) -> str:
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{shown}, line {number}: not a JSON object ({str(error)[:80]})") from None
+        if isinstance(record, str):
+            return record
+        if not isinstance(record, dict):
+            raise DataError(f"{shown}, line {number}: expected a JSON object with the field '{self.field}'")
+        value: Any = record
+        for part in self.field.split("."):
+            if not isinstance(value, dict) or part not in value:
+                raise DataError(f"{shown}, line {number}: there is no field '{self.field}'{nearest(part, record)}")
+            value = value[part]
+        if not isinstance(value, str):
+            raise DataError(f"{shown}, line {number}: the field '{self.field}' is {type(value).__name__}, expected text")
+        return value.replace("\r\n", "\n")
+
+    def _lines(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[int, str, bool]]:
+        """(line number, text, whether this piece ends the line)."""
+        stream, raw = _open(file)
+        number, held, first, at = 1, b"", True, 0
+        longest = LONGEST_RECORD if jsonl else 4 * LONGEST_LINE
+        try:
+            while True:
+                try:
+                    chunk = stream.read(_CHUNK)
+                except _read_errors() as error:
+                    raise DataError(f"{shown} is damaged or not what its name says "
+                                    f"({' '.join(str(error).split())[:100]})") from None
+                now = at + len(chunk) if raw is stream else raw.tell()
+                self.advanced(now - at)
+                at = now
+                if first:
+                    chunk = chunk.removeprefix(b"\xef\xbb\xbf")
+                    if chunk[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                        raise DataError(f"{shown}, line 1: the file is UTF-16, expected UTF-8")
+                    first = False
+                if not chunk:
+                    break
+                held += chunk
+                end = held.rfind(b"\n") + 1
+                if end:
+                    for text in self._decode(held[:end], shown, number).split("\n")[:-1]:
+                        yield number, text, True
+                        number += 1
+                    held = held[end:]
+                if len(held) > longest:
+                    if jsonl:
+                        raise DataError(f"{shown}, line {number}: one JSON line is longer than {longest >> 20} MiB")
+                    end = held.rfind(b" ") + 1
+                    if not end:  # no blank at all: cut between characters
+                        end = len(held)
+                        while end and held[end - 1] & 0xC0 == 0x80:
+                            end -= 1
+                        end = max(end - 1, 1)
+                    yield number, self._decode(held[:end], shown, number), False
+                    held = held[end:]
+            if held:
+                yield number, self._decode(held, shown, number), True
+        finally:
+            if file != "-":
+                stream.close()
+                raw.close()
+
+    @staticmethod
+    def _decode(data: bytes, shown: str, number: int) -> str:
+        if b"\x00" in data:
+            line = number + data[: data.index(b"\x00")].count(b"\n")
+            raise DataError(f"{shown}, line {line}: this is not text (it holds a zero byte)")
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = number + data[: error.start].count(b"\n")
+            raise DataError(f"{shown}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file first, "
+                            "for example with iconv") from None
+        return text.replace("\r\n", "\n")
+
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+
+
+def sentences(line: str) -> list[str]:
+    """A line cut after . ! ? before a capital, a digit or a quote; nothing is lost but blanks at the cuts."""
+    if len(line) < 40:
+        return [line]
+    cuts = [match.end() for match in _SENTENCE_END.finditer(line)]
+    if not cuts:
+        return [line]
+    pieces = [line[a:b].strip() for a, b in zip([0, *cuts], [*cuts, len(line)], strict=True)]
+    return [piece for piece in pieces if piece]
