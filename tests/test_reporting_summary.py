@@ -1,9 +1,19 @@
+import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from fwk.reporting.summary import masked_lm_loss, readable, screen, sentence
+from fwk.context import BuildContext
+from fwk.criteria.masked_lm import MaskedLM
+from fwk.engine.module import ObjectiveModule
+from fwk.models.bert import Bert
+from fwk.noisers.bert_mask import BertMask
+from fwk.reporting.summary import Summary, documents, fill_in, masked_lm_loss, readable, screen, sentence
+from fwk.tasks.synthetic import Synthetic
 
 FOUND = {
     "masked_lm": 4.67, "unigram": 6.44, "bigram": 5.02,
@@ -68,3 +78,80 @@ def test_the_loss_is_the_criterions_own_masked_lm():
     metrics = {"loss": 9.0, "tied/masked_lm": 4.5, "tied/masked_lm_a": 4.4}
     assert masked_lm_loss(metrics, "tied") == 4.5
     assert masked_lm_loss(metrics, "other") is None
+
+
+# -- with a real module ----------------------------------------------------------------------------------------------
+
+
+class Words:
+    """A tokenizer for the synthetic task's numbers."""
+
+    kind, mask, special = "words", 4, (0, 1, 2, 3, 4)
+
+    def token(self, index):
+        return f"w{index}"
+
+    def decode(self, ids):
+        return " ".join(self.token(i) for i in ids if i not in self.special)
+
+
+@pytest.fixture(scope="module")
+def run():
+    torch.manual_seed(1)
+    task = Synthetic(Synthetic.Config(sequences=200, shortest=8), seed=1)
+    task.tokenizer = Words()
+    build = BuildContext(vocabulary=task.vocabulary(), length=task.length())
+    encoder = Bert(Bert.Config(width=16, heads=2, layers=1), build)
+    criterion = MaskedLM(MaskedLM.Config(), replace(build, encoder=encoder))
+    spec = SimpleNamespace(of=None, encoder="main", mode="train", ema=False, prepare=False)
+    module = ObjectiveModule(
+        networks={"main": encoder}, noisers={"masked": BertMask(BertMask.Config(ratio=0.3), build)},
+        criteria={"masked_lm": criterion}, weights={}, views={"masked": spec}, reads={"masked_lm": ("masked",)}, seed=1,
+    )
+    return SimpleNamespace(module=module, task=task, rank=0, update=7, total_updates=9,
+                           last_metrics={"valid": {"masked_lm/masked_lm": 4.0}})
+
+
+def test_documents_are_the_content_of_every_example(run):
+    found = list(documents(run.task, "valid"))
+    assert len(found) == len(run.task.sources("valid")["a"])
+    assert all((tokens != 0).all() for tokens in found) and {len(tokens) for tokens in found} != {32}
+    assert sum(map(len, documents(run.task, "train", 100))) < 100 + 32
+
+
+def test_blanks_are_filled_in_where_the_criterions_view_has_masks(run):
+    found = fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 3)
+    assert len(found) == 3
+    for entry in found:
+        assert entry["text"].count("[") == len(entry["blanks"]) > 0
+        for blank in entry["blanks"]:
+            chances = [chance for _, chance in blank["guesses"]]
+            assert chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1.001  # rounded to 4 digits
+            assert blank["original"] not in ("w0", "w2", "w3", "w4")
+
+
+def test_filling_in_leaves_the_module_in_its_mode_and_is_the_same_every_time(run):
+    run.module.train()
+    first = fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 2)
+    assert run.module.training and fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 2) == first
+
+
+def test_a_finished_run_ends_with_its_screen_and_a_file(run, tmp_path, capsys):
+    run.folder = tmp_path
+    Summary(Summary.Config()).fwk_run_end(run=run, status="finished")
+    assert "below the unigram loss" in (text := capsys.readouterr().out) and "[1]" in text
+    kept = json.loads((tmp_path / "summary.json").read_text())
+    assert kept["masked_lm"] == 4.0 and kept["bigram"] < kept["unigram"] and len(kept["sentences"]) == 3
+
+
+@pytest.mark.parametrize("change, status", [({}, "stopped"), ({}, "failed"), ({"rank": 1}, "finished")])
+def test_otherwise_it_is_silent(run, tmp_path, capsys, change, status):
+    Summary(Summary.Config()).fwk_run_end(run=SimpleNamespace(**{**vars(run), "folder": tmp_path, **change}), status=status)
+    assert not capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_a_task_without_a_tokenizer_has_no_screen(run, tmp_path, capsys):
+    task = Synthetic(Synthetic.Config(), seed=1)
+    Summary(Summary.Config()).fwk_run_end(
+        run=SimpleNamespace(**{**vars(run), "folder": tmp_path, "task": task}), status="finished")
+    assert not capsys.readouterr().out
