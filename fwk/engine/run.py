@@ -84,12 +84,12 @@ class Run:
         if train.updates is not None:
             limits.append(train.updates)
         if train.epochs is not None:
-            limits.append(math.ceil(train.epochs * self.order.epoch_size / train.batch))
+            limits.append(math.ceil(train.epochs * len(self.order) / train.batch))
         return min(limits) if limits else None
 
     @property
     def epoch(self) -> float:
-        return self.update * self.config.train.batch / self.order.epoch_size
+        return self.order.epoch_of(self.update * self.config.train.batch)
 
     @property
     def progress(self) -> float:

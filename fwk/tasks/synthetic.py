@@ -87,7 +87,7 @@ class _Sequences(Source):
         config = self.config
         words = config.vocabulary - FIRST
         noise = mix_array(np.arange(1, 2 * config.length + 3, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-                          + np.uint64((self.word + index * 0xD1B54A32D192ED03) % (1 << 64)))
+                          + np.uint64((self.word + int(index) * 0xD1B54A32D192ED03) % (1 << 64)))
         shortest = config.shortest or config.length
         n = shortest + int(noise[-1] % np.uint64(config.length - shortest + 1)) - 2
         uniform, follow = (noise[:n] % np.uint64(words)).astype(np.int64), noise[n : 2 * n] % np.uint64(2) == 0

