@@ -9,5 +9,322 @@
 An entry knows its class, its config schema and the file and line it came from. Two plugins that claim one name are an
 error naming both places. Entries of the built-in and first-party components are first read from an index that ships
 beside the code (`index.json`), so that names, keys and types can be checked without importing torch; the class is
-imported when it is asked for.
+imported when it is asked for. A source file that differs from what the index was made from is imported instead, so an
+index is never wrong, only slow. `fwk-plugins index` writes it anew.
 """
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import linecache
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fwk.errors import PluginError, UnknownName
+from fwk.schema import FieldSpec, schema_of
+
+KINDS = ("task", "model", "criterion", "noiser", "optimizer", "schedule", "hook")
+INDEX = "index.json"
+
+# keys that the engine reads from the same mapping as the component's own options
+RESERVED = {
+    "criterion": ("name", "weight"),
+    "model": ("name", "tie"),
+    "noiser": ("noiser", "of", "network", "mode", "ema", "encoder", "prepare"),
+}
+
+C = TypeVar("C", bound=type)
+
+
+@dataclass(kw_only=True)
+class Entry:
+    """What is known of a registered name. `fields` is None until the schema has been read from the class."""
+
+    kind: str
+    name: str
+    module: str
+    qualname: str
+    file: str
+    line: int
+    plugin: str
+    summary: str = ""
+    fields: tuple[FieldSpec, ...] | None = None
+    loaded: type | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def cls(self) -> type:
+        """The class, imported when first asked for."""
+        if self.loaded is None:
+            _import(self.module, self.plugin)
+            live = registry.live.get((self.kind, self.name))
+            if live is None or live.loaded is None:
+                raise PluginError(f"{self.place}: importing {self.module} did not register {self.kind} '{self.name}'")
+            self.loaded = live.loaded
+        return self.loaded
+
+    @property
+    def schema(self) -> tuple[FieldSpec, ...]:
+        """The fields of the component's `Config`."""
+        if self.fields is None:
+            config = getattr(self.cls, "Config", None)
+            where = f"{self.kind} '{self.name}' ({self.place})"
+            self.fields = () if config is None else schema_of(config, where, RESERVED.get(self.kind, ("name",)))
+        return self.fields
+
+
+class Registry:
+    """Every registered name. `live` holds what has been imported, `indexed` what is known from index files."""
+
+    def __init__(self) -> None:
+        self.live: dict[tuple[str, str], Entry] = {}
+        self.indexed: dict[tuple[str, str], Entry] = {}
+        self.pending: dict[str, str] = {}  # module not covered by an index -> plugin; imported when a name is missing
+        self.packages: dict[str, str] = {"fwk": "fwk"}  # module prefix -> plugin
+        self._built_in = False
+        self._lock = threading.RLock()
+
+    # ---- asking ----
+
+    def get(self, kind: str, name: str, hint: str = "") -> Entry:
+        """The entry of a name. Raises UnknownName with the nearest name there is."""
+        _check_kind(kind)
+        self._see_built_in()
+        entry = self.live.get((kind, name)) or self.indexed.get((kind, name))
+        if entry is None and self.pending:
+            # one registered thing, one file, named as it is registered: try that file first
+            self._import_pending(lambda module: module.rpartition(".")[2] == name)
+            if (kind, name) not in self.live:
+                self._import_pending()
+            entry = self.live.get((kind, name))
+        if entry is None:
+            others = [k for k in KINDS if k != kind and name in self._known(k)]
+            hints = [f"'{name}' is a {others[0]}"] if others else []
+            raise UnknownName(kind, name, self._known(kind), "; ".join([*hints, *([hint] if hint else [])]))
+        return entry
+
+    def names(self, kind: str) -> list[str]:
+        """Every registered name of a kind, sorted."""
+        _check_kind(kind)
+        self._see_built_in()
+        self._import_pending()
+        return self._known(kind)
+
+    def entries(self, kind: str | None = None) -> list[Entry]:
+        """Every entry, of one kind or of all in the order of `KINDS`."""
+        return [self.get(k, name) for k in ([kind] if kind else KINDS) for name in self.names(k)]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries())
+
+    def _known(self, kind: str) -> list[str]:
+        return sorted({name for k, name in (*self.live, *self.indexed) if k == kind})
+
+    # ---- filling ----
+
+    def add(self, entry: Entry) -> None:
+        """Enter a live class. Raises PluginError when another place has the name already."""
+        _check_kind(entry.kind)
+        self._see_built_in()
+        key = (entry.kind, entry.name)
+        with self._lock:
+            other = self.live.get(key) or self.indexed.get(key)
+            if other is not None and not _same_place(entry, other):
+                raise PluginError(
+                    f"{entry.kind} '{entry.name}' is registered twice: at {other.place} ({other.plugin}) and at "
+                    f"{entry.place} ({entry.plugin}); rename one of them"
+                )
+            self.live[key] = entry
+
+    def remove(self, kind: str, name: str) -> None:
+        """Forget a live name (tests of plugins use it)."""
+        self.live.pop((kind, name), None)
+
+    def plugin_of(self, module: str) -> str:
+        """The plugin a module belongs to: the longest package prefix that a plugin owns, else its top-level package."""
+        parts = module.split(".")
+        for end in range(len(parts), 0, -1):
+            prefix = ".".join(parts[:end])
+            if prefix in self.packages:
+                return self.packages[prefix]
+        return parts[0]
+
+    def see_package(self, package: str, folder: Path, plugins: dict[str, str] | None = None) -> set[str]:
+        """Take a package's components into account, from its index where that is true to the sources.
+
+        plugins: module prefix -> plugin name; only modules under these count (None: all, of plugin `package`).
+        Returns the prefixes whose modules must be imported because the index does not cover them.
+        """
+        prefixes = {package: package} if plugins is None else plugins
+        self.packages.update(prefixes)
+        index = read_index(folder)
+        stale: set[str] = set()
+        sources = component_files(package, folder)
+        for relative, module in sources.items():
+            prefix = next((p for p in prefixes if module == p or module.startswith(p + ".")), None)
+            if prefix is None:
+                continue
+            if index["sources"].get(relative) != content_hash(folder / relative):
+                stale.add(prefix if plugins is not None else module)
+        for item in index["components"]:
+            module = item["module"]
+            owned = [p for p in prefixes if module == p or module.startswith(p + ".")]
+            if not owned or module in stale or owned[0] in stale or item["file"] not in sources:
+                continue
+            entry = Entry(**{**item, "file": str(folder / item["file"]), "plugin": prefixes[owned[0]],
+                             "fields": tuple(FieldSpec.from_mapping(f) for f in item["fields"])})
+            other = self.live.get((entry.kind, entry.name)) or self.indexed.get((entry.kind, entry.name))
+            if other is not None and not _same_place(entry, other):
+                raise PluginError(f"{entry.kind} '{entry.name}' is registered twice: at {other.place} "
+                                  f"({other.plugin}) and at {entry.place} ({entry.plugin})")
+            self.indexed[(entry.kind, entry.name)] = entry
+        return stale
+
+    def _see_built_in(self) -> None:
+        with self._lock:
+            if not self._built_in:
+                self._built_in = True
+                for module in sorted(self.see_package("fwk", Path(__file__).parent)):
+                    self.pending[module] = "fwk"
+
+    def _import_pending(self, wanted: Callable[[str], bool] = lambda module: True) -> None:
+        for module in [m for m in self.pending if wanted(m)]:
+            plugin = self.pending.pop(module, None)
+            if plugin is not None:
+                _import(module, plugin)
+
+
+def register(kind: str, name: str) -> Callable[[C], C]:
+    """Class decorator: make a class available under a name. Its nested dataclass `Config` says its options."""
+    _check_kind(kind)
+    frame = sys._getframe(1)
+    file, line = frame.f_code.co_filename, frame.f_lineno
+
+    def enter(cls: C) -> C:
+        summary = (cls.__doc__ or "").strip().split("\n")[0]
+        registry.add(Entry(
+            kind=kind, name=name, module=cls.__module__, qualname=cls.__qualname__, file=file, line=line,
+            plugin=registry.plugin_of(cls.__module__), summary=summary, loaded=cls,
+        ))
+        return cls
+
+    return enter
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise UnknownName("kind of component", kind, KINDS)
+
+
+def _same_place(new: Entry, old: Entry) -> bool:
+    """The same class seen again: by its index, after a reload, or in a notebook cell that ran twice."""
+    if new.loaded is not None and new.loaded is old.loaded:
+        return True
+    if new.qualname != old.qualname:
+        return False
+    if new.file.startswith("<") or "ipykernel" in new.file:
+        return new.module == old.module
+    if Path(new.file).resolve() != Path(old.file).resolve():
+        return False
+    if new.line == old.line or old.loaded is None:
+        return True
+    linecache.checkcache(new.file)  # two classes of one name in one file, unless the file has been edited since
+    was = linecache.getline(new.file, old.line)
+    return not ("register" in was and f"{old.name}" in was)
+
+
+def _import(module: str, plugin: str) -> None:
+    try:
+        importlib.import_module(module)
+    except PluginError:
+        raise
+    except Exception as error:
+        from fwk.plugins import BrokenPlugin
+
+        raise BrokenPlugin(plugin, module, error) from error
+
+
+# ---- the index ----
+
+
+# packages of fwk whose modules hold components; a plugin's package is searched whole
+_COMPONENTS = ("tasks", "models", "criteria", "noisers", "optim", "reporting")
+
+
+def component_files(package: str, folder: Path) -> dict[str, str]:
+    """Relative path -> module name of every source file of a package that may register something."""
+    found = {}
+    roots = [folder / name for name in _COMPONENTS] if package == "fwk" else [folder]
+    for path in sorted(p for root in roots for p in root.rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        if package == "fwk" and parts[-1] in ("__init__", "base"):
+            continue
+        module = ".".join([package, *(parts[:-1] if parts[-1] == "__init__" else parts)])
+        found[path.relative_to(folder).as_posix()] = module
+    return found
+
+
+def content_hash(path: Path) -> str:
+    """Of a source file, the same for either convention of line ends."""
+    return hashlib.blake2b(path.read_bytes().replace(b"\r\n", b"\n"), digest_size=8).hexdigest()
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """A package's index; an empty one when there is none or it cannot be read (its sources are then imported)."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return {"sources": dict(index["sources"]), "components": list(index["components"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"sources": {}, "components": []}
+
+
+def build_index(package: str) -> dict[str, Any]:
+    """What a package's index must say, from the live registry: imports every module of the package."""
+    folder = package_folder(package)
+    sources = component_files(package, folder)
+    for module in sources.values():
+        _import(module, package)
+    components = []
+    for entry in registry.live.values():
+        if entry.module in sources.values():
+            relative = Path(entry.file).resolve().relative_to(folder.resolve()).as_posix()
+            components.append({
+                "kind": entry.kind, "name": entry.name, "module": entry.module, "qualname": entry.qualname,
+                "file": relative, "line": entry.line, "plugin": entry.plugin, "summary": entry.summary,
+                "fields": [spec.to_mapping() for spec in entry.schema],
+            })
+    components.sort(key=lambda c: (KINDS.index(c["kind"]), c["name"]))
+    return {"sources": {relative: content_hash(folder / relative) for relative in sources}, "components": components}
+
+
+def write_index(package: str) -> Path:
+    """Write a package's `index.json` beside its code."""
+    path = package_folder(package) / INDEX
+    path.write_text(json.dumps(build_index(package), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return path
+
+
+def package_folder(package: str) -> Path:
+    """Where a top-level package lies, without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PluginError(f"there is no package '{package}' to make an index of")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def names_of(kinds: Iterable[str] = KINDS) -> dict[str, list[str]]:
+    """Every registered name by kind."""
+    return {kind: registry.names(kind) for kind in kinds}
+
+
+registry = Registry()
