@@ -151,11 +151,12 @@ def lock(path: Path, waiting: str = "", quiet: bool = False, timeout: float = 36
 def build_store(
     inputs: Sequence[str | Path], folder: str | Path, tokenizer: Tokenizer | TokenizerSpec, *,
     options: Options = Options(), valid: Sequence[str | Path] = (), processes: int = 1, overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | None = None, identity: str | None = None,
 ) -> Path:
     """Build the token store `folder` from text; returns it. A store made from the same input with the same options is
     left as it is; another one there is an error unless `overwrite`. valid: text of its own for the valid split (then
-    nothing is held out). Raises DataError for input that cannot be used, naming file and line."""
+    nothing is held out). identity: what the input is, for a caller who knows its content (by default names, sizes and
+    times of the files). Raises DataError for input that cannot be used, naming file and line."""
     options.check()
     folder = Path(folder)
     files, valid_files = find_files([str(i) for i in inputs]), find_files([str(v) for v in valid])
@@ -174,10 +175,38 @@ def build_store(
         raise DataError(f"{folder} exists and is not a token store; name another folder")
     with lock(folder.with_name(f".{folder.name}.lock"), f"waiting for another process that builds {folder}",
               quiet=bool(progress and progress.quiet)):
-        return _Build(files, valid_files, folder, tokenizer, options, processes, overwrite, progress or Progress(True)).run()
+        build = _Build(files, valid_files, folder, tokenizer, options, processes, overwrite, progress or Progress(True))
+        build.identity = identity
+        return build.run()
+
+
+def train_tokenizer(inputs: Sequence[str | Path], folder: str | Path, spec: TokenizerSpec, *,
+                    options: Options = Options(), progress: Progress | None = None) -> Tokenizer:
+    """Train a tokenizer alone and keep it in `folder`; one that is there already is loaded."""
+    options.check()
+    folder, progress = Path(folder), progress or Progress(True)
+    files = find_files([str(i) for i in inputs])
+    with lock(folder.with_name(f".{folder.name}.lock"), f"waiting for another process that builds {folder}",
+              quiet=progress.quiet):
+        if folder.is_dir():
+            return load(folder)
+        sample = _Sample(options.sample_size, options.seed)
+        progress.stage("reading text", sum(os.path.getsize(file) for file in files))
+        reader = Reader(files, options.documents, options.field, options.format, progress.advance)
+        for number, document in enumerate(reader):
+            sample.add(number, document)
+        progress.stage(f"training a {spec.kind} vocabulary of {spec.size}")
+        tokenizer = train(sample.texts(), spec.kind, spec.size, spec.lower)
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        tokenizer.save(partial)
+        os.replace(partial, folder)
+        return tokenizer
 
 
 class _Build:
+    identity: str | None = None
+
     def __init__(self, files: list[str], valid_files: list[str], folder: Path, tokenizer: Tokenizer | TokenizerSpec,
                  options: Options, processes: int, overwrite: bool, progress: Progress):
         self.files, self.valid_files, self.folder, self.options = files, valid_files, folder, options
@@ -185,7 +214,6 @@ class _Build:
         self.partial = folder.with_name(folder.name + ".partial")
 
     def run(self) -> Path:
-        made = not self.partial.exists()
         self.partial.mkdir(exist_ok=True)
         try:
             self._spool()
@@ -202,8 +230,6 @@ class _Build:
             self._write(asked, plan, tokenizer)
         except FwkError:
             shutil.rmtree(self.partial, ignore_errors=True)
-            if made:
-                pass
             raise
         return self.folder
 
@@ -230,8 +256,9 @@ class _Build:
 
     def _asked(self) -> dict[str, Any]:
         tokenizer = self.tokenizer
+        listed = [self._listed(self.files), self._listed(self.valid_files)]
         return {
-            "input": self._listed(self.files), "valid": self._listed(self.valid_files), "options": asdict(self.options),
+            "input": self.identity or listed, "options": asdict(self.options),
             "tokenizer": asdict(tokenizer) if isinstance(tokenizer, TokenizerSpec) else tokenizer.fingerprint,
             "version": stores.VERSION,
         }
@@ -500,4 +527,4 @@ def _make_shard(item: dict[str, Any], folder: str, dtype: str, tokenizer: Tokeni
     return record
 
 
-__all__ = ["KINDS", "Options", "TokenizerSpec", "build_store", "lock"]
+__all__ = ["KINDS", "Options", "TokenizerSpec", "build_store", "lock", "train_tokenizer"]

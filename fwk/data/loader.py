@@ -1,0 +1,219 @@
+"""Batches from a task. An item of work is a range of draws, so any worker may make any micro-batch: the batches do not
+depend on the number of workers, and nothing here has state worth saving."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fwk.data.order import Order
+from fwk.errors import ConfigError, DataError, FwkError, RunError, UserError
+from fwk.tasks.base import Task
+from fwk.views import Batch
+
+
+def share(total: int, parts: int, part: int) -> tuple[int, int]:
+    """The bounds of one part of range(total) cut as np.array_split cuts: the first `total % parts` get one more."""
+    size, more = divmod(total, parts)
+    start = part * size + min(part, more)
+    return start, start + size + (part < more)
+
+
+def micro_batches(batch: int, world_size: int, micro_batch: int | None) -> int:
+    """Micro-batches per update, the same on every rank. None stays empty: where ranks differ by one example and
+    `micro_batch` is 1, one micro-batch of the longer ranks holds two."""
+    if batch < world_size:
+        raise ConfigError("train.batch", f"{batch} sequences do not reach for {world_size} ranks; expected at least "
+                          f"{world_size}")
+    if micro_batch is not None and micro_batch < 1:
+        raise ConfigError("train.micro_batch", f"is {micro_batch}, expected at least 1")
+    largest, smallest = -(-batch // world_size), batch // world_size
+    return min(-(-largest // (micro_batch or largest)), smallest)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error of ours on its way out of a worker, without the traceback torch would wrap it in."""
+
+    message: str
+    users: bool
+
+    def throw(self) -> None:
+        raise (DataError if self.users else RunError)(self.message)
+
+
+class _Examples(Dataset):
+    """draws int64 [B] -> Batch; without an order, draws are example numbers over the split's sources end to end."""
+
+    def __init__(self, task: Task, split: str, order: Order | None, user_dirs: Sequence[str | Path]):
+        self.task, self.split, self.order, self.user_dirs = task, split, order, tuple(map(str, user_dirs))
+        self._sources = list(task.sources(split).values())
+        self._ends = np.cumsum([len(source) for source in self._sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __reduce__(self) -> Any:
+        # a task of a user directory can be rebuilt only once that directory is imported
+        return _rebuild, (self.user_dirs, pickle.dumps((self.task, self.split, self.order)))
+
+    def __getitem__(self, draws: np.ndarray) -> Batch | _Failure:
+        try:
+            if self.order is not None:
+                sources, indices, _ = self.order.locate(draws)
+            else:
+                sources = np.searchsorted(self._ends, draws, side="right")
+                indices = draws - np.concatenate([[0], self._ends])[sources]
+            examples = [self._sources[s][i] for s, i in zip(sources.tolist(), indices.tolist(), strict=True)]
+            return self.task.collate(examples, draws, sources)
+        except FwkError as error:
+            return _Failure(str(error), isinstance(error, UserError))
+
+
+def _rebuild(user_dirs: tuple[str, ...], content: bytes) -> _Examples:
+    _load_user_dirs(user_dirs)
+    task, split, order = pickle.loads(content)  # from our own parent process, never from a file
+    return _Examples(task, split, order, user_dirs)
+
+
+def _load_user_dirs(user_dirs: Sequence[str]) -> None:
+    if user_dirs:
+        from fwk.plugins import load_user_dirs
+
+        load_user_dirs(user_dirs)
+
+
+class _Begin:
+    """What a worker does first."""
+
+    def __init__(self, user_dirs: Sequence[str | Path]):
+        self.user_dirs = tuple(map(str, user_dirs))
+
+    def __call__(self, worker: int) -> None:
+        import signal
+
+        torch.set_num_threads(1)
+        # a Ctrl-C or a scheduler's signal goes to the whole group: the trainer decides when its workers end
+        for name in ("SIGINT", "SIGUSR1"):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _load_user_dirs(self.user_dirs)
+
+
+class _TrainDraws:
+    """Endless: the draws of this rank's micro-batches, in order."""
+
+    def __init__(self, batch: int, pieces: int, rank: int, world_size: int, start_update: int):
+        self.batch, self.pieces, self.rank, self.world_size, self.update = batch, pieces, rank, world_size, start_update
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        update = self.update
+        first, last = share(self.batch, self.world_size, self.rank)
+        while True:
+            for piece in range(self.pieces):
+                start, stop = share(last - first, self.pieces, piece)
+                base = update * self.batch + first
+                yield np.arange(base + start, base + stop, dtype=np.int64)
+            update += 1
+
+
+class _EvaluationDraws:
+    def __init__(self, examples: int, batch: int, rank: int, world_size: int, limit: int):
+        self.examples, self.batch, self.rank, self.world_size, self.limit = examples, batch, rank, world_size, limit
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for step, start in enumerate(range(0, self.examples, self.batch)):
+            if self.limit and step >= self.limit:
+                return
+            size = min(self.batch, self.examples - start)
+            first, last = share(size, self.world_size, self.rank)
+            if last > first:
+                yield np.arange(start + first, start + last, dtype=np.int64)
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _loader(examples: _Examples, draws: Any, workers: int, pin: bool, start_method: str | None) -> DataLoader:
+    # a generator of its own: the loader draws a base seed, which must not move torch's global one
+    return DataLoader(
+        examples, sampler=draws, batch_size=None, collate_fn=_identity, num_workers=workers,
+        pin_memory=pin and torch.cuda.is_available(), generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_Begin(examples.user_dirs) if workers else None, prefetch_factor=4 if workers else None,
+        multiprocessing_context=start_method if workers else None,
+    )
+
+
+def _guarded(loader: DataLoader, what: str) -> Iterator[Batch]:
+    """The loader's batches; a lost worker or an error of ours becomes one sentence."""
+    batches = iter(loader)
+    try:
+        while True:
+            try:
+                item = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error) or "killed by signal" in str(error):
+                    raise RunError(f"a data-loading worker for {what} died ({_first_sentence(error)}); it may have run out "
+                                   "of memory, or of shared memory: try a smaller train.workers") from None
+                raise
+            if isinstance(item, _Failure):
+                item.throw()
+            yield item
+    finally:
+        shut = getattr(batches, "_shutdown_workers", None)
+        if shut is not None:
+            shut()
+
+
+def _first_sentence(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def train_batches(
+    task: Task, order: Order, *, batch: int, micro_batch: int | None, rank: int, world_size: int, workers: int,
+    start_update: int, pin: bool, user_dirs: Sequence[str | Path] = (), start_method: str | None = None,
+) -> Iterator[list[Batch]]:
+    """Endless: for each update from `start_update` on, this rank's micro-batches on the CPU.
+
+    Update u consists of the draws [u*batch, (u+1)*batch); a rank takes a contiguous share of them, cut into the same
+    number of micro-batches on every rank. Close the iterator (`.close()`) to end its workers. start_method: of the
+    worker processes (None: the platform's). Raises ConfigError at once when the batch does not reach for all ranks,
+    DataError and RunError while reading.
+    """
+    pieces = micro_batches(batch, world_size, micro_batch)
+    draws = _TrainDraws(batch, pieces, rank, world_size, start_update)
+    loader = _loader(_Examples(task, "train", order, user_dirs), draws, workers, pin, start_method)
+
+    def updates() -> Iterator[list[Batch]]:
+        batches = _guarded(loader, "training")
+        try:
+            while True:
+                yield [next(batches) for _ in range(pieces)]
+        finally:
+            batches.close()
+
+    return updates()
+
+
+def evaluation_batches(
+    task: Task, split: str, *, batch: int, rank: int, world_size: int, workers: int, limit_batches: int = 0,
+    pin: bool = False, user_dirs: Sequence[str | Path] = (), start_method: str | None = None,
+) -> Iterator[Batch]:
+    """This rank's part of a split, in order. `batch` counts examples over all ranks; draws are the examples' numbers
+    over the sources end to end, and every example comes exactly once over the ranks. In the last step a rank may get
+    no example: then nothing is yielded for it, so ranks may differ by one batch. limit_batches: 0 for all."""
+    if batch < 1:
+        raise ConfigError("train.batch", f"is {batch}, expected at least 1")
+    examples = _Examples(task, split, None, user_dirs)
+    draws = _EvaluationDraws(len(examples), batch, rank, world_size, limit_batches)
+    return _guarded(_loader(examples, draws, workers, pin, start_method), split)
