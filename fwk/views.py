@@ -91,6 +91,27 @@ class Encoded:
         )
 
 
+class Unmade:
+    """Stands where an outline has no tensor yet; whoever asks it for anything is told what to do about it."""
+
+    def __init__(self, view: str, what: str):
+        self._view, self._what = view, what
+
+    def _refuse(self) -> RunError:
+        return RunError(
+            f"view '{self._view}' has no {self._what} yet: its noiser makes it inside the forward pass; set "
+            "'prepare: true' on the view to have it made before the counts are taken")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # Python's own protocols (copying, pickling) ask too
+            raise AttributeError(name)
+        raise self._refuse()
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+        raise next(value for value in args if isinstance(value, Unmade))._refuse()
+
+
 @dataclass(frozen=True, kw_only=True)
 class View:
     """One way of looking at a batch: what the encoder reads, and what a criterion needs to know about the change.
@@ -99,6 +120,7 @@ class View:
     target: int64 [B, T], the original id at each position of this view.
     positions: int64 [B, K] chosen positions; valid: bool [B, K] (padding slots of `positions` are False).
     changed: bool [B, T], True where the token differs from `target`.
+    outline: True while only what is known before any network runs is there (see `LearnedNoiser.outline`).
     log_q: log-probability of the noise distribution, as the noiser documents it.
     embedding_change: [B, T, E], added to the embedded inputs before the encoder's first layer.
     alignment: int64 [B, T], the original position of each position (-1: none); None when nothing moved.
@@ -142,10 +164,7 @@ class View:
     def tokens(self) -> Tensor:
         """int64 [B, T]. Raises RunError on the outline of a learned view (see `Noiser.outline`)."""
         if self.outline:
-            raise RunError(
-                f"view '{self.name}' has no tokens yet: its noiser samples them inside the forward pass; "
-                "set 'prepare: true' on the view to have it sampled before the counts are taken"
-            )
+            raise Unmade(self.name, "tokens")._refuse()
         return self.inputs["tokens"]
 
     def __len__(self) -> int:

@@ -27,7 +27,7 @@ from fwk.errors import ConfigError, RunError, nearest
 from fwk.keyed import Key, fold
 from fwk.models.base import Encoder
 from fwk.noisers.base import LearnedNoiser, Noiser
-from fwk.views import Batch, Encoded, Output, View
+from fwk.views import Batch, Encoded, Output, Unmade, View
 
 
 @dataclass(kw_only=True)
@@ -121,9 +121,11 @@ class ObjectiveModule(nn.Module):
         for name in self.plan.dynamic:
             noiser, source = self.noisers[name], views[self.nodes[name].source]
             if isinstance(noiser, LearnedNoiser):
-                views[name] = noiser.outline(source, self._key(name, source, step)).replace(name=name)
+                outline = noiser.outline(source, self._key(name, source, step))
             else:
-                views[name] = source.replace(name=name, outline=True)
+                outline = source
+            missing = {what: Unmade(name, what) for what in ("changed", "log_q") if getattr(outline, what) is None}
+            views[name] = outline.replace(name=name, outline=True, **missing)
         return MicroBatch(index=index, views=views)
 
     @property

@@ -341,7 +341,7 @@ class Trainer:
             "best": [list(pair) for pair in run.best], "last_metrics": run.last_metrics,
             "rate": self.rate, "grad_norm": self.grad_norm,
             "fingerprint": run.task.fingerprint(), "plugins": plugins,
-            "needs": run.config.needs(),
+            "needs": run.needs(),
         }
         path = checkpoint.write_checkpoint(run.folder, run.update, tensors, state)
         checkpoint.point(run.folder, "latest", path)

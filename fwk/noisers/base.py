@@ -53,7 +53,7 @@ class LearnedNoiser(Noiser, nn.Module):
 
     def outline(self, source: View, key: Key) -> View:
         """What is known of the view before any network runs (positions, validity, mask): counts are taken from it."""
-        return source.replace(outline=True, changed=None)
+        return source.replace(changed=None)
 
     def apply(self, source: View, key: Key, context: Context, prepared: View | None = None) -> View:
         raise NotImplementedError

@@ -323,9 +323,10 @@ class MostUsed(LearnedNoiser):
 
 @register("noiser", "test_drop_last")
 class DropLast(Noiser):
-    """A shorter view: the last position is cut off."""
+    """A shorter view: the last position is cut off, and no longer chosen."""
 
     def apply(self, source, key, context=None):
         T = source.tokens.shape[1] - 1
         return source.replace(inputs={name: x[:, :T] for name, x in source.inputs.items()}, mask=source.mask[:, :T],
-                              special=source.special[:, :T], target=source.target[:, :T])
+                              special=source.special[:, :T], target=source.target[:, :T], changed=source.changed[:, :T],
+                              positions=source.positions.clamp(max=T - 1), valid=source.valid & (source.positions < T))

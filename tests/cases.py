@@ -1,0 +1,50 @@
+"""Every objective the engine is tried with: the registered ones, and the contracts' own. Each case is a nested mapping
+laid over `fwk.testing.TINY`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fwk.testing import tiny_config
+
+CONTRACTS = str(Path(__file__).parent / "contracts")
+
+GENERATOR = {"name": "bert", "layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}
+CORRUPTED = {"noiser": "test_generator", "of": "masked", "network": {**GENERATOR, "tie": ["embedding"]}}
+
+CASES: dict[str, dict] = {
+    "masked_lm": {"criterion": {"masked_lm": {}}},
+    "semantic_augment": {"criterion": {"semantic_augment": {}}},
+    "head without examples here and there": {"criterion": {"test_multi_task": {}}},
+    "generator with tied embeddings": {"criterion": {"test_detection": {}}, "views": {"corrupted": CORRUPTED}},
+    "generator that learns from a reward": {
+        "criterion": {"test_detection": {}}, "views": {"corrupted": {**CORRUPTED, "reinforce": True}}},
+    "count that only a network knows": {
+        "criterion": {"test_detection": {"only_changed": True}}, "views": {"corrupted": {**CORRUPTED, "prepare": True}}},
+    "targets that only a network knows": {"criterion": {"test_confident": {}}},
+    "contrast over the whole update": {"criterion": {"test_contrast_over_update": {}}},
+    "virtual adversarial noise": {"criterion": {"test_virtual_adversarial": {}}},
+    "teacher view": {"criterion": {"test_teacher": {}}},
+    "teacher view with averaged weights": {"criterion": {"test_teacher": {"averaged": True}}, "train": {"ema": 0.9}},
+    "change of phase": {"criterion": {"masked_lm": {}}, "hooks": {"test_two_phases": {}}},
+    "gradients per term": {
+        "criterion": {"semantic_augment": {}, "test_multi_task": {}}, "hooks": {"test_pcgrad": {}}},
+    "batch that is not text": {
+        "task": {"name": "test_digits"}, "model": {"name": "test_pixels"}, "criterion": {"test_classify": {}}},
+    "noiser that reads an encoding": {
+        "criterion": {"masked_lm": {}},
+        "views": {"masked": {"noiser": "test_attention_mask", "of": "plain"}, "plain": {"noiser": "identity"}}},
+    "views of two lengths": {
+        "criterion": {"masked_lm": {}, "second": {"name": "masked_lm", "view": "short"}},
+        "views": {"short": {"noiser": "test_drop_last", "of": "masked"}}},
+    "several objectives at once": {
+        "criterion": {"semantic_augment": {"weight": {"from": 0.0, "to": 1.0}}, "test_detection": {},
+                      "test_multi_task": {"weight": 0.5}},
+        "views": {"corrupted": CORRUPTED}},
+}
+
+
+def config_of(name: str, changes: dict | None = None):
+    from fwk.testing import _merged
+
+    return tiny_config(_merged(CASES[name], changes or {}), [CONTRACTS])
