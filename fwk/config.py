@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fwk import yaml_text
-from fwk.errors import ConfigError, UnknownName, UserError, nearest
+from fwk.errors import ConfigError, nearest
 from fwk.registry import Entry, registry
 from fwk.schema import FieldSpec, convert, option, plain, schema_of, shown
 
@@ -32,11 +31,12 @@ __all__ = ["option", "RunConfig", "TrainConfig", "Component", "CriterionSpec", "
 DEFAULTS = {"task": "mlm", "model": "bert", "criterion": "masked_lm", "optimizer": "adamw", "schedule": "linear"}
 DEFAULT_HOOKS = ("terminal", "jsonl", "tensorboard")
 DEFAULT_UPDATES = 1500
+SINK_HOOKS = ("fwk_run_begin", "fwk_logged", "fwk_validated", "fwk_exception", "fwk_run_end")
 RESOLVERS = ("oc.select",)  # ${oc.select:key.path,default}; every other resolver is refused
 
 # may change between two starts of a run: length of training, logging, device, world size, workers, micro-batch, compile
 MAY_CHANGE = (
-    "run", "user_dirs", "hooks", "train.updates", "train.epochs", "train.tokens", "train.minutes", "train.log_every",
+    "run", "user_dirs", "train.updates", "train.epochs", "train.tokens", "train.minutes", "train.log_every",
     "train.validate_every", "train.validate_batches", "train.save_every", "train.keep_last", "train.keep_best",
     "train.device", "train.timeout", "train.workers", "train.threads", "train.micro_batch", "train.compile",
 )
@@ -584,7 +584,7 @@ class _Merge:
             names, whose = [f.name for f in schema], f"noiser '{noiser}'"
         else:
             names = [f.name for n in registry.names("noiser") for f in registry.get("noiser", n).schema]
-            whose = "no noiser"
+            whose = "a view"
         for key in values:
             _known(("views", label, key), key, [*structural, *dict.fromkeys(names)], whose, self.where(("views", label, key)))
         return values
@@ -955,8 +955,16 @@ def to_yaml(config: RunConfig | Resolved, provenance: Mapping[str, str] | None =
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """Dotted key -> value of everything that decides what a run computes."""
     mapping = with_views(config).to_mapping()
+    mapping["hooks"] = {label: hook for label, hook in mapping["hooks"].items()
+                        if label in config.hooks and not _is_sink(config.hooks[label].cls)}
     flat = {_dotted(path): value for path, value in _leaves_whole(mapping, ())}
     return {k: v for k, v in flat.items() if not any(k == m or k.startswith(m + ".") for m in MAY_CHANGE)}
+
+
+def _is_sink(cls: type) -> bool:
+    """A hook that only listens: what it is and whether it is there does not change what the run computes."""
+    implemented = [name for name in dir(cls) if name.startswith("fwk_")]
+    return cls.__module__.startswith("fwk.reporting.") or all(name in SINK_HOOKS for name in implemented)
 
 
 def _leaves_whole(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -968,8 +976,8 @@ def _leaves_whole(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str
 
 
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ, with both; keys that may change when a run goes on are left out, and a hook is not
-    compared."""
+    """Keys whose values differ, with both; keys that may change when a run goes on are left out, and so are hooks
+    that only listen."""
     a, b = _decisive(old), _decisive(new)
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key) or (key in a) != (key in b)}
 
@@ -978,6 +986,3 @@ def identity(config: RunConfig) -> str:
     """Eight hexadecimal digits that are the same for configs that compute the same (length and logging aside)."""
     text = json.dumps(_decisive(config), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-_ = (cached_property, UnknownName, UserError)

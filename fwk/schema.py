@@ -53,7 +53,7 @@ class FieldSpec:
     def to_mapping(self) -> dict[str, Any]:
         """Plain data for an index file; what is empty is left out."""
         full = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return {k: v for k, v in full.items() if k in ("name", "type", "default") or v not in (None, "", False)}
+        return {k: v for k, v in full.items() if k in ("name", "type", "default") or not (v is None or v is False or v == "")}
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> FieldSpec:
@@ -298,10 +298,14 @@ def convert(value: Any, spec: FieldSpec, key: str, raw: str | None = None, where
     try:
         try:
             made = _fit(value, shape, spec)
-        except _Wrong:
-            if raw is None or isinstance(value, str) or value is None:
+        except _Wrong as wrong:
+            heads = {inner[0] for inner in (shape[1] if shape[0] == "union" else [shape])}
+            if raw is None or isinstance(value, str) or value is None or not heads & {"str", "Literal"}:
                 raise
-            made = _fit(raw, shape, spec)
+            try:
+                made = _fit(raw, shape, spec)
+            except _Wrong:
+                raise wrong from None
         if spec.choices is not None and made is not None and made not in spec.choices:
             raise _Wrong(f"expected one of {', '.join(map(str, spec.choices))}, got {shown(made)}"
                          + (_near(made, spec.choices) if isinstance(made, str) else ""))

@@ -213,14 +213,14 @@ def _rows(values: Mapping[str, Any], depth: int, path: tuple[str, ...], rows: li
             rows.append((head, ""))
             _rows(value, depth + 1, inner, rows, origins)
         else:
-            rows.append((f"{head} {_flow(value)}", " ".join(note.split())))
+            rows.append((f"{head} {flow(value)}", " ".join(note.split())))
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_text(k, True)}: {_flow(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_text(k, True)}: {flow(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_flow(v) for v in value) + "]"
+        return "[" + ", ".join(flow(v) for v in value) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):

@@ -1,0 +1,111 @@
+"""What all commands share: how errors end them, and how components and their options are shown as text."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import textwrap
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+from fwk.errors import FwkError, UserError
+from fwk.registry import Entry
+from fwk.schema import FieldSpec, shown
+
+
+def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[str] | None) -> int:
+    """Run a command's body and turn what it raises into one message and an exit status: 2 for a user's error, 1 for a
+    failed run, 130 for an interrupt. Of several ranks the first speaks."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows '?', and the command goes on
+    show, warnings.showwarning = warnings.showwarning, _told(name, warnings.showwarning)
+    try:
+        status = command(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except FwkError as error:
+        if first_rank():
+            if details := getattr(error, "details", ""):
+                print(details.rstrip(), file=sys.stderr)
+            print(f"{name}: error: {one_line(error)}", file=sys.stderr)
+            if not isinstance(error, UserError) and os.environ.get("FWK_TRACEBACK"):
+                traceback.print_exc()
+        return error.exit_status
+    except KeyboardInterrupt:
+        if first_rank():
+            print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `fwk-plugins list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        warnings.showwarning = show
+
+
+def _told(name: str, fallback: Callable) -> Callable:
+    """Warnings of `fwk` itself as one line; others as Python shows them."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        if category is UserWarning and f"{os.sep}fwk{os.sep}" in filename:
+            if first_rank():
+                print(f"{name}: warning: {message}", file=sys.stderr)
+        else:
+            fallback(message, category, filename, lineno, file, line)
+
+    return show
+
+
+def first_rank() -> bool:
+    """Whether this process is the one that speaks under torchrun (or is alone)."""
+    return os.environ.get("RANK", "0") in ("", "0")
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def width() -> int:
+    return max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
+
+
+def field_lines(fields: Iterable[FieldSpec], prefix: str = "") -> list[str]:
+    """One option per paragraph: key, type, default, then its documentation."""
+    lines = []
+    for spec in fields:
+        default = "required" if spec.required else f"default {_default(spec)}"
+        lines.append(f"  {prefix}{spec.name}  ({_type(spec)}; {default})")
+        lines += textwrap.wrap(spec.doc or "(no documentation)", width() - 6, initial_indent=" " * 6,
+                               subsequent_indent=" " * 6)
+    return lines
+
+
+def _default(spec: FieldSpec) -> str:
+    if isinstance(spec.default, (list, dict)):
+        from fwk.yaml_text import flow
+
+        return flow(spec.default)
+    return spec.default if isinstance(spec.default, str) and spec.default else shown(spec.default)
+
+
+def _type(spec: FieldSpec) -> str:
+    words = spec.type.replace(", ...]", "]").replace("None", "null")
+    if words.startswith("Literal["):
+        words = words[8:].replace("]", "", 1).replace("'", "").replace(", ", " | ")
+    if spec.choices:
+        words = " | ".join(map(str, spec.choices))
+    low, high = spec.low, spec.high
+    if low is not None and high is not None:
+        words += f" from {low:g} to {high:g}"
+    elif low is not None or high is not None:
+        words += f" >= {low:g}" if high is None else f" <= {high:g}"
+    return words
+
+
+def component_lines(entry: Entry, prefix: str) -> list[str]:
+    """A component with its options, as `--help` and `fwk-plugins show` print it."""
+    origin = "" if entry.plugin == "fwk" else f"  [{entry.plugin}]"
+    lines = [f"{entry.kind} {entry.name}: {entry.summary or 'no description'}{origin}"]
+    return lines + (field_lines(entry.schema, prefix) or ["  (no options)"])
