@@ -1,0 +1,13 @@
+"""The noiser of SimCSE: no change of tokens at all, so two such views differ by the encoder's dropout alone."""
+
+from __future__ import annotations
+
+from fwk import Noiser, register
+
+
+@register("noiser", "dropout_only")
+class DropoutOnly(Noiser):
+    """The same tokens again; the encoder's dropout is the noise."""
+
+    def apply(self, source, key, context=None):
+        return source.replace()

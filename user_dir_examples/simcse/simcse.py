@@ -1,0 +1,61 @@
+"""Unsupervised SimCSE (Gao et al. 2021, "SimCSE: simple contrastive learning of sentence embeddings", eq. 1 and 4).
+
+    L = - sum over sequences i of log( exp(cos(a_i, b_i) / tau) / sum_j exp(cos(a_i, b_j) / tau) )  /  sequences
+
+a, b   [CLS] features of two passes of the same tokens under different dropout, through a dense layer and tanh
+tau    `temperature`
+
+The negatives j are the sequences of this micro-batch on all ranks, so the loss depends on how a batch is cut.
+Deviation: the paper drops the dense layer after training; here it is the criterion's, so evaluation has it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fwk import Criterion, LossTerm, Output, option, register
+
+
+@register("criterion", "simcse")
+class SimCSE(Criterion):
+    """Contrast of two dropout passes of the same sentence against the other sentences at hand."""
+
+    expected_failures = {"geometry": "the negatives are the sequences of the micro-batch"}
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        views: tuple[str, str] = option(("pass_a", "pass_b"), "the two views of the same tokens")
+        temperature: float = option(0.05, "divides the cosines (paper: 0.05)", low=1e-4)
+
+    def __init__(self, config, build):
+        super().__init__(config, build)
+        self.dense = nn.Linear(build.encoder.width, build.encoder.width)
+
+    @classmethod
+    def views(cls, config):
+        return {name: {"noiser": "dropout_only"} for name in config.views}
+
+    def normalizers(self, views, context):
+        return {"contrast": torch.tensor(len(views[self.config.views[0]]))}
+
+    def forward(self, views, context):
+        a, b = (self.sentence(views[name]) for name in self.config.views)  # [B, D] each
+        draws = views[self.config.views[0]].draws  # [B]
+        everyone, everyones_draws = context.gather(b), context.gather(draws)  # [N, D], [N]
+        cosines = a @ everyone.T / self.config.temperature  # [B, N]
+        target = (everyones_draws == draws[:, None]).int().argmax(1)  # [B], where my own other pass stands
+        losses = F.cross_entropy(cosines.to(torch.promote_types(cosines.dtype, torch.float32)), target, reduction="sum")
+        return Output(
+            terms={"contrast": LossTerm(losses)},
+            statistics={"right": (cosines.argmax(1) == target).sum(), "sequences": torch.tensor(len(draws))},
+        )
+
+    def sentence(self, view):
+        return F.normalize(torch.tanh(self.dense(view.encoded.features[:, 0])), dim=-1)  # [B, D]
+
+    def metrics(self, sums):
+        return {"accuracy": float(sums["right"] / sums["sequences"].clamp(min=1))}
