@@ -17,7 +17,7 @@ from fwk.reporting.baselines import text_baselines
 from fwk.reporting.environment import describe_environment, git_revision
 from fwk.reporting.jsonl import JSONL, as_line, cut_back, read_metrics
 from fwk.reporting.tensorboard import TensorBoard, scalars
-from fwk.reporting.terminal import Terminal, duration, live_line, number, speed
+from fwk.reporting.terminal import Terminal, duration, live_line, number, short_names, speed
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = {
@@ -155,8 +155,8 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch, tmp_path):
     assert "\x1b" not in text and "\r" not in text
     lines = text.splitlines()
     assert lines[0] == f"run {tmp_path}"
-    assert lines[1].startswith("update 10/100  loss 6.5  ") and "a/tie 0.0123" in lines[1] and "lr 1.00e-4" in lines[1]
-    assert lines[2] == "valid at update 10  loss 6.25  a/accuracy 0.25"
+    assert lines[1].startswith("update 10/100  loss 6.5  ") and "  tie 0.0123" in lines[1] and "lr 1.00e-4" in lines[1]
+    assert lines[2] == "valid at update 10  loss 6.25  accuracy 0.25"
     assert "finished after update 20" in lines[-1] and str(tmp_path) in lines[-1]
 
 
@@ -189,6 +189,17 @@ def test_other_ranks_are_quiet(monkeypatch, tmp_path):
 def test_brackets_in_names_are_text_and_no_markup(monkeypatch, tmp_path):
     folder = tmp_path / "[bold]x[/red]"
     assert "[bold]x[/red]" in a_whole_run(monkeypatch, io.StringIO(), a_run(folder))
+
+
+def test_names_are_shortened_where_one_component_speaks():
+    assert short_names({"loss": 1, "a/x": 2, "a/y": 3}) == {"loss": 1, "x": 2, "y": 3}
+    for kept in ({"a/x": 2, "b/y": 3}, {"loss": 1, "a/loss": 2}, {"loss": 1}):
+        assert short_names(kept) == kept
+
+
+def test_the_last_training_line_is_printed_once(monkeypatch, tmp_path):
+    assert a_whole_run(monkeypatch, io.StringIO(), a_run(tmp_path), plain_every=0.0).count("update 20/100") == 1
+    assert a_whole_run(monkeypatch, io.StringIO(), a_run(tmp_path), plain_every=1e9).count("update 20/100") == 1
 
 
 def test_numbers_read_as_people_write_them():

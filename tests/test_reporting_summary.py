@@ -123,7 +123,7 @@ def test_blanks_are_filled_in_where_the_criterions_view_has_masks(run):
     found = fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 3)
     assert len(found) == 3
     for entry in found:
-        assert entry["text"].count("[") == len(entry["blanks"]) > 0
+        assert entry["text"].count("[") == len(entry["blanks"]) and 1 <= len(entry["blanks"]) <= 3
         for blank in entry["blanks"]:
             chances = [chance for _, chance in blank["guesses"]]
             assert chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1.001  # rounded to 4 digits

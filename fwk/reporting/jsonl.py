@@ -18,7 +18,6 @@ from typing import Any
 from fwk.hookspecs import hookimpl
 from fwk.registry import register
 
-
 ENDINGS = ("finished", "stopped")  # events that are no longer true once the run goes on
 
 

@@ -30,7 +30,7 @@ from fwk.reporting.baselines import text_baselines
 from fwk.tasks.base import Task
 from fwk.views import Batch
 
-WINDOW = 28  # tokens of a sentence that are shown
+WINDOW, BLANKS = 24, 3  # tokens and blanks of a sentence that are shown at most
 GUESSES = 3
 
 
@@ -59,7 +59,7 @@ class Summary:
         found: dict[str, Any] = {"update": run.update, "masked_lm": loss}
         found |= text_baselines(
             documents(run.task, "train", self.config.baseline_tokens), documents(run.task, "valid"), vocabulary.size,
-            vocabulary.special,
+            [token for token in vocabulary.special if token != vocabulary.unk],  # [UNK] stands for text: it is masked
         )
         found["sentences"] = fill_in(run.module, label, run.task, tokenizer, self.config.sentences, run.update)
         (Path(run.folder) / "summary.json").write_text(
@@ -141,11 +141,12 @@ def fill_in(
     for row in range(len(view)):
         tokens, target = view.tokens[row].tolist(), view.target[row].tolist()
         length = len(tokens) if view.mask is None else int(view.mask[row].sum())
-        shown = tokens[:min(WINDOW, length)]
         blanks = sorted(
             (position, slot) for slot, position in enumerate(view.positions[row].tolist())
-            if view.valid[row, slot] and position < len(shown) and tokens[position] == tokenizer.mask
+            if view.valid[row, slot] and tokens[position] == tokenizer.mask
         )
+        shown = tokens[:min([WINDOW, length, *(position for position, _ in blanks[BLANKS:])])]
+        blanks = [(position, slot) for position, slot in blanks if position < len(shown)]
         if not blanks or len(found) == count:
             continue
         found.append({
@@ -185,6 +186,10 @@ def readable(tokenizer: Any, token: int) -> str:
     return f"-{raw}" if continues else raw
 
 
+def percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.005 else "<1%"
+
+
 def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int) -> list[str]:
     """The lines of the closing screen, none wider than `width` unless a path or a command is."""
     lines = ["", "What was learned", "", *_wrapped("Nats per token of the validation text:", width)]
@@ -206,7 +211,7 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
         lines += _wrapped(entry["text"], width, indent=2)
         widest = max(len(blank["original"]) for blank in entry["blanks"])
         for number, blank in enumerate(entry["blanks"], start=1):
-            guesses = ", ".join(f"{token} {chance:.0%}" for token, chance in blank["guesses"])
+            guesses = ", ".join(f"{token} {percent(chance)}" for token, chance in blank["guesses"])
             hit = "+" if blank["guesses"][0][0] == blank["original"] else " "
             lines += _wrapped(f"{hit} [{number}] {blank['original']:<{widest}}  {guesses}", width, indent=4, hang=6)
     run, config = shlex.quote(str(folder)), shlex.quote(str(folder / "config.yaml"))

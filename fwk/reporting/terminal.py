@@ -37,6 +37,7 @@ class Terminal:
         self.live: Live | None = None
         self.record: Mapping[str, Any] = {}
         self.drawn = self.printed = -math.inf
+        self.said: Mapping[str, Any] = {}  # the last training record printed as a line
         self.start = (0.0, 0.0)  # progress and seconds when this process took over
 
     @hookimpl
@@ -70,7 +71,7 @@ class Terminal:
             if self.live is not None:
                 self._draw(run)
             elif now - self.printed >= self.config.plain_every:
-                self.printed = now
+                self.printed, self.said = now, record
                 self._say(training_line(record, run.total_updates, self._remaining(run)))
 
     @hookimpl(tryfirst=True)
@@ -82,7 +83,7 @@ class Terminal:
         if self.console is None:
             return
         self._close()
-        if self.record:
+        if self.record is not self.said:
             self._say(training_line(self.record, run.total_updates, None))
         spent = duration(run.seconds)
         self._say(f"{status} after update {run.update:,}, {spent} of training; the run is in {run.folder}")
@@ -137,6 +138,13 @@ def speed(value: Any) -> str:
     return f"{value:.0f}"
 
 
+def short_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values without the component before the slash, where there is only one and nothing becomes ambiguous."""
+    components = {name.split("/")[0] for name in values if "/" in name}
+    short = {name.split("/", 1)[-1]: value for name, value in values.items()}
+    return short if len(components) == 1 and len(short) == len(values) else dict(values)
+
+
 def _facts(record: Mapping[str, Any], remaining: float | None) -> list[str]:
     """What there is to say of a training record, the most important first."""
     facts = []
@@ -146,7 +154,7 @@ def _facts(record: Mapping[str, Any], remaining: float | None) -> list[str]:
         facts.append(f"{duration(remaining)} left")
     if record.get("tokens_per_second"):
         facts.append(f"{speed(record['tokens_per_second'])} tok/s")
-    terms = record.get("terms") or {}
+    terms = short_names(record.get("terms") or {})
     if len(terms) > 1:
         facts += [f"{name} {number(value)}" for name, value in terms.items()]
     if "lr" in record:
@@ -162,7 +170,7 @@ def training_line(record: Mapping[str, Any], total: int | None, remaining: float
 
 def evaluation_line(record: Mapping[str, Any]) -> str:
     """An evaluation record as one plain line."""
-    metrics = "  ".join(f"{name} {number(value)}" for name, value in record.get("metrics", {}).items())
+    metrics = "  ".join(f"{name} {number(value)}" for name, value in short_names(record.get("metrics", {})).items())
     return f"{record.get('split', 'evaluation')} at update {record.get('update', 0):,}  {metrics}"
 
 
