@@ -16,7 +16,7 @@ from fwk.reporting.summary import Summary, documents, fill_in, masked_lm_loss, r
 from fwk.tasks.synthetic import Synthetic
 
 FOUND = {
-    "masked_lm": 4.67, "unigram": 6.44, "bigram": 5.02,
+    "masked_lm": 4.67, "unigram": 6.44, "entropy": 6.3, "bigram": 5.02,
     "sentences": [{
         "text": "return the [1] of the array along the [2] axis ...",
         "blanks": [
@@ -41,7 +41,7 @@ def test_the_screen_compares_with_unigram_and_bigram_and_says_what_next():
     lines = screen(FOUND, Path("runs/demo"), 1500, 100)
     text = "\n".join(lines)
     assert len(lines) <= 24  # one screen
-    for part in ("unigram    6.440", "bigram     5.020", "this run   4.670", "1.77 below the unigram loss",
+    for part in ("unigram    6.440", "bigram     5.020", "this run   4.670", "1.63 below the best unigram",
                  "+ [1] shape  shape 31%, size 22%", "  [2] given  first 20%", "runs/demo"):
         assert part in text
 
@@ -139,7 +139,7 @@ def test_filling_in_leaves_the_module_in_its_mode_and_is_the_same_every_time(run
 def test_a_finished_run_ends_with_its_screen_and_a_file(run, tmp_path, capsys):
     run.folder = tmp_path
     Summary(Summary.Config()).fwk_run_end(run=run, status="finished")
-    assert "below the unigram loss" in (text := capsys.readouterr().out) and "[1]" in text
+    assert "the best unigram" in (text := capsys.readouterr().out) and "[1]" in text
     kept = json.loads((tmp_path / "summary.json").read_text())
     assert kept["masked_lm"] == 4.0 and kept["bigram"] < kept["unigram"] and len(kept["sentences"]) == 3
 

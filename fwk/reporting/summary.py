@@ -194,14 +194,15 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
     """The lines of the closing screen, none wider than `width` unless a path or a command is."""
     lines = ["", "What was learned", "", *_wrapped("Nats per token of the validation text:", width)]
     rows = [
-        ("unigram", found["unigram"], "knows how often each token occurs, reads nothing"),
+        ("unigram", found["unigram"],
+         f"knows how often each token occurs, reads nothing (at best, on this text: {found['entropy']:.3f})"),
         ("bigram", found["bigram"], "reads the token before"),
     ]
     loss = found["masked_lm"]
     if loss is not None:
-        gain = found["unigram"] - loss
+        gain = found["entropy"] - loss
         side = "below" if gain >= 0 else "above"
-        rows.append(("this run", loss, f"masked LM, {abs(gain):.2f} {side} the unigram loss"))
+        rows.append(("this run", loss, f"masked LM, {abs(gain):.2f} {side} the best unigram"))
     for name, value, what in rows:
         lines += _wrapped(f"{name:<9} {value:6.3f}   {what}", width, indent=2, hang=21)
     if found["sentences"]:
