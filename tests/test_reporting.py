@@ -202,6 +202,16 @@ def test_the_last_training_line_is_printed_once(monkeypatch, tmp_path):
     assert a_whole_run(monkeypatch, io.StringIO(), a_run(tmp_path), plain_every=1e9).count("update 20/100") == 1
 
 
+def test_a_run_that_fails_at_once_prints_no_training_line(monkeypatch, tmp_path):
+    stream, run = io.StringIO(), a_run(tmp_path)
+    monkeypatch.setattr(sys, "stdout", stream)
+    hook = Terminal(Terminal.Config())
+    hook.fwk_run_begin(run=run, resumed=False)
+    hook.fwk_exception()
+    hook.fwk_run_end(run=run, status="failed")
+    assert "update 0/100" not in stream.getvalue() and "failed after update 0" in stream.getvalue()
+
+
 def test_numbers_read_as_people_write_them():
     assert [number(x) for x in (6.54321, 0.00012, 1e-9, 12345, 0, math.nan, None, 2e7)] == [
         "6.543", "1.20e-4", "1.00e-9", "12,345", "0", "nan", "?", "2.00e7"]

@@ -187,7 +187,7 @@ def readable(tokenizer: Any, token: int) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.005 else "<1%"
+    return f"{share:.0%}" if share > 0.005 else "<1%"  # 0.5% itself rounds to 0%
 
 
 def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int) -> list[str]:

@@ -83,7 +83,7 @@ class Terminal:
         if self.console is None:
             return
         self._close()
-        if self.record is not self.said:
+        if self.record and self.record is not self.said:
             self._say(training_line(self.record, run.total_updates, None))
         spent = duration(run.seconds)
         self._say(f"{status} after update {run.update:,}, {spent} of training; the run is in {run.folder}")
