@@ -423,14 +423,14 @@ class _Merge:
                               f"{value}}}}}, or criterion: {value}{_at(layer.where(('criterion', word)))}")
         new_label = isinstance(value, (Mapping, str)) or value is None or len(rest) > 1
         registered = word in registry._known("criterion") or new_label and word in registry.names("criterion")
-        if registered or (isinstance(value, Mapping) and "name" in value) or (
+        if registered or rest[1:] == ("name",) or (isinstance(value, Mapping) and "name" in value) or (
                 isinstance(value, str) and len(rest) == 1 and value in registry.names("criterion")):
             return rest, word
         where = _at(layer.where(("criterion", *rest)))
         if len(labels) > 1:
             raise ConfigError(f"criterion.{'.'.join(rest)}", f"there are several criteria, and '{word}' is none of their "
                               f"labels: {', '.join(labels)}; write criterion.LABEL.{'.'.join(rest)}{where}")
-        known = [*keys, only, *registry.names("criterion")]
+        known = list(dict.fromkeys([*keys, only, *registry.names("criterion")]))
         raise ConfigError(f"criterion.{'.'.join(rest)}", f"'{word}' is neither an option of criterion '{only}' nor a "
                           f"criterion{nearest(word, known)}{where}")
 
@@ -609,7 +609,8 @@ class _Merge:
                 for key in path:
                     parent = parent[int(key) if OmegaConf.is_list(parent) else key]
             except (OmegaConfBaseException, RecursionError) as error:
-                reason = "refers to itself" if isinstance(error, RecursionError) else _first_line(error)
+                circular = isinstance(error, RecursionError) or "ecursive" in str(error)
+                reason = "refers to itself" if circular else _first_line(error)
                 raise ConfigError(_dotted(path), f"interpolation {shown(leaf)}: {reason}{_at(self.where(path))}") from None
         return OmegaConf.to_container(node, resolve=True)
 
@@ -955,8 +956,10 @@ def to_yaml(config: RunConfig | Resolved, provenance: Mapping[str, str] | None =
 def _decisive(config: RunConfig) -> dict[str, Any]:
     """Dotted key -> value of everything that decides what a run computes."""
     mapping = with_views(config).to_mapping()
-    mapping["hooks"] = {label: hook for label, hook in mapping["hooks"].items()
+    hooks = {label: hook for label, hook in mapping["hooks"].items()
                         if label in config.hooks and not _is_sink(config.hooks[label].cls)}
+    mapping.pop("hooks")
+    mapping.update({"hooks": hooks} if hooks else {})
     flat = {_dotted(path): value for path, value in _leaves_whole(mapping, ())}
     return {k: v for k, v in flat.items() if not any(k == m or k.startswith(m + ".") for m in MAY_CHANGE)}
 

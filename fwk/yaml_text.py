@@ -233,4 +233,5 @@ def _text(text: str, flow: bool = False) -> str:
     text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", text)
     if _PLAIN.fullmatch(text) and text == text.strip() and scalar(text) == text and not text.startswith(("- ", "-")):
         return text
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\x7f")
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)  # YAML breaks lines at more than \n
