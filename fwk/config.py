@@ -232,7 +232,7 @@ def resolve(
     """files: YAML, later wins. flags: task, model, criterion (a list), optimizer, schedule, run, seed. overrides:
     "key.path=value". user_dirs: loaded first, with those that the files name. layers: (origin, mapping) laid between
     files and flags. Raises UserError naming the key; imports no torch unless user code does."""
-    from fwk.plugins import discover
+    from fwk.plugins import discover, existing
 
     flags = dict(flags or {})
     read_layers = [yaml_text.read(path) for path in files]
@@ -246,7 +246,7 @@ def resolve(
         if path == ("user_dirs",):
             folders += _listed(yaml_text.Layer({"user_dirs": value}, {}, text), "user_dirs")
     folders += [str(path) for path in user_dirs]
-    folders = list(dict.fromkeys(str(Path(folder).expanduser().absolute()) for folder in folders))
+    folders = list(dict.fromkeys(str(existing(folder)) for folder in folders))
     discover(folders, allow_broken)
 
     merge = _Merge()

@@ -155,7 +155,7 @@ def load_plugins(user_dirs: Iterable[str | Path] = (), allow_broken: bool = Fals
 
         _guarded(load, allow_broken)
     for path in user_dirs:
-        place = _existing(path)
+        place = existing(path)
         package = user_code.package_name(place)
         for module in [m for n, m in sorted(sys.modules.items()) if n == package or n.startswith(package + ".")]:
             label = place.name + module.__name__[len(package):]
@@ -173,7 +173,7 @@ def load_user_dirs(user_dirs: Sequence[str | Path]) -> list[str]:
     data-loading workers and spawned ranks call. Returns the package names. Raises PluginError."""
     names = []
     for path in user_dirs:
-        place = _existing(path)
+        place = existing(path)
         package = user_code.announce(place)
         registry.packages[package] = str(path)
         modules = [package]
@@ -192,7 +192,8 @@ def load_user_dirs(user_dirs: Sequence[str | Path]) -> list[str]:
     return names
 
 
-def _existing(path: str | Path) -> Path:
+def existing(path: str | Path) -> Path:
+    """The absolute path of a user directory or file. Raises PluginError when there is none."""
     place = Path(path).expanduser().resolve()
     if place.is_dir() or (place.is_file() and place.suffix == ".py"):
         return place
