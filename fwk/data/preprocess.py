@@ -16,6 +16,7 @@ import heapq
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -120,32 +121,36 @@ def _readable(files: Sequence[str]) -> list[list[Any]]:
 
 @contextmanager
 def lock(path: Path, waiting: str = "", quiet: bool = False, timeout: float = 3600.0) -> Iterator[None]:
-    """An exclusive lock between processes; a file beside what it protects, released when the holder dies."""
-    import sys
-
+    """An exclusive lock between processes: a file beside what it protects, there only while it is held. The system
+    releases it when the holder dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: who comes second may build twice; renames keep the result whole
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
+    began, said = time.monotonic(), False
+    while True:
+        file = open(path, "ab")
         try:
-            import fcntl
-        except ImportError:  # no fcntl (Windows): the first come may build twice, renames keep the result whole
-            yield
-            return
-        began, said = time.monotonic(), False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # the holder removes the file at the end: a lock on a removed file protects nothing
+            if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 break
-            except OSError:
-                if waiting and not said and not quiet and time.monotonic() - began > 2:
-                    print(f"fwk: {waiting}", file=sys.stderr, flush=True)
-                    said = True
-                if time.monotonic() - began > timeout:
-                    raise RunError(f"waited {timeout:.0f} s for another process that holds {path}") from None
-                time.sleep(0.1)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+        except OSError:
+            pass
+        file.close()
+        if waiting and not said and not quiet and time.monotonic() - began > 2:
+            print(f"fwk: {waiting}", file=sys.stderr, flush=True)
+            said = True
+        if time.monotonic() - began > timeout:
+            raise RunError(f"waited {timeout:.0f} s for another process that holds {path}")
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 def build_store(
@@ -235,8 +240,6 @@ class _Build:
 
     def _spool(self) -> None:
         """Standard input is read twice and may be needed after a crash: keep a copy in the working folder."""
-        import sys
-
         for files in (self.files, self.valid_files):
             if "-" not in files:
                 continue

@@ -11,6 +11,8 @@ import hashlib
 import io
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,7 @@ class HFTokenizer(Tokenizer):
             raise DataError(f"{where} is not a tokenizer of the tokenizers library ({_short(error)})") from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
         self.kind = "huggingface"
         self._find_special()
         added = json.loads(self._content).get("added_tokens", [])
@@ -373,7 +376,7 @@ def _train_sentencepiece(texts: Iterable[str], kind: str, size: int, lower: bool
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=counted(), model_writer=model, vocab_size=size, model_type=kind,
-                hard_vocab_limit=False, num_threads=threads, max_sentence_length=longest,
+                hard_vocab_limit=False, num_threads=threads, character_coverage=0.9999, max_sentence_length=longest,
                 normalization_rule_name="nmt_nfkc_cf" if lower else "nmt_nfkc", minloglevel=4,
                 pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece="[PAD]", unk_piece="[UNK]", bos_piece="[CLS]",
                 eos_piece="[SEP]", unk_surface="[UNK]", control_symbols=["[MASK]"], shuffle_input_sentence=False,
@@ -394,8 +397,6 @@ def _train_sentencepiece(texts: Iterable[str], kind: str, size: int, lower: bool
 def _largest(message: str) -> int | None:
     """sentencepiece says 'Please set it to a value <= N' when the text does not support the size asked for, and
     'Vocabulary size is smaller than required_chars. N vs M' when the characters alone are more."""
-    import re
-
     for pattern in (r"value <= (\d+)", r"required_chars\.?\s+\d+ vs (\d+)"):
         match = re.search(pattern, message)
         if match:
@@ -405,9 +406,22 @@ def _largest(message: str) -> int | None:
 
 def _train_hf(texts: Iterable[str], kind: str, size: int, lower: bool) -> Tokenizer:
     t = _hf()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if kind == "wordpiece":
+        texts = list(texts)
         tokenizer = _wordpiece(None, lower)
-        trainer = t.trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False)
+        normalizer = t.normalizers.BertNormalizer(lowercase=lower, strip_accents=lower)
+        # the trainer numbers characters as a hash map happens to list them; naming them first makes it deterministic
+        characters = _characters(normalizer, texts, limit=max(min(1000, (size - len(SPECIAL)) // 2), 1))
+        first = [*SPECIAL, *characters, *("##" + c for c in characters)]
+        trainer = t.trainers.WordPieceTrainer(vocab_size=max(size, len(first)), special_tokens=first,
+                                              limit_alphabet=len(characters) + 1, show_progress=False)
+        kept = set(characters)
+        cleaned = ["".join(c if c in kept else " " for c in normalizer.normalize_str(text)) for text in texts]
+        tokenizer.train_from_iterator(cleaned, trainer=trainer)
+        tokenizer = _wordpiece(tokenizer.get_vocab(), lower)
+        if not characters:
+            raise DataError("there is no text to train a tokenizer on")
     else:
         tokenizer = t.Tokenizer(t.models.BPE())
         if lower:
@@ -418,8 +432,14 @@ def _train_hf(texts: Iterable[str], kind: str, size: int, lower: bool) -> Tokeni
             vocab_size=size, special_tokens=list(SPECIAL), show_progress=False,
             initial_alphabet=sorted(t.pre_tokenizers.ByteLevel.alphabet()),
         )
-    tokenizer.train_from_iterator(texts, trainer=trainer)
-    found = HFTokenizer(tokenizer.to_str())
-    if found.size <= len(SPECIAL):
-        raise DataError("there is no text to train a tokenizer on")
-    return found
+        tokenizer.train_from_iterator(texts, trainer=trainer)
+    return HFTokenizer(tokenizer.to_str())
+
+
+def _characters(normalizer: Any, texts: Sequence[str], limit: int) -> list[str]:
+    """The most frequent characters of the normalised texts, ties in code point order."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(normalizer.normalize_str(text))
+    known = [c for c in counts if not c.isspace()]
+    return sorted(sorted(known, key=lambda c: (-counts[c], c))[:limit])
