@@ -1,0 +1,108 @@
+"""The order of examples: a keyed permutation per source and epoch, an exact composition per block, random access."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from fwk.data.order import Order, permute
+from fwk.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 100, 1000, 4096, 4097])
+def test_permutation_is_a_bijection(size):
+    found = permute(np.arange(size), size, np.full(size, 99, np.uint64))
+    assert sorted(found.tolist()) == list(range(size))
+
+
+def test_every_example_comes_once_per_epoch_and_epochs_differ():
+    order = Order(3, {"a": 1013})
+    sources, indices, epochs = order.locate(np.arange(3 * 1013))
+    assert set(sources.tolist()) == {0} and epochs.tolist() == [e for e in range(3) for _ in range(1013)]
+    rows = indices.reshape(3, 1013)
+    assert all(sorted(row.tolist()) == list(range(1013)) for row in rows)
+    assert len({tuple(row) for row in rows}) == 3
+    assert order.epoch_of(2026) == 2.0
+
+
+def test_seeds_and_names_give_different_orders():
+    first = Order(1, {"a": 500}).locate(np.arange(500))[1]
+    assert not np.array_equal(first, Order(2, {"a": 500}).locate(np.arange(500))[1])
+    assert not np.array_equal(first, Order(1, {"b": 500}).locate(np.arange(500))[1])
+    assert np.array_equal(first, Order(1, {"a": 500}).locate(np.arange(500))[1])
+
+
+@pytest.mark.parametrize("mixture", [None, {"a": 1, "b": 1, "c": 1}, {"a": 0.7, "b": 0.29, "c": 0.01}, {"a": 1, "c": 1e-9},
+                                     {"a": 0.333, "b": 0.333, "c": 0.334}])
+def test_composition_of_blocks_carries_what_is_left_over(mixture):
+    sizes = {"a": 1000, "b": 77, "c": 5}
+    order = Order(5, sizes, mixture, block=64)
+    blocks = 600
+    sources, _, _ = order.locate(np.arange(blocks * 64))
+    counts = np.stack([np.bincount(block, minlength=3) for block in sources.reshape(blocks, 64)])
+    assert (counts.sum(1) == 64).all()
+    shares = np.array([(mixture or sizes).get(n, 0.0) for n in sizes], float)
+    shares /= shares.sum()
+    # shares are rounded to 1 / (256 * 64): over 600 blocks that is at most 600 / 256 draws, and one for a tiny share
+    assert np.abs(counts.cumsum(0) - np.outer(np.arange(1, blocks + 1) * 64, shares)).max() < 1 + 600 / 256 + 1
+    spread = counts.max(0) - counts.min(0)
+    assert (spread <= 2).all()  # fixed composition: a block differs from another by the carried draws only
+    assert order.drawn(64 * 100 + 13) == dict(zip(sizes, np.bincount(sources[: 6413], minlength=3).tolist(), strict=True))
+
+
+def test_a_source_of_a_mixture_is_drawn_once_per_its_own_epoch():
+    order = Order(5, {"a": 100, "b": 30}, {"a": 0.5, "b": 0.5}, block=16)
+    sources, indices, epochs = order.locate(np.arange(400))
+    seen = Counter(zip(sources.tolist(), indices.tolist(), epochs.tolist(), strict=True))
+    assert max(seen.values()) == 1
+    for source, size in ((0, 100), (1, 30)):
+        mine = epochs[sources == source]
+        assert (np.bincount(mine)[: mine.max()] == size).all()
+
+
+@pytest.mark.parametrize("sizes", [{"a": 1001}, {"a": 1001, "b": 64, "c": 9}])
+def test_random_access_equals_sequential(sizes):
+    order = Order(7, sizes)
+    draws = np.random.default_rng(0).integers(0, 20000, 3000)
+    everything = order.locate(np.arange(20000))
+    for one, all_of_them in zip(order.locate(draws), everything, strict=True):
+        assert np.array_equal(one, all_of_them[draws])
+    assert [int(x[0]) for x in order.locate(np.array([19999]))] == [int(x[-1]) for x in everything]
+
+
+def test_1e11_examples_take_no_memory_and_no_time():
+    began = time.process_time()
+    order = Order(1, {"web": 10**11, "books": 10**9}, {"web": 0.9, "books": 0.1})
+    sources, indices, _ = order.locate(np.arange(7 * 10**10, 7 * 10**10 + 4096))
+    assert time.process_time() - began < 2
+    assert len(set(indices[sources == 0].tolist())) == (sources == 0).sum() and indices[sources == 0].max() > 9 * 10**10
+
+
+@pytest.mark.parametrize("size", [3, 4, 5])
+def test_permutations_of_small_sets_are_close_to_uniform(size):
+    epochs = 20000
+    rows = Order(1, {"a": size}).locate(np.arange(size * epochs))[1].reshape(epochs, size)
+    counts = np.stack([np.bincount(rows[:, k], minlength=size) for k in range(size)])
+    expected = epochs / size
+    assert ((counts - expected) ** 2 / expected).sum() < 3 * size * size  # chi-square, (size - 1)^2 degrees of freedom
+
+
+def test_neighbours_do_not_stay_neighbours():
+    indices = Order(1, {"a": 100_000}).locate(np.arange(100_000))[1]
+    steps = np.abs(np.diff(indices))
+    assert abs(steps.mean() / 33_333 - 1) < 0.02 and (steps == 1).sum() < 20
+    assert abs(np.corrcoef(indices, np.arange(100_000))[0, 1]) < 0.02
+
+
+def test_wrong_mixtures_are_refused_by_name():
+    with pytest.raises(ConfigError, match="did you mean 'news'"):
+        Order(1, {"news": 5, "books": 3}, {"new": 1.0})
+    with pytest.raises(DataError, match="'books' has no examples"):
+        Order(1, {"news": 5, "books": 0})
+    with pytest.raises(ConfigError, match="share 0"):
+        Order(1, {"news": 5}, {"news": 0.0})
+    with pytest.raises(ConfigError, match="number >= 0"):
+        Order(1, {"news": 5}, {"news": -1.0})
