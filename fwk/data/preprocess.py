@@ -382,8 +382,9 @@ class _Build:
         for record in records:
             (self.partial / record["counts"]).unlink()
             (self.partial / record["record"]).unlink()
-        for left in ("plan.json", "stdin.txt"):
-            (self.partial / left).unlink(missing_ok=True)
+        for left in (self.partial / "plan.json", self.partial / "stdin.txt", *self.partial.glob(".*.tmp"),
+                     *self.partial.glob("tokenizer/.*.tmp")):
+            left.unlink(missing_ok=True)
         write_atomically(self.partial / stores.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
         _sync(self.partial)
         if self.folder.exists():
