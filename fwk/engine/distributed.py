@@ -111,12 +111,15 @@ def process_group(device: str, timeout: float) -> Iterator[World]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     limit = timedelta(seconds=timeout)
-    dist.init_process_group(backend, timeout=limit, device_id=chosen if chosen.type == "cuda" else None)
+    joined = not dist.is_initialized()  # a program that trains several times keeps the group it made
+    if joined:
+        dist.init_process_group(backend, timeout=limit, device_id=chosen if chosen.type == "cuda" else None)
     try:
         yield World(rank=rank, size=size, local_rank=int(env["LOCAL_RANK"]), device=chosen,
                     side=dist.new_group(timeout=limit))
     finally:
-        dist.destroy_process_group()
+        if joined:
+            dist.destroy_process_group()
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:

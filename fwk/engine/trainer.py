@@ -246,7 +246,7 @@ class Trainer:
         if run.world_size > 1:
             # find_unused_parameters: a head may be without examples here and in use elsewhere; it also keeps the
             # buckets as they are first laid out, so that a resumed run reduces in the same order
-            self.wrapped = DistributedDataParallel(run.module, find_unused_parameters=True, broadcast_buffers=False)
+            self.wrapped = DistributedDataParallel(run.module, find_unused_parameters=True)
 
     # -- between updates ---------------------------------------------------------------------------------------------
 
