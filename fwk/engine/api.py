@@ -85,8 +85,7 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
     try:
         status = trainer.train()
         if status == "finished":
-            if latest is None or this.update > _update_of(latest) or not checkpoint.list_checkpoints(folder):
-                trainer.save()
+            trainer.save()
             trainer.emit({"event": "finished", "split": "train", "update": this.update, "seconds": round(this.seconds, 3)})
         elif world.main:
             trainer.emit({"event": "stopped", "split": "train", "update": this.update, "seconds": round(this.seconds, 3)})
@@ -183,16 +182,14 @@ def _fits(state: dict[str, Any], this: Run, path: Path) -> None:
                               f"{this.task.fingerprint()[:12]} here; restore the data, or choose another --run")
 
 
-def _update_of(path: Path) -> int:
-    return int(path.name.split("-")[1])
-
-
 def _determinism(wanted: bool, world: World) -> None:
     if wanted:
         if world.device.type == "cuda":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # filling fresh memory with NaN finds bugs and costs a pass over it; results do not depend on it
+        torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class Trainer:
         self.count_names: list[str] | None = None
         self.rate = 0.0
         self.grad_norm = 0.0
+        self.saved_at = -1
         self.mark = (0.0, 0)  # seconds and tokens at the last log line
         self.wrapped_for: str | None = None  # name of the phase that `wrapped` and the optimizer were built for
 
@@ -77,6 +78,7 @@ class Trainer:
             self.report()
         if run.last_metrics.get("valid") is None and "valid" in run.task.splits():
             self.validate()
+            self.saved_at = -1  # the metrics belong into the checkpoint
         return "finished"
 
     def step(self, batches: Sequence[Batch]) -> bool:
@@ -304,8 +306,9 @@ class Trainer:
     def save(self) -> Path | None:
         """Writes a checkpoint on rank 0 while the others wait; an update that is already saved is not saved again."""
         run, train = self.run, self.run.config.train
-        if run.optimizer is None:
+        if run.optimizer is None or self.saved_at == run.update:
             return None
+        self.saved_at = run.update
         meters = run.meters.state(run.world)
         path = None
         failure = None
@@ -354,6 +357,7 @@ class Trainer:
         run = self.run
         tensors, state = checkpoint.read_checkpoint(path)
         run.resumed_from = path
+        self.saved_at = state["update"]
         run.update, run.tokens, run.sequences = state["update"], state["tokens"], state["sequences"]
         run.seconds_before = run.agreed_seconds = state["seconds"]
         run.precision.scale, run.precision.good = state["precision"]["scale"], state["precision"]["good"]
