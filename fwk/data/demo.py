@@ -37,7 +37,7 @@ _SKIP = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "test
          "idlelib", "fwk", "fwk_plugins", "pydoc_data", "include", "lib", "bin"}
 _SKIP_FILES = re.compile(r"licen[sc]e|copying|notice|authors|top_level|entry_points|requires|record|sources|vocab|"
                          r"grammar|installed-files", re.I)
-_LONG_STRING = re.compile(rb"\"\"\"[^\"]{120,}|'''[^']{120,}")
+_LONG_STRING = re.compile(rb"(?s)\"\"\".{60,}?\"\"\"|'''.{60,}?'''")
 _WORD = re.compile(r"[A-Za-z]+(?:['’-][a-z]+)*")
 _LICENCE = re.compile(r"copyright|licen[sc]|warrant|permission is hereby|redistribut|all rights reserved|liabilit", re.I)
 _CODE = re.compile(r"[{}<>=|\\_^~$@#*/\[\]]|\(\)|::|--|\w\.\w+\.\w|\d\.\d")
@@ -93,14 +93,29 @@ def _texts(path: Path) -> Iterator[str]:
         if path.suffix != ".py":
             yield data.decode("utf-8")
             return
-        if not _LONG_STRING.search(data):
-            return
+        if sum(len(match) for match in _LONG_STRING.findall(data)) < 0.06 * len(data):
+            return  # parsing is what takes the time, and here it would bring little
         tree = ast.parse(data)
     except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError):
         return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > 120:
-            yield inspect.cleandoc(node.value)
+    for text in _strings(tree.body):
+        if len(text) > 60:
+            yield inspect.cleandoc(text)
+
+
+def _strings(body: list[ast.stmt]) -> Iterator[str]:
+    """Docstrings, and strings that stand alone, are assigned, or are handed to a call (`add_docstr(f, text)`)."""
+    for node in body:
+        if isinstance(node, (ast.Expr, ast.Assign)):
+            value = node.value
+            parts = value.args if isinstance(value, ast.Call) else [value]
+            for part in parts:
+                if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute):  # text.format(...)
+                    part = part.func.value
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.value
+        for inner in ("body", "orelse", "finalbody"):
+            yield from _strings(getattr(node, inner, []))
 
 
 def paragraphs(text: str) -> Iterator[str]:
@@ -134,20 +149,22 @@ def _clean(block: list[str]) -> str | None:
     text = re.sub(r"^[A-Za-z_][\w.]*(?: ?\([^)]{0,80}\))? ?(?::|--) ", "", text)  # "name (type): what it is"
     text = re.sub(r"^(?:note|warning|caution|tip|todo|fixme)s?\s*:+\s*", "", text, flags=re.I)
     text = _TICKS.sub(r"\1", _ROLE.sub(r"\1", text))
-    text = text.replace("**", "").replace("’", "'").replace("“", '"').replace("”", '"')
+    text = text.replace("**", "").replace("~", "").replace("’", "'").replace("“", '"').replace("”", '"')
     text = re.sub(r"(?<![\w*])\*(\w[^*]*)\*(?![\w*])", r"\1", text)
     text = re.sub(r"\s+", " ", text).strip()
     words = _WORD.findall(text)
-    if not 8 <= len(words) <= 400 or not text[0].isalpha() or text[-1] not in ".!?:":
+    if not 6 <= len(words) <= 400 or not text[0].isalpha():
         return None
-    text = text[0].upper() + text[1:]
-    if text[-1] == ":":
-        text = text[:-1] + "."
+    text = text[0].upper() + text[1:].rstrip(": ")
+    if text[-1] not in ".!?)\"'":
+        if not text[-1].isalpha() or len(words) < 8:  # a heading, or a list that goes on below
+            return None
+        text += "."
     letters = sum(map(str.isalpha, text))
-    if letters < 0.72 * len(text) or len(_CODE.findall(text)) > 0.04 * len(words) + 0.5:
+    if letters < 0.7 * len(text) or len(_CODE.findall(text)) > 0.06 * len(words) + 1:
         return None
     lower = [word.lower() for word in words]
-    if sum(word in _COMMON for word in lower) < 0.15 * len(lower) or not text.isascii() or _LICENCE.search(text):
+    if sum(word in _COMMON for word in lower) < 0.16 * len(lower) or not text.isascii() or _LICENCE.search(text):
         return None
     if sum(word.isupper() and len(word) > 1 for word in words) > 0.2 * len(words):
         return None
