@@ -6,13 +6,15 @@ The public names below are what plugins import. They are looked up when first us
 from __future__ import annotations
 
 import os as _os
+import sys as _sys
 from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 from typing import Any
 
 from fwk.version import __version__
 
 _PLACES = {
-    "register": "fwk.registry", "registry": "fwk.registry",
+    "register": "fwk.registry",
     "option": "fwk.schema",
     "hookimpl": "fwk.hookspecs",
     "Criterion": "fwk.criteria.base",
@@ -25,7 +27,7 @@ _PLACES = {
     "Phase": "fwk.engine.phases",
 }
 
-__all__ = ["__version__", "load", "train", *_PLACES]
+__all__ = ["__version__", "load", "train", "registry", *_PLACES]
 
 if _os.environ.get("FWK_USER_DIRS"):  # a worker or a spawned rank: user code must be importable before anything asks
     from fwk.user_code import install as _install
@@ -62,3 +64,28 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Package(_ModuleType):
+    """`fwk.registry` is the registry of names; importing the module of the same name must not hide it."""
+
+    _asked = False
+
+    @property
+    def registry(self) -> Any:
+        """Every registered name, those of installed plugins included."""
+        if not self._asked:
+            _Package._asked = True  # before the plugins are looked at, which may ask again
+            try:
+                _import_module("fwk.plugins").discover()
+            except BaseException:
+                _Package._asked = False
+                raise
+        return _sys.modules["fwk.registry"].registry
+
+    @registry.setter
+    def registry(self, module: Any) -> None:
+        pass
+
+
+_sys.modules[__name__].__class__ = _Package

@@ -120,6 +120,7 @@ def discover(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -
 
     Raises PluginError when something does not import; with `allow_broken` that is a warning.
     """
+    registry.see_built_in()
     by_package: dict[str, list[EntryPoint]] = {}
     for point in installed():
         if point.name not in _discovered:
@@ -136,9 +137,8 @@ def discover(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -
             folder = Path(next(iter(spec.submodule_search_locations)))
             stale = _guarded(lambda: registry.see_package(package, folder, prefixes), allow_broken) or set()
         for point in points:
-            if point.module in stale:
-                _guarded(lambda: _load_module(point.module, point.name), allow_broken)
-            _discovered.add(point.name)
+            if point.module not in stale or _guarded(lambda: _load_module(point.module, point.name), allow_broken):
+                _discovered.add(point.name)
     for path in user_dirs:
         _guarded(lambda: load_user_dirs([path]), allow_broken)
 

@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from fwk.errors import PluginError, UnknownName
@@ -66,11 +67,13 @@ class Entry:
     def cls(self) -> type:
         """The class, imported when first asked for."""
         if self.loaded is None:
-            _import(self.module, self.plugin)
-            live = registry.live.get((self.kind, self.name))
-            if live is None or live.loaded is None:
-                raise PluginError(f"{self.place}: importing {self.module} did not register {self.kind} '{self.name}'")
-            self.loaded = live.loaded
+            found: Any = _import(self.module, self.plugin)
+            for name in self.qualname.split("."):
+                found = getattr(found, name, None)
+            if not isinstance(found, type):
+                raise PluginError(f"{self.place}: there is no class {self.qualname} in {self.module}, which registered "
+                                  f"{self.kind} '{self.name}' when the index was made")
+            self.loaded = found
         return self.loaded
 
     @property
@@ -99,7 +102,7 @@ class Registry:
     def get(self, kind: str, name: str, hint: str = "") -> Entry:
         """The entry of a name. Raises UnknownName with the nearest name there is."""
         _check_kind(kind)
-        self._see_built_in()
+        self.see_built_in()
         entry = self.live.get((kind, name)) or self.indexed.get((kind, name))
         if entry is None and self.pending:
             # one registered thing, one file, named as it is registered: try that file first
@@ -116,7 +119,7 @@ class Registry:
     def names(self, kind: str) -> list[str]:
         """Every registered name of a kind, sorted."""
         _check_kind(kind)
-        self._see_built_in()
+        self.see_built_in()
         self._import_pending()
         return self._known(kind)
 
@@ -135,7 +138,7 @@ class Registry:
     def add(self, entry: Entry) -> None:
         """Enter a live class. Raises PluginError when another place has the name already."""
         _check_kind(entry.kind)
-        self._see_built_in()
+        self.see_built_in()
         key = (entry.kind, entry.name)
         with self._lock:
             other = self.live.get(key) or self.indexed.get(key)
@@ -190,7 +193,8 @@ class Registry:
             self.indexed[(entry.kind, entry.name)] = entry
         return stale
 
-    def _see_built_in(self) -> None:
+    def see_built_in(self) -> None:
+        """Take the built-in components into account; every question does it first."""
         with self._lock:
             if not self._built_in:
                 self._built_in = True
@@ -243,9 +247,9 @@ def _same_place(new: Entry, old: Entry) -> bool:
     return not ("register" in was and f"{old.name}" in was)
 
 
-def _import(module: str, plugin: str) -> None:
+def _import(module: str, plugin: str) -> ModuleType:
     try:
-        importlib.import_module(module)
+        return importlib.import_module(module)
     except PluginError:
         raise
     except Exception as error:

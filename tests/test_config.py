@@ -38,9 +38,9 @@ def file(tmp_path):
 @pytest.fixture
 def forgets():
     """Names registered inside the test are forgotten after it."""
-    before = dict(registry.live)
     yield
-    registry.live = before
+    for key in [k for k, entry in registry.live.items() if entry.module == __name__]:
+        del registry.live[key]
 
 
 # ---- defaults and precedence ----

@@ -46,9 +46,10 @@ def scratch_package(tmp_path, monkeypatch):
                 share: float = option(0.5, "a share", low=0, high=1)
     '''))
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = dict(registry.live), dict(registry.indexed), dict(registry.packages), dict(registry.pending)
     yield folder
-    registry.live, registry.indexed, registry.packages, registry.pending = before
+    registry.packages.pop("scratch_fwk", None)
+    for table in (registry.live, registry.indexed):
+        table.pop(("schedule", "scratch_thing"), None)
     for name in [n for n in sys.modules if n.split(".")[0] == "scratch_fwk"]:
         del sys.modules[name]
 
