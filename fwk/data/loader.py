@@ -103,7 +103,8 @@ class _Begin:
         # a Ctrl-C or a scheduler's signal goes to the whole group: the trainer decides when its workers end
         for name in ("SIGINT", "SIGUSR1"):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # but a second SIGTERM ends a worker that hangs: that is what the loader sends when it gives up on one
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
         _load_user_dirs(self.user_dirs)
 
 
