@@ -19,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,24 +33,36 @@ from fwk.errors import CheckpointError
 
 FORMAT = 1
 NAME = re.compile(r"update-(\d{9,})$")
+ESSENTIAL = {"model.safetensors", "optimizer.safetensors", "meters.safetensors", "state.json"}
+WRITING, REPLACED = ".writing-", ".replaced-"
+
+
+class NewerFormat(CheckpointError):
+    """Written by a later version. Going on from an older checkpoint instead would throw its updates away unasked."""
 
 
 def folder_name(update: int) -> str:
     return f"update-{update:09d}"
 
 
+def update_of(checkpoint: Path) -> int:
+    return int(NAME.search(checkpoint.name)[1])
+
+
 def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first; whether they are whole is not looked at."""
     found = [path for path in (run / "checkpoints").glob("update-*") if NAME.match(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(NAME.match(path.name)[1]))
+    return sorted(found, key=update_of)
 
 
 def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
     """Writes `checkpoints/update-N` so that it is there whole or not at all. CheckpointError when the disk says no."""
     parent = run / "checkpoints"
-    final, beside = parent / folder_name(update), parent / f".writing-{folder_name(update)}"
+    final, beside = parent / folder_name(update), parent / f"{WRITING}{folder_name(update)}"
+    aside = parent / f"{REPLACED}{folder_name(update)}"
     try:
-        shutil.rmtree(beside, ignore_errors=True)
+        for left in parent.glob(f"{WRITING}*"):  # by a run that was killed here
+            shutil.rmtree(left)
         beside.mkdir(parents=True)
         for name, group in tensors.items():
             contiguous = {key: value.detach().cpu().contiguous() for key, value in group.items()}
@@ -62,10 +75,13 @@ def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, 
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         _sync(beside / "manifest.json")
         _sync(beside)
-        if final.exists():  # left by a run that was killed after writing it and resumed from before it
-            shutil.rmtree(final)
+        if final.exists():  # of the same update: until the new one is in place, `newest_whole` finds it aside
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(final, aside)
         os.replace(beside, final)
         _sync(parent)
+        for left in parent.glob(f"{REPLACED}*"):
+            remove(left)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise CheckpointError(f"cannot write the checkpoint {final}: {error}; the previous checkpoint is untouched") from error
@@ -89,18 +105,21 @@ def remove(checkpoint: Path) -> None:
 def verify(checkpoint: Path) -> dict[str, Any]:
     """The manifest, after every file was hashed. CheckpointError says which file is wrong and how."""
     manifest = _json(checkpoint / "manifest.json")
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise CheckpointError(f"{checkpoint}/manifest.json is not a checkpoint's manifest")
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{checkpoint} has format {manifest.get('format')}, and this version of fwk reads {FORMAT}; "
-                              "install the version that wrote it (see environment.json beside the run's config)")
-    for name, expected in manifest["files"].items():
+    version = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise NewerFormat(f"{checkpoint} has format {version}, and this version of fwk reads up to {FORMAT}; "
+                          "install the version that wrote it (environment.json in the run's folder names it)")
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if version != FORMAT or not isinstance(files, dict) or not ESSENTIAL <= files.keys() or not all(
+            isinstance(entry, dict) and Path(name).name == name for name, entry in files.items()):
+        raise CheckpointError(f"{checkpoint / 'manifest.json'} is not a checkpoint's manifest")
+    for name, expected in files.items():
         path = checkpoint / name
         if not path.is_file():
             raise CheckpointError(f"{checkpoint} lacks {name}")
-        if path.stat().st_size != expected["bytes"]:
-            raise CheckpointError(f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}")
-        if digest(path) != expected["sha256"]:
+        if path.stat().st_size != expected.get("bytes"):
+            raise CheckpointError(f"{path} has {path.stat().st_size} bytes, expected {expected.get('bytes')}")
+        if digest(path) != expected.get("sha256"):
             raise CheckpointError(f"{path} was changed: its sha256 is not the one it was written with")
     return manifest
 
@@ -117,11 +136,14 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dic
 
 def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and a sentence for each newer one that does not. CheckpointError when there
-    are checkpoints and none is whole."""
+    are checkpoints and none is whole, or one is of a newer format."""
     complaints = []
-    for checkpoint in reversed(list_checkpoints(run)):
+    replaced = (run / "checkpoints").glob(f"{REPLACED}update-*")  # there only if a run was killed at that instant
+    for checkpoint in sorted([*list_checkpoints(run), *replaced], key=lambda p: (update_of(p), p.name), reverse=True):
         try:
             verify(checkpoint)
+        except NewerFormat:
+            raise
         except CheckpointError as error:
             complaints.append(str(error))
         else:
@@ -136,7 +158,9 @@ def find_checkpoint(path: Path) -> Path:
     if (path / "manifest.json").is_file():
         return path.resolve()
     if (path / "checkpoints").is_dir():
-        found, _ = newest_whole(path)
+        found, complaints = newest_whole(path)
+        for complaint in complaints:
+            warnings.warn(f"passed over a checkpoint: {complaint}", stacklevel=2)
         if found is not None:
             return found
         raise CheckpointError(f"{path} is a run that has no checkpoint yet")
