@@ -21,7 +21,7 @@ from typing import Any
 import pluggy
 
 from fwk import hookspecs, user_code
-from fwk.errors import PluginError, UserError, nearest
+from fwk.errors import FwkError, PluginError, RunError, UserError, nearest
 from fwk.registry import registry
 
 GROUP = "fwk.plugins"
@@ -50,12 +50,38 @@ class BrokenPlugin(PluginError):
                          "out, or go on without it with --allow-broken-plugins")
 
 
+class HookFailed(RunError):
+    """A hook implementation raised something that is no error of ours. `details` is its traceback."""
+
+    def __init__(self, hook: str, plugin: str, error: Exception):
+        self.hook, self.plugin = hook, plugin
+        frames = [f for f in traceback.extract_tb(error.__traceback__)
+                  if "pluggy" not in Path(f.filename).parts and Path(f.filename) != Path(__file__)]
+        self.details = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames),
+                                *traceback.format_exception_only(type(error), error)])
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        reason = " ".join(str(error).split()) or "no message"
+        super().__init__(f"{hook} of '{plugin}' raised {type(error).__name__}: {reason}{place}; the last checkpoint is good")
+
+
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, with every implementation checked against the specification when it is registered."""
+    """pluggy's manager, with every implementation checked against the specification when it is registered, and named
+    when it raises."""
 
     def __init__(self) -> None:
         super().__init__("fwk")
         self.add_hookspecs(hookspecs)
+        self.add_hookcall_monitoring(lambda *_: None, self._after)
+
+    @staticmethod
+    def _after(outcome: pluggy.Result, hook: str, implementations: Sequence[pluggy.HookImpl], _: Any) -> None:
+        error = outcome.exception
+        if isinstance(error, Exception) and not isinstance(error, FwkError):
+            running = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
+            names = [i.plugin_name for i in implementations if getattr(i.function, "__code__", None) in running]
+            failed = HookFailed(hook, names[0] if names else "a plugin", error)
+            failed.__cause__ = error
+            outcome.force_exception(failed)
 
     def register(self, plugin: Any, name: str | None = None) -> str | None:
         check_hooks(plugin, name or getattr(plugin, "__name__", type(plugin).__name__))
