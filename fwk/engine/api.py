@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from fwk.engine import checkpoint
 from fwk.engine.build import build_module
 from fwk.engine.distributed import World, process_group
 from fwk.engine.ema import Average
-from fwk.engine.lifecycle import StopRequest, folder_lock
+from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
 from fwk.engine.run import Run
 from fwk.engine.trainer import Trainer, load_model_tensors
@@ -58,17 +59,11 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
     stop = StopRequest()
     with process_group(train.device, train.timeout) as world, stop.listening():
         _determinism(train.deterministic, world)
-        lock = folder_lock(folder) if world.main else None
-        if world.main:
-            _open_folder(folder, config, overwrite)
-        try:
-            if lock is not None:
-                lock.__enter__()
+        with folder_lock(folder) if world.main else nullcontext():
+            if world.main:
+                _open_folder(folder, config, overwrite)
             _agree_on_start(world, config)
             return _train(config, folder, hooks, world, stop)
-        finally:
-            if lock is not None:
-                lock.__exit__(None, None, None)
 
 
 def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: StopRequest) -> Finished:
@@ -79,6 +74,11 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
         state = checkpoint._json(latest / "state.json")
         _fits(state, this, latest)
         trainer.restore(latest)
+        if world.main:
+            trainer.settle(latest)
+            if this.done:
+                print(f"fwk: {folder} is finished at update {this.update}: nothing to do; a longer run "
+                      f"({_longer(config)}) goes on from there", file=sys.stderr)
     if world.main and latest is None:
         _describe(this)
     status = "failed"
@@ -119,13 +119,14 @@ def build_run(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
 
 
 def _open_folder(folder: Path, config: RunConfig, overwrite: bool) -> None:
-    """Makes the folder, or checks that what is in it is this run."""
+    """Empties the folder, or checks that what is in it is this run. The caller holds its lock."""
     try:
-        if overwrite and folder.exists():
-            if any(folder.iterdir()) and not (folder / "config.yaml").is_file():
+        if overwrite:
+            inside = [path for path in folder.iterdir() if path.name != LOCK]
+            if inside and not (folder / "config.yaml").is_file():
                 raise CheckpointError(f"--overwrite: {folder} is not empty and no run (it has no config.yaml); nothing was deleted")
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+            for old in sorted(inside, key=lambda path: path.name == "config.yaml"):  # which says that this is a run: last
+                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         path = folder / "config.yaml"
         if path.is_file():
             before = configuration.read(path)
@@ -142,6 +143,12 @@ def _write(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}")
     beside.write_text(text, encoding="utf-8")
     os.replace(beside, path)
+
+
+def _longer(config: RunConfig) -> str:
+    """The limits that are set, as keys to raise."""
+    limits = ("updates", "epochs", "tokens", "minutes")
+    return ", ".join(f"train.{name} above {value}" for name in limits if (value := getattr(config.train, name)) is not None)
 
 
 def _describe(this: Run) -> None:

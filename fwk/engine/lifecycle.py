@@ -9,11 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from fwk.errors import CheckpointError
 
 EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: start me again to go on
 EXIT_INTERRUPTED = 130
+LOCK = ".lock"
 
 
 class StopRequest:
@@ -54,10 +56,29 @@ class StopRequest:
                 signal.signal(number, handler)
 
 
+_held: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+# a forked data-loading worker outlives a killed trainer by seconds, and must not hold the folder for it
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Holds the run's folder; CheckpointError when another process does. The lock ends with the process."""
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    """Holds the run's folder, which it makes; CheckpointError when another process does. The lock ends with the
+    process."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = open(folder / LOCK, "a+", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -67,4 +88,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        _held.add(file)
+        try:
+            yield
+        finally:
+            _held.discard(file)

@@ -42,6 +42,7 @@ class Run:
     phase: Phase | None = None
     meters: Meters = field(default_factory=Meters)
     update: int = 0
+    skipped: int = 0  # updates that fp16 overflowed in: they have a number and draws, and no effect
     tokens: int = 0
     sequences: int = 0
     seconds_before: float = 0.0
@@ -95,10 +96,19 @@ class Run:
     @property
     def progress(self) -> float:
         """Share of the run that is done, by the nearest of its limits, in [0, 1]; equal on all ranks."""
+        return self._progress(self.update)
+
+    def learning_rate_factor(self) -> float:
+        """The schedule's factor of the update that is about to be applied. It counts the updates that had an effect, so
+        a skipped one does not move it."""
+        applied = self.update - self.skipped
+        return self.schedule.factor(applied + 1, self.total_updates, self._progress(applied))
+
+    def _progress(self, updates: int) -> float:
         train, total = self.config.train, self.total_updates
         shares = [0.0]
         if total is not None:
-            shares.append(self.update / total if total else 1.0)
+            shares.append(updates / total if total else 1.0)
         if train.tokens:
             shares.append(self.tokens / train.tokens)
         if train.minutes:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ from fwk.engine.meters import component_metrics, means
 from fwk.engine.module import MicroBatch, Step
 from fwk.engine.phases import Phase, copy_parameters, freeze
 from fwk.engine.run import Run
-from fwk.errors import RunError
+from fwk.errors import FwkError, RunError
 from fwk.optim.base import set_learning_rate
 from fwk.optim.groups import parameter_groups
+from fwk.plugins import HookFailed
 from fwk.views import Batch
 
 
@@ -68,14 +69,15 @@ class Trainer:
             run.task, run.order, batch=train.batch, micro_batch=train.micro_batch, rank=run.rank,
             world_size=run.world_size, workers=train.workers, start_update=run.update,
             pin=run.device.type == "cuda", user_dirs=run.config.user_dirs)
-        while not run.done:
-            self.enter_phase(run.hooks.hook.fwk_phase(run=run))
-            run.hooks.hook.fwk_update_begin(run=run)
-            if not self.step(next(updates)):
-                self.save()
-                return "stopped"
-            run.hooks.hook.fwk_update_end(run=run)
-            self.report()
+        with closing(updates):  # ends the loader's workers
+            while not run.done:
+                self.enter_phase(run.hooks.hook.fwk_phase(run=run))
+                run.hooks.hook.fwk_update_begin(run=run)
+                if not self.step(next(updates)):
+                    self.save()
+                    return "stopped"
+                run.hooks.hook.fwk_update_end(run=run)
+                self.report()
         if run.last_metrics.get("valid") is None and "valid" in run.task.splits():
             self.validate()
             self.saved_at = -1  # the metrics belong into the checkpoint
@@ -98,6 +100,7 @@ class Trainer:
             run.meters.commit()
         else:
             run.meters.rollback()
+            run.skipped += 1
         run.update += 1
         return True
 
@@ -197,7 +200,7 @@ class Trainer:
             raise RunError(self.explain_not_finite())
         if train.clip and gradients:
             torch.nn.utils.clip_grads_with_norm_(with_gradient, train.clip, norm)
-        self.rate = run.config.optimizer.config.lr * run.schedule.factor(run.update + 1, run.total_updates, run.progress)
+        self.rate = run.config.optimizer.config.lr * run.learning_rate_factor()
         set_learning_rate(run.optimizer, self.rate)
         run.optimizer.step()
         if run.average is not None:
@@ -208,11 +211,14 @@ class Trainer:
 
     def explain_not_finite(self) -> str:
         run, batch = self.run, self.run.config.train.batch
-        bad = [name[4:] for name, value in run.meters.pending.items()
-               if name.startswith("sum:") and not torch.isfinite(value).all()]
+        mine = [name[4:] for name, value in run.meters.pending.items()
+                if name.startswith("sum:") and not torch.isfinite(value).all()]
+        by_rank = run.world.objects(mine)  # the norm is the same everywhere, so every rank comes here
+        bad = sorted({name for names in by_rank for name in names})
+        ranks = [rank for rank, names in enumerate(by_rank) if names] or range(run.world_size)
         where = f"loss term {', '.join(bad)} is not finite" if bad else "the gradient is not finite though every loss term is"
-        return (f"update {run.update + 1}: {where} (rank {run.rank}, draws {run.update * batch} to "
-                f"{(run.update + 1) * batch - 1}); the last checkpoint is good; lower optimizer.lr or set train.clip")
+        return (f"update {run.update + 1}: {where} (rank {', '.join(map(str, ranks))}; draws {run.update * batch} "
+                f"to {(run.update + 1) * batch - 1}); the last checkpoint is good; lower optimizer.lr or set train.clip")
 
     # -- phases ------------------------------------------------------------------------------------------------------
 
@@ -305,7 +311,7 @@ class Trainer:
 
     def save(self) -> Path | None:
         """Writes a checkpoint on rank 0 while the others wait; an update that is already saved is not saved again."""
-        run, train = self.run, self.run.config.train
+        run = self.run
         if run.optimizer is None or self.saved_at == run.update:
             return None
         self.saved_at = run.update
@@ -315,10 +321,7 @@ class Trainer:
         if run.world.main:
             try:
                 path = self.write(meters)
-                kept = {update for _, update in run.best}
-                for old in checkpoint.list_checkpoints(run.folder)[: -train.keep_last or None]:
-                    if int(old.name.split("-")[1]) not in kept and old != path:
-                        checkpoint.remove(old)
+                self.settle(path)
             except Exception as error:  # the other ranks must hear of it before this one raises
                 failure = error
         if any(run.world.objects(failure is not None)):
@@ -337,7 +340,7 @@ class Trainer:
                 tensors[f"plugin-{name}"] = {k: v for k, v in kept.items() if isinstance(v, Tensor)}
                 plugins[name] = {k: v for k, v in kept.items() if not isinstance(v, Tensor)}
         state = {
-            "update": run.update, "tokens": run.tokens, "sequences": run.sequences, "seconds": run.seconds,
+            "update": run.update, "skipped": run.skipped, "tokens": run.tokens, "sequences": run.sequences, "seconds": run.seconds,
             "draws": run.update * run.config.train.batch, "world_size": run.world_size,
             "phase": run.phase.to_state() if run.phase else None, "optimizer": numbers,
             "precision": {"scale": run.precision.scale, "good": run.precision.good},
@@ -346,11 +349,19 @@ class Trainer:
             "fingerprint": run.task.fingerprint(), "plugins": plugins,
             "needs": run.needs(),
         }
-        path = checkpoint.write_checkpoint(run.folder, run.update, tensors, state)
-        checkpoint.point(run.folder, "latest", path)
-        if run.best and (run.folder / "checkpoints" / checkpoint.folder_name(run.best[0][1])).is_dir():
-            checkpoint.point(run.folder, "best", run.folder / "checkpoints" / checkpoint.folder_name(run.best[0][1]))
-        return path
+        return checkpoint.write_checkpoint(run.folder, run.update, tensors, state)
+
+    def settle(self, newest: Path) -> None:
+        """Points `latest` and `best` to what they name and deletes what is neither among the last nor among the best.
+        Also after a resume: the run may have been killed between writing a checkpoint and this."""
+        run = self.run
+        checkpoint.point(run.folder, "latest", newest)
+        if run.best and (best := run.folder / "checkpoints" / checkpoint.folder_name(run.best[0][1])).is_dir():
+            checkpoint.point(run.folder, "best", best)
+        kept = {update for _, update in run.best}
+        for old in checkpoint.list_checkpoints(run.folder)[: -run.config.train.keep_last or None]:
+            if checkpoint.update_of(old) not in kept and old != newest:
+                checkpoint.remove(old)
 
     def restore(self, path: Path) -> None:
         """The inverse of `write`."""
@@ -358,7 +369,8 @@ class Trainer:
         tensors, state = checkpoint.read_checkpoint(path)
         run.resumed_from = path
         self.saved_at = state["update"]
-        run.update, run.tokens, run.sequences = state["update"], state["tokens"], state["sequences"]
+        run.update, run.skipped = state["update"], state["skipped"]
+        run.tokens, run.sequences = state["tokens"], state["sequences"]
         run.seconds_before = run.agreed_seconds = state["seconds"]
         run.precision.scale, run.precision.good = state["precision"]["scale"], state["precision"]["good"]
         run.best = [(value, update) for value, update in state["best"]]
@@ -374,22 +386,26 @@ class Trainer:
         checkpoint.unpack_optimizer(run.optimizer, tensors["optimizer"], state["optimizer"])
         self.wrap()
         run.meters.load(tensors["meters"], run.world, state["world_size"])
-        for implementation in run.hooks.hook.fwk_checkpoint_load.get_hookimpls():
-            name = implementation.plugin_name
-            if name in state["plugins"]:
-                own = {**state["plugins"][name], **tensors.get(f"plugin-{name}", {})}
-                call(implementation, run=run, state=own)
+        call_each(run, "fwk_checkpoint_load", state={
+            name: {**numbers, **tensors.get(f"plugin-{name}", {})} for name, numbers in state["plugins"].items()})
 
 
-def call(implementation: Any, **arguments: Any) -> Any:
-    """One plugin's implementation of a hook, with the arguments it takes."""
-    return implementation.function(*(arguments[name] for name in implementation.argnames))
-
-
-def call_each(run: Run, hook: str) -> list[tuple[str, Any]]:
-    """What each plugin's implementation of a hook returns, by the plugin's name."""
-    found = getattr(run.hooks.hook, hook).get_hookimpls()
-    return [(implementation.plugin_name, call(implementation, run=run)) for implementation in found]
+def call_each(run: Run, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+    """What each plugin's implementation of a hook returns, by the plugin's name. arguments: plugin's name -> value, for
+    what differs from plugin to plugin; one that an argument does not name is left out."""
+    returned = []
+    for implementation in getattr(run.hooks.hook, hook).get_hookimpls():
+        name = implementation.plugin_name
+        if any(name not in values for values in arguments.values()):
+            continue
+        own = {"run": run, **{argument: values[name] for argument, values in arguments.items()}}
+        try:
+            returned.append((name, implementation.function(*(own[argument] for argument in implementation.argnames))))
+        except FwkError:
+            raise
+        except Exception as error:
+            raise HookFailed(hook, name, error) from error
+    return returned
 
 
 def model_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
