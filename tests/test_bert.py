@@ -1,0 +1,130 @@
+"""The BERT encoder: against another implementation, and option by option."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fwk import BuildContext, Vocabulary
+from fwk.errors import ConfigError
+from fwk.models.bert import SIZES, Bert
+from fwk.testing import assert_conforms
+
+V, T, B = 31, 11, 3
+
+
+def bert(**options) -> Bert:
+    options = {"layers": 2, "width": 16, "heads": 4, "dropout": 0.0, "attention_dropout": 0.0, **options}
+    torch.manual_seed(0)
+    return Bert(Bert.Config(**options), BuildContext(vocabulary=Vocabulary(size=V, pad=0), length=T))
+
+
+def inputs():
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(1, V, (B, T), generator=generator)
+    mask = torch.arange(T) < torch.tensor([[T], [6], [3]])
+    return {"tokens": torch.where(mask, tokens, 0)}, mask
+
+
+def test_features_equal_those_of_transformers_bert():
+    transformers = pytest.importorskip("transformers")
+    ours = bert(positions="learned").eval()
+    config = transformers.BertConfig(
+        vocab_size=V, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=T, layer_norm_eps=1e-12)
+    theirs = transformers.BertModel(config, add_pooling_layer=False).eval()
+    state = {"embeddings.word_embeddings.weight": ours.embeddings.token.weight,
+             "embeddings.position_embeddings.weight": ours.embeddings.position.weight,
+             "embeddings.token_type_embeddings.weight": ours.embeddings.segment.weight,
+             "embeddings.LayerNorm.weight": ours.embeddings.norm.weight, "embeddings.LayerNorm.bias": ours.embeddings.norm.bias}
+    for i, layer in enumerate(ours.layers):
+        for part, name in ((0, "query"), (1, "key"), (2, "value")):
+            for kind in ("weight", "bias"):
+                packed = getattr(layer.query_key_value, kind)
+                state[f"encoder.layer.{i}.attention.self.{name}.{kind}"] = packed[16 * part : 16 * (part + 1)]
+        for kind in ("weight", "bias"):
+            for theirs_name, module in (("attention.output.dense", layer.attention_output), ("intermediate.dense", layer.inner),
+                                        ("attention.output.LayerNorm", layer.attention_norm), ("output.dense", layer.output),
+                                        ("output.LayerNorm", layer.output_norm)):
+                state[f"encoder.layer.{i}.{theirs_name}.{kind}"] = getattr(module, kind)
+    missing = theirs.load_state_dict({k: v.detach() for k, v in state.items()}, strict=False)
+    assert not missing.unexpected_keys and all("position_ids" in k for k in missing.missing_keys)
+    given, mask = inputs()
+    segments = (torch.arange(T) > 4).long().expand(B, T)
+    with torch.no_grad():
+        a = ours({**given, "segments": segments}, mask).features[mask]
+        b = theirs(given["tokens"], attention_mask=mask.long(), token_type_ids=segments).last_hidden_state[mask]
+    assert torch.allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"positions": "learned"}, {"positions": "relative"}, {"positions": "none"}, {"norm": "pre"}, {"embedding": 8},
+    {"segments": 0}, {"initialisation": "torch"}, {"initialisation": "fan_in"}, {"reach": 2},
+], ids=str)
+def test_every_option_conforms(options):
+    assert_conforms("model", "bert", options=options)
+
+
+def test_sizes_are_the_published_ones():
+    parameters = sum(p.numel() for p in Bert(
+        Bert.Config(size="base", positions="learned"),
+        BuildContext(vocabulary=Vocabulary(size=30522), length=512)).parameters())
+    assert parameters == 108_891_648  # BERT-base uncased without its pooler
+    assert SIZES["large"] == (24, 1024, 16)
+
+
+def test_neighbour_positions_look_at_the_neighbours_from_the_start():
+    table = bert(positions="neighbour", reach=4).relative.table
+    centre = 4
+    assert [int(row.argmax()) - centre for row in table] == [-1, 1, -2, 2]
+    assert float(table.max()) == 4.0
+
+
+def test_relative_bias_depends_on_the_clipped_offset_only():
+    model = bert(positions="relative", reach=3)
+    torch.nn.init.normal_(model.relative.table)
+    bias = model.relative(10)
+    for i in range(10):
+        for j in range(10):
+            offset = max(-3, min(3, j - i))
+            assert torch.equal(bias[:, i, j], model.relative.table[:, 3 + offset])
+
+
+def test_without_positions_the_encoder_is_blind_to_order():
+    model = bert(positions="none", segments=0).double().eval()
+    tokens = torch.randint(1, V, (1, T))
+    order = torch.randperm(T)
+    a = model({"tokens": tokens}, None).features
+    b = model({"tokens": tokens[:, order]}, None).features
+    assert torch.allclose(a[:, order], b, atol=1e-12)
+
+
+def test_a_change_of_embeddings_is_added_before_the_first_norm():
+    model = bert().double().eval()
+    given, mask = inputs()
+    change = torch.zeros(B, T, 16, dtype=torch.float64)
+    assert torch.equal(model(given, mask, change).features, model(given, mask).features)
+    change[0, 1] = 1e-3 * torch.randn(16, dtype=torch.float64)
+    moved = (model(given, mask, change).features - model(given, mask).features).abs().amax(-1)
+    assert moved[0].max() > 0 and not moved[1:].any()
+
+
+def test_states_are_the_layers_and_the_last_one_is_the_features():
+    model = bert().eval()
+    given, mask = inputs()
+    encoded = model(given, mask, None, model.state_names())
+    assert list(encoded.states) == ["embedding", "layer_1", "layer_2"]
+    assert torch.equal(encoded.states["layer_2"], encoded.features)
+
+
+def test_an_unknown_state_names_the_ones_there_are():
+    with pytest.raises(ConfigError, match="layer_1, layer_2"):
+        bert().check_states(["layer_7"], "criterion 'x'")
+
+
+@pytest.mark.parametrize("options,words", [
+    ({"width": 18}, "not a multiple of 4 heads"), ({"positions": "learned", "length": None}, "longest sequence")])
+def test_impossible_shapes_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        Bert(Bert.Config(**{"layers": 1, "width": 16, "heads": 4, **options}),
+             BuildContext(vocabulary=Vocabulary(size=V), length=0))

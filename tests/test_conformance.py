@@ -1,0 +1,84 @@
+"""The conformance kit over every registered criterion, static noiser and encoder: later objectives inherit it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fwk.noisers.base import LearnedNoiser
+from fwk.plugins import load_plugins
+from fwk.registry import registry
+from fwk.testing import assert_conforms, check
+
+load_plugins()
+
+
+def registered(kind: str) -> list[str]:
+    """Built-in and first-party names; what other tests register at run time is theirs to check."""
+    return [e.name for e in registry.entries(kind) if e.module.startswith(("fwk.", "fwk_plugins."))]
+
+
+@pytest.mark.parametrize("name", registered("criterion"))
+def test_criteria_conform(name):
+    assert_conforms("criterion", name)
+
+
+@pytest.mark.parametrize("name", [n for n in registered("noiser") if not issubclass(registry.get("noiser", n).cls, LearnedNoiser)])
+def test_static_noisers_conform(name):
+    assert_conforms("noiser", name)
+
+
+@pytest.mark.parametrize("name", registered("model"))
+def test_encoders_conform(name):
+    assert_conforms("model", name)
+
+
+@pytest.mark.parametrize("kind", ["task", "optimizer", "schedule", "hook"])
+def test_every_option_is_documented(kind):
+    for name in registered(kind):
+        assert_conforms(kind, name)
+
+
+def test_the_kit_finds_what_it_looks_for(tmp_path):
+    """A criterion that breaks several rules is told so, rule by rule; a kit that cannot fail proves nothing."""
+    (tmp_path / "broken.py").write_text('''
+from dataclasses import dataclass, field
+import torch
+from torch import nn
+from fwk import Criterion, LossTerm, Output, register
+
+@register("criterion", "kit_broken")
+class Broken(Criterion):
+    """Divides by the micro-batch, draws from the global generator, and keeps a counter that no checkpoint holds."""
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        silent: int = 0
+    def __init__(self, config, build):
+        super().__init__(config, build)
+        self.head = nn.Linear(build.encoder.width, 1)
+        self.calls = 0
+    @classmethod
+    def views(cls, config):
+        return {"plain": {"noiser": "identity"}}
+    def normalizers(self, views, context):
+        return {"loss": torch.tensor(1)}
+    def forward(self, views, context):
+        self.calls += 1
+        noise = torch.randn(())
+        losses = self.head(views["plain"].encoded.features).squeeze(-1).square()
+        return Output(terms={"loss": LossTerm(losses.mean() * (1 + self.calls + 0 * noise))})
+''')
+    results = {r.name: r for r in check("criterion", "kit_broken", user_dirs=[str(tmp_path)])}
+    assert not results["geometry"].passed and "micro-batches" in results["geometry"].detail
+    assert not results["resume"].passed
+    assert not results["no global randomness"].passed and "torch" in results["no global randomness"].detail
+    assert not results["options documented"].passed and "silent" in results["options documented"].detail
+    assert results["finite"].passed and results["one encode per view"].passed
+    with pytest.raises(AssertionError, match="breaks the contract"):
+        assert_conforms("criterion", "kit_broken", user_dirs=[str(tmp_path)])
+
+
+def test_an_unknown_name_is_an_error_with_the_nearest_one():
+    from fwk.errors import UnknownName
+
+    with pytest.raises(UnknownName, match="masked_lm"):
+        check("criterion", "masked_ln")
