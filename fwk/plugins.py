@@ -270,3 +270,20 @@ def provenance() -> dict[str, Any]:
     for entry in {**registry.indexed, **registry.live}.values():
         components.setdefault(entry.plugin, []).append(f"{entry.kind} {entry.name}")
     return {"plugins": versions(), "components": {plugin: sorted(names) for plugin, names in sorted(components.items())}}
+
+
+def required(config: Any) -> dict[str, dict[str, Any]]:
+    """The plugins that a config needs besides fwk itself: name -> version, distribution, and the names it uses."""
+    components = [config.task, config.model, config.optimizer, config.schedule, *config.hooks.values(),
+                  *(spec.component for spec in config.criterion.values()),
+                  *(spec.component for spec in config.networks.values())]
+    used = {(c.kind, c.name) for c in components}
+    used |= {("noiser", view["noiser"]) for view in config.views.values() if "noiser" in view}
+    found: dict[str, dict[str, Any]] = {}
+    known = versions()
+    for kind, name in sorted(used):
+        plugin = registry.get(kind, name).plugin
+        if plugin != "fwk":
+            entry = found.setdefault(plugin, {**known.get(plugin, {}), "names": []})
+            entry["names"].append(f"{kind} {name}")
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fwk.cli.common import component_lines, field_lines, run_command, width
+from fwk.cli.common import component_lines, field_lines, first_rank, run_command, width
 from fwk.errors import UserError, nearest
 from fwk.version import __version__
 
@@ -106,10 +106,8 @@ def _main(argv: list[str]) -> int:
     if values.get("--print-config"):
         print(to_yaml(resolved.config, resolved.provenance), end="")
         return 0
-    from fwk.cli.common import first_rank
-
-    if first_rank():
-        for key in unused(resolved.config):
+    for key in unused(resolved.config):  # on every rank: what it refuses must stop them all
+        if first_rank():
             print(f"{NAME}: warning: {key} is read by nothing and has no effect", file=sys.stderr)
     from fwk.engine.api import run
 
