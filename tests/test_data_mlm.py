@@ -3,6 +3,7 @@ belongs; errors before anything heavy."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -214,13 +215,23 @@ def test_a_killed_worker_is_one_sentence(files):
     iterator = train_batches(task, order_of(task), batch=2, micro_batch=None, rank=0, world_size=1, workers=1,
                              start_update=0, pin=False)
     next(iterator)
-    import multiprocessing
-
     for child in multiprocessing.active_children():
         os.kill(child.pid, signal.SIGKILL)
     with pytest.raises(RunError, match="a data-loading worker for training died"):
         for _ in range(100):
             next(iterator)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_to_the_whole_group_leaves_workers_at_work(files, name):
+    task = make(data=str(files / "news.txt"))
+    iterator = train_batches(task, order_of(task), batch=2, micro_batch=None, rank=0, world_size=1, workers=1,
+                             start_update=0, pin=False)
+    next(iterator)
+    for child in multiprocessing.active_children():
+        os.kill(child.pid, getattr(signal, name))
+    assert [next(iterator)[0].draws.tolist() for _ in range(20)] == [[2 * u, 2 * u + 1] for u in range(1, 21)]
+    iterator.close()
 
 
 class Broken(MaskedLanguageModelling):

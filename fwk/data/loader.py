@@ -162,11 +162,12 @@ def _guarded(loader: DataLoader, what: str) -> Iterator[Batch]:
                 item = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error) or "killed by signal" in str(error):
-                    raise RunError(f"a data-loading worker for {what} died ({_first_sentence(error)}); it may have run out "
-                                   "of memory, or of shared memory: try a smaller train.workers") from None
-                raise
+            except (RuntimeError, OSError, EOFError) as error:
+                # a dead worker shows as torch's RuntimeError, or as a connection to it that broke
+                if not loader.num_workers or not (_died(error) or isinstance(error, (ConnectionError, EOFError))):
+                    raise
+                raise RunError(f"a data-loading worker for {what} died ({' '.join(str(error).split())[:120]}); it may "
+                               "have run out of memory or of shared memory: try a smaller train.workers") from None
             if isinstance(item, _Failure):
                 item.throw()
             yield item
@@ -176,8 +177,9 @@ def _guarded(loader: DataLoader, what: str) -> Iterator[Batch]:
             shut()
 
 
-def _first_sentence(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]
+def _died(error: BaseException) -> bool:
+    message = str(error)
+    return "DataLoader worker" in message and ("exited unexpectedly" in message or "is killed by signal" in message)
 
 
 def train_batches(
