@@ -55,7 +55,7 @@ def installation(tmp_path, monkeypatch):
     (tmp_path / "site/tools/again.py").write_text(MODULE)
     (tmp_path / "site/tools/broken.py").write_text(MODULE + "\ndef (:\n")
     (tmp_path / "site/tools/tests/test_walk.py").write_text(MODULE.replace("tree", "test"))
-    (tmp_path / "site/tools/LICENSE.txt").write_text("Permission is hereby granted to anyone who has got a copy of it. " * 9)
+    (tmp_path / "site/tools/LICENSE.txt").write_text("Permission is hereby granted to all who have got a copy. " * 9)
     (tmp_path / "site/tools/guide.rst").write_text(
         "Guide\n=====\n\nA guide to the trees that are in use here, written for those who have never seen one.\n\n"
         ".. code-block:: python\n\n    tree = Tree()\n    tree.walk()\n\n"

@@ -74,7 +74,8 @@ def test_a_text_file_becomes_a_train_and_a_valid_set(files):
     vocabulary = task.vocabulary()
     assert vocabulary.size == task.tokenizer.size and vocabulary.counts.shape == (vocabulary.size,)
     assert vocabulary.counts.dtype == torch.float64
-    assert vocabulary.counts.sum() == task.describe()["train"]["tokens"] and 0 <= task.describe()["train"]["padding_share"] < 1
+    assert vocabulary.counts.sum() == task.describe()["train"]["tokens"]
+    assert 0 <= task.describe()["train"]["padding_share"] < 1
 
 
 def test_the_second_start_builds_nothing(files, monkeypatch):
@@ -117,7 +118,8 @@ def test_text_to_validate_on(files):
 
 
 def test_a_mixture_of_sources(files):
-    task = make(data={"news": {"path": str(files / "news.txt"), "weight": 3}, "books": {"path": str(files / "books.txt"),
+    task = make(data={"news": {"path": str(files / "news.txt"), "weight": 3},
+                      "books": {"path": str(files / "books.txt"),
                                                                                          "weight": 1}})
     assert task.mixture() == {"news": 3.0, "books": 1.0} and list(task.sources("valid")) == ["news", "books"]
     updates = batches(task, 40, batch=64)
@@ -137,7 +139,7 @@ def test_kinds_of_blocks(files, blocks):
         [task.sources("train")["text"][0]], np.array([5]), np.array([0])).tokens.shape == (1, 24)
 
 
-@pytest.mark.parametrize("workers, start_method", [(1, None), (3, None), (2, "spawn")])
+@pytest.mark.parametrize("workers, start_method", [(1, None), (2, None), (2, "spawn")])
 def test_batches_do_not_depend_on_workers(files, workers, start_method):
     task = make(data=str(files / "news.txt"))
     alone = batches(task, 4, micro_batch=5)
@@ -178,8 +180,8 @@ def test_an_epoch_shows_every_example_once_and_continues_anywhere(files):
     task = make(data=str(files / "news.txt"))
     size = len(task.sources("train")["text"])
     seen = [tuple(r) for u in batches(task, size, batch=1) for r in u[0].tokens.tolist()]
-    assert sorted(seen) == sorted(tuple(r) for b in evaluation_batches(task, "train", batch=7, rank=0, world_size=1, workers=0)
-                                  for r in b.tokens.tolist())
+    everything = evaluation_batches(task, "train", batch=7, rank=0, world_size=1, workers=0)
+    assert sorted(seen) == sorted(tuple(r) for b in everything for r in b.tokens.tolist())
     assert torch.equal(batches(task, 1, start_update=4)[0][0].tokens, batches(task, 5)[4][0].tokens)
 
 

@@ -22,8 +22,10 @@ CLS, SEP = 2, 3
 def documents():
     rng = np.random.default_rng(0)
     words = "the old bridge over a river was built by people who lived near its harbour".split()
-    return [". ".join(" ".join(rng.choice(words, rng.integers(3, 12))).capitalize() for _ in range(rng.integers(1, 9))) + "."
-            for _ in range(60)]
+    def sentence():
+        return " ".join(rng.choice(words, rng.integers(3, 12))).capitalize()
+
+    return [". ".join(sentence() for _ in range(rng.integers(1, 9))) + "." for _ in range(60)]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +39,9 @@ def folder(tmp_path_factory):
 def test_documents_come_back_in_order(folder):
     store = Store(folder)
     tokenizer, texts = store.tokenizer(), documents()
-    found = {name: [tokenizer.decode(store.split(name).document(d).tolist()) for d in range(store.split(name).documents)]
-             for name in store.splits}
+    splits = {name: store.split(name) for name in store.splits}
+    found = {name: [tokenizer.decode(split.document(d).tolist()) for d in range(split.documents)]
+             for name, split in splits.items()}
     wanted = [t.lower() for t in texts]
     assert sorted(found["train"] + found["valid"]) == sorted(wanted)
     assert [t for t in wanted if t in set(found["train"])] == found["train"]

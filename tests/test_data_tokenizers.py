@@ -30,7 +30,8 @@ def test_special_tokens_are_the_first_five(trained):
 
 def test_special_tokens_in_a_text_are_text(trained):
     _, tokenizer = trained
-    assert not {tokenizer.mask, tokenizer.cls, tokenizer.pad} & set(tokenizer.encode("the [MASK] old [CLS] bridge [PAD]"))
+    ids = tokenizer.encode("the [MASK] old [CLS] bridge [PAD]")
+    assert not {tokenizer.mask, tokenizer.cls, tokenizer.pad} & set(ids)
 
 
 def test_text_survives_and_batches_equal_single_calls(trained):
@@ -59,8 +60,8 @@ def test_a_saved_tokenizer_loads_equal_and_pickles(trained, tmp_path):
     tokenizer.save(tmp_path / "t")
     for again in (tokenizers.load(tmp_path / "t"), pickle.loads(pickle.dumps(tokenizer))):
         assert again.fingerprint == tokenizer.fingerprint and again.encode(TEXT[5]) == tokenizer.encode(TEXT[5])
-    assert tokenizers.load(tmp_path / "t" / ("tokenizer.model" if tokenizer.kind == "sentencepiece" else "tokenizer.json")
-                           ).encode(TEXT[5]) == tokenizer.encode(TEXT[5])
+    file = tmp_path / "t" / ("tokenizer.model" if tokenizer.kind == "sentencepiece" else "tokenizer.json")
+    assert tokenizers.load(file).encode(TEXT[5]) == tokenizer.encode(TEXT[5])
     changed = next(p for p in (tmp_path / "t").iterdir() if p.name.startswith("tokenizer"))
     other = tokenizers.train(TEXT, "bpe" if tokenizer.kind == "sentencepiece" else "wordpiece", 100)
     other.save(tmp_path / "o")

@@ -23,8 +23,8 @@ from fwk.data.text import LONGEST_LINE, Reader, sentences
 from fwk.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [f"The harbour of town {n} is old.\nIts {w} was built in {1800 + n}; nobody remembers why." for n in range(40)
-             for w in ("bridge", "railway", "mill")]
+DOCUMENTS = [f"The harbour of town {n} is old.\nIts {w} was built in {1800 + n}; nobody remembers why."
+             for n in range(40) for w in ("bridge", "railway", "mill")]
 TEXT = "\n\n".join(DOCUMENTS) + "\n"
 
 
@@ -263,9 +263,10 @@ def test_help_imports_no_torch_and_is_fast():
 
 
 def test_preprocessing_imports_no_torch(tmp_path):
-    path = write(tmp_path, "txt")
-    code = (f"import sys; from fwk.cli.preprocess import main\nassert main([{str(path)!r}, '-o', {str(tmp_path / 's')!r}, "
-            "'--vocabulary', '300', '--quiet', '--processes', '1']) == 0\nassert 'torch' not in sys.modules")
+    arguments = [str(write(tmp_path, "txt")), "-o", str(tmp_path / "s"), "--vocabulary", "300", "--quiet",
+                 "--processes", "1"]
+    code = (f"import sys; from fwk.cli.preprocess import main\nassert main({arguments!r}) == 0\n"
+            "assert 'torch' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env={**os.environ})
 
 

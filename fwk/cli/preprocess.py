@@ -27,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--tokenizer", default="unigram", metavar="KIND|PATH", help="kind to train: unigram, bpe "
                    "(sentencepiece), wordpiece, byte_bpe (Hugging Face tokenizers); or an existing one: a folder, a "
                    ".model, tokenizer.json or vocab.txt file (default: unigram)")
-    p.add_argument("--vocabulary", type=int, default=32000, metavar="N", help="tokens in a trained vocabulary (default: "
-                   "32000)")
+    p.add_argument("--vocabulary", type=int, default=32000, metavar="N", help="tokens in a trained vocabulary "
+                   "(default: 32000)")
     p.add_argument("--cased", action="store_true", help="keep upper case (default: lower-case the text)")
     p.add_argument("--documents", default="empty-line", choices=("empty-line", "line", "file"),
                    help="what separates documents (default: empty-line)")
@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--field", default="text", metavar="NAME", help="field of JSONL records with the text; a.b goes "
                    "deeper (default: text)")
     held = p.add_mutually_exclusive_group()
-    held.add_argument("--valid-share", type=float, default=0.01, metavar="X", help="share of the documents held out for "
-                      "validation (default: 0.01)")
+    held.add_argument("--valid-share", type=float, default=0.01, metavar="X", help="share of the documents held out "
+                      "for validation (default: 0.01)")
     held.add_argument("--valid", nargs="+", default=[], metavar="INPUT", help="text to validate on instead")
     p.add_argument("--processes", type=int, default=None, metavar="N", help="processes that tokenize (default: one per "
                    "core)")
@@ -65,7 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigError("--processes", f"{a.processes} is too small, expected at least 1")
     for flag in ("shard_size", "sample_size"):
         if not 0 < getattr(a, flag) < 1e6:
-            raise ConfigError(f"--{flag.replace('_', '-')}", f"expected million characters above 0, got {getattr(a, flag)}")
+            raise ConfigError(f"--{flag.replace('_', '-')}", "expected million characters, above 0, got "
+                              f"{getattr(a, flag)}")
     if not 0 <= a.valid_share < 1:
         raise ConfigError("--valid-share", f"expected a share from 0 to below 1, got {a.valid_share}")
     if a.tokenizer in KINDS:

@@ -1,6 +1,6 @@
 """Turning a split of a token store into examples of at most `length` tokens, by random access.
 
-    contiguous   the documents end to end, each followed by [SEP], cut every `length` tokens; a block may cross documents
+    contiguous   the documents end to end, each followed by [SEP], cut every `length` tokens; blocks cross documents
     within       the same, but a block stops at the end of its document
     document     one document each, truncated
     pairs        blocks of one document, cut in two at the sentence boundary nearest the middle; segments 0 and 1
@@ -199,4 +199,5 @@ def stack(examples: Sequence[Example], pad: int, special: Sequence[int], length:
         tokens[row, :n] = example.ids
         mask[row, :n] = True
         segments[row, example.second : n] = 1
-    return {"tokens": tokens, "mask": mask, "special": mask & np.isin(tokens, np.asarray(special)), "segments": segments}
+    is_special = mask & np.isin(tokens, np.asarray(special))
+    return {"tokens": tokens, "mask": mask, "special": is_special, "segments": segments}

@@ -27,27 +27,29 @@ from fwk.data.progress import Progress
 from fwk.data.tokenizers import write_atomically
 from fwk.errors import DataError
 
-VERSION = 1  # of the cleaning below: another one is another corpus
+VERSION = 2  # of the cleaning below: another one is another corpus
 # Packages that an installation of fwk brings, in the order they are read. Others are read only when these give little,
 # so that installing something later does not change the corpus under a run.
 PACKAGES = ("torch", "numpy", "networkx", "sympy", "mpmath", "fsspec", "jinja2", "rich", "omegaconf", "tensorboard",
-            "markdown", "werkzeug", "setuptools", "pip", "pluggy", "sentencepiece", "safetensors", "filelock", "pygments",
-            "absl", "PIL", "packaging")
+            "markdown", "werkzeug", "setuptools", "pip", "pluggy", "sentencepiece", "safetensors", "filelock",
+            "pygments", "absl", "PIL", "packaging")
 LITTLE = 5_000_000  # characters
-_SKIP = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "testing", "_vendor", "_distutils", "lib2to3",
-         "idlelib", "fwk", "fwk_plugins", "pydoc_data", "include", "lib", "bin"}
+_SKIP = {"__pycache__", "site-packages", "dist-packages", "test", "tests", "testing", "_vendor", "_distutils",
+         "lib2to3", "idlelib", "fwk", "fwk_plugins", "pydoc_data", "include", "lib", "bin"}
 _SKIP_FILES = re.compile(r"licen[sc]e|copying|notice|authors|top_level|entry_points|requires|record|sources|vocab|"
                          r"grammar|installed-files", re.I)
 _LONG_STRING = re.compile(rb"(?s)\"\"\".{60,}?\"\"\"|'''.{60,}?'''")
 _WORD = re.compile(r"[A-Za-z]+(?:['’-][a-z]+)*")
-_LICENCE = re.compile(r"copyright|licen[sc]|warrant|permission is hereby|redistribut|all rights reserved|liabilit", re.I)
+_LICENCE = re.compile(r"copyright|licen[sc]|warrant|permission is hereby|redistribut|all rights reserved|"
+                      r"liabilit", re.I)
 _CODE = re.compile(r"[{}<>=|\\_^~$@#*/\[\]]|\(\)|::|--|\w\.\w+\.\w|\d\.\d")
 _ROLE = re.compile(r":[a-z:]+:`([^`<]*?)(?:\s*<[^`>]*>)?`")
 _TICKS = re.compile(r"`{1,2}([^`]*)`{1,2}_{0,2}")
 _COMMON = frozenset("the a an of to in and is are be for that this with or as it if by on not from can will which when "
                     "has have".split())
-_SECTION = re.compile(r"^(parameters|returns?|args|arguments|raises|yields|attributes|methods|see also|notes?|examples?|"
-                      r"references|keyword args|keyword arguments|warnings?|shape|inputs?|outputs?|usage)\s*:?\s*$", re.I)
+_SECTION = re.compile(r"^(parameters|returns?|args|arguments|raises|yields|attributes|methods|see also|notes?|"
+                      r"examples?|references|keyword args|keyword arguments|warnings?|shape|inputs?|outputs?|usage)"
+                      r"\s*:?\s*$", re.I)
 
 
 def _installed() -> list[tuple[str, Path]]:

@@ -4,7 +4,8 @@ One source: draw d is example `permutation(d mod size)` of epoch `d div size`, w
 so every example comes exactly once per epoch, in O(1) memory at any size. Several sources: each block of draws has an
 exact composition; what the shares leave over is carried from block to block, so that after any number of blocks no
 source is a whole draw away from its share. Inside a block the places are a keyed permutation; the examples
-a source gives to a block are the next ones of that source's own order. Everything is random access: "where am I" is one integer.
+a source gives to a block are the next ones of that source's own order. Everything is
+random access: "where am I" is one integer.
 
 The permutation is a balanced Feistel network over the smallest even number of bits that holds the size, walked along
 its cycle until it falls inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").

@@ -215,7 +215,8 @@ class _Build:
     def __init__(self, files: list[str], valid_files: list[str], folder: Path, tokenizer: Tokenizer | TokenizerSpec,
                  options: Options, processes: int, overwrite: bool, progress: Progress):
         self.files, self.valid_files, self.folder, self.options = files, valid_files, folder, options
-        self.tokenizer, self.processes, self.overwrite, self.progress = tokenizer, max(processes, 1), overwrite, progress
+        self.tokenizer, self.processes = tokenizer, max(processes, 1)
+        self.overwrite, self.progress = overwrite, progress
         self.partial = folder.with_name(folder.name + ".partial")
 
     def run(self) -> Path:
@@ -284,7 +285,8 @@ class _Build:
             try:
                 saved = json.loads(kept.read_text())
                 if saved["asked"] == _key(asked):
-                    return ({name: Plan(**plan) for name, plan in saved["plans"].items()}, load(self.partial / "tokenizer"))
+                    plans = {name: Plan(**plan) for name, plan in saved["plans"].items()}
+                    return plans, load(self.partial / "tokenizer")
             except (ValueError, KeyError, TypeError, DataError):
                 pass  # a damaged plan is made again
         for old in self.partial.iterdir():
@@ -301,7 +303,7 @@ class _Build:
         if self.valid_files:
             plans["valid"] = self._count(self.valid_files, None, 0.0)
             if not plans["valid"].documents:
-                raise DataError(f"there is no text in {', '.join(self.valid_files[:3])}, which was named for validation")
+                raise DataError(f"there is no text in {', '.join(self.valid_files[:3])}, named for validation")
         if sample is not None:
             spec = self.tokenizer
             assert isinstance(spec, TokenizerSpec)

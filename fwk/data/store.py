@@ -3,7 +3,7 @@
     STORE/manifest.json              counts, hashes, vocabulary fingerprint; written last, so a store is whole or absent
     STORE/tokenizer/                 the tokenizer that made it
     STORE/unigrams.npy               int64 [V], how often each id occurs in the training split
-    STORE/train-00000.tokens         uint16 or uint32, little-endian: all documents of the shard, end to end, no specials
+    STORE/train-00000.tokens         uint16 or uint32, little-endian: the documents of the shard end to end, no specials
     STORE/train-00000.documents      uint32 [documents + 1], where each document starts (in tokens of this shard)
     STORE/train-00000.sentences      uint32 [sentences + 1], where each sentence starts
 

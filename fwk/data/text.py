@@ -72,7 +72,8 @@ def find_files(entries: Sequence[str]) -> list[str]:
         elif os.path.exists(entry):
             found.append(entry)
         else:
-            matches = sorted(m for m in glob.glob(entry, recursive=True) if os.path.isfile(m)) if glob.has_magic(entry) else []
+            globbed = glob.glob(entry, recursive=True) if glob.has_magic(entry) else []
+            matches = sorted(match for match in globbed if os.path.isfile(match))
             if not matches:
                 raise missing(entry)
             found += matches
@@ -101,7 +102,8 @@ def _open(file: str) -> tuple[BinaryIO, BinaryIO]:
             import zstandard
         except ImportError:
             raw.close()
-            raise DataError(f"reading {file} needs the package 'zstandard'; install it with pip install zstandard") from None
+            raise DataError(f"reading {file} needs the package 'zstandard'; install it with pip install zstandard"
+                            ) from None
         return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), raw
     return raw, raw
 
@@ -196,7 +198,8 @@ class Reader:
                 raise DataError(f"{shown}, line {number}: there is no field '{self.field}'{nearest(part, record)}")
             value = value[part]
         if not isinstance(value, str):
-            raise DataError(f"{shown}, line {number}: the field '{self.field}' is {type(value).__name__}, expected text")
+            raise DataError(f"{shown}, line {number}: the field '{self.field}' is {type(value).__name__}, "
+                            "expected text")
         return value.replace("\r\n", "\n")
 
     def _lines(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[int, str, bool]]:
@@ -255,8 +258,8 @@ class Reader:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             line = number + data[: error.start].count(b"\n")
-            raise DataError(f"{shown}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file first, "
-                            "for example with iconv") from None
+            raise DataError(f"{shown}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file "
+                            "first, for example with iconv") from None
         return text.replace("\r\n", "\n")
 
 

@@ -1,5 +1,5 @@
-"""Tokenizers behind one small interface. A saved tokenizer is a folder: the library's own file and `fwk-tokenizer.json`,
-which says which library reads it and how text is prepared. Nothing is ever unpickled.
+"""Tokenizers behind one small interface. A saved tokenizer is a folder: the library's own file and
+`fwk-tokenizer.json`, which says which library reads it and how text is prepared. Nothing is ever unpickled.
 
 Kinds that can be trained: `unigram` and `bpe` (sentencepiece), `wordpiece` and `byte_bpe` (Hugging Face `tokenizers`,
 the optional extra `hf`).
@@ -103,7 +103,8 @@ class SentencePiece(Tokenizer):
             self.unk = self._processor.unk_id()
         self._specials = tuple(i for i in range(self._size) if self._processor.is_control(i)
                                or self._processor.is_unknown(i))
-        self._fingerprint = hashlib.sha256(b"sentencepiece" + (b"lower" if self.lower else b"") + self._proto).hexdigest()
+        prepared = b"lower" if self.lower else b""
+        self._fingerprint = hashlib.sha256(b"sentencepiece" + prepared + self._proto).hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"proto": self._proto, "lower": self.lower}
@@ -118,7 +119,7 @@ class SentencePiece(Tokenizer):
 
     @property
     def special(self) -> tuple[int, ...]:
-        return tuple(sorted({*self._specials, *(i for i in (self.pad, self.unk, self.cls, self.sep, self.mask) if i >= 0)}))
+        return tuple(sorted({*self._specials, *super().special}))
 
     def encode(self, text: str) -> list[int]:
         return self._processor.encode(text.lower() if self.lower else text)
@@ -322,8 +323,8 @@ def _from_wordpiece_vocabulary(path: Path, lower: bool | None) -> HFTokenizer:
 
 def _wordpiece(vocabulary: dict[str, int] | None, lower: bool) -> Any:
     t = _hf()
-    model = t.models.WordPiece(vocab=vocabulary, unk_token="[UNK]") if vocabulary else t.models.WordPiece(unk_token="[UNK]")
-    tokenizer = t.Tokenizer(model)
+    known = {"vocab": vocabulary} if vocabulary else {}
+    tokenizer = t.Tokenizer(t.models.WordPiece(unk_token="[UNK]", **known))
     tokenizer.normalizer = t.normalizers.BertNormalizer(lowercase=lower, strip_accents=lower)
     tokenizer.pre_tokenizer = t.pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = t.decoders.WordPiece()
@@ -339,7 +340,9 @@ def check_kind(kind: str, key: str = "task.tokenizer") -> None:
         _hf()
 
 
-def train(texts: Iterable[str], kind: str = "unigram", size: int = 32000, lower: bool = True, threads: int = 4) -> Tokenizer:
+def train(
+    texts: Iterable[str], kind: str = "unigram", size: int = 32000, lower: bool = True, threads: int = 4,
+) -> Tokenizer:
     """Train on an iterable of paragraphs. The result is a pure function of the texts, in order: `threads` is fixed by
     default because sentencepiece's sums depend on it. A vocabulary larger than the text supports comes out smaller."""
     check_kind(kind)
@@ -387,9 +390,11 @@ def _train_sentencepiece(texts: Iterable[str], kind: str, size: int, lower: bool
                 raise DataError("there is no text to train a tokenizer on") from None
             fits = _largest(str(error))
             if attempt or fits is None:
-                raise DataError(f"sentencepiece could not train a {kind} vocabulary of {size}: {_short(error)}") from None
+                raise DataError(f"sentencepiece could not train a {kind} vocabulary of {size}: "
+                                f"{_short(error)}") from None
             if not isinstance(texts, Sequence):
-                raise DataError(f"the text is too small for a {kind} vocabulary of {size}; the largest is {fits}") from None
+                raise DataError(f"the text is too small for a {kind} vocabulary of {size}; the largest is {fits}"
+                                ) from None
             size = fits
     raise AssertionError("unreachable")
 

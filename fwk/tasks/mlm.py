@@ -42,8 +42,8 @@ class MaskedLanguageModelling(Task):
             "null: the built-in demo corpus")
         valid: str | tuple[str, ...] | None = option(
             None, "text or token store to validate on; null: documents held out of the data")
-        valid_share: float = option(0.01, "share of the documents held out when text is preprocessed here (demo corpus: "
-                                    "at least 0.03)", low=0, high=0.5)
+        valid_share: float = option(0.01, "share of the documents held out when text is preprocessed here (demo "
+                                    "corpus: at least 0.03)", low=0, high=0.5)
         length: int = option(128, "tokens per example, [CLS] and [SEP] included", low=8, high=65536)
         blocks: Literal["contiguous", "within", "document", "pairs"] = option(
             "contiguous", "how documents become examples: cut end to end (contiguous), each by itself (within), one "
@@ -58,7 +58,8 @@ class MaskedLanguageModelling(Task):
         vocabulary: int | None = option(
             None, "tokens in a vocabulary trained here; null: 4096, above 50 MB of text 32000", low=16, high=10_000_000)
         lower: bool = option(True, "lower-case the text (uncased vocabulary)")
-        documents: Literal["empty-line", "line", "file"] = option("empty-line", "what separates documents in text files")
+        documents: Literal["empty-line", "line", "file"] = option(
+            "empty-line", "what separates documents in text files")
         field: str = option("text", "the field of JSONL records that holds the text")
         processes: int = option(1, "processes that tokenize text given here", low=1, high=1024)
 
@@ -100,7 +101,6 @@ class MaskedLanguageModelling(Task):
         """Open stores, and build those that are missing."""
         config = self.config
         stores = {name: Store(paths[0]) for name, paths in entries.items() if name not in texts or not texts[name]}
-        stores = {name: store for name, store in stores.items()}
         self._valid_store: Store | None = None
         if valid and not valid_files:
             self._valid_store = Store(valid[0])
