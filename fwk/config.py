@@ -315,7 +315,8 @@ class _Merge:
     place of a component the name it was given explicitly and which of its options were said for which name."""
 
     def __init__(self) -> None:
-        self.tree: DictConfig = OmegaConf.create({})
+        self.merged: DictConfig = OmegaConf.create({})
+        self.waiting: dict[str, Any] = {}  # not merged yet: OmegaConf merges many values at once faster than one by one
         self.origins: dict[tuple[str, ...], tuple[str, str | None]] = {}
         self.named: dict[tuple[str, ...], str] = {}
         self.owners: dict[tuple[str, ...], dict[str, str | None]] = {}
@@ -451,7 +452,10 @@ class _Merge:
             if len(place) == 2 and place[0] in ("criterion", "hooks"):
                 self.named.setdefault(place, self.current(place, naming))
             return
-        if rest[0] == naming and len(rest) == 1:
+        if rest[0] == naming:
+            if len(rest) > 1:
+                raise ConfigError(_dotted((*place, *rest)), f"'{naming}' has no keys of its own"
+                                  f"{_at(layer.where((*place, *rest)))}")
             self.name(place, value, layer, naming)
             return
         structural = [f.name for f in _EXTRAS.get(place[0], ()) if f.name != "network"]
@@ -480,13 +484,23 @@ class _Merge:
         for inner, leaf in _leaves(value, path):
             _check_interpolation(leaf, _dotted(inner), _at(layer.where(inner)))
             self.origins[inner] = (layer.where(inner), layer.raw)
-        nested: Any = value
-        for key in reversed(path):
-            nested = {key: nested}
-        try:
-            self.tree = OmegaConf.merge(self.tree, nested)
-        except OmegaConfBaseException as error:
-            raise ConfigError(_dotted(path), f"{_first_line(error)}{_at(layer.where(path))}") from None
+        node = self.waiting
+        for key in path[:-1]:
+            node = node.setdefault(key, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or path[-1] in node:
+            _ = self.tree  # what waits there is merged first
+            node = self.waiting
+            for key in path[:-1]:
+                node = node.setdefault(key, {})
+        node[path[-1]] = value
+
+    @property
+    def tree(self) -> DictConfig:
+        """All that has been said so far."""
+        if self.waiting:
+            waiting, self.waiting = self.waiting, {}
+            self.merged.merge_with(waiting)
+        return self.merged
 
     def drop(self, path: tuple[str, ...]) -> None:
         parent = self.tree
@@ -815,6 +829,11 @@ def _check_interpolation(text: Any, key: str, at: str) -> None:
         elif not _PLAIN.fullmatch(body):
             raise ConfigError(key, f"'${{{body}}}' is not an interpolation; expected ${{key.path}}, a path from the top"
                               f"{at}")
+    if isinstance(text, str) and "${" in text:
+        try:
+            OmegaConf.create({"text": text})
+        except OmegaConfBaseException as error:
+            raise ConfigError(key, f"{shown(text)} is not understood: {_first_line(error)}{at}") from None
 
 
 # ---- views ----
@@ -946,7 +965,7 @@ def to_yaml(config: RunConfig | Resolved, provenance: Mapping[str, str] | None =
     brought = {}
     if complete:
         full = with_views(config)
-        said = set(dict((_dotted(p), v) for p, v in _leaves(config.to_mapping(), ())))
+        said = {_dotted(p) for p, _ in _leaves(config.to_mapping(), ())}
         brought = {_dotted(p): "default" for p, _ in _leaves({"views": full.views}, ()) if _dotted(p) not in said}
         config = full
     origins = None if provenance is None else {**brought, **provenance}

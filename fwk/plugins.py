@@ -161,12 +161,12 @@ def discover(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -
         registry.packages.update(prefixes)
         if spec is not None and spec.submodule_search_locations:
             folder = Path(next(iter(spec.submodule_search_locations)))
-            stale = _guarded(lambda: registry.see_package(package, folder, prefixes), allow_broken) or set()
+            stale = _guarded(allow_broken, registry.see_package, package, folder, prefixes) or set()
         for point in points:
-            if point.module not in stale or _guarded(lambda: _load_module(point.module, point.name), allow_broken):
+            if point.module not in stale or _guarded(allow_broken, _load_module, point.module, point.name):
                 _discovered.add(point.name)
     for path in user_dirs:
-        _guarded(lambda: load_user_dirs([path]), allow_broken)
+        _guarded(allow_broken, load_user_dirs, [path])
 
 
 def load_plugins(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -> PluginManager:
@@ -176,16 +176,15 @@ def load_plugins(user_dirs: Iterable[str | Path] = (), allow_broken: bool = Fals
     discover(user_dirs, allow_broken)
     manager = PluginManager()
     for point in installed():
-        def load(point: EntryPoint = point) -> None:
-            _register_module(manager, _load_module(point.module, point.name), point.name)
-
-        _guarded(load, allow_broken)
+        module = _guarded(allow_broken, _load_module, point.module, point.name)
+        if module is not None:
+            _guarded(allow_broken, _register_module, manager, module, point.name)
     for path in user_dirs:
         place = existing(path)
         package = user_code.package_name(place)
         for module in [m for n, m in sorted(sys.modules.items()) if n == package or n.startswith(package + ".")]:
             label = place.name + module.__name__[len(package):]
-            _guarded(lambda: _register_module(manager, module, label), allow_broken)
+            _guarded(allow_broken, _register_module, manager, module, label)
     return manager
 
 
@@ -238,11 +237,12 @@ def _load_module(module: str, plugin: str) -> ModuleType:
         raise BrokenPlugin(plugin, module, error) from error
 
 
-def _guarded(action: Callable[[], Any], allow_broken: bool) -> Any:
+def _guarded(allow_broken: bool, action: Callable[..., Any], *given: Any) -> Any:
+    """The action's result; with `allow_broken` a PluginError becomes a warning, and the result None."""
     if not allow_broken:
-        return action()
+        return action(*given)
     try:
-        return action()
+        return action(*given)
     except PluginError as error:
         warnings.warn(str(error), stacklevel=3)
         return None

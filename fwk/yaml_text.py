@@ -108,7 +108,8 @@ def override(text: str | Given) -> tuple[tuple[str, ...], Any, str | None, str]:
     if not equals or not key or not all(key.split(".")):
         hint = f"; a config file is given by --config {text}" if text.endswith((".yaml", ".yml")) else ""
         raise ConfigError("", f"'{text}' is not understood; expected key.path=value{hint}")
-    told = text if len(text) <= 80 else text[:77] + "..."
+    told = " ".join(text.split())
+    told = told if len(told) <= 80 else told[:77] + "..."
     if value[:1] in ("[", "{", "'", '"'):
         return tuple(key.split(".")), _load(value, told, {}, key), None, told
     return tuple(key.split(".")), ("" if value == "" else scalar(value)), value, told

@@ -43,6 +43,8 @@ WRONG = [
     (["views.masked.ratoi=0.1"], "did you mean 'ratio'"),
     (["views.masked.noiser=bert_mask", "views.masked.ratoi=0.1"], "noiser 'bert_mask' has no option 'ratoi'; did you mean 'ratio'"),
     (["seed.x=3"], "'seed' has no keys of its own"),
+    (["model.name.x=3"], "model.name.x: 'name' has no keys of its own"),
+    (["views.masked.noiser.x=3"], "'noiser' has no keys of its own"),
     (["schedule.warmpu=3"], "did you mean 'warmup'"),
     (["train.batch.x=3"], "train.batch: expected a whole number, got a mapping"),
     (["criterion.name=masked_lm"], "'criterion' maps labels to criteria"),
