@@ -219,7 +219,11 @@ def load_user_dirs(user_dirs: Sequence[str | Path]) -> list[str]:
 
 def existing(path: str | Path) -> Path:
     """The absolute path of a user directory or file. Raises PluginError when there is none."""
-    place = Path(path).expanduser().resolve()
+    try:
+        place = Path(path).expanduser().resolve()
+        place.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown ~user, a NUL
+        raise PluginError(f"--user-dir {str(path)!r}: not a usable path ({error})") from None
     if place.is_dir() or (place.is_file() and place.suffix == ".py"):
         return place
     if place.exists():
