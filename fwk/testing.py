@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fwk import config as configuration
-from fwk.config import RunConfig
+from fwk.config import DEFAULT_HOOKS, RunConfig
 from fwk.data.loader import train_batches
 from fwk.engine import api
 from fwk.engine.distributed import World
@@ -39,7 +39,7 @@ from fwk.views import View
 TINY = {
     "task": {"name": "synthetic", "sequences": 64, "length": 16, "shortest": 9, "vocabulary": 32, "second_source": 0.4},
     "model": {"name": "bert", "layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0},
-    "hooks": {},
+    "hooks": {label: None for label in DEFAULT_HOOKS},
     "train": {"updates": 6, "batch": 12, "precision": "fp64", "log_every": 2, "validate_every": 3, "save_every": 3,
               "device": "cpu"},
     "optimizer": {"name": "adamw", "lr": 1e-3},
