@@ -24,7 +24,7 @@ from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
 from fwk.engine.run import Run
 from fwk.engine.trainer import Trainer, load_model_tensors
-from fwk.errors import CheckpointError, RunError, UserError
+from fwk.errors import CheckpointError, PluginError, RunError, UnknownName, UserError
 from fwk.models.base import Encoder
 from fwk.plugins import load_plugins
 from fwk.plugins import provenance as plugin_provenance
@@ -199,6 +199,13 @@ def _determinism(wanted: bool, world: World) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False
 
 
+def _wanted(state: dict[str, Any]) -> str:
+    """`; it needs ...`: the plugins that a checkpoint says it needs, with versions and what they bring."""
+    needs = [f"{name} {facts.get('version', '')} ({', '.join(facts.get('names', []))})".replace("  ", " ")
+             for name, facts in state.get("needs", {}).items()]
+    return f"; it needs {'; '.join(needs)}: install them, or name the user directories" if needs else ""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What `fwk.load` returns. module: every network, head and learned noiser in evaluation mode; model: the main
@@ -219,11 +226,14 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = ()) -> Loaded:
     """A checkpoint, or a run (its newest whole checkpoint) -> model, tokenizer and config, on the CPU."""
     found = checkpoint.find_checkpoint(Path(path))
     folder = found.parent.parent
-    config = configuration.read(folder / "config.yaml", user_dirs=user_dirs)
+    tensors, state = checkpoint.read_checkpoint(found)
+    try:
+        config = configuration.read(folder / "config.yaml", user_dirs=user_dirs)
+    except (UnknownName, PluginError) as error:
+        raise CheckpointError(f"{found} cannot be used here: {error}{_wanted(state)}") from error
     load_plugins(config.user_dirs)
     task = config.task.cls.without_data(config.task.config, config.seed, folder)
     module = build_module(config, task)
-    tensors, state = checkpoint.read_checkpoint(found)
     load_model_tensors(module, tensors["model"], found)
     module.eval()
     return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"])

@@ -12,7 +12,7 @@ import pluggy
 import torch
 from torch import nn
 
-from fwk.config import RunConfig, complete_views
+from fwk.config import RunConfig
 from fwk.data.order import Order
 from fwk.engine.distributed import World
 from fwk.engine.ema import Average
@@ -20,7 +20,6 @@ from fwk.engine.meters import Meters
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.phases import Phase
 from fwk.engine.precision import Precision
-from fwk.plugins import versions
 from fwk.tasks.base import Task
 
 
@@ -118,13 +117,3 @@ class Run:
     @property
     def done(self) -> bool:
         return self.progress >= 1.0
-
-    def needs(self) -> dict[str, str]:
-        """The plugins whose components this run uses, with their versions: what loading its checkpoints takes."""
-        config = self.config
-        views = [spec.component for spec in complete_views(config).values()]
-        used = [config.task, config.model, config.optimizer, config.schedule, *config.hooks.values(), *views,
-                *(spec.component for spec in (*config.criterion.values(), *config.networks.values()))]
-        known = versions()
-        plugins = sorted({component.entry.plugin for component in used} - {"fwk"})
-        return {name: known.get(name, {}).get("version", "") for name in plugins}

@@ -40,6 +40,7 @@ from fwk.engine.run import Run
 from fwk.errors import FwkError, RunError
 from fwk.optim.base import set_learning_rate
 from fwk.optim.groups import parameter_groups
+from fwk.plugins import required
 from fwk.plugins import HookFailed
 from fwk.views import Batch
 
@@ -347,7 +348,7 @@ class Trainer:
             "best": [list(pair) for pair in run.best], "last_metrics": run.last_metrics,
             "rate": self.rate, "grad_norm": self.grad_norm,
             "fingerprint": run.task.fingerprint(), "plugins": plugins,
-            "needs": run.needs(),
+            "needs": required(run.config),
         }
         return checkpoint.write_checkpoint(run.folder, run.update, tensors, state)
 

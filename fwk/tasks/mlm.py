@@ -74,21 +74,33 @@ class MaskedLanguageModelling(Task):
         progress = Progress(quiet=os.environ.get("RANK", "0") != "0")
         with progress:
             self._open(entries, texts, valid, valid_files, kind_or_path, progress)
-        self._layout = Layout(kind=config.blocks, length=config.length, cls=self.tokenizer.cls, sep=self.tokenizer.sep,
-                              placement=config.placement)
-        if self.tokenizer.pad < 0:
-            raise DataError("the tokenizer has no padding token; expected one of [PAD], <pad>")
+        self._prepare(sum(store.unigrams() for store in self._stores.values()))
         self._sources = {"train": {name: Blocks(store.split("train"), self._layout, name)
                                    for name, store in self._stores.items()}}
         held_out = {name: Blocks(split, self._layout, name) for name, split in self._valid_splits().items()}
         if held_out:
             self._sources["valid"] = held_out
-        unigrams = sum(store.unigrams() for store in self._stores.values())
-        special = self.tokenizer.special
+
+    @classmethod
+    def without_data(cls, config: Any, seed: int, folder: Path) -> MaskedLanguageModelling:
+        """The task as a trained model needs it elsewhere: the tokenizer in FOLDER/tokenizer, and no text."""
+        task = cls.__new__(cls)
+        Task.__init__(task, config, seed)
+        task.tokenizer, task._stores, task._sources, task._valid_store = load(folder / "tokenizer"), {}, {}, None
+        task._prepare(None)
+        return task
+
+    def _prepare(self, unigrams: np.ndarray | None) -> None:
+        """What follows from config and tokenizer. unigrams: token counts [V], where the text is at hand."""
+        config, special = self.config, self.tokenizer.special
+        self._layout = Layout(kind=config.blocks, length=config.length, cls=self.tokenizer.cls, sep=self.tokenizer.sep,
+                              placement=config.placement)
+        if self.tokenizer.pad < 0:
+            raise DataError("the tokenizer has no padding token; expected one of [PAD], <pad>")
         self._vocabulary = Vocabulary(
             size=self.tokenizer.size, pad=self.tokenizer.pad, cls=self.tokenizer.cls, sep=self.tokenizer.sep,
             mask=self.tokenizer.mask, unk=self.tokenizer.unk, special=special,
-            counts=torch.from_numpy(np.asarray(unigrams, dtype=np.float64)),
+            counts=None if unigrams is None else torch.from_numpy(np.asarray(unigrams, dtype=np.float64)),
         )
         self._framing = np.array([i for i in special if i != self.tokenizer.unk])  # [UNK] stands for text
         dynamic = config.padding == "dynamic" or (config.padding == "auto" and config.blocks != "contiguous")
