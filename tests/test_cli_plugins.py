@@ -35,7 +35,7 @@ def test_list_says_kind_name_plugin_and_place(capsys):
 def test_show_prints_options(capsys):
     assert main(["show", "semantic_augment"]) == 0
     out = capsys.readouterr().out
-    assert "criterion.tied_weight  (float >= 0; default 5.0)" in out and "semantic_augment.py:" in out
+    assert "criterion.tied_weight  (float >= 0; default 1.0)" in out and "semantic_augment.py:" in out
     assert main(["show", "noiser/bert_mask"]) == 0
     assert "views.VIEW.ratio" in capsys.readouterr().out
 

@@ -207,7 +207,7 @@ def test_general_help(capsys):
 def test_help_shows_the_chosen_components(capsys):
     assert main(["--criterion", "semantic_augment", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "criterion.tied_weight  (float >= 0; default 5.0)" in out and "weight of the tie" in out
+    assert "criterion.tied_weight  (float >= 0; default 1.0)" in out and "weight of the tie" in out
     assert "train.batch" not in out and "task." not in out
     assert main(["--criterion", "semantic_augment", "--criterion", "masked_lm", "--optimizer", "sgd", "--help"]) == 0
     out = capsys.readouterr().out

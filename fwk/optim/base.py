@@ -25,7 +25,7 @@ from fwk.config import option
 class OptimizerConfig:
     """What every optimizer has. The fields are read by `parameter_groups` and by the trainer."""
 
-    lr: float = option(1e-3, "peak learning rate, reached when the warm-up ends (papers at BERT-base: 1e-4)", low=0)
+    lr: float = option(3e-3, "peak learning rate, reached when the warm-up ends (default for tiny encoders; BERT-base: 1e-4)", low=0)
     weight_decay: float = option(0.01, "weight decay of the parameters that `no_decay` does not name", low=0)
     no_decay: tuple[str, ...] = option(
         ("ndim<2", "*.bias", "*_bias*", "*norm.*", "*.relative.*"),
