@@ -12,7 +12,7 @@
         unscale, clip, finite check, step, average
         fwk_update_end
         fwk_logged                                   every train.log_every updates
-        fwk_validated, fwk_logged                    every train.validate_every updates, and at the end
+        fwk_logged, fwk_validated                    every train.validate_every updates, and at the end
         fwk_checkpoint_save                          every train.save_every updates, when best, and at the end
     fwk_logged (the last line), fwk_run_end
 """
