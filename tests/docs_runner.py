@@ -90,7 +90,7 @@ def check_command(words: list[str], root: Path) -> str:
         else:
             status, said = (0, "") if command in (*COMMANDS, "") else (2, f"there is no command {command}")
     elif name == "make":
-        targets = re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.M)
+        targets = re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.MULTILINE)
         return "" if not rest or rest[0] in targets else f"there is no target {rest[0]}"
     elif name.startswith("fwk-"):
         return f"there is no command {name}"
@@ -137,9 +137,10 @@ def main() -> int:
             compile(text, named[1], "exec", dont_inherit=True)  # it is loaded by the commands that name it
         elif lang == "python":
             try:
+                code = compile("\n" * (line - 1) + text, str(root / page), "exec", dont_inherit=True)
                 with contextlib.redirect_stdout(io.StringIO()):
-                    exec(compile("\n" * (line - 1) + text, str(root / page), "exec", dont_inherit=True), namespace)
-            except Exception:
+                    exec(code, namespace)  # noqa: S102 the project's own pages
+            except Exception:  # noqa: BLE001 whatever it is, it is reported with its line
                 complaint = traceback.format_exc()
         elif lang in ("yaml", "yml"):
             complaint = check_yaml(text, Path(f"block-{line}.yaml"))
