@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from fwk.models.base import Encoder
-    from fwk.views import Encoded, View
+    from fwk.views import Encoded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import torch
 from cases import CASES, CONTRACTS, config_of
 
 from fwk import testing
-from fwk.testing import _with, batches_of, differentiate_once, gradients, train_briefly, trainer_of
+from fwk.testing import batches_of, differentiate_once, gradients, train_briefly, trainer_of
 
 
 @pytest.mark.parametrize("name", CASES)
