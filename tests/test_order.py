@@ -107,3 +107,40 @@ def test_wrong_mixtures_are_refused_by_name():
         Order(1, {"news": 5}, {"news": 0.0})
     with pytest.raises(ConfigError, match="number >= 0"):
         Order(1, {"news": 5}, {"news": -1.0})
+
+
+@pytest.mark.parametrize("group", [2, 8, 500])
+def test_a_group_of_draws_comes_from_one_source(group):
+    sizes, shares = {"a": 1000, "b": 77, "c": 5}, np.array([0.5, 0.3, 0.2])
+    order = Order(5, sizes, dict(zip(sizes, shares, strict=True)), block=64, group=group)
+    blocks = 40
+    draws = np.arange(blocks * order.block * group + group // 2)
+    sources, indices, epochs = order.locate(draws)
+    whole = sources[: blocks * order.block * group].reshape(-1, group)
+    assert (whole == whole[:, :1]).all() and len(set(sources[-(group // 2):].tolist())) == 1
+    counts = np.stack([np.bincount(block, minlength=3) for block in whole[:, 0].reshape(blocks, -1)])
+    assert (counts.max(0) - counts.min(0) <= 2).all()
+    expected = np.outer(np.arange(1, blocks + 1) * order.block, shares)
+    assert np.abs(counts.cumsum(0) - expected).max() < 2 + blocks / 256  # in groups; shares are rounded
+    seen = Counter(zip(sources.tolist(), indices.tolist(), epochs.tolist(), strict=True))
+    assert max(seen.values()) == 1
+    for source, size in enumerate(sizes.values()):  # and each epoch of a source is complete
+        mine = epochs[: whole.size][sources[: whole.size] == source]
+        assert (np.bincount(mine)[: mine.max()] == size).all()
+    for consumed in (0, 1, group, 3 * group + group // 2, order.block * group, len(draws)):
+        assert list(order.drawn(consumed).values()) == np.bincount(sources[:consumed], minlength=3).tolist()
+    some = np.random.default_rng(0).integers(0, len(draws), 200)
+    assert all(np.array_equal(a, b[some]) for a, b in zip(order.locate(some), (sources, indices, epochs), strict=True))
+
+
+def test_groups_change_nothing_where_there_is_one_source():
+    for one, other in zip(Order(3, {"a": 101}).locate(np.arange(300)),
+                          Order(3, {"a": 101}, group=7).locate(np.arange(300)), strict=True):
+        assert np.array_equal(one, other)
+    assert Order(3, {"a": 101}, group=7).drawn(45) == {"a": 45}
+
+
+def test_half_and_half_in_groups_alternates_from_the_start():
+    sources = Order(1, {"labelled": 100, "unlabelled": 1000}, {"labelled": 1, "unlabelled": 1}, group=32).locate(
+        np.arange(32 * 128))[0]
+    assert (sources == 0).sum() == 32 * 64  # exact over 4096 draws, not over 4096 updates

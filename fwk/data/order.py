@@ -5,7 +5,8 @@ so every example comes exactly once per epoch, in O(1) memory at any size. Sever
 exact composition; what the shares leave over is carried from block to block, so that after any number of blocks no
 source is a whole draw away from its share. Inside a block the places are a keyed permutation; the examples
 a source gives to a block are the next ones of that source's own order. Everything is
-random access: "where am I" is one integer.
+random access: "where am I" is one integer. With a group size g, all of this holds for groups of g successive draws:
+draws g*i .. g*i + g - 1 come from one source, so updates of g examples are never mixed.
 
 The permutation is a balanced Feistel network over the smallest even number of bits that holds the size, walked along
 its cycle until it falls inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains").
@@ -95,11 +96,12 @@ class Order:
     """Draw number -> (source, index in the source, epoch of the source).
 
     sizes: number of examples per source, in the fixed order that source positions refer to. mixture: relative share of
-    each source in the draws (any scale; None: in proportion to the sizes). block: draws per block of fixed composition.
+    each source in the draws (any scale; None: in proportion to the sizes). block: draws per block of fixed composition
+    (with groups, a whole number of them and at least 16). group: successive draws that share a source.
     """
 
     def __init__(self, seed: int, sizes: Mapping[str, int], mixture: Mapping[str, float] | None = None,
-                 block: int = 4096):
+                 block: int = 4096, group: int = 1):
         if not sizes:
             raise DataError("there is no training source to draw from")
         for name, size in sizes.items():
@@ -116,7 +118,11 @@ class Order:
             raise ConfigError("task.data", "every source has share 0, expected at least one above 0")
         if block < 1:
             raise ValueError(f"block is {block}, expected at least 1")
-        self.seed, self.names, self.block = seed, tuple(sizes), block
+        if group < 1:
+            raise ValueError(f"group is {group}, expected at least 1")
+        self.seed, self.names, self.group = seed, tuple(sizes), group
+        # in groups; too few of them would round the shares coarsely
+        self.block = block if group == 1 else max(block // group, 16)
         self.sizes = tuple(int(sizes[name]) for name in sizes)
         self.shares = tuple(mixture.get(name, 0.0) for name in sizes)
         drawn = [i for i, share in enumerate(self.shares) if share > 0]
@@ -136,18 +142,18 @@ class Order:
         """Epochs after so many draws, for reports: exact for one source, on average over a mixture."""
         return draws_consumed / len(self)
 
-    def _slots(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Source position and how many draws of that source came before: int64 [n], int64 [n]."""
+    def _slots(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Group numbers -> source position and how many groups of that source came before: int64 [n], int64 [n]."""
         if self._single is not None:
-            return np.full_like(draws, self._single), draws.copy()
-        block, place = draws // self.block, draws % self.block
+            return np.full_like(groups, self._single), groups.copy()
+        block, place = groups // self.block, groups % self.block
         keys = mix_array(self._block_key + (block.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
         place = permute(place, self.block, keys)
         row = block % _PERIOD
         before, after = self._before[row], self._before[row + 1]  # [n, S]
         ends = np.cumsum(after - before, axis=1)
         sources = (ends <= place[:, None]).sum(axis=1)
-        at = np.arange(len(draws))
+        at = np.arange(len(groups))
         start = ends[at, sources] - (after - before)[at, sources]
         ordinal = (block // _PERIOD) * self._before[-1][sources] + before[at, sources] + place - start
         return sources.astype(np.int64), ordinal
@@ -157,7 +163,8 @@ class Order:
         draws = np.asarray(draws, dtype=np.int64)
         if len(draws) and draws.min() < 0:
             raise ValueError("draw numbers are not negative")
-        sources, ordinals = self._slots(draws)
+        sources, before = self._slots(draws // self.group)
+        ordinals = before * self.group + draws % self.group
         sizes = np.array(self.sizes, dtype=np.int64)[sources]
         epochs, positions = ordinals // sizes, ordinals % sizes
         keys = mix_array(self._keys[sources] + (epochs.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
@@ -171,8 +178,11 @@ class Order:
         """How many of the first `draws_consumed` draws fell on each source."""
         if self._single is not None:
             return {name: draws_consumed if i == self._single else 0 for i, name in enumerate(self.names)}
-        block, place = divmod(draws_consumed, self.block)
+        groups, rest = divmod(draws_consumed, self.group)
+        block, place = divmod(groups, self.block)
         counts = (block // _PERIOD) * self._before[-1] + self._before[block % _PERIOD]
-        sources, _ = self._slots(np.arange(block * self.block, block * self.block + place, dtype=np.int64))
-        counts = counts + np.bincount(sources, minlength=len(self.names))
+        # the groups of the block that is under way, the last of them possibly begun only
+        sources, _ = self._slots(np.arange(block * self.block, groups + 1, dtype=np.int64))
+        counts = (counts + np.bincount(sources[:place], minlength=len(self.names))) * self.group
+        counts[sources[-1]] += rest
         return {name: int(count) for name, count in zip(self.names, counts, strict=True)}

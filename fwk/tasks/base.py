@@ -58,8 +58,19 @@ class Task:
         """Share of each training source in a block of draws; by default in proportion to the sizes."""
         return {name: float(len(source)) for name, source in self.sources("train").items()}
 
+    def one_source_per_update(self) -> bool:
+        """True: every update draws all of its examples from one source, in the shares of `mixture` over updates (CVT
+        alternates labelled and unlabelled mini-batches, BAM draws a task per mini-batch). False: an update mixes."""
+        return False
+
+    def source_names(self) -> tuple[str, ...]:
+        """Every source of every split, the training sources first. `Batch.source` holds positions in this list,
+        whatever the split."""
+        splits = sorted(self.splits(), key=lambda split: split != "train")
+        return tuple(dict.fromkeys(name for split in splits for name in self.sources(split)))
+
     def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
-        """Examples, their draw numbers int64 [B] and the position of each one's source in `sources(split)`, int64 [B]
+        """Examples, their draw numbers int64 [B] and the position of each one's source in `source_names()`, int64 [B]
         -> a Batch on the CPU. T may depend on the examples (dynamic padding)."""
         raise NotImplementedError
 
