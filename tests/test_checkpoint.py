@@ -254,7 +254,8 @@ def test_every_number_of_the_state_comes_back(run):
         moments, numbers = checkpoint.pack_optimizer(trainer.run.optimizer)
         assert moments.keys() == tensors["optimizer"].keys() and numbers == state["optimizer"]
         assert all(torch.equal(moments[name], tensors["optimizer"][name]) for name in moments)
-        assert all(torch.equal(trainer.run.average.values[name], tensors["average"][name]) for name in tensors["average"])
+        average = trainer.run.average.values
+        assert all(torch.equal(average[name], value) for name, value in tensors["average"].items())
         assert (trainer.run.update, trainer.run.tokens, trainer.run.sequences) == (4, state["tokens"], 48)
 
 
@@ -310,7 +311,8 @@ def test_changed_data_are_refused(run, monkeypatch):
 def test_a_changed_config_is_refused_by_key_and_accepted_with_overwrite(run):
     changed = config_in(run, {"optimizer": {"lr": 0.5}, "model": {"width": 8}})
     before = (run / "config.yaml").read_text()
-    with pytest.raises(CheckpointError, match="model.width: 16 there, 8 here; optimizer.lr: 0.001 there, 0.5 here") as caught:
+    said = "model.width: 16 there, 8 here; optimizer.lr: 0.001 there, 0.5 here"
+    with pytest.raises(CheckpointError, match=said) as caught:
         api.run(changed)
     assert caught.value.exit_status == 2 and (run / "config.yaml").read_text() == before
     (run / "mine.txt").write_text("a note")
@@ -320,7 +322,8 @@ def test_a_changed_config_is_refused_by_key_and_accepted_with_overwrite(run):
 
 
 @pytest.mark.parametrize("change", [
-    {"updates": 5}, {"log_every": 1}, {"micro_batch": 5}, {"workers": 0, "minutes": 5.0}, {"updates": None, "epochs": 1.0}])
+    {"updates": 5}, {"log_every": 1}, {"micro_batch": 5}, {"workers": 0, "minutes": 5.0},
+    {"updates": None, "epochs": 1.0}])
 def test_length_logging_and_micro_batch_may_change(run, change):
     assert api.run(config_in(run, {"train": change})).status == "finished"
 
@@ -353,7 +356,7 @@ def test_other_ranks_and_micro_batches_see_the_same_draws_in_the_same_order(run)
                 one = api.build_run(config, run, load_plugins(), World(rank=rank, size=size))
                 batches = batches_of(one, 4)
                 ranks.append([torch.cat([batch.draws for batch in next(batches)]).tolist() for _ in range(3)])
-            seen[size, micro] = [sum((ranks[rank][update] for rank in range(size)), []) for update in range(3)]
+            seen[size, micro] = [[draw for rank in ranks for draw in rank[update]] for update in range(3)]
     assert all(draws == [list(range(u * 12, u * 12 + 12)) for u in (4, 5, 6)] for draws in seen.values())
     _, indices, _ = one.order.locate(np.arange(64))
     assert sorted(indices.tolist()) == list(range(64))

@@ -11,10 +11,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 
-import make  # noqa: E402
+import make
 
-from fwk.plugins import discover  # noqa: E402
-from fwk.registry import registry  # noqa: E402
+from fwk.plugins import discover
+from fwk.registry import registry
 
 
 @pytest.mark.parametrize("name", make.CURVES)

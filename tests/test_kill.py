@@ -35,7 +35,7 @@ def serve() -> None:
     """Reads requests, one JSON object per line: {folder, train, die}. Forks a run for each, kills it if it is told how,
     and answers with how it ended."""
     import torch
-    import torch._dynamo  # noqa: F401  optimizers import it when they are made, which takes longer than a run here
+    import torch._dynamo  # optimizers import it when they are made, which takes longer than a run here
 
     from fwk.engine import api  # noqa: F401  everything a run needs, before the first fork
     from fwk.plugins import load_plugins

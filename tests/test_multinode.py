@@ -16,13 +16,15 @@ from safetensors.torch import load_file
 
 WORDS = ["--task", "synthetic", "--criterion", "semantic_augment", "task.sequences=32", "task.length=12",
          "task.vocabulary=24", "model.layers=1", "model.width=16", "model.heads=2", "model.dropout=0",
-         "model.attention_dropout=0", "train.updates=4", "train.batch=8", "train.micro_batch=3", "train.device=cpu", "train.log_every=1", "train.validate_every=2",
+         "model.attention_dropout=0", "train.updates=4", "train.batch=8", "train.micro_batch=3", "train.device=cpu",
+         "train.log_every=1", "train.validate_every=2",
          "train.timeout=60", "hooks.terminal=null", "hooks.tensorboard=null", "hooks.summary=null"]
 
 
 def agent(folder: Path, *arguments: str, words: tuple[str, ...] = ()) -> subprocess.Popen:
     """One torchrun agent that trains in `folder`; its own parser would take --run for itself, so it is run=."""
-    command = [sys.executable, "-m", "torch.distributed.run", *arguments, "-m", "fwk.cli.train", *WORDS, f"run={folder}", *words]
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments, "-m", "fwk.cli.train", *WORDS, f"run={folder}",
+               *words]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -83,7 +85,7 @@ def test_two_nodes_give_the_weights_of_one_node_to_the_last_bit(one_node, tmp_pa
               "--rdzv-id=nodes", "--local-addr=127.0.0.1")
     for status, output in finish(*(agent(tmp_path / "run", *common) for _ in range(2))):
         assert status == 0, output[-4000:]
-    here, there = (load_file(run / "checkpoints" / "latest" / "model.safetensors") for run in (tmp_path / "run", one_node))
+    here, there = (load_file(run / "checkpoints/latest/model.safetensors") for run in (tmp_path / "run", one_node))
     assert here.keys() == there.keys() and all((here[name] == there[name]).all() for name in here)
     assert records(tmp_path / "run") == records(one_node)
 

@@ -118,7 +118,8 @@ def test_python_raises_what_the_command_reports(tmp_path):
 def test_the_command_trains_and_its_status_is_0(tmp_path, capsys):
     assert main([*WORDS, f"run={tmp_path / 'run'}"]) == 0
     run = tmp_path / "run"
-    assert {"config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "tokenizer"} <= {p.name for p in run.iterdir()}
+    promised = {"config.yaml", "environment.json", "metrics.jsonl", "checkpoints", "tokenizer"}
+    assert promised <= {path.name for path in run.iterdir()}
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert records[-1]["event"] == "finished"
     line = records[0]

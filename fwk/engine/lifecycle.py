@@ -75,7 +75,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        opened = open(folder / LOCK, "a+", encoding="utf-8")
+        opened = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  closed below
     except OSError as error:
         raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
     with opened as file:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
+import torch
 
-from fwk.testing import batches_of, tiny_config, trainer_of  # noqa: E402
+from fwk.testing import batches_of, tiny_config, trainer_of
 
 HERE = Path(__file__).parent
 UPDATES = 50
