@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 if TYPE_CHECKING:
     from fwk.models.base import Encoder
@@ -34,15 +34,18 @@ class BuildContext:
     vocabulary: of the task's tokens (None for modalities without). length: the longest sequence the task makes (0:
     unbounded). labels: label space by name -> list of label names. encoder: the encoder whose views the component
     reads. network: the network a learned noiser was given. inputs: shape of one example by input name, as the task
-    says it. name: the label or view name the component is built under.
+    says it. name: the label or view name the component is built under. of: the source view of a learned noiser's view.
+    sources: names of the task's sources; `Batch.source` numbers are positions in it.
     """
 
     name: str = ""
+    of: str = ""
     seed: int = 0
     vocabulary: Vocabulary | None = None
     length: int = 0
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
     encoder: Encoder | None = None
     network: Encoder | None = None
 
@@ -53,9 +56,11 @@ class Context:
 
     training: False in evaluation. update: number of the update. progress: share of the run done, in [0, 1].
     micro_batch: index within the update. prepared: what this component's `prepare` returned for this micro-batch.
-    encode(view, mode=..., ema=...): an extra encoder call (virtual adversarial noise); views of the plan are already
-    encoded. head(path): a sub-module of a criterion by 'label' or 'label.attribute'. gather(tensor): [B, ...] -> the
-    rows of all ranks concatenated, differentiable. over_update(name): the rows that `prepare` returned under this name
+    encode(view, mode=..., ema=..., network=...): an extra encoder call (virtual adversarial noise; a learned noiser's
+    own network by default); views of the plan are already encoded. mode: "train", "quiet" (no dropout) or "teacher" (no
+    dropout, no gradient). head(path, mode=..., ema=...): a sub-module of a criterion by 'label' or 'label.attribute',
+    to be called. gather(tensor): [B, ...] -> the rows of all ranks [N, ...], differentiable, and int64 [B], which rows
+    are this rank's; in evaluation the rank's own alone. over_update(name): the rows that `prepare` returned under this name
     over all micro-batches and ranks in draw order [N, ...], and int64 [B], which rows are this micro-batch's.
     count(term): the global count of one of this component's own terms in this update (training only).
     """
@@ -66,8 +71,8 @@ class Context:
     progress: float
     micro_batch: int = 0
     encode: Callable[..., Encoded]
-    head: Callable[[str], nn.Module]
-    gather: Callable[[Tensor], Tensor]
+    head: Callable[..., Callable[..., Any]]
+    gather: Callable[[Tensor], tuple[Tensor, Tensor]]
     over_update: Callable[[str], tuple[Tensor, Tensor]]
     count: Callable[[str], float]
     prepared: Mapping[str, Any] = field(default_factory=dict)

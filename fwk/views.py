@@ -69,7 +69,7 @@ class Encoded:
     """What an encoder says about a view.
 
     features: [B, T, D], the pre-logit vectors. pooled: [B, D] where the encoder has one (None otherwise).
-    states: named inner states that were asked for, each [B, ...].
+    states: named inner states that were asked for: [B, T, ...] with a third dimension at least, or [B, D] per sequence.
     """
 
     features: Tensor
@@ -81,8 +81,8 @@ class Encoded:
 
         def cut(tensor: Tensor) -> Tensor:
             part = tensor[start:stop]
-            padded = length is not None and part.dim() > 1 and part.shape[1] == self.features.shape[1]
-            return part[:, :length] if padded else part
+            by_position = length is not None and part.dim() > 2 and part.shape[1] == self.features.shape[1]
+            return part[:, :length] if by_position else part
 
         return Encoded(
             features=cut(self.features),
@@ -107,9 +107,22 @@ class Unmade:
             raise AttributeError(name)
         raise self._refuse()
 
+    def _raise(self, *others: Any) -> Any:
+        raise self._refuse()
+
+    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __and__ = __or__ = __rand__ = __ror__ = __invert__ = _raise
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __getitem__ = __len__ = __iter__ = _raise
+    __bool__ = __float__ = __int__ = __index__ = _raise
+    __hash__ = object.__hash__
+
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
-        raise next(value for value in args if isinstance(value, Unmade))._refuse()
+        pending = [*args, *(kwargs or {}).values()]
+        while pending:
+            value = pending.pop()
+            if type(value) is cls:
+                raise value._refuse()
+            pending.extend(value if isinstance(value, (list, tuple)) else ())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -145,6 +145,117 @@ def test_the_average_follows_its_equation():
         assert torch.allclose(trainer.run.module.ema[name], expected, atol=1e-14)
 
 
+def test_a_view_that_is_only_a_source_is_not_encoded():
+    from fwk.engine.plan import Encode, Make
+
+    with trainer_of(config_of("generator with tied embeddings")) as trainer:
+        assert trainer.run.module.plan.steps == (Make("corrupted"), Encode(("corrupted",)))
+
+
+def test_a_phase_switches_terms_off_with_the_views_that_only_they_need():
+    from fwk import Phase
+
+    config = config_of("generator with tied embeddings", {"criterion": {"masked_lm": {}}})
+    with trainer_of(config) as trainer:
+        run, module = trainer.run, trainer.run.module
+        assert trainer.step(next(batches_of(run, 0)))
+        trainer.enter_phase(Phase(name="generator off", off=("corrupted", "test_detection")))
+        assert [step.views for step in module.plan.steps] == [("masked",)]
+        run.meters.read(run.world)
+        trainer.step(next(batches_of(run, 1)))
+        assert [name for name in run.meters.window if name.startswith("sum:")] == ["sum:masked_lm/masked_lm"]
+        assert module.networks["corrupted_network"].layers[0].inner.weight.grad is None
+        trainer.enter_phase(Phase(name="all again"))
+        trainer.step(next(batches_of(run, 2)))
+        assert module.networks["corrupted_network"].layers[0].inner.weight.grad is not None
+
+
+def test_moments_of_frozen_parameters_come_back_when_they_thaw():
+    from fwk import Phase
+
+    with trainer_of(config_of("masked_lm")) as trainer:
+        run = trainer.run
+        trainer.step(next(batches_of(run, 0)))
+        weight = run.module.networks["main"].layers[0].inner.weight
+        before = run.optimizer.state[weight]["exp_avg"].clone()
+        trainer.enter_phase(Phase(name="frozen", frozen=("networks.*",)))
+        trainer.step(next(batches_of(run, 1)))
+        assert weight not in run.optimizer.state
+        trainer.enter_phase(Phase(name="thawed"))
+        assert torch.equal(run.optimizer.state[weight]["exp_avg"], before)
+
+
+def test_a_limit_in_tokens_has_the_learning_rates_of_the_same_limit_in_updates():
+    def rates(**limit):
+        config = config_of("masked_lm", {"task": {"shortest": None}, "train": {"updates": None, **limit},
+                                         "schedule": {"name": "linear", "warmup": 0.25}})
+        with trainer_of(config) as trainer:
+            found = []
+            for update in range(8):
+                trainer.step(next(batches_of(trainer.run, update)))
+                found.append(trainer.rate)
+            return found
+
+    by_tokens, by_updates = rates(tokens=8 * 12 * 16), rates(updates=8)
+    assert by_tokens[0] == 0.0  # a share of a length that no update has told yet: the warm-up begins at 0
+    assert by_tokens[1:] == pytest.approx(by_updates[1:], rel=1e-12)
+
+
+def test_evaluation_counts_the_examples_of_a_batch_without_the_term():
+    from fwk.engine.evaluate import evaluate
+
+    found = []
+    for size in (12, 1):
+        with trainer_of(config_of("head without examples here and there", {"train": {"micro_batch": size}})) as trainer:
+            found.append(evaluate(trainer.run, "valid"))
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
+def test_tied_parameters_of_another_network_are_averaged_too():
+    config = config_of("generator with tied embeddings", {"train": {"ema": 0.5}})
+    with trainer_of(config) as trainer:
+        trainer.step(next(batches_of(trainer.run, 0)))
+        module = trainer.run.module
+        averaged = module._averaged(module.networks["corrupted_network"])
+        assert torch.equal(averaged["embeddings.token.weight"], module.ema["networks.main.embeddings.token.weight"])
+
+
+def test_dropout_by_hand_resumes_bit_identically(tmp_path):
+    (tmp_path / "by_hand.py").write_text('''
+import torch, torch.nn.functional as F
+from torch import nn
+from fwk import Criterion, LossTerm, Output, register
+
+@register("criterion", "test_dropout_by_hand")
+class ByHand(Criterion):
+    """Dropout that no module announces."""
+    def __init__(self, config, build):
+        super().__init__(config, build)
+        self.head = nn.Linear(build.encoder.width, 1)
+    @classmethod
+    def views(cls, config):
+        return {"plain": {"noiser": "identity"}}
+    def normalizers(self, views, context):
+        return {"loss": views["plain"].mask.sum()}
+    def forward(self, views, context):
+        features = F.dropout(views["plain"].encoded.features, 0.3, self.training)
+        return Output(terms={"loss": LossTerm((self.head(features).squeeze(-1).square() * views["plain"].mask).sum())})
+''')
+    config = testing.tiny_config({"criterion": {"test_dropout_by_hand": {}}}, [str(tmp_path)])
+    assert testing.rule_resume(config) == ""
+
+
+def test_an_outline_explains_itself_whatever_is_asked_of_it():
+    from fwk.errors import RunError
+    from fwk.views import Unmade
+
+    missing = Unmade("corrupted", "changed")
+    for ask in (lambda: ~missing, lambda: missing[0], lambda: missing == 1, lambda: float(missing), lambda: missing.sum(),
+                lambda: torch.stack([missing]), lambda: missing & missing, lambda: len(missing), lambda: bool(missing)):
+        with pytest.raises(RunError, match="prepare: true"):
+            ask()
+
+
 def test_tied_embeddings_are_one_parameter_and_move_by_both_losses():
     with trainer_of(config_of("generator with tied embeddings")) as trainer:
         networks = trainer.run.module.networks

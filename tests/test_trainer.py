@@ -84,7 +84,7 @@ def test_clipping_scales_the_whole_gradient_and_logs_the_norm_before(clip):
         before = weights(trainer)
         differentiate_once(trainer)
         gradient = {name: p.grad.clone() for name, p in trainer.run.named_trainable()}
-        trainer.apply()
+        trainer.apply(trainer.run.learning_rate_factor())
         norm = float(torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt())
         assert trainer.grad_norm == pytest.approx(norm, rel=1e-12) and norm > 0.05
         scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 
-from fwk.errors import FwkError, UserError
+from fwk.errors import ConfigError, FwkError, PluginError, UnknownName, UserError
 from fwk.registry import Entry
 from fwk.schema import FieldSpec, shown
 
@@ -27,10 +27,12 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[s
         sys.stdout.flush()
         return status
     except FwkError as error:
-        if first_rank():
+        # what is wrong with the command line or a plugin, every rank says alike; anything else may be one rank's alone
+        if first_rank() or not isinstance(error, (ConfigError, UnknownName, PluginError)):
+            rank = "" if first_rank() else f"rank {os.environ['RANK']}: "
             if details := getattr(error, "details", ""):
                 print(details.rstrip(), file=sys.stderr)
-            print(f"{name}: error: {one_line(error)}", file=sys.stderr)
+            print(f"{name}: error: {rank}{one_line(error)}", file=sys.stderr)
             if not isinstance(error, UserError) and os.environ.get("FWK_TRACEBACK"):
                 traceback.print_exc()
         return error.exit_status

@@ -31,6 +31,12 @@ class Criterion(nn.Module):
         """The views this criterion reads: name -> how to make it if the user's config does not say."""
         raise NotImplementedError
 
+    @classmethod
+    def encoded(cls, config: Any) -> tuple[str, ...]:
+        """Those of the views whose encodings this criterion reads; by default all. A view that is only named so that
+        another can be made of it is not encoded for this criterion."""
+        return tuple(cls.views(config))
+
     def states(self) -> tuple[str, ...]:
         """Names of encoder states this criterion reads besides the features."""
         return ()

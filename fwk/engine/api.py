@@ -102,7 +102,7 @@ def build_run(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
     if "train" not in task.splits():
         raise UserError(f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}")
     sizes = {name: len(source) for name, source in task.sources("train").items()}
-    order = Order(config.seed, sizes, task.mixture())
+    order = Order(config.seed, sizes, task.mixture(), group=config.train.batch if task.one_source_per_update() else 1)
     precision = Precision(config.train.precision, world.device)
     module = build_module(config, task).to(device=world.device, dtype=precision.dtype)
     module.world = world
@@ -128,7 +128,7 @@ def _open_folder(folder: Path, config: RunConfig, overwrite: bool) -> None:
             for old in sorted(inside, key=lambda path: path.name == "config.yaml"):  # which says that this is a run: last
                 shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         path = folder / "config.yaml"
-        if path.is_file():
+        if path.is_file() and checkpoint.list_checkpoints(folder):  # without one there is nothing to go on from
             before = configuration.read(path)
             if changed := configuration.differences(before, config):
                 told = "; ".join(f"{key}: {old} there, {new} here" for key, (old, new) in sorted(changed.items()))
@@ -183,7 +183,7 @@ def _newest(folder: Path, world: World) -> Path | None:
 
 
 def _fits(state: dict[str, Any], this: Run, path: Path) -> None:
-    """Refuses a checkpoint of other data, or one that needs a plugin that is not here."""
+    """Refuses a checkpoint of other data."""
     if state["fingerprint"] != this.task.fingerprint():
         raise CheckpointError(f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
                               f"{this.task.fingerprint()[:12]} here; restore the data, or choose another --run")
@@ -222,8 +222,9 @@ class Loaded:
         return self.module.networks["main"]
 
 
-def load(path: str | Path, user_dirs: tuple[str, ...] = ()) -> Loaded:
-    """A checkpoint, or a run (its newest whole checkpoint) -> model, tokenizer and config, on the CPU."""
+def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool = False) -> Loaded:
+    """A checkpoint, or a run (its newest whole checkpoint) -> model, tokenizer and config, on the CPU. average: take
+    the moving average of the weights (train.ema)."""
     found = checkpoint.find_checkpoint(Path(path))
     folder = found.parent.parent
     tensors, state = checkpoint.read_checkpoint(found)
@@ -234,7 +235,9 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = ()) -> Loaded:
     load_plugins(config.user_dirs)
     task = config.task.cls.without_data(config.task.config, config.seed, folder)
     module = build_module(config, task)
-    load_model_tensors(module, tensors["model"], found)
+    if average and "average" not in tensors:
+        raise CheckpointError(f"{found} holds no moving average of the weights; it was trained with train.ema=0")
+    load_model_tensors(module, {**tensors["model"], **(tensors["average"] if average else {})}, found)
     module.eval()
     return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"])
 

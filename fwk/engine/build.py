@@ -10,6 +10,7 @@ from torch import nn
 from fwk.config import Component, NetworkSpec, RunConfig, ViewSpec, complete_views
 from fwk.context import BuildContext
 from fwk.engine.module import ObjectiveModule
+from fwk.engine.plan import BATCH
 from fwk.errors import ConfigError, nearest
 from fwk.keyed import fold
 from fwk.models.base import Encoder
@@ -21,7 +22,8 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
     """ConfigError names the key when a part cannot be built or does not fit another."""
     views = complete_views(config)
     vocabulary = task.vocabulary()
-    base = dict(seed=config.seed, vocabulary=vocabulary, length=task.length(), labels=task.labels(), inputs=task.inputs())
+    base = dict(seed=config.seed, vocabulary=vocabulary, length=task.length(), labels=task.labels(), inputs=task.inputs(),
+                sources=task.source_names())
     networks = {"main": _construct(config.model, "main", base)}
     for name, spec in _networks(config, views).items():
         networks[name] = _construct(spec.component, name, base)
@@ -36,19 +38,20 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         if network is not None and network not in networks:
             raise ConfigError(f"views.{name}.network", f"there is no network '{network}'{nearest(network, networks)}")
         noisers[name] = _construct(spec.component, name, {
-            **base, "encoder": networks[spec.encoder], "network": networks.get(network)})
+            **base, "encoder": networks[spec.encoder], "network": networks.get(network), "of": spec.of or BATCH})
         if network is not None and not isinstance(noisers[name], LearnedNoiser):
             raise ConfigError(f"views.{name}.network", f"noiser '{spec.noiser}' has no use for a network")
-    criteria, reads = {}, {}
+    criteria, reads, encoded = {}, {}, {}
     for label, spec in config.criterion.items():
         reads[label] = tuple(spec.component.cls.views(spec.component.config))
-        used = {views[view].encoder for view in reads[label]}
+        encoded[label] = tuple(spec.component.cls.encoded(spec.component.config))
+        used = {views[view].encoder for view in encoded[label]}
         encoder = networks[min(used)] if len(used) == 1 else networks["main"]
         criteria[label] = _construct(spec.component, label, {**base, "encoder": encoder})
     if clash := set(criteria) & {name for name, noiser in noisers.items() if isinstance(noiser, LearnedNoiser)}:
         raise ConfigError(f"views.{min(clash)}", "a criterion has the same label; losses are logged by these names, rename one")
     return ObjectiveModule(
-        networks=networks, noisers=noisers, criteria=criteria, views=views, reads=reads, seed=config.seed,
+        networks=networks, noisers=noisers, criteria=criteria, views=views, reads=reads, encoded=encoded, seed=config.seed,
         weights={label: spec.weight for label, spec in config.criterion.items()},
         pad=max(vocabulary.pad, 0) if vocabulary else 0)
 

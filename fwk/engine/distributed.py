@@ -38,17 +38,21 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            self.sum(torch.zeros(1, device=self.device))
-
     def rows(self, tensor: Tensor) -> Tensor:
         """[B, ...] -> the rows of all ranks, rank 0 first; B may differ from rank to rank. No gradient."""
         return all_rows(tensor, self, None) if self.size > 1 else tensor
 
-    def gather(self, tensor: Tensor) -> Tensor:
-        """As `rows`, with gradient: what any rank's loss says about a row reaches the rank that made it."""
-        return _Gather.apply(tensor, self) if self.size > 1 else tensor
+    def gather(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of all ranks [N, ...] and which of them are ours, int64 [B]; with gradient: what any rank's loss says
+        about a row reaches the rank that made it."""
+        mine = torch.arange(len(tensor), device=tensor.device)
+        if self.size == 1:
+            return tensor, mine
+        sizes = torch.zeros(self.size, dtype=torch.int64, device=tensor.device)
+        sizes[self.rank] = len(tensor)
+        dist.all_reduce(sizes, group=self.side)
+        start = sizes[: self.rank].sum()
+        return _Gather.apply(tensor, self, int(start)), mine + start
 
     def objects(self, value: Any) -> list[Any]:
         """JSON-able values of all ranks, in rank order (text travels, nothing is unpickled)."""
@@ -75,19 +79,15 @@ def all_rows(tensor: Tensor, world: World, group: Any) -> Tensor:
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, tensor: Tensor, world: World) -> Tensor:
-        ctx.world, ctx.rows = world, tensor.shape[0]
-        sizes = torch.zeros(world.size, dtype=torch.int64, device=tensor.device)
-        sizes[world.rank] = ctx.rows
-        dist.all_reduce(sizes, group=world.side)
-        ctx.start = int(sizes[: world.rank].sum())
+    def forward(ctx, tensor: Tensor, world: World, start: int) -> Tensor:
+        ctx.world, ctx.rows, ctx.start = world, tensor.shape[0], start
         return all_rows(tensor, world, world.side)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         grad = grad.contiguous().clone()
         dist.all_reduce(grad, group=ctx.world.side)
-        return grad[ctx.start : ctx.start + ctx.rows], None
+        return grad[ctx.start : ctx.start + ctx.rows], None, None
 
 
 @contextmanager

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,28 @@ class Average:
     @torch.no_grad()
     def update(self) -> None:
         torch._foreach_lerp_(list(self.values.values()), list(self.parameters.values()), 1.0 - self.decay)
+
+    @torch.no_grad()
+    def restart(self, prefixes: Iterable[str]) -> None:
+        """Parameters under these prefixes were given new values: their averages start from there."""
+        for name, value in self.values.items():
+            if name.startswith(tuple(prefixes)):
+                value.copy_(self.parameters[name])
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The module holds the averages while inside, and its own weights again afterwards."""
+        own = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self._put(self.values)
+        try:
+            yield
+        finally:
+            self._put(own)
+
+    @torch.no_grad()
+    def _put(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +12,7 @@ import torch
 from fwk.data.loader import evaluation_batches
 from fwk.engine.meters import Meters, component_metrics, means
 from fwk.engine.module import Step
+from fwk.views import Batch
 
 if TYPE_CHECKING:
     from fwk.engine.run import Run
@@ -22,29 +26,37 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
     step = Step(update=run.update, progress=run.progress, split=split)
     weights: dict[str, float] = {}
     size = min(train.batch, train.micro_batch * run.world_size) if train.micro_batch else train.batch
+    limit = math.ceil(train.validate_batches * train.batch / size)  # the same examples however they are cut
     batches = evaluation_batches(run.task, split, batch=size, rank=run.rank, world_size=run.world_size,
-                                 workers=0, limit_batches=train.validate_batches)
+                                 workers=0, limit_batches=limit)
     was_training = module.training
     module.eval()
+    averaged = run.average.in_place() if run.average and train.evaluate_average else nullcontext()
     try:
-        for batch in batches:
-            micro = module.begin(batch, 0, step, run.device)
-            with run.precision.autocast():
-                if module.prepares:
-                    module.prepare(micro, step)
-                    module.exchange([micro], alone=True)
-                counts = module.normalizers(micro, step)
-                output = module(micro, step)
-            meters.add(output.sums, "sum:")
-            meters.add({name: counts[name] for name in output.sums}, "count:")
-            meters.add(output.statistics, "stat:")
-            weights.update(output.weights)
-            meters.commit()
+        with averaged:
+            _measure(run, batches, step, meters, weights)
     finally:
         module.train(was_training)
     sums = meters.read(run.world)
     found = means(sums)
     for other in run.world.objects(weights):  # a rank may have had no batch
         weights.update(other)
-    loss = sum(weights[path] * value for path, value in found.items())
+    loss = sum(weights.get(path, 0.0) * value for path, value in found.items())
     return {"loss": loss, **found, **component_metrics(module, sums), **run.task.metrics(sums)}
+
+
+def _measure(run: Run, batches: Iterable[Batch], step: Step, meters: Meters, weights: dict[str, float]) -> None:
+    module = run.module
+    for batch in batches:
+        micro = module.begin(batch, 0, step, run.device)
+        with run.precision.autocast():
+            if module.prepares:
+                module.prepare(micro, step)
+                module.exchange([micro], alone=True)
+            counts = module.normalizers(micro, step)
+            output = module(micro, step)
+        meters.add(output.sums, "sum:")
+        meters.add(counts, "count:")
+        meters.add(output.statistics, "stat:")
+        weights.update(output.weights)
+        meters.commit()

@@ -8,7 +8,7 @@ It knows views, terms and counts, and no objective.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,7 +77,8 @@ class ObjectiveModule(nn.Module):
 
     def __init__(self, *, networks: Mapping[str, Encoder], noisers: Mapping[str, Noiser],
                  criteria: Mapping[str, Criterion], weights: Mapping[str, float | Mapping[str, float]],
-                 views: Mapping[str, ViewSpec], reads: Mapping[str, Sequence[str]], seed: int, pad: int = 0):
+                 views: Mapping[str, ViewSpec], reads: Mapping[str, Sequence[str]],
+                 encoded: Mapping[str, Sequence[str]], seed: int, pad: int = 0):
         super().__init__()
         self.networks = nn.ModuleDict(networks)
         self.learned = nn.ModuleDict({n: x for n, x in noisers.items() if isinstance(x, LearnedNoiser)})
@@ -86,26 +87,46 @@ class ObjectiveModule(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(()))
         self.noisers, self.weights, self.specs = dict(noisers), dict(weights), dict(views)
         self.reads = {label: tuple(names) for label, names in reads.items()}
+        self.encoded = {label: tuple(names) for label, names in encoded.items()}
         self.seed, self.pad = seed, pad
         self.world = World()
         self.ema: dict[str, Tensor] | None = None
         self.encoder_calls = 0
         self.nodes = {name: Node(
             name=name, source=spec.of or BATCH, learned=name in self.learned,
-            reads_encoding=getattr(noisers[name], "reads_encoding", False),
+            reads_encoding=noisers[name].reads_encoding,
             group=(spec.encoder, spec.mode, spec.ema),
         ) for name, spec in views.items()}
-        self.plan: Plan = make_plan(self.nodes, {name for names in self.reads.values() for name in names})
+        make_plan(self.nodes, {name for names in self.encoded.values() for name in names})  # refuses circles at once
         self.states = self._states_by_network()
-        self.prepared_views = tuple(name for name in self.plan.dynamic if views[name].prepare)
-        self.preparing = tuple(label for label, criterion in criteria.items()
-                               if type(criterion).prepare is not Criterion.prepare)
-        self.has_dropout = any(_drops(module) for module in self.modules())
+        self.switch_off(())
+
+    def switch_off(self, labels: Iterable[str]) -> None:
+        """Leaves out these criteria and learned noisers' losses (labels and view names), and every view that nothing
+        else needs. RunError on a name there is not."""
+        off = frozenset(labels)
+        if unknown := sorted(off - {*self.criteria, *self.learned}):
+            raise RunError(f"there is no criterion or learned view '{unknown[0]}' to switch off"
+                           f"{nearest(unknown[0], [*self.criteria, *self.learned])}")
+        self.off = off
+        active = [label for label in self.criteria if label not in off]
+        needed: set[str] = set()
+        pending = [name for label in active for name in self.reads[label]] + [n for n in self.learned if n not in off]
+        while pending:
+            name = pending.pop()
+            if name not in needed and name != BATCH:
+                needed.add(name)
+                pending.append(self.nodes[name].source)
+        nodes = {name: node for name, node in self.nodes.items() if name in needed}
+        self.plan: Plan = make_plan(nodes, {name for label in active for name in self.encoded[label]})
+        self.prepared_views = tuple(name for name in self.plan.dynamic if self.specs[name].prepare)
+        self.preparing = tuple(label for label in active
+                               if type(self.criteria[label]).prepare is not Criterion.prepare)
 
     def _states_by_network(self) -> dict[str, tuple[str, ...]]:
         wanted: dict[str, dict[str, None]] = {name: {} for name in self.networks}
         for label, criterion in self.criteria.items():
-            for view in self.reads[label]:
+            for view in self.encoded[label]:
                 network = self.specs[view].encoder
                 self.networks[network].check_states(criterion.states(), f"criterion '{label}'")
                 wanted[network].update(dict.fromkeys(criterion.states()))
@@ -122,9 +143,11 @@ class ObjectiveModule(nn.Module):
             noiser, source = self.noisers[name], views[self.nodes[name].source]
             if isinstance(noiser, LearnedNoiser):
                 outline = noiser.outline(source, self._key(name, source, step))
-            else:
+                unknown = [what for what in ("changed", "log_q") if getattr(outline, what) is None]
+            else:  # what it does to tokens that are not there yet, nobody knows
                 outline = source
-            missing = {what: Unmade(name, what) for what in ("changed", "log_q") if getattr(outline, what) is None}
+                unknown = ["target", "positions", "valid", "mask", "special", "changed", "log_q", "alignment"]
+            missing = {what: Unmade(name, what) for what in unknown}
             views[name] = outline.replace(name=name, outline=True, **missing)
         return MicroBatch(index=index, views=views)
 
@@ -141,7 +164,7 @@ class ObjectiveModule(nn.Module):
             micro.prepared_views[name] = micro.views[name] = views[name].detached()
         for label in self.preparing:
             context = self._context(f"criteria.{label}", micro, step)
-            self._seed(step, micro, f"criterion/{label}")
+            self._seed(step, micro, f"criteria.{label}")
             micro.prepared[label] = self.criteria[label].prepare(self._readable(label, views), context)
 
     @torch.no_grad()
@@ -151,15 +174,24 @@ class ObjectiveModule(nn.Module):
         if not self.preparing:
             return
         world = World() if alone else self.world
-        draws = world.rows(torch.cat([micro.batch.draws for micro in micros]))
-        order = draws.argsort()
-        ranks = {draw: row for row, draw in enumerate(draws[order].tolist())}
         for label in self.preparing:
             for name in micros[0].prepared[label]:
+                own = [self._draws_of(label, name, micro) for micro in micros]
+                draws = world.rows(torch.cat(own))
+                order = draws.argsort()
+                place = {draw: row for row, draw in enumerate(draws[order].tolist())}
                 rows = world.rows(torch.cat([micro.prepared[label][name] for micro in micros]))[order]
-                for micro in micros:
-                    mine = torch.tensor([ranks[d] for d in micro.batch.draws.tolist()], device=rows.device)
-                    micro.over_update.setdefault(label, {})[name] = (rows, mine)
+                for micro, mine in zip(micros, own):
+                    where = torch.tensor([place[draw] for draw in mine.tolist()], dtype=torch.int64, device=rows.device)
+                    micro.over_update.setdefault(label, {})[name] = (rows, where)
+
+    def _draws_of(self, label: str, name: str, micro: MicroBatch) -> Tensor:
+        """The draw numbers of the rows of a prepared tensor: those of the criterion's first view with as many rows."""
+        count = len(micro.prepared[label][name])
+        for view in (*(micro.views[read] for read in self.reads[label]), micro.batch):
+            if len(view) == count:
+                return view.draws
+        raise RunError(f"criterion '{label}' prepared '{name}' with {count} rows, and none of its views has as many")
 
     def normalizers(self, micro: MicroBatch, step: Step) -> dict[str, Tensor]:
         """Counts of this micro-batch by 'component/term'."""
@@ -177,13 +209,15 @@ class ObjectiveModule(nn.Module):
         views = self._run(self.plan.steps, micro, step)
         outcomes: dict[str, Mapping[str, Tensor]] = {}
         outputs: dict[str, Output] = {}
-        for label, criterion in self.criteria.items():
-            self._seed(step, micro, f"criterion/{label}")
-            context = self._context(f"criteria.{label}", micro, step)
-            outputs[label] = criterion(self._readable(label, views), context)
-            outcomes[label] = outputs[label].outcomes
-        for name, noiser in self.learned.items():
-            outputs[name] = noiser.losses(views, outcomes, self._context(f"learned.{name}", micro, step))
+        for path, component in self._components():
+            name = path.split(".", 1)[1]
+            self._seed(step, micro, path)
+            context = self._context(path, micro, step)
+            if path.startswith("criteria."):
+                outputs[name] = component(self._readable(name, views), context)
+                outcomes[name] = outputs[name].outcomes
+            else:
+                outputs[name] = component.losses(views, outcomes, context)
         return self._weigh(outputs, step, per_term)
 
     def _weigh(self, outputs: Mapping[str, Output], step: Step, per_term: bool) -> StepOutput:
@@ -197,6 +231,8 @@ class ObjectiveModule(nn.Module):
                 path = f"{name}/{term}"
                 sums[path] = value.sum.detach()
                 weights[path] = weight * value.weight
+                if value.sum.dtype in (torch.float16, torch.bfloat16):
+                    raise RunError(f"'{name}' summed the loss term '{term}' in {value.sum.dtype}; sum in float32 or wider")
                 if step.counts is None:
                     continue
                 if path not in step.counts:
@@ -232,44 +268,61 @@ class ObjectiveModule(nn.Module):
 
     def _encode_group(self, names: Sequence[str], views: dict[str, View], micro: MicroBatch, step: Step) -> None:
         network, mode, ema = self.nodes[names[0]].group
-        members = [views[name] for name in names]
-        positional = [view.mask is not None for view in members]
-        lengths = [view.mask.shape[1] if has else 0 for view, has in zip(members, positional)]
-        for call in share_calls(lengths, [len(view) for view in members]):
-            chosen = [members[i] for i in call]
-            self._seed(step, micro, f"encode/{chosen[0].name}")
-            for view, encoded in zip(chosen, self.encode(chosen, network, mode, ema)):
-                views[view.name] = view.replace(encoded=encoded)
+        alike: dict[tuple, list[View]] = {}
+        for view in (views[name] for name in names):
+            if len(view):
+                alike.setdefault((view.mask is None, *sorted(view.inputs)), []).append(view)
+            else:  # a view that keeps some rows only may have none here
+                empty = torch.zeros(0, 0 if view.mask is None else view.mask.shape[1], self.networks[network].width)
+                views[view.name] = view.replace(encoded=Encoded(features=empty.to(view.draws.device)))
+        for members in alike.values():
+            lengths = [0 if view.mask is None else view.mask.shape[1] for view in members]
+            for call in share_calls(lengths, [len(view) for view in members]):
+                chosen = [members[i] for i in call]
+                self._seed(step, micro, f"encode/{chosen[0].name}")
+                for view, encoded in zip(chosen, self.encode(chosen, network, mode, ema)):
+                    views[view.name] = view.replace(encoded=encoded)
 
     def encode(self, views: Sequence[View], network: str = "main", mode: str = "train", ema: bool = False,
                states: Sequence[str] | None = None) -> list[Encoded]:
-        """One call of one network on several views, padded to a common T. `teacher`: no dropout, no gradient; `ema`:
-        with the averaged weights."""
+        """One call of one network on several views, padded to a common T. `quiet`: no dropout; `teacher`: no dropout
+        and no gradient; `ema`: with the averaged weights."""
         encoder = self.networks[network]
         inputs, mask, change = _stack(views, self.pad)
         states = self.states[network] if states is None else states
         self.encoder_calls += 1
-        with torch.no_grad() if mode == "teacher" else nullcontext(), self._quiet(encoder, mode == "teacher"):
-            if ema:
-                if self.ema is None:
-                    raise ConfigError("train.ema", "a view asks for averaged weights, and there are none; "
-                                      "set train.ema to a decay such as 0.999")
-                prefix = f"networks.{network}."
-                averaged = {n[len(prefix):]: w for n, w in self.ema.items() if n.startswith(prefix)}
-                encoded = torch.func.functional_call(encoder, averaged, (inputs, mask, change, states))
-            else:
-                encoded = encoder(inputs, mask, change, states)
+        encoded = self._call(encoder, (inputs, mask, change, states), mode, ema)
         parts, start = [], 0
         for view in views:
             parts.append(encoded.rows(start, start + len(view), None if view.mask is None else view.mask.shape[1]))
             start += len(view)
         return parts
 
+    def _call(self, module: nn.Module, arguments: tuple, mode: str, ema: bool) -> Any:
+        with torch.no_grad() if mode == "teacher" else nullcontext(), self._quiet(module, mode != "train"):
+            if ema:
+                result = torch.func.functional_call(module, self._averaged(module), arguments)
+            else:
+                result = module(*arguments)
+        if mode == "teacher" and torch.is_autocast_enabled(self.anchor.device.type):
+            # weights cast without gradient are cached, and older versions of torch hand them to calls with gradient
+            torch.clear_autocast_cache()
+        return result
+
+    def _averaged(self, module: nn.Module) -> dict[str, Tensor]:
+        """The averaged weights of a sub-module by its own names; tied ones are found by what they are."""
+        if self.ema is None:
+            raise ConfigError("train.ema", "averaged weights are asked for, and there are none; set train.ema to a decay "
+                              "such as 0.999")
+        names = {id(parameter): name for name, parameter in self.named_parameters()}
+        return {own: self.ema[names[id(p)]] for own, p in module.named_parameters(remove_duplicate=False)}
+
     # -- what components are told ------------------------------------------------------------------------------------
 
     def _components(self) -> Iterator[tuple[str, Any]]:
-        yield from ((f"criteria.{label}", criterion) for label, criterion in self.criteria.items())
-        yield from ((f"learned.{name}", noiser) for name, noiser in self.learned.items())
+        """Criteria, then learned noisers, that are not switched off."""
+        yield from ((f"criteria.{label}", criterion) for label, criterion in self.criteria.items() if label not in self.off)
+        yield from ((f"learned.{name}", noiser) for name, noiser in self.learned.items() if name not in self.off)
 
     def _readable(self, label: str, views: Mapping[str, View]) -> dict[str, View]:
         return {name: views[name] for name in self.reads[label]}
@@ -278,17 +331,29 @@ class ObjectiveModule(nn.Module):
         name = path.split(".", 1)[1]
         return Context(
             seed=self.seed, training=self.training, update=step.update, progress=step.progress,
-            micro_batch=micro.index, encode=self._encode_one, head=self._head,
-            gather=self.world.gather if self.training else _identity,
+            micro_batch=micro.index, encode=partial(self._encode_one, default=self._network_of(path)), head=self._head,
+            gather=self.world.gather if self.training else _alone,
             over_update=partial(_over_update, micro, name), count=partial(_count, step, name),
             prepared=micro.prepared.get(name, {}),
         )
 
-    def _encode_one(self, view: View, mode: str = "train", ema: bool = False, network: str = "main",
-                    states: Sequence[str] | None = None) -> Encoded:
-        return self.encode([view], network, mode, ema, states)[0]
+    def _network_of(self, path: str) -> str:
+        """The network a component encodes with unless it says otherwise: a learned noiser's own, else the main one."""
+        kind, name = path.split(".", 1)
+        mine = self.learned[name].network if kind == "learned" else None
+        return next((other for other, network in self.networks.items() if network is mine), "main")
 
-    def _head(self, path: str) -> nn.Module:
+    def _encode_one(self, view: View, mode: str = "train", ema: bool = False, network: str | None = None,
+                    states: Sequence[str] | None = None, default: str = "main") -> Encoded:
+        return self.encode([view], network or default, mode, ema, states)[0]
+
+    def _head(self, path: str, mode: str = "train", ema: bool = False) -> Callable[..., Any]:
+        module = self._find_head(path)
+        if mode == "train" and not ema:
+            return module
+        return lambda *arguments: self._call(module, arguments, mode, ema)
+
+    def _find_head(self, path: str) -> nn.Module:
         label = path.split(".")[0]
         if label not in self.criteria:
             raise ConfigError("criterion", f"there is no criterion '{label}' to take a head of{nearest(label, self.criteria)}")
@@ -302,9 +367,12 @@ class ObjectiveModule(nn.Module):
         return Key(self.seed, f"{step.split}/{name}", source.draws)
 
     def _seed(self, step: Step, micro: MicroBatch, call: str) -> None:
-        """Dropout is the one thing that draws from torch's generator: it is re-seeded before each call that may."""
-        if self.has_dropout and self.training:
-            torch.manual_seed(fold(self.seed, "dropout", step.update, micro.index, self.world.rank, call))
+        """Dropout is the one thing that draws from torch's generators: they are re-seeded before each call that may."""
+        if self.training:
+            word = fold(self.seed, "dropout", step.update, micro.index, self.world.rank, call)
+            torch.default_generator.manual_seed(word)
+            if self.anchor.is_cuda:
+                torch.cuda.manual_seed(word)
 
     @contextmanager
     def _quiet(self, module: nn.Module, quiet: bool) -> Iterator[None]:
@@ -343,9 +411,6 @@ def _stack(views: Sequence[View], pad: int) -> tuple[dict[str, Tensor], Tensor |
         ]
         return torch.cat(padded)
 
-    names = {tuple(sorted(view.inputs)) for view in views}
-    if len(names) > 1:
-        raise RunError(f"views {', '.join(v.name for v in views)} share an encoder call but not the names of their inputs")
     inputs = {name: column([view.inputs[name] for view in views], pad if name == "tokens" else 0)
               for name in views[0].inputs}
     padded = any(view.padded or (view.mask is not None and view.mask.shape[1] < T) for view in views)
@@ -374,10 +439,5 @@ def _count(step: Step, component: str, term: str) -> float:
     return step.counts[f"{component}/{term}"]
 
 
-def _identity(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _drops(module: nn.Module) -> bool:
-    probability = module.p if isinstance(module, nn.modules.dropout._DropoutNd) else getattr(module, "dropout", 0.0)
-    return isinstance(probability, float) and probability > 0
+def _alone(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    return tensor, torch.arange(len(tensor), device=tensor.device)

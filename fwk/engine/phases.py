@@ -16,33 +16,37 @@ from fwk.errors import RunError, nearest
 @dataclass(frozen=True, kw_only=True)
 class Phase:
     """name: tells phases apart, and is saved. frozen: glob patterns over parameter names that are not trained in this
-    phase. copy: target prefix -> source prefix, parameters copied when the phase begins (not when it is resumed).
-    reset_optimizer: forget moments when the phase begins."""
+    phase. off: labels of criteria, and views of learned noisers, whose losses are left out in this phase, with every view
+    that only they need. copy: target prefix -> source prefix, parameters copied when the phase begins (not when it is
+    resumed). reset_optimizer: forget moments when the phase begins. restart_schedule: the learning rate's schedule runs
+    anew over what is left of the run."""
 
     name: str
     frozen: tuple[str, ...] = ()
+    off: tuple[str, ...] = ()
     copy: Mapping[str, str] = field(default_factory=dict)
     reset_optimizer: bool = False
+    restart_schedule: bool = False
 
     def to_state(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Phase:
-        return cls(name=state["name"], frozen=tuple(state["frozen"]), copy=dict(state["copy"]),
-                   reset_optimizer=bool(state["reset_optimizer"]))
+        return cls(name=state["name"], frozen=tuple(state["frozen"]), off=tuple(state["off"]), copy=dict(state["copy"]),
+                   reset_optimizer=state["reset_optimizer"], restart_schedule=state["restart_schedule"])
 
 
 def freeze(module: nn.Module, phase: Phase | None) -> None:
     """Sets `requires_grad` as the phase says. Only ever called while no distributed wrapper is alive: changing it under
     one unsynchronises ranks."""
     patterns = phase.frozen if phase else ()
-    names = [name for name, _ in module.named_parameters()]
+    names = [name for name, _ in module.named_parameters() if name != "anchor"]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise RunError(f"phase '{phase.name}' freezes '{pattern}', which is no parameter{nearest(pattern, names)}")
     for name, parameter in module.named_parameters():
-        frozen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        frozen = name != "anchor" and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
         parameter.requires_grad_(not frozen)
         if frozen:
             parameter.grad = None

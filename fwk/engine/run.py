@@ -48,6 +48,7 @@ class Run:
     agreed_seconds: float = 0.0
     best: list[tuple[float, int]] = field(default_factory=list)
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    schedule_start: tuple[int, float] | None = None
     resumed_from: Path | None = None
     _started: float = field(default_factory=time.monotonic)
 
@@ -101,16 +102,26 @@ class Run:
         """The schedule's factor of the update that is about to be applied. It counts the updates that had an effect, so
         a skipped one does not move it."""
         applied = self.update - self.skipped
-        return self.schedule.factor(applied + 1, self.total_updates, self._progress(applied))
+        total, progress = self.total_updates, self._progress(applied)
+        if self.schedule_start is not None:  # a phase began the schedule anew there
+            start, share = self.schedule_start
+            applied -= start
+            total = None if total is None else total - start
+            progress = (progress - share) / (1 - share) if share < 1 else 1.0
+        return self.schedule.factor(applied + 1, total, progress)
+
+    def restart_schedule(self) -> None:
+        applied = self.update - self.skipped
+        self.schedule_start = (applied, self._progress(applied))
 
     def _progress(self, updates: int) -> float:
         train, total = self.config.train, self.total_updates
         shares = [0.0]
         if total is not None:
             shares.append(updates / total if total else 1.0)
-        if train.tokens:
+        if train.tokens is not None:
             shares.append(self.tokens / train.tokens)
-        if train.minutes:
+        if train.minutes is not None:
             shares.append(self.agreed_seconds / (60 * train.minutes))
         return min(1.0, max(shares))
 

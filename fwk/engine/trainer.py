@@ -37,11 +37,10 @@ from fwk.engine.meters import component_metrics, means
 from fwk.engine.module import MicroBatch, Step
 from fwk.engine.phases import Phase, copy_parameters, freeze
 from fwk.engine.run import Run
-from fwk.errors import FwkError, RunError
+from fwk.errors import ConfigError, FwkError, RunError, nearest
 from fwk.optim.base import set_learning_rate
 from fwk.optim.groups import parameter_groups
-from fwk.plugins import required
-from fwk.plugins import HookFailed
+from fwk.plugins import HookFailed, required
 from fwk.views import Batch
 
 
@@ -56,6 +55,7 @@ class Trainer:
         self.rate = 0.0
         self.grad_norm = 0.0
         self.saved_at = -1
+        self.shelf: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # optimizer state of frozen parameters, by name
         self.mark = (0.0, 0)  # seconds and tokens at the last log line
         self.wrapped_for: str | None = None  # name of the phase that `wrapped` and the optimizer were built for
 
@@ -87,6 +87,7 @@ class Trainer:
     def step(self, batches: Sequence[Batch]) -> bool:
         """One update; False when the run was asked to stop instead, and nothing was changed."""
         run, module = self.run, self.run.module
+        factor = run.learning_rate_factor()  # before this update's tokens and time count as spent
         step = Step(update=run.update + 1, progress=run.progress)
         micros = [module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)]
         if module.prepares:
@@ -97,7 +98,7 @@ class Trainer:
         if not self.agree(micros, step):
             return False
         self.differentiate(micros, step)
-        if self.apply():
+        if self.apply(factor):
             run.meters.commit()
         else:
             run.meters.rollback()
@@ -153,6 +154,7 @@ class Trainer:
                     output = self.wrapped(micro, step)
                 (output.loss * run.precision.scale).backward()
             self.record(output, output.loss.detach() / run.world_size)
+        run.precision.unscale([p.grad for p in run.trainable if p.grad is not None])
 
     def differentiate_per_term(self, micros: Sequence[MicroBatch], step: Step) -> None:
         run, parameters = self.run, self.run.trainable
@@ -177,6 +179,7 @@ class Trainer:
                     mine = gradients[term][i]
                     mine = torch.zeros_like(parameter) if mine is None else mine.contiguous()
                     gradients[term][i] = run.world.sum(mine / run.world_size)
+            run.precision.unscale([gradient for gradient in gradients[term] if gradient is not None])
         combined = run.hooks.hook.fwk_combine_gradients(run=run, gradients=gradients)
         for parameter, gradient in zip(parameters, combined):
             parameter.grad = gradient
@@ -187,12 +190,12 @@ class Trainer:
         meters.add(output.sums, "sum:")
         meters.add(output.statistics, "stat:")
 
-    def apply(self) -> bool:
-        """Gradients -> new weights; False when fp16 overflowed and the update is skipped."""
+    def apply(self, factor: float) -> bool:
+        """Gradients -> new weights, at `factor` times the learning rate; False when fp16 overflowed and the update is
+        skipped."""
         run, train = self.run, self.run.config.train
         with_gradient = [p for p in run.trainable if p.grad is not None]
         gradients = [p.grad for p in with_gradient]
-        run.precision.unscale(gradients)
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         finite = bool(torch.isfinite(norm))
         if not run.precision.accepts(finite):
@@ -201,7 +204,7 @@ class Trainer:
             raise RunError(self.explain_not_finite())
         if train.clip and gradients:
             torch.nn.utils.clip_grads_with_norm_(with_gradient, train.clip, norm)
-        self.rate = run.config.optimizer.config.lr * run.learning_rate_factor()
+        self.rate = run.config.optimizer.config.lr * factor
         set_learning_rate(run.optimizer, self.rate)
         run.optimizer.step()
         if run.average is not None:
@@ -232,19 +235,34 @@ class Trainer:
         self.wrapped = run.module  # the old wrapper goes before anything changes under it
         if changed:
             copy_parameters(run.module, phase)
+            if run.average is not None:
+                run.average.restart(phase.copy)
+            if phase.restart_schedule:
+                run.restart_schedule()
             run.phase = phase
+            self.count_names = None
         freeze(run.module, run.phase)
-        moments = None
-        if run.optimizer is not None and changed and not phase.reset_optimizer:
-            moments = checkpoint.pack_optimizer(run.optimizer)
+        run.module.switch_off(run.phase.off if run.phase else ())
         if run.optimizer is None or changed:
+            keep = run.optimizer is not None and not phase.reset_optimizer
+            self.shelf = self.pack() if keep else ({}, {})
             run.optimizer = self.build_optimizer()
-        if moments is not None:
-            checkpoint.unpack_optimizer(run.optimizer, *moments)
+            checkpoint.unpack_optimizer(run.optimizer, *self.shelf)
         self.wrap()
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The optimizer's state by name, with what is kept of parameters that are frozen in this phase."""
+        tensors, numbers = checkpoint.pack_optimizer(self.run.optimizer)
+        stepped = {name for group in self.run.optimizer.param_groups for name in group["names"]}
+        kept = [{path: value for path, value in shelf.items() if path.rsplit("::", 1)[0] not in stepped}
+                for shelf in self.shelf]
+        return {**kept[0], **tensors}, {**kept[1], **numbers}
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         component = self.run.config.optimizer
+        if not self.run.trainable:
+            raise RunError(f"phase '{self.run.phase.name}' freezes every parameter" if self.run.phase else
+                           "there is no parameter to train")
         groups = parameter_groups(self.run.named_trainable(), component.config)
         return component.cls.build(component.config, groups, self.run.device)
 
@@ -298,7 +316,9 @@ class Trainer:
         if not train.keep_best:
             return False
         if train.best_metric not in metrics:
-            raise RunError(f"train.best_metric: validation gave no '{train.best_metric}'; there is {', '.join(sorted(metrics))}")
+            run.best = []
+            self.save()  # nothing that was learned is lost to a wrong name
+            raise ConfigError("train.best_metric", f"validation gave no '{train.best_metric}'{nearest(train.best_metric, metrics)}")
         value = metrics[train.best_metric]
         if not math.isfinite(value):
             return False
@@ -331,7 +351,7 @@ class Trainer:
 
     def write(self, meters: dict[str, Tensor]) -> Path:
         run = self.run
-        moments, numbers = checkpoint.pack_optimizer(run.optimizer)
+        moments, numbers = self.pack()
         tensors = {"model": model_tensors(run.module), "optimizer": moments, "meters": meters}
         if run.average is not None:
             tensors["average"] = run.average.values
@@ -344,6 +364,7 @@ class Trainer:
             "update": run.update, "skipped": run.skipped, "tokens": run.tokens, "sequences": run.sequences, "seconds": run.seconds,
             "draws": run.update * run.config.train.batch, "world_size": run.world_size,
             "phase": run.phase.to_state() if run.phase else None, "optimizer": numbers,
+            "schedule_start": run.schedule_start,
             "precision": {"scale": run.precision.scale, "good": run.precision.good},
             "best": [list(pair) for pair in run.best], "last_metrics": run.last_metrics,
             "rate": self.rate, "grad_norm": self.grad_norm,
@@ -381,10 +402,12 @@ class Trainer:
         if run.average is not None:
             run.average.load(tensors["average"])
         run.phase = Phase.from_state(state["phase"]) if state["phase"] else None
-        self.wrapped_for = None
+        run.schedule_start = tuple(state["schedule_start"]) if state["schedule_start"] else None
         freeze(run.module, run.phase)
+        run.module.switch_off(run.phase.off if run.phase else ())
         run.optimizer = self.build_optimizer()
-        checkpoint.unpack_optimizer(run.optimizer, tensors["optimizer"], state["optimizer"])
+        self.shelf = tensors["optimizer"], state["optimizer"]
+        checkpoint.unpack_optimizer(run.optimizer, *self.shelf)
         self.wrap()
         run.meters.load(tensors["meters"], run.world, state["world_size"])
         call_each(run, "fwk_checkpoint_load", state={
@@ -411,7 +434,9 @@ def call_each(run: Run, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
 
 def model_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name; tied ones under their first name only."""
-    found = dict(module.named_parameters()) | dict(module.named_buffers())
+    kept = module.state_dict(keep_vars=True).keys()  # leaves out buffers that are not persistent
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in kept}
+    found = dict(module.named_parameters()) | buffers
     return {name: value.detach() for name, value in found.items() if name != "anchor"}
 
 

@@ -27,9 +27,12 @@ class Noiser:
     class Config:
         pass
 
+    reads_encoding = False  # True: `apply` needs `source.encoded`, so the source is encoded before this noiser runs
+
     def __init__(self, config: Any, build: BuildContext):
         self.config = config
         self.vocabulary = build.vocabulary
+        self.view, self.source = build.name, build.of  # the names of the view it makes and of the one it makes it of
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         """`source` -> the new view. Must not modify `source`. The engine sets the view's name afterwards."""
@@ -48,8 +51,6 @@ class LearnedNoiser(Noiser, nn.Module):
         nn.Module.__init__(self)
         Noiser.__init__(self, config, build)
         self.network = build.network
-
-    reads_encoding = False  # True: `apply` needs `source.encoded`, so the source is encoded before this noiser runs
 
     def outline(self, source: View, key: Key) -> View:
         """What is known of the view before any network runs (positions, validity, mask): counts are taken from it."""

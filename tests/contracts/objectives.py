@@ -80,14 +80,11 @@ class Generator(LearnedNoiser):
         return source.replace(inputs={**source.inputs, "tokens": tokens}, changed=tokens != source.target,
                               extra={"logits": logits, "target": target, "sampled": sampled})
 
-    def _mine(self, views):
-        return next(view for view in views.values() if "logits" in view.extra)
-
     def normalizers(self, views, context):
-        return {"generator": next(v for v in views.values() if v.positions is not None).valid.sum()}
+        return {"generator": views[self.source].valid.sum()}
 
     def losses(self, views, outcomes, context):
-        view = self._mine(views)
+        view = views[self.view]
         wanted = view.extra["sampled"] if self.config.reinforce else view.extra["target"]
         losses = token_losses(view.extra["logits"], wanted)
         if self.config.reinforce:
@@ -113,6 +110,10 @@ class Detection(Criterion):
     def views(cls, config):
         return {config.view: {"noiser": "test_generator", "of": "masked", "network": {"name": "bert", "tie": ["embedding"]},
                               "prepare": config.only_changed}, "masked": {"noiser": "bert_mask"}}
+
+    @classmethod
+    def encoded(cls, config):
+        return (config.view,)  # the masked view is the generator's to read
 
     def _counted(self, view):
         return view.changed if self.config.only_changed else view.mask
@@ -178,6 +179,7 @@ class VirtualAdversarial(Criterion):
     def __init__(self, config, build):
         super().__init__(config, build)
         self.head = nn.Linear(build.encoder.width, 5)
+        self.embedding_width = build.encoder.embedding_width
 
     @classmethod
     def views(cls, config):
@@ -189,7 +191,7 @@ class VirtualAdversarial(Criterion):
     def forward(self, views, context):
         view = views[self.config.view]
         clean = self.head(mean_features(view)).detach().log_softmax(-1)
-        E = view.encoded.features.shape[-1]  # the embedding of the tests' encoder is as wide as its features
+        E = self.embedding_width
         start = Key(context.seed, "vat", view.draws).uniform(view.tokens.shape[1] * E) - 0.5
         direction = F.normalize(start.view(len(view), -1), dim=-1).to(clean.dtype).view(len(view), -1, E)
 

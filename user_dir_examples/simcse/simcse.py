@@ -44,14 +44,12 @@ class SimCSE(Criterion):
 
     def forward(self, views, context):
         a, b = (self.sentence(views[name]) for name in self.config.views)  # [B, D] each
-        draws = views[self.config.views[0]].draws  # [B]
-        everyone, everyones_draws = context.gather(b), context.gather(draws)  # [N, D], [N]
+        everyone, target = context.gather(b)  # [N, D], and [B], where my own other pass stands
         cosines = a @ everyone.T / self.config.temperature  # [B, N]
-        target = (everyones_draws == draws[:, None]).int().argmax(1)  # [B], where my own other pass stands
         losses = F.cross_entropy(cosines.to(torch.promote_types(cosines.dtype, torch.float32)), target, reduction="sum")
         return Output(
             terms={"contrast": LossTerm(losses)},
-            statistics={"right": (cosines.argmax(1) == target).sum(), "sequences": torch.tensor(len(draws))},
+            statistics={"right": (cosines.argmax(1) == target).sum(), "sequences": torch.tensor(len(target))},
         )
 
     def sentence(self, view):
