@@ -7,16 +7,18 @@ import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fwk.data.order import Order
-from fwk.errors import ConfigError, DataError, FwkError, RunError, UserError
-from fwk.tasks.base import Task
+from fwk.errors import ConfigError, DataError, FwkError, PluginError, RunError, UserError, nearest
 from fwk.views import Batch
+
+if TYPE_CHECKING:
+    from fwk.tasks.base import Task
 
 
 def share(total: int, parts: int, part: int) -> tuple[int, int]:
@@ -54,7 +56,9 @@ class _Examples(Dataset):
 
     def __init__(self, task: Task, split: str, order: Order | None, user_dirs: Sequence[str | Path]):
         self.task, self.split, self.order, self.user_dirs = task, split, order, tuple(map(str, user_dirs))
-        self._sources = list(task.sources(split).values())
+        sources = task.sources(split)
+        self._sources = list(sources.values())
+        self._numbers = source_numbers(task, list(sources), split)  # int64 [S], what `Batch.source` says of each
         self._ends = np.cumsum([len(source) for source in self._sources])
 
     def __len__(self) -> int:
@@ -72,9 +76,19 @@ class _Examples(Dataset):
                 sources = np.searchsorted(self._ends, draws, side="right")
                 indices = draws - np.concatenate([[0], self._ends])[sources]
             examples = [self._sources[s][i] for s, i in zip(sources.tolist(), indices.tolist(), strict=True)]
-            return self.task.collate(examples, draws, sources)
+            return self.task.collate(examples, draws, self._numbers[sources])
         except FwkError as error:
             return _Failure(str(error), isinstance(error, UserError))
+
+
+def source_numbers(task: Task, names: Sequence[str], split: str) -> np.ndarray:
+    """Positions of the sources of a split in `task.source_names()`, int64. Raises PluginError for one not there."""
+    known = task.source_names()
+    for name in names:
+        if name not in known:
+            raise PluginError(f"source_names() of task {type(task).__name__} lacks '{name}', a source of split '{split}'"
+                              f"{nearest(name, known)}")
+    return np.array([known.index(name) for name in names], dtype=np.int64)
 
 
 def _rebuild(user_dirs: tuple[str, ...], content: bytes) -> _Examples:

@@ -96,7 +96,9 @@ def documents(task: Task, split: str, limit: float = math.inf) -> Iterator[np.nd
 
 
 def _batches(task: Task, split: str, size: int) -> Iterator[Batch]:
-    for number, source in enumerate(task.sources(split).values()):
+    names = task.source_names()
+    for name, source in task.sources(split).items():
+        number = names.index(name)
         for start in range(0, len(source), size):
             yield _collated(task, source, number, range(start, min(len(source), start + size)))
 
@@ -118,11 +120,11 @@ def fill_in(
 ) -> list[dict[str, Any]]:
     """The first `count` of evenly spread validation examples that have a mask near their start, as the criterion's
     first view masks them: {"text", "blanks": [{"original", "guesses": [[token, probability], ...]}, ...]}."""
-    source = next(iter(task.sources("valid").values()))
+    first, source = next(iter(task.sources("valid").items()))
     if not count or not len(source):
         return []
     spread = np.unique(np.linspace(0, len(source) - 1, 8 * count).astype(np.int64))
-    batch = _collated(task, source, 0, [int(index) for index in spread])
+    batch = _collated(task, source, task.source_names().index(first), [int(index) for index in spread])
     name = next((name for name in module.reads[label] if name in module.plan.static), None)
     if name is None:
         return []
