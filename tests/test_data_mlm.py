@@ -16,7 +16,7 @@ from fwk.data.loader import evaluation_batches, micro_batches, share, train_batc
 from fwk.data.order import Order
 from fwk.data.preprocess import TokenizerSpec, build_store
 from fwk.data.tokenizers import load
-from fwk.errors import ConfigError, DataError, RunError
+from fwk.errors import ConfigError, DataError, PluginError, RunError
 from fwk.tasks.base import Task
 from fwk.tasks.mlm import MaskedLanguageModelling
 
@@ -201,6 +201,20 @@ def test_evaluation_shows_every_example_once_over_the_ranks(files, world, batch,
     assert [b.draws.tolist() for b in limited] == [[0, 1], [2, 3]]
 
 
+def test_a_source_has_one_number_in_every_split(files):
+    task = make(data={"a": str(files / "news.txt"), "b": str(files / "books.txt")}, valid=str(files / "held.txt"))
+    assert task.source_names() == ("a", "b", "valid") and not task.one_source_per_update()
+    assert {n for b in evaluation_batches(task, "valid", batch=8, rank=0, world_size=1, workers=0)
+            for n in b.source.tolist()} == {2}
+    assert {n for u in batches(task) for m in u for n in m.source.tolist()} == {0, 1}
+    task._names = ("valid", "b", "a")  # a task may number them as it likes
+    micro = next(evaluation_batches(task, "train", batch=8, rank=0, world_size=1, workers=0))
+    assert set(micro.source.tolist()) == {2}
+    task._names = ("a", "valid")
+    with pytest.raises(PluginError, match="lacks 'b', a source of split 'train'"):
+        batches(task)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_loading_leaves_the_global_generators_alone(files, workers):
     task = make(data=str(files / "news.txt"))
@@ -275,6 +289,25 @@ def test_the_tokenizer_is_saved_for_use_elsewhere(files, tmp_path):
     task = make(data=str(files / "news.txt"))
     task.save_assets(tmp_path / "out")
     assert load(tmp_path / "out").fingerprint == task.tokenizer.fingerprint
+
+
+def test_a_task_without_data_knows_counts_and_sources(files, tmp_path):
+    task = make(data=str(files / "news.txt"))
+    task.save_assets(tmp_path / "tokenizer")
+    config = Config(data="gone.txt", vocabulary=200, length=24)
+    alone = MaskedLanguageModelling.without_data(config, 1, tmp_path)
+    assert torch.equal(alone.vocabulary().counts, task.vocabulary().counts)
+    assert alone.source_names() == task.source_names() == ("text",)
+    np.save(tmp_path / "tokenizer" / "counts.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="counts.npy cannot be read"):  # nothing is unpickled
+        MaskedLanguageModelling.without_data(config, 1, tmp_path)
+    np.save(tmp_path / "tokenizer" / "counts.npy", np.ones(3))
+    with pytest.raises(DataError, match=r"holds float64 \[3\], expected one number for each of the"):
+        MaskedLanguageModelling.without_data(config, 1, tmp_path)
+    for name in ("counts.npy", "sources.json"):  # runs of before they were written
+        (tmp_path / "tokenizer" / name).unlink()
+    alone = MaskedLanguageModelling.without_data(config, 1, tmp_path)
+    assert alone.vocabulary().counts is None and alone.source_names() == ()
 
 
 @pytest.mark.parametrize("config, error, message", [

@@ -4,12 +4,13 @@ noisers and criteria; this task only hands out text."""
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -21,13 +22,14 @@ from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_token
 from fwk.data.progress import Progress
 from fwk.data.store import Store, digest, is_store
 from fwk.data.text import find_files, missing
-from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load
+from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load, write_atomically
 from fwk.errors import ConfigError, DataError, nearest
 from fwk.registry import register
 from fwk.schema import option
 from fwk.tasks.base import Source, Task
 from fwk.views import Batch
 
+COUNTS, SOURCES = "counts.npy", "sources.json"  # beside a run's tokenizer
 _SMALL = 50_000_000  # bytes of text (as stored) below which the vocabulary is small by default
 
 
@@ -80,14 +82,21 @@ class MaskedLanguageModelling(Task):
         held_out = {name: Blocks(split, self._layout, name) for name, split in self._valid_splits().items()}
         if held_out:
             self._sources["valid"] = held_out
+        self._names = super().source_names()
 
     @classmethod
     def without_data(cls, config: Any, seed: int, folder: Path) -> MaskedLanguageModelling:
         """The task as a trained model needs it elsewhere: the tokenizer in FOLDER/tokenizer, and no text."""
         task = cls.__new__(cls)
         Task.__init__(task, config, seed)
-        task.tokenizer, task._stores, task._sources, task._valid_store = load(folder / "tokenizer"), {}, {}, None
-        task._prepare(None)
+        assets = folder / "tokenizer"
+        task.tokenizer, task._stores, task._sources, task._valid_store = load(assets), {}, {}, None
+        task._names = tuple(_asset(assets / SOURCES, lambda file: [str(name) for name in json.load(file)]) or ())
+        counts = _asset(assets / COUNTS, lambda file: np.load(file, allow_pickle=False))
+        if counts is not None and (counts.shape != (task.tokenizer.size,) or counts.dtype.kind not in "iuf"):
+            raise DataError(f"{assets / COUNTS} holds {counts.dtype} {list(counts.shape)}, expected one number for each of "
+                            f"the {task.tokenizer.size} tokens")
+        task._prepare(counts)
         return task
 
     def _prepare(self, unigrams: np.ndarray | None) -> None:
@@ -189,6 +198,9 @@ class MaskedLanguageModelling(Task):
             raise DataError(f"there is no split '{split}'{nearest(split, self._sources)}")
         return self._sources[split]
 
+    def source_names(self) -> tuple[str, ...]:
+        return self._names
+
     def mixture(self) -> Mapping[str, float]:
         sizes = super().mixture()
         if not self._weights:
@@ -220,6 +232,11 @@ class MaskedLanguageModelling(Task):
 
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save(folder)
+        write_atomically(Path(folder) / SOURCES, (json.dumps(self._names) + "\n").encode())
+        if self._vocabulary.counts is not None:
+            content = io.BytesIO()
+            np.save(content, self._vocabulary.counts.numpy(), allow_pickle=False)
+            write_atomically(Path(folder) / COUNTS, content.getvalue())
 
     # -- for reports ------------------------------------------------------------------------------------------------
 
@@ -280,6 +297,17 @@ def _entries(data: Any) -> tuple[dict[str, list[str]], dict[str, float]]:
             raise ConfigError(key, f"expected a path, a list of paths or {{path, weight}}, got {value!r}")
         entries[name] = paths
     return entries, weights
+
+
+def _asset(path: Path, read: Callable[[IO[bytes]], Any]) -> Any:
+    """What a file beside the tokenizer holds; None when there is none (runs of before it was written)."""
+    try:
+        with open(path, "rb") as file:
+            return read(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _text_files(paths: Sequence[str], key: str) -> list[str]:
