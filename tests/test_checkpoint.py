@@ -18,7 +18,7 @@ import fwk
 from fwk import config as configuration
 from fwk.engine import api, checkpoint
 from fwk.engine.distributed import World
-from fwk.errors import CheckpointError
+from fwk.errors import CheckpointError, FwkError
 from fwk.plugins import load_plugins
 from fwk.testing import _merged, batches_of, tiny_config, trainer_of
 
@@ -287,7 +287,7 @@ def test_the_best_ones_are_kept_by_metric_and_mode(tmp_path, monkeypatch, mode, 
 
 
 def test_an_unknown_best_metric_names_those_there_are(tmp_path):
-    with pytest.raises(fwk.engine.trainer.RunError, match="no 'nll'; there is loss, .*masked_lm/accuracy"):
+    with pytest.raises(FwkError, match="train.best_metric: validation gave no 'nll'.* is:? loss, masked_lm/accuracy"):
         api.run(config_in(tmp_path / "run", {"train": {"keep_best": 1, "best_metric": "nll", "validate_every": 1}}))
 
 

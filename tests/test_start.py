@@ -39,15 +39,15 @@ def test_load_takes_a_run_a_checkpoint_or_a_link(tmp_path, name):
     assert fwk.load(done.folder / name).folder == done.folder / "checkpoints" / "update-000000003"
 
 
-def test_load_needs_no_data(tmp_path, monkeypatch):
-    from fwk.tasks.synthetic import Synthetic
+def test_load_reads_no_example(tmp_path, monkeypatch):
+    from fwk.tasks.synthetic import _Sequences
 
     done = fwk.train(run=str(tmp_path / "run"), **TINY)
 
-    def absent(self, split):
+    def absent(self, index):
         raise AssertionError("loading looked at the data")
 
-    monkeypatch.setattr(Synthetic, "sources", absent)
+    monkeypatch.setattr(_Sequences, "__getitem__", absent)
     assert fwk.load(str(done.folder)).model.width == 16
 
 
