@@ -55,9 +55,9 @@ class TrainConfig:
 
     updates: int | None = option(
         None, f"stop after so many updates ({DEFAULT_UPDATES} when nothing else says when to stop)", low=1)
-    epochs: float | None = option(None, "stop after so many passes over the training data", low=0)
+    epochs: float | None = option(None, "stop after so many passes over the training data", above=0)
     tokens: int | None = option(None, "stop after so many non-padding tokens of original text", low=1)
-    minutes: float | None = option(None, "stop after so many minutes of training", low=0)
+    minutes: float | None = option(None, "stop after so many minutes of training", above=0)
     batch: int = option(32, "sequences per update, over all ranks and micro-batches", low=1)
     micro_batch: int | None = option(None, "sequences per forward pass (null: all that a rank has of the batch)", low=1)
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = option("fp32", "arithmetic of the forward and backward pass")
@@ -75,6 +75,7 @@ class TrainConfig:
     workers: int = option(0, "data-loading processes per rank (0: load in the training process)", low=0)
     threads: int = option(0, "CPU threads per process (0: torch's default)", low=0)
     ema: float = option(0.0, "decay of the moving average of the weights, per update (0: none)", low=0, high=1)
+    evaluate_average: bool = option(False, "evaluate with the moving average of the weights (train.ema)")
     deterministic: bool = option(True, "deterministic kernels, so that a resumed run is bit-identical")
     timeout: float = option(600.0, "seconds a collective operation may take before the run fails", low=1)
 
@@ -985,8 +986,7 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
 
 def _is_sink(cls: type) -> bool:
     """A hook that only listens: what it is and whether it is there does not change what the run computes."""
-    implemented = [name for name in dir(cls) if name.startswith("fwk_")]
-    return cls.__module__.startswith("fwk.reporting.") or all(name in SINK_HOOKS for name in implemented)
+    return getattr(cls, "listens_only", False) or all(name in SINK_HOOKS for name in dir(cls) if name.startswith("fwk_"))
 
 
 def _leaves_whole(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
