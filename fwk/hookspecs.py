@@ -3,6 +3,10 @@
 it takes any subset of the arguments named here. An implementation with another argument is refused when the plugin is
 loaded.
 
+A hook class that takes no part in training (it logs, draws, uploads) says so with the class attribute `listens_only =
+True`: a run may then go on with it or without it. Hooks that implement nothing but `fwk_run_begin`, `fwk_logged`,
+`fwk_validated`, `fwk_exception` and `fwk_run_end` need not say it.
+
 `run` is the engine's `Run` (`fwk.engine.run`): `run.config`, `run.folder`, `run.module`, `run.optimizer`, `run.task`,
 `run.update` (updates done), `run.total_updates`, `run.progress` in [0, 1], `run.rank`, `run.world_size`, `run.device`,
 `run.seconds` (training time over all starts of the run).

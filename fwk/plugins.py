@@ -277,12 +277,16 @@ def provenance() -> dict[str, Any]:
 
 
 def required(config: Any) -> dict[str, dict[str, Any]]:
-    """The plugins that a config needs besides fwk itself: name -> version, distribution, and the names it uses."""
+    """The plugins that a config needs besides fwk itself: name -> version, distribution, and the names it uses, those
+    of the views that its criteria bring included. Imports the classes."""
+    from fwk.config import NetworkSpec, complete_views
+
     components = [config.task, config.model, config.optimizer, config.schedule, *config.hooks.values(),
                   *(spec.component for spec in config.criterion.values()),
                   *(spec.component for spec in config.networks.values())]
+    for view in complete_views(config).values():
+        components += [view.component, *([view.network.component] if isinstance(view.network, NetworkSpec) else [])]
     used = {(c.kind, c.name) for c in components}
-    used |= {("noiser", view["noiser"]) for view in config.views.values() if "noiser" in view}
     found: dict[str, dict[str, Any]] = {}
     known = versions()
     for kind, name in sorted(used):

@@ -25,11 +25,12 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 def option(
     default: Any = dataclasses.MISSING, doc: str = "", *, low: float | None = None, high: float | None = None,
-    choices: Sequence[Any] | None = None,
+    above: float | None = None, choices: Sequence[Any] | None = None,
 ) -> Any:
     """A field of a configuration dataclass: its default (none: the user must say it), one line of documentation (the
-    `--help` text: unit, range, the paper's value), the inclusive range of numbers and the values there are."""
-    metadata = {"doc": doc, "low": low, "high": high, "choices": None if choices is None else tuple(choices)}
+    `--help` text: unit, range, the paper's value), the inclusive range of numbers, a bound that they must be above, and
+    the values there are."""
+    metadata = {"doc": doc, "low": low, "high": high, "above": above, "choices": None if choices is None else tuple(choices)}
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, (dict, list)):
@@ -47,6 +48,7 @@ class FieldSpec:
     doc: str = ""
     low: float | None = None
     high: float | None = None
+    above: float | None = None
     choices: tuple[Any, ...] | None = None
     required: bool = False
 
@@ -123,7 +125,7 @@ def schema_of(config: type, where: str = "", reserved: Sequence[str] = ()) -> tu
         meta = field.metadata
         specs.append(FieldSpec(
             name=field.name, type=text, default=plain(default), doc=meta.get("doc", ""), low=meta.get("low"),
-            high=meta.get("high"), choices=meta.get("choices"), required=required,
+            high=meta.get("high"), above=meta.get("above"), choices=meta.get("choices"), required=required,
         ))
     return tuple(specs)
 
@@ -280,6 +282,8 @@ def _inside(value: Any, shape: tuple, spec: FieldSpec, step: str) -> Any:
 
 def _in_range(number: float, spec: FieldSpec) -> None:
     low, high = spec.low, spec.high
+    if spec.above is not None and number <= spec.above:
+        raise _Wrong(f"must be above {spec.above:g}, got {number:g}")
     if (low is not None and number < low) or (high is not None and number > high):
         if low is None or high is None:
             bound = f"at least {low:g}" if high is None else f"at most {high:g}"

@@ -394,7 +394,16 @@ def test_a_hook_that_takes_part_is_what_a_run_is(forgets):
         def fwk_logged(self, record):
             pass
 
-    assert differences(config(), config(["hooks.listener_for_a_test={}"])) == {}
+    @register("hook", "drawer_for_a_test")
+    class Drawer:
+        listens_only = True
+
+        @hookimpl
+        def fwk_update_end(self, run):
+            pass
+
+    assert differences(config(), config(["hooks.listener_for_a_test={}", "hooks.drawer_for_a_test={}"])) == {}
+    assert differences(config(), config(["hooks={terminal: null, jsonl: null, tensorboard: null, summary: null}"])) == {}
     changed = differences(config(), config(["hooks.two_stages_for_a_test={}"]))
     assert list(changed) == ["hooks.two_stages_for_a_test.name"]
 
@@ -508,6 +517,13 @@ def test_what_a_dataclass_refuses_is_an_error_with_the_key(forgets):
         complete_views(config(["criterion.a=2"], criterion=["strict_for_a_test"]))
     with pytest.raises(ConfigError, match=r"^optimizer.betas: expected"):
         complete_views(config(["optimizer.betas=[1.0, 0.5]"]))
+
+
+@pytest.mark.parametrize("name", ["epochs", "minutes", "tokens", "updates"])
+def test_a_run_has_some_length(name):
+    bound = "above 0" if name in ("epochs", "minutes") else "at least 1"
+    with pytest.raises(ConfigError, match=f"^train.{name}: must be {bound}, got 0"):
+        config([f"train.{name}=0"])
 
 
 def test_a_required_option(forgets):

@@ -16,7 +16,9 @@ from fwk.cli.train import main
 from fwk.config import resolve
 from fwk.errors import PluginError
 from fwk.hookspecs import hookimpl
-from fwk.plugins import BrokenPlugin, PluginManager, discover, hook_signatures, load_plugins, load_user_dirs, provenance
+from fwk.plugins import (
+    BrokenPlugin, PluginManager, discover, hook_signatures, load_plugins, load_user_dirs, provenance, required,
+)
 from fwk.registry import registry
 
 COMPONENT = '''
@@ -328,3 +330,28 @@ def test_provenance_says_versions_and_components(folder):
     assert found["plugins"][str(place)]["version"] == "user directory"
     assert found["components"][str(place)] == ["schedule provenance_u"]
     assert "criterion masked_lm" in found["components"]["fwk"]
+
+
+def test_what_a_run_needs_includes_what_its_criteria_bring(folder):
+    place = folder(brings='''
+        from dataclasses import dataclass
+        from fwk import Criterion, Encoder, LearnedNoiser, Noiser, option, register
+
+        @register("noiser", "brought_noiser")
+        class Brought(LearnedNoiser):
+            """A noiser for a test."""
+
+        @register("model", "brought_model")
+        class Network(Encoder):
+            """A network for a test."""
+
+        @register("criterion", "bringing")
+        class Bringing(Criterion):
+            """A criterion for a test."""
+
+            @classmethod
+            def views(cls, config):
+                return {"new": {"noiser": "brought_noiser", "network": {"name": "brought_model"}}}
+    ''')
+    needs = required(resolve(flags={"criterion": ["bringing"], "task": "synthetic"}, user_dirs=[place]).config)
+    assert needs[str(place)]["names"] == ["criterion bringing", "model brought_model", "noiser brought_noiser"]

@@ -103,6 +103,8 @@ def _type(spec: FieldSpec) -> str:
         words += f" from {low:g} to {high:g}"
     elif low is not None or high is not None:
         words += f" >= {low:g}" if high is None else f" <= {high:g}"
+    if spec.above is not None:
+        words += f" > {spec.above:g}"
     return words
 
 

@@ -29,6 +29,8 @@ class JSONL:
     class Config:
         pass
 
+    listens_only = True  # a run is the same run with and without it
+
     def __init__(self, config: Any):
         self.path: Path | None = None
 

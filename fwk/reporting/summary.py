@@ -43,6 +43,8 @@ class Summary:
         sentences: int = option(3, "masked validation sentences that are filled in", low=0)
         baseline_tokens: int = option(2_000_000, "training tokens that the unigram and bigram models count", low=1)
 
+    listens_only = True  # a run is the same run with and without it
+
     def __init__(self, config: Any):
         self.config = config
 

@@ -20,6 +20,8 @@ class TensorBoard:
     class Config:
         flush_seconds: int = option(30, "seconds until what was logged is on disk at the latest", low=1)
 
+    listens_only = True  # a run is the same run with and without it
+
     def __init__(self, config: Any):
         self.config = config
         self.writer: Any = None

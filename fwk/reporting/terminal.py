@@ -31,6 +31,8 @@ class Terminal:
             10.0, "seconds between two training lines when the output is not a terminal (0: every logged line)", low=0
         )
 
+    listens_only = True  # a run is the same run with and without it
+
     def __init__(self, config: Any):
         self.config = config
         self.console: Console | None = None
