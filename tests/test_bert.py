@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from fwk import BuildContext, Vocabulary
+from fwk.config import complete_views, resolve
 from fwk.errors import ConfigError
+from fwk.models.base import Encoder
 from fwk.models.bert import SIZES, Bert
 from fwk.testing import assert_conforms
 
@@ -115,6 +117,27 @@ def test_states_are_the_layers_and_the_last_one_is_the_features():
     encoded = model(given, mask, None, model.state_names())
     assert list(encoded.states) == ["embedding", "layer_1", "layer_2"]
     assert torch.equal(encoded.states["layer_2"], encoded.features)
+
+
+def test_a_change_of_embeddings_is_as_wide_as_a_factorised_embedding():
+    model = bert(embedding=8)
+    given, mask = inputs()
+    assert model.embedding_width == 8 and bert().embedding_width == 16
+    model(given, mask, torch.zeros(B, T, model.embedding_width))
+
+    class WithoutTokens(Encoder):
+        width = 5
+
+    assert WithoutTokens(None, BuildContext()).embedding_width == 5
+
+
+def test_an_impossible_shape_is_refused_before_any_data_is_loaded():
+    resolved = resolve(overrides=["task.data=nowhere.txt", "model.width=130", "model.heads=4"]).config
+    with pytest.raises(ConfigError, match="^model.heads: width 130 is not a multiple of 4 heads"):
+        complete_views(resolved)
+    network = "{name: bert, size: mini, heads: 3}"
+    with pytest.raises(ConfigError, match="^networks.small.heads: width 256 is not a multiple of 3 heads"):
+        complete_views(resolve(overrides=[f"networks.small={network}"]).config)
 
 
 def test_an_unknown_state_names_the_ones_there_are():

@@ -32,8 +32,8 @@ class Encoder(nn.Module):
         self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
         states: Sequence[str] = (),
     ) -> Encoded:
-        """inputs: by name, each [B, ...]. mask: bool [B, T], True on content. embedding_change: [B, T, E], added to the
-        embedded inputs. states: which named states to return."""
+        """inputs: by name, each [B, ...]. mask: bool [B, T], True on content. embedding_change: [B, T, E], E being
+        `embedding_width`, added to the embedded inputs. states: which named states to return."""
         raise NotImplementedError
 
     def state_names(self) -> tuple[str, ...]:
@@ -43,6 +43,13 @@ class Encoder(nn.Module):
     def embedding(self) -> nn.Embedding | None:
         """The token embedding [V, E], for tying; None for encoders that read no tokens."""
         return None
+
+    @property
+    def embedding_width(self) -> int:
+        """E of `embedding_change`: that of the token embedding where there is one, else `width`. An encoder whose
+        embedded inputs have another width says so."""
+        embedding = self.embedding()
+        return self.width if embedding is None else embedding.embedding_dim
 
     def parts(self) -> dict[str, str]:
         """Parts that another network may share: public name -> attribute path of the sub-module or parameter."""

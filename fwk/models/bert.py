@@ -67,19 +67,27 @@ class Bert(Encoder):
         initialisation: Literal["bert", "torch", "fan_in"] = option(
             "bert", "weights: normal with deviation 0.02 (BERT), torch's defaults, or normal with 1/sqrt(fan-in)")
 
+        def __post_init__(self):
+            _, width, heads = self.shape()
+            if width % heads:
+                raise ConfigError("heads", f"width {width} is not a multiple of {heads} heads")
+
+        def shape(self) -> tuple[int, int, int]:
+            """Layers, width and heads: what is said of them, and the size's for the rest."""
+            layers, width, heads = SIZES[self.size]
+            width = self.width or width
+            if self.positions == "neighbour" and width % 4 == 0:
+                heads = max(heads, 4)
+            return self.layers or layers, width, self.heads or heads
+
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         if build.vocabulary is None:
             raise ConfigError("model", "'bert' reads tokens, and this task has no vocabulary")
-        layers, width, heads = SIZES[config.size]
-        self.width = config.width or width
-        default_heads = max(heads, 4) if config.positions == "neighbour" and self.width % 4 == 0 else heads
-        self.heads = config.heads or default_heads
-        if self.width % self.heads:
-            raise ConfigError("model.heads", f"width {self.width} is not a multiple of {self.heads} heads")
+        layers, self.width, self.heads = config.shape()
         self.embeddings = Embeddings(config, self.width, build)
         self.layers = nn.ModuleList(
-            [Layer(config, self.width, self.heads) for _ in range(config.layers or layers)])
+            [Layer(config, self.width, self.heads) for _ in range(layers)])
         self.final_norm = nn.LayerNorm(self.width, eps=config.norm_eps) if config.norm == "pre" else nn.Identity()
         relative = config.positions in ("relative", "neighbour")
         self.relative = RelativeBias(self.heads, config.reach, config.positions == "neighbour") if relative else None
