@@ -106,7 +106,8 @@ def run():
     spec = SimpleNamespace(of=None, encoder="main", mode="train", ema=False, prepare=False)
     module = ObjectiveModule(
         networks={"main": encoder}, noisers={"masked": BertMask(BertMask.Config(ratio=0.3), build)},
-        criteria={"masked_lm": criterion}, weights={}, views={"masked": spec}, reads={"masked_lm": ("masked",)}, seed=1,
+        criteria={"masked_lm": criterion}, weights={}, views={"masked": spec}, reads={"masked_lm": ("masked",)},
+            encoded={"masked_lm": ("masked",)}, seed=1,
     )
     return SimpleNamespace(module=module, task=task, rank=0, update=7, total_updates=9,
                            last_metrics={"valid": {"masked_lm/masked_lm": 4.0}})

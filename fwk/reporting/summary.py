@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,12 +23,14 @@ from rich.text import Text
 
 from fwk.config import option
 from fwk.criteria.masked_lm import MaskedLMHead
-from fwk.engine.module import ObjectiveModule, Step
 from fwk.hookspecs import hookimpl
 from fwk.registry import register
 from fwk.reporting.baselines import text_baselines
 from fwk.tasks.base import Task
 from fwk.views import Batch
+
+if TYPE_CHECKING:
+    from fwk.engine.module import ObjectiveModule
 
 WINDOW, BLANKS = 24, 3  # tokens and blanks of a sentence that are shown at most
 GUESSES = 3
@@ -122,6 +124,8 @@ def fill_in(
 ) -> list[dict[str, Any]]:
     """The first `count` of evenly spread validation examples that have a mask near their start, as the criterion's
     first view masks them: {"text", "blanks": [{"original", "guesses": [[token, probability], ...]}, ...]}."""
+    from fwk.engine.module import Step
+
     first, source = next(iter(task.sources("valid").items()))
     if not count or not len(source):
         return []
