@@ -46,7 +46,8 @@ C = TypeVar("C", bound=type)
 
 @dataclass(kw_only=True)
 class Entry:
-    """What is known of a registered name. `fields` is None until the schema has been read from the class."""
+    """What is known of a registered name. `fields` is None until the schema has been read from the class, and so is
+    `views`, the noiser of each view that a criterion brings."""
 
     kind: str
     name: str
@@ -57,6 +58,7 @@ class Entry:
     plugin: str
     summary: str = ""
     fields: tuple[FieldSpec, ...] | None = None
+    views: dict[str, str] | None = None
     loaded: type | None = None
 
     @property
@@ -84,6 +86,16 @@ class Entry:
             where = f"{self.kind} '{self.name}' ({self.place})"
             self.fields = () if config is None else schema_of(config, where, RESERVED.get(self.kind, ("name",)))
         return self.fields
+
+    @property
+    def brings(self) -> dict[str, str]:
+        """View -> noiser of the views that a criterion brings where no option says otherwise (none where one must)."""
+        if self.views is None:
+            asked = getattr(self.cls, "views", None) if self.kind == "criterion" else None
+            known = asked is not None and not any(spec.required for spec in self.schema)
+            views = asked(self.cls.Config()) if known else {}
+            self.views = {name: view["noiser"] for name, view in views.items() if "noiser" in (view or {})}
+        return self.views
 
 
 class Registry:
@@ -306,6 +318,7 @@ def build_index(package: str) -> dict[str, Any]:
                 "kind": entry.kind, "name": entry.name, "module": entry.module, "qualname": entry.qualname,
                 "file": relative, "line": entry.line, "plugin": entry.plugin, "summary": entry.summary,
                 "fields": [spec.to_mapping() for spec in entry.schema],
+                **({"views": entry.brings} if entry.brings else {}),
             })
     components.sort(key=lambda c: (KINDS.index(c["kind"]), c["name"]))
     return {"sources": {relative: content_hash(folder / relative) for relative in sources}, "components": components}

@@ -205,6 +205,15 @@ def test_help_shows_the_chosen_components(capsys):
     assert main(["--task", "nope", "--help"]) == 2
 
 
+def test_help_shows_what_makes_the_views_that_a_criterion_brings(capsys):
+    assert main(["--criterion", "semantic_augment", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "views masked, remasked, each made by\nnoiser bert_mask" in shown and "views.masked.ratio" in shown
+    assert main(["--criterion", "masked_lm", "views.masked=identity", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "noiser identity" in shown and "bert_mask" not in shown
+
+
 def test_every_line_of_help_fits(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     main(["train.batch=1", "--help"])

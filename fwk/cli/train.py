@@ -150,9 +150,14 @@ def help_text(arguments: Arguments, allow_broken: bool = False) -> str:
     networks = {spec.name: label for label, spec in resolved.networks.items()} if not only else {}
     for name, label in networks.items():
         lines += [*component_lines(registry.get("model", name), f"networks.{label}."), ""]
-    views = {view["noiser"]: label for label, view in resolved.views.items() if "noiser" in view}
-    for noiser, label in views.items() if not only or "criterion" in show else ():
-        lines += [*component_lines(registry.get("noiser", noiser), f"views.{label}."), ""]
+    brought = {name: noiser for spec in resolved.criterion.values() for name, noiser in spec.component.entry.brings.items()}
+    brought.update({name: view["noiser"] for name, view in resolved.views.items() if "noiser" in view})
+    labels: dict[str, list[str]] = {}
+    for name, noiser in brought.items():
+        labels.setdefault(noiser, []).append(name)
+    for noiser, names in labels.items() if not only or "criterion" in show else ():
+        many = _wrapped(f"views {', '.join(names)}, each made by") if names[1:] else []
+        lines += [*many, *component_lines(registry.get("noiser", noiser), f"views.{names[0]}."), ""]
     if not only:
         lines += _train_lines()
     return "\n".join(lines).rstrip()
