@@ -188,7 +188,11 @@ def _guarded(loader: DataLoader, what: str) -> Iterator[Batch]:
     finally:
         shut = getattr(batches, "_shutdown_workers", None)
         if shut is not None:
-            shut()
+            try:
+                shut()
+            except RuntimeError as error:  # torch's handler of SIGCHLD raises wherever we are, here for the second time
+                if not _died(error):
+                    raise
 
 
 def _died(error: BaseException) -> bool:
