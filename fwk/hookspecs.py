@@ -21,8 +21,8 @@ import pluggy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fwk.engine.run import Run
     from fwk.engine.phases import Phase
+    from fwk.engine.run import Run
 
 hookspec = pluggy.HookspecMarker("fwk")
 hookimpl = pluggy.HookimplMarker("fwk")

@@ -10,8 +10,18 @@ import yaml
 
 from fwk import yaml_text
 from fwk.config import (
-    DEFAULTS, RunConfig, complete_views, differences, from_mapping, from_python, identity, read, resolve, to_yaml,
-    unused, with_views,
+    DEFAULTS,
+    RunConfig,
+    complete_views,
+    differences,
+    from_mapping,
+    from_python,
+    identity,
+    read,
+    resolve,
+    to_yaml,
+    unused,
+    with_views,
 )
 from fwk.errors import ConfigError, UnknownName
 from fwk.registry import registry

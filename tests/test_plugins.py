@@ -17,7 +17,14 @@ from fwk.config import resolve
 from fwk.errors import PluginError
 from fwk.hookspecs import hookimpl
 from fwk.plugins import (
-    BrokenPlugin, PluginManager, discover, hook_signatures, load_plugins, load_user_dirs, provenance, required,
+    BrokenPlugin,
+    PluginManager,
+    discover,
+    hook_signatures,
+    load_plugins,
+    load_user_dirs,
+    provenance,
+    required,
 )
 from fwk.registry import registry
 

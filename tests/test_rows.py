@@ -18,14 +18,14 @@ TOPIC = torch.tensor([0, -1, 1, 1, -1, -1])
 def view(**changes) -> View:
     rows = torch.arange(B)
     by_position = rows[:, None] * 10 + torch.arange(T)  # [B, T]
-    return View(**{**dict(
-        name="batch", draws=rows + 100, inputs={"tokens": by_position, "segments": by_position % 2},
-        mask=by_position >= 0, special=by_position % 10 == 0,
-        labels={"topic": TOPIC, "tags": torch.where(torch.arange(T) == 2, TOPIC[:, None], -1)},
-        source=SOURCE, target=by_position + 1, positions=by_position[:, :K] % 10, valid=by_position[:, :K] > 0,
-        changed=by_position > 20, log_q=by_position / 7, alignment=by_position % 10,
-        embedding_change=by_position[..., None].expand(B, T, 3) * 0.1, extra={"rewards": rows},
-    ), **changes})
+    return View(**{**{
+        "name": "batch", "draws": rows + 100, "inputs": {"tokens": by_position, "segments": by_position % 2},
+        "mask": by_position >= 0, "special": by_position % 10 == 0,
+        "labels": {"topic": TOPIC, "tags": torch.where(torch.arange(T) == 2, TOPIC[:, None], -1)},
+        "source": SOURCE, "target": by_position + 1, "positions": by_position[:, :K] % 10, "valid": by_position[:, :K] > 0,
+        "changed": by_position > 20, "log_q": by_position / 7, "alignment": by_position % 10,
+        "embedding_change": by_position[..., None].expand(B, T, 3) * 0.1, "extra": {"rewards": rows},
+    }, **changes})
 
 
 def kept(source: View, **options) -> View:
