@@ -30,7 +30,7 @@ __all__ = ["option", "RunConfig", "TrainConfig", "Component", "CriterionSpec", "
 
 DEFAULTS = {"task": "mlm", "model": "bert", "criterion": "masked_lm", "optimizer": "adamw", "schedule": "linear"}
 DEFAULT_HOOKS = ("terminal", "jsonl", "tensorboard", "summary")
-DEFAULT_UPDATES = 1500
+DEFAULT_UPDATES = 600
 SINK_HOOKS = ("fwk_run_begin", "fwk_logged", "fwk_validated", "fwk_exception", "fwk_run_end")
 RESOLVERS = ("oc.select",)  # ${oc.select:key.path,default}; every other resolver is refused
 

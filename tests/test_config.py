@@ -60,7 +60,7 @@ def test_defaults():
     made = resolve().config
     assert {k: getattr(made, k).name for k in DEFAULTS if k != "criterion"} == {k: v for k, v in DEFAULTS.items() if k != "criterion"}
     assert list(made.criterion) == ["masked_lm"] and list(made.hooks) == ["terminal", "jsonl", "tensorboard", "summary"]
-    assert made.train.updates == 1500 and made.seed == 1 and made.run is None and not made.views
+    assert made.train.updates == 600 and made.seed == 1 and made.run is None and not made.views
 
 
 def test_another_end_than_updates_needs_no_updates():
