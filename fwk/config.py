@@ -923,6 +923,15 @@ def _view_spec(name: str, values: Mapping[str, Any]) -> ViewSpec:
     return ViewSpec(name, component, **said)
 
 
+def _line(name: str | None, views: Mapping[str, ViewSpec]) -> list[str]:
+    """A view and those it is made of, as far as they are known; a circle is walked once."""
+    line: list[str] = []
+    while name is not None and name in views and name not in line:
+        line.append(name)
+        name = views[name].of
+    return line
+
+
 def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
     from fwk.noisers.base import LearnedNoiser
 
@@ -943,9 +952,9 @@ def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
         learned = issubclass(spec.component.cls, LearnedNoiser)
         if spec.network is not None and not learned:
             raise ConfigError(f"{key}.network", f"noiser '{spec.noiser}' is not learned and has no use for a network")
-        if spec.prepare and not learned:
-            raise ConfigError(f"{key}.prepare", f"noiser '{spec.noiser}' is not learned: its views are always known "
-                              "before the counts are taken")
+        if spec.prepare and not any(issubclass(views[n].component.cls, LearnedNoiser) for n in _line(name, views)):
+            raise ConfigError(f"{key}.prepare", f"noiser '{spec.noiser}' is not learned, nor is any it builds on: the view "
+                              "is always known before the counts are taken")
         if spec.ema and not config.train.ema:
             raise ConfigError(f"{key}.ema", "there is no moving average of the weights; set train.ema to its decay")
         seen = [name]

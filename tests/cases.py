@@ -37,6 +37,13 @@ CASES: dict[str, dict] = {
     "views of two lengths": {
         "criterion": {"masked_lm": {}, "second": {"name": "masked_lm", "view": "short"}},
         "views": {"short": {"noiser": "test_drop_last", "of": "masked"}}},
+    "crop of a learned view": {
+        "criterion": {"test_detection": {}, "second": {"name": "test_detection", "view": "short"}},
+        "views": {"corrupted": {**CORRUPTED, "prepare": True},
+                  "short": {"noiser": "test_drop_last", "of": "corrupted", "network": None, "prepare": True}}},
+    "rows that are missing here and there": {
+        "criterion": {"masked_lm": {}},
+        "views": {"few": {"noiser": "rows", "sources": ["b"]}, "masked": {"of": "few"}}},
     "several objectives at once": {
         "criterion": {"semantic_augment": {"weight": {"from": 0.0, "to": 1.0}}, "test_detection": {},
                       "test_multi_task": {"weight": 0.5}},

@@ -36,6 +36,14 @@ def test_losses_are_finite_in_training_and_evaluation(name):
     assert testing.rule_finite(config_of(name)) == ""
 
 
+def test_a_static_noiser_of_a_learned_view_is_counted_only_once_it_is_made():
+    from fwk.errors import RunError
+
+    changes = {"views": {"short": {"prepare": False}}}
+    with pytest.raises(RunError, match="view 'short' has no"):
+        gradients(config_of("crop of a learned view", changes))
+
+
 def test_a_head_whose_count_is_zero_everywhere_is_not_stepped():
     config = config_of("head without examples here and there", {"task": {"second_source": 0.0}, "train": {"updates": 3}})
     with trainer_of(config) as trainer:

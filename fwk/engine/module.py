@@ -53,6 +53,7 @@ class MicroBatch:
     views: dict[str, View]
     prepared_views: dict[str, View] = field(default_factory=dict)
     prepared: dict[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    prepared_draws: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     over_update: dict[str, dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
 
     @property
@@ -146,7 +147,8 @@ class ObjectiveModule(nn.Module):
                 unknown = [what for what in ("changed", "log_q") if getattr(outline, what) is None]
             else:  # what it does to tokens that are not there yet, nobody knows
                 outline = source
-                unknown = ["target", "positions", "valid", "mask", "special", "changed", "log_q", "alignment"]
+                unknown = ["target", "positions", "valid", "mask", "special", "changed", "log_q", "alignment", "draws",
+                           "labels", "source"]
             missing = {what: Unmade(name, what) for what in unknown}
             views[name] = outline.replace(name=name, outline=True, **missing)
         return MicroBatch(index=index, views=views)
@@ -165,7 +167,10 @@ class ObjectiveModule(nn.Module):
         for label in self.preparing:
             context = self._context(f"criteria.{label}", micro, step)
             self._seed(step, micro, f"criteria.{label}")
-            micro.prepared[label] = self.criteria[label].prepare(self._readable(label, views), context)
+            readable = self._readable(label, views)
+            micro.prepared[label] = self.criteria[label].prepare(readable, context)
+            micro.prepared_draws[label] = {
+                name: _draws_of(label, name, rows, readable.values()) for name, rows in micro.prepared[label].items()}
 
     @torch.no_grad()
     def exchange(self, micros: Sequence[MicroBatch], alone: bool = False) -> None:
@@ -176,7 +181,7 @@ class ObjectiveModule(nn.Module):
         world = World() if alone else self.world
         for label in self.preparing:
             for name in micros[0].prepared[label]:
-                own = [self._draws_of(label, name, micro) for micro in micros]
+                own = [micro.prepared_draws[label][name] for micro in micros]
                 draws = world.rows(torch.cat(own))
                 order = draws.argsort()
                 place = {draw: row for row, draw in enumerate(draws[order].tolist())}
@@ -184,14 +189,6 @@ class ObjectiveModule(nn.Module):
                 for micro, mine in zip(micros, own):
                     where = torch.tensor([place[draw] for draw in mine.tolist()], dtype=torch.int64, device=rows.device)
                     micro.over_update.setdefault(label, {})[name] = (rows, where)
-
-    def _draws_of(self, label: str, name: str, micro: MicroBatch) -> Tensor:
-        """The draw numbers of the rows of a prepared tensor: those of the criterion's first view with as many rows."""
-        count = len(micro.prepared[label][name])
-        for view in (*(micro.views[read] for read in self.reads[label]), micro.batch):
-            if len(view) == count:
-                return view.draws
-        raise RunError(f"criterion '{label}' prepared '{name}' with {count} rows, and none of its views has as many")
 
     def normalizers(self, micro: MicroBatch, step: Step) -> dict[str, Tensor]:
         """Counts of this micro-batch by 'component/term'."""
@@ -273,8 +270,10 @@ class ObjectiveModule(nn.Module):
             if len(view):
                 alike.setdefault((view.mask is None, *sorted(view.inputs)), []).append(view)
             else:  # a view that keeps some rows only may have none here
-                empty = torch.zeros(0, 0 if view.mask is None else view.mask.shape[1], self.networks[network].width)
-                views[view.name] = view.replace(encoded=Encoded(features=empty.to(view.draws.device)))
+                T = 0 if view.mask is None else view.mask.shape[1]
+                empty = self.anchor.new_zeros((0, T, self.networks[network].width))
+                states = dict.fromkeys(self.states[network], empty)  # an encoder says their width only when it runs
+                views[view.name] = view.replace(encoded=Encoded(features=empty, states=states))
         for members in alike.values():
             lengths = [0 if view.mask is None else view.mask.shape[1] for view in members]
             for call in share_calls(lengths, [len(view) for view in members]):
@@ -424,6 +423,14 @@ def _stack(views: Sequence[View], pad: int) -> tuple[dict[str, Tensor], Tensor |
             for view in views
         ], 0.0)
     return inputs, mask, change
+
+
+def _draws_of(label: str, name: str, rows: Tensor, views: Iterable[View]) -> Tensor:
+    """The draw numbers of the rows of a prepared tensor: those of the criterion's first view with as many rows."""
+    for view in views:
+        if len(view) == len(rows):
+            return view.draws
+    raise RunError(f"criterion '{label}' prepared '{name}' with {len(rows)} rows, and none of its views has as many")
 
 
 def _over_update(micro: MicroBatch, component: str, name: str) -> tuple[Tensor, Tensor]:
