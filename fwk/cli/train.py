@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -86,6 +87,8 @@ def parse(argv: Sequence[str]) -> Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 the run failed, 2 the input was wrong, 75 stopped after saving."""
+    # torch reads this when it is imported; below errors it says on every rank that no unused parameter was found
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     return run_command(NAME, _main, argv)
 
 

@@ -57,7 +57,7 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
     if train.threads:
         torch.set_num_threads(train.threads)
     stop = StopRequest()
-    with process_group(train.device, train.timeout) as world, stop.listening():
+    with stop.listening(), process_group(train.device, train.timeout) as world:
         _determinism(train.deterministic, world)
         with folder_lock(folder) if world.main else nullcontext():
             if world.main:

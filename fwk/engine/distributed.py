@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fwk.errors import UserError
+from fwk.errors import RunError, UserError
 
 
 @dataclass
@@ -113,7 +113,11 @@ def process_group(device: str, timeout: float) -> Iterator[World]:
     limit = timedelta(seconds=timeout)
     joined = not dist.is_initialized()  # a program that trains several times keeps the group it made
     if joined:
-        dist.init_process_group(backend, timeout=limit, device_id=chosen if chosen.type == "cuda" else None)
+        try:
+            dist.init_process_group(backend, timeout=limit, device_id=chosen if chosen.type == "cuda" else None)
+        except (dist.DistError, RuntimeError) as error:
+            raise RunError(f"rank {rank} of {size} could not join the job at {env['MASTER_ADDR']}:{env['MASTER_PORT']} "
+                           f"within {timeout:g} s: {str(error).splitlines()[0]}") from error
     try:
         yield World(rank=rank, size=size, local_rank=int(env["LOCAL_RANK"]), device=chosen,
                     side=dist.new_group(timeout=limit))
