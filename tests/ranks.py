@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import traceback
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -82,14 +83,14 @@ def main(out: str) -> None:
 
     with process_group("cpu", 120) as world:
         for name in CASES:
-            attempt("geometry", name, lambda: geometry(name, world))
+            attempt("geometry", name, partial(geometry, name, world))
         for name in ("masked_lm", "semantic_augment", "head without examples here and there", "virtual adversarial noise",
                      "contrast over the whole update", "change of phase", "batch that is not text"):
-            attempt("twenty", name, lambda: twenty_updates(name, world))
+            attempt("twenty", name, partial(twenty_updates, name, world))
         attempt("same", "several objectives at once", lambda: same_on_all_ranks("several objectives at once", world))
         folder = world.objects(tempfile.mkdtemp() if world.main else None)[0]
         for number, name in enumerate(CASES):
-            attempt("resume", name, lambda: resume(name, Path(folder) / str(number), 3))
+            attempt("resume", name, partial(resume, name, Path(folder) / str(number), 3))
         if world.main:
             Path(out).write_text(json.dumps(results))
 

@@ -147,3 +147,15 @@ def test_a_changed_config_is_status_2_and_overwrite_starts_anew(tmp_path, capsys
     assert main([*words, "optimizer.lr=0.5"]) == 2
     assert "optimizer.lr: 0.003 there, 0.5 here" in capsys.readouterr().err
     assert main([*words, "optimizer.lr=0.5", "--overwrite"]) == 0
+
+
+def test_a_command_that_was_wrong_leaves_no_folder(tmp_path, capsys):
+    from fwk.cli.train import main
+
+    for wrong in ("task.data=/nowhere/text.txt", "views.masked.of=nothing"):
+        assert main(["--run", str(tmp_path / "new"), wrong]) == 2
+        assert not (tmp_path / "new").exists()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine.txt").write_text("mine")
+    assert main(["--run", str(tmp_path / "kept"), "task.data=/nowhere/text.txt"]) == 2
+    assert (tmp_path / "kept" / "mine.txt").read_text() == "mine"

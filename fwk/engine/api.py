@@ -59,11 +59,17 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
     stop = StopRequest()
     with stop.listening(), process_group(train.device, train.timeout) as world:
         _determinism(train.deterministic, world)
-        with folder_lock(folder) if world.main else nullcontext():
-            if world.main:
-                _open_folder(folder, config, overwrite)
-            _agree_on_start(world, config)
-            return _train(config, folder, hooks, world, stop)
+        new = world.main and not folder.exists()
+        try:
+            with folder_lock(folder) if world.main else nullcontext():
+                if world.main:
+                    _open_folder(folder, config, overwrite)
+                _agree_on_start(world, config)
+                return _train(config, folder, hooks, world, stop)
+        except UserError:
+            if new and folder.is_dir() and not checkpoint.list_checkpoints(folder):
+                shutil.rmtree(folder)  # a command that was wrong leaves nothing behind
+            raise
 
 
 def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: StopRequest) -> Finished:

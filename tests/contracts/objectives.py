@@ -9,8 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fwk import (Criterion, Key, LearnedNoiser, LossTerm, Noiser, Output, Phase, View, hookimpl, invert_cdf, option,
-                 register)
+from fwk import (
+    Criterion,
+    Key,
+    LearnedNoiser,
+    LossTerm,
+    Noiser,
+    Output,
+    Phase,
+    View,
+    hookimpl,
+    invert_cdf,
+    option,
+    register,
+)
 from fwk.criteria.masked_lm import MaskedLMHead, token_losses
 
 
