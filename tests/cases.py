@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fwk.plugins import load_plugins
+from fwk.registry import registry
 from fwk.testing import tiny_config
 
 CONTRACTS = str(Path(__file__).parent / "contracts")
@@ -12,9 +14,11 @@ CONTRACTS = str(Path(__file__).parent / "contracts")
 GENERATOR = {"name": "bert", "layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}
 CORRUPTED = {"noiser": "test_generator", "of": "masked", "network": {**GENERATOR, "tie": ["embedding"]}}
 
+load_plugins()
+REGISTERED = [e.name for e in registry.entries("criterion") if e.module.startswith(("fwk.", "fwk_plugins."))]
+
 CASES: dict[str, dict] = {
-    "masked_lm": {"criterion": {"masked_lm": {}}},
-    "semantic_augment": {"criterion": {"semantic_augment": {}}},
+    **{name: {"criterion": {name: {}}} for name in REGISTERED},
     "head without examples here and there": {"criterion": {"test_multi_task": {}}},
     "generator with tied embeddings": {"criterion": {"test_detection": {}}, "views": {"corrupted": CORRUPTED}},
     "generator that learns from a reward": {

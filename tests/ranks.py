@@ -14,7 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import CASES, config_of  # noqa: E402
+from cases import CASES, REGISTERED, config_of  # noqa: E402
 
 from fwk import testing  # noqa: E402
 from fwk.engine.distributed import World, process_group  # noqa: E402
@@ -84,7 +84,7 @@ def main(out: str) -> None:
     with process_group("cpu", 120) as world:
         for name in CASES:
             attempt("geometry", name, partial(geometry, name, world))
-        for name in ("masked_lm", "semantic_augment", "head without examples here and there", "virtual adversarial noise",
+        for name in (*REGISTERED, "head without examples here and there", "virtual adversarial noise",
                      "contrast over the whole update", "change of phase", "batch that is not text"):
             attempt("twenty", name, partial(twenty_updates, name, world))
         attempt("same", "several objectives at once", lambda: same_on_all_ranks("several objectives at once", world))

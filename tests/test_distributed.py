@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cases import CASES
+from cases import CASES, REGISTERED
 
 HERE = Path(__file__).parent
 
@@ -35,7 +35,7 @@ def test_four_ranks_with_accumulation_give_the_gradient_of_one_process(four_rank
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["masked_lm", "semantic_augment", "head without examples here and there",
+@pytest.mark.parametrize("name", [*REGISTERED, "head without examples here and there",
                                   "virtual adversarial noise", "contrast over the whole update", "change of phase",
                                   "batch that is not text"])
 def test_twenty_fp32_updates_on_four_ranks_agree_with_one_process(four_ranks, name):

@@ -17,7 +17,7 @@ LAYERS = (
     ("testing",),  # the conformance kit runs everything but the commands
     ("engine",),
     ("criteria", "noisers", "models", "tasks", "optim", "reporting"),
-    ("data", "registry", "config", "schema", "keyed", "context", "views", "errors", "hookspecs", "plugins", "yaml_text",
+    ("data", "registry", "config", "schema", "keyed", "context", "views", "errors", "files", "hookspecs", "plugins", "yaml_text",
      "user_code", "version"),
 )
 # rooms of one layer that know nothing of each other, but for these

@@ -12,6 +12,7 @@ from fwk.criteria.masked_lm import MaskedLM
 from fwk.engine.module import ObjectiveModule
 from fwk.models.bert import Bert
 from fwk.noisers.bert_mask import BertMask
+from fwk.reporting import summary
 from fwk.reporting.summary import Summary, documents, fill_in, masked_lm_loss, readable, screen, sentence
 from fwk.tasks.synthetic import Synthetic
 
@@ -25,6 +26,24 @@ FOUND = {
         ],
     }],
 }
+
+
+@pytest.fixture(autouse=True)
+def commands_on_path(monkeypatch):
+    """As in an activated environment; where it is not, `command` says the path, which is tested by itself."""
+    monkeypatch.setattr(summary.shutil, "which", lambda name: f"/usr/bin/{name}")
+
+
+def test_a_command_that_is_not_on_the_path_is_named_by_its_own(monkeypatch, tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("python", "fwk-train"):
+        (tmp_path / "bin" / name).touch()
+    monkeypatch.setattr(summary.shutil, "which", lambda name: None)
+    monkeypatch.setattr(summary.sys, "executable", str(tmp_path / "bin" / "python"))
+    assert summary.command("fwk-train") == str(tmp_path / "bin" / "fwk-train")
+    assert summary.command("tensorboard") == "tensorboard"  # not there either
+    monkeypatch.chdir(tmp_path)
+    assert summary.command("fwk-train") == "bin/fwk-train"
 
 
 class Tokenizer:

@@ -24,8 +24,8 @@ from pathlib import Path
 from fwk.data.cache import cache_folder
 from fwk.data.preprocess import lock
 from fwk.data.progress import Progress
-from fwk.data.tokenizers import write_atomically
 from fwk.errors import DataError
+from fwk.files import write_atomically
 
 VERSION = 2  # of the cleaning below: another one is another corpus
 # Packages that an installation of fwk brings, in the order they are read. Others are read only when these give little,

@@ -30,8 +30,9 @@ import numpy as np
 from fwk.data import store as stores
 from fwk.data.progress import Progress
 from fwk.data.text import Document, Reader, find_files, sentences
-from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load, train, write_atomically
+from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load, train
 from fwk.errors import ConfigError, DataError, FwkError, RunError
+from fwk.files import digest, sync, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +252,7 @@ class _Build:
                 while block := sys.stdin.buffer.read(1 << 20):
                     hashed.update(block)
                     out.write(block)
-            if copy.exists() and stores.digest(copy) == hashed.hexdigest():
+            if copy.exists() and digest(copy) == hashed.hexdigest():
                 beside.unlink()  # the same text again: finished shards stay valid
             else:
                 os.replace(beside, copy)
@@ -374,7 +375,7 @@ class _Build:
         if splits.get("valid", {"tokens": 1})["tokens"] == 0:
             del splits["valid"]
         np.save(self.partial / "unigrams.npy", counts, allow_pickle=False)
-        _sync(self.partial / "unigrams.npy")
+        sync(self.partial / "unigrams.npy")
         manifest = {
             "format": stores.FORMAT, "version": stores.VERSION, "dtype": dtype,
             "vocabulary": {"size": tokenizer.size, "fingerprint": tokenizer.fingerprint},
@@ -388,7 +389,7 @@ class _Build:
                      *self.partial.glob("tokenizer/.*.tmp")):
             left.unlink(missing_ok=True)
         write_atomically(self.partial / stores.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-        _sync(self.partial)
+        sync(self.partial)
         if self.folder.exists():
             old = self.folder.with_name(f".{self.folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)
@@ -397,7 +398,7 @@ class _Build:
             shutil.rmtree(old, ignore_errors=True)
         else:
             os.replace(self.partial, self.folder)
-        _sync(self.folder.parent)
+        sync(self.folder.parent)
 
     def _records(self, work: Iterator[dict[str, Any]], tokenizer: Tokenizer, dtype: str) -> Iterator[tuple[dict, int]]:
         folder = str(self.partial)
@@ -446,14 +447,6 @@ class _Named(Reader):
 
 def _key(asked: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 _worker_tokenizer: Tokenizer | None = None

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from fwk.errors import DataError, nearest
+from fwk.files import digest
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "fwk-token-store", 1
@@ -31,15 +32,6 @@ PARTS = ("tokens", "documents", "sentences")
 
 def is_store(path: str | Path) -> bool:
     return (Path(path) / MANIFEST).is_file()
-
-
-def digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        hashed = hashlib.sha256()
-        while block := file.read(1 << 20):
-            hashed.update(block)
-    return hashed.hexdigest()
 
 
 def fingerprint_of(manifest: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fwk.errors import ConfigError, DataError, nearest
+from fwk.files import write_atomically
 
 KINDS = ("unigram", "bpe", "wordpiece", "byte_bpe")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0..4 in every tokenizer trained here
@@ -236,16 +237,6 @@ def _hf() -> Any:
         raise DataError("WordPiece and byte-level BPE need the package 'tokenizers'; install it with "
                         "pip install 'fwk[hf]', or use the kinds unigram or bpe") from None
     return tokenizers
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Beside, fsync, rename: after a crash the file is there in whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def _save(folder: Path, files: dict[str, bytes], meta: dict[str, Any]) -> None:

@@ -14,7 +14,6 @@ A folder without a manifest that fits is no checkpoint: it is passed over, with 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -30,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fwk.errors import CheckpointError
+from fwk.files import digest, sync
 
 FORMAT = 1
 NAME = re.compile(r"update-(\d{9,})$")
@@ -70,16 +70,16 @@ def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, 
         (beside / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
         files = {path.name: {"sha256": digest(path), "bytes": path.stat().st_size} for path in sorted(beside.iterdir())}
         for path in beside.iterdir():
-            _sync(path)
+            sync(path)
         manifest = {"format": FORMAT, "update": update, "files": files}
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _sync(beside / "manifest.json")
-        _sync(beside)
+        sync(beside / "manifest.json")
+        sync(beside)
         if final.exists():  # of the same update: until the new one is in place, `newest_whole` finds it aside
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(final, aside)
         os.replace(beside, final)
-        _sync(parent)
+        sync(parent)
         for left in parent.glob(f"{REPLACED}*"):
             remove(left)
     except (OSError, SafetensorError) as error:
@@ -200,14 +200,6 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
         optimizer.state[parameters[name]][key] = value
 
 
-def digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        hashed = hashlib.sha256()
-        while block := file.read(1 << 20):
-            hashed.update(block)
-    return hashed.hexdigest()
-
-
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -215,11 +207,3 @@ def _json(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
+import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -229,10 +231,18 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
     return [
         *lines, "", f"The run is in {folder}: metrics.jsonl, summary.json, tensorboard/, checkpoints/best", "",
         "What to try next:",
-        f"  fwk-train --config {config} --run {run}{longer}   # go on from where it stands",
-        f"  fwk-train --config {config} --run {another} task.data=FILE.txt   # the same on your text",
-        f"  tensorboard --logdir {shlex.quote(str(folder / 'tensorboard'))}   # the curves",
+        f"  {command('fwk-train')} --config {config} --run {run}{longer}   # go on from where it stands",
+        f"  {command('fwk-train')} --config {config} --run {another} task.data=FILE.txt   # the same on your text",
+        f"  {command('tensorboard')} --logdir {shlex.quote(str(folder / 'tensorboard'))}   # the curves",
     ]
+
+
+def command(name: str) -> str:
+    """How a command of this environment is called from where we are: by its path where it is not on PATH."""
+    beside = Path(sys.executable).parent / name
+    if shutil.which(name) or not beside.exists():
+        return name
+    return shlex.quote(os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside))
 
 
 def _wrapped(text: str, width: int, indent: int = 0, hang: int | None = None) -> list[str]:

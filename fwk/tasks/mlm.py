@@ -20,10 +20,11 @@ from fwk.data.blocks import Blocks, Example, Layout, stack
 from fwk.data.cache import cache_folder
 from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
 from fwk.data.progress import Progress
-from fwk.data.store import Store, digest, is_store
+from fwk.data.store import Store, is_store
 from fwk.data.text import find_files, missing
-from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load, write_atomically
+from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load
 from fwk.errors import ConfigError, DataError, nearest
+from fwk.files import digest, write_atomically
 from fwk.registry import register
 from fwk.schema import option
 from fwk.tasks.base import Source, Task
