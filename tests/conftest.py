@@ -25,3 +25,21 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_user_code_stays():
+    """What a test loads from a user directory is forgotten after it: another test may load a copy from elsewhere, and
+    one name from two places is an error."""
+    yield
+    import sys
+
+    from fwk.user_code import PREFIX
+
+    registry = getattr(sys.modules.get("fwk"), "registry", None)
+    if registry is None:
+        return
+    for kind, name in [key for key, entry in registry.live.items() if entry.module.startswith(PREFIX)]:
+        registry.remove(kind, name)
+    for module in [name for name in sys.modules if name.startswith(PREFIX)]:
+        del sys.modules[module]
