@@ -77,8 +77,6 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
     trainer = Trainer(this, stop)
     latest = _newest(folder, world)
     if latest is not None:
-        state = checkpoint._json(latest / "state.json")
-        _fits(state, this, latest)
         trainer.restore(latest)
         if world.main:
             trainer.settle(latest)
@@ -186,13 +184,6 @@ def _newest(folder: Path, world: World) -> Path | None:
     if told[1]:
         raise failure or CheckpointError(f"no checkpoint of {folder} is whole")
     return folder / "checkpoints" / told[0] if told[0] else None
-
-
-def _fits(state: dict[str, Any], this: Run, path: Path) -> None:
-    """Refuses a checkpoint of other data."""
-    if state["fingerprint"] != this.task.fingerprint():
-        raise CheckpointError(f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
-                              f"{this.task.fingerprint()[:12]} here; restore the data, or choose another --run")
 
 
 def _determinism(wanted: bool, world: World) -> None:

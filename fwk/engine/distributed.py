@@ -24,7 +24,6 @@ class World:
 
     rank: int = 0
     size: int = 1
-    local_rank: int = 0
     device: torch.device = torch.device("cpu")
     side: Any = None
 
@@ -119,8 +118,7 @@ def process_group(device: str, timeout: float) -> Iterator[World]:
             raise RunError(f"rank {rank} of {size} could not join the job at {env['MASTER_ADDR']}:{env['MASTER_PORT']} "
                            f"within {timeout:g} s: {str(error).splitlines()[0]}") from error
     try:
-        yield World(rank=rank, size=size, local_rank=int(env["LOCAL_RANK"]), device=chosen,
-                    side=dist.new_group(timeout=limit))
+        yield World(rank=rank, size=size, device=chosen, side=dist.new_group(timeout=limit))
     finally:
         if joined:
             dist.destroy_process_group()

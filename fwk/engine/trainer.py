@@ -37,7 +37,7 @@ from fwk.engine.meters import component_metrics, means
 from fwk.engine.module import MicroBatch, Step
 from fwk.engine.phases import Phase, copy_parameters, freeze
 from fwk.engine.run import Run
-from fwk.errors import ConfigError, FwkError, RunError, nearest
+from fwk.errors import CheckpointError, ConfigError, FwkError, RunError, nearest
 from fwk.optim.base import set_learning_rate
 from fwk.optim.groups import parameter_groups
 from fwk.plugins import HookFailed, required
@@ -386,9 +386,12 @@ class Trainer:
                 checkpoint.remove(old)
 
     def restore(self, path: Path) -> None:
-        """The inverse of `write`."""
+        """The inverse of `write`. CheckpointError when it was trained on other data."""
         run = self.run
         tensors, state = checkpoint.read_checkpoint(path)
+        if state["fingerprint"] != (here := run.task.fingerprint()):
+            raise CheckpointError(f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
+                                  f"{here[:12]} here; restore the data, or choose another --run")
         run.resumed_from = path
         self.saved_at = state["update"]
         run.update, run.skipped = state["update"], state["skipped"]
