@@ -6,6 +6,8 @@ in a later epoch has a new draw number and so gets new noise. Two uses of the sa
 
 The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators",
 figure 13) applied once per coordinate. Only 64-bit integer arithmetic is used, which wraps identically on every device.
+On the CPU the long arrays are numpy's, changed in place: it multiplies, selects and sorts 64-bit integers several times
+faster than torch does there. Elsewhere, and where torch.compile traces, the same integers come from torch.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +26,11 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _M1 = 0xBF58476D1CE4E5B9
 _M2 = 0x94D049BB133111EB
 _WORD = (1 << 64) - 1
+_U_GOLDEN, _U_M1, _U_M2 = np.uint64(_GOLDEN), np.uint64(_M1), np.uint64(_M2)
+_U1, _U27, _U30, _U31 = np.uint64(1), np.uint64(27), np.uint64(30), np.uint64(31)
+_LAST = (1 << 63) - 1  # no eligible position ranks behind it
+_U_LAST = np.uint64(_LAST)
+_CACHED = 1 << 14  # words worked on at a time
 
 
 def _signed(word: int) -> int:
@@ -51,9 +60,40 @@ def _mix_tensor(words: Tensor) -> Tensor:
 
 def mix_array(words: np.ndarray) -> np.ndarray:
     """The same hash over a numpy uint64 array (used for orders, which never touch a device)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(_M1)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(_M2)
-    return words ^ (words >> np.uint64(31))
+    words = (words ^ (words >> _U30)) * _U_M1
+    words = (words ^ (words >> _U27)) * _U_M2
+    return words ^ (words >> _U31)
+
+
+def _mix_in_place(words: np.ndarray) -> np.ndarray:
+    """`mix_array` written over its argument, a C-contiguous uint64 array."""
+    flat = words.reshape(-1)
+    for start in range(0, len(flat), _CACHED):  # the passes over one piece find it in the cache
+        part = flat[start : start + _CACHED]
+        shifted = part >> _U30
+        part ^= shifted
+        part *= _U_M1
+        part ^= np.right_shift(part, _U27, out=shifted)
+        part *= _U_M2
+        part ^= np.right_shift(part, _U31, out=shifted)
+    return words
+
+
+@lru_cache(maxsize=256)
+def _word(seed: int, purpose: str) -> int:
+    return fold(seed, purpose)
+
+
+@lru_cache(maxsize=256)
+def _steps(T: int) -> np.ndarray:
+    """What position t adds to the word of a draw, uint64 [T]."""
+    steps = np.arange(1, T + 1, dtype=np.uint64) * _U_GOLDEN
+    steps.flags.writeable = False
+    return steps
+
+
+def _with_numpy(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 @dataclass(frozen=True)
@@ -70,11 +110,26 @@ class Key:
 
     def bits(self, positions: int | Tensor) -> Tensor:
         """63-bit non-negative integers, [B, T] for T positions (an int) or for given position numbers [B, T]."""
-        per_draw = _mix_tensor(self.draws * _signed(_GOLDEN) + _signed(fold(self.seed, self.purpose)))
+        if _with_numpy(self.draws):
+            return torch.from_numpy(self._words(positions).view(np.int64))
+        per_draw = _mix_tensor(self.draws * _signed(_GOLDEN) + _signed(_word(self.seed, self.purpose)))
         if isinstance(positions, int):
             positions = torch.arange(positions, device=self.draws.device)
         words = _mix_tensor(per_draw[:, None] + (positions + 1) * _signed(_GOLDEN))
         return words & 0x7FFF_FFFF_FFFF_FFFF
+
+    def _words(self, positions: int | Tensor) -> np.ndarray:
+        """`bits` as a new uint64 array."""
+        per_draw = _mix_in_place(self.draws.numpy().astype(np.uint64) * _U_GOLDEN + np.uint64(_word(self.seed, self.purpose)))
+        if isinstance(positions, int):
+            steps = _steps(positions)
+        else:
+            steps = positions.numpy().astype(np.uint64)
+            steps += _U1
+            steps *= _U_GOLDEN
+        words = _mix_in_place(per_draw[:, None] + steps)
+        words &= _U_LAST
+        return words
 
     def uniform(self, positions: int | Tensor) -> Tensor:
         """float64 in [0, 1), 53 random bits each, same shapes as `bits`."""
@@ -82,13 +137,26 @@ class Key:
 
     def below(self, positions: int | Tensor, bound: int) -> Tensor:
         """int64 in [0, bound), same shapes as `bits`. The modulo's bias is below bound / 2^63."""
+        if _with_numpy(self.draws):
+            words = self._words(positions)
+            whole = words // np.uint64(bound)
+            whole *= np.uint64(bound)
+            words -= whole  # numpy divides by a constant faster than it takes a rest
+            return torch.from_numpy(words.view(np.int64))
         return self.bits(positions) % bound
 
 
-def exact_share(ratio: float, n: Tensor) -> Tensor:
-    """⌈ratio·n⌉ element-wise without floating point, so that 0.1 of 30 is 3 and not 4. n: integers, any shape."""
+@lru_cache(maxsize=256)
+def _ratio(ratio: float) -> tuple[int, int]:
     share = Fraction(str(ratio))
-    return (n * share.numerator + share.denominator - 1) // share.denominator
+    return share.numerator, share.denominator
+
+
+def exact_share(ratio: float, n: Any) -> Any:
+    """⌈ratio·n⌉ element-wise without floating point, so that 0.1 of 30 is 3 and not 4. n: an integer, or a tensor or
+    array of them."""
+    numerator, denominator = _ratio(ratio)
+    return (n * numerator + denominator - 1) // denominator
 
 
 def choose(key: Key, eligible: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
@@ -97,18 +165,38 @@ def choose(key: Key, eligible: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     eligible: bool [B, T]. Returns positions int64 [B, K] in ascending order with K = ⌈ratio·T⌉, and their validity
     bool [B, K]: K depends on T alone, so shapes are static. Invalid slots hold position 0.
     """
-    B, T = eligible.shape
-    K = int(exact_share(ratio, torch.tensor(T)))
+    T = eligible.shape[1]
+    K = int(exact_share(ratio, T))
     low = max(T - 1, 1).bit_length()
-    where = torch.arange(T, device=eligible.device)
     # the position in the low bits breaks ties, so the choice is a function of integers alone
+    if _with_numpy(eligible):
+        return _choose_with_numpy(key, eligible.numpy(), ratio, K, low)
+    where = torch.arange(T, device=eligible.device)
     ranks = ((key.bits(T) >> low) << low) | where
-    ranks = torch.where(eligible, ranks, 0x7FFF_FFFF_FFFF_FFFF)
+    ranks = torch.where(eligible, ranks, _LAST)
     smallest = ranks.topk(K, dim=1, largest=False, sorted=True).values  # [B, K]
     valid = torch.arange(K, device=eligible.device) < exact_share(ratio, eligible.sum(1, keepdim=True))  # [B, K]
     positions = torch.where(valid, smallest & ((1 << low) - 1), T)
     positions = positions.sort(dim=1).values  # ascending; invalid slots sort last, so `valid` still lines up
     return torch.where(valid, positions, 0), valid
+
+
+def _choose_with_numpy(key: Key, eligible: np.ndarray, ratio: float, K: int, low: int) -> tuple[Tensor, Tensor]:
+    """`choose`, step by step the same."""
+    B, T = eligible.shape
+    ranks = key._words(T)  # [B, T]
+    ranks &= np.uint64(_LAST ^ ((1 << low) - 1))
+    ranks |= np.arange(T, dtype=np.uint64)
+    np.copyto(ranks, _U_LAST, where=~eligible)
+    if 0 < K < T:
+        ranks.partition(K - 1, axis=1)
+    smallest = np.sort(ranks[:, :K], axis=1)  # [B, K]
+    valid = np.arange(K) < exact_share(ratio, eligible.sum(1, keepdims=True))  # [B, K]
+    positions = (smallest & np.uint64((1 << low) - 1)).view(np.int64)
+    positions[~valid] = T
+    positions.sort(axis=1)
+    positions[~valid] = 0
+    return torch.from_numpy(positions), torch.from_numpy(valid)
 
 
 def invert_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:

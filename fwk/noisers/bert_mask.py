@@ -67,7 +67,7 @@ def corrupt(tokens: Tensor, positions: Tensor, valid: Tensor, key: Key, mask_id:
     old = tokens.gather(1, positions)  # [B, K]
     masked = round(mask * THOUSANDTHS)
     new = torch.where(fate < masked, mask_id, torch.where(fate < masked + round(random * THOUSANDTHS), drawn, old))
-    # padding slots point past the end, into a column that is cut off again
-    T = tokens.shape[1]
-    wide = torch.cat([tokens, tokens[:, :1]], dim=1)  # [B, T + 1]
-    return wide.scatter(1, torch.where(valid, positions, T), new)[:, :T]
+    # padding slots, which come last, write once more what the first slot writes; without any valid one, the old token
+    new = torch.where(valid, new, torch.where(valid[:, :1], new[:, :1], old))
+    positions = torch.where(valid, positions, positions[:, :1])
+    return tokens.scatter(1, positions, new)
