@@ -170,13 +170,17 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Moments as tensors 'parameter::key' and the numbers that are no tensors, as JSON."""
+    """What the optimizer keeps: tensors as 'parameter::key', and what is no tensor likewise, as JSON. What it keeps for
+    a group as a whole since `remember_built` (a count, a running sum) stands beside each of the group's parameters as
+    'parameter::group.key', since a change of phase may group them otherwise."""
     tensors, numbers = {}, {}
     for group in optimizer.param_groups:
+        own = {f"group.{key}": value for key, value in _changed(group).items()}
         for name, parameter in zip(group["names"], group["params"]):
-            for key, value in optimizer.state.get(parameter, {}).items():
+            for key, value in {**optimizer.state.get(parameter, {}), **own}.items():
                 if isinstance(value, Tensor):
-                    tensors[f"{name}::{key}"] = value
+                    # one copy each: a file holds no two names for the same memory
+                    tensors[f"{name}::{key}"] = value.clone() if key in own else value
                 elif value is None or isinstance(value, (bool, int, float, str)):
                     numbers[f"{name}::{key}"] = value
                 else:
@@ -185,19 +189,44 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
     return tensors, numbers
 
 
+def remember_built(optimizer: torch.optim.Optimizer) -> None:
+    """Notes in each group, under `built`, what stands in it before the first step."""
+    for group in optimizer.param_groups:
+        group["built"] = {key: value.clone() if isinstance(value, Tensor) else value
+                          for key, value in group.items() if key not in ("params", "names")}
+
+
+def _changed(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What an optimizer changed or added in a group since it was built. The rest comes from the config, and must: which
+    kernels there are depends on the device, and the device may change."""
+    built = group["built"]
+    return {key: value for key, value in group.items() if key not in ("params", "names", "lr", "built")
+            and (key not in built or not _same(value, built[key]))}
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
+    return type(a) is type(b) and a == b
+
+
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-    parameters = {n: p for group in optimizer.param_groups for n, p in zip(group["names"], group["params"])}
+    """The inverse of `pack_optimizer`, for the parameters that are stepped now."""
+    groups = {n: (group, p) for group in optimizer.param_groups for n, p in zip(group["names"], group["params"])}
     optimizer.state.clear()
     for path, value in [*tensors.items(), *numbers.items()]:
         name, key = path.rsplit("::", 1)
-        if name not in parameters:
+        if name not in groups:
             continue  # frozen in this phase: its moments are not needed
+        group, parameter = groups[name]
         if isinstance(value, Tensor):
             # `step` stays where torch keeps it, on the CPU unless the implementation is fused or capturable
-            parameter = parameters[name]
-            on_device = key != "step" or any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
+            on_device = key != "step" or group.get("fused") or group.get("capturable")
             value = value.to(parameter.device) if on_device else value
-        optimizer.state[parameters[name]][key] = value
+        if key.startswith("group."):
+            group[key.removeprefix("group.")] = value
+        else:
+            optimizer.state[parameter][key] = value
 
 
 def _json(path: Path) -> Any:

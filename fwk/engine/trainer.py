@@ -39,7 +39,7 @@ from fwk.engine.phases import Phase, copy_parameters, freeze
 from fwk.engine.run import Run
 from fwk.errors import CheckpointError, ConfigError, FwkError, RunError, nearest
 from fwk.optim.base import set_learning_rate
-from fwk.optim.groups import parameter_groups
+from fwk.optim.groups import owners, parameter_groups
 from fwk.plugins import HookFailed, required
 from fwk.views import Batch
 
@@ -263,8 +263,13 @@ class Trainer:
         if not self.run.trainable:
             raise RunError(f"phase '{self.run.phase.name}' freezes every parameter" if self.run.phase else
                            "there is no parameter to train")
-        groups = parameter_groups(self.run.named_trainable(), component.config)
-        return component.cls.build(component.config, groups, self.run.device)
+        held = owners(self.run.module)
+        groups = parameter_groups(
+            self.run.named_trainable(), component.config,
+            kind_of=lambda name, parameter: component.cls.kind(component.config, name, parameter, held[name]))
+        optimizer = component.cls.build(component.config, groups, self.run.device)
+        checkpoint.remember_built(optimizer)
+        return optimizer
 
     def wrap(self) -> None:
         run = self.run

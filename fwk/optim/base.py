@@ -8,7 +8,9 @@
         @classmethod
         def build(cls, config, groups, device): ...
 
-`groups` comes from `fwk.optim.groups.parameter_groups`; the optimizer must keep every key of a group.
+`groups` comes from `fwk.optim.groups.parameter_groups`; the optimizer must keep every key of a group. What it keeps is
+saved: tensors and numbers per parameter (`state`), and whatever it changes or adds in a group that is a tensor or a
+number (a count of its own, a running sum). `step` leaves alone what has no gradient.
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+from fwk.apex import apex_part
 from fwk.config import option
+from fwk.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,12 @@ class OptimizerFactory:
     Config = OptimizerConfig
 
     @classmethod
+    def kind(cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]) -> str:
+        """A word for what sort of parameter this is, where the optimizer treats some differently: parameters of two
+        kinds never share a group, and the group says it under `kind`. owners: the modules that hold the parameter."""
+        return ""
+
+    @classmethod
     def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
         """`groups` as `parameter_groups` returns them -> an optimizer whose `param_groups` keep all their keys."""
         raise NotImplementedError
@@ -62,6 +73,27 @@ def implementation(groups: list[dict[str, Any]]) -> dict[str, bool]:
     if all(p.device.type in FUSED and p.is_floating_point() for p in parameters):
         return {"fused": True}
     return {"foreach": True}
+
+
+def apex_optimizer(name: str, groups: list[dict[str, Any]], other: str, **settings: Any) -> torch.optim.Optimizer:
+    """`apex.optimizers.NAME`. ConfigError where there is no NVIDIA apex, no CUDA device, or no kernel for fp64. other:
+    the implementation that there always is."""
+    key, parameters = "optimizer.implementation", [p for group in groups for p in group["params"]]
+    apex_part("normalization", key, other)  # only NVIDIA's has it
+    cls = getattr(apex_part("optimizers", key, other), name)
+    if wrong := next((p for p in parameters if p.device.type != "cuda" or p.dtype == torch.float64), None):
+        what = "float64" if wrong.device.type == "cuda" else f"train.device={wrong.device}"
+        raise ConfigError(key, f"apex's {name} has CUDA kernels up to float32, and none for {what}; use '{other}'")
+    try:
+        return cls(groups, **settings)
+    except RuntimeError as error:  # built without its CUDA extensions
+        raise ConfigError(key, f"apex's {name} cannot be used ({error}); use '{other}'") from error
+
+
+def check_betas(betas: tuple[float, ...]) -> None:
+    """ConfigError unless these are the decays of two moments."""
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError("optimizer.betas", f"expected two numbers in [0, 1), {list(betas)} was given")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 
 from fwk.errors import ConfigError, nearest
 from fwk.optim.base import OptimizerConfig
@@ -21,29 +21,32 @@ def parameter_groups(
     named_parameters: Iterable[tuple[str, Parameter]],
     config: OptimizerConfig,
     depth_of: Callable[[str], int | None] | None = None,
+    kind_of: Callable[[str, Parameter], str] | None = None,
 ) -> list[dict[str, Any]]:
     """Named parameters -> groups for a torch optimizer.
 
-    Each group holds `params`, `names` (in the same order), `lr_scale`, `weight_decay` and `lr` = config.lr · lr_scale.
-    Parameters with the same scale and decay share a group; groups stand in the order of their first parameter, so the
-    same module gives the same groups. depth_of: name -> depth counted from the embedding (0), None for the top;
-    without it `layer_depths` decides. Raises ConfigError for a pattern that matches no parameter.
+    Each group holds `params`, `names` (in the same order), `kind`, `lr_scale`, `weight_decay` and `lr` = config.lr ·
+    lr_scale. Parameters with the same kind, scale and decay share a group; groups stand in the order of their first
+    parameter, so the same module gives the same groups. depth_of: name -> depth counted from the embedding (0), None
+    for the top; without it `layer_depths` decides. kind_of: what the optimizer tells apart (`OptimizerFactory.kind`);
+    one kind without it. Raises ConfigError for a pattern that matches no parameter.
     """
     named = list(named_parameters)
     names = [name for name, _ in named]
-    _check_patterns("optimizer.no_decay", _own_rules(config), names)
-    _check_patterns("optimizer.lr_scales", config.lr_scales, names)
+    check_patterns("optimizer.no_decay", _own_rules(config), names)
+    check_patterns("optimizer.lr_scales", config.lr_scales, names)
 
     below_top = _distances(names, depth_of) if config.layer_decay != 1 else {}
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, str], dict[str, Any]] = {}
     for name, parameter in named:
         scale = config.layer_decay ** below_top.get(name, 0)
         for pattern, factor in config.lr_scales.items():
             if fnmatchcase(name, pattern):
                 scale *= factor
-        decay = 0.0 if _without_decay(name, parameter, config.no_decay) else float(config.weight_decay)
-        group = groups.setdefault((scale, decay), {
-            "params": [], "names": [], "lr_scale": scale, "weight_decay": decay, "lr": config.lr * scale,
+        decay = 0.0 if without_decay(name, parameter, config.no_decay) else float(config.weight_decay)
+        kind = kind_of(name, parameter) if kind_of else ""
+        group = groups.setdefault((scale, decay, kind), {
+            "params": [], "names": [], "kind": kind, "lr_scale": scale, "weight_decay": decay, "lr": config.lr * scale,
         })
         group["params"].append(parameter)
         group["names"].append(name)
@@ -87,7 +90,17 @@ def _distances(names: Sequence[str], depth_of: Callable[[str], int | None] | Non
     return {name: top - depth for name, depth in depths.items()}
 
 
-def _without_decay(name: str, parameter: Parameter, rules: Iterable[str]) -> bool:
+def owners(module: Module) -> dict[str, tuple[Module, ...]]:
+    """Parameter name -> the modules that hold it: several where it is tied, each parameter under its first name."""
+    held: dict[int, list[Module]] = {}
+    for part in module.modules():
+        for parameter in part.parameters(recurse=False):
+            held.setdefault(id(parameter), []).append(part)
+    return {name: tuple(held[id(parameter)]) for name, parameter in module.named_parameters()}
+
+
+def without_decay(name: str, parameter: Parameter, rules: Iterable[str]) -> bool:
+    """Whether one of the rules of `no_decay` names this parameter."""
     for rule in rules:
         ndim = _NDIM.fullmatch(rule)
         if parameter.ndim < int(ndim.group(1)) if ndim else fnmatchcase(name, rule):
@@ -101,7 +114,8 @@ def _own_rules(config: OptimizerConfig) -> list[str]:
     return [rule for rule in config.no_decay if rule not in defaults and not _NDIM.fullmatch(rule)]
 
 
-def _check_patterns(key: str, patterns: Iterable[str], names: Sequence[str]) -> None:
+def check_patterns(key: str, patterns: Iterable[str], names: Sequence[str]) -> None:
+    """ConfigError with the nearest parameter or folder of parameters for a pattern that matches nothing."""
     for pattern in patterns:
         if any(fnmatchcase(name, pattern) for name in names):
             continue

@@ -19,14 +19,11 @@ class ScheduleConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.warmup >= 1 and self.warmup != int(self.warmup):
-            raise ConfigError(
-                "schedule.warmup", f"expected a whole number of updates or a share below 1, {self.warmup} was given"
-            )
+        check_updates("schedule.warmup", self.warmup)
 
 
 class Schedule:
-    """Base class of schedules. Subclasses implement `after_warmup`.
+    """Base class of schedules. Subclasses implement `after_warmup`, or `at` where a share of the run does not say it.
 
     The warm-up of W updates gives update u the factor u/W, so the first update already moves and update W has the
     peak rate.
@@ -53,20 +50,38 @@ class Schedule:
                 "train.updates",
                 f"{who} needs to know where the run ends; set this, train.epochs, train.tokens or train.minutes",
             )
-        warmup = self.config.warmup
-        if 0 < warmup < 1:
-            warmup *= end
+        return self.at(update, updates_of(self.config.warmup, end), end)
+
+    def at(self, update: int, warmup: float, end: float | None) -> float:
+        """The factor of an update, the first being 1. warmup and end: numbers of updates, fractions included where they
+        are shares of the run or estimates; end is None where nothing says it and nothing needs it, and infinite before
+        the first update of a run whose length is not counted in updates."""
         if update <= warmup:
             return update / warmup
         if end is None:
             return self.after_warmup(0.0)
-        done, rest = update - 1 - warmup, end - warmup
-        return self.after_warmup(min(1.0, max(0.0, done / rest)) if rest > 0 else 1.0)
+        return self.after_warmup(share_of(update, warmup, end))
 
     def after_warmup(self, share: float) -> float:
         """The factor when `share` of the updates after the warm-up are done: 0 at the first of them, below 1 at the
         last."""
         raise NotImplementedError
+
+
+def updates_of(length: float, end: float | None) -> float:
+    """A number of updates as options name it: itself, or below 1 a share of the whole run."""
+    return length * end if 0 < length < 1 else length
+
+
+def share_of(update: int, start: float, end: float) -> float:
+    """How much of the stretch from `start` to `end` is done before this update, in [0, 1]; 1 where it has no length."""
+    return min(1.0, max(0.0, (update - 1 - start) / (end - start))) if end > start else 1.0
+
+
+def check_updates(key: str, value: float) -> None:
+    """ConfigError unless this is a whole number of updates or a share below 1."""
+    if value >= 1 and value != int(value):
+        raise ConfigError(key, f"expected a whole number of updates or a share below 1, {value} was given")
 
 
 def estimated_end(update: int, total: int | None, progress: float | None) -> float | None:
