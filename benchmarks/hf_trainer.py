@@ -1,0 +1,69 @@
+"""`fwk-train` beside Hugging Face `Trainer` on the same masked-LM training: same shape, tokens, optimizer and allocator.
+
+    python benchmarks/hf_trainer.py [--repetitions 3] [--write]
+
+Every measurement is a process of its own (`contenders.py`), the two take turns, and the ratio is the median of the
+ratios of neighbours in time. CPU seconds on one thread, which other processes on the same cores do not enter. Each
+shape is measured with the allocator's defaults and with MALLOC_* set so that freed memory is kept (both contenders alike).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from common import ratio, table, write
+
+SHAPES = {
+    "4 layers x 256, 32 x 128": ["--layers", "4", "--width", "256", "--batch", "32", "--updates", "5", "--warm", "2"],
+    "12 layers x 768, 8 x 128": ["--layers", "12", "--width", "768", "--batch", "8", "--updates", "2", "--warm", "1"],
+}
+ALLOCATORS = {
+    "defaults": {},
+    "memory kept": {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "4294967296",
+                    "MALLOC_TOP_PAD_": "268435456"},
+}
+
+
+def measure(contender: str, flags: list[str], allocator: dict[str, str]) -> dict[str, float]:
+    """What `contenders.py` prints, from a process of its own."""
+    command = [sys.executable, str(Path(__file__).with_name("contenders.py")), contender, *flags]
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    ended = subprocess.run(command, capture_output=True, text=True, env={**inherited, "OMP_NUM_THREADS": "1", **allocator})
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {ended.returncode}:\n{ended.stderr[-2000:]}")
+    return json.loads(ended.stdout.strip().splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--only", choices=list(SHAPES))
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    rows = []
+    for shape, flags in SHAPES.items():
+        if arguments.only not in (None, shape):
+            continue
+        for allocator, setting in ALLOCATORS.items():
+            times: dict[str, list[float]] = {"fwk": [], "hf": []}
+            for repetition in range(arguments.repetitions):
+                for contender in ("fwk", "hf") if repetition % 2 else ("hf", "fwk"):
+                    times[contender].append(measure(contender, flags, setting)["cpu"])
+            middle, low, high = ratio(times["hf"], times["fwk"])
+            ours, theirs = (statistics.median(times[contender]) for contender in ("fwk", "hf"))
+            rows.append([shape, allocator, f"{ours:.2f}", f"{theirs:.2f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"])
+            print(*rows[-1], sep=" | ", flush=True)
+    made = table(["model, batch", "allocator", "`fwk-train`, s per update", "HF `Trainer`, s", "`Trainer` ÷ `fwk`"], rows)
+    print(made)
+    if arguments.write:
+        write("hf_trainer", made)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What the study of small masked LMs adds to `fwk`: a head whose logits have another scale, and a hook that notes when the
+loss falls below the unigram entropy by given amounts and what that cost."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import fwk
+from fwk.criteria.masked_lm import MaskedLM
+
+
+@fwk.register("criterion", "scaled_masked_lm")
+class ScaledMaskedLM(MaskedLM):
+    """Masked LM whose logits are `scale` times those of the plain head, the bias excepted."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(MaskedLM.Config):
+        scale: float = fwk.option(1.0, "factor on the products of features and output embeddings", low=0)
+
+    def __init__(self, config: Config, build: fwk.BuildContext):
+        super().__init__(config, build)
+        self.head.norm.register_forward_hook(lambda module, inputs, output: config.scale * output)
+
+
+@fwk.register("hook", "below_unigram")
+class BelowUnigram:
+    """Watches the running mean of the training loss; stops the run when it is below every bar.
+
+    The loss of the first epoch is that of text not seen before, so it needs no validation pass and resolves single
+    updates. `seconds` are CPU time within updates only.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        out: str = fwk.option(doc="the JSON file to write")
+        below: tuple[float, ...] = fwk.option((0.3, 1.0), "nats below the unigram entropy that are noted")
+        window: int = fwk.option(25, "updates of the running mean", low=1)
+        stop: bool = fwk.option(True, "stop at the last bar")
+        unigram_bias: bool = fwk.option(False, "start the output's bias at the log frequencies of the training text")
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.losses: deque[float] = deque(maxlen=config.window)
+        self.curve: list[float] = []
+        self.crossed: dict[str, list[float]] = {}
+        self.seconds = 0.0
+
+    @fwk.hookimpl
+    def fwk_run_begin(self, run: Any) -> None:
+        vocabulary = run.task.vocabulary()
+        counts = np.zeros(vocabulary.size)
+        for split in run.task.token_splits("train"):
+            for document in range(split.documents):
+                counts += np.bincount(split.document(document), minlength=vocabulary.size)
+        counts[[token for token in vocabulary.special if token != vocabulary.unk]] = 0
+        share = counts / counts.sum()
+        self.unigram = float(-(share[share > 0] * np.log(share[share > 0])).sum())
+        if self.config.unigram_bias:
+            smoothed = torch.from_numpy((counts + 0.5) / (counts + 0.5).sum()).log().float()
+            with torch.no_grad():
+                for criterion in run.module.criteria.values():
+                    criterion.head.output.bias.copy_(smoothed)
+
+    @fwk.hookimpl
+    def fwk_update_begin(self) -> None:
+        self.began = time.process_time()
+
+    @fwk.hookimpl
+    def fwk_update_end(self) -> None:
+        self.seconds += time.process_time() - self.began
+
+    @fwk.hookimpl
+    def fwk_logged(self, run: Any, record: dict[str, Any]) -> None:
+        if record.get("split") != "train" or record.get("loss") is None:
+            return
+        self.losses.append(record["loss"])
+        self.curve.append(round(record["loss"], 4))
+        mean = sum(self.losses) / len(self.losses)
+        if len(self.losses) < self.config.window:
+            return
+        for bar in self.config.below:
+            if mean < self.unigram - bar:
+                self.crossed.setdefault(str(bar), [run.update, round(self.seconds, 2)])
+        if self.config.stop and len(self.crossed) == len(self.config.below):
+            signal.raise_signal(signal.SIGUSR1)  # the trainer stops after this update, as a scheduler would have it
+
+    @fwk.hookimpl
+    def fwk_run_end(self, run: Any, status: str) -> None:
+        last = sum(self.losses) / max(1, len(self.losses))
+        parameters = sum(p.numel() for p in run.module.parameters())
+        Path(self.config.out).write_text(json.dumps({
+            "unigram": self.unigram, "crossed": self.crossed, "updates": run.update, "seconds": round(self.seconds, 2),
+            "below_at_end": self.unigram - last, "parameters": parameters, "valid": run.last_metrics.get("valid", {}),
+            "curve": self.curve, "status": status}), encoding="utf-8")

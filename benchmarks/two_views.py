@@ -1,0 +1,72 @@
+"""What a second view costs: an update with two masked views of N sequences beside one with one view, and beside the same
+two views encoded by two separate calls.
+
+    python benchmarks/two_views.py [--repetitions 15] [--write]
+
+BERT-mini (4 x 256), length 128, N = 16, Semantic-Augment against masked LM, in one process, taking turns; CPU time of
+one thread. Two separate calls: the same update in which every view is encoded by a call of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+
+import torch
+from common import ratio, table, taking_turns, write
+
+from fwk.engine.plan import Encode, Plan
+from fwk.testing import batches_of, tiny_config, trainer_of
+
+SHAPE = {
+    "task": {"name": "synthetic", "sequences": 4096, "length": 128, "shortest": None, "vocabulary": 4096, "second_source": 0.0},
+    "model": {"size": "mini", "layers": None, "width": None, "heads": None, "positions": "learned", "dropout": 0.1,
+              "attention_dropout": 0.1},
+    "train": {"updates": 100_000, "batch": 16, "precision": "fp32"},
+    "schedule": {"name": "constant", "warmup": 0},
+}
+
+
+def apart(plan: Plan) -> Plan:
+    """The same plan with one call per view."""
+    steps = [part for step in plan.steps
+             for part in ([Encode((view,)) for view in step.views] if isinstance(step, Encode) else [step])]
+    return Plan(plan.static, tuple(steps), plan.dynamic)
+
+
+def updater(trainer) -> Callable[[], None]:
+    batches = batches_of(trainer.run)
+    return lambda: trainer.step(next(batches))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    one, two = (tiny_config({**SHAPE, "criterion": {name: {}}}) for name in ("masked_lm", "semantic_augment"))
+    with trainer_of(two) as together, trainer_of(one) as single, trainer_of(two) as separate:
+        module = separate.run.module
+        module.plan = apart(module.plan)
+        contenders = [updater(together), updater(single), updater(separate)]
+        for update in contenders:
+            update()
+        before = [trainer.run.module.encoder_calls for trainer in (together, separate)]
+        times = taking_turns(contenders, arguments.repetitions)
+        calls = [(trainer.run.module.encoder_calls - start) / arguments.repetitions
+                 for trainer, start in zip((together, separate), before)]
+    if calls != [1, 2]:
+        raise SystemExit(f"the encoder was called {calls} times per update, expected 1 and 2")
+    rows = [["two views in one call", f"{statistics.median(times[0]) * 1e3:.0f}", "1"],
+            *([name, f"{statistics.median(own) * 1e3:.0f}", "{:.3f} ({:.3f} to {:.3f})".format(*ratio(times[0], own))]
+              for name, own in (("one view", times[1]), ("two views, two calls", times[2])))]
+    made = table(["update", "ms", "two views in one call ÷ this"], rows)
+    print(made)
+    if arguments.write:
+        write("two_views", made)
+
+
+if __name__ == "__main__":
+    main()
