@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fwk import config as configuration
 from fwk.config import DEFAULT_HOOKS, RunConfig
+from fwk.data.joined import Joined
 from fwk.data.loader import train_batches
 from fwk.engine import api
 from fwk.engine.distributed import World
@@ -261,7 +262,7 @@ def _noised(name: str, options: Mapping[str, Any], rows: slice = slice(None), se
 
 
 def _same(a: View, b: View) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(_tensors(a), _tensors(b))) and len(_tensors(a)) == len(_tensors(b))
+    return len(_tensors(a)) == len(_tensors(b)) and all(torch.equal(x, y) for x, y in zip(_tensors(a), _tensors(b)))
 
 
 def _tensors(view: View) -> list[Tensor]:
@@ -279,6 +280,17 @@ def noiser_ignores_the_batch(name: str, options: Mapping[str, Any]) -> str:
     whole, part = _noised(name, options)[1], _noised(name, options, slice(5, 13))[1]
     same = all(torch.equal(a[5:13], b) for a, b in zip(_tensors(whole), _tensors(part)) if a.shape[1:] == b.shape[1:])
     return "" if same else "rows 5 to 12 differ when they are noised alone"
+
+
+def noiser_keeps_rows_apart(name: str, options: Mapping[str, Any]) -> str:
+    """One that says `by_row` makes of several micro-batches at once what it makes of each."""
+    if not registry.get("noiser", name).cls.by_row:
+        return ""
+    cuts = (slice(0, 5), slice(5, 6), slice(6, 24))
+    together = Joined.of({"view": _noised(name, options)[1]}, [np.arange(24)[rows] for rows in cuts])
+    alone = [_noised(name, options, rows)[1] for rows in cuts]
+    differ = [rows for rows, views, view in zip(cuts, together, alone) if not _same(views["view"], view)]
+    return f"rows {differ[0].start} to {differ[0].stop - 1} differ when they are noised alone; set by_row = False" if differ else ""
 
 
 def noiser_keeps_its_source(name: str, options: Mapping[str, Any]) -> str:
@@ -299,6 +311,7 @@ def noiser_keeps_special_tokens(name: str, options: Mapping[str, Any]) -> str:
 
 NOISER_RULES = {
     "repeatable": noiser_is_repeatable, "independent of the batch": noiser_ignores_the_batch,
+    "rows apart": noiser_keeps_rows_apart,
     "source untouched": noiser_keeps_its_source, "special tokens untouched": noiser_keeps_special_tokens,
 }
 

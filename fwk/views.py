@@ -171,7 +171,16 @@ class View:
         )
 
     def to(self, device: torch.device) -> View:
+        if self.draws.device == device:
+            return self
         return replace(self, **{f.name: _moved(getattr(self, f.name), device, True) for f in fields(self)})
+
+    def pin_memory(self) -> View:
+        return replace(self, **{f.name: _pinned(getattr(self, f.name)) for f in fields(self)})
+
+    def is_full(self) -> bool:
+        """Every position is content."""
+        return self.mask is None or bool(self.mask.all())
 
     @property
     def tokens(self) -> Tensor:

@@ -148,6 +148,9 @@ class Blocks:
         cut = int(cuts[np.abs(cuts - middle).argmin()]) if len(cuts) else middle
         return layout.frame([part[:cut], part[cut:]])
 
+    def many(self, indices: Sequence[int]) -> list[Example]:
+        return [self[index] for index in indices]
+
     def _stream(self, start: int, stop: int) -> np.ndarray:
         """Tokens [start, stop) of the documents end to end, a [SEP] after each (where there is one). int64 [n]."""
         out: list[np.ndarray] = []

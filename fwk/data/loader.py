@@ -1,10 +1,13 @@
 """Batches from a task. An item of work is a range of draws, so any worker may make any micro-batch: the batches do not
-depend on the number of workers, and nothing here has state worth saving."""
+depend on the number of workers, and nothing here has state worth saving.
+
+Training gets views: what static noisers make of a batch is made here too, beside the training process where there are
+workers, and for as many small micro-batches at once as makes the call worth it."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +16,19 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from fwk.data.joined import Joined
 from fwk.data.order import Order
 from fwk.errors import ConfigError, DataError, FwkError, PluginError, RunError, UserError, nearest
-from fwk.views import Batch
+from fwk.views import Batch, View
 
 if TYPE_CHECKING:
     from fwk.tasks.base import Task
+
+
+_TOGETHER = 16384  # positions that are worked on in one call, where micro-batches are smaller
+_AT_MOST = 64  # micro-batches in one call: the first of them waits for all
+
+Views = Mapping[str, View]
 
 
 def share(total: int, parts: int, part: int) -> tuple[int, int]:
@@ -66,19 +76,45 @@ class _Examples(Dataset):
 
     def __reduce__(self) -> Any:
         # a task of a user directory can be rebuilt only once that directory is imported
-        return _rebuild, (self.user_dirs, pickle.dumps((self.task, self.split, self.order)))
+        return _rebuild, (_Examples, self.user_dirs, pickle.dumps((self.task, self.split, self.order, self.user_dirs)))
 
     def __getitem__(self, draws: np.ndarray) -> Batch | _Failure:
         try:
-            if self.order is not None:
-                sources, indices, _ = self.order.locate(draws)
-            else:
-                sources = np.searchsorted(self._ends, draws, side="right")
-                indices = draws - np.concatenate([[0], self._ends])[sources]
-            examples = [self._sources[s][i] for s, i in zip(sources.tolist(), indices.tolist(), strict=True)]
-            return self.task.collate(examples, draws, self._numbers[sources])
+            return self.batch(draws)
         except FwkError as error:
             return _Failure(str(error), isinstance(error, UserError))
+
+    def batch(self, draws: np.ndarray) -> Batch:
+        if self.order is not None:
+            sources, indices, _ = self.order.locate(draws)
+        else:
+            sources = np.searchsorted(self._ends, draws, side="right")
+            indices = draws - np.concatenate([[0], self._ends])[sources]
+        examples: list[Any] = [None] * len(draws)
+        for source in np.unique(sources).tolist():
+            places = np.flatnonzero(sources == source)
+            for place, example in zip(places.tolist(), self._sources[source].many(indices[places].tolist()), strict=True):
+                examples[place] = example
+        return self.task.collate(examples, draws, self._numbers[sources])
+
+
+class _Views(_Examples):
+    """Draws of several successive micro-batches -> their views. make: a batch -> views by name."""
+
+    def __init__(self, task: Task, order: Order, user_dirs: Sequence[str | Path], make: Callable[[Batch], Views]):
+        super().__init__(task, "train", order, user_dirs)
+        self.make = make
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (_Views, self.user_dirs, pickle.dumps((self.task, self.order, self.user_dirs, self.make)))
+
+    def __getitem__(self, draws: list[np.ndarray]) -> list[Joined | _Failure]:
+        try:
+            return [Joined.of(self.make(self.batch(np.concatenate(draws))), draws)]
+        except FwkError as error:
+            if len(draws) == 1:
+                return [_Failure(str(error), isinstance(error, UserError))]
+            return [made for own in draws for made in self[[own]]]  # each micro-batch fails when it is its turn
 
 
 def source_numbers(task: Task, names: Sequence[str], split: str) -> np.ndarray:
@@ -91,10 +127,9 @@ def source_numbers(task: Task, names: Sequence[str], split: str) -> np.ndarray:
     return np.array([known.index(name) for name in names], dtype=np.int64)
 
 
-def _rebuild(user_dirs: tuple[str, ...], content: bytes) -> _Examples:
+def _rebuild(cls: type[_Examples], user_dirs: tuple[str, ...], content: bytes) -> _Examples:
     _load_user_dirs(user_dirs)
-    task, split, order = pickle.loads(content)  # from our own parent process, never from a file
-    return _Examples(task, split, order, user_dirs)
+    return cls(*pickle.loads(content))  # from our own parent process, never from a file
 
 
 def _load_user_dirs(user_dirs: Sequence[str]) -> None:
@@ -137,6 +172,18 @@ class _TrainDraws:
                 base = update * self.batch + first
                 yield np.arange(base + start, base + stop, dtype=np.int64)
             update += 1
+
+
+class _Together:
+    """Successive items of an endless iterable, `count` at a time."""
+
+    def __init__(self, items: Iterable[np.ndarray], count: int):
+        self.items, self.count = items, count
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        items = iter(self.items)
+        while True:
+            yield [next(items) for _ in range(self.count)]
 
 
 class _EvaluationDraws:
@@ -222,6 +269,38 @@ def train_batches(
                 yield [next(batches) for _ in range(pieces)]
         finally:
             batches.close()
+
+    return updates()
+
+
+def train_views(
+    task: Task, order: Order, make: Callable[[Batch], Views], by_row: bool, *, batch: int, micro_batch: int | None, rank: int,
+    world_size: int, workers: int, start_update: int, device: torch.device, user_dirs: Sequence[str | Path] = (),
+    start_method: str | None = None,
+) -> Iterator[list[Views]]:
+    """As `train_batches`, with what `make` makes of each batch, on `device`. by_row: rows of what `make` makes do not
+    depend on each other, so that several micro-batches may be made in one call where the task agrees."""
+    pieces = micro_batches(batch, world_size, micro_batch)
+    draws = _TrainDraws(batch, pieces, rank, world_size, start_update)
+    positions = -(-batch // (world_size * pieces)) * task.length()
+    together = min(_AT_MOST, max(1, _TOGETHER // positions)) if by_row and task.fixed_shape() and positions else 1
+    loader = _loader(_Views(task, order, user_dirs, make), _Together(draws, together), workers, device.type == "cuda",
+                     start_method)
+
+    def micros() -> Iterator[Views]:
+        for made in _guarded(loader, "training"):
+            for part in made:
+                if isinstance(part, _Failure):
+                    part.throw()
+                yield from part.to(device)
+
+    def updates() -> Iterator[list[Views]]:
+        views = micros()
+        try:
+            while True:
+                yield [next(views) for _ in range(pieces)]
+        finally:
+            views.close()
 
     return updates()
 

@@ -23,6 +23,7 @@ from fwk.context import Context
 from fwk.criteria.base import Criterion
 from fwk.engine.distributed import World
 from fwk.engine.plan import BATCH, Encode, Make, Node, Plan, make_plan, share_calls
+from fwk.engine.static import StaticViews
 from fwk.errors import ConfigError, RunError, nearest
 from fwk.keyed import Key, fold
 from fwk.models.base import Encoder
@@ -101,6 +102,7 @@ class ObjectiveModule(nn.Module):
         make_plan(self.nodes, {name for names in self.encoded.values() for name in names})  # refuses circles at once
         self.states = self._states_by_network()
         self.switch_off(())
+        self.every_static = self.static  # what any phase can ask for
 
     def switch_off(self, labels: Iterable[str]) -> None:
         """Leaves out these criteria and learned noisers' losses (labels and view names), and every view that nothing
@@ -120,6 +122,8 @@ class ObjectiveModule(nn.Module):
                 pending.append(self.nodes[name].source)
         nodes = {name: node for name, node in self.nodes.items() if name in needed}
         self.plan: Plan = make_plan(nodes, {name for label in active for name in self.encoded[label]})
+        self.static = StaticViews(self.seed, {name: self.noisers[name] for name in self.plan.static},
+                                  {name: nodes[name].source for name in self.plan.static})
         self.prepared_views = tuple(name for name in self.plan.dynamic if self.specs[name].prepare)
         self.preparing = tuple(label for label in active
                                if type(self.criteria[label]).prepare is not Criterion.prepare)
@@ -135,11 +139,10 @@ class ObjectiveModule(nn.Module):
 
     # -- before the forward pass -------------------------------------------------------------------------------------
 
-    def begin(self, batch: Batch, index: int, step: Step, device: torch.device) -> MicroBatch:
-        """Static views and outlines of the rest, on `device`."""
-        views = {BATCH: View.of(batch).to(device)}
-        for name in self.plan.static:
-            views[name] = self._make(name, views, step, None)
+    def begin(self, batch: Batch | Mapping[str, View], index: int, step: Step, device: torch.device) -> MicroBatch:
+        """Static views and outlines of the rest, on `device`. batch: or the static views that were made of it already."""
+        made = self.static(batch, step.split) if isinstance(batch, Batch) else batch
+        views = {name: view.to(device) for name, view in made.items()}
         for name in self.plan.dynamic:
             noiser, source = self.noisers[name], views[self.nodes[name].source]
             if isinstance(noiser, LearnedNoiser):

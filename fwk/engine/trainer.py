@@ -20,8 +20,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from fwk.data.loader import train_batches
+from fwk.data.loader import train_views
 from fwk.engine import checkpoint
 from fwk.engine.evaluate import evaluate
 from fwk.engine.lifecycle import StopRequest
@@ -41,7 +42,7 @@ from fwk.errors import CheckpointError, ConfigError, FwkError, RunError, nearest
 from fwk.optim.base import set_learning_rate
 from fwk.optim.groups import owners, parameter_groups
 from fwk.plugins import HookFailed, required
-from fwk.views import Batch
+from fwk.views import Batch, View
 
 
 class Trainer:
@@ -66,11 +67,7 @@ class Trainer:
         run, train = self.run, self.run.config.train
         run.hooks.hook.fwk_run_begin(run=run, resumed=run.resumed_from is not None)
         self.mark = (run.seconds, run.tokens)
-        updates = train_batches(
-            run.task, run.order, batch=train.batch, micro_batch=train.micro_batch, rank=run.rank,
-            world_size=run.world_size, workers=train.workers, start_update=run.update,
-            pin=run.device.type == "cuda", user_dirs=run.config.user_dirs)
-        with closing(updates):  # ends the loader's workers
+        with closing(self.updates()) as updates:  # ends the loader's workers
             while not run.done:
                 self.enter_phase(run.hooks.hook.fwk_phase(run=run))
                 run.hooks.hook.fwk_update_begin(run=run)
@@ -84,7 +81,15 @@ class Trainer:
             self.saved_at = -1  # the metrics belong into the checkpoint
         return "finished"
 
-    def step(self, batches: Sequence[Batch]) -> bool:
+    def updates(self) -> Iterator[list[Mapping[str, View]]]:
+        """Endless: the static views of this rank's micro-batches, update by update from the next one on."""
+        run, train, static = self.run, self.run.config.train, self.run.module.every_static
+        return train_views(
+            run.task, run.order, partial(static, split="train"), static.by_row, batch=train.batch,
+            micro_batch=train.micro_batch, rank=run.rank, world_size=run.world_size, workers=train.workers,
+            start_update=run.update, device=run.device, user_dirs=run.config.user_dirs)
+
+    def step(self, batches: Sequence[Batch | Mapping[str, View]]) -> bool:
         """One update; False when the run was asked to stop instead, and nothing was changed."""
         run, module = self.run, self.run.module
         factor = run.learning_rate_factor()  # before this update's tokens and time count as spent

@@ -27,6 +27,9 @@ class Noiser:
     class Config:
         pass
 
+    # True for a static noiser that keeps the order of rows and makes each of them from that row, its draw and T alone,
+    # T of the view included: views of several micro-batches may then be made in one call. The conformance kit tests it
+    by_row = False
     reads_encoding = False  # True: `apply` needs `source.encoded`, so the source is encoded before this noiser runs
 
     def __init__(self, config: Any, build: BuildContext):

@@ -34,6 +34,8 @@ class BertMask(Noiser):
             if self.mask + self.random > 1 + 1e-9:
                 raise ValueError(f"mask {self.mask} and random {self.random} add up to more than 1")
 
+    by_row = True
+
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         if self.vocabulary is None or self.vocabulary.mask < 0:

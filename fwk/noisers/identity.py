@@ -13,5 +13,7 @@ from fwk.views import View
 class Identity(Noiser):
     """The source as it is: plain inputs, for supervised criteria, teachers, and dropout as the only noise."""
 
+    by_row = True
+
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         return source

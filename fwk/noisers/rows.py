@@ -36,6 +36,8 @@ class Rows(Noiser):
             if self.unlabelled and self.label is None:
                 raise ValueError("unlabelled rows of which label? set 'label'")
 
+    by_row = True
+
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         self.name = build.name

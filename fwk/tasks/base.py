@@ -25,6 +25,10 @@ class Source:
     def __getitem__(self, index: int) -> Any:
         raise NotImplementedError
 
+    def many(self, indices: Sequence[int]) -> list[Any]:
+        """Several examples; a source that reads them faster together than one by one says so here."""
+        return [self[index] for index in indices]
+
 
 class Task:
     """Base class of tasks; registered with `@register("task", NAME)`.
@@ -73,6 +77,11 @@ class Task:
         """Examples, their draw numbers int64 [B] and the position of each one's source in `source_names()`, int64 [B]
         -> a Batch on the CPU. T may depend on the examples (dynamic padding)."""
         raise NotImplementedError
+
+    def fixed_shape(self) -> bool:
+        """True: `collate` makes rows of one shape, and a row of a batch does not depend on the others. The examples of
+        several micro-batches are then collated in one call and cut apart."""
+        return False
 
     def vocabulary(self) -> Vocabulary | None:
         return None

@@ -219,6 +219,9 @@ class MaskedLanguageModelling(Task):
             source=torch.from_numpy(np.array(sources, dtype=np.int64)),
         )
 
+    def fixed_shape(self) -> bool:
+        return self._fixed is not None
+
     def vocabulary(self) -> Vocabulary:
         return self._vocabulary
 

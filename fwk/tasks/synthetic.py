@@ -61,6 +61,9 @@ class Synthetic(Task):
                      special=(tokens == CLS) | (tokens == SEP), source=torch.from_numpy(sources),
                      labels={"label": torch.tensor([label for _, label in examples])})
 
+    def fixed_shape(self) -> bool:
+        return True
+
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(size=self.config.vocabulary, pad=PAD, unk=UNK, cls=CLS, sep=SEP, mask=MASK,
                           special=(PAD, UNK, CLS, SEP, MASK),
