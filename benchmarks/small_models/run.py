@@ -52,6 +52,10 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "output not tied": {"criterion.tied_output": False},
     "logits x 4": {"criterion.scale": 4.0},
     "logits x 1/4": {"criterion.scale": 0.25},
+    "position vectors x 10": {"hooks.watch.scales": "{'*.position.weight': 10.0}"},
+    "attention projections x 4": {"hooks.watch.scales": "{'*.query_key_value.weight': 4.0}"},
+    "neighbour bias +2": {"hooks.watch.scales": "{'*.relative.table': 0.5}"},
+    "neighbour bias +8": {"hooks.watch.scales": "{'*.relative.table': 2.0}"},
     "output bias from unigram": {"hooks.watch.unigram_bias": True},
     "ratio 0.30": {"views.masked.ratio": 0.30},
     "ratio 0.50": {"views.masked.ratio": 0.50},
@@ -68,6 +72,10 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "Adafactor, lr 1e-2": {"optimizer": "adafactor", "optimizer.lr": 1e-2},
     "RAdam": {"optimizer": "radam"},
 }
+# conditions that make sense in one anchor only
+NEEDS = {"position vectors x 10": "published", "neighbour bias +2": "neighbour", "neighbour bias +8": "neighbour"}
+# these change the positions, so they are the same in both anchors
+NEEDS |= {"positions: relative, from 0": "published", "positions: none": "published"}
 
 
 def done(results: Path) -> dict[tuple[str, str, str, int, int], dict[str, Any]]:
@@ -103,7 +111,7 @@ def run_one(size: str, anchor: str, condition: str, seed: int, updates: int, sto
             raise SystemExit(f"{' '.join(command)}\n{ended.stderr[-2000:]}")
         found = json.loads(out.read_text(encoding="utf-8"))
         curve = found.pop("curve")
-        thin = max(1, len(curve) // 150)
+        thin = max(1, len(curve) // 60)
         means = [round(statistics.mean(curve[i:i + thin]), 3) for i in range(0, len(curve), thin)]
         return {**key, **found, "curve_every": thin, "curve": means}
 
@@ -114,9 +122,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, int]]:
         for size in arguments.sizes:
             for anchor in arguments.anchors:
                 for condition in arguments.only or CONDITIONS:
-                    same = any({**anchored, **CONDITIONS[condition]} == ANCHORS[anchor] and condition != "-"
-                               for anchored in [ANCHORS[anchor]])
-                    if not same:
+                    if NEEDS.get(condition, anchor) == anchor:
                         yield size, anchor, condition, seed
 
 
@@ -134,7 +140,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.report:
         from report import report
-        report(done(arguments.results), PAGE, FIGURE)
+
+        report(done(arguments.results).values(), list(CONDITIONS), PAGE, FIGURE)
         return
     began = time.monotonic()
     wanted = [cell for cell in cells(arguments) if (*cell, arguments.updates) not in done(arguments.results)]

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import deque
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 
 import fwk
 from fwk.criteria.masked_lm import MaskedLM
+from fwk.errors import ConfigError
 
 
 @fwk.register("criterion", "scaled_masked_lm")
@@ -46,6 +48,7 @@ class BelowUnigram:
         window: int = fwk.option(25, "updates of the running mean", low=1)
         stop: bool = fwk.option(True, "stop at the last bar")
         unigram_bias: bool = fwk.option(False, "start the output's bias at the log frequencies of the training text")
+        scales: dict[str, float] = fwk.option({}, "glob pattern over parameter names -> factor on their initial values")
 
     def __init__(self, config: Config):
         self.config = config
@@ -64,6 +67,13 @@ class BelowUnigram:
         counts[[token for token in vocabulary.special if token != vocabulary.unk]] = 0
         share = counts / counts.sum()
         self.unigram = float(-(share[share > 0] * np.log(share[share > 0])).sum())
+        with torch.no_grad():
+            for pattern, factor in self.config.scales.items():
+                matching = [p for name, p in run.module.named_parameters() if fnmatchcase(name, pattern)]
+                if not matching:
+                    raise ConfigError("hooks.watch.scales", f"'{pattern}' matches no parameter")
+                for parameter in matching:
+                    parameter.mul_(factor)
         if self.config.unigram_bias:
             smoothed = torch.from_numpy((counts + 0.5) / (counts + 0.5).sum()).log().float()
             with torch.no_grad():
