@@ -39,7 +39,9 @@ MAY_CHANGE = (
     "run", "user_dirs", "train.updates", "train.epochs", "train.tokens", "train.minutes", "train.log_every",
     "train.validate_every", "train.validate_batches", "train.save_every", "train.keep_last", "train.keep_best",
     "train.device", "train.timeout", "train.workers", "train.threads", "train.micro_batch", "train.compile",
+    "train.async_save", "train.check_ranks_every",
 )
+OF_ONE_RANK = ("train.device", "train.workers", "train.threads")  # may differ between the processes of one job
 
 _SLOTS = ("task", "model", "optimizer", "schedule")  # one component each
 _TABLES = {"networks": "model", "views": "noiser", "criterion": "criterion", "hooks": "hook"}  # label -> component
@@ -61,11 +63,13 @@ class TrainConfig:
     batch: int = option(32, "sequences per update, over all ranks and micro-batches", low=1)
     micro_batch: int | None = option(None, "sequences per forward pass (null: all that a rank has of the batch)", low=1)
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = option("fp32", "arithmetic of the forward and backward pass")
+    scale_growth_interval: int = option(2000, "fp16: updates in a row without an overflow before the loss scale is doubled", low=1)
     clip: float = option(1.0, "largest norm of the gradient (0: no clipping)", low=0)
     compile: bool = option(False, "compile the encoders with torch.compile")
     validate_every: int = option(250, "updates between evaluations on the valid split (0: only at the end)", low=0)
     validate_batches: int = option(0, "batches per evaluation (0: the whole split)", low=0)
     save_every: int = option(250, "updates between checkpoints (0: only at the end)", low=0)
+    async_save: bool = option(True, "write checkpoints in the background, from a copy in host memory")
     keep_last: int = option(2, "latest checkpoints to keep", low=1)
     keep_best: int = option(1, "best checkpoints to keep", low=0)
     best_metric: str = option("loss", "metric of the valid split that says which checkpoint is best")
@@ -77,7 +81,9 @@ class TrainConfig:
     ema: float = option(0.0, "decay of the moving average of the weights, per update (0: none)", low=0, high=1)
     evaluate_average: bool = option(False, "evaluate with the moving average of the weights (train.ema)")
     deterministic: bool = option(True, "deterministic kernels, so that a resumed run is bit-identical")
-    timeout: float = option(600.0, "seconds a collective operation may take before the run fails", low=1)
+    timeout: float = option(600.0, "seconds a rank may wait for the others before the run fails", low=1)
+    check_ranks_every: int = option(
+        100, "updates between comparisons of the weights over ranks (0: only at the start and when saving)", low=0)
 
 
 @dataclass(frozen=True)
@@ -881,6 +887,9 @@ def check(config: RunConfig) -> None:
                       *(spec.component for spec in config.criterion.values()),
                       *(spec.component for spec in config.networks.values())):
         component.config  # noqa: B018 raises ConfigError
+    if config.train.evaluate_average and not config.train.ema:
+        raise ConfigError("train.evaluate_average", "there is no moving average of the weights; set train.ema to its decay, "
+                          "such as 0.999")
 
 
 def unused(config: RunConfig, views: Mapping[str, ViewSpec] | None = None) -> list[str]:
@@ -1011,6 +1020,12 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
     that only listen."""
     a, b = _decisive(old), _decisive(new)
     return {key: (a.get(key), b.get(key)) for key in sorted({*a, *b}) if a.get(key) != b.get(key) or (key in a) != (key in b)}
+
+
+def shared_by_ranks(config: RunConfig) -> dict[str, Any]:
+    """Dotted key -> value of everything that all processes of one job must have been given alike."""
+    train = {f"train.{name}": value for name, value in config.to_mapping()["train"].items()}
+    return {key: value for key, value in {**train, **_decisive(config)}.items() if key not in OF_ONE_RANK}
 
 
 def identity(config: RunConfig) -> str:

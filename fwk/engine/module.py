@@ -223,7 +223,7 @@ class ObjectiveModule(nn.Module):
     def _weigh(self, outputs: Mapping[str, Output], step: Step, per_term: bool) -> StepOutput:
         """Sigma_k w_k (Sigma sum_k) / (Sigma count_k): the inner sums run over ranks and micro-batches, so each
         micro-batch divides by the count of the whole update. A term whose count is 0 is left out of the graph."""
-        loss = None if step.counts is None else self.anchor * 0.0
+        loss = None if step.counts is None else self.anchor.new_zeros(())
         sums, statistics, terms, weights = {}, {}, {}, {}
         for name, output in outputs.items():
             weight = weight_at(self.weights.get(name, 1.0), step.progress)
@@ -243,6 +243,9 @@ class ObjectiveModule(nn.Module):
                     terms[path] = share
                     loss = loss + share
             statistics.update({f"{name}/{key}": value.detach() for key, value in output.statistics.items()})
+        if loss is not None and not per_term:
+            # nothing to the loss, and a gradient that is not finite on every rank where the loss is not on one
+            loss = loss + self.anchor * (loss.detach() * 0.0)
         return StepOutput(loss=None if per_term else loss, sums=sums, statistics=statistics,
                           terms=terms if per_term else {}, weights=weights)
 
@@ -294,6 +297,8 @@ class ObjectiveModule(nn.Module):
         states = self.states[network] if states is None else states
         self.encoder_calls += 1
         encoded = self._call(encoder, (inputs, mask, change, states), mode, ema)
+        if len(views) == 1:
+            return [encoded]
         parts, start = [], 0
         for view in views:
             parts.append(encoded.rows(start, start + len(view), None if view.mask is None else view.mask.shape[1]))

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fwk.errors import RunError
+FIRST_SCALE, LOWEST_SCALE = 2.0**16, 2.0**-14
 
 
 @dataclass
 class Precision:
-    """name: fp32, bf16, fp16 or fp64. scale: the loss scale (1 outside fp16)."""
+    """name: fp32, bf16, fp16 or fp64. scale: the loss scale (1 outside fp16). good: updates in a row that were applied
+    since the scale last moved."""
 
     name: str
     device: torch.device
@@ -25,11 +26,16 @@ class Precision:
 
     def __post_init__(self):
         if self.name == "fp16" and self.scale == 1.0:
-            self.scale = 2.0**16
+            self.scale = FIRST_SCALE
 
     @property
     def dtype(self) -> torch.dtype:
         return torch.float64 if self.name == "fp64" else torch.float32
+
+    @property
+    def may_skip(self) -> bool:
+        """A smaller scale may help: under fp16, until there is none."""
+        return self.name == "fp16" and self.scale > LOWEST_SCALE
 
     def autocast(self) -> AbstractContextManager:
         if self.name == "bf16":
@@ -42,17 +48,14 @@ class Precision:
         if self.scale != 1.0:
             torch._foreach_mul_(gradients, 1.0 / self.scale)
 
-    def accepts(self, finite: bool) -> bool:
-        """Moves the scale on; False: skip this update. Only fp16 skips, elsewhere the caller fails the run."""
+    def applied(self) -> None:
+        """An update was good: after enough of them in a row the scale is doubled."""
         if self.name != "fp16":
-            return finite
-        if finite:
-            self.good += 1
-            if self.good >= self.growth_interval:
-                self.scale, self.good = self.scale * 2, 0
-            return True
+            return
+        self.good += 1
+        if self.good >= self.growth_interval:
+            self.scale, self.good = self.scale * 2, 0
+
+    def skipped(self) -> None:
+        """An update overflowed: the scale is halved."""
         self.scale, self.good = self.scale / 2, 0
-        if self.scale < 2.0**-14:
-            raise RunError("the loss scale fell below 2^-14: gradients are not finite at any scale; lower optimizer.lr, "
-                           "or train with train.precision=bf16 or fp32")
-        return False

@@ -19,8 +19,10 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
@@ -32,12 +34,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fwk.data.loader import train_views
 from fwk.engine import checkpoint
+from fwk.engine.diagnosis import Finding, diagnose
+from fwk.engine.distributed import checksum
 from fwk.engine.evaluate import evaluate
 from fwk.engine.lifecycle import StopRequest
 from fwk.engine.meters import component_metrics, means
 from fwk.engine.module import MicroBatch, Step
 from fwk.engine.phases import Phase, copy_parameters, freeze
 from fwk.engine.run import Run
+from fwk.engine.saver import Saver
+from fwk.engine.watchdog import LostRanks
 from fwk.errors import CheckpointError, ConfigError, FwkError, RunError, nearest
 from fwk.optim.base import set_learning_rate
 from fwk.optim.groups import owners, parameter_groups
@@ -51,11 +57,14 @@ class Trainer:
     def __init__(self, run: Run, stop: StopRequest):
         self.run, self.stop = run, stop
         self.wrapped: torch.nn.Module = run.module
+        self.parameters: list[torch.nn.Parameter] = []  # all of the module's, and those that are trained in this phase
+        self.trainable: list[torch.nn.Parameter] = []
         self.combine = bool(run.hooks.hook.fwk_combine_gradients.get_hookimpls())
         self.count_names: list[str] | None = None
         self.rate = 0.0
         self.grad_norm = 0.0
         self.saved_at = -1
+        self.saver = Saver(run.folder, run.config.train.async_save, run.config.train.keep_last)
         self.shelf: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # optimizer state of frozen parameters, by name
         self.mark = (0.0, 0)  # seconds and tokens at the last log line
         self.wrapped_for: str | None = None  # name of the phase that `wrapped` and the optimizer were built for
@@ -69,6 +78,7 @@ class Trainer:
         self.mark = (run.seconds, run.tokens)
         with closing(self.updates()) as updates:  # ends the loader's workers
             while not run.done:
+                run.world.at("its own part", update=run.update + 1)
                 self.enter_phase(run.hooks.hook.fwk_phase(run=run))
                 run.hooks.hook.fwk_update_begin(run=run)
                 if not self.step(next(updates)):
@@ -103,7 +113,7 @@ class Trainer:
         if not self.agree(micros, step):
             return False
         self.differentiate(micros, step)
-        if self.apply(factor):
+        if self.apply(factor, micros, step):
             run.meters.commit()
         else:
             run.meters.rollback()
@@ -133,20 +143,58 @@ class Trainer:
                    for micro in micros]
         shared = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=run.device) for value in (
             *(counts[name] for name in names), sum(content), sum(len(micro.batch) for micro in micros),
-            run.seconds if run.world.main else 0.0, float(bool(self.stop)))])
-        *sums, tokens, sequences, seconds, stop = run.world.sum(shared).tolist()
+            run.seconds if run.world.main else 0.0, float(bool(self.stop)), *self.testify(micros))])
+        with run.world.waiting("the sum of the update's counts"):
+            *sums, tokens, sequences, seconds, stop, place, weights, squared = run.world.sum(shared).tolist()
         if stop:
             return False
+        self.cross_examine(sequences, place, int(weights), int(squared))
         step.counts = dict(zip(names, sums))
         run.meters.add(step.counts if run.world.main else {}, "count:")
         run.tokens, run.sequences = run.tokens + int(tokens), run.sequences + int(sequences)
         run.agreed_seconds = seconds
         return True
 
+    def testify(self, micros: Sequence[MicroBatch]) -> tuple[Tensor | int, int, int]:
+        """What tells of ranks that disagree, in the one sum: where this rank's draws lie in the update, and, every
+        train.check_ranks_every updates, a checksum of its weights and the square of that."""
+        run, every = self.run, self.run.config.train.check_ranks_every
+        if run.world_size == 1:
+            return 0, 0, 0
+        first = run.update * run.config.train.batch
+        place = sum((micro.batch.draws - first).sum() for micro in micros)
+        weights = checksum(run.module.parameters()) % (1 << 20) if every and run.update % every == 0 else 0
+        return place, weights, weights * weights
+
+    def cross_examine(self, sequences: float, place: float, weights: int, squared: int) -> None:
+        """RunError, on every rank alike, when their sums are not those of ranks that agree."""
+        run, batch = self.run, self.run.config.train.batch
+        if run.world_size == 1:
+            return
+        if sequences != batch or place != batch * (batch - 1) // 2:
+            updates = run.world.objects(run.update + 1)
+            ranks = f"they are in updates {', '.join(map(str, updates))}" if len(set(updates)) > 1 else "their draws overlap"
+            raise RunError(f"update {run.update + 1}: ranks disagree about what it consists of: together they read "
+                           f"{sequences:.0f} sequences of train.batch={batch}, and {ranks}; the last checkpoint is good")
+        if run.world_size * squared != weights * weights:  # equal just where all summands are
+            self.compare_ranks()
+
+    def compare_ranks(self) -> None:
+        """RunError when ranks do not hold the same weights, to the last bit."""
+        run = self.run
+        if run.world_size == 1:
+            return
+        sums = run.world.objects(checksum(run.module.parameters()))
+        most = Counter(sums).most_common(1)[0][0]
+        if others := [rank for rank, own in enumerate(sums) if own != most]:
+            raise RunError(f"after update {run.update} ranks hold different weights: rank {', '.join(map(str, others))} "
+                           f"differs from the rest (checksums {', '.join(f'{own:x}' for own in sums)} in rank order); "
+                           "the last checkpoint is good, go on from it")
+
     def differentiate(self, micros: Sequence[MicroBatch], step: Step) -> None:
         """Fills `.grad` of what has a loss term in this update and leaves None elsewhere."""
-        run = self.run
-        for parameter in run.module.parameters():
+        run, scale = self.run, self.run.precision.scale
+        for parameter in self.parameters:
             parameter.grad = None
         if self.combine:
             self.differentiate_per_term(micros, step)
@@ -157,14 +205,16 @@ class Trainer:
             with nullcontext() if last or not wrapped else self.wrapped.no_sync():
                 with run.precision.autocast():
                     output = self.wrapped(micro, step)
-                (output.loss * run.precision.scale).backward()
+                (output.loss if scale == 1.0 else output.loss * scale).backward()
             self.record(output, output.loss.detach() / run.world_size)
-        run.precision.unscale([p.grad for p in run.trainable if p.grad is not None])
+        if scale != 1.0:
+            run.precision.unscale([p.grad for p in self.trainable if p.grad is not None])
 
     def differentiate_per_term(self, micros: Sequence[MicroBatch], step: Step) -> None:
-        run, parameters = self.run, self.run.trainable
+        run, parameters = self.run, self.trainable
         terms = [name for name in self.count_names if step.counts[name] > 0]
         gradients: dict[str, list[Tensor | None]] = {term: [None] * len(parameters) for term in terms}
+        marks = torch.zeros((), device=run.device)  # not finite where a loss is not
         for micro in micros:
             with run.precision.autocast():
                 output = run.module(micro, step, per_term=True)
@@ -175,7 +225,9 @@ class Trainer:
                                           retain_graph=number + 1 < len(output.terms))
                 gradients[term] = [b if a is None else a if b is None else a + b for a, b in zip(gradients[term], new)]
             total = sum((loss.detach() for loss in output.terms.values()), torch.zeros((), device=run.device))
+            marks = marks + total * 0.0
             self.record(output, total / run.world_size)
+        run.module.anchor.grad = run.world.sum(marks).to(run.module.anchor.dtype)
         for term in terms:
             reached = run.world.sum(torch.tensor([g is not None for g in gradients[term]], dtype=torch.float32,
                                                  device=run.device)).tolist()
@@ -195,18 +247,20 @@ class Trainer:
         meters.add(output.sums, "sum:")
         meters.add(output.statistics, "stat:")
 
-    def apply(self, factor: float) -> bool:
+    def apply(self, factor: float, micros: Sequence[MicroBatch] = (), step: Step | None = None) -> bool:
         """Gradients -> new weights, at `factor` times the learning rate; False when fp16 overflowed and the update is
-        skipped."""
+        skipped. micros, step: what the gradients are of, to be looked into when they are not finite."""
         run, train = self.run, self.run.config.train
-        with_gradient = [p for p in run.trainable if p.grad is not None]
+        with_gradient = [p for p in self.trainable if p.grad is not None]
         gradients = [p.grad for p in with_gradient]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
-        finite = bool(torch.isfinite(norm))
-        if not run.precision.accepts(finite):
-            if run.precision.name == "fp16":
-                return False
-            raise RunError(self.explain_not_finite())
+        loss_mark = run.module.anchor.grad  # not finite on every rank when some rank's loss is not
+        if not bool(torch.isfinite(norm if loss_mark is None else norm + loss_mark.to(norm.device))):
+            if not run.precision.may_skip:
+                raise RunError(self.explain_not_finite(micros, step))
+            run.precision.skipped()
+            return False
+        run.precision.applied()
         if train.clip and gradients:
             torch.nn.utils.clip_grads_with_norm_(with_gradient, train.clip, norm)
         self.rate = run.config.optimizer.config.lr * factor
@@ -218,16 +272,27 @@ class Trainer:
         run.meters.add({"updates": 1.0 if run.world.main else 0.0})
         return True
 
-    def explain_not_finite(self) -> str:
+    def explain_not_finite(self, micros: Sequence[MicroBatch], step: Step | None) -> str:
+        """What was not finite, where it began, and what to do. The gradient is not finite on any rank, so every rank
+        comes here."""
         run, batch = self.run, self.run.config.train.batch
         mine = [name[4:] for name, value in run.meters.pending.items()
                 if name.startswith("sum:") and not torch.isfinite(value).all()]
-        by_rank = run.world.objects(mine)  # the norm is the same everywhere, so every rank comes here
-        bad = sorted({name for names in by_rank for name in names})
+        by_rank = run.world.objects(mine)
+        terms = sorted({name for names in by_rank for name in names})
         ranks = [rank for rank, names in enumerate(by_rank) if names] or range(run.world_size)
-        where = f"loss term {', '.join(bad)} is not finite" if bad else "the gradient is not finite though every loss term is"
-        return (f"update {run.update + 1}: {where} (rank {', '.join(map(str, ranks))}; draws {run.update * batch} "
-                f"to {(run.update + 1) * batch - 1}); the last checkpoint is good; lower optimizer.lr or set train.clip")
+        what = f"loss term {', '.join(terms)} is not finite" if terms else "the gradient is not finite though every loss term is"
+        if run.precision.name == "fp16":
+            what += f" and the loss scale has come down to {run.precision.scale:g}: gradients are not finite at any scale"
+        found = diagnose(run, micros, step) if step is not None else Finding("nothing more is known of it", "pass")
+        advice = {
+            "weights": f"a checkpoint of update {run.update} holds the same; go on from an earlier one with a lower optimizer.lr",
+            "data": "the last checkpoint is good; mend the data",
+            "pass": "the last checkpoint is good; lower optimizer.lr or set train.clip"
+                    + (", or use train.precision=bf16 or fp32" if run.precision.name == "fp16" else ""),
+        }[found.kind]
+        return (f"update {run.update + 1}: {what} (rank {', '.join(map(str, ranks))}; draws {run.update * batch} "
+                f"to {(run.update + 1) * batch - 1}); {found.text}; {advice}")
 
     # -- phases ------------------------------------------------------------------------------------------------------
 
@@ -280,15 +345,24 @@ class Trainer:
         run = self.run
         self.wrapped_for = run.phase.name if run.phase else None
         self.wrapped = run.module
+        self.parameters, self.trainable = list(run.module.parameters()), run.trainable
         if run.world_size > 1:
+            self.compare_ranks()  # before the wrapper gives every rank the first one's
             # find_unused_parameters: a head may be without examples here and in use elsewhere; it also keeps the
             # buckets as they are first laid out, so that a resumed run reduces in the same order
             self.wrapped = DistributedDataParallel(run.module, find_unused_parameters=True)
+            self.wrapped.register_forward_hook(self.announce_reduction)
+
+    def announce_reduction(self, wrapped: DistributedDataParallel, inputs: Any, output: Any) -> None:
+        """The backward pass that follows waits for the other ranks' gradients."""
+        if wrapped.require_backward_grad_sync and torch.is_grad_enabled():
+            self.run.world.at("the reduction of gradients", waits=True)
 
     # -- between updates ---------------------------------------------------------------------------------------------
 
     def report(self) -> None:
         run, train = self.run, self.run.config.train
+        run.world.at("hooks and logging")
         if run.update % train.log_every == 0 or run.done:
             self.log()
         improved = False
@@ -319,6 +393,7 @@ class Trainer:
     def validate(self) -> bool:
         """Evaluates the `valid` split; True when it is among the best so far."""
         run, train = self.run, self.run.config.train
+        run.world.at("validation")
         metrics = evaluate(run, "valid")
         run.last_metrics["valid"] = metrics
         self.emit({"split": "valid", "update": run.update, "metrics": metrics})
@@ -340,29 +415,43 @@ class Trainer:
         if self.run.world.main:
             self.run.hooks.hook.fwk_logged(run=self.run, record=record)
 
-    def save(self) -> Path | None:
-        """Writes a checkpoint on rank 0 while the others wait; an update that is already saved is not saved again."""
+    def save(self) -> None:
+        """Begins a checkpoint of this update, on rank 0; an update that is already saved is not saved again. What could
+        not be written fails all ranks: this one, or the one before when they are written in the background."""
         run = self.run
         if run.optimizer is None or self.saved_at == run.update:
-            return None
+            return
+        run.world.at("saving")
         self.saved_at = run.update
+        self.compare_ranks()
         meters = run.meters.state(run.world)
-        path = None
-        failure = None
+        self.on_first_rank(lambda: self.saver.begin(
+            run.update, *self.snapshot(meters), best=[update for _, update in run.best]))
+
+    def finish_saving(self) -> None:
+        """Until the last checkpoint is written."""
+        self.run.world.at("waiting for the last checkpoint to be written")
+        self.on_first_rank(self.saver.wait)
+
+    def on_first_rank(self, work: Callable[[], None]) -> None:
+        """Does something on rank 0 that may fail, in which case every rank does."""
+        run, failure = self.run, None
         if run.world.main:
             try:
-                path = self.write(meters)
-                self.settle(path)
+                work()
             except Exception as error:  # the other ranks must hear of it before this one raises
                 failure = error
-        if any(run.world.objects(failure is not None)):
-            raise failure or RunError("rank 0 could not write the checkpoint; its own message says why")
-        return path
+        failed, good = run.world.objects([failure is not None, self.saver.good])[0]
+        if run.world.watch is not None:
+            run.world.watch.good = good
+        if failed:
+            raise failure or LostRanks("rank 0 could not write the checkpoint; its own message says why", quiet=True)
 
-    def write(self, meters: dict[str, Tensor]) -> Path:
+    def snapshot(self, meters: dict[str, Tensor]) -> tuple[dict[str, Mapping[str, Tensor]], str]:
+        """What a checkpoint holds: tensors by file and name, and the state as JSON."""
         run = self.run
         moments, numbers = self.pack()
-        tensors = {"model": model_tensors(run.module), "optimizer": moments, "meters": meters}
+        tensors: dict[str, Mapping[str, Tensor]] = {"model": model_tensors(run.module), "optimizer": moments, "meters": meters}
         if run.average is not None:
             tensors["average"] = run.average.values
         plugins: dict[str, Any] = {}
@@ -381,19 +470,13 @@ class Trainer:
             "fingerprint": run.task.fingerprint(), "plugins": plugins,
             "needs": required(run.config),
         }
-        return checkpoint.write_checkpoint(run.folder, run.update, tensors, state)
+        try:
+            return tensors, json.dumps(state, indent=1, sort_keys=True)
+        except (TypeError, ValueError) as error:
+            raise RunError(f"what fwk_checkpoint_save of {', '.join(plugins) or 'a plugin'} keeps is not JSON: {error}") from error
 
     def settle(self, newest: Path) -> None:
-        """Points `latest` and `best` to what they name and deletes what is neither among the last nor among the best.
-        Also after a resume: the run may have been killed between writing a checkpoint and this."""
-        run = self.run
-        checkpoint.point(run.folder, "latest", newest)
-        if run.best and (best := run.folder / "checkpoints" / checkpoint.folder_name(run.best[0][1])).is_dir():
-            checkpoint.point(run.folder, "best", best)
-        kept = {update for _, update in run.best}
-        for old in checkpoint.list_checkpoints(run.folder)[: -run.config.train.keep_last or None]:
-            if checkpoint.update_of(old) not in kept and old != newest:
-                checkpoint.remove(old)
+        checkpoint.settle(self.run.folder, newest, [update for _, update in self.run.best], self.run.config.train.keep_last)
 
     def restore(self, path: Path) -> None:
         """The inverse of `write`. CheckpointError when it was trained on other data."""
