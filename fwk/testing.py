@@ -9,6 +9,7 @@ reason: `expected_failures = {"geometry": "in-batch negatives are those of the m
 
 from __future__ import annotations
 
+import itertools
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,12 +28,14 @@ from fwk.data.joined import Joined
 from fwk.data.loader import train_batches
 from fwk.engine import api
 from fwk.engine.distributed import World
+from fwk.engine.evaluate import evaluate
 from fwk.engine.lifecycle import StopRequest
 from fwk.engine.module import Step
 from fwk.engine.run import Run
 from fwk.engine.trainer import Trainer
 from fwk.errors import FwkError
 from fwk.keyed import Key
+from fwk.optim.base import set_learning_rate
 from fwk.plugins import load_plugins
 from fwk.registry import registry
 from fwk.views import View
@@ -214,8 +217,6 @@ def rule_no_global_randomness(config: RunConfig) -> str:
 
 def rule_finite(config: RunConfig) -> str:
     """Every term is finite and is named by `normalizers`; evaluation gives a finite loss too."""
-    from fwk.engine.evaluate import evaluate
-
     with trainer_of(config) as trainer:
         differentiate_once(trainer)
         bad = [name for name, value in trainer.run.meters.pending.items() if not torch.isfinite(value).all()]
@@ -228,11 +229,6 @@ def rule_finite(config: RunConfig) -> str:
     return ""
 
 
-def rule_fields_documented(config: RunConfig) -> str:
-    """Every option says what it is."""
-    return _undocumented(next(iter(config.criterion.values())).component.cls)
-
-
 def _undocumented(cls: type) -> str:
     silent = [name for name, f in getattr(cls.Config, "__dataclass_fields__", {}).items() if not f.metadata.get("doc")]
     return f"without documentation: {', '.join(silent)}; use option(default, 'what it is')" if silent else ""
@@ -240,7 +236,7 @@ def _undocumented(cls: type) -> str:
 
 CRITERION_RULES: dict[str, Callable[[RunConfig], str]] = {
     "geometry": rule_geometry, "resume": rule_resume, "one encode per view": rule_one_encode,
-    "no global randomness": rule_no_global_randomness, "finite": rule_finite, "options documented": rule_fields_documented,
+    "no global randomness": rule_no_global_randomness, "finite": rule_finite,
 }
 
 
@@ -359,6 +355,84 @@ ENCODER_RULES = {"padding-proof": encoder_is_padding_proof, "named states": enco
                  "geometry": rule_geometry, "resume": rule_resume}
 
 
+# -- rules for optimizers --------------------------------------------------------------------------------------------
+
+
+def optimizer_leaves_what_has_no_gradient(config: RunConfig) -> str:
+    """A parameter without gradient in an update is not stepped: no decay, no momentum."""
+    with trainer_of(config) as trainer:
+        trainer.step(next(batches_of(trainer.run)))
+        named = trainer.run.named_trainable()
+        before = {name: parameter.detach().clone() for name, parameter in named}
+        for _, parameter in named[::2]:
+            parameter.grad = None
+        trainer.run.optimizer.step()
+        moved = [name for name, parameter in named[::2] if not torch.equal(parameter, before[name])]
+        still = [name for name, parameter in named[1::2] if torch.equal(parameter, before[name]) and parameter.grad.any()]
+    if moved:
+        return f"{len(moved)} parameters without gradient were stepped, first {moved[0]}"
+    return f"{len(still)} parameters with gradient were not stepped, first {still[0]}" if still else ""
+
+
+def optimizer_obeys_the_rate(config: RunConfig) -> str:
+    """The learning rate that the engine puts into each group is the one that is used: at 0 nothing moves."""
+    with trainer_of(config) as trainer:
+        trainer.step(next(batches_of(trainer.run)))
+        before = {name: parameter.detach().clone() for name, parameter in trainer.run.named_trainable()}
+        set_learning_rate(trainer.run.optimizer, 0.0)
+        trainer.run.optimizer.step()
+        moved = [name for name, parameter in trainer.run.named_trainable() if not torch.equal(parameter, before[name])]
+    return f"{len(moved)} parameters moved at a learning rate of 0, first {moved[0]}" if moved else ""
+
+
+def optimizer_learns(config: RunConfig) -> str:
+    """At its default rate the loss of a tiny task falls in 40 updates."""
+    config = _with(config, {"train": {"updates": 40}})
+    with trainer_of(config) as trainer:
+        first = evaluate(trainer.run, "valid")["loss"]
+        for batches in itertools.islice(batches_of(trainer.run), 40):
+            trainer.step(batches)
+        last = evaluate(trainer.run, "valid")["loss"]
+    return "" if last < first else f"the loss went from {first:.3f} to {last:.3f}"
+
+
+OPTIMIZER_RULES = {"resume": rule_resume, "nothing without gradient": optimizer_leaves_what_has_no_gradient,
+                   "learning rate": optimizer_obeys_the_rate, "learns": optimizer_learns}
+
+
+# -- rules for schedules ---------------------------------------------------------------------------------------------
+
+
+def _schedule(name: str, options: Mapping[str, Any]) -> Any:
+    cls = registry.get("schedule", name).cls
+    return cls(configuration.build(cls, options))
+
+
+def _whole_run(schedule: Any, total: int | None) -> list[float]:
+    end = total or 300
+    return [schedule.factor(update, total, (update - 1) / end) for update in range(1, end + 1)]
+
+
+def schedule_is_a_factor(name: str, options: Mapping[str, Any]) -> str:
+    """Every factor lies in [0, 1], however long the run is and whatever counts its length."""
+    for warmup in (0.0, 1.0, 7.0, 500.0, 0.3):
+        for total in (1, 2, 3, 10, 300, None):
+            factors = _whole_run(_schedule(name, {**options, "warmup": warmup}), total)
+            if bad := [(update, f) for update, f in enumerate(factors, 1) if not 0 <= f <= 1]:
+                return f"update {bad[0][0]} of {total} after a warm-up of {warmup:g} has the factor {bad[0][1]}"
+    return ""
+
+
+def schedule_is_pure(name: str, options: Mapping[str, Any]) -> str:
+    """A factor depends on nothing that was asked before, so a resumed run has the rates of one that never stopped."""
+    straight, one = _whole_run(_schedule(name, options), 50), _schedule(name, options)
+    backwards = [one.factor(update, 50, (update - 1) / 50) for update in range(50, 0, -1)]
+    return "" if backwards[::-1] == straight else "asked backwards it gives other factors"
+
+
+SCHEDULE_RULES = {"a factor": schedule_is_a_factor, "pure": schedule_is_pure}
+
+
 # -- running the kit -------------------------------------------------------------------------------------------------
 
 
@@ -377,8 +451,15 @@ def check(kind: str, name: str, options: Mapping[str, Any] | None = None, base: 
     elif kind == "model":
         changed = _merged({"model": {"name": name, **options}}, base or {})
         rules = {rule: _of_config(f, lambda: tiny_config(changed, user_dirs)) for rule, f in ENCODER_RULES.items()}
+    elif kind == "optimizer":
+        own = {"name": name, "lr": cls.Config.__dataclass_fields__["lr"].default, **options}
+        changed = _merged({"criterion": "masked_lm", "optimizer": own}, base or {})
+        rules = {rule: _of_config(f, lambda: tiny_config(changed, user_dirs)) for rule, f in OPTIMIZER_RULES.items()}
+    elif kind == "schedule":
+        rules = {rule: (lambda f=f: f(name, options)) for rule, f in SCHEDULE_RULES.items()}
     else:
-        rules = {"options documented": lambda: _undocumented(cls)}
+        rules = {}
+    rules["options documented"] = lambda: _undocumented(cls)
     expected = getattr(cls, "expected_failures", {})
     results = []
     for rule, run in rules.items():

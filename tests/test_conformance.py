@@ -32,7 +32,17 @@ def test_encoders_conform(name):
     assert_conforms("model", name)
 
 
-@pytest.mark.parametrize("kind", ["task", "optimizer", "schedule", "hook"])
+@pytest.mark.parametrize("name", registered("optimizer"))
+def test_optimizers_conform(name):
+    assert_conforms("optimizer", name)
+
+
+@pytest.mark.parametrize("name", registered("schedule"))
+def test_schedules_conform(name):
+    assert_conforms("schedule", name)
+
+
+@pytest.mark.parametrize("kind", ["task", "hook"])
 def test_every_option_is_documented(kind):
     for name in registered(kind):
         assert_conforms(kind, name)

@@ -1,6 +1,9 @@
 """Exponential moving average of the weights, a service any view (`ema: true`) or evaluation may use.
 
     average <- d * average + (1 - d) * weights        after every update
+
+An update that fp16 skips leaves the averages alone. Buffers (running statistics, counts) are not averaged: the averaged
+weights work with the module's own.
 """
 
 from __future__ import annotations
@@ -13,10 +16,11 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The averages of a module's parameters by name; they start as a copy of the weights."""
+    """The averages of a module's parameters by name, tied ones once; they start as a copy of the weights."""
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
+        self.module = module
         self.parameters = dict(module.named_parameters())
         self.values = {name: p.detach().clone() for name, p in self.parameters.items()}
 
@@ -26,10 +30,12 @@ class Average:
 
     @torch.no_grad()
     def restart(self, prefixes: Iterable[str]) -> None:
-        """Parameters under these prefixes were given new values: their averages start from there."""
-        for name, value in self.values.items():
+        """Parameters under these prefixes were given new values: their averages start from there. Tied ones are found
+        under each of their names."""
+        first = {id(parameter): name for name, parameter in self.parameters.items()}
+        for name, parameter in self.module.named_parameters(remove_duplicate=False):
             if name.startswith(tuple(prefixes)):
-                value.copy_(self.parameters[name])
+                self.values[first[id(parameter)]].copy_(parameter)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

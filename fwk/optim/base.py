@@ -81,7 +81,8 @@ def apex_optimizer(name: str, groups: list[dict[str, Any]], other: str, **settin
     key, parameters = "optimizer.implementation", [p for group in groups for p in group["params"]]
     apex_part("normalization", key, other)  # only NVIDIA's has it
     cls = getattr(apex_part("optimizers", key, other), name)
-    if wrong := next((p for p in parameters if p.device.type != "cuda" or p.dtype == torch.float64), None):
+    wrong = next((p for p in parameters if p.device.type != "cuda" or p.dtype == torch.float64), None)
+    if wrong is not None:
         what = "float64" if wrong.device.type == "cuda" else f"train.device={wrong.device}"
         raise ConfigError(key, f"apex's {name} has CUDA kernels up to float32, and none for {what}; use '{other}'")
     try:

@@ -57,6 +57,9 @@ class Muon(OptimizerFactory):
 
         def __post_init__(self) -> None:
             check_betas(self.betas)
+            if not hasattr(torch.optim, "Muon"):
+                raise ConfigError("optimizer", f"'muon' is torch.optim.Muon, which came with torch 2.9, and this is torch "
+                                  f"{torch.__version__}; install a newer torch or choose another optimizer")
 
     @classmethod
     def kind(cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]) -> str:
@@ -66,9 +69,6 @@ class Muon(OptimizerFactory):
 
     @classmethod
     def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
-        if not hasattr(torch.optim, "Muon"):
-            raise ConfigError("optimizer", f"'muon' is torch.optim.Muon, which came with torch 2.9, and this is torch "
-                              f"{torch.__version__}; install a newer torch or choose another optimizer")
         names = [name for group in groups for name in group["names"]]
         if config.hidden != LAYERS:
             check_patterns("optimizer.hidden", config.hidden, names)
