@@ -1,0 +1,1 @@
+"""The fault matrix: `python tests/faults/run.py`."""

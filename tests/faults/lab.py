@@ -1,0 +1,594 @@
+"""Where a fault is provoked and its outcome is judged. One `Side` per trainer: the same case runs on both.
+
+A case starts commands as real processes in a folder of its own and says of each start what must come of it. `Fwk`
+checks what was said and computes the verdict; `HF` writes down what happened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+HERE = Path(__file__).resolve().parent
+INSIDE = HERE / "inside"
+TRACEBACK = "Traceback (most recent call last)"
+TIMINGS = ("seconds", "tokens_per_second")
+KILL = {"act": "signal", "name": "SIGKILL", "place": "update", "at": 10}
+UPDATES, EVERY = 16, 4  # of every run here: its length, and the updates between two checkpoints
+
+
+class Skip(Exception):
+    """The fault cannot be provoked on this machine; the message says why."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the matrix. hf: False where the fault has no counterpart there, and `why`."""
+
+    name: str
+    group: str
+    title: str
+    run: Callable[[Side], None]
+    ranks: int = 1
+    data: str = "made"
+    words: tuple[str, ...] = ()
+    hf: bool = True
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended. status: None if it had to be ended; negative: the signal. output: of all its processes."""
+
+    status: int | None
+    output: str
+    seconds: float
+
+    @property
+    def flat(self) -> str:
+        return " ".join(self.output.split())
+
+
+@dataclass
+class Seen:
+    """A start, in words. kind: same | other | nan | stopped | sentence | silent | traceback | signal | hung."""
+
+    kind: str
+    text: str
+
+
+@dataclass
+class Side:
+    """One trainer in one case. folder: the case's own; everything in it is named relative to it."""
+
+    folder: Path
+    templates: Path
+    ranks: int = 1
+    data: str = "made"
+    words: tuple[str, ...] = ()
+    start_words: tuple[str, ...] = ()  # for the next starts, not for the undisturbed run
+    starts: int = 0
+    seen: list[Seen] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    undo: ExitStack = field(default_factory=ExitStack)
+
+    name = ""
+    reads = ""  # the data it always reads, whatever the case asks for
+    shards = ""  # pattern of the files of training data
+    saving = ""  # pattern of the files of the checkpoint at update 8, being written or whole
+    step_key = ""  # what the number of updates done is called in a checkpoint's state
+    files: ClassVar[Mapping[str, str]] = {}  # part of a checkpoint -> its file
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    # -- starting ----------------------------------------------------------------------------------------------------
+
+    def program(self) -> list[str]:
+        raise NotImplementedError
+
+    def options(self, words: Sequence[str], fault: dict | None) -> list[str]:
+        raise NotImplementedError
+
+    def translate(self, words: Sequence[str]) -> list[str]:
+        """Words of fwk as this side's."""
+        return list(words)
+
+    def launch(self, *words: str, fault: dict | None = None, before: Sequence[str] = (), env: Mapping[str, str] | None = None,
+               restarts: int = 0, rank_words: Mapping[int, Sequence[str]] | None = None,
+               rank_folder: Mapping[int, str] | None = None, **how) -> Started:
+        """A command on its way. fault: for `inside/acts.py`. before: a command that starts this one. rank_words and
+        rank_folder: what a rank is told besides, and where it works. how: for `Popen`."""
+        self.starts += 1
+        program = self.program()
+        if self.ranks > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}", "--monitor-interval=0.1",
+                        "--shutdown-timeout=3", f"--max-restarts={restarts}", str(HERE / "rank.py")]
+            command = [sys.executable, *launcher, *(word for word in program if word != "-m")]
+        else:
+            command = [sys.executable, *program]
+        command = [*before, *command, *self.options([*self.start_words, *words], fault)]
+        mark = uuid.uuid4().hex
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "FWK_CACHE": str(self.folder / "cache"),
+                       "HF_HUB_OFFLINE": "1", "FAULTS_MARK": mark,
+                       "RANK_WORDS": json.dumps({rank: self.translate(more) for rank, more in (rank_words or {}).items()}),
+                       "RANK_FOLDER": json.dumps(rank_folder or {}),
+                       **({"FAULT": json.dumps(fault)} if fault else {}), **(env or {})}
+        for old in self.folder.glob("rank-*.txt"):
+            old.unlink()
+        log = self.folder / f"start-{self.starts}.txt"
+        how.setdefault("stdout", open(log, "w"))  # noqa: SIM115  closed with the process
+        how.setdefault("stderr", subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, **how)
+        started = Started(process, log, mark, self.folder, self.ranks)
+        self.undo.callback(started.clear)
+        return started
+
+    def start(self, *words: str, limit: float = 60, **how) -> Ended:
+        return self.launch(*words, **how).end(limit)
+
+    # -- runs to begin with ------------------------------------------------------------------------------------------
+
+    def template(self, kind: str, fault: dict | None) -> Path:
+        key = hashlib.sha256(repr((self.name, self.data, self.ranks, self.words)).encode()).hexdigest()[:12]
+        kept = self.templates / f"{self.name}-{kind}-{key}"
+        if not kept.is_dir():
+            making = replace(self, folder=kept.with_name(f".{kept.name}"), start_words=(), starts=0, seen=[], told=[],
+                             problems=[], undo=ExitStack())
+            shutil.rmtree(making.folder, ignore_errors=True)
+            if kind == "resumed":
+                shutil.copytree(self.template("interrupted", KILL), making.folder, symlinks=True)
+            else:
+                making.folder.mkdir(parents=True)
+                making.prepare_data()
+            with making.undo:
+                ended = making.start(fault=fault, limit=120)
+            there = [self.update_of(path) for path in making.checkpoints()]
+            if kind == "undisturbed" and ended.status != 0 or kind == "interrupted" and there != [4, 8]:
+                raise RuntimeError(f"{self.name} does not get as far as that without a fault: {ended.output[-3000:]}")
+            making.folder.rename(kept)
+        return kept
+
+    def fresh(self) -> None:
+        """The case's folder with its data, and no run yet."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.prepare_data()
+
+    def interrupted(self) -> None:
+        """The case's folder with a run that was killed before its tenth update: checkpoints at 4 and 8."""
+        kept = self.template("interrupted", KILL)
+        shutil.copytree(kept, self.folder, symlinks=True, dirs_exist_ok=True)
+
+    def prepare_data(self) -> None:
+        made = make_data(self.templates, self.reads or self.data)
+        if made is not None:
+            to = self.folder / made.name
+            shutil.copytree(made, to) if made.is_dir() else shutil.copy(made, to)
+
+    def mount(self, size: str, place: Path | None = None) -> Path:
+        """A file system of its own in the run's folder (or elsewhere), so that it can be full or read-only."""
+        place = place or self.run
+        place.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, text=True)
+        if done.returncode:
+            raise Skip(f"a file system cannot be mounted here ({tidy(done.stderr, self.folder)})")
+        self.undo.callback(subprocess.run, ["umount", "-l", str(place)], check=False)
+        return place
+
+    # -- what is there -----------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Path]:
+        raise NotImplementedError
+
+    def update_of(self, checkpoint: Path) -> int:
+        return int(re.search(r"(\d+)$", checkpoint.name)[1])
+
+    def newest(self, part: str) -> Path:
+        """A file of the newest checkpoint: weights, optimizer or state."""
+        return self.checkpoints()[-1] / self.files[part]
+
+    def weights(self, folder: Path | None = None) -> dict | None:
+        """The weights after the last update; None when there are none."""
+        raise NotImplementedError
+
+    def look(self, ended: Ended) -> Seen:
+        """What came of a start."""
+        if ended.status is None:
+            return Seen("hung", f"hung until it was ended from outside after {ended.seconds:.0f} s")
+        weights = self.weights()
+        if ended.status == 0 and weights is not None:
+            if not all(np.isfinite(w).all() for w in weights.values()):
+                return Seen("nan", "went on, the weights became NaN")
+            there = self.weights(self.template("undisturbed", None) / "run")
+            same = weights.keys() == there.keys() and all(np.array_equal(weights[n], there[n]) for n in there)
+            return Seen("same", "went on to the same weights") if same else Seen("other", "went on to other weights")
+        if ended.status == 0:
+            return Seen("stopped", "ended early with status 0")
+        if TRACEBACK in ended.output:
+            return Seen("traceback", f"traceback: {last_error(ended.output)}")
+        if ended.status < 0:
+            return Seen("signal", f"ended by {signal.Signals(-ended.status).name}")
+        return Seen("sentence", f"status {ended.status}: {last_line(ended.output)}")
+
+
+@dataclass
+class Started:
+    process: subprocess.Popen
+    log: Path
+    mark: str
+    folder: Path
+    ranks: int
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not condition() and self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def end(self, limit: float = 60) -> Ended:
+        began = time.monotonic()
+        try:
+            status = self.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            status = None
+        seconds = time.monotonic() - began
+        self.clear()
+        output = self.log.read_text(errors="replace") if self.log.is_file() else ""
+        if self.ranks > 1:  # torchrun ends with a traceback of its own: the ranks' words count
+            output = "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("rank-*.txt")))
+            self.log.with_suffix(".ranks.txt").write_text(output)
+        return Ended(status, output, seconds)
+
+    def clear(self) -> None:
+        """Ends whatever this start has left running: known by a mark in its environment."""
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and f"FAULTS_MARK={self.mark}".encode() in (entry / "environ").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except OSError:
+                continue
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+# -- fwk -------------------------------------------------------------------------------------------------------------
+
+
+class Fwk(Side):
+    name = "fwk"
+    shards = "store/train-*.tokens"
+    saving = "run/checkpoints/*update-000000008/*"
+    step_key = "update"
+    files = {"weights": "model.safetensors", "optimizer": "optimizer.safetensors", "state": "state.json"}
+
+    def program(self) -> list[str]:
+        return ["-m", "fwk.cli.train"]
+
+    def options(self, words: Sequence[str], fault: dict | None) -> list[str]:
+        task, text = "synthetic", ["task.length=12", "model.layers=2", "model.width=16", "model.heads=2"]
+        user = [f"--user-dir={INSIDE}"] if fault or self.data == "reached" else []
+        source = {
+            "made": [*text, "task.sequences=64", "task.vocabulary=24"], "reached": [*text, "task.sequences=64", "task.vocabulary=24"],
+            "store": [*text, "task.data=store"],
+            "text": [*text, "task.data=text.txt", "task.vocabulary=64", "task.valid_share=0.1"],
+            "digits": [f"--user-dir={HERE.parent / 'contracts' / 'images.py'}", "--model=test_pixels", "--criterion=test_classify"],
+        }[self.data]
+        task = {"store": "mlm", "text": "mlm", "digits": "test_digits", "reached": "reached"}.get(self.data, task)
+        return [f"--task={task}", *user, *source, "optimizer.lr=1e-3", f"train.updates={UPDATES}", "train.batch=8",
+                f"train.save_every={EVERY}", "train.keep_last=3", "train.validate_every=8", "train.log_every=2",
+                "train.device=cpu", "train.timeout=10", "hooks.terminal=null", "hooks.summary=null", "hooks.tensorboard=null",
+                "run=run", *self.words, *words]
+
+    def checkpoints(self) -> list[Path]:
+        return sorted(path for path in (self.run / "checkpoints").glob("update-*") if path.is_dir())
+
+    def records(self, run: Path) -> list[dict]:
+        """metrics.jsonl, timings aside."""
+        if not (run / "metrics.jsonl").is_file():
+            return []
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+    def weights(self, folder: Path | None = None) -> dict | None:
+        path = (folder or self.run) / "checkpoints" / f"update-{UPDATES:09d}" / "model.safetensors"
+        return load_file(path) if path.is_file() else None
+
+    def whole(self) -> dict[str, str]:
+        """Checkpoints whose every file has the hash of the manifest -> a hash of all."""
+        found = {}
+        for path in self.checkpoints():
+            try:
+                files = json.loads((path / "manifest.json").read_text())["files"]
+                if all(digest(path / name) == entry["sha256"] for name, entry in files.items()):
+                    found[path.name] = digest(path / "manifest.json")
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+        return found
+
+    # -- what must come of a start
+
+    def goes_on(self, says: str = "", warns: str = "", metrics: bool = True, **how) -> None:
+        """The command ends well: the weights, and the lines of metrics.jsonl, of an undisturbed run."""
+        self.judge(self.start(**how), says or warns, metrics, bool(warns))
+
+    def went_on(self, ended: Ended, says: str = "", warns: str = "", metrics: bool = True) -> None:
+        self.judge(ended, says or warns, metrics, bool(warns))
+
+    def judge(self, ended: Ended, says: str, metrics: bool, warned: bool) -> None:
+        seen = self.look(ended)
+        self.seen.append(Seen("warned", seen.text) if warned and seen.kind == "same" else seen)
+        self.expect(seen.kind == "same", f"it should have gone on to the same weights: {seen.text}")
+        self.expect(TRACEBACK not in ended.output, f"a traceback: {last_error(ended.output)}")
+        self.hear(ended, says)
+        if metrics and seen.kind == "same":
+            there = self.records(self.template("undisturbed", None) / "run")
+            self.expect(self.records(self.run) == there, "metrics.jsonl differs from that of an undisturbed run")
+
+    def refuses(self, says: str, status: int | None = None, unchanged: bool = False, own_traceback: bool = False,
+                seconds: float | None = None, **how) -> None:
+        """The command ends with a status that is not 0 and one sentence. unchanged: nothing in the run's folder is.
+        own_traceback: that of the user's own code may be shown above the sentence. seconds: the most it may take."""
+        before, good = self.snapshot() if unchanged else None, self.whole()
+        self.refused(self.start(**how), says, status, own_traceback, seconds)
+        if unchanged:
+            self.expect(self.snapshot() == before, "something in the run's folder was changed")
+        now = self.whole()
+        lost = [name for name in sorted(good)[-1:] if now.get(name) != good[name]]
+        self.expect(not lost, f"the good checkpoint {', '.join(lost)} is gone")
+
+    def refused(self, ended: Ended, says: str, status: int | None = None, own_traceback: bool = False,
+                seconds: float | None = None) -> None:
+        seen = self.look(ended)
+        self.seen.append(seen)
+        wanted = {status} if status else {1, 2}
+        self.expect(ended.status in wanted, f"status {ended.status}, expected {' or '.join(map(str, sorted(wanted)))} ({seen.text})")
+        if not own_traceback:
+            self.expect(TRACEBACK not in ended.output, f"a traceback: {last_error(ended.output)}")
+        errors = [line for line in ended.output.splitlines() if line.startswith("fwk-train: error:")]
+        self.expect(len(errors) == 1 if self.ranks == 1 else len(errors) >= 1, f"{len(errors)} sentences, expected one")
+        self.hear(ended, says)
+        if seconds is not None:
+            self.expect(ended.seconds <= seconds, f"it took {ended.seconds:.0f} s, expected {seconds:.0f} at most")
+        self.expect(not self.poisoned(), "a checkpoint with numbers that are not finite was written")
+
+    def answers(self, says: str, warning: bool = True, **how) -> None:
+        """Either way is right, and none is silent: it goes on to the same weights and says so, or refuses."""
+        ended = self.start(**how)
+        if self.look(ended).kind == "same":
+            self.judge(ended, says, False, warning)
+        else:
+            self.refused(ended, says)
+
+    def stops(self, status: int, says: str = "", **how) -> None:
+        """The command saves, and ends with this status before the run is done."""
+        self.stopped(self.start(**how), status, says)
+
+    def stopped(self, ended: Ended, status: int, says: str = "") -> None:
+        seen = self.look(ended)
+        self.seen.append(Seen("stopped", f"saved and stopped with status {ended.status}"))
+        self.expect(ended.status == status, f"status {ended.status}, expected {status} ({seen.text})")
+        self.expect(TRACEBACK not in ended.output, f"a traceback: {last_error(ended.output)}")
+        self.expect(bool(self.whole()), "it left no whole checkpoint")
+        self.hear(ended, says)
+
+    def ends_well(self, **how) -> None:
+        """Another run than the undisturbed one: it ends with status 0."""
+        ended = self.start(**how)
+        self.expect(ended.status == 0, f"status {ended.status}: {last_line(ended.output)}")
+
+    def dies(self, **how) -> None:
+        """The fault itself ends the process; nothing is asked of it."""
+        ended = self.start(**how)
+        self.expect(ended.status not in (0, None), f"the fault did not end it: status {ended.status}")
+
+    # -- judging
+
+    def expect(self, true: bool, problem: str) -> None:
+        if not true:
+            self.problems.append(problem)
+
+    def hear(self, ended: Ended, says: str) -> None:
+        """The sentence must be there; the line it stands in is told in the table."""
+        if not says:
+            return
+        lines = [line for line in ended.output.splitlines() if re.search(says, line)]
+        self.expect(bool(lines), f"no sentence like '{says}' in: {last_line(ended.output)}")
+        self.told += lines[:1]
+
+    def snapshot(self) -> dict[str, str]:
+        return {str(path.relative_to(self.run)): digest(path) for path in sorted(self.run.rglob("*"))
+                if path.is_file() and path.name != ".lock"} if self.run.is_dir() else {}
+
+    def poisoned(self) -> bool:
+        paths = [self.run / "checkpoints" / name / "model.safetensors" for name in self.whole()]
+        return any(not np.isfinite(w).all() for path in paths for w in load_file(path).values())
+
+    def verdict(self) -> str:
+        if self.problems:
+            return "FAILED: " + "; ".join(self.problems)
+        kinds = [seen.kind for seen in self.seen]
+        refused = any(kind in ("sentence", "traceback") for kind in kinds)
+        if kinds[-1] == "same":
+            return "refused, then recovered" if refused else "recovered"
+        return "tolerated with a warning" if kinds[-1] == "warned" else "refused"
+
+    def sentence(self) -> str:
+        """What it said, without paths."""
+        return " / ".join(dict.fromkeys(tidy(line, self.folder) for line in self.told))
+
+
+# -- Hugging Face ----------------------------------------------------------------------------------------------------
+
+
+class HF(Side):
+    name = "hf"
+    reads = "tokens"
+    shards = "tokens.npy"
+    saving = "run/checkpoint-8/*"
+    step_key = "global_step"
+    files = {"weights": "model.safetensors", "optimizer": "optimizer.pt", "state": "trainer_state.json"}
+    translated = {"optimizer.lr": "learning_rate", "seed": "seed", "train.workers": "dataloader_num_workers",
+                  "train.batch": "per_device_train_batch_size", "model.width": "hidden_size", "train.updates": "max_steps"}
+
+    def program(self) -> list[str]:
+        return [str(HERE / "hf_train.py")]
+
+    def options(self, words: Sequence[str], fault: dict | None) -> list[str]:
+        return ["--output_dir", "run", "--data", "tokens.npy", *self.translate([*self.words, *words])]
+
+    def translate(self, words: Sequence[str]) -> list[str]:
+        """The words of fwk that have a counterpart, as those."""
+        found = []
+        for word in words:
+            key, _, value = word.partition("=")
+            if key == "hooks.tensorboard":
+                found += ["--report_to", "tensorboard"]
+            elif key in self.translated:
+                found += [f"--{self.translated[key]}", value]
+        return found
+
+    def checkpoints(self) -> list[Path]:
+        return sorted((path for path in self.run.glob("checkpoint-*") if path.is_dir()), key=self.update_of)
+
+    def weights(self, folder: Path | None = None) -> dict | None:
+        path = (folder or self.run) / f"checkpoint-{UPDATES}" / "model.safetensors"
+        try:
+            return load_file(path) if path.is_file() else None
+        except SafetensorError:
+            return None
+
+    def went_on(self, ended: Ended, says: str = "", warns: str = "", metrics: bool = True) -> None:
+        seen = self.look(ended)
+        if seen.kind in ("same", "other", "nan") and (line := self.new_line(ended)):
+            seen = Seen(seen.kind, f"{seen.text}, with a warning: {line}")
+        elif seen.kind in ("other", "nan"):
+            seen = Seen(seen.kind, f"{seen.text}, without a word")
+        self.seen.append(seen)
+
+    def goes_on(self, says: str = "", warns: str = "", metrics: bool = True, **how) -> None:
+        self.went_on(self.start(**how))
+
+    def refuses(self, says: str, status: int | None = None, unchanged: bool = False, own_traceback: bool = False,
+                seconds: float | None = None, **how) -> None:
+        self.went_on(self.start(**how))
+
+    def answers(self, says: str, warning: bool = True, **how) -> None:
+        self.went_on(self.start(**how))
+
+    def stops(self, status: int, says: str = "", **how) -> None:
+        self.went_on(self.start(**how))
+
+    def refused(self, ended: Ended, *_, **__) -> None:
+        self.went_on(ended)
+
+    def stopped(self, ended: Ended, *_, **__) -> None:
+        self.went_on(ended)
+
+    def dies(self, **how) -> None:
+        self.start(**how)
+
+    def new_line(self, ended: Ended) -> str:
+        """The first line that a run prints neither undisturbed nor when it goes on after a SIGKILL, numbers and
+        progress aside."""
+        def lines(text: str) -> list[str]:
+            kept = [line for line in text.replace("\r", "\n").splitlines() if line.strip() and not line.startswith(("{", "Writing model"))]
+            return [line for line in kept if "mtime may not" not in line]
+
+        logs = [path for kind in ("undisturbed", "resumed") for path in self.template(kind, None).glob("*.txt")]
+        usual = {re.sub(r"[\d.]+", "0", line) for path in logs for line in lines(path.read_text(errors="replace"))}
+        new = [line for line in lines(ended.output) if re.sub(r"[\d.]+", "0", line) not in usual]
+        return tidy(new[0], self.folder, 90) if new else ""
+
+    def summary(self) -> str:
+        """What happened, start by start."""
+        words = [tidy(seen.text, self.folder, 110) for seen in self.seen]
+        return "; then ".join(words)
+
+
+# -- small tools -----------------------------------------------------------------------------------------------------
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def last_error(output: str) -> str:
+    """`KindOfError: its message`, of the last traceback."""
+    found = re.findall(r"^(?:\[rank\d\]: ?)?((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed)\w*)(?:: (.*))?$", output, re.MULTILINE)
+    if not found:
+        return last_line(output)
+    kind, message = found[-1]
+    return f"{kind.rsplit('.', 1)[-1]}{': ' if message else ''}{message[:90]}"
+
+
+def last_line(output: str) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "nothing"
+
+
+def tidy(line: str, folder: Path, longest: int = 170) -> str:
+    """A line of output for a table: no paths, no program's name, no newline, shortened."""
+    line = re.sub(r"^(\[transformers\] |fwk-train: (error|warning): |fwk: |\S*Warning: )", "", " ".join(line.split()))
+    line = line.replace(f"{folder}/", "").replace(str(folder), ".").replace(str(HERE.parents[1]) + "/", "").replace("run/checkpoints/", "")
+    line = re.sub(r"(?<![\w.])/[\w./-]+/", "", line)
+    line = line.replace("|", "\\|")
+    return line if len(line) <= longest else line[: longest - 3].rsplit(" ", 1)[0] + " ..."
+
+
+def make_data(templates: Path, data: str) -> Path | None:
+    """The data of a kind, made once: `tokens.npy` is what Hugging Face reads where fwk makes or stores its own."""
+    templates.mkdir(parents=True, exist_ok=True)
+    if data == "tokens":
+        path = templates / "tokens.npy"
+        if not path.is_file():
+            np.save(path, tokens(0))
+        return path
+    text = templates / "text.txt"
+    if data in ("store", "text") and not text.is_file():
+        text.write_text(prose(0))
+    if data == "text":
+        return text
+    if data == "store":
+        store = templates / "store"
+        if not store.is_dir():
+            make_store(text, store)
+        return store
+    return None
+
+
+def tokens(seed: int) -> np.ndarray:
+    """int64 [80, 12]: sequences of the shape that the synthetic task makes."""
+    rows = np.random.default_rng(seed).integers(5, 24, (80, 12))
+    rows[:, 0], rows[:, -1] = 2, 3
+    return rows
+
+
+def prose(seed: int) -> str:
+    """Forty documents of made-up words."""
+    numbers = np.random.default_rng(seed)
+    words = ["".join(numbers.choice(list("abcdefghijklmnop"), 4)) for _ in range(40)]
+    return "\n\n".join(" ".join(numbers.choice(words, 60)) + "." for _ in range(40)) + "\n"
+
+
+def make_store(text: Path, store: Path) -> None:
+    subprocess.run([sys.executable, "-m", "fwk.cli.preprocess", str(text), "--output", str(store), "--vocabulary", "64",
+                    "--valid-share", "0.1", "--processes", "1", "--quiet"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
