@@ -21,7 +21,7 @@ class Average:
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
         self.module = module
-        self.parameters = dict(module.named_parameters())
+        self.parameters = {name: p for name, p in module.named_parameters() if name != "anchor"}  # no weight
         self.values = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     @torch.no_grad()
@@ -34,7 +34,7 @@ class Average:
         under each of their names."""
         first = {id(parameter): name for name, parameter in self.parameters.items()}
         for name, parameter in self.module.named_parameters(remove_duplicate=False):
-            if name.startswith(tuple(prefixes)):
+            if name.startswith(tuple(prefixes)) and name != "anchor":
                 self.values[first[id(parameter)]].copy_(parameter)
 
     @contextmanager
