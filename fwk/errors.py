@@ -11,6 +11,7 @@ class FwkError(Exception):
     """Root of everything `fwk` raises on purpose; ends a command with exit status 1."""
 
     exit_status = 1
+    quiet = False  # another process of the job says it
 
 
 class UserError(FwkError):
@@ -49,6 +50,10 @@ class PluginError(UserError):
 
 class RunError(FwkError):
     """The run failed for a reason that is not the user's input (a non-finite loss, a lost rank)."""
+
+
+class LogFailed(RunError):
+    """What is logged cannot be written. The run saves, then fails."""
 
 
 def nearest(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:

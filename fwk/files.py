@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+BLOCK = 1 << 22
 
 
 def digest(path: Path) -> str:
@@ -14,6 +18,21 @@ def digest(path: Path) -> str:
         while block := file.read(1 << 20):
             hashed.update(block)
     return hashed.hexdigest()
+
+
+def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Writes a file and waits until it is on the disk; its sha256 and size, taken on the way."""
+    hashed, size = hashlib.sha256(), 0
+    with open(path, "wb") as file:
+        for part in parts:
+            for start in range(0, len(part), BLOCK):
+                block = part[start : start + BLOCK]
+                hashed.update(block)
+                file.write(block)
+            size += len(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"sha256": hashed.hexdigest(), "bytes": size}
 
 
 def sync(path: Path) -> None:

@@ -18,7 +18,7 @@ import fwk
 from fwk import config as configuration
 from fwk.engine import api, checkpoint
 from fwk.engine.distributed import World
-from fwk.errors import CheckpointError, FwkError
+from fwk.errors import CheckpointError, FwkError, RunError
 from fwk.plugins import load_plugins
 from fwk.testing import _merged, batches_of, tiny_config, trainer_of
 
@@ -138,13 +138,16 @@ def test_a_newer_format_is_refused_rather_than_passed_over(run):
     assert caught.value.exit_status == 2
 
 
-def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(run, monkeypatch):
+@pytest.mark.parametrize("in_background", [True, False])
+def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(run, monkeypatch, in_background):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(CheckpointError, match="No space left on device.*the previous checkpoint is untouched"):
-        api.run(config_in(run, {"train": {"updates": 6}}))
+    monkeypatch.setattr(checkpoint, "write_hashed", full)
+    said = "cannot write the checkpoint .*update-000000006: No space left on device; the last good checkpoint is update-000000004"
+    with pytest.raises(RunError, match=said) as caught:
+        api.run(config_in(run, {"train": {"updates": 6, "async_save": in_background}}))
+    assert caught.value.exit_status == 1
     assert checkpoint.newest_whole(run)[0].name == "update-000000004"
     assert not list((run / "checkpoints").glob(".writing*"))
 
@@ -167,7 +170,7 @@ def test_a_checkpoint_written_again_is_never_absent(run, monkeypatch):
         seen.append(checkpoint.newest_whole(run)[0])
 
     monkeypatch.setattr(os, "replace", watched)
-    checkpoint.write_checkpoint(run, 4, tensors, state)
+    checkpoint.write_checkpoint(run, 4, tensors, json.dumps(state))
     assert len(seen) == 4 and None not in seen
 
 
@@ -278,7 +281,7 @@ def test_the_best_ones_are_kept_by_metric_and_mode(tmp_path, monkeypatch, mode, 
     from fwk.engine import trainer
 
     values = {1: 5.0, 2: 1.0, 3: 2.0, 4: 3.0, 5: 4.0, 6: float("nan"), 7: 3.0}
-    monkeypatch.setattr(trainer, "evaluate", lambda run, split: {"loss": 0.0, "score": values[run.update]})
+    monkeypatch.setattr(trainer, "evaluate", lambda run, split, stop: {"loss": 0.0, "score": values[run.update]})
     api.run(config_in(tmp_path / "run", {"train": {
         "updates": 7, "save_every": 1, "keep_last": 1, "keep_best": 2, "best_metric": "score", "best_mode": mode,
         "validate_every": 1}}))

@@ -99,18 +99,19 @@ def _die_at(step: int, in_save: int) -> None:
     """Kills this process at the `step`-th thing that its `in_save`-th save does to the disk: just before it, or (where
     it writes a file) halfway through it."""
     from fwk.engine import checkpoint
-    from fwk.engine.trainer import Trainer
 
     state = {"saves": 0, "steps": 0}
-    save = Trainer.save
+    write, settle = checkpoint.write_checkpoint, checkpoint.settle
 
-    def counted(self):
+    def counted(*arguments):
         state["saves"] += 1
         state["steps"] = 0
-        path = save(self)
+        return write(*arguments)
+
+    def last(*arguments):
+        settle(*arguments)
         if state["saves"] == in_save and state["steps"] <= step:
             os._exit(99)  # there is no such step
-        return path
 
     def watched(function, torn=None):
         def call(*arguments, **keywords):
@@ -123,23 +124,20 @@ def _die_at(step: int, in_save: int) -> None:
             return function(*arguments, **keywords)
         return call
 
-    def half_a_file(function, _, path):
-        function(_, path)
+    def half_a_file(function, path, parts):
+        function(path, parts)
         os.truncate(path, os.path.getsize(path) // 2)
-
-    def half_a_text(function, path, text, **keywords):
-        function(path, text[: len(text) // 2], **keywords)
 
     def half_a_folder(function, path, **keywords):
         for inside in sorted(Path(path).glob("*"))[:2]:
             inside.unlink()
 
-    Trainer.save = counted
-    checkpoint.save_file = watched(checkpoint.save_file, half_a_file)
+    # all of it happens in the thread that writes, the settling included
+    checkpoint.write_checkpoint, checkpoint.settle = counted, last
+    checkpoint.write_hashed = watched(checkpoint.write_hashed, half_a_file)
     checkpoint.shutil.rmtree = watched(checkpoint.shutil.rmtree, half_a_folder)
     for name in ("replace", "fsync"):
         setattr(os, name, watched(getattr(os, name)))
-    Path.write_text = watched(Path.write_text, half_a_text)
     Path.mkdir, Path.unlink, Path.symlink_to = watched(Path.mkdir), watched(Path.unlink), watched(Path.symlink_to)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -361,7 +362,7 @@ def test_a_second_process_on_one_folder_is_refused_and_changes_nothing(tmp_path,
     folder = tmp_path / "run"
     api.run(config_in(folder, {"train": {"updates": 2}}))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
-    said = f"is in use by process {os.getpid()}; wait for it, or choose another"
+    said = f"is in use by process {os.getpid()} on {socket.gethostname()}; wait for it, or choose another"
     with folder_lock(folder), pytest.raises(CheckpointError, match=said):
         api.run(config_in(folder), overwrite=overwrite)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}

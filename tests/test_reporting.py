@@ -31,7 +31,7 @@ VALID = {"split": "valid", "update": 10, "metrics": {"loss": 6.25, "a/accuracy":
 def a_run(folder, **changes):
     settings = {
         "rank": 0, "folder": folder, "update": 0, "total_updates": 100, "progress": 0.0, "seconds": 0.0,
-        "world_size": 1, "last_metrics": {},
+        "world_size": 1, "last_metrics": {}, "owed": False,
     }
     return SimpleNamespace(**{**settings, **changes})
 

@@ -28,7 +28,7 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[s
         return status
     except FwkError as error:
         # what is wrong with the command line or a plugin, every rank says alike; anything else may be one rank's alone
-        if first_rank() or not isinstance(error, (ConfigError, UnknownName, PluginError)):
+        if not error.quiet and (first_rank() or not isinstance(error, (ConfigError, UnknownName, PluginError))):
             rank = "" if first_rank() else f"rank {os.environ['RANK']}: "
             if details := getattr(error, "details", ""):
                 print(details.rstrip(), file=sys.stderr)

@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from fwk.config import RunConfig
 from fwk.data.order import Order
 from fwk.engine import checkpoint
 from fwk.engine.build import build_module
+from fwk.engine.compiling import CompileWatch, compile_networks
 from fwk.engine.distributed import World, process_group
 from fwk.engine.ema import Average
+from fwk.engine.failures import explained
 from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
 from fwk.engine.run import Run
@@ -29,6 +32,7 @@ from fwk.models.base import Encoder
 from fwk.plugins import load_plugins
 from fwk.plugins import provenance as plugin_provenance
 from fwk.reporting.environment import describe_environment
+from fwk.version import __version__
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,10 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
     if train.threads:
         torch.set_num_threads(train.threads)
     stop = StopRequest()
-    with stop.listening(), process_group(train.device, train.timeout) as world:
-        _determinism(train.deterministic, world)
+    with stop.listening(), process_group(train.device, train.timeout) as world, _determinism(train.deterministic, world):
         new = world.main and not folder.exists()
         try:
-            with folder_lock(folder) if world.main else nullcontext():
+            with explained(), folder_lock(folder) if world.main else nullcontext():
                 if world.main:
                     _open_folder(folder, config, overwrite)
                 _agree_on_start(world, config)
@@ -87,14 +90,21 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
         _describe(this)
     status = "failed"
     try:
-        status = trainer.train()
+        with world.together(), explained(trainer):
+            status = trainer.train()
+            if status == "finished":
+                trainer.save()
+            trainer.finish_saving()
+            world.at("the end")
         if status == "finished":
-            trainer.save()
             trainer.emit({"event": "finished", "split": "train", "update": this.update, "seconds": round(this.seconds, 3)})
         elif world.main:
             trainer.emit({"event": "stopped", "split": "train", "update": this.update, "seconds": round(this.seconds, 3)})
+        trainer.complain()
     except BaseException as error:
         hooks.hook.fwk_exception(run=this, error=error)
+        if not isinstance(error, KeyboardInterrupt):  # the second Ctrl-C does not wait
+            trainer.saver.leave()
         raise
     finally:
         hooks.hook.fwk_run_end(run=this, status=status)
@@ -107,12 +117,12 @@ def build_run(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
         raise UserError(f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}")
     sizes = {name: len(source) for name, source in task.sources("train").items()}
     order = Order(config.seed, sizes, task.mixture(), group=config.train.batch if task.one_source_per_update() else 1)
-    precision = Precision(config.train.precision, world.device)
+    precision = Precision(config.train.precision, world.device, growth_interval=config.train.scale_growth_interval)
     module = build_module(config, task).to(device=world.device, dtype=precision.dtype)
     module.world = world
     if config.train.compile:
-        for network in module.networks.values():
-            network.compile()
+        compile_networks(module)
+        hooks.register(CompileWatch(), name="compile_watch")
     average = Average(module, config.train.ema) if config.train.ema else None
     module.ema = average.values if average else None
     for label, component in config.hooks.items():
@@ -164,10 +174,14 @@ def _describe(this: Run) -> None:
 
 
 def _agree_on_start(world: World, config: RunConfig) -> None:
-    """Every rank must have been started with the same config; rank 0 has opened the folder once this returns."""
-    identities = world.objects(configuration.identity(config))
-    if len(set(identities)) > 1:
-        raise RunError(f"ranks were started with different configs: {', '.join(identities)} (hashes in rank order)")
+    """Every rank must have been started with the same config and software; rank 0 has opened the folder once this
+    returns."""
+    mine = {"fwk": __version__, "torch": str(torch.__version__)} | configuration.shared_by_ranks(config)
+    first, *others = world.objects({key: str(value) for key, value in mine.items()})
+    for rank, theirs in enumerate(others, start=1):
+        if different := [f"{key}: {theirs.get(key, 'nothing')} there, {first.get(key, 'nothing')} on rank 0"
+                         for key in sorted(first.keys() | theirs.keys()) if first.get(key) != theirs.get(key)]:
+            raise RunError(f"rank {rank} was started otherwise than rank 0: {'; '.join(different[:8])}")
 
 
 def _newest(folder: Path, world: World) -> Path | None:
@@ -186,21 +200,23 @@ def _newest(folder: Path, world: World) -> Path | None:
     return folder / "checkpoints" / told[0] if told[0] else None
 
 
-def _determinism(wanted: bool, world: World) -> None:
+@contextmanager
+def _determinism(wanted: bool, world: World) -> Iterator[None]:
+    """Deterministic kernels while inside, or not, and as it was before outside."""
+    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+              torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark)
+    if wanted and world.device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
     if wanted:
-        if world.device.type == "cuda":
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True, warn_only=True)
         # filling fresh memory with NaN finds bugs and costs a pass over it; results do not depend on it
         torch.utils.deterministic.fill_uninitialized_memory = False
-
-
-def _wanted(state: dict[str, Any]) -> str:
-    """`; it needs ...`: the plugins that a checkpoint says it needs, with versions and what they bring."""
-    needs = [f"{name} {facts.get('version', '')} ({', '.join(facts.get('names', []))})".replace("  ", " ")
-             for name, facts in state.get("needs", {}).items()]
-    return f"; it needs {'; '.join(needs)}: install them, or name the user directories" if needs else ""
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark = before[2:]
 
 
 @dataclass(frozen=True)
@@ -228,7 +244,7 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool = Fals
     try:
         config = configuration.read(folder / "config.yaml", user_dirs=user_dirs)
     except (UnknownName, PluginError) as error:
-        raise CheckpointError(f"{found} cannot be used here: {error}{_wanted(state)}") from error
+        raise CheckpointError(f"{found} cannot be used here: {error}{checkpoint.wanted(state)}") from error
     load_plugins(config.user_dirs)
     task = config.task.cls.without_data(config.task.config, config.seed, folder)
     module = build_module(config, task)

@@ -14,27 +14,33 @@ A folder without a manifest that fits is no checkpoint: it is passed over, with 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fwk.errors import CheckpointError
-from fwk.files import digest, sync
+from fwk.files import digest, sync, write_hashed
 
 FORMAT = 1
 NAME = re.compile(r"update-(\d{9,})$")
 ESSENTIAL = {"model.safetensors", "optimizer.safetensors", "meters.safetensors", "state.json"}
+STATE = {"update", "skipped", "tokens", "sequences", "seconds", "world_size", "phase", "optimizer", "schedule_start",
+         "precision", "best", "last_metrics", "rate", "grad_norm", "owed", "fingerprint", "plugins", "listeners"}
 WRITING, REPLACED = ".writing-", ".replaced-"
+TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+         torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+         torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
 
 
 class NewerFormat(CheckpointError):
@@ -55,25 +61,25 @@ def list_checkpoints(run: Path) -> list[Path]:
     return sorted(found, key=update_of)
 
 
-def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-    """Writes `checkpoints/update-N` so that it is there whole or not at all. CheckpointError when the disk says no."""
+def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str) -> Path:
+    """Writes `checkpoints/update-N` so that it is there whole or not at all. state: JSON. OSError when the disk says
+    no; what was there before is untouched then."""
     parent = run / "checkpoints"
     final, beside = parent / folder_name(update), parent / f"{WRITING}{folder_name(update)}"
     aside = parent / f"{REPLACED}{folder_name(update)}"
+    parent.mkdir(exist_ok=True)
+    for left in parent.glob(f"{WRITING}*"):  # by a run that was killed here
+        shutil.rmtree(left)
+    needed = sum(value.numel() * value.element_size() for group in tensors.values() for value in group.values())
+    if needed > (free := shutil.disk_usage(parent).free):
+        raise OSError(errno.ENOSPC, f"it needs {_megabytes(needed)}, and {_megabytes(free)} are free on its disk")
     try:
-        for left in parent.glob(f"{WRITING}*"):  # by a run that was killed here
-            shutil.rmtree(left)
-        beside.mkdir(parents=True)
-        for name, group in tensors.items():
-            contiguous = {key: value.detach().cpu().contiguous() for key, value in group.items()}
-            save_file(contiguous, beside / f"{name}.safetensors")
-        (beside / "state.json").write_text(json.dumps(state, indent=1, sort_keys=True), encoding="utf-8")
-        files = {path.name: {"sha256": digest(path), "bytes": path.stat().st_size} for path in sorted(beside.iterdir())}
-        for path in beside.iterdir():
-            sync(path)
-        manifest = {"format": FORMAT, "update": update, "files": files}
-        (beside / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        sync(beside / "manifest.json")
+        beside.mkdir()
+        files = {f"{name}.safetensors": write_hashed(beside / f"{name}.safetensors", serialized(group))
+                 for name, group in tensors.items()}
+        files["state.json"] = write_hashed(beside / "state.json", [state.encode()])
+        manifest = {"format": FORMAT, "update": update, "files": dict(sorted(files.items()))}
+        write_hashed(beside / "manifest.json", [json.dumps(manifest, indent=1).encode()])
         sync(beside)
         if final.exists():  # of the same update: until the new one is in place, `newest_whole` finds it aside
             shutil.rmtree(aside, ignore_errors=True)
@@ -82,10 +88,44 @@ def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, 
         sync(parent)
         for left in parent.glob(f"{REPLACED}*"):
             remove(left)
-    except (OSError, SafetensorError) as error:
+    except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
-        raise CheckpointError(f"cannot write the checkpoint {final}: {error}; the previous checkpoint is untouched") from error
+        raise
     return final
+
+
+def serialized(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """Tensors in the safetensors format, piece by piece: the length of a header, the header (JSON: type, shape and
+    bounds of each tensor), the bytes of each. `safetensors.save_file` makes a copy of all of it first."""
+    header, end = {}, 0
+    ordered = sorted(tensors.items(), key=lambda pair: (-pair[1].element_size(), pair[0]))  # so that each is aligned
+    for name, value in ordered:
+        if value.dtype not in TYPES:
+            raise CheckpointError(f"'{name}' is of type {value.dtype}, which a checkpoint cannot hold")
+        start, end = end, end + value.numel() * value.element_size()
+        header[name] = {"dtype": TYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, value in ordered:
+        if value.numel():
+            yield memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def settle(run: Path, newest: Path, best: Sequence[int], keep_last: int) -> None:
+    """Points `latest` and `best` to what they name and deletes what is neither among the last nor among the best
+    (updates, the best one first). Also after a resume: the run may have been killed between writing a checkpoint and
+    this."""
+    point(run, "latest", newest)
+    if best and (first := run / "checkpoints" / folder_name(best[0])).is_dir():
+        point(run, "best", first)
+    for old in list_checkpoints(run)[:-keep_last]:
+        if update_of(old) not in best and old != newest:
+            remove(old)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def point(run: Path, name: str, target: Path) -> None:
@@ -151,6 +191,13 @@ def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
     if complaints:
         raise CheckpointError(f"no checkpoint of {run} is whole: {'; '.join(complaints)}")
     return None, complaints
+
+
+def wanted(state: Mapping[str, Any]) -> str:
+    """`; it needs ...`: the plugins that a checkpoint says it needs, with versions and what they bring."""
+    needs = [f"{name} {facts.get('version', '')} ({', '.join(facts.get('names', []))})".replace("  ", " ")
+             for name, facts in state.get("needs", {}).items()]
+    return f"; it needs {'; '.join(needs)}: install them, or name the user directories" if needs else ""
 
 
 def find_checkpoint(path: Path) -> Path:

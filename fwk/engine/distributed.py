@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,28 +17,65 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fwk.errors import RunError, UserError
+from fwk.engine.watchdog import LostRanks, Watch
+from fwk.errors import FwkError, RunError, UserError
 
 
 @dataclass
 class World:
     """Who this process is. `side` is a second group, for collectives inside forward and backward passes, whose order
-    relative to the gradient reduction differs from rank to rank."""
+    relative to the gradient reduction differs from rank to rank. watch: looks on while this rank waits for others."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
     side: Any = None
+    watch: Watch | None = None
+    doing: str = "the start"
 
     @property
     def main(self) -> bool:
         return self.rank == 0
 
+    def at(self, place: str, waits: bool = False, update: int | None = None) -> None:
+        """Says where this rank is from here on, for the others. waits: for them, which `train.timeout` bounds."""
+        self.doing = place
+        if self.watch is not None:
+            self.watch.at(place, waits)
+            if update is not None:
+                self.watch.update = update
+
+    def waiting(self, place: str) -> AbstractContextManager:
+        """Inside, this rank waits for the others."""
+        return self.watch.waiting(place) if self.watch is not None else nullcontext()
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One rank's failure inside ends all ranks, each with one sentence. What torch says when another rank is lost
+        becomes LostRanks; any other error is told to the others."""
+        try:
+            yield
+        except Exception as error:
+            if self.watch is None or isinstance(error, LostRanks):
+                raise
+            if not isinstance(error, FwkError) and is_lost_connection(error):
+                raise self.watch.lost(error) from None
+            if not self.watch.tell(error) and not self.main and isinstance(error, FwkError):
+                error.quiet = True
+            raise
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks; in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with self.waiting("a sum over ranks"):
+                dist.all_reduce(tensor)
         return tensor
+
+    def totals(self, numbers: Sequence[Tensor | float]) -> list[float]:
+        """The sum over ranks of each number, in float64 and one reduction."""
+        if self.size == 1 and self.device.type == "cpu":
+            return [float(number) for number in numbers]
+        return self.sum(torch.stack([torch.as_tensor(n, dtype=torch.float64, device=self.device) for n in numbers])).tolist()
 
     def rows(self, tensor: Tensor) -> Tensor:
         """[B, ...] -> the rows of all ranks, rank 0 first; B may differ from rank to rank. No gradient."""
@@ -49,9 +89,10 @@ class World:
             return tensor, mine
         sizes = torch.zeros(self.size, dtype=torch.int64, device=tensor.device)
         sizes[self.rank] = len(tensor)
-        dist.all_reduce(sizes, group=self.side)
-        start = sizes[: self.rank].sum()
-        return _Gather.apply(tensor, self, int(start)), mine + start
+        with self.waiting("the gathering of rows"):
+            dist.all_reduce(sizes, group=self.side)
+            start = int(sizes[: self.rank].sum())
+        return _Gather.apply(tensor, self, start), mine + start
 
     def objects(self, value: Any) -> list[Any]:
         """JSON-able values of all ranks, in rank order (text travels, nothing is unpickled)."""
@@ -66,13 +107,14 @@ class World:
 def all_rows(tensor: Tensor, world: World, group: Any) -> Tensor:
     sizes = torch.zeros(world.size, dtype=torch.int64, device=tensor.device)
     sizes[world.rank] = tensor.shape[0]
-    dist.all_reduce(sizes, group=group)
-    counts = sizes.tolist()
-    longest = max(counts)
-    padded = tensor.new_zeros((longest, *tensor.shape[1:]))
-    padded[: tensor.shape[0]] = tensor.detach()
-    parts = [torch.empty_like(padded) for _ in range(world.size)]
-    dist.all_gather(parts, padded.contiguous(), group=group)
+    with world.waiting("the exchange of rows"):
+        dist.all_reduce(sizes, group=group)
+        counts = sizes.tolist()
+        longest = max(counts)
+        padded = tensor.new_zeros((longest, *tensor.shape[1:]))
+        padded[: tensor.shape[0]] = tensor.detach()
+        parts = [torch.empty_like(padded) for _ in range(world.size)]
+        dist.all_gather(parts, padded.contiguous(), group=group)
     return torch.cat([part[:count] for part, count in zip(parts, counts)])
 
 
@@ -85,43 +127,113 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         grad = grad.contiguous().clone()
-        dist.all_reduce(grad, group=ctx.world.side)
+        with ctx.world.waiting("the gradient of gathered rows"):
+            dist.all_reduce(grad, group=ctx.world.side)
         return grad[ctx.start : ctx.start + ctx.rows], None, None
 
 
 @contextmanager
 def process_group(device: str, timeout: float) -> Iterator[World]:
-    """Joins the job that torchrun's variables describe (or none), and leaves it. UserError when they contradict."""
+    """Joins the job that torchrun's variables describe (or none), and leaves it. UserError when they contradict,
+    RunError when the others do not come within `timeout` seconds."""
     env = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")}
-    chosen = choose_device(device, int(env["LOCAL_RANK"] or 0))
     if env["WORLD_SIZE"] is None or (env["WORLD_SIZE"] == "1" and env["MASTER_ADDR"] is None):
-        yield World(device=chosen)
+        yield World(device=choose_device(device, _number(env, "LOCAL_RANK", 0)))
         return
-    missing = [name for name, value in env.items() if value is None]
-    if missing:
+    if missing := [name for name, value in env.items() if not value]:
         raise UserError(f"WORLD_SIZE is set but {', '.join(missing)} is not; start with torchrun, which sets them all")
-    try:
-        rank, size = int(env["RANK"]), int(env["WORLD_SIZE"])
-    except ValueError:
-        raise UserError(f"RANK '{env['RANK']}' and WORLD_SIZE '{env['WORLD_SIZE']}' must be integers") from None
+    rank, size, port = _number(env, "RANK"), _number(env, "WORLD_SIZE"), _number(env, "MASTER_PORT")
     if not 0 <= rank < size:
         raise UserError(f"RANK {rank} does not lie in [0, WORLD_SIZE {size})")
+    if not 0 < port < 1 << 16:
+        raise UserError(f"MASTER_PORT {port} is no port; expected 1 to 65535")
+    chosen = choose_device(device, _number(env, "LOCAL_RANK"))
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    limit = timedelta(seconds=timeout)
+    # the watch ends what is stuck, with every rank's stacks; torch's own limit is there in case the watch hangs too
+    limit = timedelta(seconds=2 * timeout + 60)
     joined = not dist.is_initialized()  # a program that trains several times keeps the group it made
-    if joined:
-        try:
-            dist.init_process_group(backend, timeout=limit, device_id=chosen if chosen.type == "cuda" else None)
-        except (dist.DistError, RuntimeError) as error:
-            raise RunError(f"rank {rank} of {size} could not join the job at {env['MASTER_ADDR']}:{env['MASTER_PORT']} "
-                           f"within {timeout:g} s: {str(error).splitlines()[0]}") from error
+    where = f"rank {rank} of {size} could not join the job at {env['MASTER_ADDR']}:{port}"
+    number = next(_times)
+    watch = None
     try:
-        yield World(rank=rank, size=size, device=chosen, side=dist.new_group(timeout=limit))
+        if joined:
+            store = dist.PrefixStore(f"fwk/group/{number}", _meet(env["MASTER_ADDR"], port, rank, size, timeout, number, where))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit,
+                                    device_id=chosen if chosen.type == "cuda" else None)
+        if size > 1:
+            watch = Watch(rank, size, timeout, _side_store(env["MASTER_ADDR"], port, number))
+            watch.start()
+        world = World(rank=rank, size=size, device=chosen, watch=watch)
+        with world.waiting("joining the job"):
+            world.side = dist.new_group(timeout=limit)
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        raise RunError(f"{where} within {timeout:g} s (train.timeout): {' '.join(str(error).split())[:200]}; every rank "
+                       "must be started, with one WORLD_SIZE and a RANK of its own") from None
+    try:
+        with world.together():
+            yield world
     finally:
+        if watch is not None:
+            watch.close()
         if joined:
             dist.destroy_process_group()
+
+
+def _number(env: Mapping[str, str | None], name: str, default: int | None = None) -> int:
+    try:
+        return int(env[name]) if env[name] or default is None else default
+    except ValueError:
+        raise UserError(f"{name} '{env[name]}' must be an integer; start with torchrun, which sets it") from None
+
+
+_times = itertools.count()  # how often this process joined a job; the same on all ranks
+_stores: list[Any] = []  # kept: the first rank's holds what the others connect to
+
+
+def _meet(host: str, port: int, rank: int, size: int, timeout: float, number: int, where: str) -> Any:
+    """The job's store, once every rank has come to it. RunError names the ranks that did not, and contradictions."""
+    held_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    limit = timedelta(seconds=timeout)
+    _stores.append(dist.TCPStore(host, port, is_master=rank == 0 and not held_by_agent, wait_for_workers=False,
+                                 timeout=limit, multi_tenant=not held_by_agent))
+    store = dist.PrefixStore(f"fwk/meet/{number}", _stores[-1])
+    mine = json.dumps({"size": size, "process": f"{os.getpid()} on {socket.gethostname()}"})
+    if (first := store.compare_set(str(rank), "", mine).decode()) != mine:
+        raise RunError(f"{where}: rank {rank} is process {json.loads(first)['process']} already; give every rank a RANK of "
+                       "its own")
+    end = time.monotonic() + timeout
+    missing = list(range(size))
+    while missing:
+        for other in [other for other in missing if store.check([str(other)])]:
+            missing.remove(other)
+            if (theirs := json.loads(store.get(str(other)))["size"]) != size:
+                raise RunError(f"{where}: rank {other} was started with WORLD_SIZE {theirs}, rank {rank} with {size}")
+        if missing and time.monotonic() > end:
+            some = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+            raise RunError(f"{where}: rank{'s' * (len(missing) > 1)} {some} did not come within {timeout:g} s "
+                           "(train.timeout); start every rank with one WORLD_SIZE, MASTER_ADDR and MASTER_PORT")
+        time.sleep(0.01 if size <= 64 else 0.2)
+    return _stores[-1]
+
+
+def _side_store(host: str, port: int, number: int) -> Any:
+    """A connection of its own to the store that the job met at: an operation that hangs in one does not block the other.
+    None where the program made its process group without one."""
+    try:
+        store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
+    except (dist.DistError, RuntimeError):
+        return None
+    return dist.PrefixStore(f"fwk/watch/{number}", store)
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether torch says by `error` that a collective operation ended because another rank did."""
+    said = str(error)
+    return isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and any(
+        mark in said for mark in ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL",
+                                  "Application timeout caused pair closure", "Broken pipe"))
 
 
 def choose_device(device: str, local_rank: int) -> torch.device:
@@ -160,3 +272,15 @@ def sum_named(world: World, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     world.sum(flat)
     sizes = [torch.Size(shapes[name]).numel() for name in names]
     return {name: part.view(shapes[name]).cpu() for name, part in zip(names, flat.split(sizes))}
+
+
+def checksum(tensors: Iterable[Tensor]) -> int:
+    """63 bits of what tensors hold, to the last bit; the same on every device, and whatever order it adds in."""
+    sums = [tensor.detach().contiguous().view(BITS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in tensors]
+    whole = 0
+    for own in torch.stack(sums).tolist() if sums else ():
+        whole = (whole * 1_000_003 + own) & (1 << 63) - 1
+    return whole
+
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

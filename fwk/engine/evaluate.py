@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def evaluate(run: Run, split: str) -> dict[str, float]:
+def evaluate(run: Run, split: str, stop: Any = False) -> dict[str, float] | None:
     """Metrics by name: `loss` (the weighted sum of the terms' means, at this point of the run's weight schedules), each
-    term's mean by 'component/term', and what components and task make of their statistics."""
+    term's mean by 'component/term', and what components and task make of their statistics. None when `stop` became true on some rank meanwhile."""
     module, meters, train = run.module, Meters(), run.config.train
     step = Step(update=run.update, progress=run.progress, split=split)
     weights: dict[str, float] = {}
@@ -34,9 +35,11 @@ def evaluate(run: Run, split: str) -> dict[str, float]:
     averaged = run.average.in_place() if run.average and train.evaluate_average else nullcontext()
     try:
         with averaged:
-            _measure(run, batches, step, meters, weights)
+            _measure(run, takewhile(lambda _: not stop, batches), step, meters, weights)
     finally:
         module.train(was_training)
+    if any(run.world.objects(bool(stop))):
+        return None
     sums = meters.read(run.world)
     found = means(sums)
     for other in run.world.objects(weights):  # a rank may have had no batch

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,10 @@ class StopRequest:
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def ask(self) -> None:
+        """As a signal does, from inside."""
+        self.signal = self.signal or signal.SIGTERM
 
     @property
     def exit_status(self) -> int:
@@ -72,7 +78,9 @@ os.register_at_fork(after_in_child=_let_go)
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Holds the run's folder, which it makes; CheckpointError when another process does. The lock ends with the
-    process."""
+    process. Some shared filesystems keep locks within each host: there, a folder that a process of another host took and
+    did not give back is used with a warning that names it."""
+    mine = f"{os.getpid()} on {socket.gethostname()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         opened = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  closed below
@@ -85,11 +93,21 @@ def folder_lock(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             raise CheckpointError(f"{folder} is in use by process {holder}; wait for it, or choose another --run") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        file.seek(0)
+        before = file.read().strip()
+        if before.partition(" on ")[2] not in ("", mine.partition(" on ")[2]):
+            print(f"fwk: {folder} was last used by process {before}, which did not give it back; if it still runs there, stop "
+                  "one of the two", file=sys.stderr)
+        try:
+            file.truncate(0)
+            file.write(mine)
+            file.flush()
+        except OSError as error:
+            raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
         _held.add(file)
         try:
             yield
         finally:
-            _held.discard(file)
+            if file in _held:  # not in a process forked from this one
+                _held.discard(file)
+                file.truncate(0)

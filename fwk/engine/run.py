@@ -49,6 +49,7 @@ class Run:
     best: list[tuple[float, int]] = field(default_factory=list)
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     schedule_start: tuple[int, float] | None = None
+    owed: bool = False  # a validation of this update that a request to stop cut short
     resumed_from: Path | None = None
     _started: float = field(default_factory=time.monotonic)
 

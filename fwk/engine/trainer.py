@@ -44,7 +44,7 @@ from fwk.engine.phases import Phase, copy_parameters, freeze
 from fwk.engine.run import Run
 from fwk.engine.saver import Saver
 from fwk.engine.watchdog import LostRanks
-from fwk.errors import CheckpointError, ConfigError, FwkError, RunError, nearest
+from fwk.errors import CheckpointError, ConfigError, FwkError, LogFailed, RunError, nearest
 from fwk.optim.base import set_learning_rate
 from fwk.optim.groups import owners, parameter_groups
 from fwk.plugins import HookFailed, required
@@ -64,7 +64,11 @@ class Trainer:
         self.rate = 0.0
         self.grad_norm = 0.0
         self.saved_at = -1
+        self.micros: Sequence[MicroBatch] = ()  # of the update under way
+        self.unlogged: LogFailed | None = None  # why the log cannot be written any more
         self.saver = Saver(run.folder, run.config.train.async_save, run.config.train.keep_last)
+        if run.world.watch is not None:
+            run.world.watch.last_words.append(self.saver.wait)
         self.shelf: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # optimizer state of frozen parameters, by name
         self.mark = (0.0, 0)  # seconds and tokens at the last log line
         self.wrapped_for: str | None = None  # name of the phase that `wrapped` and the optimizer were built for
@@ -73,11 +77,13 @@ class Trainer:
 
     def train(self) -> str:
         """Trains until done ("finished") or asked to stop ("stopped")."""
-        run, train = self.run, self.run.config.train
+        run = self.run
         run.hooks.hook.fwk_run_begin(run=run, resumed=run.resumed_from is not None)
         self.mark = (run.seconds, run.tokens)
         with closing(self.updates()) as updates:  # ends the loader's workers
-            while not run.done:
+            if run.owed:  # a signal came while it was made
+                self.pay()
+            while not run.done and not run.owed:
                 run.world.at("its own part", update=run.update + 1)
                 self.enter_phase(run.hooks.hook.fwk_phase(run=run))
                 run.hooks.hook.fwk_update_begin(run=run)
@@ -86,10 +92,12 @@ class Trainer:
                     return "stopped"
                 run.hooks.hook.fwk_update_end(run=run)
                 self.report()
-        if run.last_metrics.get("valid") is None and "valid" in run.task.splits():
+        if run.last_metrics.get("valid") is None and "valid" in run.task.splits() and not run.owed:
             self.validate()
             self.saved_at = -1  # the metrics belong into the checkpoint
-        return "finished"
+        if run.owed:
+            self.save()
+        return "stopped" if run.owed else "finished"
 
     def updates(self) -> Iterator[list[Mapping[str, View]]]:
         """Endless: the static views of this rank's micro-batches, update by update from the next one on."""
@@ -124,7 +132,7 @@ class Trainer:
     def agree(self, micros: Sequence[MicroBatch], step: Step) -> bool:
         """Sums counts over micro-batches and ranks, with everything else that ranks must agree on: tokens and
         sequences seen, time spent, whether to stop. One all-reduce per update."""
-        run = self.run
+        run, self.micros = self.run, micros
         counts: dict[str, Tensor] = {}
         for micro in micros:
             for name, count in run.module.normalizers(micro, step).items():
@@ -141,11 +149,10 @@ class Trainer:
                            "a term that does not occur in a micro-batch has the count 0")
         content = [micro.batch.mask.sum() if micro.batch.mask is not None and "tokens" in micro.batch.inputs else 0
                    for micro in micros]
-        shared = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=run.device) for value in (
-            *(counts[name] for name in names), sum(content), sum(len(micro.batch) for micro in micros),
-            run.seconds if run.world.main else 0.0, float(bool(self.stop)), *self.testify(micros))])
         with run.world.waiting("the sum of the update's counts"):
-            *sums, tokens, sequences, seconds, stop, place, weights, squared = run.world.sum(shared).tolist()
+            *sums, tokens, sequences, seconds, stop, place, weights, squared = run.world.totals([
+                *(counts[name] for name in names), sum(content), sum(len(micro.batch) for micro in micros),
+                run.seconds if run.world.main else 0.0, float(bool(self.stop)), *self.testify(micros)])
         if stop:
             return False
         self.cross_examine(sequences, place, int(weights), int(squared))
@@ -193,7 +200,7 @@ class Trainer:
 
     def differentiate(self, micros: Sequence[MicroBatch], step: Step) -> None:
         """Fills `.grad` of what has a loss term in this update and leaves None elsewhere."""
-        run, scale = self.run, self.run.precision.scale
+        run, scale, anchor = self.run, self.run.precision.scale, self.run.module.anchor
         for parameter in self.parameters:
             parameter.grad = None
         if self.combine:
@@ -206,7 +213,11 @@ class Trainer:
                 with run.precision.autocast():
                     output = self.wrapped(micro, step)
                 (output.loss if scale == 1.0 else output.loss * scale).backward()
-            self.record(output, output.loss.detach() / run.world_size)
+            loss = output.loss.detach()
+            if run.world_size == 1:  # elsewhere the loss's own graph marks it on every rank
+                mark = loss.to(anchor.dtype) * 0.0
+                anchor.grad = mark if anchor.grad is None else anchor.grad + mark
+            self.record(output, loss if run.world_size == 1 else loss / run.world_size)
         if scale != 1.0:
             run.precision.unscale([p.grad for p in self.trainable if p.grad is not None])
 
@@ -362,6 +373,7 @@ class Trainer:
 
     def report(self) -> None:
         run, train = self.run, self.run.config.train
+        self.micros = ()
         run.world.at("hooks and logging")
         if run.update % train.log_every == 0 or run.done:
             self.log()
@@ -390,11 +402,23 @@ class Trainer:
             record["loss_scale"] = run.precision.scale
         self.emit(record)
 
+    def pay(self) -> None:
+        """The validation that the checkpoint we go on from owes; the checkpoint is written again, with what it gave."""
+        self.run.owed = False
+        self.validate()
+        if not self.run.owed:
+            self.saved_at = -1
+            self.save()
+
     def validate(self) -> bool:
-        """Evaluates the `valid` split; True when it is among the best so far."""
+        """Evaluates the `valid` split; True when it is among the best so far. A request to stop that comes meanwhile
+        ends it, and the run owes it."""
         run, train = self.run, self.run.config.train
         run.world.at("validation")
-        metrics = evaluate(run, "valid")
+        metrics = evaluate(run, "valid", self.stop)
+        if metrics is None:
+            run.owed = True
+            return False
         run.last_metrics["valid"] = metrics
         self.emit({"split": "valid", "update": run.update, "metrics": metrics})
         run.hooks.hook.fwk_validated(run=run, split="valid", metrics=metrics)
@@ -412,8 +436,17 @@ class Trainer:
         return any(update == run.update for _, update in run.best)
 
     def emit(self, record: dict[str, Any]) -> None:
+        """One record to those that log, on rank 0. Where it cannot be written, all ranks save and end."""
         if self.run.world.main:
-            self.run.hooks.hook.fwk_logged(run=self.run, record=record)
+            try:
+                self.run.hooks.hook.fwk_logged(run=self.run, record=record)
+            except LogFailed as error:
+                self.unlogged = self.unlogged or error
+                self.stop.ask()
+
+    def complain(self) -> None:
+        if self.unlogged is not None:
+            raise self.unlogged
 
     def save(self) -> None:
         """Begins a checkpoint of this update, on rank 0; an update that is already saved is not saved again. What could
@@ -432,6 +465,7 @@ class Trainer:
         """Until the last checkpoint is written."""
         self.run.world.at("waiting for the last checkpoint to be written")
         self.on_first_rank(self.saver.wait)
+        self.on_first_rank(self.complain)
 
     def on_first_rank(self, work: Callable[[], None]) -> None:
         """Does something on rank 0 that may fail, in which case every rank does."""
@@ -466,8 +500,9 @@ class Trainer:
             "schedule_start": run.schedule_start,
             "precision": {"scale": run.precision.scale, "good": run.precision.good},
             "best": [list(pair) for pair in run.best], "last_metrics": run.last_metrics,
-            "rate": self.rate, "grad_norm": self.grad_norm,
+            "rate": self.rate, "grad_norm": self.grad_norm, "owed": run.owed,
             "fingerprint": run.task.fingerprint(), "plugins": plugins,
+            "listeners": [name for name in plugins if getattr(run.hooks.get_plugin(name), "listens_only", False)],
             "needs": required(run.config),
         }
         try:
@@ -482,17 +517,25 @@ class Trainer:
         """The inverse of `write`. CheckpointError when it was trained on other data."""
         run = self.run
         tensors, state = checkpoint.read_checkpoint(path)
+        if missing := sorted(checkpoint.STATE - state.keys()) + ["average.safetensors"] * (run.average is not None and "average" not in tensors):
+            raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was written by another version of fwk; install "
+                                  "that one (environment.json in the run's folder names it)")
+        if absent := sorted(state["plugins"].keys() - {name for name, _ in run.hooks.list_name_plugin()} - set(state["listeners"])):
+            raise CheckpointError(f"{path} holds the state of {', '.join(absent)}, which is not loaded here{checkpoint.wanted(state)}")
         if state["fingerprint"] != (here := run.task.fingerprint()):
             raise CheckpointError(f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
                                   f"{here[:12]} here; restore the data, or choose another --run")
         run.resumed_from = path
+        self.saver.good = path.name
+        if run.world.watch is not None:
+            run.world.watch.good = path.name
         self.saved_at = state["update"]
         run.update, run.skipped = state["update"], state["skipped"]
         run.tokens, run.sequences = state["tokens"], state["sequences"]
         run.seconds_before = run.agreed_seconds = state["seconds"]
         run.precision.scale, run.precision.good = state["precision"]["scale"], state["precision"]["good"]
         run.best = [(value, update) for value, update in state["best"]]
-        run.last_metrics = state["last_metrics"]
+        run.last_metrics, run.owed = state["last_metrics"], state["owed"]
         self.rate, self.grad_norm = state["rate"], state["grad_norm"]
         load_model_tensors(run.module, tensors["model"], path)
         if run.average is not None:

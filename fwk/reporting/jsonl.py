@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fwk.errors import CheckpointError, LogFailed
 from fwk.hookspecs import hookimpl
 from fwk.registry import register
 
@@ -39,16 +40,24 @@ class JSONL:
         if run.rank != 0:
             return
         self.path = Path(run.folder) / "metrics.jsonl"
-        if resumed:
-            cut_back(self.path, run.update)
-        else:
-            self.path.write_text("", encoding="utf-8")
+        try:
+            if resumed:
+                cut_back(self.path, run.update, owed=run.owed)
+            else:
+                self.path.write_text("", encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"cannot write {self.path}: {error.strerror}") from error
 
     @hookimpl
     def fwk_logged(self, record: dict[str, Any]) -> None:
         if self.path is not None:
-            with open(self.path, "a", encoding="utf-8") as file:  # closed, so flushed, after every line
-                file.write(as_line(record))
+            try:
+                with open(self.path, "a", encoding="utf-8") as file:  # closed, so flushed, after every line
+                    file.write(as_line(record))
+            except OSError as error:
+                path, self.path = self.path, None
+                raise LogFailed(f"cannot write {path}: {error.strerror}; the run has saved and ended at this, and the same "
+                                "command goes on once it can be written") from error
 
 
 def as_line(record: Mapping[str, Any]) -> str:
@@ -56,14 +65,14 @@ def as_line(record: Mapping[str, Any]) -> str:
     return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def cut_back(path: Path, update: int) -> None:
+def cut_back(path: Path, update: int, owed: bool = False) -> None:
     """Keep the lines of `path` that a run at `update` would have written: those up to that update, without the events
-    that say the run has ended and without a last line torn by a crash. The file is replaced in one step, or not at
+    that say the run has ended and without a last line torn by a crash; `owed`: without its evaluation, too. The file is replaced in one step, or not at
     all."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line + "\n" for line in lines if _survives(line, update)]
+    kept = [line + "\n" for line in lines if _survives(line, update, owed)]
     beside = path.with_name(path.name + ".new")
     with open(beside, "w", encoding="utf-8") as file:
         file.writelines(kept)
@@ -72,14 +81,15 @@ def cut_back(path: Path, update: int) -> None:
     os.replace(beside, path)
 
 
-def _survives(line: str, update: int) -> bool:
+def _survives(line: str, update: int, owed: bool) -> bool:
     try:
         record = json.loads(line)
     except ValueError:
         return False
     if not isinstance(record, dict) or record.get("event") in ENDINGS:
         return False
-    return (record.get("update") or 0) <= update
+    at = record.get("update") or 0
+    return at < update or at == update and not (owed and record.get("split") != "train")
 
 
 def _finite(value: Any) -> Any:

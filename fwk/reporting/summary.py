@@ -13,6 +13,7 @@ import shlex
 import shutil
 import sys
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,11 @@ class Summary:
             [token for token in vocabulary.special if token != vocabulary.unk],  # [UNK] stands for text: it is masked
         )
         found["sentences"] = fill_in(run.module, label, run.task, tokenizer, self.config.sentences, run.update)
-        (Path(run.folder) / "summary.json").write_text(
-            json.dumps({key: _finite(value) for key, value in found.items()}, indent=2, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-        )
+        text = json.dumps({key: _finite(value) for key, value in found.items()}, indent=2, ensure_ascii=False) + "\n"
+        try:
+            (Path(run.folder) / "summary.json").write_text(text, encoding="utf-8")
+        except OSError as error:  # the run has ended well, and all else is written
+            warnings.warn(f"cannot write summary.json: {error.strerror}", stacklevel=2)
         console = Console(file=sys.stdout, highlight=False)
         width = max(20, min(100, console.width)) if console.is_terminal else 100
         for line in screen(found, Path(run.folder), run.total_updates, width):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ class TensorBoard:
         self.config = config
         self.writer: Any = None
         self.purge = 1
+        self.failed = False
 
     @hookimpl
     def fwk_run_begin(self, run: Any) -> None:
@@ -34,22 +38,40 @@ class TensorBoard:
     @hookimpl
     def fwk_logged(self, run: Any, record: dict[str, Any]) -> None:
         numbers = list(scalars(record))
-        if not numbers:
+        if not numbers or self.failed:
             return
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # costs over a second, so only when there is a number
+        with self._surviving():
+            if self.writer is None:
+                from torch.utils.tensorboard import SummaryWriter  # costs over a second, so only when there is a number
 
-            self.writer = SummaryWriter(
-                str(Path(run.folder) / "tensorboard"), purge_step=self.purge, flush_secs=self.config.flush_seconds
-            )
-        for name, value in numbers:
-            self.writer.add_scalar(name, value, record["update"])
+                self.excepthook, threading.excepthook = threading.excepthook, _quiet(threading.excepthook)
+                self.writer = SummaryWriter(
+                    str(Path(run.folder) / "tensorboard"), purge_step=self.purge, flush_secs=self.config.flush_seconds
+                )
+            for name, value in numbers:
+                self.writer.add_scalar(name, value, record["update"])
 
     @hookimpl
     def fwk_run_end(self) -> None:
+        if self.writer is not None and not self.failed:
+            with self._surviving():
+                self.writer.close()
         if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+            self.writer, threading.excepthook = None, self.excepthook
+
+    @contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """The same numbers stand in metrics.jsonl: a run does not end because they cannot be drawn."""
+        try:
+            yield
+        except OSError as error:
+            self.failed = True
+            warnings.warn(f"cannot write tensorboard/: {error.strerror or error}; the run goes on without it", stacklevel=2)
+
+
+def _quiet(fallback: Callable) -> Callable:
+    """A `threading.excepthook` that leaves out what the writer's own thread raises: it raises it here again."""
+    return lambda arguments: None if type(arguments.thread).__name__ == "_AsyncWriterThread" else fallback(arguments)
 
 
 def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
