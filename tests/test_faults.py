@@ -115,7 +115,7 @@ def test_the_other_side_is_told_as_it_was(side, tmp_path):
     hf.template = lambda kind, fault: tmp_path / "undisturbed"
     hf.refused(Ended(1, f"{TRACEBACK}:\n  a line\ntorch.OSError: no space\n", 1), "anything")
     hf.refused(Ended(None, "", 40.2), "anything")
-    assert hf.summary() == "traceback: OSError: no space; then hung until it was ended from outside after 40 s"
+    assert hf.verdict() == "traceback: OSError: no space; then hung until it was ended from outside after 40 s"
 
 
 def test_words_of_a_traceback_and_paths():
@@ -125,7 +125,8 @@ def test_words_of_a_traceback_and_paths():
 
 def test_counts_and_tables_come_from_the_results():
     name, other = list(CASES)[:2]
-    results = {name: {"verdict": "recovered", "says": "so", "hf": "hung"}, other: {"verdict": "FAILED: why", "says": ""}}
+    results = {name: {"fwk": {"verdict": "recovered", "says": "so"}, "hf": {"verdict": "hung"}},
+               other: {"fwk": {"verdict": "FAILED: why", "says": ""}}}
     assert counts(results) == {"FAILED": 1, "recovered": 1}
     assert f"| {CASES[name].title} | recovered | so | hung |" in tables(results)
 

@@ -22,7 +22,7 @@ group = ""
 
 
 def fault(title: str, **options) -> Callable:
-    """Enters a function into the matrix. options: ranks, data (made | store | text | digits | reached), words for every
+    """Enters a function into the matrix. options: ranks, data (made | long | store | text | digits | reached), words for every
     start, hf=False with the reason `why` where the fault has no counterpart there."""
     def enter(function: Callable[[Side], None]) -> Callable[[Side], None]:
         CASES[function.__name__] = Fault(function.__name__, group, title, function, **options)
@@ -220,6 +220,13 @@ def killed(s):
     s.goes_on()
 
 
+@fault("SIGKILL in the middle of a pass over the data", data="long")
+def killed_in_a_pass(s):
+    s.fresh()
+    s.dies(fault=inside("signal", name="SIGKILL", at=7))
+    s.goes_on()
+
+
 @fault("SIGKILL inside a save, when one file is written")
 def killed_after_one_file(s):
     s.fresh()
@@ -253,7 +260,7 @@ def hung_up(s):
 @fault("SIGKILL while text is preprocessed into the cache", data="text", hf=False, why="it does not preprocess")
 def killed_in_cache(s):
     s.fresh()
-    (s.folder / "text.txt").write_text("".join(prose(n) for n in range(400)))
+    (s.folder / "text.txt").write_text("".join(prose(n) for n in range(40)))
     started = s.launch()
     started.wait_until(lambda: any((s.folder / "cache").rglob("*.partial")))
     started.process.kill()
@@ -262,9 +269,9 @@ def killed_in_cache(s):
     s.expect(bool(there), "the kill came after the store was made")
     shutil.copy(s.templates / "text.txt", s.folder)
     s.goes_on()
-    (s.folder / "text.txt").write_text("".join(prose(n) for n in range(400)))
+    (s.folder / "text.txt").write_text("".join(prose(n) for n in range(40)))
     shutil.rmtree(s.run)
-    s.ends_well()
+    s.ends_well()  # with what the killed one left
 
 
 group = "Stopped by a signal"

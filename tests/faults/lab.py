@@ -91,7 +91,7 @@ class Side:
     undo: ExitStack = field(default_factory=ExitStack)
 
     name = ""
-    reads = ""  # the data it always reads, whatever the case asks for
+    reads: ClassVar[Mapping[str, str]] = {}  # the data a case asks for -> what it reads instead ("": for all others)
     shards = ""  # pattern of the files of training data
     saving = ""  # pattern of the files of the checkpoint at update 8, being written or whole
     step_key = ""  # what the number of updates done is called in a checkpoint's state
@@ -179,7 +179,7 @@ class Side:
         shutil.copytree(kept, self.folder, symlinks=True, dirs_exist_ok=True)
 
     def prepare_data(self) -> None:
-        made = make_data(self.templates, self.reads or self.data)
+        made = make_data(self.templates, self.reads.get(self.data, self.reads[""]) if self.reads else self.data)
         if made is not None:
             to = self.folder / made.name
             shutil.copytree(made, to) if made.is_dir() else shutil.copy(made, to)
@@ -222,7 +222,8 @@ class Side:
             same = weights.keys() == there.keys() and all(np.array_equal(weights[n], there[n]) for n in there)
             return Seen("same", "went on to the same weights") if same else Seen("other", "went on to other weights")
         if ended.status == 0:
-            return Seen("stopped", "ended early with status 0")
+            updates = [self.update_of(path) for path in self.checkpoints()]
+            return Seen("stopped", f"stopped with status 0, saved at update {max(updates)}" if updates else "ended with status 0, nothing saved")
         if TRACEBACK in ended.output:
             return Seen("traceback", f"traceback: {last_error(ended.output)}")
         if ended.status < 0:
@@ -284,15 +285,16 @@ class Fwk(Side):
         return ["-m", "fwk.cli.train"]
 
     def options(self, words: Sequence[str], fault: dict | None) -> list[str]:
-        task, text = "synthetic", ["task.length=12", "model.layers=2", "model.width=16", "model.heads=2"]
+        text = ["task.length=12", "model.layers=2", "model.width=16", "model.heads=2"]
+        made = [*text, "task.sequences=64", "task.vocabulary=24"]
         user = [f"--user-dir={INSIDE}"] if fault or self.data == "reached" else []
         source = {
-            "made": [*text, "task.sequences=64", "task.vocabulary=24"], "reached": [*text, "task.sequences=64", "task.vocabulary=24"],
+            "made": made, "long": made, "reached": made,
             "store": [*text, "task.data=store"],
             "text": [*text, "task.data=text.txt", "task.vocabulary=64", "task.valid_share=0.1"],
             "digits": [f"--user-dir={HERE.parent / 'contracts' / 'images.py'}", "--model=test_pixels", "--criterion=test_classify"],
         }[self.data]
-        task = {"store": "mlm", "text": "mlm", "digits": "test_digits", "reached": "reached"}.get(self.data, task)
+        task = {"store": "mlm", "text": "mlm", "digits": "test_digits", "reached": "reached"}.get(self.data, "synthetic")
         return [f"--task={task}", *user, *source, "optimizer.lr=1e-3", f"train.updates={UPDATES}", "train.batch=8",
                 f"train.save_every={EVERY}", "train.keep_last=3", "train.validate_every=8", "train.log_every=2",
                 "train.device=cpu", "train.timeout=10", "hooks.terminal=null", "hooks.summary=null", "hooks.tensorboard=null",
@@ -441,7 +443,7 @@ class Fwk(Side):
 
 class HF(Side):
     name = "hf"
-    reads = "tokens"
+    reads = {"": "tokens", "long": "long-tokens"}
     shards = "tokens.npy"
     saving = "run/checkpoint-8/*"
     step_key = "global_step"
@@ -518,7 +520,10 @@ class HF(Side):
         new = [line for line in lines(ended.output) if re.sub(r"[\d.]+", "0", line) not in usual]
         return tidy(new[0], self.folder, 90) if new else ""
 
-    def summary(self) -> str:
+    def sentence(self) -> str:
+        return ""
+
+    def verdict(self) -> str:
         """What happened, start by start."""
         words = [tidy(seen.text, self.folder, 110) for seen in self.seen]
         return "; then ".join(words)
@@ -557,10 +562,10 @@ def tidy(line: str, folder: Path, longest: int = 170) -> str:
 def make_data(templates: Path, data: str) -> Path | None:
     """The data of a kind, made once: `tokens.npy` is what Hugging Face reads where fwk makes or stores its own."""
     templates.mkdir(parents=True, exist_ok=True)
-    if data == "tokens":
-        path = templates / "tokens.npy"
-        if not path.is_file():
-            np.save(path, tokens(0))
+    if data in ("tokens", "long-tokens"):
+        path = templates / data / "tokens.npy"
+        path.parent.mkdir(exist_ok=True)
+        np.save(path, tokens(0, 40 if data == "tokens" else 80))
         return path
     text = templates / "text.txt"
     if data in ("store", "text") and not text.is_file():
@@ -575,9 +580,10 @@ def make_data(templates: Path, data: str) -> Path | None:
     return None
 
 
-def tokens(seed: int) -> np.ndarray:
-    """int64 [80, 12]: sequences of the shape that the synthetic task makes."""
-    rows = np.random.default_rng(seed).integers(5, 24, (80, 12))
+def tokens(seed: int, count: int = 40) -> np.ndarray:
+    """int64 [count, 12]: sequences of the shape that the synthetic task makes, a fifth of them to validate on. Of 40,
+    a pass over the rest is four updates, so each checkpoint falls on the end of a pass; of 80 it is eight."""
+    rows = np.random.default_rng(seed).integers(5, 24, (count, 12))
     rows[:, 0], rows[:, -1] = 2, 3
     return rows
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import json
 import os
 import platform
-import re
 import shutil
 import sys
 import tempfile
@@ -35,9 +35,17 @@ ROOT = HERE.parents[1]
 PAGE = ROOT / "docs" / "reliability.md"
 
 
-def code() -> str:
-    """A hash of everything that decides how a case ends."""
-    files = sorted(path for folder in ("fwk", "tests/faults", "tests/contracts") for path in (ROOT / folder).rglob("*.py"))
+def code(case: Fault, side: type[Side]) -> str:
+    """A hash of everything that decides how a case ends on a side."""
+    files = [HERE / "lab.py", HERE / "rank.py", HERE / "hf_train.py", *sorted((HERE / "inside").glob("*.py"))]
+    files += sorted((ROOT / "fwk").rglob("*.py")) if side is Fwk else []
+    texts = [inspect.getsource(case.run), repr((case.ranks, case.data, case.words)), *(path.read_text() for path in files)]
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
+
+
+def template_code(side: type[Side]) -> str:
+    """A hash of what undisturbed runs follow from."""
+    files = [HERE / "lab.py", HERE / "hf_train.py"] if side is HF else sorted((ROOT / "fwk").rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
@@ -45,7 +53,7 @@ def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
     """The side after the case ran on it; the reason if it cannot be provoked here."""
     folder = scratch / "cases" / f"{case.name}-{side.name}"
     shutil.rmtree(folder, ignore_errors=True)
-    made = side(folder, scratch / "templates", ranks=case.ranks, data=case.data, words=case.words)
+    made = side(folder, scratch / "templates" / template_code(side), ranks=case.ranks, data=case.data, words=case.words)
     with made.undo:
         try:
             case.run(made)
@@ -54,23 +62,18 @@ def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
     return made
 
 
-def run_case(case: Fault, scratch: Path, with_hf: bool) -> dict:
-    """{verdict, says, hf, seconds} of a case."""
+def outcome(case: Fault, side: type[Side], scratch: Path) -> dict:
+    """{verdict, says, seconds} of a case on a side."""
     began = time.monotonic()
-    fwk = attempt(case, Fwk, scratch)
-    found = {"verdict": f"skipped: {fwk}", "says": ""} if isinstance(fwk, str) else {
-        "verdict": fwk.verdict(), "says": fwk.sentence()}
-    if not case.hf:
-        found["hf"] = f"- ({case.why})"
-    elif with_hf:
-        hf = attempt(case, HF, scratch)
-        found["hf"] = f"skipped: {hf}" if isinstance(hf, str) else hf.summary()
-    return {**found, "seconds": round(time.monotonic() - began, 1)}
+    found = attempt(case, side, scratch)
+    skipped = isinstance(found, str)
+    return {"verdict": f"skipped: {found}" if skipped else found.verdict(), "says": "" if skipped else found.sentence(),
+            "seconds": round(time.monotonic() - began, 1)}
 
 
 def counts(results: dict[str, dict]) -> dict[str, int]:
     """How often each verdict occurs."""
-    kinds = [re.split(r":", result["verdict"])[0] for result in results.values()]
+    kinds = [result["fwk"]["verdict"].split(":")[0] for result in results.values()]
     return {kind: kinds.count(kind) for kind in dict.fromkeys(sorted(kinds))}
 
 
@@ -85,7 +88,8 @@ def tables(results: dict[str, dict]) -> str:
         lines += [f"### {group}", "", "| fault | `fwk-train` | what it says | Hugging Face `Trainer` |", "|---|---|---|---|"]
         for name, result in results.items():
             if CASES[name].group == group:
-                lines.append(f"| {CASES[name].title} | {result['verdict']} | {result['says'] or '-'} | {result.get('hf', 'not run')} |")
+                fwk, hf = result["fwk"], result.get("hf", {"verdict": "not run"})
+                lines.append(f"| {CASES[name].title} | {fwk['verdict']} | {fwk['says'] or '-'} | {hf['verdict']} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -115,30 +119,32 @@ def main() -> int:
         parser.error(f"there is no fault '{unknown[0]}'; --list names them")
     names = given.only or list(CASES)
     given.scratch.mkdir(parents=True, exist_ok=True)
-    file, now = given.scratch / "results.json", code()
+    file = given.scratch / "results.json"
     known: dict[str, dict] = {}
     with suppress(OSError, ValueError):
         known = json.loads(file.read_text())
-    if not given.keep and any(entry.get("code") != now for entry in known.values()):
-        shutil.rmtree(given.scratch / "templates", ignore_errors=True)
     for number, name in enumerate(names, 1):
-        entry = known.get(name, {})
-        fresh = entry and (given.keep or entry.get("code") == now) and (given.without_hf or "hf" in entry)
-        if given.again or not fresh:
-            entry = {**run_case(CASES[name], given.scratch, not given.without_hf), "code": now}
-            known[name] = entry
-            beside = file.with_suffix(".new")
-            beside.write_text(json.dumps(known, indent=1))
-            beside.replace(file)
-        print(f"[{number}/{len(names)}] {name} ({entry['seconds']:.0f} s)\n    fwk: {entry['verdict']}"
-              f"{'  <' + entry['says'] + '>' if entry['says'] else ''}\n    HF:  {entry.get('hf', 'not run')}", flush=True)
+        case, entry = CASES[name], known.setdefault(name, {})
+        for side in (Fwk, HF) if not given.without_hf else (Fwk,):
+            if side is HF and not case.hf:
+                entry["hf"] = {"verdict": f"- ({case.why})", "says": "", "seconds": 0}
+                continue
+            now, old = code(case, side), entry.get(side.name)
+            if given.again or not old or (old["code"] != now and not given.keep):
+                entry[side.name] = {**outcome(case, side, given.scratch), "code": now}
+                beside = file.with_suffix(".new")
+                beside.write_text(json.dumps(known, indent=1))
+                beside.replace(file)
+        fwk, hf = entry["fwk"], entry.get("hf", {"verdict": "not run", "seconds": 0})
+        print(f"[{number}/{len(names)}] {name} ({fwk['seconds']:.0f} + {hf['seconds']:.0f} s)\n    fwk: {fwk['verdict']}"
+              f"{'  <' + fwk['says'] + '>' if fwk['says'] else ''}\n    HF:  {hf['verdict']}", flush=True)
     results = {name: known[name] for name in names}
     print(", ".join(f"{number} {kind}" for kind, number in counts(results).items()))
     if given.write:
         if given.only:
             parser.error("--write needs all faults; leave out --only")
         write(results)
-    return int(any(result["verdict"].startswith("FAILED") for result in results.values()))
+    return int(any(result["fwk"]["verdict"].startswith("FAILED") for result in results.values()))
 
 
 if __name__ == "__main__":
