@@ -60,7 +60,7 @@ class TrainConfig:
     epochs: float | None = option(None, "stop after so many passes over the training data", above=0)
     tokens: int | None = option(None, "stop after so many non-padding tokens of original text", low=1)
     minutes: float | None = option(None, "stop after so many minutes of training", above=0)
-    batch: int = option(32, "sequences per update, over all ranks and micro-batches", low=1)
+    batch: int = option(32, "sequences per update, over all ranks and micro-batches", low=1, high=10_000_000)
     micro_batch: int | None = option(None, "sequences per forward pass (null: all that a rank has of the batch)", low=1)
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = option("fp32", "arithmetic of the forward and backward pass")
     scale_growth_interval: int = option(2000, "fp16: updates in a row without an overflow before the loss scale is doubled", low=1)

@@ -77,6 +77,8 @@ def read(path: str | Path) -> Layer:
         raise ConfigError("--config", f"there is no file '{shown}'{nearest(shown, around, 0)}") from None
     except OSError as error:
         raise ConfigError("--config", f"cannot read '{shown}': {error.strerror}") from None
+    except ValueError as error:  # a zero byte, or half a character
+        raise ConfigError("--config", f"{shown!r} cannot be a file's name: {error}") from None
     if len(data) > LARGEST:
         raise ConfigError("--config", f"'{shown}' is larger than {LARGEST} bytes, which is no config file")
     try:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fwk.config import option
 from fwk.context import BuildContext, Context
 from fwk.criteria.base import Criterion
+from fwk.errors import ConfigError
 from fwk.registry import register
 from fwk.views import LossTerm, Output, View
 
@@ -54,6 +55,14 @@ class MaskedLMHead(nn.Module):
         return self.output(self.transformed(features))
 
 
+def count_chosen(view: View) -> Tensor:
+    """How many positions of the view are predicted, 0-d. ConfigError when its noiser chooses none at all."""
+    if view.valid is None:
+        raise ConfigError(f"views.{view.name}.noiser", "chooses no positions to predict, and a criterion predicts the chosen "
+                          "ones; name one that chooses some, such as 'bert_mask'")
+    return view.valid.sum()
+
+
 def masked_lm_sums(head: MaskedLMHead, view: View, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Sum of the losses over the view's chosen positions, and the number the head got right; both 0-d."""
     logits = head(view.at_positions(view.encoded.features))  # [B, K, V]
@@ -82,7 +91,7 @@ class MaskedLM(Criterion):
         return {config.view: {"noiser": "bert_mask"}}
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        return {"masked_lm": views[self.config.view].valid.sum()}
+        return {"masked_lm": count_chosen(views[self.config.view])}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fwk.config import option
-from fwk.optim.base import OptimizerConfig, OptimizerFactory
+from fwk.optim.base import LARGE, OptimizerConfig, OptimizerFactory
 from fwk.registry import register
 
 
@@ -29,10 +29,11 @@ class Adafactor(OptimizerFactory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
-        lr: float = option(0.05, "peak learning rate, relative to each parameter's root mean square (paper: 0.01)", low=0)
+        lr: float = option(0.05, "peak learning rate, relative to each parameter's root mean square (paper: 0.01)", low=0,
+                           high=LARGE)
         decay_rate: float = option(0.8, "the second moment's decay is 1 - t^-decay_rate (paper: 0.8)", above=0, high=1)
-        clip_rms: float = option(1.0, "largest root mean square of the update before it is scaled (paper: 1)", low=1)
-        floor: float = option(1e-3, "a parameter counts as at least this large (paper: 1e-3)", low=0)
+        clip_rms: float = option(1.0, "largest root mean square of the update before it is scaled (paper: 1)", low=1, high=LARGE)
+        floor: float = option(1e-3, "a parameter counts as at least this large (paper: 1e-3)", low=0, high=LARGE)
 
     @classmethod
     def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:

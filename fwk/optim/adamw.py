@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from fwk.config import option
-from fwk.optim.base import OptimizerConfig, OptimizerFactory, apex_optimizer, check_betas, implementation
+from fwk.optim.base import LARGE, OptimizerConfig, OptimizerFactory, apex_optimizer, check_betas, implementation
 from fwk.registry import register
 
 
@@ -29,7 +29,7 @@ class AdamW(OptimizerFactory):
         betas: tuple[float, float] = option(
             (0.9, 0.999), "decay of the first and second moment (BERT: 0.9, 0.999; RoBERTa: 0.9, 0.98)", low=0, high=1
         )
-        eps: float = option(1e-6, "added to the root of the second moment (BERT, RoBERTa, ELECTRA: 1e-6)", low=0)
+        eps: float = option(1e-6, "added to the root of the second moment (BERT, RoBERTa, ELECTRA: 1e-6)", low=0, high=LARGE)
         implementation: Literal["torch", "apex"] = option(
             "torch", "torch's own, or NVIDIA apex's FusedAdam (CUDA only, where apex is installed)"
         )

@@ -26,12 +26,16 @@ from fwk.config import option
 from fwk.errors import ConfigError
 
 
+LARGE = 1e6  # above any rate that makes sense, and far below what a 32-bit number holds
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """What every optimizer has. The fields are read by `parameter_groups` and by the trainer."""
 
-    lr: float = option(3e-3, "peak learning rate, reached when the warm-up ends (default for tiny encoders; BERT-base: 1e-4)", low=0)
-    weight_decay: float = option(0.01, "weight decay of the parameters that `no_decay` does not name", low=0)
+    lr: float = option(3e-3, "peak learning rate, reached when the warm-up ends (default for tiny encoders; BERT-base: 1e-4)", low=0,
+                       high=LARGE)
+    weight_decay: float = option(0.01, "weight decay of the parameters that `no_decay` does not name", low=0, high=LARGE)
     no_decay: tuple[str, ...] = option(
         ("ndim<2", "*.bias", "*_bias*", "*norm.*", "*.relative.*"),
         "rules for parameters without weight decay: 'ndim<N', or a glob pattern over parameter names",

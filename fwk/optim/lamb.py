@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fwk.config import option
 from fwk.errors import ConfigError
-from fwk.optim.base import OptimizerConfig, OptimizerFactory, apex_optimizer, check_betas
+from fwk.optim.base import LARGE, OptimizerConfig, OptimizerFactory, apex_optimizer, check_betas
 from fwk.optim.groups import without_decay
 from fwk.registry import register
 
@@ -37,11 +37,13 @@ class LAMB(OptimizerFactory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
-        lr: float = option(0.02, "peak learning rate (default for tiny encoders; BERT-large, batch 512: 1.25e-3)", low=0)
+        lr: float = option(0.02, "peak learning rate (default for tiny encoders; BERT-large, batch 512: 1.25e-3)", low=0,
+                           high=LARGE)
         betas: tuple[float, float] = option((0.9, 0.999), "decay of the first and second moment (paper: 0.9, 0.999)",
                                             low=0, high=1)
-        eps: float = option(1e-6, "added to the root of the second moment (paper: 1e-6)", low=0)
-        largest_ratio: float = option(10.0, "upper bound of the trust ratio |w|/|u| (0: none, as published)", low=0)
+        eps: float = option(1e-6, "added to the root of the second moment (paper: 1e-6)", low=0, high=LARGE)
+        largest_ratio: float = option(10.0, "upper bound of the trust ratio |w|/|u| (0: none, as published)", low=0,
+                                      high=LARGE)
         bias_correction: bool = option(True, "correct the moments for their start at zero (paper: yes)")
         implementation: Literal["own", "apex"] = option(
             "own", "the equations above over lists of tensors, or NVIDIA apex's FusedLAMB (CUDA only, where apex is installed)"

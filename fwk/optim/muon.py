@@ -28,7 +28,7 @@ from torch import nn
 
 from fwk.config import option
 from fwk.errors import ConfigError
-from fwk.optim.base import OptimizerConfig, OptimizerFactory, check_betas, implementation
+from fwk.optim.base import LARGE, OptimizerConfig, OptimizerFactory, check_betas, implementation
 from fwk.optim.groups import check_patterns
 from fwk.registry import register
 
@@ -51,9 +51,9 @@ class Muon(OptimizerFactory):
             "match_rms_adamw", "a step's size: like AdamW's (Liu et al.), or for learning rates like 0.02 (Jordan et al.)"
         )
         adamw_lr: float = option(1.0, "factor on the learning rate of what AdamW steps (with size=original: 0.02 to 0.1)",
-                                 low=0)
+                                 low=0, high=LARGE)
         betas: tuple[float, float] = option((0.9, 0.999), "AdamW's decay of the first and second moment", low=0, high=1)
-        eps: float = option(1e-6, "AdamW's number added to the root of the second moment", low=0)
+        eps: float = option(1e-6, "AdamW's number added to the root of the second moment", low=0, high=LARGE)
 
         def __post_init__(self) -> None:
             check_betas(self.betas)

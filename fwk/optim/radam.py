@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from fwk.config import option
-from fwk.optim.base import OptimizerConfig, OptimizerFactory, check_betas
+from fwk.optim.base import LARGE, OptimizerConfig, OptimizerFactory, check_betas
 from fwk.registry import register
 
 
@@ -30,7 +30,7 @@ class RAdam(OptimizerFactory):
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
         betas: tuple[float, float] = option((0.9, 0.999), "decay of the first and second moment", low=0, high=1)
-        eps: float = option(1e-6, "added to the root of the second moment", low=0)
+        eps: float = option(1e-6, "added to the root of the second moment", low=0, high=LARGE)
 
         def __post_init__(self) -> None:
             check_betas(self.betas)

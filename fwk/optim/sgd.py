@@ -10,7 +10,7 @@ import torch
 
 from fwk.config import option
 from fwk.errors import ConfigError
-from fwk.optim.base import OptimizerConfig, OptimizerFactory, implementation
+from fwk.optim.base import LARGE, OptimizerConfig, OptimizerFactory, implementation
 from fwk.registry import register
 
 
@@ -20,7 +20,7 @@ class SGD(OptimizerFactory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
-        lr: float = option(0.1, "peak learning rate, reached when the warm-up ends", low=0)
+        lr: float = option(0.1, "peak learning rate, reached when the warm-up ends", low=0, high=LARGE)
         momentum: float = option(0.9, "share of the last step kept in the next one", low=0, high=1)
         nesterov: bool = option(False, "look ahead along the momentum before the gradient is taken")
 

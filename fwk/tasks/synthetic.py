@@ -32,10 +32,10 @@ class Synthetic(Task):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         sequences: int = option(512, "training sequences (validation has a quarter as many)", low=1)
-        length: int = option(32, "tokens per sequence with [CLS] and [SEP]", low=4)
+        length: int = option(32, "tokens per sequence with [CLS] and [SEP]", low=4, high=65536)
         shortest: int | None = option(None, "lengths vary between this and `length` (default: all of full length)", low=4)
-        vocabulary: int = option(64, "vocabulary size with the five special tokens", low=8)
-        classes: int = option(4, "number of classes of the label", low=2)
+        vocabulary: int = option(64, "vocabulary size with the five special tokens", low=8, high=10_000_000)
+        classes: int = option(4, "number of classes of the label", low=2, high=10_000_000)
         labelled: float = option(1.0, "share of the sequences that has a label (-1 elsewhere)", low=0, high=1)
         second_source: float = option(0.0, "share of draws from a second source", low=0, high=1)
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import MaskedLMHead, masked_lm_sums
+from fwk.criteria.masked_lm import MaskedLMHead, count_chosen, masked_lm_sums
 
 
 def tied_vectors(features: Tensor, view: View, level: str) -> tuple[Tensor, Tensor]:
@@ -82,9 +82,10 @@ class SemanticAugment(Criterion):
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         a, b = (views[name] for name in self.config.views)
+        chosen_a, chosen_b = count_chosen(a), count_chosen(b)
         # counting needs no features: the level alone says which vectors there are
         _, counted = tied_vectors(a.target.unsqueeze(-1).double(), a, self.config.level)
-        return {"masked_lm_a": a.valid.sum(), "masked_lm_b": b.valid.sum(), "tie": counted.sum()}
+        return {"masked_lm_a": chosen_a, "masked_lm_b": chosen_b, "tie": counted.sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         a, b = (views[name] for name in self.config.views)
