@@ -72,10 +72,10 @@ def by_hand(trainer, batches: Sequence) -> Callable[[], None]:
 
 
 def by_fwk(trainer) -> Callable[[], None]:
-    batches = batches_of(trainer.run)
+    updates = trainer.updates()
 
     def step() -> None:
-        trainer.step(next(batches))
+        trainer.step(next(updates))
 
     return step
 

@@ -81,7 +81,8 @@ class Encoded:
 
         def cut(tensor: Tensor) -> Tensor:
             part = tensor[start:stop]
-            by_position = length is not None and part.dim() > 2 and part.shape[1] == self.features.shape[1]
+            T = self.features.shape[1]
+            by_position = length is not None and length < T and part.dim() > 2 and part.shape[1] == T
             return part[:, :length] if by_position else part
 
         return Encoded(

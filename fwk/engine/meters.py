@@ -16,31 +16,42 @@ if TYPE_CHECKING:
 
 
 class Meters:
-    """Additive float64 tensors by name, of this rank, since the last log line."""
+    """Additive float64 numbers by name, of this rank, since the last log line. A number on the CPU is kept as a Python
+    float, whose sums are those of a float64 tensor; what is on a device is not waited for."""
 
     def __init__(self):
-        self.window: dict[str, Tensor] = {}
-        self.pending: dict[str, Tensor] = {}
+        self._window: dict[str, Tensor | float] = {}
+        self._pending: dict[str, Tensor | float] = {}
+
+    @property
+    def window(self) -> dict[str, Tensor]:
+        """What was committed."""
+        return _tensors(self._window)
+
+    @property
+    def pending(self) -> dict[str, Tensor]:
+        """What the update under way has added so far."""
+        return _tensors(self._pending)
 
     def add(self, values: Mapping[str, Tensor | float], prefix: str = "") -> None:
         for name, value in values.items():
-            value = value.detach().double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-            have = self.pending.get(prefix + name)
-            self.pending[prefix + name] = value if have is None else have + value
+            if isinstance(value, Tensor):
+                at_hand = value.dim() == 0 and value.device.type == "cpu"
+                value = value.item() if at_hand else value.detach().double()
+            _add(self._pending, prefix + name, value)
 
     def commit(self) -> None:
-        for name, value in self.pending.items():
-            have = self.window.get(name)
-            self.window[name] = value if have is None else have + value
-        self.pending = {}
+        for name, value in self._pending.items():
+            _add(self._window, name, value)
+        self._pending = {}
 
     def rollback(self) -> None:
-        self.pending = {}
+        self._pending = {}
 
     def read(self, world: World) -> dict[str, Tensor]:
         """The global sums; the window starts anew."""
         sums = sum_named(world, self.window)
-        self.window = {}
+        self._window = {}
         return sums
 
     def state(self, world: World) -> dict[str, Tensor]:
@@ -51,13 +62,21 @@ class Meters:
 
     def load(self, state: Mapping[str, Tensor], world: World, saved_world_size: int) -> None:
         """Own window back; on another world size rank 0 takes the sum of all."""
-        self.window = {}
+        self._window = {}
         for path in sorted(state):
             rank, name = path.split("/", 1)
             if saved_world_size == world.size and int(rank) != world.rank or saved_world_size != world.size and world.rank:
                 continue
-            value = state[path].to(world.device)
-            self.window[name] = self.window[name] + value if name in self.window else value
+            value = state[path]
+            _add(self._window, name, value.item() if value.dim() == 0 else value.to(world.device))
+
+
+def _add(sums: dict[str, Tensor | float], name: str, value: Tensor | float) -> None:
+    sums[name] = sums[name] + value if name in sums else value
+
+
+def _tensors(sums: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in sums.items()}
 
 
 def means(sums: Mapping[str, Tensor], prefix: str = "sum:") -> dict[str, float]:

@@ -223,7 +223,7 @@ class ObjectiveModule(nn.Module):
     def _weigh(self, outputs: Mapping[str, Output], step: Step, per_term: bool) -> StepOutput:
         """Sigma_k w_k (Sigma sum_k) / (Sigma count_k): the inner sums run over ranks and micro-batches, so each
         micro-batch divides by the count of the whole update. A term whose count is 0 is left out of the graph."""
-        loss = None if step.counts is None else self.anchor.new_zeros(())
+        shares: list[Tensor] = []
         sums, statistics, terms, weights = {}, {}, {}, {}
         for name, output in outputs.items():
             weight = weight_at(self.weights.get(name, 1.0), step.progress)
@@ -241,12 +241,15 @@ class ObjectiveModule(nn.Module):
                 if step.counts[path] > 0:
                     share = value.sum * (weights[path] * self.world.size / step.counts[path])
                     terms[path] = share
-                    loss = loss + share
+                    shares.append(share)
             statistics.update({f"{name}/{key}": value.detach() for key, value in output.statistics.items()})
-        if loss is not None and not per_term:
-            # nothing to the loss, and a gradient that is not finite on every rank where the loss is not on one
-            loss = loss + self.anchor * (loss.detach() * 0.0)
-        return StepOutput(loss=None if per_term else loss, sums=sums, statistics=statistics,
+        loss = None
+        if step.counts is not None and not per_term:
+            loss = sum(shares[1:], shares[0]) if shares else self.anchor * 0.0
+            if self.world.size > 1 or not loss.requires_grad:
+                # nothing to the loss, and a gradient that is not finite on every rank where the loss is not on one
+                loss = loss + self.anchor * (loss.detach() * 0.0)
+        return StepOutput(loss=loss, sums=sums, statistics=statistics,
                           terms=terms if per_term else {}, weights=weights)
 
     def _run(self, steps: Iterable[Make | Encode], micro: MicroBatch, step: Step) -> dict[str, View]:
@@ -306,6 +309,8 @@ class ObjectiveModule(nn.Module):
         return parts
 
     def _call(self, module: nn.Module, arguments: tuple, mode: str, ema: bool) -> Any:
+        if mode == "train" and not ema:
+            return module(*arguments)
         with torch.no_grad() if mode == "teacher" else nullcontext(), self._quiet(module, mode != "train"):
             if ema:
                 result = torch.func.functional_call(module, self._averaged(module), arguments)

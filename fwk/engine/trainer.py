@@ -61,7 +61,7 @@ class Trainer:
         self.trainable: list[torch.nn.Parameter] = []
         self.combine = bool(run.hooks.hook.fwk_combine_gradients.get_hookimpls())
         self.count_names: list[str] | None = None
-        self.rate = 0.0
+        self.rate, self.peak_rate = 0.0, run.config.optimizer.config.lr
         self.grad_norm = 0.0
         self.saved_at = -1
         self.micros: Sequence[MicroBatch] = ()  # of the update under way
@@ -274,7 +274,7 @@ class Trainer:
         run.precision.applied()
         if train.clip and gradients:
             torch.nn.utils.clip_grads_with_norm_(with_gradient, train.clip, norm)
-        self.rate = run.config.optimizer.config.lr * factor
+        self.rate = self.peak_rate * factor
         set_learning_rate(run.optimizer, self.rate)
         run.optimizer.step()
         if run.average is not None:

@@ -87,17 +87,22 @@ class _Sequences(Source):
         return self.count
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        config = self.config
+        return self.many([index])[0]
+
+    def many(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
+        config, length = self.config, self.config.length
         words = config.vocabulary - FIRST
-        noise = mix_array(np.arange(1, 2 * config.length + 3, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-                          + np.uint64((self.word + int(index) * 0xD1B54A32D192ED03) % (1 << 64)))
-        shortest = config.shortest or config.length
-        n = shortest + int(noise[-1] % np.uint64(config.length - shortest + 1)) - 2
-        uniform, follow = (noise[:n] % np.uint64(words)).astype(np.int64), noise[n : 2 * n] % np.uint64(2) == 0
+        seeds = np.array(indices, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03) + np.uint64(self.word)  # [B]
+        steps = np.arange(1, 2 * length + 3, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        noise = mix_array(seeds[:, None] + steps)  # [B, 2 length + 2]
+        shortest = config.shortest or length
+        n = shortest + (noise[:, -1] % np.uint64(length - shortest + 1)).astype(np.int64) - 2  # [B]
+        tokens = (noise[:, :length] % np.uint64(words)).astype(np.int64)  # [B, T]
+        where = np.minimum(n[:, None] + np.arange(length), 2 * length + 1)
+        follow = np.take_along_axis(noise, where, axis=1) % np.uint64(2) == 0  # [B, T]
         salt = 7 if self.name == "a" else 11
-        tokens = uniform.copy()
-        for t in range(1, n):
-            if follow[t]:
-                tokens[t] = (tokens[t - 1] * salt + 3) % words
-        labelled = int(noise[-2] % np.uint64(1000)) < config.labelled * 1000
-        return tokens + FIRST, int(tokens[0] % config.classes) if labelled else -1
+        for t in range(1, length):
+            tokens[:, t] = np.where(follow[:, t], (tokens[:, t - 1] * salt + 3) % words, tokens[:, t])
+        labelled = noise[:, -2] % np.uint64(1000) < config.labelled * 1000
+        labels = np.where(labelled, tokens[:, 0] % config.classes, -1)
+        return [(row[:size] + FIRST, label) for row, size, label in zip(tokens, n.tolist(), labels.tolist(), strict=True)]
