@@ -24,7 +24,8 @@ ADVICE = {
     errno.EMFILE: "raise the limit (ulimit -n), or lower train.workers",
     errno.ENFILE: "the whole system has too many files open", errno.EAGAIN: "raise the limit of processes (ulimit -u)",
 }
-NO_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory", "bad allocation", "std::bad_alloc")
+NO_MEMORY = ("can't allocate memory", "out of memory", "Cannot allocate memory", "bad allocation", "std::bad_alloc",
+             "Storage size calculation overflowed")
 
 
 @contextmanager
