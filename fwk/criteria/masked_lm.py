@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fwk.compiled import compiled
 from fwk.config import option
 from fwk.context import BuildContext, Context
 from fwk.criteria.base import Criterion
@@ -65,11 +66,16 @@ def count_chosen(view: View) -> Tensor:
 
 def masked_lm_sums(head: MaskedLMHead, view: View, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Sum of the losses over the view's chosen positions, and the number the head got right; both 0-d."""
-    logits = head(view.at_positions(view.encoded.features))  # [B, K, V]
-    target = view.at_positions(view.target)  # [B, K]
+    features = view.at_positions(view.encoded.features)  # [B, K, D]
+    return _sums(head, features, view.at_positions(view.target), view.valid, smoothing)
+
+
+@compiled
+def _sums(head: MaskedLMHead, features: Tensor, target: Tensor, valid: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    logits = head(features)  # [B, K, V]
     losses = token_losses(logits, target, smoothing)  # [B, K]
-    right = (logits.detach().argmax(-1) == target) & view.valid
-    return losses.masked_fill(~view.valid, 0.0).sum(), right.sum()
+    right = (logits.detach().argmax(-1) == target) & valid
+    return losses.masked_fill(~valid, 0.0).sum(), right.sum()
 
 
 @register("criterion", "masked_lm")

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fwk.compiled import compiling
 from fwk.config import ViewSpec
 from fwk.context import Context
 from fwk.criteria.base import Criterion
@@ -94,6 +95,7 @@ class ObjectiveModule(nn.Module):
         self.world = World()
         self.ema: dict[str, Tensor] | None = None
         self.encoder_calls = 0
+        self.compiled: str | None = None  # the backend of torch.compile, where it is in use
         self.nodes = {name: Node(
             name=name, source=spec.of or BATCH, learned=name in self.learned,
             reads_encoding=noisers[name].reads_encoding,
@@ -206,6 +208,11 @@ class ObjectiveModule(nn.Module):
     # -- the forward pass --------------------------------------------------------------------------------------------
 
     def forward(self, micro: MicroBatch, step: Step, per_term: bool = False) -> StepOutput:
+        with compiling(self.compiled):
+            return self._weigh(self._outputs(micro, step), step, per_term)
+
+    def _outputs(self, micro: MicroBatch, step: Step) -> dict[str, Output]:
+        """What criteria and learned noisers return, by name."""
         views = self._run(self.plan.steps, micro, step)
         outcomes: dict[str, Mapping[str, Tensor]] = {}
         outputs: dict[str, Output] = {}
@@ -218,7 +225,7 @@ class ObjectiveModule(nn.Module):
                 outcomes[name] = outputs[name].outcomes
             else:
                 outputs[name] = component.losses(views, outcomes, context)
-        return self._weigh(outputs, step, per_term)
+        return outputs
 
     def _weigh(self, outputs: Mapping[str, Output], step: Step, per_term: bool) -> StepOutput:
         """Sigma_k w_k (Sigma sum_k) / (Sigma count_k): the inner sums run over ranks and micro-batches, so each
