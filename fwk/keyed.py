@@ -146,15 +146,20 @@ class Key:
         return self.bits(positions) % bound
 
 
+_FINEST = 10**12
+
+
 @lru_cache(maxsize=256)
 def _ratio(ratio: float) -> tuple[int, int]:
-    share = Fraction(str(ratio))
+    # a third has sixteen digits, which times a length do not fit into 64 bits; what is above 0 stays above 0
+    share = Fraction(str(ratio)).limit_denominator(_FINEST)
+    share = Fraction(1, _FINEST) if ratio > 0 and not share else share
     return share.numerator, share.denominator
 
 
 def exact_share(ratio: float, n: Any) -> Any:
     """⌈ratio·n⌉ element-wise without floating point, so that 0.1 of 30 is 3 and not 4. n: an integer, or a tensor or
-    array of them."""
+    array of them, up to 2^22. The ratio is the nearest fraction with a denominator of at most 10^12."""
     numerator, denominator = _ratio(ratio)
     return (n * numerator + denominator - 1) // denominator
 

@@ -5,6 +5,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fwk.keyed import Key, choose, exact_share, fold, invert_cdf, mix, mix_array
 
@@ -111,3 +113,15 @@ def test_the_numbers_are_those_of_every_version():
     assert k.below(5, 1000)[2].tolist() == [399, 299, 926, 388, 237]
     positions, valid = choose(k, torch.ones(3, 20, dtype=torch.bool), 0.15)
     assert positions.tolist() == [[10, 14, 16], [8, 11, 16], [2, 16, 19]] and bool(valid.all())
+
+
+@given(st.floats(0, 1), st.integers(0, 1 << 22))
+def test_exact_share_of_an_array_is_that_of_an_integer(ratio, n):
+    """A ratio with many digits times a length does not fit into 64 bits: it must not come out wrong."""
+    expected = exact_share(ratio, n)  # Python's integers have no end
+    assert int(exact_share(ratio, np.array([n]))[0]) == int(exact_share(ratio, torch.tensor(n))) == expected
+    assert abs(expected - ratio * n) < 1 + 1e-5 and (expected > 0) == (ratio > 0 and n > 0)
+
+
+def test_a_third_of_a_long_sequence_is_a_third():
+    assert exact_share(1 / 3, np.array([3, 4096, 65536])).tolist() == [1, 1366, 21846]

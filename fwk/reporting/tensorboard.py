@@ -21,7 +21,7 @@ class TensorBoard:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        flush_seconds: int = option(30, "seconds until what was logged is on disk at the latest", low=1)
+        flush_seconds: int = option(30, "seconds until what was logged is on disk at the latest", low=1, high=86400)
 
     listens_only = True  # a run is the same run with and without it
 

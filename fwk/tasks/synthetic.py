@@ -17,6 +17,7 @@ import torch
 
 from fwk.config import option
 from fwk.context import Vocabulary
+from fwk.errors import ConfigError
 from fwk.keyed import fold, mix_array
 from fwk.registry import register
 from fwk.tasks.base import Source, Task
@@ -38,6 +39,10 @@ class Synthetic(Task):
         classes: int = option(4, "number of classes of the label", low=2, high=10_000_000)
         labelled: float = option(1.0, "share of the sequences that has a label (-1 elsewhere)", low=0, high=1)
         second_source: float = option(0.0, "share of draws from a second source", low=0, high=1)
+
+        def __post_init__(self) -> None:
+            if self.shortest is not None and self.shortest > self.length:
+                raise ConfigError("task.shortest", f"{self.shortest} is longer than task.length, which is {self.length}")
 
     def splits(self) -> tuple[str, ...]:
         return ("train", "valid")
