@@ -34,12 +34,13 @@ DEFAULT_UPDATES = 600
 SINK_HOOKS = ("fwk_run_begin", "fwk_logged", "fwk_validated", "fwk_exception", "fwk_run_end")
 RESOLVERS = ("oc.select",)  # ${oc.select:key.path,default}; every other resolver is refused
 
-# may change between two starts of a run: length of training, logging, device, world size, workers, micro-batch, compile
+# may change between two starts of a run: length of training, logging, device, world size, workers, micro-batch, compile,
+# activation checkpointing
 MAY_CHANGE = (
     "run", "user_dirs", "train.updates", "train.epochs", "train.tokens", "train.minutes", "train.log_every",
     "train.validate_every", "train.validate_batches", "train.save_every", "train.keep_last", "train.keep_best",
     "train.device", "train.timeout", "train.workers", "train.threads", "train.micro_batch", "train.compile",
-    "train.async_save", "train.check_ranks_every",
+    "train.activation_checkpointing", "train.async_save", "train.check_ranks_every",
 )
 OF_ONE_RANK = ("train.device", "train.workers", "train.threads")  # may differ between the processes of one job
 
@@ -65,7 +66,9 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = option("fp32", "arithmetic of the forward and backward pass")
     scale_growth_interval: int = option(2000, "fp16: updates in a row without an overflow before the loss scale is doubled", low=1)
     clip: float = option(1.0, "largest norm of the gradient (0: no clipping)", low=0)
-    compile: bool = option(False, "compile the encoders with torch.compile")
+    compile: bool = option(False, "compile encoders and the losses that are marked for it with torch.compile")
+    activation_checkpointing: bool = option(
+        False, "keep only the inputs of the encoders' layers and run them again in the backward pass")
     validate_every: int = option(250, "updates between evaluations on the valid split (0: only at the end)", low=0)
     validate_batches: int = option(0, "batches per evaluation (0: the whole split)", low=0)
     save_every: int = option(250, "updates between checkpoints (0: only at the end)", low=0)

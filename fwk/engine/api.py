@@ -25,6 +25,7 @@ from fwk.engine.ema import Average
 from fwk.engine.failures import explained
 from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
+from fwk.engine.recompute import recompute_layers
 from fwk.engine.run import Run
 from fwk.engine.trainer import Trainer, load_model_tensors
 from fwk.errors import CheckpointError, PluginError, RunError, UnknownName, UserError
@@ -120,6 +121,8 @@ def build_run(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
     precision = Precision(config.train.precision, world.device, growth_interval=config.train.scale_growth_interval)
     module = build_module(config, task).to(device=world.device, dtype=precision.dtype)
     module.world = world
+    if config.train.activation_checkpointing:
+        recompute_layers(module.networks)
     if config.train.compile:
         compile_networks(module)
         hooks.register(CompileWatch(), name="compile_watch")

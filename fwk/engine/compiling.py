@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from fwk.engine.module import ObjectiveModule
+from fwk.engine.recompute import Recomputed
 from fwk.hookspecs import hookimpl
 
 BACKEND = "inductor"
@@ -24,6 +25,9 @@ def compile_networks(module: ObjectiveModule, backend: str | None = None) -> Non
     for name in ("recompile_limit", "cache_size_limit"):  # by its name in this and in older versions
         if hasattr(dynamo.config, name):
             setattr(dynamo.config, name, max(GRAPHS, getattr(dynamo.config, name)))
+    if any(isinstance(part, Recomputed) for part in module.modules()):
+        # DDP has a graph cut where its buckets end, and cannot cut one that holds layers to be run again
+        dynamo.config.optimize_ddp = False
     module.compiled = backend or BACKEND
     for network in module.networks.values():
         network.compile(backend=module.compiled)

@@ -24,6 +24,7 @@ from fwk.context import Context
 from fwk.criteria.base import Criterion
 from fwk.engine.distributed import World
 from fwk.engine.plan import BATCH, Encode, Make, Node, Plan, make_plan, share_calls
+from fwk.engine.recompute import paused
 from fwk.engine.static import StaticViews
 from fwk.errors import ConfigError, RunError, nearest
 from fwk.keyed import Key, fold
@@ -292,7 +293,8 @@ class ObjectiveModule(nn.Module):
                 views[view.name] = view.replace(encoded=Encoded(features=empty, states=states))
         for members in alike.values():
             lengths = [0 if view.mask is None else view.mask.shape[1] for view in members]
-            for call in share_calls(lengths, [len(view) for view in members]):
+            calls = share_calls(lengths, [len(view) for view in members]) if len(members) > 1 else [[0]]
+            for call in calls:
                 chosen = [members[i] for i in call]
                 self._seed(step, micro, f"encode/{chosen[0].name}")
                 for view, encoded in zip(chosen, self.encode(chosen, network, mode, ema)):
@@ -320,7 +322,8 @@ class ObjectiveModule(nn.Module):
             return module(*arguments)
         with torch.no_grad() if mode == "teacher" else nullcontext(), self._quiet(module, mode != "train"):
             if ema:
-                result = torch.func.functional_call(module, self._averaged(module), arguments)
+                with paused():
+                    result = torch.func.functional_call(module, self._averaged(module), arguments)
             else:
                 result = module(*arguments)
         if mode == "teacher" and torch.is_autocast_enabled(self.anchor.device.type):
