@@ -45,6 +45,11 @@ class World:
             if update is not None:
                 self.watch.update = update
 
+    def saved(self, name: str) -> None:
+        """Names the last checkpoint that is known to be whole, for whoever has to say it."""
+        if self.watch is not None:
+            self.watch.good = name
+
     def waiting(self, place: str) -> AbstractContextManager:
         """Inside, this rank waits for the others."""
         return self.watch.waiting(place) if self.watch is not None else nullcontext()
@@ -99,8 +104,9 @@ class World:
         if self.size == 1:
             return [value]
         data = torch.frombuffer(bytearray(json.dumps(value).encode() or b" "), dtype=torch.uint8).to(self.device)
-        sizes = self.rows(torch.tensor([len(data)], device=self.device)).tolist()
-        flat = self.rows(data).cpu()
+        with self.waiting("an exchange between ranks"):
+            sizes = self.rows(torch.tensor([len(data)], device=self.device)).tolist()
+            flat = self.rows(data).cpu()
         return [json.loads(bytes(part.tolist())) for part in flat.split(sizes)]
 
 
@@ -155,17 +161,19 @@ def process_group(device: str, timeout: float) -> Iterator[World]:
     limit = timedelta(seconds=2 * timeout + 60)
     joined = not dist.is_initialized()  # a program that trains several times keeps the group it made
     where = f"rank {rank} of {size} could not join the job at {env['MASTER_ADDR']}:{port}"
-    number = next(_times)
+    # a restarted job may meet at the store of the one before
+    number = f"{next(_times)}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     watch = None
     try:
         if joined:
             store = dist.PrefixStore(f"fwk/group/{number}", _meet(env["MASTER_ADDR"], port, rank, size, timeout, number, where))
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit,
                                     device_id=chosen if chosen.type == "cuda" else None)
+        world = World(rank=rank, size=size, device=chosen)
         if size > 1:
-            watch = Watch(rank, size, timeout, _side_store(env["MASTER_ADDR"], port, number))
+            token = world.objects(os.urandom(8).hex())[0]  # the same for all, and never used before
+            watch = world.watch = Watch(rank, size, timeout, _side_store(env["MASTER_ADDR"], port, token))
             watch.start()
-        world = World(rank=rank, size=size, device=chosen, watch=watch)
         with world.waiting("joining the job"):
             world.side = dist.new_group(timeout=limit)
     except (dist.DistError, RuntimeError, ValueError) as error:
@@ -192,7 +200,7 @@ _times = itertools.count()  # how often this process joined a job; the same on a
 _stores: list[Any] = []  # kept: the first rank's holds what the others connect to
 
 
-def _meet(host: str, port: int, rank: int, size: int, timeout: float, number: int, where: str) -> Any:
+def _meet(host: str, port: int, rank: int, size: int, timeout: float, number: str, where: str) -> Any:
     """The job's store, once every rank has come to it. RunError names the ranks that did not, and contradictions."""
     held_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     limit = timedelta(seconds=timeout)
@@ -200,7 +208,9 @@ def _meet(host: str, port: int, rank: int, size: int, timeout: float, number: in
                                  timeout=limit, multi_tenant=not held_by_agent))
     store = dist.PrefixStore(f"fwk/meet/{number}", _stores[-1])
     mine = json.dumps({"size": size, "process": f"{os.getpid()} on {socket.gethostname()}"})
-    if (first := store.compare_set(str(rank), "", mine).decode()) != mine:
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun gives every process a RANK of its own, and may start them again
+        store.set(str(rank), mine)
+    elif (first := store.compare_set(str(rank), "", mine).decode()) != mine:
         raise RunError(f"{where}: rank {rank} is process {json.loads(first)['process']} already; give every rank a RANK of "
                        "its own")
     end = time.monotonic() + timeout
@@ -218,14 +228,14 @@ def _meet(host: str, port: int, rank: int, size: int, timeout: float, number: in
     return _stores[-1]
 
 
-def _side_store(host: str, port: int, number: int) -> Any:
+def _side_store(host: str, port: int, name: str) -> Any:
     """A connection of its own to the store that the job met at: an operation that hangs in one does not block the other.
     None where the program made its process group without one."""
     try:
         store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=30))
     except (dist.DistError, RuntimeError):
         return None
-    return dist.PrefixStore(f"fwk/watch/{number}", store)
+    return dist.PrefixStore(f"fwk/watch/{name}", store)
 
 
 def is_lost_connection(error: BaseException) -> bool:

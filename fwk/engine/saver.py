@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,10 +17,11 @@ from fwk.errors import CheckpointError, RunError
 
 
 class Saver:
-    """folder: the run's. background: False writes before `begin` returns, from the tensors themselves."""
+    """folder: the run's. background: False writes before `begin` returns, from the tensors themselves. written: is told
+    the name of each checkpoint once it is whole."""
 
-    def __init__(self, folder: Path, background: bool, keep_last: int):
-        self.folder, self.background, self.keep_last = folder, background, keep_last
+    def __init__(self, folder: Path, background: bool, keep_last: int, written: Callable[[str], None] = lambda name: None):
+        self.folder, self.background, self.keep_last, self.written = folder, background, keep_last, written
         self.good: str = ""  # name of the newest checkpoint that is known to be whole
         self.failure: RunError | None = None
         self._buffers: dict[tuple[str, str], Tensor] = {}
@@ -70,6 +71,7 @@ class Saver:
         try:
             newest = checkpoint.write_checkpoint(self.folder, update, tensors, state)
             self.good = newest.name
+            self.written(newest.name)
             checkpoint.settle(self.folder, newest, best, self.keep_last)
         except (OSError, CheckpointError, MemoryError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -66,7 +66,7 @@ class Trainer:
         self.saved_at = -1
         self.micros: Sequence[MicroBatch] = ()  # of the update under way
         self.unlogged: LogFailed | None = None  # why the log cannot be written any more
-        self.saver = Saver(run.folder, run.config.train.async_save, run.config.train.keep_last)
+        self.saver = Saver(run.folder, run.config.train.async_save, run.config.train.keep_last, run.world.saved)
         if run.world.watch is not None:
             run.world.watch.last_words.append(self.saver.wait)
         self.shelf: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # optimizer state of frozen parameters, by name
@@ -475,10 +475,7 @@ class Trainer:
                 work()
             except Exception as error:  # the other ranks must hear of it before this one raises
                 failure = error
-        failed, good = run.world.objects([failure is not None, self.saver.good])[0]
-        if run.world.watch is not None:
-            run.world.watch.good = good
-        if failed:
+        if run.world.objects(failure is not None)[0]:
             raise failure or LostRanks("rank 0 could not write the checkpoint; its own message says why", quiet=True)
 
     def snapshot(self, meters: dict[str, Tensor]) -> tuple[dict[str, Mapping[str, Tensor]], str]:
@@ -527,8 +524,7 @@ class Trainer:
                                   f"{here[:12]} here; restore the data, or choose another --run")
         run.resumed_from = path
         self.saver.good = path.name
-        if run.world.watch is not None:
-            run.world.watch.good = path.name
+        run.world.saved(path.name)
         self.saved_at = state["update"]
         run.update, run.skipped = state["update"], state["skipped"]
         run.tokens, run.sequences = state["tokens"], state["sequences"]

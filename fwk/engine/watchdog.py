@@ -64,7 +64,7 @@ class Watch:
         self.tick, self.grace = min(TICK, timeout / 20), min(GRACE, timeout / 4)
         self.place = Place("the start")
         self.update = 0
-        self.good = ""  # name of the last checkpoint known to be whole
+        self.good = ""  # name of the last checkpoint that this rank knows to be whole
         self.alarm: dict[str, Any] | None = None
         self.last_words: list[Callable[[float], Any]] = []  # called with seconds before the process ends from here
         self.heard: dict[int, Heard] = {}
@@ -134,7 +134,7 @@ class Watch:
     def _word(self) -> dict[str, Any]:
         self._words += 1
         return {**self.me, "number": self._words, "update": self.update, "what": self.place.what,
-                "waits": self.place.waits}
+                "waits": self.place.waits, "good": self.good}
 
     def _talk(self) -> None:
         names = [f"rank/{rank}" for rank in range(self.size)]
@@ -175,9 +175,10 @@ class Watch:
             except Exception:
                 self.deaf = True
 
-        asking = threading.Thread(target=run, daemon=True)
+        asking = threading.Thread(target=run, daemon=True, name="fwk asking")
         asking.start()
         asking.join(self.grace / 2)
+        self.deaf = self.deaf or not answer
         return answer[0] if answer else None
 
     # -- the thread that looks on ------------------------------------------------------------------------------------
@@ -224,7 +225,7 @@ class Watch:
             if rank in stacks:
                 lines += [f"---- rank {rank}{_of(said)} ----", stacks[rank].rstrip()]
             else:
-                last = self._briefly(lambda rank=rank: self.store.multi_get([f"last/{rank}"])[0].decode()) if said else ""
+                last = said and self._briefly(lambda rank=rank: self.store.multi_get([f"last/{rank}"])[0].decode())
                 lines += [f"---- rank {rank}{_of(said)} does not answer; where it was {self._age(rank):.0f} s ago ----",
                           (last or "  unknown").rstrip()]
         sentence = self._sentence(self.alarm, stuck=[rank for rank in ranks if rank not in stacks])
@@ -258,8 +259,9 @@ class Watch:
         return [rank for rank in range(self.size) if rank != self.rank and self._age(rank) > 5 * self.tick]
 
     def _gone(self) -> list[int]:
-        """Silent ranks of this host whose process is not there any more."""
-        return [rank for rank in self._silent() if rank in self.heard and self._state(rank) == "gone"]
+        """Ranks of this host whose process is not there any more (and that are silent: a process may be out of sight)."""
+        return [rank for rank in self.heard if rank != self.rank and self._age(rank) > 2 * self.tick
+                and self._state(rank) == "gone"]
 
     def _state(self, rank: int) -> str:
         """'gone', 'stopped', 'there', or '' where one cannot see (another host)."""
@@ -275,32 +277,37 @@ class Watch:
         return alarm["rank"] != self.rank and not (alarm["kind"] == "failed" and self.rank == 0)
 
     def _sentence(self, alarm: dict[str, Any], error: BaseException | None = None, stuck: list[int] | None = None) -> str:
-        good = f"the last good checkpoint is {self.good}" if self.good else "there is no checkpoint yet"
-        rest = f"{good}; the same command goes on from there" if self.good else good
+        good = max([self.good, *(heard.said.get("good", "") for heard in self.heard.values())])
+        rest = f"the last good checkpoint is {good}; the same command goes on from there" if good else "there is no checkpoint yet"
         if alarm["kind"] == "failed":
-            return f"rank {alarm['rank']} failed in update {self.update}: {alarm['said']}; {rest}"
+            return f"rank {alarm['rank']} failed in update {self.update}: {alarm['said']}"
         if alarm["kind"] == "gone":
             ranks = alarm["ranks"]
             if not ranks:
                 what = f" ({' '.join(str(error).split())[:150]})" if error else ""
                 return f"the connection to another rank was lost in update {self.update}{what}; {rest}"
-            one = f"rank {ranks[0]} is gone" if len(ranks) == 1 else f"ranks {', '.join(map(str, ranks))} are gone"
-            return f"{one}{self._where(ranks[0])}: killed, or out of memory; {rest}"
-        told = [f"rank {rank} does not answer{self._where(rank)}{STOPPED if self._state(rank) == 'stopped' else ''}"
-                for rank in stuck or ()]
-        others = {rank: heard.said for rank, heard in self.heard.items() if rank != self.rank and rank not in (stuck or ())}
-        told += [f"rank {rank} is busy{self._where(rank)}" for rank, said in others.items() if not said.get("waits")]
-        elsewhere = [f"rank {rank} waits{self._where(rank)}" for rank, said in others.items()
-                     if said.get("waits") and said.get("what") != alarm["what"]]
-        told += elsewhere if not told else []
-        why = "; ".join(told[:8]) or ("the store of the job does not answer either" if self.deaf else
-                                      "every rank waits at the same place, so the network between them does not deliver")
+            what = " and ".join(f"rank {rank}{self._where(rank)}" for rank in ranks[:4])
+            return f"update {self.update}: {what}, is gone: killed, or out of memory; {rest}"
+        why = "; ".join(self._suspects(alarm, stuck or [])[:8])
         return (f"update {alarm['update']}: rank {self.rank} waited {self.timeout:g} s for the other ranks in {alarm['what']} "
                 f"(train.timeout): {why}; {rest}")
 
+    def _suspects(self, alarm: dict[str, Any], stuck: list[int]) -> list[str]:
+        """What keeps the ranks that wait waiting, as far as it is known."""
+        states = {rank: self._state(rank) for rank in range(self.size) if rank != self.rank}
+        told = [f"rank {rank}{self._where(rank)}, {WORDS[state]}" for rank, state in states.items() if state in WORDS]
+        if self.deaf:
+            return told or ["the store that the job met at does not answer either"]
+        told += [f"rank {rank}{self._where(rank)}, does not answer" for rank in stuck if states[rank] not in WORDS]
+        others = {rank: heard.said for rank, heard in self.heard.items() if rank != self.rank and rank not in stuck}
+        told += [f"rank {rank}{self._where(rank)}, is busy there" for rank, said in others.items() if not said["waits"]]
+        return told or [f"rank {rank}{self._where(rank)}, waits too" for rank, said in others.items()
+                        if said["what"] != alarm["what"]] or [
+                            "every rank waits at the same place, so the network between them does not deliver"]
+
     def _where(self, rank: int) -> str:
         said = self.heard[rank].said if rank in self.heard else {}
-        place = f", in {said['what']} of update {said['update']}" if said else ""
+        place = f", last heard of in {said['what']} of update {said['update']}" if said else ""
         return f"{_of(said)}{place}"
 
     # -- stacks ------------------------------------------------------------------------------------------------------
@@ -316,13 +323,13 @@ class Watch:
     def stacks(self) -> str:
         """The stacks of all threads of this process but the ones that watch, the main thread's last."""
         names = {thread.ident: thread.name for thread in threading.enumerate()}
-        watching = {thread.ident for thread in self._threads} | {threading.get_ident()}
+        watching = {ident for ident, name in names.items() if name.startswith("fwk")}
         frames = sorted(sys._current_frames().items(), key=lambda pair: pair[0] == self.main)
         return "".join(f"{names.get(ident, 'a thread')}:\n{''.join(traceback.format_stack(frame))}"
                        for ident, frame in frames if ident not in watching)
 
 
-STOPPED = ": it is stopped (SIGSTOP)"
+WORDS = {"stopped": "is stopped (SIGSTOP)", "gone": "is gone"}
 
 
 def _of(said: dict[str, Any]) -> str:
