@@ -57,12 +57,13 @@ def run(arguments: argparse.Namespace) -> None:
     from fwk.data.store import Store
     from fwk.data.tokenizers import KINDS, load
     from fwk.errors import ConfigError, nearest
+    from fwk.schema import shown
 
     a = arguments
-    if a.vocabulary < 16:
-        raise ConfigError("--vocabulary", f"{a.vocabulary} is too small, expected at least 16")
-    if a.processes is not None and a.processes < 1:
-        raise ConfigError("--processes", f"{a.processes} is too small, expected at least 1")
+    if not 16 <= a.vocabulary <= 10_000_000:
+        raise ConfigError("--vocabulary", f"expected from 16 to 10 million tokens, got {shown(a.vocabulary)}")
+    if a.processes is not None and not 1 <= a.processes <= 1024:
+        raise ConfigError("--processes", f"expected from 1 to 1024, got {shown(a.processes)}")
     for flag in ("shard_size", "sample_size"):
         if not 0 < getattr(a, flag) < 1e6:
             raise ConfigError(f"--{flag.replace('_', '-')}", "expected million characters, above 0, got "

@@ -11,6 +11,7 @@ only, never on the number of processes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import heapq
 import json
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,44 @@ def lock(path: Path, waiting: str = "", quiet: bool = False, timeout: float = 36
         file.close()
 
 
+@contextmanager
+def _place(folder: str | Path) -> Iterator[Path]:
+    """The path of a store to be, with its parents made, which go again when nothing comes of it. DataError when no store
+    can be there."""
+    path, made = Path(folder), []
+    try:
+        if path.name in ("", ".."):
+            path = Path(os.path.abspath(path))
+        if "\0" in str(path):
+            raise ValueError("it holds a zero byte")
+        if not path.name or len(os.fsencode(path.name)) > 240:  # beside it stand a lock and what is not whole yet
+            raise ValueError("the name is too long" if path.name else "it has no name")
+        made = [parent for parent in path.parents if not parent.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        taken = not stores.is_store(path) and (path.is_symlink() and not path.exists() or path.exists() and (
+            not path.is_dir() or any(path.iterdir())))
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, ValueError) as error:
+        _remove_empty(made)
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"no token store can be written to {str(path)!r} ({reason}); name another folder") from None
+    if taken:
+        raise DataError(f"{path} exists and is not a token store; name another folder")
+    try:
+        yield path
+    except FwkError:
+        _remove_empty(made)
+        raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Innermost first, until one is not empty."""
+    with suppress(OSError, ValueError):
+        for folder in folders:
+            folder.rmdir()
+
+
 def build_store(
     inputs: Sequence[str | Path], folder: str | Path, tokenizer: Tokenizer | TokenizerSpec, *,
     options: Options = Options(), valid: Sequence[str | Path] = (), processes: int = 1, overwrite: bool = False,
@@ -164,7 +203,6 @@ def build_store(
     nothing is held out). identity: what the input is, for a caller who knows its content (by default names, sizes and
     times of the files). Raises DataError for input that cannot be used, naming file and line."""
     options.check()
-    folder = Path(folder)
     files, valid_files = find_files([str(i) for i in inputs]), find_files([str(v) for v in valid])
     if not files:
         raise DataError("no input was named")
@@ -175,12 +213,9 @@ def build_store(
             tokenizer = load(tokenizer.path, tokenizer.lower if tokenizer.path.endswith(".txt") else None)
         else:
             check_kind(tokenizer.kind, "tokenizer")
-    if not folder.parent.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists() and not stores.is_store(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} exists and is not a token store; name another folder")
-    with lock(folder.with_name(f".{folder.name}.lock"), f"waiting for another process that builds {folder}",
-              quiet=bool(progress and progress.quiet)):
+    with _place(folder) as folder, lock(
+            folder.with_name(f".{folder.name}.lock"), f"waiting for another process that builds {folder}",
+            quiet=bool(progress and progress.quiet)):
         build = _Build(files, valid_files, folder, tokenizer, options, processes, overwrite, progress or Progress(True))
         build.identity = identity
         return build.run()

@@ -69,8 +69,11 @@ def find_files(entries: Sequence[str]) -> list[str]:
                 raise DataError(f"the folder {entry} holds no text file (looked for {', '.join(TEXT)}, also "
                                 f"compressed as {', '.join(COMPRESSED)})")
             found += inside
-        elif os.path.exists(entry):
+        elif os.path.isfile(entry):
             found.append(entry)
+        elif os.path.exists(entry):
+            raise DataError(f"{entry} is no regular file but a pipe, a socket or a device, and text is read twice; pipe it "
+                            "into fwk-preprocess -")
         else:
             globbed = glob.glob(entry, recursive=True) if glob.has_magic(entry) else []
             matches = sorted(match for match in globbed if os.path.isfile(match))

@@ -49,17 +49,17 @@ class Bert(Encoder):
         size: Literal["tiny", "mini", "small", "medium", "base", "large"] = option(
             "tiny", "layers x width / heads: tiny 2x128/2, mini 4x256/4, small 4x512/8, medium 8x512/8, base 12x768/12,"
             " large 24x1024/16")
-        layers: int | None = option(None, "number of layers (default: the size's)", low=1)
-        width: int | None = option(None, "D, width of the hidden states (default: the size's)", low=1)
+        layers: int | None = option(None, "number of layers (default: the size's)", low=1, high=10_000)
+        width: int | None = option(None, "D, width of the hidden states (default: the size's)", low=1, high=1_000_000)
         heads: int | None = option(None, "attention heads (default: the size's; 4 where positions are 'neighbour' and"
-                                   " the size has fewer)", low=1)
-        inner: int | None = option(None, "width of the feed-forward layer (default: 4 x width)", low=1)
-        embedding: int | None = option(None, "E, width of the token embedding (default: width)", low=1)
+                                   " the size has fewer)", low=1, high=100_000)
+        inner: int | None = option(None, "width of the feed-forward layer (default: 4 x width)", low=1, high=10_000_000)
+        embedding: int | None = option(None, "E, width of the token embedding (default: width)", low=1, high=1_000_000)
         positions: Literal["learned", "relative", "neighbour", "none"] = option(
             "neighbour", "how positions are told: learned (BERT), relative bias, neighbour-initialised relative bias, none")
-        reach: int = option(32, "offsets beyond +-reach share one relative bias", low=1)
-        length: int | None = option(None, "longest sequence of learned positions (default: the task's)", low=1)
-        segments: int = option(2, "number of segment embeddings (0: none)", low=0)
+        reach: int = option(32, "offsets beyond +-reach share one relative bias", low=1, high=1_000_000)
+        length: int | None = option(None, "longest sequence of learned positions (default: the task's)", low=1, high=10_000_000)
+        segments: int = option(2, "number of segment embeddings (0: none)", low=0, high=1_000_000)
         norm: Literal["post", "pre"] = option("post", "layer norm after each residual sum (BERT) or before each block")
         norm_eps: float = option(1e-12, "epsilon of the layer norms (BERT: 1e-12)", low=0)
         dropout: float = option(0.1, "dropout of embeddings and residual branches (BERT: 0.1)", low=0, high=1)

@@ -46,7 +46,7 @@ class OptimizerConfig:
     )
     lr_scales: dict[str, float] = option(
         {}, "glob pattern over parameter names -> factor on the learning rate ('networks.generator.*': 0.5); "
-        "the factors of all patterns that match a parameter multiply", low=0,
+        "the factors of all patterns that match a parameter multiply", low=0, high=LARGE,
     )
 
 
