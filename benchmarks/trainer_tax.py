@@ -3,12 +3,12 @@
     python benchmarks/trainer_tax.py [--repetitions 30] [--write]
 
 The same BERT-mini (4 x 256), length 128, batch 32, masked LM at the masked positions, fused AdamW, clipping, constant
-schedule, in one process. The two take turns, so that whatever else the machine does hits both; the median of the ratios
-of neighbours is reported. Times are CPU time of the process on one thread, which other processes on the same cores do
-not enter (`--wall`: time on the wall, for more threads). A toy model (1 layer x 16, 8 sequences of 16) shows the absolute overhead per update, where it is not hidden
-behind arithmetic. --write puts the table into docs/benchmarks.md.
+schedule, in one process. The two take turns; the median of the ratios of neighbours is reported. Times are CPU time of
+the process on one thread (`--wall`: time on the wall, for more threads). A toy model (1 layer x 16, 8 sequences of 16,
+no dropout) shows what an update costs beside the arithmetic, and a second table says where that goes.
 
-The loop by hand reads batches that were masked before the clock starts; `fwk`'s update makes, masks and counts its own.
+The loop by hand reads batches that were masked before the clock starts. `fwk`'s update reads, masks and counts its own
+(`--workers 1`: in a process beside it, whose time is not counted), and asks its hooks, as in a run.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
+from common import ratio, table, taking_turns, write
 
 from fwk.engine.module import Step
 from fwk.testing import batches_of, tiny_config, trainer_of
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 COMMON = {"criterion": {"masked_lm": {}}, "schedule": {"name": "constant", "warmup": 0}}
 MINI = {
     **COMMON,
@@ -32,19 +32,19 @@ MINI = {
              "second_source": 0.0},
     "model": {"size": "mini", "layers": None, "width": None, "heads": None, "positions": "learned", "dropout": 0.1,
               "attention_dropout": 0.1},
-    "train": {"updates": 100_000, "batch": 32, "precision": "fp32"},
+    "train": {"updates": 10_000_000, "batch": 32, "precision": "fp32", "log_every": 10_000_000, "validate_every": 0, "save_every": 0},
 }
 TOY = {
     **COMMON,
     "task": {"name": "synthetic", "sequences": 512, "length": 16, "shortest": None, "vocabulary": 32,
              "second_source": 0.0},
     "model": {"layers": 1, "width": 16, "heads": 2, "positions": "learned"},
-    "train": {"updates": 100_000, "batch": 8, "precision": "fp32"},
+    "train": {"updates": 10_000_000, "batch": 8, "precision": "fp32", "log_every": 10_000_000, "validate_every": 0, "save_every": 0},
 }
 
 
-def by_hand(trainer, batches: Sequence) -> Callable[[], None]:
-    """The whole of a training loop without `fwk`: its encoder and head are used as plain modules."""
+def by_hand(trainer, batches: Sequence) -> tuple[Callable[[], None], dict[str, Callable[[], Any]]]:
+    """The whole of a training loop without `fwk`: its encoder and head are used as plain modules. Also its parts."""
     run = trainer.run
     encoder, head = run.module.networks["main"], run.module.criteria["masked_lm"].head
     parameters = [p for name, p in run.module.named_parameters() if name != "anchor"]
@@ -53,82 +53,161 @@ def by_hand(trainer, batches: Sequence) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(groups, lr=1e-4, eps=1e-6, fused=True)
     number = 0
 
-    def step() -> None:
+    def forward() -> torch.Tensor:
         nonlocal number
         tokens, positions, target = batches[number % len(batches)]
         number += 1
         features = encoder({"tokens": tokens}, None).features  # [B, T, D]
         index = positions.unsqueeze(-1).expand(-1, -1, features.shape[-1])
         logits = head(features.gather(1, index))  # [B, K, V]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+    def apply() -> None:
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    def step() -> None:
+        loss = forward()
         for parameter in parameters:
             parameter.grad = None
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        apply()
         loss.item()  # a loop that logs reads its loss
 
-    return step
+    return step, {"forward": forward, "apply": apply}
 
 
 def by_fwk(trainer) -> Callable[[], None]:
-    updates = trainer.updates()
+    """What `Trainer.train` does for every update."""
+    run, updates = trainer.run, trainer.updates()
 
     def step() -> None:
+        run.world.at("its own part", update=run.update + 1)
+        trainer.enter_phase(run.hooks.hook.fwk_phase(run=run))
+        run.hooks.hook.fwk_update_begin(run=run)
         trainer.step(next(updates))
+        run.hooks.hook.fwk_update_end(run=run)
+        trainer.report()
 
     return step
 
 
-def compare(changes: dict, repetitions: int, updates: int,
-            clock: Callable[[], float] = time.process_time) -> tuple[float, float, float]:
-    """Median seconds per update of `fwk` and by hand, and the median of the ratios of neighbours in time."""
-    config = tiny_config(changes)
+def masked_batches(trainer) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Tokens [B, T], positions [B, K] and targets [B, K] of the first updates; sequences of one length, so one K."""
+    made = []
+    for _, batches in zip(range(16), batches_of(trainer.run)):
+        view = trainer.run.module.begin(batches[0], 0, Step(), torch.device("cpu")).views["masked"]
+        positions = view.positions[view.valid].view(len(view), -1)
+        made.append((view.tokens, positions, view.target.gather(1, positions)))
+    return made
+
+
+def compare(changes: dict, repetitions: int, updates: int, clock: Callable[[], float] = time.process_time,
+            workers: int = 0) -> tuple[float, float, tuple[float, float, float]]:
+    """Median seconds per update of `fwk` and by hand, and the median of the ratios of neighbours with its quartiles."""
+    config = tiny_config({**changes, "train": {**changes["train"], "workers": workers}})
     with trainer_of(config) as ours, trainer_of(config) as theirs:
-        masked = []
-        for _, batches in zip(range(16), batches_of(theirs.run)):
-            view = theirs.run.module.begin(batches[0], 0, Step(), torch.device("cpu")).views["masked"]
-            positions = view.positions[view.valid].view(len(view), -1)  # [B, K]: sequences of one length, so one K
-            masked.append((view.tokens, positions, view.target.gather(1, positions)))
-        contenders = [by_fwk(ours), by_hand(theirs, masked)]
+        contenders = [by_fwk(ours), by_hand(theirs, masked_batches(theirs))[0]]
         for step in contenders:
-            for _ in range(max(3, updates // 2)):
+            for _ in range(max(3, 2 * updates)):
                 step()
-        times: list[list[float]] = [[], []]
-        for repetition in range(repetitions):
-            for which in (0, 1) if repetition % 2 else (1, 0):
-                start = clock()
-                for _ in range(updates):
-                    contenders[which]()
-                times[which].append((clock() - start) / updates)
-    ratio = statistics.median(a / b for a, b in zip(*times))
-    return statistics.median(times[0]), statistics.median(times[1]), ratio
+        times = taking_turns(contenders, repetitions, updates, clock)
+    return statistics.median(times[0]), statistics.median(times[1]), ratio(*times)
 
 
-def table(repetitions: int, clock: Callable[[], float]) -> str:
-    mini = compare(MINI, repetitions, 1, clock)
-    toy = compare(TOY, repetitions, 50, clock)
-    rows = [("BERT-mini, 32 x 128", mini), ("toy, 8 x 16", toy)]
-    lines = ["| model, batch | `fwk`, ms per update | loop by hand, ms | ratio | overhead, ms |", "|---|---|---|---|---|"]
-    for name, (ours, theirs, ratio) in rows:
-        lines.append(f"| {name} | {ours * 1e3:.2f} | {theirs * 1e3:.2f} | {ratio:.3f} | {(ratio - 1) * theirs * 1e3:.2f} |")
-    return "\n".join(lines)
+def parts(rounds: int) -> list[tuple[str, float, float]]:
+    """Where the toy's update goes: microseconds of each part in `fwk` and by hand. Every part is run by itself, again and
+    again in turns; of each turn the fastest call counts, and of those the lower decile, which is what a quiet machine
+    would show."""
+    config = tiny_config(TOY)
+    with trainer_of(config) as trainer, trainer_of(config) as other:
+        run, module = trainer.run, trainer.run.module
+        updates, step = trainer.updates(), Step(update=1)
+        _, hand = by_hand(other, masked_batches(other))
+        hand["forward"]().backward()
+        batches = next(updates)
+        micros = [module.begin(batches[0], 0, step, run.device)]
+        trainer.agree(micros, step)
+        trainer.differentiate(micros, step)
+        output = module(micros[0], step)
+
+        def backward(forward: Callable[[], torch.Tensor]) -> Callable[[], float]:
+            def timed() -> float:
+                loss = forward()
+                start = time.perf_counter()
+                loss.backward()
+                return time.perf_counter() - start
+            return timed
+
+        def timed(call: Callable[[], Any]) -> Callable[[], float]:
+            def once() -> float:
+                start = time.perf_counter()
+                call()
+                return time.perf_counter() - start
+            return once
+
+        def hooks() -> None:
+            run.world.at("its own part", update=run.update + 1)
+            trainer.enter_phase(run.hooks.hook.fwk_phase(run=run))
+            run.hooks.hook.fwk_update_begin(run=run)
+            run.hooks.hook.fwk_update_end(run=run)
+            trainer.report()
+
+        def record() -> None:
+            trainer.record(output, output.loss.detach())
+            run.meters.commit()
+
+        made = [
+            ("examples, masking and cutting, shared by 64 updates", lambda: [next(updates) for _ in range(64)], 64, None),
+            ("hooks without listeners", hooks, 1, None),
+            ("schedule and progress", lambda: (run.learning_rate_factor(), run.progress), 1, None),
+            ("micro-batch begun", lambda: module.begin(batches[0], 0, step, run.device), 1, None),
+            ("counts", lambda: trainer.agree(micros, step), 1, None),
+            ("forward (`fwk`: also accuracy, terms, contexts)", lambda: module(micros[0], step), 1, hand["forward"]),
+            ("clipping, optimizer (`fwk`: also finite check)", lambda: trainer.apply(1.0, micros, step), 1, hand["apply"]),
+            ("meters", record, 1, None),
+        ]
+        calls = {(name, who): (timed(call), share) for name, ours, share, theirs in made
+                 for who, call in (("fwk", ours), ("hand", theirs)) if call is not None}
+        calls["backward", "fwk"] = backward(lambda: module(micros[0], step).loss), 1
+        calls["backward", "hand"] = backward(hand["forward"]), 1
+        fastest: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+        for _ in range(rounds):
+            for key, (call, share) in calls.items():
+                fastest[key].append(min(call() for _ in range(2 if share > 1 else 5)) / share)
+    micros_of = {key: sorted(times)[len(times) // 10] * 1e6 for key, times in fastest.items()}
+    return [(name, micros_of[name, "fwk"], micros_of.get((name, "hand"), 0.0)) for name in dict.fromkeys(n for n, _ in calls)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repetitions", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="data-loading processes of `fwk`")
     parser.add_argument("--wall", action="store_true", help="time on the wall instead of CPU time")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument("--only", choices=("mini", "toy", "parts"), help="one of the three measurements")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    made = table(arguments.repetitions, time.perf_counter if arguments.wall else time.process_time)
-    print(made)
+    clock = time.perf_counter if arguments.wall else time.process_time
+    made = []
+    rows = []
+    for name, key, changes, updates in (("BERT-mini, 32 x 128", "mini", MINI, 1), ("toy, 8 x 16", "toy", TOY, 50)):
+        if arguments.only in (None, key):
+            ours, theirs, (middle, low, high) = compare(changes, arguments.repetitions, updates, clock, arguments.workers)
+            rows.append([name, f"{ours * 1e3:.2f}", f"{theirs * 1e3:.2f}", f"{middle:.3f} ({low:.3f} to {high:.3f})",
+                         f"{(middle - 1) * theirs * 1e3:.2f}"])
+    if rows:
+        made.append(table(["model, batch", "`fwk`, ms per update", "loop by hand, ms", "ratio (quartiles)", "overhead, ms"], rows))
+    if arguments.only in (None, "parts"):
+        found = parts(10 * arguments.repetitions)
+        rows = [[name, f"{ours:.0f}", f"{theirs:.0f}" if theirs else "", f"{ours - theirs:+.0f}"] for name, ours, theirs in found]
+        rows.append(["together", *(f"{sum(part[i] for part in found):.0f}" for i in (1, 2)),
+                     f"{sum(ours - theirs for _, ours, theirs in found):+.0f}"])
+        made.append(table(["part of the toy's update", "`fwk`, µs", "by hand, µs", "difference"], rows))
+    print("\n\n".join(made))
     if arguments.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- trainer_tax -->\n")
-        after = rest.partition("<!-- end -->")[2]
-        PAGE.write_text(f"{before}<!-- trainer_tax -->\n{made}\n<!-- end -->{after}", encoding="utf-8")
+        write("trainer_tax", "\n\n".join(made), facts={"threads": arguments.threads, "workers": arguments.workers})
 
 
 if __name__ == "__main__":

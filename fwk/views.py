@@ -194,7 +194,12 @@ class View:
         return self.draws.shape[0]
 
     def replace(self, **changes: Any) -> View:
-        return replace(self, **changes)
+        """A copy with other values; TypeError on a name that is no field."""
+        if not changes.keys() <= self.__dict__.keys():
+            return replace(self, **changes)  # says which
+        made = object.__new__(type(self))  # an update makes several: its constructor would set each field by itself
+        made.__dict__.update(self.__dict__, **changes)
+        return made
 
     def detached(self) -> View:
         """The same view without graph, encodings or extras: what `prepare` keeps from one phase to the next."""

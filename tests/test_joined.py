@@ -161,3 +161,10 @@ def test_the_kit_finds_a_noiser_that_says_by_row_and_looks_at_its_neighbours(mon
     monkeypatch.setattr(BertMask, "apply", lambda self, source, key, context=None: source.replace(
         inputs={"tokens": source.tokens + len(source)}))
     assert "noised alone" in testing.noiser_keeps_rows_apart("bert_mask", {})
+
+
+def test_replacing_what_is_no_field_of_a_view_is_refused():
+    view = View(name="v", draws=torch.arange(2), inputs={})
+    assert view.replace(name="w").name == "w" and view.name == "v"
+    with pytest.raises(TypeError, match="colour"):
+        view.replace(colour="red")

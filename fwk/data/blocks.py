@@ -194,13 +194,13 @@ def stack(examples: Sequence[Example], pad: int, special: Sequence[int], length:
     longest = max((len(e.ids) for e in examples), default=0)
     T = length if length is not None else -(-longest // multiple) * multiple
     B = len(examples)
+    lengths = np.array([len(e.ids) for e in examples], dtype=np.int64)[:, None]  # [B, 1]
+    seconds = np.array([e.second for e in examples], dtype=np.int64)[:, None]
+    where = np.arange(T)
+    mask = where < lengths
     tokens = np.full((B, T), max(pad, 0), np.int64)
-    mask = np.zeros((B, T), bool)
-    segments = np.zeros((B, T), np.int64)
-    for row, example in enumerate(examples):
-        n = len(example.ids)
-        tokens[row, :n] = example.ids
-        mask[row, :n] = True
-        segments[row, example.second : n] = 1
+    if B:
+        tokens[mask] = np.concatenate([e.ids for e in examples])
+    segments = (mask & (where >= seconds)).astype(np.int64)
     is_special = mask & np.isin(tokens, np.asarray(special))
     return {"tokens": tokens, "mask": mask, "special": is_special, "segments": segments}

@@ -53,9 +53,9 @@ class Joined:
         columns = {name: _columns(view, self.sizes[name], cut) for name, view in self.views.items()}
         for number in range(len(next(iter(self.sizes.values())))):
             views = {}
-            for name, (same, parts) in columns.items():
+            for name, parts in columns.items():
                 own = {field: part[number] for field, part in parts.items()}
-                views[name] = View(**same, **own, padded=self.padded[name][number])
+                views[name] = self.views[name].replace(**own, padded=self.padded[name][number])
             yield views
 
     def to(self, device: torch.device) -> Joined:
@@ -65,16 +65,11 @@ class Joined:
         return replace(self, views={name: view.pin_memory() for name, view in self.views.items()})
 
 
-def _columns(view: View, sizes: Sequence[int], cut: dict[tuple, Sequence[Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields of a view that all micro-batches share, and fields that are cut: a sequence with one entry for each."""
-    same, parts = {}, {}
-    for field in fields(view):
-        value = getattr(view, field.name)
-        if isinstance(value, Tensor) or (isinstance(value, Mapping) and value):
-            parts[field.name] = _cut(value, sizes, cut)
-        elif field.name != "padded":
-            same[field.name] = value
-    return same, parts
+def _columns(view: View, sizes: Sequence[int], cut: dict[tuple, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """The fields of a view that hold rows, cut: an entry for each micro-batch."""
+    values = {field.name: getattr(view, field.name) for field in fields(view)}
+    return {name: _cut(value, sizes, cut) for name, value in values.items()
+            if isinstance(value, Tensor) or (isinstance(value, Mapping) and value)}
 
 
 def _cut(value: Any, sizes: Sequence[int], cut: dict[tuple, Sequence[Any]]) -> Sequence[Any]:

@@ -57,10 +57,12 @@ class Synthetic(Task):
         return {"a": 1 - share, "b": share} if share else {"a": 1.0}
 
     def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
-        B, T = len(examples), self.config.length
-        tokens = np.full((B, T), PAD, dtype=np.int64)
-        for row, (words, _) in enumerate(examples):
-            tokens[row, 0], tokens[row, 1 : len(words) + 1], tokens[row, len(words) + 1] = CLS, words, SEP
+        T = self.config.length
+        lengths = np.array([len(words) for words, _ in examples], dtype=np.int64)[:, None]  # [B, 1]
+        where = np.arange(T)
+        tokens = np.where(where == lengths + 1, SEP, PAD)  # [B, T]
+        tokens[:, 0] = CLS
+        tokens[(where >= 1) & (where <= lengths)] = np.concatenate([words for words, _ in examples])
         tokens = torch.from_numpy(tokens)
         return Batch(inputs={"tokens": tokens}, draws=torch.from_numpy(draws), mask=tokens != PAD,
                      special=(tokens == CLS) | (tokens == SEP), source=torch.from_numpy(sources),
@@ -110,4 +112,5 @@ class _Sequences(Source):
             tokens[:, t] = np.where(follow[:, t], (tokens[:, t - 1] * salt + 3) % words, tokens[:, t])
         labelled = noise[:, -2] % np.uint64(1000) < config.labelled * 1000
         labels = np.where(labelled, tokens[:, 0] % config.classes, -1)
-        return [(row[:size] + FIRST, label) for row, size, label in zip(tokens, n.tolist(), labels.tolist(), strict=True)]
+        tokens += FIRST
+        return [(row[:size], label) for row, size, label in zip(tokens, n.tolist(), labels.tolist(), strict=True)]
