@@ -75,8 +75,9 @@ def gradients_differ(name: str) -> float:
     return testing.difference(eager, compiled)
 
 
-def graphs_after_warm_up(name: str, updates: int = 8) -> tuple[list[int], dict]:
-    """New graphs in each update and evaluation after the first ones, with dropout; and reasons of graph breaks."""
+def graphs_after_warm_up(name: str, updates: int = 12) -> tuple[list[int], dict]:
+    """New graphs in each update and evaluation after the first ones, with dropout; and reasons of graph breaks. What
+    the engine calls warm-up is long enough for a single sequence to have come by alone, which is a graph of its own."""
     # draws differ in every update, and with them T, K, and what is padded
     changes = {"train": {"batch": 13, "micro_batch": 4, "precision": "fp32", "updates": 100, **COMPILED["train"]}}
     if name != "batch that is not text":
@@ -88,7 +89,7 @@ def graphs_after_warm_up(name: str, updates: int = 8) -> tuple[list[int], dict]:
             trainer.enter_phase(run.hooks.hook.fwk_phase(run=run))
             trainer.step(next(batches))
 
-        for _ in range(updates):
+        for _ in range(compiling.WARM_UP):
             update()
         evaluate(run, "valid")
         seen, new = compiling.graphs(), []

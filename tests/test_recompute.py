@@ -123,9 +123,10 @@ def test_an_encoder_without_layers_is_refused_by_name():
 
 def test_a_run_may_go_on_with_and_without(tmp_path):
     config = config_of("masked_lm", _merged(DROPOUT, {"train": {"precision": "fp32"}}))
-    straight = train_briefly(config, tmp_path / "one", 6)
-    train_briefly(testing._with(config, AGAIN), tmp_path / "two", 3)
-    again = train_briefly(config, tmp_path / "two", 6)
+    straight = train_briefly(config, tmp_path / "one")
+    with testing._stopped_at(3):
+        train_briefly(testing._with(config, AGAIN), tmp_path / "two")
+    again = train_briefly(config, tmp_path / "two")
     assert all(torch.equal(straight[name], again[name]) for name in straight)
 
 

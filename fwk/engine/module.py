@@ -97,6 +97,7 @@ class ObjectiveModule(nn.Module):
         self.ema: dict[str, Tensor] | None = None
         self.encoder_calls = 0
         self.compiled: str | None = None  # the backend of torch.compile, where it is in use
+        self.masked: set[tuple[str, bool]] = set()  # networks that have been given a mask, and in which mode
         self.nodes = {name: Node(
             name=name, source=spec.of or BATCH, learned=name in self.learned,
             reads_encoding=noisers[name].reads_encoding,
@@ -306,6 +307,8 @@ class ObjectiveModule(nn.Module):
         and no gradient; `ema`: with the averaged weights."""
         encoder = self.networks[network]
         inputs, mask, change = _stack(views, self.pad)
+        if self.compiled:
+            mask = self._one_kind_of_mask(views, mask, network)
         states = self.states[network] if states is None else states
         self.encoder_calls += 1
         encoded = self._call(encoder, (inputs, mask, change, states), mode, ema)
@@ -316,6 +319,15 @@ class ObjectiveModule(nn.Module):
             parts.append(encoded.rows(start, start + len(view), None if view.mask is None else view.mask.shape[1]))
             start += len(view)
         return parts
+
+    def _one_kind_of_mask(self, views: Sequence[View], mask: Tensor | None, network: str) -> Tensor | None:
+        """With a mask and without are two graphs. Where lengths vary, a call in which nothing happens to be padded is
+        rare, and would be compiled in the middle of a run: it gets a mask as well."""
+        if mask is not None:
+            self.masked.add((network, self.training))
+        elif (network, self.training) in self.masked and all(view.mask is not None for view in views):
+            return torch.cat([view.mask for view in views])
+        return mask
 
     def _call(self, module: nn.Module, arguments: tuple, mode: str, ema: bool) -> Any:
         if mode == "train" and not ema:
