@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fwk.apex import apex_part
 from fwk.config import option
 from fwk.context import BuildContext
 from fwk.errors import ConfigError
@@ -62,6 +63,8 @@ class Bert(Encoder):
         segments: int = option(2, "number of segment embeddings (0: none)", low=0, high=1_000_000)
         norm: Literal["post", "pre"] = option("post", "layer norm after each residual sum (BERT) or before each block")
         norm_eps: float = option(1e-12, "epsilon of the layer norms (BERT: 1e-12)", low=0)
+        norm_kernel: Literal["torch", "apex"] = option(
+            "torch", "who computes the layer norms: torch, or NVIDIA apex's fused kernel (CUDA only)")
         dropout: float = option(0.1, "dropout of embeddings and residual branches (BERT: 0.1)", low=0, high=1)
         attention_dropout: float = option(0.1, "dropout of attention probabilities (BERT: 0.1)", low=0, high=1)
         initialisation: Literal["bert", "torch", "fan_in"] = option(
@@ -88,7 +91,7 @@ class Bert(Encoder):
         self.embeddings = Embeddings(config, self.width, build)
         self.layers = nn.ModuleList(
             [Layer(config, self.width, self.heads) for _ in range(layers)])
-        self.final_norm = nn.LayerNorm(self.width, eps=config.norm_eps) if config.norm == "pre" else nn.Identity()
+        self.final_norm = layer_norm(config, self.width) if config.norm == "pre" else nn.Identity()
         relative = config.positions in ("relative", "neighbour")
         self.relative = RelativeBias(self.heads, config.reach, config.positions == "neighbour") if relative else None
         self.initialise(config.initialisation)
@@ -138,6 +141,14 @@ class Bert(Encoder):
         return parts
 
 
+def layer_norm(config: Bert.Config, width: int) -> nn.Module:
+    """Over the last dimension, with weight and bias [width] by those names whoever computes it. ConfigError when apex is
+    asked for and is not NVIDIA's."""
+    if config.norm_kernel == "apex":
+        return apex_part("normalization", "model.norm_kernel", "torch").FusedLayerNorm(width, eps=config.norm_eps)
+    return nn.LayerNorm(width, eps=config.norm_eps)
+
+
 class Embeddings(nn.Module):
     def __init__(self, config: Bert.Config, width: int, build: BuildContext):
         super().__init__()
@@ -148,7 +159,7 @@ class Embeddings(nn.Module):
         self.token = nn.Embedding(build.vocabulary.size, size)
         self.position = nn.Embedding(length, size) if config.positions == "learned" else None
         self.segment = nn.Embedding(config.segments, size) if config.segments else None
-        self.norm = nn.LayerNorm(size, eps=config.norm_eps)
+        self.norm = layer_norm(config, size)
         self.dropout = nn.Dropout(config.dropout)
         self.project = nn.Linear(size, width) if size != width else nn.Identity()
 
@@ -191,10 +202,10 @@ class Layer(nn.Module):
         inner = config.inner or 4 * width
         self.query_key_value = nn.Linear(width, 3 * width)
         self.attention_output = nn.Linear(width, width)
-        self.attention_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.attention_norm = layer_norm(config, width)
         self.inner = nn.Linear(width, inner)
         self.output = nn.Linear(inner, width)
-        self.output_norm = nn.LayerNorm(width, eps=config.norm_eps)
+        self.output_norm = layer_norm(config, width)
         self.attention_dropout = nn.Dropout(config.attention_dropout)
         self.dropout = nn.Dropout(config.dropout)
 
