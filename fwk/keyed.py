@@ -124,8 +124,7 @@ class Key:
         if isinstance(positions, int):
             steps = _steps(positions)
         else:
-            steps = positions.numpy().astype(np.uint64)
-            steps += _U1
+            steps = positions.numpy().astype(np.int64, copy=False).view(np.uint64) + _U1
             steps *= _U_GOLDEN
         words = _mix_in_place(per_draw[:, None] + steps)
         words &= _U_LAST
@@ -174,8 +173,10 @@ def choose(key: Key, eligible: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     K = int(exact_share(ratio, T))
     low = max(T - 1, 1).bit_length()
     # the position in the low bits breaks ties, so the choice is a function of integers alone
-    if _with_numpy(eligible):
-        return _choose_with_numpy(key, eligible.numpy(), ratio, K, low)
+    if _with_numpy(eligible) and 0 < K and T < 1 << 31:
+        found = _choose_with_numpy(key, eligible.numpy(), ratio, K)
+        if found is not None:
+            return found
     where = torch.arange(T, device=eligible.device)
     ranks = ((key.bits(T) >> low) << low) | where
     ranks = torch.where(eligible, ranks, _LAST)
@@ -186,21 +187,24 @@ def choose(key: Key, eligible: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     return torch.where(valid, positions, 0), valid
 
 
-def _choose_with_numpy(key: Key, eligible: np.ndarray, ratio: float, K: int, low: int) -> tuple[Tensor, Tensor]:
-    """`choose`, step by step the same."""
+def _choose_with_numpy(key: Key, eligible: np.ndarray, ratio: float, K: int) -> tuple[Tensor, Tensor] | None:
+    """`choose` by the first 32 of the 63 bits, which are sorted several times as fast; None where two positions share
+    them and only one of the two is chosen (one sequence of 512 in ten million)."""
     B, T = eligible.shape
-    ranks = key._words(T)  # [B, T]
-    ranks &= np.uint64(_LAST ^ ((1 << low) - 1))
-    ranks |= np.arange(T, dtype=np.uint64)
-    np.copyto(ranks, _U_LAST, where=~eligible)
-    if 0 < K < T:
-        ranks.partition(K - 1, axis=1)
-    smallest = np.sort(ranks[:, :K], axis=1)  # [B, K]
-    valid = np.arange(K) < exact_share(ratio, eligible.sum(1, keepdims=True))  # [B, K]
-    positions = (smallest & np.uint64((1 << low) - 1)).view(np.int64)
-    positions[~valid] = T
-    positions.sort(axis=1)
-    positions[~valid] = 0
+    words = key._words(T)
+    words >>= _U31
+    ranks = words.astype(np.uint32)  # [B, T]
+    np.copyto(ranks, np.uint32(0xFFFF_FFFF), where=~eligible)
+    smallest = np.partition(ranks, K - 1, axis=1)[:, :K]
+    smallest.sort(axis=1)
+    share = exact_share(ratio, eligible.sum(1, keepdims=True))  # [B, 1]
+    valid = np.arange(K) < share  # [B, K]
+    last = np.take_along_axis(smallest, np.maximum(share - 1, 0), axis=1)  # [B, 1]
+    chosen = np.flatnonzero((ranks <= last) & (share > 0))
+    if len(chosen) != share.sum():
+        return None
+    positions = np.zeros((B, K), dtype=np.int64)
+    positions[valid] = chosen % T
     return torch.from_numpy(positions), torch.from_numpy(valid)
 
 

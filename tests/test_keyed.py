@@ -125,3 +125,15 @@ def test_exact_share_of_an_array_is_that_of_an_integer(ratio, n):
 
 def test_a_third_of_a_long_sequence_is_a_third():
     assert exact_share(1 / 3, np.array([3, 4096, 65536])).tolist() == [1, 1366, 21846]
+
+
+def test_two_positions_with_the_same_first_bits_are_told_apart(monkeypatch):
+    """The CPU sorts by 32 of the bits; where those do not decide, the rest does, as everywhere."""
+    B, T = 6, 40
+    words = np.random.default_rng(5).integers(0, 1 << 62, (B, T)).astype(np.uint64)
+    words[2] = words[2] % np.uint64(1 << 20) + np.uint64(1 << 40)  # one sequence in which the first 32 bits are equal
+    monkeypatch.setattr(Key, "_words", lambda self, positions: words.copy())
+    eligible = torch.ones(B, T, dtype=torch.bool)
+    positions, valid = choose(key(torch.arange(B)), eligible, 0.25)
+    expected = [sorted(range(T), key=lambda t: (int(row[t]) >> 6 << 6) | t)[:10] for row in words]
+    assert positions.tolist() == [sorted(chosen) for chosen in expected] and bool(valid.all())

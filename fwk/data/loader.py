@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fwk.tasks.base import Task
 
 
-_TOGETHER = 16384  # positions that are worked on in one call, where micro-batches are smaller
+_TOGETHER = 32768  # positions that are worked on in one call, where micro-batches are smaller
 _AT_MOST = 64  # micro-batches in one call: the first of them waits for all
 
 Views = Mapping[str, View]

@@ -64,12 +64,10 @@ def corrupt(tokens: Tensor, positions: Tensor, valid: Tensor, key: Key, mask_id:
             mask: float, random: float) -> Tensor:
     """tokens [B, T] with those at positions [B, K] (where valid) replaced by [MASK], a random id of `ordinary`, or
     left, in the shares `mask`, `random` and the rest."""
+    positions = torch.where(valid, positions, positions[:, :1])  # padding slots, which come last, repeat the first one
     fate = key.child("fate").below(positions, THOUSANDTHS)  # [B, K]
     drawn = ordinary[key.child("token").below(positions, len(ordinary))]  # [B, K]
     old = tokens.gather(1, positions)  # [B, K]
     masked = round(mask * THOUSANDTHS)
     new = torch.where(fate < masked, mask_id, torch.where(fate < masked + round(random * THOUSANDTHS), drawn, old))
-    # padding slots, which come last, write once more what the first slot writes; without any valid one, the old token
-    new = torch.where(valid, new, torch.where(valid[:, :1], new[:, :1], old))
-    positions = torch.where(valid, positions, positions[:, :1])
-    return tokens.scatter(1, positions, new)
+    return tokens.scatter(1, positions, torch.where(valid[:, :1], new, old))  # a row may have none to repeat
