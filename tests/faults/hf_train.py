@@ -86,7 +86,7 @@ def main(words: list[str]) -> None:
     fields = {key: kind(given[key]) for key, kind in (
         ("output_dir", str), ("learning_rate", float), ("seed", int), ("data_seed", int), ("max_steps", int),
         ("dataloader_num_workers", int), ("per_device_train_batch_size", int), ("report_to", str),
-        ("auto_find_batch_size", bool)) if key in given}
+        ("auto_find_batch_size", bool), ("optim", str), ("max_grad_norm", float)) if key in given}
     if acts.meant("begin") and acts.SPEC["act"] == "other_order":
         fields["data_seed"] = 999
     rows = len(np.load(data, mmap_mode="r"))

@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 INSIDE = HERE / "inside"
 TRACEBACK = "Traceback (most recent call last)"
 TIMINGS = ("seconds", "tokens_per_second")
-KILL = {"act": "signal", "name": "SIGKILL", "place": "update", "at": 10}
+KILL = {"act": "signal", "name": "SIGKILL", "place": "update", "at": 10, "first": 1.0}  # the save at 8 has a second
 UPDATES, EVERY = 16, 4  # of every run here: its length, and the updates between two checkpoints
 
 
@@ -372,11 +372,15 @@ class Fwk(Side):
             self.expect(ended.seconds <= seconds, f"it took {ended.seconds:.0f} s, expected {seconds:.0f} at most")
         self.expect(not self.poisoned(), "a checkpoint with numbers that are not finite was written")
 
-    def answers(self, says: str, warning: bool = True, **how) -> None:
-        """Either way is right, and none is silent: it goes on to the same weights and says so, or refuses."""
-        ended = self.start(**how)
+    def answers(self, says: str, **how) -> None:
+        """As `answered`."""
+        self.answered(self.start(**how), says)
+
+    def answered(self, ended: Ended, says: str, told: str = "warned") -> None:
+        """Two ways are right: it goes on to the same weights, or refuses. told: when it goes on, what was said counts
+        as a warning ("warned") or as how it recovered ("recovered"), or nothing need be said ("silent")."""
         if self.look(ended).kind == "same":
-            self.judge(ended, says, False, warning)
+            self.judge(ended, "" if told == "silent" else says, False, told == "warned")
         else:
             self.refused(ended, says)
 
@@ -429,9 +433,11 @@ class Fwk(Side):
             return "FAILED: " + "; ".join(self.problems)
         kinds = [seen.kind for seen in self.seen]
         refused = any(kind in ("sentence", "traceback") for kind in kinds)
+        if "warned" in kinds and not refused:
+            return "tolerated with a warning"
         if kinds[-1] == "same":
             return "refused, then recovered" if refused else "recovered"
-        return "tolerated with a warning" if kinds[-1] == "warned" else "refused"
+        return "refused"
 
     def sentence(self) -> str:
         """What it said, without paths."""
@@ -449,6 +455,7 @@ class HF(Side):
     step_key = "global_step"
     files = {"weights": "model.safetensors", "optimizer": "optimizer.pt", "state": "trainer_state.json"}
     translated = {"optimizer.lr": "learning_rate", "seed": "seed", "train.workers": "dataloader_num_workers",
+                  "--optimizer": "optim", "train.clip": "max_grad_norm",
                   "train.batch": "per_device_train_batch_size", "model.width": "hidden_size", "train.updates": "max_steps"}
 
     def program(self) -> list[str]:
@@ -462,7 +469,7 @@ class HF(Side):
         found = []
         for word in words:
             key, _, value = word.partition("=")
-            if key == "hooks.tensorboard":
+            if key == "hooks.tensorboard.name":
                 found += ["--report_to", "tensorboard"]
             elif key in self.translated:
                 found += [f"--{self.translated[key]}", value]
@@ -493,8 +500,11 @@ class HF(Side):
                 seconds: float | None = None, **how) -> None:
         self.went_on(self.start(**how))
 
-    def answers(self, says: str, warning: bool = True, **how) -> None:
+    def answers(self, says: str, **how) -> None:
         self.went_on(self.start(**how))
+
+    def answered(self, ended: Ended, says: str, told: str = "warned") -> None:
+        self.went_on(ended)
 
     def stops(self, status: int, says: str = "", **how) -> None:
         self.went_on(self.start(**how))
@@ -525,7 +535,7 @@ class HF(Side):
 
     def verdict(self) -> str:
         """What happened, start by start."""
-        words = [tidy(seen.text, self.folder, 110) for seen in self.seen]
+        words = [*self.problems, *(tidy(seen.text, self.folder, 110) for seen in self.seen)]
         return "; then ".join(words)
 
 

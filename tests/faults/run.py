@@ -59,6 +59,8 @@ def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
             case.run(made)
         except Skip as reason:
             return str(reason)
+        except Exception as error:  # the case, not what it tries: the others are still worth running
+            made.problems.append(f"the case itself broke: {type(error).__name__}: {' '.join(str(error).split())[-300:]}")
     return made
 
 

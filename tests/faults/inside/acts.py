@@ -39,8 +39,9 @@ def reach(place: str, number: int | None = None, **subject: Any) -> None:
 # -- to the process --------------------------------------------------------------------------------------------------
 
 
-def act_signal(_: Any, name: str, times: int = 1, group: bool = False, then: float = 0.0) -> None:
-    """A signal to this process, or to its whole group, as a terminal sends a Ctrl-C; then a slow moment."""
+def act_signal(_: Any, name: str, times: int = 1, group: bool = False, first: float = 0.0, then: float = 0.0) -> None:
+    """A signal to this process, or to its whole group, as a terminal sends a Ctrl-C; slow moments before and after."""
+    time.sleep(first)
     for _ in range(times):
         (os.killpg if group else os.kill)(0 if group else os.getpid(), getattr(signal, name))
         time.sleep(0.05)
