@@ -27,7 +27,7 @@ from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
 from fwk.engine.recompute import recompute_layers
 from fwk.engine.run import Run
-from fwk.engine.trainer import Trainer, load_model_tensors
+from fwk.engine.trainer import Trainer, load_model_tensors, model_tensors
 from fwk.errors import CheckpointError, PluginError, RunError, UnknownName, UserError
 from fwk.models.base import Encoder
 from fwk.plugins import load_plugins
@@ -87,6 +87,9 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
             if this.done:
                 print(f"fwk: {folder} is finished at update {this.update}: nothing to do; a longer run "
                       f"({_longer(config)}) goes on from there", file=sys.stderr)
+    if world.main:
+        checkpoint.foresee_space(folder, checkpoint.size_of(model_tensors(this.module)))
+        _write(folder / "config.yaml", configuration.to_yaml(config))  # nothing refuses this start any more
     if world.main and latest is None:
         _describe(this)
     status = "failed"
@@ -149,9 +152,8 @@ def _open_folder(folder: Path, config: RunConfig, overwrite: bool) -> None:
             before = configuration.read(path)
             if changed := configuration.differences(before, config):
                 told = "; ".join(f"{key}: {old} there, {new} here" for key, (old, new) in sorted(changed.items()))
-                raise CheckpointError(f"{folder} holds a run with another config ({told}); choose another --run, or start "
+                raise CheckpointError(f"{folder} holds a run with another config ({told}; 'there' is {path}); choose another --run, or start "
                                       "it anew with --overwrite")
-        _write(path, configuration.to_yaml(config))
     except OSError as error:
         raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
 
@@ -253,6 +255,7 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool = Fals
     module = build_module(config, task)
     if average and "average" not in tensors:
         raise CheckpointError(f"{found} holds no moving average of the weights; it was trained with train.ema=0")
+    checkpoint.refuse_not_finite(found, tensors["model"], module)
     load_model_tensors(module, {**tensors["model"], **(tensors["average"] if average else {})}, found)
     module.eval()
     return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"])

@@ -70,7 +70,7 @@ def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, 
     parent.mkdir(exist_ok=True)
     for left in parent.glob(f"{WRITING}*"):  # by a run that was killed here
         shutil.rmtree(left)
-    needed = sum(value.numel() * value.element_size() for group in tensors.values() for value in group.values())
+    needed = sum(size_of(group) for group in tensors.values())
     if needed > (free := shutil.disk_usage(parent).free):
         raise OSError(errno.ENOSPC, f"it needs {_megabytes(needed)}, and {_megabytes(free)} are free on its disk")
     try:
@@ -92,6 +92,18 @@ def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, 
         shutil.rmtree(beside, ignore_errors=True)
         raise
     return final
+
+
+def size_of(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes."""
+    return sum(value.numel() * value.element_size() for value in tensors.values())
+
+
+def foresee_space(run: Path, needed: int) -> None:
+    """CheckpointError when not even `needed` bytes are free for a checkpoint."""
+    if needed > (free := shutil.disk_usage(run).free):
+        raise CheckpointError(f"a checkpoint needs at least {_megabytes(needed)}, and {_megabytes(free)} are free on the disk "
+                              f"of {run}; free some, or choose another --run")
 
 
 def serialized(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
@@ -172,6 +184,19 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dic
     except SafetensorError as error:
         raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
     return tensors, _json(checkpoint / "state.json")
+
+
+def not_finite(tensors: Mapping[str, Tensor], module: torch.nn.Module) -> list[str]:
+    """Names of parameters with a value that is not finite. Buffers may have such values (a mask of -inf)."""
+    return [name for name, _ in module.named_parameters() if name in tensors and tensors[name].is_floating_point()
+            and not torch.isfinite(tensors[name].sum(dtype=torch.float64))]
+
+
+def refuse_not_finite(checkpoint: Path, tensors: Mapping[str, Tensor], module: torch.nn.Module) -> None:
+    if bad := not_finite(tensors, module):
+        older = [path.name for path in list_checkpoints(checkpoint.parent.parent) if update_of(path) < update_of(checkpoint)]
+        raise CheckpointError(f"{checkpoint}: {', '.join(bad[:3])} is not finite; delete that folder to go on from "
+                              f"{older[-1] if older else 'the beginning'}")
 
 
 def newest_whole(run: Path) -> tuple[Path | None, list[str]]:

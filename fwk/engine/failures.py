@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -62,8 +63,8 @@ def explain(error: Exception, trainer: Trainer | None) -> str | None:
 
 def out_of_memory(said: str, trainer: Trainer | None) -> str:
     """Which shape did not fit, and what to set."""
-    size = said[said.find("ried to allocate") - 1 :].split(".")[0] if "ried to allocate" in said else ""
-    asked = f" ({size[:60]})" if size else ""
+    size = re.search(r"ried to allocate ([\d.]+ ?\w+)", said)
+    asked = f" (it takes {size[1]} more)" if size else ""
     if trainer is None:
         return f"out of memory{asked} while the run was built: choose a smaller model or more memory"
     run, micros = trainer.run, trainer.micros
@@ -81,11 +82,12 @@ def out_of_memory(said: str, trainer: Trainer | None) -> str:
 
 
 def stray_token(run: Run) -> str | None:
-    """The first token id of this update that the vocabulary does not have; None when there is none. Reads the examples
-    anew: after a failed assertion nothing on a GPU can be looked at."""
+    """The first token id of this update, or of the next ones, which may have been read already, that the vocabulary does
+    not have; None when there is none. Reads the examples anew: after a failed assertion nothing on a GPU can be seen."""
     try:
         size = run.task.vocabulary().size
-        draws = np.arange(run.update * run.config.train.batch, (run.update + 1) * run.config.train.batch, dtype=np.int64)
+        batch = run.config.train.batch
+        draws = run.update * batch + np.arange(max(batch, min(64 * batch, 4096)), dtype=np.int64)
         numbers, indices, _ = run.order.locate(draws)
         sources = list(run.task.sources("train").items())
         for draw, number, index in zip(draws, numbers.tolist(), indices.tolist(), strict=True):

@@ -17,11 +17,12 @@ from fwk.errors import CheckpointError, RunError
 
 
 class Saver:
-    """folder: the run's. background: False writes before `begin` returns, from the tensors themselves. written: is told
-    the name of each checkpoint once it is whole."""
+    """folder: the run's. background: False writes before `begin` returns, from the tensors themselves. module: whose
+    parameters must be finite. written: is told the name of each checkpoint once it is whole."""
 
-    def __init__(self, folder: Path, background: bool, keep_last: int, written: Callable[[str], None] = lambda name: None):
-        self.folder, self.background, self.keep_last, self.written = folder, background, keep_last, written
+    def __init__(self, folder: Path, background: bool, keep_last: int, module: torch.nn.Module | None = None,
+                 written: Callable[[str], None] = lambda name: None):
+        self.folder, self.background, self.keep_last, self.module, self.written = folder, background, keep_last, module, written
         self.good: str = ""  # name of the newest checkpoint that is known to be whole
         self.failure: RunError | None = None
         self._buffers: dict[tuple[str, str], Tensor] = {}
@@ -43,6 +44,10 @@ class Saver:
         """Until nothing is being written. RunError when what was being written could not be."""
         if self._writer is not None:
             self._writer.join(seconds)
+        self.check()
+
+    def check(self) -> None:
+        """RunError when a checkpoint could not be written; does not wait for one that is being written."""
         if self.failure is not None:
             raise self.failure
 
@@ -69,6 +74,8 @@ class Saver:
 
     def _write(self, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str, best: Sequence[int]) -> None:
         try:
+            if self.module is not None and (bad := checkpoint.not_finite(tensors["model"], self.module)):
+                raise CheckpointError(f"{', '.join(bad[:3])} is not finite")
             newest = checkpoint.write_checkpoint(self.folder, update, tensors, state)
             self.good = newest.name
             self.written(newest.name)

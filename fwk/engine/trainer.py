@@ -66,7 +66,8 @@ class Trainer:
         self.saved_at = -1
         self.micros: Sequence[MicroBatch] = ()  # of the update under way
         self.unlogged: LogFailed | None = None  # why the log cannot be written any more
-        self.saver = Saver(run.folder, run.config.train.async_save, run.config.train.keep_last, run.world.saved)
+        self.saver = Saver(run.folder, run.config.train.async_save, run.config.train.keep_last, run.module,
+                           run.world.saved)
         if run.world.watch is not None:
             run.world.watch.last_words.append(self.saver.wait)
         self.shelf: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # optimizer state of frozen parameters, by name
@@ -375,6 +376,7 @@ class Trainer:
         run, train = self.run, self.run.config.train
         self.micros = ()
         run.world.at("hooks and logging")
+        self.saver.check()
         if run.update % train.log_every == 0 or run.done:
             self.log()
         improved = False
@@ -519,6 +521,7 @@ class Trainer:
                                   "that one (environment.json in the run's folder names it)")
         if absent := sorted(state["plugins"].keys() - {name for name, _ in run.hooks.list_name_plugin()} - set(state["listeners"])):
             raise CheckpointError(f"{path} holds the state of {', '.join(absent)}, which is not loaded here{checkpoint.wanted(state)}")
+        checkpoint.refuse_not_finite(path, tensors["model"], run.module)
         if state["fingerprint"] != (here := run.task.fingerprint()):
             raise CheckpointError(f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
                                   f"{here[:12]} here; restore the data, or choose another --run")
