@@ -263,6 +263,17 @@ def test_out_of_memory_in_an_optimizer_or_a_hook_names_the_place(tmp_path, monke
         api.run(config_in(tmp_path / "run"))
 
 
+def test_a_worker_that_dies_is_one_sentence_wherever_the_trainer_is(tmp_path, monkeypatch):
+    def hit(*_, **__):  # as torch's handler of SIGCHLD does
+        raise RuntimeError("DataLoader worker (pid 123) is killed by signal: Killed. ")
+
+    from fwk.engine.module import ObjectiveModule
+
+    monkeypatch.setattr(ObjectiveModule, "forward", hit)
+    with pytest.raises(RunError, match=r"update 1: a data-loading worker died \(DataLoader worker \(pid 123\) is killed by"):
+        api.run(config_in(tmp_path / "run"))
+
+
 # -- limits, tokens --------------------------------------------------------------------------------------------------
 
 

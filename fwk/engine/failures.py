@@ -50,6 +50,9 @@ def explain(error: Exception, trainer: Trainer | None) -> str | None:
     when = f"update {run.update + 1}: " if run is not None else ""
     if isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY):
         return when + out_of_memory(said, trainer)
+    if "DataLoader worker" in said:  # torch's handler of SIGCHLD raises wherever the main thread is
+        return (f"{when}a data-loading worker died ({said[:120]}); it may have run out of memory or of shared memory: try a "
+                "smaller train.workers")
     if isinstance(error, OSError) and error.errno in ADVICE:
         place = f" ({error.filename})" if error.filename else ""
         return f"{when}{os.strerror(error.errno)}{place}; {ADVICE[error.errno]}, and start the same command again"

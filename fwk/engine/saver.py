@@ -46,6 +46,11 @@ class Saver:
             self._writer.join(seconds)
         self.check()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being written."""
+        return self._writer is not None and self._writer.is_alive()
+
     def check(self) -> None:
         """RunError when a checkpoint could not be written; does not wait for one that is being written."""
         if self.failure is not None:
