@@ -71,8 +71,8 @@ def fwk_validated(run: Run, split: str, metrics: dict[str, float]) -> None:
 
 @hookspec
 def fwk_checkpoint_save(run: Run) -> dict[str, Any] | None:
-    """State to keep in the checkpoint: a JSON-able dict that may hold tensors as values. Called on rank 0 only.
-    It is stored under the plugin's name."""
+    """State to keep in the checkpoint: a JSON-able dict that may hold tensors as values, which are copied. Called on
+    rank 0 only. It is stored under the plugin's name; going on without the plugin is refused, unless it only listens."""
 
 
 @hookspec
