@@ -250,9 +250,9 @@ def _fit(value: Any, shape: tuple, spec: FieldSpec) -> Any:
                 raise _Wrong("must be a finite number") from None
             if isinstance(number, float) and not math.isfinite(number):
                 raise _Wrong(f"must be a finite number, got {value}")
-            _in_range(number, spec)
             if head == "int" and not -(1 << 63) <= number < 1 << 63:
                 raise _Wrong(f"must fit into 64 bits, got {shown(number)}")
+            _in_range(number, spec)
             return number
     elif head == "Literal":
         if any(type(value) is type(v) and value == v for v in shape[1]):

@@ -7,6 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fwk.cli.common import run_command
+from fwk.errors import RunError
+
+NAME = "fwk-preprocess"
 _EPILOG = """\
 examples:
   fwk-preprocess book.txt --output store
@@ -19,7 +23,7 @@ An interrupted run goes on where it was when the same command is given again. Wh
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        prog="fwk-preprocess", description="Turn text into a tokenizer and a token store that fwk-train reads "
+        prog=NAME, description="Turn text into a tokenizer and a token store that fwk-train reads "
         "(task.data=STORE).", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     p.add_argument("input", nargs="+", metavar="INPUT", help="text files, globs, folders, .gz/.xz/.zst, .jsonl; - for "
                    "standard input")
@@ -99,21 +103,21 @@ def _cores() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
-    from fwk.errors import FwkError
+    """Returns the exit status: 0 done, 1 something failed, 2 the input was wrong, 130 interrupted."""
+    return run_command(NAME, _main, argv)
 
+
+def _main(argv: list[str]) -> int:
+    arguments = parser().parse_args(argv)
     try:
         run(arguments)
-    except FwkError as error:
-        print(f"fwk-preprocess: {error}", file=sys.stderr)
-        return error.exit_status
     except KeyboardInterrupt:
-        print("fwk-preprocess: interrupted; give the same command again to go on", file=sys.stderr)
+        print(f"{NAME}: interrupted; give the same command again to go on", file=sys.stderr)
         return 130
-    except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        print(f"fwk-preprocess: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # the disk is full, or went away
+        raise RunError(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}") from error
     return 0
 
 

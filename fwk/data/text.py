@@ -192,7 +192,7 @@ class Reader:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{shown}, line {number}: not a JSON object ({str(error)[:80]})") from None
         if isinstance(record, str):
-            return record
+            return _whole(record, shown, number)
         if not isinstance(record, dict):
             raise DataError(f"{shown}, line {number}: expected a JSON object with the field '{self.field}'")
         value: Any = record
@@ -203,7 +203,7 @@ class Reader:
         if not isinstance(value, str):
             raise DataError(f"{shown}, line {number}: the field '{self.field}' is {type(value).__name__}, "
                             "expected text")
-        return value.replace("\r\n", "\n")
+        return _whole(value, shown, number).replace("\r\n", "\n")
 
     def _lines(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[int, str, bool]]:
         """(line number, text, whether this piece ends the line)."""
@@ -264,6 +264,16 @@ class Reader:
             raise DataError(f"{shown}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file "
                             "first, for example with iconv") from None
         return text.replace("\r\n", "\n")
+
+
+def _whole(text: str, shown: str, number: int) -> str:
+    """The text of a record. DataError where an escape of JSON stands for half a character."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{shown}, line {number}: not text (\\u{ord(text[error.start]):04x} is half a character)") from None
+    return text
 
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
