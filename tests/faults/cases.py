@@ -785,13 +785,13 @@ def rank_terminated(s):
 @fault("a rank runs another config", ranks=2)
 def rank_other_config(s):
     s.fresh()
-    s.refuses("ranks were started with different configs", rank_words={1: ["optimizer.lr=5e-3"]})
+    s.refuses("rank 1 was started otherwise than rank 0: optimizer.lr: 0.005 there, 0.001", rank_words={1: ["optimizer.lr=5e-3"]})
 
 
 @fault("a rank runs another seed", ranks=2)
 def rank_other_seed(s):
     s.fresh()
-    s.refuses("ranks were started with different configs", rank_words={1: ["seed=9"]})
+    s.refuses("rank 1 was started otherwise than rank 0: seed: 9 there, 1", rank_words={1: ["seed=9"]})
 
 
 @fault("a rank reads another version of the data", ranks=2, data="store")

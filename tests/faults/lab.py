@@ -121,15 +121,16 @@ class Side:
         self.starts += 1
         program = self.program()
         if self.ranks > 1:
-            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}", "--monitor-interval=0.1",
-                        "--shutdown-timeout=3", f"--max-restarts={restarts}", str(HERE / "rank.py")]
+            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}",
+                        "--monitor-interval=0.1",
+                        f"--max-restarts={restarts}", str(HERE / "rank.py")]
             command = [sys.executable, *launcher, *(word for word in program if word != "-m")]
         else:
             command = [sys.executable, *program]
         command = [*before, *command, *self.options([*self.start_words, *words], fault)]
         mark = uuid.uuid4().hex
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "FWK_CACHE": str(self.folder / "cache"),
-                       "HF_HUB_OFFLINE": "1", "FAULTS_MARK": mark,
+                       "HF_HUB_OFFLINE": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3", "FAULTS_MARK": mark,
                        "RANK_WORDS": json.dumps({rank: self.translate(more) for rank, more in (rank_words or {}).items()}),
                        "RANK_FOLDER": json.dumps(rank_folder or {}),
                        **({"FAULT": json.dumps(fault)} if fault else {}), **(env or {})}
