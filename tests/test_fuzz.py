@@ -14,7 +14,6 @@ import lzma
 import os
 import random
 import shutil
-import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -395,3 +394,114 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(name):
 def test_much_wrong_input_is_one_sentence_and_leaves_nothing(name):
     check, examples, _, many = PROPERTIES[name]
     settings(max_examples=many, **QUIET)(given(examples)(check))()
+
+
+# -- what hypothesis would not draw ----------------------------------------------------------------------------------
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def endless_link(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+PLACES: dict[str, Callable[[Path], None]] = {
+    "pipe": pipe, "dangling link": lambda path: path.symlink_to("nowhere"), "link to itself": endless_link, "empty folder": Path.mkdir,
+    "folder of folders": lambda path: (path / "a/b").mkdir(parents=True), "link to a device": lambda path: path.symlink_to("/dev/null"),
+    "folder with a pipe": lambda path: (path.mkdir(), pipe(path / "a.txt")), "nothing": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", ["fwk-preprocess", "fwk-train"])
+def test_what_is_no_file_is_one_sentence(name, place):
+    with empty_folder() as here:
+        PLACES[place](here / "in")
+        before = tree(here)
+        if name == "fwk-preprocess":
+            status, _, err = call(preprocess.main, ["in", "-o", "new/store", "--processes", "1"])
+        else:
+            status, _, err = call(train.main, ["--run", "r", "train.device=cpu", "task.data=in"])
+        told(name, status, err, (2,))
+        assert tree(here) == before
+
+
+@pytest.mark.parametrize("output", ["", ".", "..", "/", "x" * 300, "x.txt", "x.txt/store", "link", "/dev/null/store", "in"])
+def test_a_place_where_no_store_can_be_is_one_sentence(output):
+    with empty_folder() as here:
+        (here / "x.txt").write_text(PROSE)
+        (here / "in").mkdir()
+        (here / "in/own").write_text("")
+        (here / "link").symlink_to("nowhere")
+        before = tree(here)
+        status, _, err = call(preprocess.main, ["x.txt", "-o", output, "--vocabulary", "40", "--processes", "1"])
+        told("fwk-preprocess", status, err, (2,))
+        assert tree(here) == before
+
+
+@pytest.mark.parametrize("run", ["x.txt", "x.txt/run", "link", "/dev/null/run", "x" * 300, "a\0b"])
+def test_a_place_where_no_run_can_be_is_one_sentence(run):
+    with empty_folder() as here:
+        (here / "x.txt").write_text("own")
+        (here / "link").symlink_to("nowhere")
+        before = tree(here)
+        status, _, err = call(train.main, [*SMALL[:2], *SMALL[4:], "--run", run])
+        told("fwk-train", status, err, (2,))
+        assert tree(here) == before and (here / "x.txt").read_text() == "own"
+
+
+@pytest.mark.parametrize("data", [
+    b"[" * 900_000, b"{" * 900_000, b"a: " * 300_000, b"- " * 400_000, b"x" * 1_000_001, (b"  " * 200 + b"a:\n") * 100, bomb(40, 9).encode(),
+    b"a: &a [*a]\n", b"a: &a {<<: *a}\n", b"? [a]\n: b\n", "é: 1\n".encode("latin-1"), "a: 1\n".encode("utf-16"), b"a: !!python/object/new:os.system [ls]\n",
+    b"train: {batch: 1" + b"0" * 5000 + b"}\n", b"seed: 1" + b"0" * 350 + b"\n", b"a: 1\na: 2\n", b"\ta: 1\n", b"a: \0\n", b"- a\n", b"a\n"],
+    ids=lambda data: data[:12].decode("ascii", "replace"))
+def test_a_hostile_config_is_one_sentence(data):
+    with empty_folder() as here:
+        (here / "c.yaml").write_bytes(data)
+        status, _, err = call(train.main, ["--config", "c.yaml", "--print-config"])
+        told("fwk-train", status, err, (2,))
+        assert "c.yaml" in err and len(err) < 600
+
+
+def test_words_that_are_no_text_reach_the_message_as_they_can():
+    """As the system hands over bytes that are not UTF-8, to a terminal that knows no more than ASCII."""
+    import subprocess
+
+    argv = [sys.executable, "-m", "fwk.cli.train", b"model=\xff\xfe", "--config=é"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"})
+    assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.startswith(b"fwk-train: error: ")
+
+
+LONG = 100_000_000
+LINES = {
+    "words": lambda: (b"the harbour is old " * (LONG // 19 + 1))[:LONG], "one letter": lambda: b"x" * LONG, "control characters": lambda: b"\x07" * LONG,
+    "beyond ASCII": lambda: "日本語".encode() * (LONG // 9), "blanks": lambda: b" " * LONG, "zero bytes": lambda: bytes(LONG),
+    "random bytes": lambda: random.Random(1).randbytes(LONG).replace(b"\n", b" "), "half a character": lambda: "é".encode() * (LONG // 2) + b"\xc3",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LINES)
+def test_a_line_of_100_mb_is_a_store_or_one_sentence(kind):
+    with empty_folder() as here:
+        (here / "x.txt").write_bytes(LINES[kind]())
+        status, _, err = call(preprocess.main, ["x.txt", "-o", "new/store", "--tokenizer", "byte_bpe", "--vocabulary", "300", "--processes", "1",
+                                                "--sample-size", "0.1", "--valid-share", "0"])
+        told("fwk-preprocess", status, err)
+        assert (status == 0) == (kind in ("words", "one letter", "control characters", "beyond ASCII")), err
+        if status:
+            assert tree(here) == ["x.txt"]
+        else:
+            assert Store(here / "new/store").split("train").tokens > LONG / 1000
+
+
+@pytest.mark.slow
+def test_a_json_record_of_100_mb_is_a_store():
+    with empty_folder() as here:
+        (here / "x.jsonl").write_bytes(b'{"text": "' + b"the harbour is old " * (LONG // 19) + b'"}\n')
+        status, _, err = call(preprocess.main, ["x.jsonl", "-o", "store", "--tokenizer", "byte_bpe", "--vocabulary", "300", "--processes", "1",
+                                                "--sample-size", "0.1"])
+        told("fwk-preprocess", status, err, (0,))
+        shutil.rmtree(here / "store")

@@ -54,6 +54,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "logits x 1/4": {"criterion.scale": 0.25},
     "position vectors x 10": {"hooks.watch.scales": "{'*.position.weight': 10.0}"},
     "attention projections x 4": {"hooks.watch.scales": "{'*.query_key_value.weight': 4.0}"},
+    "bias from unigram, no warm-up": {"hooks.watch.unigram_bias": True, "schedule.warmup": 0},
     "neighbour bias +2": {"hooks.watch.scales": "{'*.relative.table': 0.5}"},
     "neighbour bias +8": {"hooks.watch.scales": "{'*.relative.table': 2.0}"},
     "output bias from unigram": {"hooks.watch.unigram_bias": True},
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--long", action="store_true", help="do not stop at 1 nat; cosine decay to the end")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after these")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--crossed-only", action="store_true", help="only where the first seed got 0.3 nats below")
     parser.add_argument("--report", action="store_true", help="write the table and the figure")
     arguments = parser.parse_args()
     if arguments.report:
@@ -149,7 +151,11 @@ def main() -> None:
         if time.monotonic() - began > 60 * arguments.minutes:
             print(f"{len(wanted) - number + 1} runs left", flush=True)
             return
-        if (*cell, arguments.updates) in done(arguments.results):  # another process did it
+        known = done(arguments.results)
+        if (*cell, arguments.updates) in known:  # another process did it
+            continue
+        first = known.get((*cell[:3], arguments.seeds[0], arguments.updates), {})
+        if arguments.crossed_only and cell[3] != arguments.seeds[0] and cell[2] != "-" and not first.get("crossed"):
             continue
         record = run_one(*cell, arguments.updates, stop=not arguments.long)
         with open(arguments.results, "a", encoding="utf-8") as file:

@@ -63,7 +63,7 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
         torch.set_num_threads(train.threads)
     stop = StopRequest()
     with stop.listening(), process_group(train.device, train.timeout) as world, _determinism(train.deterministic, world):
-        new = world.main and not folder.exists()
+        new = world.main and not os.path.exists(folder)  # which a name that cannot be does not trouble
         try:
             with explained(), folder_lock(folder) if world.main else nullcontext():
                 if world.main:
@@ -71,7 +71,7 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
                 _agree_on_start(world, config)
                 return _train(config, folder, hooks, world, stop)
         except UserError:
-            if new and folder.is_dir() and not checkpoint.list_checkpoints(folder):
+            if new and os.path.isdir(folder) and not checkpoint.list_checkpoints(folder):
                 shutil.rmtree(folder)  # a command that was wrong leaves nothing behind
             raise
 

@@ -28,6 +28,12 @@ def compile_networks(module: ObjectiveModule, backend: str | None = None) -> Non
     if any(isinstance(part, Recomputed) for part in module.modules()):
         # DDP has a graph cut where its buckets end, and cannot cut one that holds layers to be run again
         dynamo.config.optimize_ddp = False
+    from torch._functorch import config as functorch
+
+    if hasattr(functorch, "donated_buffer"):
+        # the backward pass may then reuse what was kept for it, and a second one over the same graph (gradients per
+        # term, an objective's own) is refused
+        functorch.donated_buffer = False
     module.compiled = backend or BACKEND
     for network in module.networks.values():
         network.compile(backend=module.compiled)

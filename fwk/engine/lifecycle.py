@@ -84,8 +84,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         opened = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  closed below
-    except OSError as error:
-        raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise CheckpointError(f"cannot use the run folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}") from error
     with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -25,7 +25,6 @@ from fwk.apex import apex_part
 from fwk.config import option
 from fwk.errors import ConfigError
 
-
 LARGE = 1e6  # above any rate that makes sense, and far below what a 32-bit number holds
 
 
