@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from fwk.cli.preprocess import main
+from fwk.data import preprocess
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.store import Store
 from fwk.data.text import LONGEST_LINE, Reader, sentences
@@ -200,6 +201,20 @@ def test_sentences_are_cut_without_loss():
     line = 'Dr Lee built it in 1905. "Why?" asked Ann. It cost 3.5 million, e.g. for steel! (Nobody paid.) The end.'
     pieces = sentences(line)
     assert " ".join(pieces) == line and len(pieces) == 5
+
+
+def test_sentences_do_not_depend_on_what_is_encoded_together_and_those_without_tokens_are_left_out(monkeypatch):
+    class Words:
+        def encode_batch(self, texts):
+            return [[len(word) for word in text.split() if word.isalpha()] for text in texts]
+
+    documents = [("The old bridge over the river is closed. Boats pass below it. 12",), ("1 2", "3"), ("a mill", "4", "b")]
+    found = []
+    for batch in (1, 2, 100):
+        monkeypatch.setattr(preprocess, "_BATCH", batch)
+        found.append({name: values.tolist() for name, values in preprocess._encode(documents, Words(), "uint16").items()})
+    assert found[0] == found[1] == found[2] == {
+        "tokens": [3, 3, 6, 4, 3, 5, 2, 5, 4, 5, 1, 4, 1], "documents": [0, 10, 13], "sentences": [0, 7, 10, 12, 13]}
 
 
 @pytest.mark.parametrize("name, data, message", [

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -484,6 +485,8 @@ def _key(asked: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
+_BATCH = 4096  # sentences given to the tokenizer at once
+
 _worker_tokenizer: Tokenizer | None = None
 
 
@@ -505,6 +508,22 @@ def _begin_worker(tokenizer: str, parent: int) -> None:
 def _work(item: dict[str, Any], folder: str, dtype: str) -> dict[str, Any]:
     assert _worker_tokenizer is not None
     return _make_shard(item, folder, dtype, _worker_tokenizer)
+
+
+def _encode(documents: Sequence[Sequence[str]], tokenizer: Tokenizer, dtype: str) -> dict[str, np.ndarray]:
+    """Lines by document -> the tokens of all, and where documents and sentences begin in them, with the end of the last.
+    Those that give no token are left out."""
+    cut = [[sentence for line in lines for sentence in sentences(line)] for lines in documents]
+    every = [*chain.from_iterable(cut)]
+    tokens, lengths = [np.zeros(0, dtype)], [np.zeros(1, np.int64)]
+    for start in range(0, len(every), _BATCH):
+        encoded = tokenizer.encode_batch(every[start : start + _BATCH])
+        lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+        tokens.append(np.fromiter(chain.from_iterable(encoded), dtype, int(lengths[-1].sum())))
+    ends = np.cumsum(np.concatenate(lengths))  # of each sentence, after a 0
+    of_documents = ends[np.cumsum([0, *map(len, cut)])]
+    return {"tokens": np.concatenate(tokens), "documents": np.unique(of_documents).astype(np.uint32),
+            "sentences": np.unique(ends).astype(np.uint32)}
 
 
 def _make_shard(item: dict[str, Any], folder: str, dtype: str, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -529,31 +548,18 @@ def _make_shard(item: dict[str, Any], folder: str, dtype: str, tokenizer: Tokeni
     for name in ("train", "valid"):
         if not item[name]:
             continue
-        parts, sentence_lengths, per_document = [], [], []
-        for lines in item[name]:
-            pieces = [piece for line in lines for piece in sentences(line)]
-            encoded = [ids for ids in tokenizer.encode_batch(pieces) if len(ids)]
-            if not encoded:
-                continue
-            sentence_lengths += map(len, encoded)
-            per_document.append(sum(map(len, encoded)))
-            parts += [np.asarray(ids, dtype=dtype) for ids in encoded]
-        tokens = np.concatenate(parts) if parts else np.zeros(0, dtype)
+        arrays = _encode(item[name], tokenizer, dtype)
         # `valid` shards cut from the training input and shards of a --valid file never meet: one of the two exists
         shard_stem = f"{name}-{item['shard']:05d}"
-        arrays = {
-            "tokens": tokens, "documents": np.cumsum([0, *per_document]).astype(np.uint32),
-            "sentences": np.cumsum([0, *sentence_lengths]).astype(np.uint32),
-        }
         if name == "train":
-            counts += np.bincount(tokens, minlength=tokenizer.size)
+            counts += np.bincount(arrays["tokens"], minlength=tokenizer.size)
         hashes = {}
         for part, array in arrays.items():
             data = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
             hashes[part] = hashlib.sha256(data).hexdigest()
             write_atomically(where / f"{shard_stem}.{part}", data)
-        shards[name] = {"name": shard_stem, "tokens": len(tokens), "documents": len(per_document),
-                        "sentences": len(sentence_lengths), "sha256": hashes}
+        shards[name] = {"name": shard_stem, "tokens": len(arrays["tokens"]), "documents": len(arrays["documents"]) - 1,
+                        "sentences": len(arrays["sentences"]) - 1, "sha256": hashes}
     counts_name = f"counts-{stem}.npy"
     np.save(where / counts_name, counts, allow_pickle=False)
     record = {"text": text_hash, "shards": shards, "counts": counts_name, "record": record_name}

@@ -68,6 +68,10 @@ def find_files(entries: Sequence[str]) -> list[str]:
             if not inside:
                 raise DataError(f"the folder {entry} holds no text file (looked for {', '.join(TEXT)}, also "
                                 f"compressed as {', '.join(COMPRESSED)})")
+            for file in inside:
+                if not os.path.isfile(file):
+                    raise DataError(f"the folder {entry} holds {os.path.relpath(file, entry)}, which is no regular file but a "
+                                    "pipe, a device or a link to nothing; move it elsewhere, or name the files one by one")
             found += inside
         elif os.path.isfile(entry):
             found.append(entry)
@@ -121,13 +125,17 @@ def _read_errors() -> tuple[type[BaseException], ...]:
     return errors
 
 
-def _cut(text: str, longest: int) -> Iterator[str]:
-    while len(text) > longest:
-        at = text.rfind(" ", longest // 2, longest)
-        at = longest if at < 0 else at
-        yield text[:at]
-        text = text[at:]
-    yield text
+def _short(texts: Sequence[str]) -> Iterator[str]:
+    """The texts without blanks around, cut at a blank where they are longer than a line may be; none is empty."""
+    for text in texts:
+        while len(text) > LONGEST_LINE:
+            at = text.rfind(" ", LONGEST_LINE // 2, LONGEST_LINE)
+            at = LONGEST_LINE if at < 0 else at
+            if piece := text[:at].strip():
+                yield piece
+            text = text[at:]
+        if piece := text.strip():
+            yield piece
 
 
 class Reader:
@@ -151,40 +159,23 @@ class Reader:
         shown = "standard input" if file == "-" else file
         lines: list[str] = []
         size, began = 0, 1
-
-        def flush() -> Iterator[Document]:
-            nonlocal lines, size
-            if lines:
-                yield Document(tuple(lines), size, shown, began)
-            lines, size = [], 0
-
-        def add(text: str, number: int) -> Iterator[Document]:
-            nonlocal size, began
-            for piece in _cut(text, LONGEST_LINE):
-                piece = piece.strip()
-                if not piece:
-                    continue
-                if size + len(piece) > LONGEST_DOCUMENT:
-                    yield from flush()
+        for number, text, whole in self._lines(file, shown, jsonl):
+            blank = not text.strip()
+            pieces = self._record(text, shown, number).split("\n") if jsonl and not blank else [text]
+            for piece in _short(pieces):
+                if lines and size + len(piece) > LONGEST_DOCUMENT:
+                    yield Document(tuple(lines), size, shown, began)
+                    lines, size = [], 0
                 if not lines:
                     began = number
                 lines.append(piece)
                 size += len(piece)
-
-        for number, text, whole in self._lines(file, shown, jsonl):
-            if jsonl:
-                if not text.strip():
-                    continue
-                for part in self._record(text, shown, number).split("\n"):
-                    yield from add(part, number)
-                yield from flush()
-            elif whole and self.split == "empty-line" and not text.strip():
-                yield from flush()
-            else:
-                yield from add(text, number)
-                if whole and self.split == "line":
-                    yield from flush()
-        yield from flush()
+            ends = jsonl or whole and (self.split == "line" or self.split == "empty-line" and blank)
+            if ends and lines:
+                yield Document(tuple(lines), size, shown, began)
+                lines, size = [], 0
+        if lines:
+            yield Document(tuple(lines), size, shown, began)
 
     def _record(self, text: str, shown: str, number: int) -> str:
         try:
@@ -276,15 +267,19 @@ def _whole(text: str, shown: str, number: int) -> str:
     return text
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+_ONE_SENTENCE = 40  # characters; a line of fewer is not cut
 
 
 def sentences(line: str) -> list[str]:
-    """A line cut after . ! ? before a capital, a digit or a quote; nothing is lost but blanks at the cuts."""
-    if len(line) < 40:
+    """A line without blanks around, cut after . ! ? before a capital, a digit or a quote; nothing is lost but blanks at
+    the cuts."""
+    if len(line) < _ONE_SENTENCE:
         return [line]
-    cuts = [match.end() for match in _SENTENCE_END.finditer(line)]
-    if not cuts:
-        return [line]
-    pieces = [line[a:b].strip() for a, b in zip([0, *cuts], [*cuts, len(line)], strict=True)]
-    return [piece for piece in pieces if piece]
+    found, start = [], 0
+    for match in _SENTENCE_END.finditer(line):
+        end = match.end()
+        found.append(line[start:end].rstrip())
+        start = end
+    found.append(line[start:])
+    return found
