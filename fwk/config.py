@@ -84,7 +84,8 @@ class TrainConfig:
     ema: float = option(0.0, "decay of the moving average of the weights, per update (0: none)", low=0, high=1)
     evaluate_average: bool = option(False, "evaluate with the moving average of the weights (train.ema)")
     deterministic: bool = option(True, "deterministic kernels, so that a resumed run is bit-identical")
-    timeout: float = option(600.0, "seconds a rank may wait for the others before the run fails", low=1)
+    timeout: float = option(
+        600.0, "seconds a rank may wait for the others, or for a data-loading worker, before the run fails", low=1)
     check_ranks_every: int = option(
         100, "updates between comparisons of the weights over ranks (0: only at the start and when saving)", low=0)
 

@@ -4,7 +4,8 @@ the nearest thing that exists. `UserError` and its children end a command with e
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable
 
 
 class FwkError(Exception):
@@ -50,6 +51,19 @@ class PluginError(UserError):
 
 class RunError(FwkError):
     """The run failed for a reason that is not the user's input (a non-finite loss, a lost rank)."""
+
+
+class CodeFailed(RunError):
+    """A component's code raised something that is no error of ours. what: whose code. machinery: whether a frame is of
+    what called it. `details` is the traceback without such frames."""
+
+    def __init__(self, what: str, error: Exception, machinery: Callable[[traceback.FrameSummary], bool]):
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not machinery(frame)]
+        self.details = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames),
+                                *traceback.format_exception_only(type(error), error)])
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        reason = " ".join(str(error).split()) or "no message"
+        super().__init__(f"{what} raised {type(error).__name__}: {reason}{place}; the last checkpoint is good")
 
 
 class LogFailed(RunError):

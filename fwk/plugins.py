@@ -21,7 +21,7 @@ from typing import Any
 import pluggy
 
 from fwk import hookspecs, user_code
-from fwk.errors import FwkError, PluginError, RunError, UserError, nearest
+from fwk.errors import CodeFailed, FwkError, PluginError, UserError, nearest
 from fwk.registry import registry
 
 GROUP = "fwk.plugins"
@@ -50,18 +50,13 @@ class BrokenPlugin(PluginError):
                          "out, or go on without it with --allow-broken-plugins")
 
 
-class HookFailed(RunError):
-    """A hook implementation raised something that is no error of ours. `details` is its traceback."""
+class HookFailed(CodeFailed):
+    """A hook implementation raised something that is no error of ours."""
 
     def __init__(self, hook: str, plugin: str, error: Exception):
         self.hook, self.plugin = hook, plugin
-        frames = [f for f in traceback.extract_tb(error.__traceback__)
-                  if "pluggy" not in Path(f.filename).parts and Path(f.filename) != Path(__file__)]
-        self.details = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames),
-                                *traceback.format_exception_only(type(error), error)])
-        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        reason = " ".join(str(error).split()) or "no message"
-        super().__init__(f"{hook} of '{plugin}' raised {type(error).__name__}: {reason}{place}; the last checkpoint is good")
+        super().__init__(f"{hook} of '{plugin}'", error, lambda frame: "pluggy" in Path(frame.filename).parts
+                         or Path(frame.filename) == Path(__file__))
 
 
 class PluginManager(pluggy.PluginManager):

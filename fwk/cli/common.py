@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import sys
 import textwrap
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 from fwk.errors import ConfigError, FwkError, PluginError, UnknownName, UserError
 from fwk.registry import Entry
@@ -23,8 +26,8 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[s
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows '?', and the command goes on
     show, warnings.showwarning = warnings.showwarning, _told(name, warnings.showwarning)
     try:
-        status = command(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        status = _ended["status"] = command(list(sys.argv[1:] if argv is None else argv))
+        _flush(name)
         return status
     except FwkError as error:
         # what is wrong with the command line or a plugin, every rank says alike; anything else may be one rank's alone
@@ -35,16 +38,43 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[s
             print(f"{name}: error: {rank}{one_line(error)}", file=sys.stderr)
             if not isinstance(error, UserError) and os.environ.get("FWK_TRACEBACK"):
                 traceback.print_exc()
+        _ended["status"] = error.exit_status
         return error.exit_status
     except KeyboardInterrupt:
         if first_rank():
             print(f"{name}: interrupted", file=sys.stderr)
+        _ended["status"] = 130
         return 130
     except BrokenPipeError:  # `fwk-plugins list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     finally:
         warnings.showwarning = show
+
+
+_ended = {"status": 1}  # how the last command ended
+
+
+def _flush(name: str) -> None:
+    """What is still to be written to standard output; OSError other than that nobody reads it is told."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"{name}: warning: cannot write to standard output: {error.strerror}", file=sys.stderr)
+
+
+@atexit.register
+def _leave() -> None:
+    """A thread of ours that is still in a call outside of Python, such as to a store that does not answer, would abort
+    the interpreter as it goes down: the process ends without that."""
+    if any(thread.name.startswith("fwk") for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(_ended["status"])
 
 
 def _told(name: str, fallback: Callable) -> Callable:

@@ -149,6 +149,7 @@ class Blocks:
         return layout.frame([part[:cut], part[cut:]])
 
     def many(self, indices: Sequence[int]) -> list[Example]:
+        self.split.look_again()
         return [self[index] for index in indices]
 
     def _stream(self, start: int, stop: int) -> np.ndarray:

@@ -6,7 +6,10 @@ workers, and for as many small micro-batches at once as makes the call worth it.
 
 from __future__ import annotations
 
+import os
 import pickle
+import resource
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fwk.data.joined import Joined
 from fwk.data.order import Order
-from fwk.errors import ConfigError, DataError, FwkError, PluginError, RunError, UserError, nearest
+from fwk.errors import CodeFailed, ConfigError, DataError, FwkError, PluginError, RunError, UserError, nearest
 from fwk.views import Batch, View
 
 if TYPE_CHECKING:
@@ -52,13 +55,21 @@ def micro_batches(batch: int, world_size: int, micro_batch: int | None) -> int:
 
 @dataclass(frozen=True)
 class _Failure:
-    """An error of ours on its way out of a worker, without the traceback torch would wrap it in."""
+    """An error of ours on its way out of a worker, without the traceback torch would wrap it in. details: what is shown
+    above its sentence."""
 
     message: str
     users: bool
+    details: str
+
+    @classmethod
+    def of(cls, error: FwkError) -> _Failure:
+        return cls(str(error), isinstance(error, UserError), getattr(error, "details", ""))
 
     def throw(self) -> None:
-        raise (DataError if self.users else RunError)(self.message)
+        error = (DataError if self.users else RunError)(self.message)
+        error.details = self.details
+        raise error
 
 
 class _Examples(Dataset):
@@ -82,9 +93,18 @@ class _Examples(Dataset):
         try:
             return self.batch(draws)
         except FwkError as error:
-            return _Failure(str(error), isinstance(error, UserError))
+            return _Failure.of(error)
 
     def batch(self, draws: np.ndarray) -> Batch:
+        """CodeFailed where the task's code raises what is no error of ours."""
+        try:
+            return self._read(draws)
+        except (FwkError, MemoryError):
+            raise
+        except Exception as error:
+            raise CodeFailed(f"task {type(self.task).__name__}", error, lambda frame: frame.filename == __file__) from error
+
+    def _read(self, draws: np.ndarray) -> Batch:
         if self.order is not None:
             sources, indices, _ = self.order.locate(draws)
         else:
@@ -113,7 +133,7 @@ class _Views(_Examples):
             return [Joined.of(self.make(self.batch(np.concatenate(draws))), draws)]
         except FwkError as error:
             if len(draws) == 1:
-                return [_Failure(str(error), isinstance(error, UserError))]
+                return [_Failure.of(error)]
             return [made for own in draws for made in self[[own]]]  # each micro-batch fails when it is its turn
 
 
@@ -204,18 +224,39 @@ def _identity(value: Any) -> Any:
     return value
 
 
-def _loader(examples: _Examples, draws: Any, workers: int, pin: bool, start_method: str | None) -> DataLoader:
+_DESCRIPTORS = 100  # that a worker may need in this process: its queues, and one for each tensor on its way
+_SHARED = 1 << 20  # bytes of shared memory without which no worker can hand over anything
+
+
+def _foresee(workers: int) -> None:
+    """RunError where workers could not even begin: what torch does then is to wait for ever, or to end in its threads."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _DESCRIPTORS * (workers + 1)
+    if needed > soft != resource.RLIM_INFINITY:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed // 2:
+            raise RunError(f"{workers} data-loading worker{'s' * (workers > 1)} may need {needed} file descriptors, and {allowed} "
+                           "are allowed; raise the limit (ulimit -n), or lower train.workers")
+    if os.path.isdir("/dev/shm") and (free := shutil.disk_usage("/dev/shm").free) < _SHARED:
+        raise RunError(f"data-loading workers hand batches over in shared memory, and {free / 1e6:.1f} MB of it are free in "
+                       "/dev/shm; free or enlarge it (docker run --shm-size), or set train.workers=0")
+
+
+def _loader(examples: _Examples, draws: Any, workers: int, pin: bool, start_method: str | None, timeout: float) -> DataLoader:
+    if workers:
+        _foresee(workers)
     # a generator of its own: the loader draws a base seed, which must not move torch's global one
     return DataLoader(
         examples, sampler=draws, batch_size=None, collate_fn=_identity, num_workers=workers,
         pin_memory=pin and torch.cuda.is_available(), generator=torch.Generator().manual_seed(0),
         worker_init_fn=_Begin(examples.user_dirs) if workers else None, prefetch_factor=4 if workers else None,
-        multiprocessing_context=start_method if workers else None,
+        multiprocessing_context=start_method if workers else None, timeout=timeout if workers else 0,
     )
 
 
 def _guarded(loader: DataLoader, what: str) -> Iterator[Batch]:
-    """The loader's batches; a lost worker or an error of ours becomes one sentence."""
+    """The loader's batches; a worker that is lost or hangs, or an error of ours, becomes one sentence."""
     batches = iter(loader)
     try:
         while True:
@@ -225,7 +266,12 @@ def _guarded(loader: DataLoader, what: str) -> Iterator[Batch]:
                 return
             except (RuntimeError, OSError, EOFError) as error:
                 # a dead worker shows as torch's RuntimeError, or as a connection to it that broke
-                if not loader.num_workers or not (_died(error) or isinstance(error, (ConnectionError, EOFError))):
+                if not loader.num_workers:
+                    raise
+                if "DataLoader timed out" in str(error):
+                    raise RunError(f"the data-loading workers for {what} gave nothing for {loader.timeout:g} s (train.timeout): "
+                                   "one is stopped, or what it reads hangs") from None
+                if not (worker_died(error) or isinstance(error, (ConnectionError, EOFError))):
                     raise
                 raise RunError(f"a data-loading worker for {what} died ({' '.join(str(error).split())[:120]}); it may "
                                "have run out of memory or of shared memory: try a smaller train.workers") from None
@@ -238,29 +284,33 @@ def _guarded(loader: DataLoader, what: str) -> Iterator[Batch]:
             try:
                 shut()
             except RuntimeError as error:  # torch's handler of SIGCHLD raises wherever we are, here for the second time
-                if not _died(error):
+                if not worker_died(error):
                     raise
+        for worker in getattr(batches, "_workers", ()):  # one that is stopped does not hear that it should end
+            if worker.is_alive():
+                worker.kill()
 
 
-def _died(error: BaseException) -> bool:
+def worker_died(error: BaseException) -> bool:
+    """Whether torch says by `error` that a data-loading worker is dead."""
     message = str(error)
     return "DataLoader worker" in message and ("exited unexpectedly" in message or "is killed by signal" in message)
 
 
 def train_batches(
     task: Task, order: Order, *, batch: int, micro_batch: int | None, rank: int, world_size: int, workers: int,
-    start_update: int, pin: bool, user_dirs: Sequence[str | Path] = (), start_method: str | None = None,
+    start_update: int, pin: bool, user_dirs: Sequence[str | Path] = (), start_method: str | None = None, timeout: float = 0,
 ) -> Iterator[list[Batch]]:
     """Endless: for each update from `start_update` on, this rank's micro-batches on the CPU.
 
     Update u consists of the draws [u*batch, (u+1)*batch); a rank takes a contiguous share of them, cut into the same
     number of micro-batches on every rank. Close the iterator (`.close()`) to end its workers. start_method: of the
-    worker processes (None: the platform's). Raises ConfigError at once when the batch does not reach for all ranks,
+    worker processes (None: the platform's). timeout: seconds that a worker may take for a batch (0: any). Raises ConfigError at once when the batch does not reach for all ranks,
     DataError and RunError while reading.
     """
     pieces = micro_batches(batch, world_size, micro_batch)
     draws = _TrainDraws(batch, pieces, rank, world_size, start_update)
-    loader = _loader(_Examples(task, "train", order, user_dirs), draws, workers, pin, start_method)
+    loader = _loader(_Examples(task, "train", order, user_dirs), draws, workers, pin, start_method, timeout)
 
     def updates() -> Iterator[list[Batch]]:
         batches = _guarded(loader, "training")
@@ -276,7 +326,7 @@ def train_batches(
 def train_views(
     task: Task, order: Order, make: Callable[[Batch], Views], by_row: bool, *, batch: int, micro_batch: int | None, rank: int,
     world_size: int, workers: int, start_update: int, device: torch.device, user_dirs: Sequence[str | Path] = (),
-    start_method: str | None = None,
+    start_method: str | None = None, timeout: float = 0,
 ) -> Iterator[list[Views]]:
     """As `train_batches`, with what `make` makes of each batch, on `device`. by_row: rows of what `make` makes do not
     depend on each other, so that several micro-batches may be made in one call where the task agrees."""
@@ -285,7 +335,7 @@ def train_views(
     positions = -(-batch // (world_size * pieces)) * task.length()
     together = min(_AT_MOST, max(1, _TOGETHER // positions)) if by_row and task.fixed_shape() and positions else 1
     loader = _loader(_Views(task, order, user_dirs, make), _Together(draws, together), workers, device.type == "cuda",
-                     start_method)
+                     start_method, timeout)
 
     def micros() -> Iterator[Views]:
         for made in _guarded(loader, "training"):
@@ -307,7 +357,7 @@ def train_views(
 
 def evaluation_batches(
     task: Task, split: str, *, batch: int, rank: int, world_size: int, workers: int, limit_batches: int = 0,
-    pin: bool = False, user_dirs: Sequence[str | Path] = (), start_method: str | None = None,
+    pin: bool = False, user_dirs: Sequence[str | Path] = (), start_method: str | None = None, timeout: float = 0,
 ) -> Iterator[Batch]:
     """This rank's part of a split, in order. `batch` counts examples over all ranks; draws are the examples' numbers
     over the sources end to end, and every example comes exactly once over the ranks. In the last step a rank may get
@@ -316,4 +366,4 @@ def evaluation_batches(
         raise ConfigError("train.batch", f"is {batch}, expected at least 1")
     examples = _Examples(task, split, None, user_dirs)
     draws = _EvaluationDraws(len(examples), batch, rank, world_size, limit_batches)
-    return _guarded(_loader(examples, draws, workers, pin, start_method), split)
+    return _guarded(_loader(examples, draws, workers, pin, start_method, timeout), split)

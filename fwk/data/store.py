@@ -8,14 +8,18 @@
     STORE/train-00000.sentences      uint32 [sentences + 1], where each sentence starts
 
 Opening reads the manifest and looks at file sizes: it costs nothing that grows with the number of tokens. The shards'
-hashes are checked by `verify`, and are what the store's fingerprint is made of.
+hashes are checked by `verify`, and are what the store's fingerprint is made of. The manifest is the newest file: one
+that is newer was changed, or copied, and is hashed when the store is opened. While it is read, a file is looked at
+before each batch: what was cut or overwritten is noticed before it is trained on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +52,18 @@ class Shard:
     documents: int
     sentences: int
 
+    def path(self, part: str) -> Path:
+        return self.stem.with_name(f"{self.stem.name}.{part}")
+
     def map(self, part: str) -> np.ndarray:
-        path = self.stem.with_name(f"{self.stem.name}.{part}")
         dtype = np.dtype(self.dtype if part == "tokens" else "uint32").newbyteorder("<")
         length = self.tokens if part == "tokens" else getattr(self, part) + 1
-        return np.memmap(path, dtype=dtype, mode="r", shape=(length,))
+        try:
+            return np.memmap(self.path(part), dtype=dtype, mode="r", shape=(length,))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{self.path(part)} cannot be read: {reason}; the token store was changed after it was opened, "
+                            "restore it and start the same command again") from error
 
 
 class Split:
@@ -63,6 +74,8 @@ class Split:
         self.token_ends = np.cumsum([0, *(s.tokens for s in shards)], dtype=np.int64)
         self.document_ends = np.cumsum([0, *(s.documents for s in shards)], dtype=np.int64)
         self._maps: dict[tuple[int, str], np.ndarray] = {}
+        self._seen: dict[tuple[int, str], tuple[int, ...]] = {}  # what each mapped file was when it was mapped
+        self._looked_at: set[tuple[int, str]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "shards": self.shards}
@@ -80,9 +93,27 @@ class Split:
 
     def map(self, shard: int, part: str) -> np.ndarray:
         key = (shard, part)
-        if key not in self._maps:
-            self._maps[key] = self.shards[shard].map(part)
+        if key not in self._looked_at:
+            self._look_at(key)
         return self._maps[key]
+
+    def look_again(self) -> None:
+        """From here on each file is looked at once more before it is read: a map of one that was cut would end this
+        process with a signal, and one that was overwritten gives other tokens."""
+        self._looked_at.clear()
+
+    def _look_at(self, key: tuple[int, str]) -> None:
+        shard, part = self.shards[key[0]], key[1]
+        if key not in self._maps:
+            self._maps[key] = shard.map(part)
+        with suppress(OSError):  # a file that was deleted is still mapped, as it was
+            status = os.stat(shard.path(part))
+            now = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            before = self._seen.setdefault(key, now)
+            if now[:2] == before[:2] and now != before:  # the same file; another one under its name is not the one we read
+                raise DataError(f"{shard.path(part)} was changed while it was read: restore the token store and start the "
+                                "same command again; it goes on from the last checkpoint")
+        self._looked_at.add(key)
 
     def locate(self, document: int) -> tuple[int, int]:
         """The shard of a document and its number there."""
@@ -126,22 +157,37 @@ class Store:
         self.fingerprint = self.manifest["fingerprint"]
         self.dtype = self.manifest["dtype"]
         self._splits: dict[str, Split] = {}
+        self._written, self._hashed = (self.folder / MANIFEST).stat().st_mtime_ns, 0  # files hashed on opening
         for name, split in self.manifest["splits"].items():
             shards = []
             for entry in split["shards"]:
                 shard = Shard(self.folder / Path(entry["name"]).name, self.dtype, entry["tokens"], entry["documents"],
                               entry["sentences"])
                 self._check_sizes(shard)
+                self._check_changed(shard, entry)
                 if shard.tokens:
                     shards.append(shard)
             self._splits[name] = Split(name, shards)
+        if self._hashed:  # not again next time
+            with suppress(OSError):
+                os.utime(self.folder / MANIFEST)
+
+    def _check_changed(self, shard: Shard, entry: dict[str, Any]) -> None:
+        """DataError where a file is newer than the manifest, and not what the manifest says."""
+        for part in PARTS:
+            path = shard.path(part)
+            if path.stat().st_mtime_ns > self._written:
+                if digest(path) != entry["sha256"][part]:
+                    raise DataError(f"{path} was changed since the token store was made: it does not match its hash in the "
+                                    "manifest; restore it, or preprocess the text again")
+                self._hashed += 1
 
     def _check_sizes(self, shard: Shard) -> None:
         width = np.dtype(shard.dtype).itemsize
         wanted = {"tokens": shard.tokens * width, "documents": 4 * (shard.documents + 1),
                   "sentences": 4 * (shard.sentences + 1)}
         for part, size in wanted.items():
-            path = shard.stem.with_name(f"{shard.stem.name}.{part}")
+            path = shard.path(part)
             try:
                 is_size = path.stat().st_size
             except OSError:

@@ -79,7 +79,7 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
 def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: StopRequest) -> Finished:
     this = build_run(config, folder, hooks, world)
     trainer = Trainer(this, stop)
-    latest = _newest(folder, world)
+    latest = _newest(folder, this)
     if latest is not None:
         trainer.restore(latest)
         if world.main:
@@ -189,12 +189,12 @@ def _agree_on_start(world: World, config: RunConfig) -> None:
             raise RunError(f"rank {rank} was started otherwise than rank 0: {'; '.join(different[:8])}")
 
 
-def _newest(folder: Path, world: World) -> Path | None:
+def _newest(folder: Path, this: Run) -> Path | None:
     """Rank 0 chooses the checkpoint to go on from, so that all ranks take the same."""
-    found, failure = None, None
+    found, failure, world = None, None, this.world
     if world.main:
         try:
-            found, complaints = checkpoint.newest_whole(folder)
+            found, complaints = checkpoint.newest_whole(folder, this.module)
             for complaint in complaints:
                 print(f"fwk: passed over a checkpoint: {complaint}", file=sys.stderr)
         except CheckpointError as error:

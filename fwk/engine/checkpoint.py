@@ -194,22 +194,22 @@ def not_finite(tensors: Mapping[str, Tensor], module: torch.nn.Module) -> list[s
 
 def refuse_not_finite(checkpoint: Path, tensors: Mapping[str, Tensor], module: torch.nn.Module) -> None:
     if bad := not_finite(tensors, module):
-        older = [path.name for path in list_checkpoints(checkpoint.parent.parent) if update_of(path) < update_of(checkpoint)]
-        raise CheckpointError(f"{checkpoint}: {', '.join(bad[:3])} is not finite; delete that folder to go on from "
-                              f"{older[-1] if older else 'the beginning'}")
+        raise CheckpointError(f"{checkpoint}: {', '.join(bad[:3])} is not finite")
 
 
-def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and a sentence for each newer one that does not. CheckpointError when there
-    are checkpoints and none is whole, or one is of a newer format."""
+def newest_whole(run: Path, module: torch.nn.Module | None = None) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and a sentence for each newer one that does not. module: whose parameters
+    must be finite. CheckpointError when there are checkpoints and none is whole, or one is of a newer format."""
     complaints = []
     replaced = (run / "checkpoints").glob(f"{REPLACED}update-*")  # there only if a run was killed at that instant
     for checkpoint in sorted([*list_checkpoints(run), *replaced], key=lambda p: (update_of(p), p.name), reverse=True):
         try:
             verify(checkpoint)
+            if module is not None:
+                refuse_not_finite(checkpoint, load_file(checkpoint / "model.safetensors"), module)
         except NewerFormat:
             raise
-        except CheckpointError as error:
+        except (CheckpointError, SafetensorError) as error:
             complaints.append(str(error))
         else:
             return checkpoint, complaints

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fwk.data.loader import worker_died
 from fwk.errors import FwkError, RunError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def explain(error: Exception, trainer: Trainer | None) -> str | None:
     when = f"update {run.update + 1}: " if run is not None else ""
     if isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY):
         return when + out_of_memory(said, trainer)
-    if "DataLoader worker" in said:  # torch's handler of SIGCHLD raises wherever the main thread is
+    if worker_died(error):  # torch's handler of SIGCHLD raises wherever the main thread is
         return (f"{when}a data-loading worker died ({said[:120]}); it may have run out of memory or of shared memory: try a "
                 "smaller train.workers")
     if isinstance(error, OSError) and error.errno in ADVICE:

@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -80,6 +81,7 @@ class Trainer:
         """Trains until done ("finished") or asked to stop ("stopped")."""
         run = self.run
         run.hooks.hook.fwk_run_begin(run=run, resumed=run.resumed_from is not None)
+        self.compare_data()
         self.mark = (run.seconds, run.tokens)
         with closing(self.updates()) as updates:  # ends the loader's workers
             if run.owed:  # a signal came while it was made
@@ -106,7 +108,7 @@ class Trainer:
         return train_views(
             run.task, run.order, partial(static, split="train"), static.by_row, batch=train.batch,
             micro_batch=train.micro_batch, rank=run.rank, world_size=run.world_size, workers=train.workers,
-            start_update=run.update, device=run.device, user_dirs=run.config.user_dirs)
+            start_update=run.update, device=run.device, user_dirs=run.config.user_dirs, timeout=train.timeout)
 
     def step(self, batches: Sequence[Batch | Mapping[str, View]]) -> bool:
         """One update; False when the run was asked to stop instead, and nothing was changed."""
@@ -186,6 +188,21 @@ class Trainer:
                            f"{sequences:.0f} sequences of train.batch={batch}, and {ranks}; the last checkpoint is good")
         if run.world_size * squared != weights * weights:  # equal just where all summands are
             self.compare_ranks()
+
+    def compare_data(self) -> None:
+        """RunError when ranks do not read the same data in the same order."""
+        run = self.run
+        if run.world_size == 1:
+            return
+        draws = np.arange(run.update * run.config.train.batch, (run.update + 1) * run.config.train.batch, dtype=np.int64)
+        said = run.world.objects([run.task.fingerprint()[:12], [part.tolist() for part in run.order.locate(draws)]])
+        for rank, (data, examples) in enumerate(said):
+            if data != said[0][0]:
+                raise RunError(f"ranks read different data: its fingerprint is {data} on rank {rank} and {said[0][0]} on rank 0; "
+                               "the data of all ranks must be the same")
+            if examples != said[0][1]:
+                raise RunError(f"ranks disagree about the order of the data: the draws of update {run.update + 1} are other "
+                               f"examples on rank {rank} than on rank 0")
 
     def compare_ranks(self) -> None:
         """RunError when ranks do not hold the same weights, to the last bit."""
@@ -521,7 +538,6 @@ class Trainer:
                                   "that one (environment.json in the run's folder names it)")
         if absent := sorted(state["plugins"].keys() - {name for name, _ in run.hooks.list_name_plugin()} - set(state["listeners"])):
             raise CheckpointError(f"{path} holds the state of {', '.join(absent)}, which is not loaded here{checkpoint.wanted(state)}")
-        checkpoint.refuse_not_finite(path, tensors["model"], run.module)
         if state["fingerprint"] != (here := run.task.fingerprint()):
             raise CheckpointError(f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
                                   f"{here[:12]} here; restore the data, or choose another --run")

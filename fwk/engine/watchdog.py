@@ -278,7 +278,8 @@ class Watch:
 
     def _sentence(self, alarm: dict[str, Any], error: BaseException | None = None, stuck: list[int] | None = None) -> str:
         good = max([self.good, *(heard.said.get("good", "") for heard in self.heard.values())])
-        rest = f"the last good checkpoint is {good}; the same command goes on from there" if good else "there is no checkpoint yet"
+        rest = (f"the last good checkpoint is {good}; the same command goes on from there" if good else
+                "there is no checkpoint yet" if self.rank == 0 else "the same command goes on from the last good checkpoint")
         if alarm["kind"] == "failed":
             return f"rank {alarm['rank']} failed in update {self.update}: {alarm['said']}"
         if alarm["kind"] == "gone":

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.text import Text
 
 from fwk.config import option
@@ -29,6 +28,7 @@ from fwk.criteria.masked_lm import MaskedLMHead
 from fwk.hookspecs import hookimpl
 from fwk.registry import register
 from fwk.reporting.baselines import text_baselines
+from fwk.reporting.terminal import Screen
 from fwk.tasks.base import Task
 from fwk.views import Batch
 
@@ -74,7 +74,7 @@ class Summary:
             (Path(run.folder) / "summary.json").write_text(text, encoding="utf-8")
         except OSError as error:  # the run has ended well, and all else is written
             warnings.warn(f"cannot write summary.json: {error.strerror}", stacklevel=2)
-        console = Console(file=sys.stdout, highlight=False)
+        console = Screen()
         width = max(20, min(100, console.width)) if console.is_terminal else 100
         for line in screen(found, Path(run.folder), run.total_updates, width):
             console.print(Text(line), soft_wrap=True)

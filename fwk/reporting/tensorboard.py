@@ -66,7 +66,7 @@ class TensorBoard:
             yield
         except OSError as error:
             self.failed = True
-            warnings.warn(f"cannot write tensorboard/: {error.strerror or error}; the run goes on without it", stacklevel=2)
+            warnings.warn(f"cannot write tensorboard/: {error.strerror or error}; the run goes on without it", stacklevel=1)
 
 
 def _quiet(fallback: Callable) -> Callable:

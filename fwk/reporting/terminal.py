@@ -4,6 +4,7 @@ terminal there are plain lines instead, now and then. Only rank 0 speaks."""
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +20,24 @@ from fwk.hookspecs import hookimpl
 from fwk.registry import register
 
 REDRAW = 0.2  # seconds between two drawings of the live line
+
+
+class Screen(Console):
+    """Standard output. When nobody reads it any more (`| head`), or its disk is full, the run goes on without it."""
+
+    def __init__(self) -> None:
+        super().__init__(file=sys.stdout, highlight=False)
+
+    def on_broken_pipe(self) -> None:  # rich would end the process
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+
+    def print(self, *things: Any, **how: Any) -> None:
+        try:
+            super().print(*things, **how)
+        except OSError as error:
+            self.on_broken_pipe()
+            print(f"fwk: cannot write to standard output: {error.strerror}; the run goes on without it", file=sys.stderr)
 
 
 @register("hook", "terminal")
@@ -46,7 +65,7 @@ class Terminal:
     def fwk_run_begin(self, run: Any, resumed: bool) -> None:
         if run.rank != 0:
             return
-        self.console = Console(file=sys.stdout, highlight=False)
+        self.console = Screen()
         self.start = (float(run.progress or 0.0), float(run.seconds or 0.0))
         self._say(f"run {run.folder}" + (f", going on after update {run.update:,}" if resumed else ""))
         if self.console.is_terminal and not self.console.is_dumb_terminal:

@@ -385,7 +385,7 @@ def read_only(s):
 def file_for_folder(s):
     s.fresh()
     s.run.write_text("not a folder")
-    s.refuses("cannot use the run folder run: (File exists|Not a directory)", status=2)
+    s.refuses("cannot use the run folder .?run.?: (File exists|Not a directory)", status=2)
 
 
 @fault("the run's folder is deleted under the run")
