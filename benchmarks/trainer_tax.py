@@ -43,24 +43,32 @@ TOY = {
 }
 
 
+def loss_by_hand(encoder, head, tokens: torch.Tensor, positions: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy at the masked positions. tokens [B, T]; positions and target [B, K]."""
+    features = encoder({"tokens": tokens}, None).features  # [B, T, D]
+    index = positions.unsqueeze(-1).expand(-1, -1, features.shape[-1])
+    logits = head(features.gather(1, index))  # [B, K, V]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
+def optimizer_by_hand(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
+              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=1e-4, eps=1e-6, fused=True)
+
+
 def by_hand(trainer, batches: Sequence) -> tuple[Callable[[], None], dict[str, Callable[[], Any]]]:
     """The whole of a training loop without `fwk`: its encoder and head are used as plain modules. Also its parts."""
     run = trainer.run
     encoder, head = run.module.networks["main"], run.module.criteria["masked_lm"].head
     parameters = [p for name, p in run.module.named_parameters() if name != "anchor"]
-    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
-              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-4, eps=1e-6, fused=True)
+    optimizer = optimizer_by_hand(parameters)
     number = 0
 
     def forward() -> torch.Tensor:
         nonlocal number
-        tokens, positions, target = batches[number % len(batches)]
         number += 1
-        features = encoder({"tokens": tokens}, None).features  # [B, T, D]
-        index = positions.unsqueeze(-1).expand(-1, -1, features.shape[-1])
-        logits = head(features.gather(1, index))  # [B, K, V]
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+        return loss_by_hand(encoder, head, *batches[number % len(batches)])
 
     def apply() -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -92,14 +100,15 @@ def by_fwk(trainer) -> Callable[[], None]:
     return step
 
 
+def masked(trainer, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens [B, T], positions [B, K] and targets [B, K] of a micro-batch; sequences of one length, so one K."""
+    view = trainer.run.module.begin(batch, 0, Step(), torch.device("cpu")).views["masked"]
+    positions = view.positions[view.valid].view(len(view), -1)
+    return view.tokens, positions, view.target.gather(1, positions)
+
+
 def masked_batches(trainer) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Tokens [B, T], positions [B, K] and targets [B, K] of the first updates; sequences of one length, so one K."""
-    made = []
-    for _, batches in zip(range(16), batches_of(trainer.run)):
-        view = trainer.run.module.begin(batches[0], 0, Step(), torch.device("cpu")).views["masked"]
-        positions = view.positions[view.valid].view(len(view), -1)
-        made.append((view.tokens, positions, view.target.gather(1, positions)))
-    return made
+    return [masked(trainer, batches[0]) for _, batches in zip(range(16), batches_of(trainer.run))]
 
 
 def compare(changes: dict, repetitions: int, updates: int, clock: Callable[[], float] = time.process_time,
