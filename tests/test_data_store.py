@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import time
@@ -15,6 +16,7 @@ from fwk.data.blocks import Blocks, Layout, stack
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.store import Shard, Split, Store
 from fwk.errors import ConfigError, DataError
+from fwk.files import digest
 
 CLS, SEP = 2, 3
 
@@ -79,6 +81,9 @@ def test_damage_is_named(folder, tmp_path, damage):
         data = bytearray(shard.read_bytes())
         data[4] ^= 1
         shard.write_bytes(data)
+        with pytest.raises(DataError, match="train-00001.tokens was changed since the token store was made"):
+            Store(copy)
+        os.utime(shard, ns=(0, 0))  # a disk that lies about it: opening does not read everything
         with pytest.raises(DataError, match="train-00001.tokens does not match its hash"):
             Store(copy).verify()
     elif damage == "json":
@@ -95,6 +100,45 @@ def test_damage_is_named(folder, tmp_path, damage):
         manifest.write_text(json.dumps(content))
         with pytest.raises(DataError, match="version 99"):
             Store(copy)
+
+
+def test_files_that_are_newer_than_the_manifest_are_hashed_once(folder, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, copy_function=shutil.copyfile)  # new times, in any order
+    os.utime(copy / stores.MANIFEST, ns=(1, 1))
+    hashed = []
+    monkeypatch.setattr(stores, "digest", lambda path: hashed.append(path.name) or digest(path))
+    Store(copy)
+    assert "train-00001.tokens" in hashed
+    hashed.clear()
+    Store(copy)
+    assert not hashed
+
+
+@pytest.mark.parametrize("how", ["cut", "overwritten"])
+def test_a_store_that_is_changed_while_it_is_read_gives_no_further_batch(folder, tmp_path, how):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    blocks = Blocks(Store(copy).split("train"), Layout(kind="contiguous", length=16, cls=CLS, sep=SEP))
+    blocks.many(range(len(blocks)))
+    for shard in copy.glob("train-*.tokens"):
+        content = shard.read_bytes()
+        with open(shard, "r+b") as file:
+            file.truncate(0) if how == "cut" else file.write(content[::-1])
+    with pytest.raises(DataError, match="train-00000.tokens was changed while it was read"):
+        blocks.many([0])
+
+
+def test_a_store_that_is_deleted_while_it_is_read_is_read_on_as_far_as_it_was_opened(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    store, layout = Store(copy), Layout(kind="contiguous", length=16, cls=CLS, sep=SEP)
+    blocks = Blocks(store.split("train"), layout)
+    before = blocks.many(range(len(blocks)))
+    shutil.rmtree(copy)
+    assert all((a.ids == b.ids).all() for a, b in zip(before, blocks.many(range(len(blocks))), strict=True))
+    with pytest.raises(DataError, match="valid-00000.documents|valid-00000.tokens"):
+        Blocks(store.split("valid"), layout).many([0])
 
 
 def test_what_is_not_a_store_is_said_so(tmp_path):

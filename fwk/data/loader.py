@@ -132,9 +132,11 @@ class _Views(_Examples):
         try:
             return [Joined.of(self.make(self.batch(np.concatenate(draws))), draws)]
         except FwkError as error:
+            failure = _Failure.of(error)
             if len(draws) == 1:
-                return [_Failure.of(error)]
-            return [made for own in draws for made in self[[own]]]  # each micro-batch fails when it is its turn
+                return [failure]
+            parts = [made for own in draws for made in self[[own]]]  # each micro-batch fails when it is its turn
+            return parts if any(isinstance(part, _Failure) for part in parts) else [failure]
 
 
 def source_numbers(task: Task, names: Sequence[str], split: str) -> np.ndarray:
