@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults import run
 from faults.cases import CASES
-from faults.lab import HF, TRACEBACK, Ended, Fwk, digest, last_error, tidy
+from faults.lab import HF, TRACEBACK, Ended, Fwk, Seen, digest, last_error, tidy
 from faults.run import attempt, counts, tables
 from safetensors.numpy import save_file
 
@@ -125,10 +126,34 @@ def test_words_of_a_traceback_and_paths():
 
 def test_counts_and_tables_come_from_the_results():
     name, other = list(CASES)[:2]
-    results = {name: {"fwk": {"verdict": "recovered", "says": "so"}, "hf": {"verdict": "hung"}},
-               other: {"fwk": {"verdict": "FAILED: why", "says": ""}}}
-    assert counts(results) == {"FAILED": 1, "recovered": 1}
-    assert f"| {CASES[name].title} | recovered | so | hung |" in tables(results)
+    results = {name: {"fwk": {"verdict": "recovered", "kind": "recovered", "says": "so"}, "hf": {"verdict": "hung after 9 s", "kind": "hung"}},
+               other: {"fwk": {"verdict": "FAILED: why", "kind": "FAILED", "says": ""}, "hf": {"verdict": "- (no such thing)", "kind": ""}}}
+    assert counts(results, "fwk") == "1 recovered, 1 FAILED" and counts(results, "hf") == "1 hung"
+    text = tables(results)
+    assert f"| {CASES[name].title} | recovered | so | hung after 9 s |" in text
+    assert "the 1 that apply to it: 1 hung. `fwk-train` on these: 1 recovered." in text
+
+
+@pytest.mark.parametrize("seen, kind", [
+    ([("same", "")], "recovered"),
+    ([("traceback", "why"), ("same", "")], "a traceback, then recovered"),
+    ([("other", "went on to other weights, without a word")], "other or NaN weights without a word"),
+    ([("nan", "NaN, with a warning: x"), ("hung", "hung")], "hung"),
+])
+def test_the_other_side_is_counted_by_the_worst_that_happened(tmp_path, seen, kind):
+    hf = HF(tmp_path / "case", tmp_path / "templates", seen=[Seen(*one) for one in seen])
+    assert hf.kind() == kind
+
+
+def test_what_was_found_is_kept_until_the_code_changes(tmp_path, monkeypatch):
+    outcomes = iter(["first", "second", "third"])
+    monkeypatch.setattr(run, "outcome", lambda *_: {"verdict": next(outcomes)})
+    monkeypatch.setattr(run, "code", lambda *_: "1")
+    case = next(iter(CASES.values()))
+    told = [run.result_of(case, Fwk, tmp_path)["verdict"] for _ in range(2)]
+    monkeypatch.setattr(run, "code", lambda *_: "2")
+    told += [run.result_of(case, Fwk, tmp_path, **how)["verdict"] for how in ({"keep": True}, {}, {"again": True})]
+    assert told == ["first", "first", "first", "second", "third"]
 
 
 # -- the cases -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ import os
 import pickle
 import resource
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,7 +247,7 @@ def _foresee(workers: int) -> None:
                        "/dev/shm; free or enlarge it (docker run --shm-size), or set train.workers=0")
 
 
-def _loader(examples: _Examples, draws: Any, workers: int, pin: bool, start_method: str | None, timeout: float) -> DataLoader:
+def _loader(examples: _Examples, draws: Any, workers: int, pin: bool, start_method: str | None) -> DataLoader:
     if workers:
         _foresee(workers)
     # a generator of its own: the loader draws a base seed, which must not move torch's global one
@@ -253,27 +255,60 @@ def _loader(examples: _Examples, draws: Any, workers: int, pin: bool, start_meth
         examples, sampler=draws, batch_size=None, collate_fn=_identity, num_workers=workers,
         pin_memory=pin and torch.cuda.is_available(), generator=torch.Generator().manual_seed(0),
         worker_init_fn=_Begin(examples.user_dirs) if workers else None, prefetch_factor=4 if workers else None,
-        multiprocessing_context=start_method if workers else None, timeout=timeout if workers else 0,
+        multiprocessing_context=start_method if workers else None,
     )
 
 
-def _guarded(loader: DataLoader, what: str) -> Iterator[Batch]:
+class _Patience:
+    """Ends workers that the training process has waited for too long: one that is stopped, or that hangs in what it
+    reads, would keep it in a call without a limit of its own."""
+
+    def __init__(self, batches: Any, seconds: float):
+        self.workers, self.seconds = getattr(batches, "_workers", ()), seconds
+        self.since: float | None = None
+        self.lost = False
+        self._over = threading.Event()
+        if self.workers and seconds:
+            threading.Thread(target=self._look, daemon=True, name="fwk patience").start()
+
+    def __enter__(self) -> None:
+        self.since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.since = None
+
+    def _look(self) -> None:
+        while not self._over.wait(self.seconds / 20):
+            since = self.since
+            if since is not None and time.monotonic() - since > self.seconds:
+                self.lost = True
+                self.kill()
+                return
+
+    def kill(self) -> None:
+        self._over.set()
+        for worker in self.workers:
+            if worker.is_alive():
+                worker.kill()
+
+
+def _guarded(loader: DataLoader, what: str, timeout: float) -> Iterator[Batch]:
     """The loader's batches; a worker that is lost or hangs, or an error of ours, becomes one sentence."""
     batches = iter(loader)
+    patience = _Patience(batches, timeout)
     try:
         while True:
             try:
-                item = next(batches)
+                with patience:
+                    item = next(batches)
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:
                 # a dead worker shows as torch's RuntimeError, or as a connection to it that broke
-                if not loader.num_workers:
-                    raise
-                if "DataLoader timed out" in str(error):
-                    raise RunError(f"the data-loading workers for {what} gave nothing for {loader.timeout:g} s (train.timeout): "
-                                   "one is stopped, or what it reads hangs") from None
-                if not (worker_died(error) or isinstance(error, (ConnectionError, EOFError))):
+                if patience.lost:
+                    raise RunError(f"the data-loading workers for {what} gave nothing for {timeout:g} s (train.timeout): one is "
+                                   "stopped, or what it reads hangs") from None
+                if not loader.num_workers or not (worker_died(error) or isinstance(error, (ConnectionError, EOFError))):
                     raise
                 raise RunError(f"a data-loading worker for {what} died ({' '.join(str(error).split())[:120]}); it may "
                                "have run out of memory or of shared memory: try a smaller train.workers") from None
@@ -288,9 +323,7 @@ def _guarded(loader: DataLoader, what: str) -> Iterator[Batch]:
             except RuntimeError as error:  # torch's handler of SIGCHLD raises wherever we are, here for the second time
                 if not worker_died(error):
                     raise
-        for worker in getattr(batches, "_workers", ()):  # one that is stopped does not hear that it should end
-            if worker.is_alive():
-                worker.kill()
+        patience.kill()  # one that is stopped does not hear that it should end
 
 
 def worker_died(error: BaseException) -> bool:
@@ -307,15 +340,15 @@ def train_batches(
 
     Update u consists of the draws [u*batch, (u+1)*batch); a rank takes a contiguous share of them, cut into the same
     number of micro-batches on every rank. Close the iterator (`.close()`) to end its workers. start_method: of the
-    worker processes (None: the platform's). timeout: seconds that a worker may take for a batch (0: any). Raises ConfigError at once when the batch does not reach for all ranks,
-    DataError and RunError while reading.
+    worker processes (None: the platform's). timeout: seconds that a worker may take for a batch (0: any). Raises
+    ConfigError at once when the batch does not reach for all ranks, DataError and RunError while reading.
     """
     pieces = micro_batches(batch, world_size, micro_batch)
     draws = _TrainDraws(batch, pieces, rank, world_size, start_update)
-    loader = _loader(_Examples(task, "train", order, user_dirs), draws, workers, pin, start_method, timeout)
+    loader = _loader(_Examples(task, "train", order, user_dirs), draws, workers, pin, start_method)
 
     def updates() -> Iterator[list[Batch]]:
-        batches = _guarded(loader, "training")
+        batches = _guarded(loader, "training", timeout)
         try:
             while True:
                 yield [next(batches) for _ in range(pieces)]
@@ -337,10 +370,10 @@ def train_views(
     positions = -(-batch // (world_size * pieces)) * task.length()
     together = min(_AT_MOST, max(1, _TOGETHER // positions)) if by_row and task.fixed_shape() and positions else 1
     loader = _loader(_Views(task, order, user_dirs, make), _Together(draws, together), workers, device.type == "cuda",
-                     start_method, timeout)
+                     start_method)
 
     def micros() -> Iterator[Views]:
-        for made in _guarded(loader, "training"):
+        for made in _guarded(loader, "training", timeout):
             for part in made:
                 if isinstance(part, _Failure):
                     part.throw()
@@ -368,4 +401,4 @@ def evaluation_batches(
         raise ConfigError("train.batch", f"is {batch}, expected at least 1")
     examples = _Examples(task, split, None, user_dirs)
     draws = _EvaluationDraws(len(examples), batch, rank, world_size, limit_batches)
-    return _guarded(_loader(examples, draws, workers, pin, start_method, timeout), split)
+    return _guarded(_loader(examples, draws, workers, pin, start_method), split, timeout)

@@ -622,9 +622,9 @@ def worker_killed(s):
 @fault("a data-loading worker stops (SIGSTOP)", words=("train.workers=1",))
 def worker_stopped(s):
     if s.name == "fwk":  # small batches would all be made before it stops
-        s.words += ("task.length=512", "train.batch=64")
+        s.words += ("task.length=256", "train.batch=64")
     s.fresh()
-    s.refuses(r"data-loading workers .* gave nothing for 10 s \(train.timeout\)", status=1, limit=40, fault=inside("worker", name="SIGSTOP"))
+    s.refuses(r"data-loading workers .* gave nothing for 10 s \(train.timeout\)", status=1, limit=40, fault=inside("worker", at=2, name="SIGSTOP"))
     s.goes_on()
 
 
@@ -747,7 +747,7 @@ def rank_zero_exits(s):
 @fault("a rank stops (SIGSTOP)", ranks=2)
 def rank_stopped(s):
     s.fresh()
-    s.refuses("(?i)10 s", seconds=STUCK + 5, fault=inside("signal", name="SIGSTOP", rank=1))
+    s.refuses("(?i)10 s", seconds=STUCK, limit=90, fault=inside("signal", name="SIGSTOP", rank=1))
     s.goes_on()
 
 
@@ -760,7 +760,7 @@ def rank_slow(s):
 @fault("a rank is slow, beyond train.timeout", ranks=2)
 def rank_too_slow(s):
     s.fresh()
-    s.refuses("(?i)10 s", seconds=STUCK + 5, fault=inside("sleep", seconds=40, rank=1))
+    s.refuses("(?i)10 s", seconds=STUCK, limit=90, fault=inside("sleep", seconds=40, rank=1))
     s.goes_on()
 
 

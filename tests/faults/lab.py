@@ -130,7 +130,7 @@ class Side:
         command = [*before, *command, *self.options([*self.start_words, *words], fault)]
         mark = uuid.uuid4().hex
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "FWK_CACHE": str(self.folder / "cache"),
-                       "HF_HUB_OFFLINE": "1", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "3", "FAULTS_MARK": mark,
+                       "HF_HUB_OFFLINE": "1", "FAULTS_MARK": mark,
                        "RANK_WORDS": json.dumps({rank: self.translate(more) for rank, more in (rank_words or {}).items()}),
                        "RANK_FOLDER": json.dumps(rank_folder or {}),
                        **({"FAULT": json.dumps(fault)} if fault else {}), **(env or {})}
@@ -246,16 +246,19 @@ class Started:
             time.sleep(0.05)
 
     def end(self, limit: float = 60) -> Ended:
-        began = time.monotonic()
+        began = time.time()
         try:
             status = self.process.wait(limit)
         except subprocess.TimeoutExpired:
             status = None
-        seconds = time.monotonic() - began
+        seconds = time.time() - began
         self.clear()
         output = self.log.read_text(errors="replace") if self.log.is_file() else ""
         if self.ranks > 1:  # torchrun ends with a traceback of its own: the ranks' words count
-            output = "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob("rank-*.txt")))
+            ranks = sorted(self.folder.glob("rank-*.txt"))
+            output = "".join(path.read_text(errors="replace") for path in ranks)
+            if status is not None:  # to the last word of a rank: torchrun then waits half a minute for one that is stopped
+                seconds = max((path.stat().st_mtime for path in ranks), default=began + seconds) - began
             self.log.with_suffix(".ranks.txt").write_text(output)
         return Ended(status, output, seconds)
 
@@ -440,6 +443,10 @@ class Fwk(Side):
             return "refused, then recovered" if refused else "recovered"
         return "refused"
 
+    def kind(self) -> str:
+        """The verdict without its reasons."""
+        return self.verdict().split(":")[0]
+
     def sentence(self) -> str:
         """What it said, without paths."""
         return " / ".join(dict.fromkeys(tidy(line, self.folder) for line in self.told))
@@ -533,6 +540,18 @@ class HF(Side):
 
     def sentence(self) -> str:
         return ""
+
+    def kind(self) -> str:
+        """The worst that happened, and whether a later start went on to the same weights."""
+        kinds = {seen.kind for seen in self.seen}
+        silent = any(seen.kind in ("other", "nan") and "without a word" in seen.text for seen in self.seen)
+        worst = next((words for true, words in (
+            (bool(self.problems), "not to be provoked"), ("hung" in kinds, "hung"),
+            (silent, "other or NaN weights without a word"), ("nan" in kinds or "other" in kinds, "other or NaN weights with a warning"),
+            ("traceback" in kinds, "a traceback"), ("signal" in kinds, "ended by a signal"), ("sentence" in kinds, "a sentence"),
+            ("silent" in kinds, "ended without a word")) if true), "")
+        recovered = bool(self.seen) and self.seen[-1].kind == "same"
+        return f"{worst}, then recovered" if worst and recovered else worst or ("recovered" if recovered else "stopped")
 
     def verdict(self) -> str:
         """What happened, start by start."""

@@ -5,8 +5,9 @@
     python tests/faults/run.py --only rank_killed weights_cut
     python tests/faults/run.py --again          what an earlier call found is not taken over
 
-Results are kept in the scratch folder (--scratch, by default a folder in the system's temporary one) until the code
-changes: a call that was interrupted goes on where it was.
+Results are kept in the scratch folder (--scratch, by default a folder in the system's temporary one), a file for each
+fault and side, until the code changes: a call that was interrupted goes on where it was, and `--side fwk` and `--side
+hf` may run beside each other, before one more call that writes the tables.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -65,24 +67,43 @@ def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
 
 
 def outcome(case: Fault, side: type[Side], scratch: Path) -> dict:
-    """{verdict, says, seconds} of a case on a side."""
+    """{verdict, kind, says, seconds} of a case on a side."""
     began = time.monotonic()
     found = attempt(case, side, scratch)
     skipped = isinstance(found, str)
-    return {"verdict": f"skipped: {found}" if skipped else found.verdict(), "says": "" if skipped else found.sentence(),
+    return {"verdict": f"skipped: {found}" if skipped else found.verdict(), "kind": "skipped" if skipped else found.kind(),
+            "says": "" if skipped else found.sentence(),
             "seconds": round(time.monotonic() - began, 1)}
 
 
-def counts(results: dict[str, dict]) -> dict[str, int]:
-    """How often each verdict occurs."""
-    kinds = [result["fwk"]["verdict"].split(":")[0] for result in results.values()]
-    return {kind: kinds.count(kind) for kind in dict.fromkeys(sorted(kinds))}
+def result_of(case: Fault, side: type[Side], scratch: Path, again: bool = False, keep: bool = False) -> dict:
+    """The outcome, from an earlier call where the code is the same. again: never; keep: whatever the code."""
+    if side is HF and not case.hf:
+        return {"verdict": f"- ({case.why})", "kind": "", "says": "", "seconds": 0}
+    kept, now = scratch / "results" / f"{case.name}-{side.name}.json", code(case, side)
+    with suppress(OSError, ValueError):
+        before = json.loads(kept.read_text())
+        if not again and (keep or before["code"] == now):
+            return before
+    result = {**outcome(case, side, scratch), "code": now}
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.with_suffix(".new").write_text(json.dumps(result))
+    kept.with_suffix(".new").replace(kept)
+    return result
+
+
+def counts(results: dict[str, dict], side: str) -> str:
+    """`31 recovered, 2 refused`: how often each kind of verdict occurs, the most frequent first."""
+    kinds = Counter(result[side]["kind"] for result in results.values() if side in result and result[side]["kind"])
+    return ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
 
 
 def tables(results: dict[str, dict]) -> str:
     """The matrix as Markdown, a table per group, and the counts."""
-    ours = counts(results)
-    lines = [f"{len(results)} faults: " + ", ".join(f"{number} {kind}" for kind, number in ours.items()) + ".", ""]
+    applies = [name for name, result in results.items() if result.get("hf", {}).get("kind")]
+    lines = [f"`fwk-train`, {len(results)} faults: {counts(results, 'fwk')}.", "",
+             f"Hugging Face `Trainer`, the {len(applies)} that apply to it: {counts(results, 'hf')}. `fwk-train` on these: "
+             f"{counts({name: results[name] for name in applies}, 'fwk')}.", ""]
     lines += [f"Run with fwk {version('fwk')}, torch {version('torch')}, transformers {version('transformers')}, accelerate "
               f"{version('accelerate')}, Python {platform.python_version()}, on {platform.system()} with {os.cpu_count()} CPU "
               "cores and no GPU.", ""]
@@ -108,6 +129,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults")
     parser.add_argument("--list", action="store_true", help="name the faults and stop")
     parser.add_argument("--write", action="store_true", help="write the tables to docs/reliability.md (with all faults)")
+    parser.add_argument("--side", nargs="+", choices=("fwk", "hf"), default=["fwk", "hf"], help="only this trainer")
     parser.add_argument("--without-hf", action="store_true", help="leave out Hugging Face Trainer")
     parser.add_argument("--again", action="store_true", help="run again what an earlier call found")
     parser.add_argument("--keep", action="store_true", help="take over what was found with other code")
@@ -119,32 +141,21 @@ def main() -> int:
         return 0
     if unknown := [name for name in given.only or () if name not in CASES]:
         parser.error(f"there is no fault '{unknown[0]}'; --list names them")
+    if given.write and (given.only or given.side != ["fwk", "hf"]):
+        parser.error("--write needs all faults and both sides; leave out --only and --side")
     names = given.only or list(CASES)
-    given.scratch.mkdir(parents=True, exist_ok=True)
-    file = given.scratch / "results.json"
-    known: dict[str, dict] = {}
-    with suppress(OSError, ValueError):
-        known = json.loads(file.read_text())
+    sides = [side for side in (Fwk, HF) if side.name in given.side and (side is Fwk or not given.without_hf)]
+    results: dict[str, dict] = {}
     for number, name in enumerate(names, 1):
-        case, entry = CASES[name], known.setdefault(name, {})
-        for side in (Fwk, HF) if not given.without_hf else (Fwk,):
-            if side is HF and not case.hf:
-                entry["hf"] = {"verdict": f"- ({case.why})", "says": "", "seconds": 0}
-                continue
-            now, old = code(case, side), entry.get(side.name)
-            if given.again or not old or (old["code"] != now and not given.keep):
-                entry[side.name] = {**outcome(case, side, given.scratch), "code": now}
-                beside = file.with_suffix(".new")
-                beside.write_text(json.dumps(known, indent=1))
-                beside.replace(file)
-        fwk, hf = entry["fwk"], entry.get("hf", {"verdict": "not run", "seconds": 0})
-        print(f"[{number}/{len(names)}] {name} ({fwk['seconds']:.0f} + {hf['seconds']:.0f} s)\n    fwk: {fwk['verdict']}"
-              f"{'  <' + fwk['says'] + '>' if fwk['says'] else ''}\n    HF:  {hf['verdict']}", flush=True)
-    results = {name: known[name] for name in names}
-    print(", ".join(f"{number} {kind}" for kind, number in counts(results).items()))
+        results[name] = {side.name: result_of(CASES[name], side, given.scratch, given.again, given.keep) for side in sides}
+        print(f"[{number}/{len(names)}] {name}")
+        for side, result in results[name].items():
+            print(f"    {side}: {result['verdict']}{'  <' + result['says'] + '>' if result['says'] else ''}"
+                  f"  ({result['seconds']:.0f} s)", flush=True)
+    if Fwk not in sides:
+        return 0
+    print(counts(results, "fwk"))
     if given.write:
-        if given.only:
-            parser.error("--write needs all faults; leave out --only")
         write(results)
     return int(any(result["fwk"]["verdict"].startswith("FAILED") for result in results.values()))
 
