@@ -199,7 +199,7 @@ def test_long_lines_are_cut_at_blanks_and_nothing_is_lost(tmp_path):
 
 def test_sentences_are_cut_without_loss():
     line = 'Dr Lee built it in 1905. "Why?" asked Ann. It cost 3.5 million, e.g. for steel! (Nobody paid.) The end.'
-    pieces = sentences(line)
+    pieces = sentences([line])
     assert " ".join(pieces) == line and len(pieces) == 5
 
 

@@ -485,7 +485,7 @@ def _key(asked: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-_BATCH = 4096  # sentences given to the tokenizer at once
+_BATCH = 2048  # sentences given to the tokenizer at once, or a few more
 
 _worker_tokenizer: Tokenizer | None = None
 
@@ -513,15 +513,18 @@ def _work(item: dict[str, Any], folder: str, dtype: str) -> dict[str, Any]:
 def _encode(documents: Sequence[Sequence[str]], tokenizer: Tokenizer, dtype: str) -> dict[str, np.ndarray]:
     """Lines by document -> the tokens of all, and where documents and sentences begin in them, with the end of the last.
     Those that give no token are left out."""
-    cut = [[sentence for line in lines for sentence in sentences(line)] for lines in documents]
-    every = [*chain.from_iterable(cut)]
-    tokens, lengths = [np.zeros(0, dtype)], [np.zeros(1, np.int64)]
-    for start in range(0, len(every), _BATCH):
-        encoded = tokenizer.encode_batch(every[start : start + _BATCH])
-        lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
-        tokens.append(np.fromiter(chain.from_iterable(encoded), dtype, int(lengths[-1].sum())))
+    tokens, lengths, per_document, batch = [np.zeros(0, dtype)], [np.zeros(1, np.int64)], [0], []
+    for number, lines in enumerate(documents, 1):
+        cut = sentences(lines)
+        per_document.append(len(cut))
+        batch += cut
+        if len(batch) >= _BATCH or number == len(documents):
+            encoded = tokenizer.encode_batch(batch)
+            lengths.append(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+            tokens.append(np.fromiter(chain.from_iterable(encoded), dtype, int(lengths[-1].sum())))
+            batch = []
     ends = np.cumsum(np.concatenate(lengths))  # of each sentence, after a 0
-    of_documents = ends[np.cumsum([0, *map(len, cut)])]
+    of_documents = ends[np.cumsum(per_document)]
     return {"tokens": np.concatenate(tokens), "documents": np.unique(of_documents).astype(np.uint32),
             "sentences": np.unique(ends).astype(np.uint32)}
 

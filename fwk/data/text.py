@@ -160,9 +160,14 @@ class Reader:
         lines: list[str] = []
         size, began = 0, 1
         for number, text, whole in self._lines(file, shown, jsonl):
-            blank = not text.strip()
-            pieces = self._record(text, shown, number).split("\n") if jsonl and not blank else [text]
-            for piece in _short(pieces):
+            stripped = text.strip()
+            if jsonl and stripped:
+                pieces = _short(self._record(text, shown, number).split("\n"))
+            elif len(text) > LONGEST_LINE:
+                pieces = _short([text])
+            else:
+                pieces = (stripped,) if stripped else ()
+            for piece in pieces:
                 if lines and size + len(piece) > LONGEST_DOCUMENT:
                     yield Document(tuple(lines), size, shown, began)
                     lines, size = [], 0
@@ -170,7 +175,7 @@ class Reader:
                     began = number
                 lines.append(piece)
                 size += len(piece)
-            ends = jsonl or whole and (self.split == "line" or self.split == "empty-line" and blank)
+            ends = jsonl or whole and (self.split == "line" or self.split == "empty-line" and not stripped)
             if ends and lines:
                 yield Document(tuple(lines), size, shown, began)
                 lines, size = [], 0
@@ -267,19 +272,22 @@ def _whole(text: str, shown: str, number: int) -> str:
     return text
 
 
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])")
+_END = r"[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])"
+_AFTER_STOP, _AFTER_ANY = re.compile(r"\." + _END), re.compile(r"[.!?]" + _END)  # a single character is found much faster
 _ONE_SENTENCE = 40  # characters; a line of fewer is not cut
 
 
-def sentences(line: str) -> list[str]:
-    """A line without blanks around, cut after . ! ? before a capital, a digit or a quote; nothing is lost but blanks at
+def sentences(lines: Sequence[str]) -> list[str]:
+    """Lines without blanks around, cut after . ! ? before a capital, a digit or a quote; nothing is lost but blanks at
     the cuts."""
-    if len(line) < _ONE_SENTENCE:
-        return [line]
-    found, start = [], 0
-    for match in _SENTENCE_END.finditer(line):
-        end = match.end()
-        found.append(line[start:end].rstrip())
-        start = end
-    found.append(line[start:])
+    found = []
+    for line in lines:
+        if len(line) >= _ONE_SENTENCE:
+            start = 0
+            for match in (_AFTER_ANY if "!" in line or "?" in line else _AFTER_STOP).finditer(line):
+                end = match.end()
+                found.append(line[start:end].rstrip())
+                start = end
+            line = line[start:]
+        found.append(line)
     return found
