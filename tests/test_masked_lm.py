@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,6 +91,18 @@ def test_the_tied_output_matrix_is_the_embedding_and_is_trained_by_both():
     head = MaskedLMHead(encoder, V, tied=True)
     assert head.output.weight is encoder.table.weight
     assert MaskedLMHead(encoder, V, tied=False).output.weight is not encoder.table.weight
+
+
+def test_the_bias_starts_at_the_frequencies_and_features_that_say_nothing_give_the_unigram_model():
+    counts = torch.tensor([0, 0, 0, 0, 0, 90, 10, 0, 400, *[1] * (V - 9)], dtype=torch.float64)
+    build = BuildContext(encoder=Stub(), vocabulary=replace(VOCABULARY, counts=counts))
+    head = MaskedLM(MaskedLM.Config(), build).head
+    with torch.no_grad():
+        head.norm.weight.zero_()
+        share = head(torch.randn(D)).double().softmax(-1)
+    torch.testing.assert_close(share, (counts + 0.5) / (counts + 0.5).sum(), rtol=1e-6, atol=0)
+    assert not MaskedLM(MaskedLM.Config(output_bias="zeros"), build).head.output.bias.any()
+    assert not MaskedLM(MaskedLM.Config(), BuildContext(encoder=Stub(), vocabulary=VOCABULARY)).head.output.bias.any()
 
 
 def test_a_factorised_embedding_ties_through_the_transform():

@@ -33,7 +33,8 @@ FIGURE = HERE.parents[1] / "docs" / "small-models.svg"
 SIZES = {"2x64": (2, 64, 4), "2x128": (2, 128, 4), "4x256": (4, 256, 4)}  # layers, width, heads
 ANCHORS = {"published": {"model.positions": "learned"}, "neighbour": {"model.positions": "neighbour"}}
 COMMON = {
-    "task": "mlm", "criterion": "scaled_masked_lm", "task.length": 64, "train.batch": 16, "model.dropout": 0.0,
+    "task": "mlm", "criterion": "scaled_masked_lm", "criterion.output_bias": "zeros",
+    "task.length": 64, "train.batch": 16, "model.dropout": 0.0,
     "model.attention_dropout": 0.0, "optimizer.lr": 3e-3, "schedule": "constant", "schedule.warmup": 100,
     "train.log_every": 1, "train.validate_every": 0, "train.save_every": 0, "train.threads": 1, "train.device": "cpu",
     "hooks.summary.baseline_tokens": 1000, "hooks.tensorboard.flush_seconds": 120,
@@ -54,10 +55,10 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "logits x 1/4": {"criterion.scale": 0.25},
     "position vectors x 10": {"hooks.watch.scales": "{'*.position.weight': 10.0}"},
     "attention projections x 4": {"hooks.watch.scales": "{'*.query_key_value.weight': 4.0}"},
-    "bias from unigram, no warm-up": {"hooks.watch.unigram_bias": True, "schedule.warmup": 0},
+    "bias from unigram, no warm-up": {"criterion.output_bias": "unigram", "schedule.warmup": 0},
     "neighbour bias +2": {"hooks.watch.scales": "{'*.relative.table': 0.5}"},
     "neighbour bias +8": {"hooks.watch.scales": "{'*.relative.table': 2.0}"},
-    "output bias from unigram": {"hooks.watch.unigram_bias": True},
+    "output bias from unigram": {"criterion.output_bias": "unigram"},
     "ratio 0.30": {"views.masked.ratio": 0.30},
     "ratio 0.50": {"views.masked.ratio": 0.50},
     "only [MASK]": {"views.masked.mask": 1.0, "views.masked.random": 0.0},

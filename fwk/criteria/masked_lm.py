@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,9 @@ from fwk.registry import register
 from fwk.views import LossTerm, Output, View
 
 
+OutputBias = Literal["unigram", "zeros"]
+
+
 def token_losses(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
     """Negative log-likelihood in nats per position: logits [..., V], target int64 [...] -> [...] in fp32 or wider."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
@@ -34,9 +37,13 @@ def token_losses(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tens
 
 
 class MaskedLMHead(nn.Module):
-    """features [..., D] -> logits [..., V]. Tied: the output matrix is the encoder's token embedding [V, E]."""
+    """features [..., D] -> logits [..., V]. Tied: the output matrix is the encoder's token embedding [V, E].
 
-    def __init__(self, encoder: Any, vocabulary: int, tied: bool = True):
+    counts: [V], how often each token occurs. With them the bias starts where the softmax of it alone is that frequency (plus
+    half an occurrence), up to a constant, so the first updates need not learn it; without, at zero as in BERT.
+    """
+
+    def __init__(self, encoder: Any, vocabulary: int, tied: bool = True, counts: Tensor | None = None):
         super().__init__()
         embedding = encoder.embedding()
         inner = embedding.embedding_dim if tied else encoder.width
@@ -48,6 +55,15 @@ class MaskedLMHead(nn.Module):
             nn.init.zeros_(linear.bias)
         if tied:
             self.output.weight = embedding.weight
+        if counts is not None:
+            with torch.no_grad():
+                self.output.bias.copy_(((counts + 0.5) / (counts.max() + 0.5)).log())
+
+    @classmethod
+    def built(cls, build: BuildContext, tied: bool, bias: OutputBias) -> MaskedLMHead:
+        """The head of a criterion with the options `tied_output` and `output_bias`."""
+        counts = build.vocabulary.counts if bias == "unigram" else None
+        return cls(build.encoder, build.vocabulary.size, tied, counts)
 
     def transformed(self, features: Tensor) -> Tensor:
         return self.norm(F.gelu(self.transform(features)))
@@ -86,11 +102,13 @@ class MaskedLM(Criterion):
     class Config:
         view: str = option("masked", "the view whose chosen positions are predicted")
         tied_output: bool = option(True, "the output matrix is the encoder's token embedding (BERT: yes)")
+        output_bias: OutputBias = option(
+            "unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros (BERT)")
         label_smoothing: float = option(0.0, "share of the target's mass spread over the vocabulary", low=0, high=1)
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
-        self.head = MaskedLMHead(build.encoder, build.vocabulary.size, config.tied_output)
+        self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
     def views(cls, config: Config) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import MaskedLMHead, count_chosen, masked_lm_sums
+from fwk.criteria.masked_lm import MaskedLMHead, OutputBias, count_chosen, masked_lm_sums
 
 
 def tied_vectors(features: Tensor, view: View, level: str) -> tuple[Tensor, Tensor]:
@@ -66,6 +66,8 @@ class SemanticAugment(Criterion):
         features: Literal["hidden", "transformed"] = option(
             "hidden", "tie the last hidden states, or what the masked-LM head's transform makes of them")
         tied_output: bool = option(True, "the output matrix is the encoder's token embedding")
+        output_bias: OutputBias = option(
+            "unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros (BERT)")
         label_smoothing: float = option(0.0, "share of the target's mass spread over the vocabulary", low=0, high=1)
 
         def __post_init__(self):
@@ -74,7 +76,7 @@ class SemanticAugment(Criterion):
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
-        self.head = MaskedLMHead(build.encoder, build.vocabulary.size, config.tied_output)
+        self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
     def views(cls, config: Config) -> dict[str, dict[str, Any]]:

@@ -66,7 +66,6 @@ class BelowUnigram:
         below: tuple[float, ...] = fwk.option((0.3, 1.0), "nats below unigram that are noted")
         window: int = fwk.option(25, "updates of the running mean", low=1)
         stop: bool = fwk.option(True, "stop at the last bar")
-        unigram_bias: bool = fwk.option(False, "start the output's bias at the log frequencies of the training text")
         scales: dict[str, float] = fwk.option({}, "glob pattern over parameter names -> factor on their initial values")
 
     def __init__(self, config: Config):
@@ -96,10 +95,6 @@ class BelowUnigram:
                     raise ConfigError("hooks.watch.scales", f"'{pattern}' matches no parameter")
                 for parameter in matching:
                     parameter.mul_(factor)
-        if self.config.unigram_bias:
-            with torch.no_grad():
-                for criterion in run.module.criteria.values():
-                    criterion.head.output.bias.copy_(log_share)
 
     @fwk.hookimpl
     def fwk_update_begin(self) -> None:
