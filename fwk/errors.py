@@ -73,7 +73,8 @@ class LogFailed(RunError):
 def nearest(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:
     """`; did you mean 'x'?` when something is close, and the list of what there is while it is short enough to read."""
     known = [str(k) for k in known]
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+    close.sort(key=lambda k: not k.startswith(str(name)))  # 'adam' is meant for 'adamw', not for 'radam'
     hint = f"; did you mean '{close[0]}'?" if close else ""
     if known and len(known) <= everything_up_to:
         hint += f"{'' if hint else ';'} There is: {', '.join(sorted(known))}"
