@@ -7,11 +7,14 @@ import multiprocessing
 import os
 import pickle
 import signal
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from fwk.data import loader
 from fwk.data.loader import evaluation_batches, micro_batches, share, train_batches
 from fwk.data.order import Order
 from fwk.data.preprocess import TokenizerSpec, build_store
@@ -238,6 +241,50 @@ def test_a_killed_worker_is_one_sentence(files):
             next(iterator)
 
 
+def test_workers_that_give_nothing_for_too_long_are_ended(files):
+    task = make(data=str(files / "news.txt"))
+    iterator = train_batches(task, order_of(task), batch=2, micro_batch=None, rank=0, world_size=1, workers=1,
+                             start_update=0, pin=False, timeout=1.0)
+    next(iterator)
+    [worker] = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    with pytest.raises(RunError, match=r"workers for training gave nothing for 1 s \(train.timeout\)"):
+        for _ in range(100):
+            next(iterator)
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+def test_a_trainer_that_takes_long_does_not_end_its_workers(files):
+    task = make(data=str(files / "news.txt"))
+    iterator = train_batches(task, order_of(task), batch=2, micro_batch=None, rank=0, world_size=1, workers=1,
+                             start_update=0, pin=False, timeout=0.2)
+    next(iterator)
+    time.sleep(1)
+    assert next(iterator)[0].draws.tolist() == [2, 3]
+    iterator.close()
+
+
+@pytest.mark.parametrize("limits, free, said", [
+    ((64, 64), 1 << 30, "2 data-loading workers may need 300 file descriptors, and 64 are allowed; raise the limit"),
+    ((1024, 4096), 1 << 16, "and 0.1 MB of it are free in /dev/shm"),
+    ((64, 4096), 1 << 30, ""),
+    ((1024, 1024), 1 << 30, ""),
+])
+def test_what_workers_need_is_looked_at_before_they_begin(monkeypatch, limits, free, said):
+    given = []
+    monkeypatch.setattr(loader.resource, "getrlimit", lambda _: limits)
+    monkeypatch.setattr(loader.resource, "setrlimit", lambda _, new: given.append(new))
+    monkeypatch.setattr(loader.os.path, "isdir", lambda _: True)
+    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    if not said:
+        loader._foresee(2)
+        assert given == ([(300, 4096)] if limits[0] == 64 else [])
+        return
+    with pytest.raises(RunError, match=said):
+        loader._foresee(2)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_to_the_whole_group_leaves_workers_at_work(files, name):
     task = make(data=str(files / "news.txt"))
@@ -261,6 +308,41 @@ def test_an_error_of_ours_keeps_its_sentence(files, workers):
     with pytest.raises(DataError) as error:
         batches(task, 1, workers=workers)
     assert str(error.value) == "news.txt went away"
+
+
+class Faulty(MaskedLanguageModelling):
+    def collate(self, examples, draws, sources):
+        raise KeyError("label")
+
+
+class Hesitant(MaskedLanguageModelling):
+    reads = 0
+
+    def collate(self, examples, draws, sources):
+        Hesitant.reads += 1
+        if Hesitant.reads == 2:
+            raise OSError("a disk that does not answer, once")
+        return super().collate(examples, draws, sources)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_a_tasks_code_raises_is_one_sentence_below_its_traceback(files, workers):
+    task = Faulty(Config(data=str(files / "news.txt"), vocabulary=200, length=24))
+    with pytest.raises(RunError, match=r"task Faulty raised KeyError: 'label' \(.*test_data_mlm.py:\d+\); the last") as caught:
+        batches(task, 1, workers=workers)
+    assert "in collate" in caught.value.details and "loader.py" not in caught.value.details
+
+
+def test_an_error_that_does_not_come_twice_is_still_told(files):
+    task = Hesitant(Config(data=str(files / "news.txt"), vocabulary=200, length=24))
+    Hesitant.reads = 0
+    iterator = loader.train_views(
+        task, order_of(task), lambda batch: {}, True, batch=2, micro_batch=None, rank=0, world_size=1, workers=0, start_update=0,
+        device=torch.device("cpu"))
+    assert task.fixed_shape()  # so that several micro-batches are read in one call, and again one by one
+    with pytest.raises(RunError, match="task Hesitant raised OSError: a disk that does not answer, once"):
+        for _ in range(200):
+            next(iterator)
 
 
 def test_workers_import_user_directories_before_the_task(files, tmp_path):

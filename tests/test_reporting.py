@@ -150,6 +150,20 @@ def a_whole_run(monkeypatch, stream, run, **config):
     return stream.getvalue()
 
 
+@pytest.mark.parametrize("where", ["a pipe without a reader", "a full disk"])
+def test_output_that_goes_nowhere_ends_no_run(monkeypatch, tmp_path, capfd, where):
+    if where == "a full disk" and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = open(writer if where != "a full disk" else "/dev/full", "w", buffering=1)  # noqa: SIM115
+    stream.getvalue = str
+    a_whole_run(monkeypatch, stream, a_run(tmp_path), plain_every=0.0)
+    stream.close()
+    said = "fwk: cannot write to standard output: No space left on device; the run goes on without it\n"
+    assert capfd.readouterr().err == (said if where == "a full disk" else "")
+
+
 def test_without_a_terminal_there_are_plain_lines(monkeypatch, tmp_path):
     text = a_whole_run(monkeypatch, io.StringIO(), a_run(tmp_path), plain_every=0.0)
     assert "\x1b" not in text and "\r" not in text

@@ -170,6 +170,52 @@ def test_a_stopped_process_is_seen_to_be_stopped():
     assert process_state(child.pid) == ("gone", "")
 
 
+LEAVING = """
+import os, signal, subprocess, sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from fwk.cli.common import run_command
+from fwk.engine.watchdog import Watch
+
+def store(port, holds=False):
+    return dist.TCPStore("127.0.0.1", port, is_master=holds, wait_for_workers=False, timeout=timedelta(seconds=60))
+
+if sys.argv[1:]:
+    held = store(0, True)
+    print(held.port, flush=True)
+    time.sleep(60)
+    sys.exit()
+holder = subprocess.Popen([sys.executable, __file__, "hold"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+watch = Watch(0, 2, 2.0, store(int(holder.stdout.readline())))
+
+def command(words):
+    watch.start()
+    time.sleep(0.5)
+    os.kill(holder.pid, signal.SIGSTOP)
+    time.sleep(0.5)
+    watch.close()
+    return 75
+
+class Last:
+    def __del__(self):  # the store answers when the interpreter has begun to go down
+        os.kill(holder.pid, signal.SIGCONT)
+        time.sleep(1)
+
+last = Last()
+print(holder.pid, flush=True)
+sys.exit(run_command("fwk-train", command, []))
+"""
+
+
+@pytest.mark.slow
+def test_a_store_that_answers_too_late_does_not_abort_the_process(tmp_path):
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    with open(tmp_path / "said.txt", "w") as said:
+        done = subprocess.run([sys.executable, tmp_path / "leaving.py"], stdout=subprocess.PIPE, stderr=said, timeout=60)
+    os.kill(int(done.stdout), signal.SIGKILL)
+    assert (done.returncode, (tmp_path / "said.txt").read_text()) == (75, "")
+
+
 def test_one_process_alone_has_no_watch_and_waits_for_nobody():
     world = World()
     world.at("anywhere", waits=True)
