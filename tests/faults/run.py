@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -143,6 +144,8 @@ def main() -> int:
         parser.error(f"there is no fault '{unknown[0]}'; --list names them")
     if given.write and (given.only or given.side != ["fwk", "hf"]):
         parser.error("--write needs all faults and both sides; leave out --only and --side")
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        signal.signal(number, handler)  # what is started must hear them, also where this runs behind `nohup` or `&`
     names = given.only or list(CASES)
     sides = [side for side in (Fwk, HF) if side.name in given.side and (side is Fwk or not given.without_hf)]
     results: dict[str, dict] = {}
