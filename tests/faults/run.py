@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -105,9 +105,9 @@ def tables(results: dict[str, dict]) -> str:
     lines = [f"`fwk-train`, {len(results)} faults: {counts(results, 'fwk')}.", "",
              f"Hugging Face `Trainer`, the {len(applies)} that apply to it: {counts(results, 'hf')}. `fwk-train` on these: "
              f"{counts({name: results[name] for name in applies}, 'fwk')}.", ""]
-    lines += [f"Run with fwk {version('fwk')}, torch {version('torch')}, transformers {version('transformers')}, accelerate "
-              f"{version('accelerate')}, Python {platform.python_version()}, on {platform.system()} with {os.cpu_count()} CPU "
-              "cores and no GPU.", ""]
+    used = ", ".join(f"{name} {installed(name)}" for name in ("fwk", "torch", "transformers", "accelerate"))
+    lines += [f"Run with {used}, Python {platform.python_version()}, on {platform.system()} with {os.cpu_count()} CPU cores and "
+              "no GPU.", ""]
     for group in dict.fromkeys(CASES[name].group for name in results):
         lines += [f"### {group}", "", "| fault | `fwk-train` | what it says | Hugging Face `Trainer` |", "|---|---|---|---|"]
         for name, result in results.items():
@@ -116,6 +116,13 @@ def tables(results: dict[str, dict]) -> str:
                 lines.append(f"| {CASES[name].title} | {fwk['verdict']} | {fwk['says'] or '-'} | {hf['verdict']} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def installed(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 def write(results: dict[str, dict]) -> None:
