@@ -7,16 +7,18 @@ schedule, in one process. The two take turns; the median of the ratios of neighb
 the process on one thread (`--wall`: time on the wall, for more threads). A toy model (1 layer x 16, 8 sequences of 16,
 no dropout) shows what an update costs beside the arithmetic, and a second table says where that goes.
 
-The loop by hand reads batches that were masked before the clock starts. `fwk`'s update reads, masks and counts its own
-(`--workers 1`: in a process beside it, whose time is not counted), and asks its hooks, as in a run.
+One loop by hand reads batches that were masked before the clock starts; another takes rows of one tensor in a shuffled
+order and masks them itself, in a dozen operations without keys. `fwk`'s update reads, masks and counts its own (`--workers
+1`: in a process beside it, whose time is not counted), and asks its hooks, as in a run.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -57,18 +59,15 @@ def optimizer_by_hand(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.O
     return torch.optim.AdamW(groups, lr=1e-4, eps=1e-6, fused=True)
 
 
-def by_hand(trainer, batches: Sequence) -> tuple[Callable[[], None], dict[str, Callable[[], Any]]]:
+def by_hand(trainer, batch: Callable[[], Sequence[torch.Tensor]]) -> tuple[Callable[[], None], dict[str, Callable[[], Any]]]:
     """The whole of a training loop without `fwk`: its encoder and head are used as plain modules. Also its parts."""
     run = trainer.run
     encoder, head = run.module.networks["main"], run.module.criteria["masked_lm"].head
     parameters = [p for name, p in run.module.named_parameters() if name != "anchor"]
     optimizer = optimizer_by_hand(parameters)
-    number = 0
 
     def forward() -> torch.Tensor:
-        nonlocal number
-        number += 1
-        return loss_by_hand(encoder, head, *batches[number % len(batches)])
+        return loss_by_hand(encoder, head, *batch())
 
     def apply() -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -107,21 +106,46 @@ def masked(trainer, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return view.tokens, positions, view.target.gather(1, positions)
 
 
-def masked_batches(trainer) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    return [masked(trainer, batches[0]) for _, batches in zip(range(16), batches_of(trainer.run))]
+def masked_before(trainer) -> Callable[[], Sequence[torch.Tensor]]:
+    """The batches of the first updates, again and again."""
+    return itertools.cycle([masked(trainer, batches[0]) for _, batches in zip(range(16), batches_of(trainer.run))]).__next__
+
+
+def masking(trainer) -> Callable[[], Sequence[torch.Tensor]]:
+    """Batches of the same shape and the same share of masks, from a tensor that holds all sequences of the first updates."""
+    run, vocabulary = trainer.run, trainer.run.task.vocabulary()
+    rows = torch.cat([batches[0].inputs["tokens"] for _, batches in zip(range(16), batches_of(run))])  # [N, T]
+    B, K = masked(trainer, next(batches_of(run))[0])[1].shape
+    lowest = max(vocabulary.special) + 1
+
+    def shuffled() -> Iterator[torch.Tensor]:
+        while True:
+            yield from torch.randperm(len(rows)).split(B)
+
+    order = shuffled()
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        tokens = rows[next(order)]
+        positions = torch.rand(B, tokens.shape[1] - 2).topk(K).indices.add_(1)  # neither the first nor the last
+        target, chance = tokens.gather(1, positions), torch.rand(B, K)
+        put = torch.where(chance < 0.9, torch.randint(lowest, vocabulary.size, (B, K)), target)
+        put.masked_fill_(chance < 0.8, vocabulary.mask)
+        return tokens.scatter_(1, positions, put), positions, target
+
+    return batch
 
 
 def compare(changes: dict, repetitions: int, updates: int, clock: Callable[[], float] = time.process_time,
-            workers: int = 0) -> tuple[float, float, tuple[float, float, float]]:
-    """Median seconds per update of `fwk` and by hand, and the median of the ratios of neighbours with its quartiles."""
+            workers: int = 0) -> dict[str, list[float]]:
+    """Seconds per update, one per repetition, of `fwk` and of the loops by hand on batches masked before or by the loop."""
     config = tiny_config({**changes, "train": {**changes["train"], "workers": workers}})
-    with trainer_of(config) as ours, trainer_of(config) as theirs:
-        contenders = [by_fwk(ours), by_hand(theirs, masked_batches(theirs))[0]]
-        for step in contenders:
+    with trainer_of(config) as ours, trainer_of(config) as before, trainer_of(config) as inside:
+        contenders = {"fwk": by_fwk(ours), "masked before": by_hand(before, masked_before(before))[0],
+                      "masking": by_hand(inside, masking(inside))[0]}
+        for step in contenders.values():
             for _ in range(max(3, 2 * updates)):
                 step()
-        times = taking_turns(contenders, repetitions, updates, clock)
-    return statistics.median(times[0]), statistics.median(times[1]), ratio(*times)
+        return dict(zip(contenders, taking_turns([*contenders.values()], repetitions, updates, clock)))
 
 
 def parts(rounds: int) -> list[tuple[str, float, float]]:
@@ -132,27 +156,28 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
     with trainer_of(config) as trainer, trainer_of(config) as other:
         run, module = trainer.run, trainer.run.module
         updates, step = trainer.updates(), Step(update=1)
-        _, hand = by_hand(other, masked_batches(other))
+        _, hand = by_hand(other, masked_before(other))
         hand["forward"]().backward()
         batches = next(updates)
         micros = [module.begin(batches[0], 0, step, run.device)]
         trainer.agree(micros, step)
         trainer.differentiate(micros, step)
         output = module(micros[0], step)
+        run.update = 1  # not one at which something is logged
 
         def backward(forward: Callable[[], torch.Tensor]) -> Callable[[], float]:
             def timed() -> float:
                 loss = forward()
-                start = time.perf_counter()
+                start = time.process_time()
                 loss.backward()
-                return time.perf_counter() - start
+                return time.process_time() - start
             return timed
 
         def timed(call: Callable[[], Any]) -> Callable[[], float]:
             def once() -> float:
-                start = time.perf_counter()
+                start = time.process_time()
                 call()
-                return time.perf_counter() - start
+                return time.process_time() - start
             return once
 
         def hooks() -> None:
@@ -203,11 +228,15 @@ def main() -> None:
     rows = []
     for name, key, changes, updates in (("BERT-mini, 32 x 128", "mini", MINI, 1), ("toy, 8 x 16", "toy", TOY, 50)):
         if arguments.only in (None, key):
-            ours, theirs, (middle, low, high) = compare(changes, arguments.repetitions, updates, clock, arguments.workers)
-            rows.append([name, f"{ours * 1e3:.2f}", f"{theirs * 1e3:.2f}", f"{middle:.3f} ({low:.3f} to {high:.3f})",
-                         f"{(middle - 1) * theirs * 1e3:.2f}"])
+            times = compare(changes, arguments.repetitions, updates, clock, arguments.workers)
+            for loop in ("masked before", "masking"):
+                ours, theirs = statistics.median(times["fwk"]), statistics.median(times[loop])
+                middle, low, high = ratio(times["fwk"], times[loop])
+                rows.append([name, loop, f"{ours * 1e3:.2f}", f"{theirs * 1e3:.2f}", f"{middle:.3f} ({low:.3f} to {high:.3f})",
+                             f"{(middle - 1) * theirs * 1e3:.2f}"])
     if rows:
-        made.append(table(["model, batch", "`fwk`, ms per update", "loop by hand, ms", "ratio (quartiles)", "overhead, ms"], rows))
+        made.append(table(["model, batch", "loop by hand", "`fwk`, ms per update", "by hand, ms", "ratio (quartiles)",
+                           "overhead, ms"], rows))
     if arguments.only in (None, "parts"):
         found = parts(10 * arguments.repetitions)
         rows = [[name, f"{ours:.0f}", f"{theirs:.0f}" if theirs else "", f"{ours - theirs:+.0f}"] for name, ours, theirs in found]
