@@ -9,7 +9,8 @@ rate       MB/s of CPU time, of one process. Bare: `encode_batch` of the same to
            its sentences, which are in memory; nothing is kept. Beside it the tokenizing pass of `fwk-preprocess`, which
            reads and checks the text, forms documents, cuts sentences, encodes, counts, and writes shards with their
            hashes; and both passes, the first of which reads everything once more. They take turns.
-processes  MB/s on the wall of the tokenizing pass with one process and with two, in turns.
+processes  MB/s on the wall of the tokenizing pass with one process and with two, in turns, the start of the two included.
+           Shards are of 1 million characters, so that there are enough of them to share.
 memory     the most memory that all processes of the command held together (resident, looked at every 50 ms), for a
            vocabulary that is trained by it, with two processes.
 """
@@ -30,7 +31,7 @@ from pathlib import Path
 from common import ratio, table, taking_turns, write
 
 from fwk.data.demo import corpus
-from fwk.data.preprocess import TokenizerSpec, build_store, train_tokenizer
+from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
 from fwk.data.progress import Progress
 from fwk.data.text import sentences
 from fwk.data.tokenizers import Tokenizer
@@ -64,10 +65,11 @@ def text_of(megabytes: float, folder: Path) -> Path:
     return path
 
 
-def tokenizing(text: Path, folder: Path, tokenizer: Tokenizer, processes: int, clock: Callable[[], float]) -> float:
+def tokenizing(text: Path, folder: Path, tokenizer: Tokenizer, clock: Callable[[], float], processes: int = 1,
+               shard_size: int = Options.shard_size) -> float:
     """Seconds of the tokenizing pass."""
     progress = Clock(clock)
-    store = build_store([text], folder / "store", tokenizer, processes=processes, progress=progress)
+    store = build_store([text], folder / "store", tokenizer, options=Options(shard_size=shard_size), processes=processes, progress=progress)
     seconds = clock() - progress.began
     shutil.rmtree(store)
     return seconds
@@ -88,7 +90,7 @@ def rate(text: Path, folder: Path, kinds: list[str], repetitions: int) -> str:
         times = taking_turns([
             lambda: bare(lines, tokenizer),  # noqa: B023 called at once
             lambda: bare(cut, tokenizer),  # noqa: B023
-            lambda: only.append(tokenizing(text, folder, tokenizer, 1, time.process_time)),  # noqa: B023
+            lambda: only.append(tokenizing(text, folder, tokenizer, time.process_time)),  # noqa: B023
         ], repetitions)
         for name, own in (("bare, lines", times[0]), ("bare, sentences", times[1]), ("tokenizing pass", only), ("both passes", times[2])):
             rows.append([kind, name, f"{size / statistics.median(own):.1f}", "{:.2f} ({:.2f} to {:.2f})".format(*ratio(times[0], own))])
@@ -101,7 +103,7 @@ def processes(text: Path, folder: Path, kinds: list[str], repetitions: int) -> s
         tokenizer, times = tokenizer_of(kind, text, folder), ([], [])
         for repetition in range(repetitions):
             for count in (1, 2) if repetition % 2 else (2, 1):
-                times[count - 1].append(tokenizing(text, folder, tokenizer, count, time.perf_counter))
+                times[count - 1].append(tokenizing(text, folder, tokenizer, time.perf_counter, count, 1_000_000))
         rows.append([kind, *(f"{size / statistics.median(own):.1f}" for own in times),
                      "{:.2f} ({:.2f} to {:.2f})".format(*ratio(*times))])
     return table(["tokenizer", "1 process, MB/s", "2 processes, MB/s", "speed-up (quartiles)"], rows)
