@@ -25,7 +25,6 @@ from fwk.errors import ConfigError
 from fwk.registry import register
 from fwk.views import LossTerm, Output, View
 
-
 OutputBias = Literal["unigram", "zeros"]
 
 
