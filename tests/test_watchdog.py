@@ -203,7 +203,7 @@ class Last:
 
 last = Last()
 print(holder.pid, flush=True)
-sys.exit(run_command("fwk-train", command, []))
+sys.exit(run_command("fwk-train", command, None))
 """
 
 

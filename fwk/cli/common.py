@@ -20,13 +20,24 @@ from fwk.schema import FieldSpec, shown
 
 def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[str] | None) -> int:
     """Run a command's body and turn what it raises into one message and an exit status: 2 for a user's error, 1 for a
-    failed run, 130 for an interrupt. Of several ranks the first speaks."""
+    failed run, 130 for an interrupt. Of several ranks the first speaks. argv: None for the process's own, which ends with
+    this command then."""
+    status = 1
+    try:
+        status = _run(name, command, sys.argv[1:] if argv is None else argv)
+        return status
+    finally:
+        if argv is None:
+            _ended["status"] = status
+
+
+def _run(name: str, command: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows '?', and the command goes on
     show, warnings.showwarning = warnings.showwarning, _told(name, warnings.showwarning)
     try:
-        status = _ended["status"] = command(list(sys.argv[1:] if argv is None else argv))
+        status = command(list(argv))
         _flush(name)
         return status
     except FwkError as error:
@@ -38,12 +49,10 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[s
             print(f"{name}: error: {rank}{one_line(error)}", file=sys.stderr)
             if not isinstance(error, UserError) and os.environ.get("FWK_TRACEBACK"):
                 traceback.print_exc()
-        _ended["status"] = error.exit_status
         return error.exit_status
     except KeyboardInterrupt:
         if first_rank():
             print(f"{name}: interrupted", file=sys.stderr)
-        _ended["status"] = 130
         return 130
     except BrokenPipeError:  # `fwk-plugins list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,7 +61,7 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[s
         warnings.showwarning = show
 
 
-_ended = {"status": 1}  # how the last command ended
+_ended: dict[str, int] = {}  # status: of the command that this process was started for, once it has ended
 
 
 def _flush(name: str) -> None:
@@ -68,9 +77,13 @@ def _flush(name: str) -> None:
 
 @atexit.register
 def _leave() -> None:
-    """A thread of ours that is still in a call outside of Python, such as to a store that does not answer, would abort
-    the interpreter as it goes down: the process ends without that."""
-    if any(thread.name.startswith("fwk") for thread in threading.enumerate()):
+    """Ends the process here where a thread may still be in code outside of Python: one of ours in a store or a disk that
+    does not answer, or one of torch's that was slow to put down what it did for another rank. As soon as such a thread
+    came back for the interpreter that is going down, C++ would abort the process."""
+    if "status" not in _ended:
+        return
+    one_of_several = os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules
+    if one_of_several or any(thread.name.startswith("fwk") for thread in threading.enumerate()):
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
