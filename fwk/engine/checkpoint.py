@@ -209,8 +209,10 @@ def newest_whole(run: Path, module: torch.nn.Module | None = None) -> tuple[Path
                 refuse_not_finite(checkpoint, load_file(checkpoint / "model.safetensors"), module)
         except NewerFormat:
             raise
-        except (CheckpointError, SafetensorError) as error:
+        except CheckpointError as error:
             complaints.append(str(error))
+        except SafetensorError as error:  # somebody wrote this, and its hash
+            raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
         else:
             return checkpoint, complaints
     if complaints:
