@@ -133,7 +133,7 @@ def test_the_command_trains_and_its_status_is_0(tmp_path, capsys):
     (["optimizer.no_decay=[nothing.like.it]"], 2, "optimizer.no_decay: 'nothing.like.it' matches no parameter"),
     (["train.device=cuda:99"], 2, "train.device: 'cuda:99'"),
     (["train.micro_batch=0"], 2, "train.micro_batch"),
-    (["optimizer.lr=1e300", "train.clip=0"], 1, "is not finite"),
+    (["optimizer.lr=1e6", "optimizer.weight_decay=1e6", "schedule.warmup=0", "train.updates=8", "train.clip=0"], 1, "is not finite"),
 ])
 def test_the_status_says_whose_fault_it_was(tmp_path, capsys, words, status, said):
     assert main([*WORDS, f"run={tmp_path / 'run'}", *words]) == status
