@@ -3,8 +3,8 @@ two views encoded by two separate calls.
 
     python benchmarks/two_views.py [--repetitions 15] [--write]
 
-BERT-mini (4 x 256), length 128, N = 16, Semantic-Augment against masked LM, in one process, taking turns; CPU time of
-one thread. Two separate calls: the same update in which every view is encoded by a call of its own.
+BERT-mini (4 x 256), length 128, Semantic-Augment against masked LM, in one process, taking turns; CPU time of one thread.
+Two separate calls: the same update in which every view is encoded by a call of its own.
 """
 
 from __future__ import annotations
@@ -40,29 +40,34 @@ def updater(trainer) -> Callable[[], None]:
     return lambda: trainer.step(next(batches))
 
 
+def compare(N: int, repetitions: int) -> list[list[str]]:
+    shape = {**SHAPE, "train": {**SHAPE["train"], "batch": N}}
+    one, two = (tiny_config({**shape, "criterion": {name: {}}}) for name in ("masked_lm", "semantic_augment"))
+    with trainer_of(two) as ours, trainer_of(one) as single, trainer_of(two) as separate:
+        separate.run.module.plan = apart(separate.run.module.plan)
+        trainers = [ours, single, separate]
+        contenders = [updater(trainer) for trainer in trainers]
+        for update in contenders:
+            update()
+        before = [trainer.run.module.encoder_calls for trainer in trainers]
+        times = taking_turns(contenders, repetitions)
+        calls = [(trainer.run.module.encoder_calls - start) / repetitions for trainer, start in zip(trainers, before)]
+    if calls != [1, 1, 2]:
+        raise SystemExit(f"the encoder was called {calls} times per update, expected 1, 1 and 2")
+    return [[str(N), name, f"{statistics.median(own) * 1e3:.0f}",
+             "1" if own is times[0] else "{:.3f} ({:.3f} to {:.3f})".format(*ratio(times[0], own))]
+            for name, own in zip(("two views in one call", "one view", "two views, two calls"), times)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--sequences", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    one, two = (tiny_config({**SHAPE, "criterion": {name: {}}}) for name in ("masked_lm", "semantic_augment"))
-    with trainer_of(two) as together, trainer_of(one) as single, trainer_of(two) as separate:
-        module = separate.run.module
-        module.plan = apart(module.plan)
-        contenders = [updater(together), updater(single), updater(separate)]
-        for update in contenders:
-            update()
-        before = [trainer.run.module.encoder_calls for trainer in (together, separate)]
-        times = taking_turns(contenders, arguments.repetitions)
-        calls = [(trainer.run.module.encoder_calls - start) / arguments.repetitions
-                 for trainer, start in zip((together, separate), before)]
-    if calls != [1, 2]:
-        raise SystemExit(f"the encoder was called {calls} times per update, expected 1 and 2")
-    rows = [["two views in one call", f"{statistics.median(times[0]) * 1e3:.0f}", "1"],
-            *([name, f"{statistics.median(own) * 1e3:.0f}", "{:.3f} ({:.3f} to {:.3f})".format(*ratio(times[0], own))]
-              for name, own in (("one view", times[1]), ("two views, two calls", times[2])))]
-    made = table(["update", "ms", "two views in one call ÷ this"], rows)
+    rows = [row for N in arguments.sequences for row in compare(N, arguments.repetitions)]
+    made = table(["sequences", "update", "ms", "two views in one call ÷ this (quartiles)"], rows)
     print(made)
     if arguments.write:
         write("two_views", made)
