@@ -21,6 +21,7 @@ from common import ratio, table, write
 
 SHAPES = {
     "4 layers x 256, 32 x 128": ["--layers", "4", "--width", "256", "--batch", "32", "--updates", "5", "--warm", "2"],
+    "12 layers x 256, 32 x 128": ["--layers", "12", "--width", "256", "--batch", "32", "--updates", "3", "--warm", "2"],
     "12 layers x 768, 8 x 128": ["--layers", "12", "--width", "768", "--batch", "8", "--updates", "2", "--warm", "1"],
 }
 ALLOCATORS = {

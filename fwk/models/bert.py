@@ -27,6 +27,7 @@ from fwk.config import option
 from fwk.context import BuildContext
 from fwk.errors import ConfigError
 from fwk.models.base import Encoder
+from fwk.models.dropout import Dropout, dropout
 from fwk.registry import register
 from fwk.views import Encoded
 
@@ -160,7 +161,7 @@ class Embeddings(nn.Module):
         self.position = nn.Embedding(length, size) if config.positions == "learned" else None
         self.segment = nn.Embedding(config.segments, size) if config.segments else None
         self.norm = layer_norm(config, size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.project = nn.Linear(size, width) if size != width else nn.Identity()
 
     def forward(self, inputs: Mapping[str, Tensor], change: Tensor | None) -> Tensor:
@@ -195,6 +196,17 @@ class RelativeBias(nn.Module):
         return self.table[:, offset]  # [heads, T, T]
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropped: float) -> Tensor:
+    """softmax(query keyᵀ / √d + bias) value, its probabilities under dropout: [B, heads, T, d] each. bias: numbers that
+    are added, or bool, which keys may be seen; broadcast to [B, heads, T, T]."""
+    if not dropped or query.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropped)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # torch has no faster way on a CPU with dropout
+    if bias is not None:
+        scores = scores.masked_fill(~bias, torch.finfo(scores.dtype).min) if bias.dtype == torch.bool else scores + bias
+    return dropout(scores.softmax(-1), dropped) @ value
+
+
 class Layer(nn.Module):
     def __init__(self, config: Bert.Config, width: int, heads: int):
         super().__init__()
@@ -206,8 +218,8 @@ class Layer(nn.Module):
         self.inner = nn.Linear(width, inner)
         self.output = nn.Linear(inner, width)
         self.output_norm = layer_norm(config, width)
-        self.attention_dropout = nn.Dropout(config.attention_dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.attention_dropout = Dropout(config.attention_dropout)
+        self.dropout = Dropout(config.dropout)
 
     def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
         B, T, D = x.shape
@@ -215,7 +227,7 @@ class Layer(nn.Module):
         query, key, value = packed.permute(2, 0, 3, 1, 4)  # each [B, heads, T, d]
         dropped = self.attention_dropout.p if self.training else 0.0
         bias = bias.to(query.dtype) if bias is not None and bias.dtype != torch.bool else bias
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropped)
+        mixed = attention(query, key, value, bias, dropped)
         return self.attention_output(mixed.transpose(1, 2).reshape(B, T, D))  # [B, T, D]
 
     def feed_forward(self, x: Tensor) -> Tensor:
