@@ -9,38 +9,36 @@ from typing import Any
 
 Record = Mapping[str, Any]
 BEGIN, END = "<!-- results -->\n", "<!-- end -->"
-COLOURS = {"published": "#b3541e", "neighbour": "#1f4e8c"}
+COLOURS = {"neighbour": "#1f4e8c", "published": "#b3541e"}
 
 
-def report(records: Iterable[Record], conditions: Sequence[str], page: Path, figure: Path) -> None:
-    """Writes the tables between the marks of `page`, and the picture."""
+def report(records: Iterable[Record], conditions: Sequence[str], long: int, page: Path, figure: Path) -> None:
+    """Writes the tables between the marks of `page`, and the picture. long: updates of the long runs."""
     records = list(records)
-    limit = min(record["limit"] for record in records)
-    short = [r for r in records if r["limit"] == limit]
-    parts = [tables(short, conditions, limit), long_runs([r for r in records if r["limit"] > limit])]
+    short = [r for r in records if r["limit"] != long]
+    parts = [table(short, conditions, anchor) for anchor in COLOURS] + [long_runs([r for r in records if r["limit"] == long])]
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     page.write_text(f"{before}{BEGIN}{''.join(parts).strip()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
-    draw(short, conditions, figure, limit)
+    draw(short, conditions, figure)
 
 
-def tables(records: Sequence[Record], conditions: Sequence[str], limit: int) -> str:
-    """One table per size: median (lowest to highest) of the updates to 0.3 and 1.0 nats below unigram, and the seconds."""
-    text = ""
-    for size in dict.fromkeys(r["size"] for r in records):
-        of_size = [r for r in records if r["size"] == size]
-        seeds = len({r["seed"] for r in of_size})
-        text += (f"**{size}** ({of_size[0].get('parameters', 0):,} parameters), {seeds} seed{'s' * (seeds > 1)}, at most {limit} "
-                 "updates\n\n| condition | published: to 0.3 | to 1.0 | s | at the end | neighbour: to 0.3 | to 1.0 | s | at the end |\n"
-                 "|---|---|---|---|---|---|---|---|---|\n")
-        for condition in conditions:
-            cells = []
-            for anchor in COLOURS:
-                runs = [r for r in of_size if r["anchor"] == anchor and r["condition"] == condition]
-                cells += [crossing(runs, "0.3", 0), crossing(runs, "1.0", 0), crossing(runs, "1.0", 1), ending(runs)]
-            if any(cells):
-                text += f"| {'the anchor itself' if condition == '-' else condition} | {' | '.join(cells)} |\n"
-        text += "\n"
-    return text
+def table(records: Sequence[Record], conditions: Sequence[str], anchor: str) -> str:
+    """Median (lowest to highest) of the updates to 0.3 and 1.0 nats below unigram, by size, with the seconds."""
+    records = [r for r in records if r["anchor"] == anchor]
+    if not records:
+        return ""
+    sizes = list(dict.fromkeys(r["size"] for r in records))
+    heads = [f"{size}: seeds | to 0.3 | to 1.0 | s | at the end" for size in sizes]
+    text = (f"**{anchor}**, at most {max(r['limit'] for r in records):,} updates\n\n| condition | {' | '.join(heads)} |\n"
+            f"|---{'|---' * 5 * len(sizes)}|\n")
+    for condition in conditions:
+        cells = []
+        for size in sizes:
+            runs = [r for r in records if r["size"] == size and r["condition"] == condition]
+            cells += [str(len(runs) or ""), crossing(runs, "0.3", 0), crossing(runs, "1.0", 0), crossing(runs, "1.0", 1), ending(runs)]
+        if any(cells):
+            text += f"| {'the anchor itself' if condition == '-' else condition} | {' | '.join(cells)} |\n"
+    return text + "\n"
 
 
 def crossing(runs: Sequence[Record], bar: str, which: int) -> str:
@@ -78,32 +76,33 @@ def long_runs(records: Sequence[Record]) -> str:
     return text
 
 
-def draw(records: Sequence[Record], conditions: Sequence[str], figure: Path, limit: int) -> None:
-    """For each size: when each condition was 0.3 (open) and 1.0 (full) nats below unigram, by anchor."""
+def draw(records: Sequence[Record], conditions: Sequence[str], figure: Path) -> None:
+    """For each anchor and size: when each condition was 0.3 (open) and 1.0 (full) nats below unigram, every seed a point."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    sizes = list(dict.fromkeys(r["size"] for r in records))
+    panels = list(dict.fromkeys((r["anchor"], r["size"]) for r in sorted(records, key=lambda r: list(COLOURS).index(r["anchor"]))))
     shown = [c for c in conditions if any(r["condition"] == c for r in records)]
     settings = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fwk"}
     with plt.rc_context(settings):
-        drawn, axes = plt.subplots(1, len(sizes), figsize=(3 + 3 * len(sizes), 0.22 * len(shown) + 1), sharey=True, squeeze=False)
-        for axis, size in zip(axes[0], sizes):
-            for anchor, colour in COLOURS.items():
-                for bar, face in (("0.3", "white"), ("1.0", colour)):
-                    points = [(r["crossed"][bar][0], len(shown) - 1 - shown.index(r["condition"])) for r in records
-                              if r["size"] == size and r["anchor"] == anchor and r["condition"] in shown and bar in r["crossed"]]
-                    if points:
-                        shift = 0.15 if anchor == "neighbour" else -0.15
-                        axis.scatter([x for x, _ in points], [y + shift for _, y in points], s=14, facecolor=face, edgecolor=colour,
-                                     linewidth=0.9, label=f"{anchor}, {bar} nats")
-            axis.set(title=size, xlabel="updates", xlim=(0, limit))
+        drawn, axes = plt.subplots(1, len(panels), figsize=(2 + 2.4 * len(panels), 0.2 * len(shown) + 1.2), sharey=True, squeeze=False)
+        for axis, (anchor, size) in zip(axes[0], panels):
+            inside = [r for r in records if (r["anchor"], r["size"]) == (anchor, size)]
+            for y, condition in enumerate(reversed(shown)):
+                runs = [r for r in inside if r["condition"] == condition]
+                if runs and not any(r["crossed"] for r in runs):
+                    axis.text(0.02 * runs[0]["limit"], y, "not within the limit", fontsize=6, va="center", color="grey")
+                for bar, face in (("0.3", "white"), ("1.0", COLOURS[anchor])):
+                    points = [r["crossed"][bar][0] for r in runs if bar in r["crossed"]]
+                    axis.scatter(points, [y] * len(points), s=14, facecolor=face, edgecolor=COLOURS[anchor], linewidth=0.9)
+            axis.set(title=f"{anchor}, {size}", xlabel="updates", xlim=(0, max(r["limit"] for r in inside)))
             axis.grid(axis="y", linewidth=0.3)
         axes[0][0].set_yticks(range(len(shown)), ["the anchor itself" if c == "-" else c for c in reversed(shown)])
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        drawn.legend(handles, labels, loc="lower center", ncols=4, frameon=False)
-        drawn.tight_layout(rect=(0, 0.05, 1, 1))
+        for bar, face in (("0.3", "white"), ("1.0", "grey")):
+            axes[0][0].scatter([], [], s=14, facecolor=face, edgecolor="grey", label=f"{bar} nats below unigram")
+        drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False)
+        drawn.tight_layout(rect=(0, 0.04, 1, 1))
         drawn.savefig(figure, metadata={"Date": None})
         plt.close(drawn)

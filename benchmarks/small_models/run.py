@@ -32,6 +32,8 @@ FIGURE = HERE.parents[1] / "docs" / "small-models.svg"
 
 SIZES = {"2x64": (2, 64, 4), "2x128": (2, 128, 4), "4x256": (4, 256, 4)}  # layers, width, heads
 ANCHORS = {"published": {"model.positions": "learned"}, "neighbour": {"model.positions": "neighbour"}}
+LIMITS = {"published": 10_000, "neighbour": 1500}  # updates; there are 1,576 in an epoch
+LONG = 15_000
 COMMON = {
     "task": "mlm", "criterion": "scaled_masked_lm", "criterion.output_bias": "zeros",
     "task.length": 64, "train.batch": 16, "model.dropout": 0.0,
@@ -85,7 +87,7 @@ def done(results: Path) -> dict[tuple[str, str, str, int, int], dict[str, Any]]:
     if not results.exists():
         return {}
     records = map(json.loads, results.read_text(encoding="utf-8").splitlines())
-    return {(r["size"], r["anchor"], r["condition"], r["seed"], r["limit"]): r for r in records}
+    return {(r["size"], r["anchor"], r["condition"], r["seed"], r["limit"]): r for r in records}  # LONG is no other's limit
 
 
 def arguments_of(size: str, anchor: str, condition: str, seed: int, updates: int, out: Path, stop: bool) -> list[str]:
@@ -134,8 +136,7 @@ def main() -> None:
     parser.add_argument("--anchors", type=lambda text: text.split(","), default=list(ANCHORS))
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 3])
     parser.add_argument("--only", nargs="*", choices=list(CONDITIONS))
-    parser.add_argument("--updates", type=int, default=1500, help="the most updates of a run")
-    parser.add_argument("--long", action="store_true", help="do not stop at 1 nat; cosine decay to the end")
+    parser.add_argument("--long", action="store_true", help=f"{LONG} updates with cosine decay to the end, whatever is reached")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after these")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--crossed-only", action="store_true", help="only where the first seed got 0.3 nats below")
@@ -144,21 +145,22 @@ def main() -> None:
     if arguments.report:
         from report import report
 
-        report(done(arguments.results).values(), list(CONDITIONS), PAGE, FIGURE)
+        report(done(arguments.results).values(), list(CONDITIONS), LONG, PAGE, FIGURE)
         return
     began = time.monotonic()
-    wanted = [cell for cell in cells(arguments) if (*cell, arguments.updates) not in done(arguments.results)]
+    limits = dict.fromkeys(ANCHORS, LONG) if arguments.long else LIMITS
+    wanted = [cell for cell in cells(arguments) if (*cell, limits[cell[1]]) not in done(arguments.results)]
     for number, cell in enumerate(wanted, start=1):
         if time.monotonic() - began > 60 * arguments.minutes:
             print(f"{len(wanted) - number + 1} runs left", flush=True)
             return
-        known = done(arguments.results)
-        if (*cell, arguments.updates) in known:  # another process did it
+        known, limit = done(arguments.results), limits[cell[1]]
+        if (*cell, limit) in known:  # another process did it
             continue
-        first = known.get((*cell[:3], arguments.seeds[0], arguments.updates), {})
+        first = known.get((*cell[:3], arguments.seeds[0], limit), {})
         if arguments.crossed_only and cell[3] != arguments.seeds[0] and cell[2] != "-" and not first.get("crossed"):
             continue
-        record = run_one(*cell, arguments.updates, stop=not arguments.long)
+        record = run_one(*cell, limit, stop=not arguments.long)
         with open(arguments.results, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         told = "diverged" if record.get("diverged") else f"{record['crossed']}, {record['below_at_end']:+.2f} at {record['updates']}"
