@@ -27,7 +27,8 @@ from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
 from fwk.engine.recompute import recompute_layers
 from fwk.engine.run import Run
-from fwk.engine.trainer import Trainer, load_model_tensors, model_tensors
+from fwk.engine.state import load_model_tensors, model_tensors
+from fwk.engine.trainer import Trainer
 from fwk.errors import CheckpointError, PluginError, RunError, UnknownName, UserError
 from fwk.models.base import Encoder
 from fwk.plugins import load_plugins

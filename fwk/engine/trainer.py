@@ -19,24 +19,21 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from fwk.data.loader import train_views
 from fwk.engine import checkpoint
+from fwk.engine.agreement import compare_data, compare_weights, cross_examine, testify
 from fwk.engine.diagnosis import Finding, diagnose
-from fwk.engine.distributed import checksum
 from fwk.engine.evaluate import evaluate
 from fwk.engine.lifecycle import StopRequest
 from fwk.engine.meters import component_metrics, means
@@ -44,11 +41,11 @@ from fwk.engine.module import MicroBatch, Step
 from fwk.engine.phases import Phase, copy_parameters, freeze
 from fwk.engine.run import Run
 from fwk.engine.saver import Saver
+from fwk.engine.state import call_each, load, read, snapshot
 from fwk.engine.watchdog import LostRanks
-from fwk.errors import CheckpointError, ConfigError, FwkError, LogFailed, RunError, nearest
+from fwk.errors import ConfigError, LogFailed, RunError, nearest
 from fwk.optim.base import set_learning_rate
 from fwk.optim.groups import owners, parameter_groups
-from fwk.plugins import HookFailed, required
 from fwk.views import Batch, View
 
 
@@ -81,7 +78,7 @@ class Trainer:
         """Trains until done ("finished") or asked to stop ("stopped")."""
         run = self.run
         run.hooks.hook.fwk_run_begin(run=run, resumed=run.resumed_from is not None)
-        self.compare_data()
+        compare_data(run)
         self.mark = (run.seconds, run.tokens)
         with closing(self.updates()) as updates:  # ends the loader's workers
             if run.owed:  # a signal came while it was made
@@ -155,66 +152,15 @@ class Trainer:
         with run.world.waiting("the sum of the update's counts"):
             *sums, tokens, sequences, seconds, stop, place, weights, squared = run.world.totals([
                 *(counts[name] for name in names), sum(content), sum(len(micro.batch) for micro in micros),
-                run.seconds if run.world.main else 0.0, float(bool(self.stop)), *self.testify(micros)])
+                run.seconds if run.world.main else 0.0, float(bool(self.stop)), *testify(run, micros)])
         if stop:
             return False
-        self.cross_examine(sequences, place, int(weights), int(squared))
+        cross_examine(run, sequences, place, int(weights), int(squared))
         step.counts = dict(zip(names, sums))
         run.meters.add(step.counts if run.world.main else {}, "count:")
         run.tokens, run.sequences = run.tokens + int(tokens), run.sequences + int(sequences)
         run.agreed_seconds = seconds
         return True
-
-    def testify(self, micros: Sequence[MicroBatch]) -> tuple[Tensor | int, int, int]:
-        """What tells of ranks that disagree, in the one sum: where this rank's draws lie in the update, and, every
-        train.check_ranks_every updates, a checksum of its weights and the square of that."""
-        run, every = self.run, self.run.config.train.check_ranks_every
-        if run.world_size == 1:
-            return 0, 0, 0
-        first = run.update * run.config.train.batch
-        place = sum((micro.batch.draws - first).sum() for micro in micros)
-        weights = checksum(run.module.parameters()) % (1 << 20) if every and run.update % every == 0 else 0
-        return place, weights, weights * weights
-
-    def cross_examine(self, sequences: float, place: float, weights: int, squared: int) -> None:
-        """RunError, on every rank alike, when their sums are not those of ranks that agree."""
-        run, batch = self.run, self.run.config.train.batch
-        if run.world_size == 1:
-            return
-        if sequences != batch or place != batch * (batch - 1) // 2:
-            updates = run.world.objects(run.update + 1)
-            ranks = f"they are in updates {', '.join(map(str, updates))}" if len(set(updates)) > 1 else "their draws overlap"
-            raise RunError(f"update {run.update + 1}: ranks disagree about what it consists of: together they read "
-                           f"{sequences:.0f} sequences of train.batch={batch}, and {ranks}; the last checkpoint is good")
-        if run.world_size * squared != weights * weights:  # equal just where all summands are
-            self.compare_ranks()
-
-    def compare_data(self) -> None:
-        """RunError when ranks do not read the same data in the same order."""
-        run = self.run
-        if run.world_size == 1:
-            return
-        draws = np.arange(run.update * run.config.train.batch, (run.update + 1) * run.config.train.batch, dtype=np.int64)
-        said = run.world.objects([run.task.fingerprint()[:12], [part.tolist() for part in run.order.locate(draws)]])
-        for rank, (data, examples) in enumerate(said):
-            if data != said[0][0]:
-                raise RunError(f"ranks read different data: its fingerprint is {data} on rank {rank} and {said[0][0]} on rank 0; "
-                               "the data of all ranks must be the same")
-            if examples != said[0][1]:
-                raise RunError(f"ranks disagree about the order of the data: the draws of update {run.update + 1} are other "
-                               f"examples on rank {rank} than on rank 0")
-
-    def compare_ranks(self) -> None:
-        """RunError when ranks do not hold the same weights, to the last bit."""
-        run = self.run
-        if run.world_size == 1:
-            return
-        sums = run.world.objects(checksum(run.module.parameters()))
-        most = Counter(sums).most_common(1)[0][0]
-        if others := [rank for rank, own in enumerate(sums) if own != most]:
-            raise RunError(f"after update {run.update} ranks hold different weights: rank {', '.join(map(str, others))} "
-                           f"differs from the rest (checksums {', '.join(f'{own:x}' for own in sums)} in rank order); "
-                           "the last checkpoint is good, go on from it")
 
     def differentiate(self, micros: Sequence[MicroBatch], step: Step) -> None:
         """Fills `.grad` of what has a loss term in this update and leaves None elsewhere."""
@@ -376,7 +322,7 @@ class Trainer:
         self.wrapped = run.module
         self.parameters, self.trainable = list(run.module.parameters()), run.trainable
         if run.world_size > 1:
-            self.compare_ranks()  # before the wrapper gives every rank the first one's
+            compare_weights(run)  # before the wrapper gives every rank the first one's
             # find_unused_parameters: a head may be without examples here and in use elsewhere; it also keeps the
             # buckets as they are first laid out, so that a resumed run reduces in the same order
             self.wrapped = DistributedDataParallel(run.module, find_unused_parameters=True)
@@ -475,10 +421,11 @@ class Trainer:
             return
         run.world.at("saving")
         self.saved_at = run.update
-        self.compare_ranks()
+        compare_weights(run)
         meters = run.meters.state(run.world)
         self.on_first_rank(lambda: self.saver.begin(
-            run.update, *self.snapshot(meters), best=[update for _, update in run.best]))
+            run.update, *snapshot(run, self.pack(), meters, rate=self.rate, grad_norm=self.grad_norm),
+            best=[update for _, update in run.best]))
 
     def finish_saving(self) -> None:
         """Until the last checkpoint is written."""
@@ -497,112 +444,23 @@ class Trainer:
         if run.world.objects(failure is not None)[0]:
             raise failure or LostRanks("rank 0 could not write the checkpoint; its own message says why", quiet=True)
 
-    def snapshot(self, meters: dict[str, Tensor]) -> tuple[dict[str, Mapping[str, Tensor]], str]:
-        """What a checkpoint holds: tensors by file and name, and the state as JSON."""
-        run = self.run
-        moments, numbers = self.pack()
-        tensors: dict[str, Mapping[str, Tensor]] = {"model": model_tensors(run.module), "optimizer": moments, "meters": meters}
-        if run.average is not None:
-            tensors["average"] = run.average.values
-        plugins: dict[str, Any] = {}
-        for name, kept in call_each(run, "fwk_checkpoint_save"):
-            if kept:
-                tensors[f"plugin-{name}"] = {k: v for k, v in kept.items() if isinstance(v, Tensor)}
-                plugins[name] = {k: v for k, v in kept.items() if not isinstance(v, Tensor)}
-        state = {
-            "update": run.update, "skipped": run.skipped, "tokens": run.tokens, "sequences": run.sequences, "seconds": run.seconds,
-            "draws": run.update * run.config.train.batch, "world_size": run.world_size,
-            "phase": run.phase.to_state() if run.phase else None, "optimizer": numbers,
-            "schedule_start": run.schedule_start,
-            "precision": {"scale": run.precision.scale, "good": run.precision.good},
-            "best": [list(pair) for pair in run.best], "last_metrics": run.last_metrics,
-            "rate": self.rate, "grad_norm": self.grad_norm, "owed": run.owed,
-            "fingerprint": run.task.fingerprint(), "plugins": plugins,
-            "listeners": [name for name in plugins if getattr(run.hooks.get_plugin(name), "listens_only", False)],
-            "needs": required(run.config),
-        }
-        try:
-            return tensors, json.dumps(state, indent=1, sort_keys=True)
-        except (TypeError, ValueError) as error:
-            raise RunError(f"what fwk_checkpoint_save of {', '.join(plugins) or 'a plugin'} keeps is not JSON: {error}") from error
-
     def settle(self, newest: Path) -> None:
         checkpoint.settle(self.run.folder, newest, [update for _, update in self.run.best], self.run.config.train.keep_last)
 
     def restore(self, path: Path) -> None:
-        """The inverse of `write`. CheckpointError when it was trained on other data."""
+        """Goes on from a checkpoint. CheckpointError when it does not fit this run."""
         run = self.run
-        tensors, state = checkpoint.read_checkpoint(path)
-        if missing := sorted(checkpoint.STATE - state.keys()) + ["average.safetensors"] * (run.average is not None and "average" not in tensors):
-            raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was written by another version of fwk; install "
-                                  "that one (environment.json in the run's folder names it)")
-        if absent := sorted(state["plugins"].keys() - {name for name, _ in run.hooks.list_name_plugin()} - set(state["listeners"])):
-            raise CheckpointError(f"{path} holds the state of {', '.join(absent)}, which is not loaded here{checkpoint.wanted(state)}")
-        if state["fingerprint"] != (here := run.task.fingerprint()):
-            raise CheckpointError(f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
-                                  f"{here[:12]} here; restore the data, or choose another --run")
+        tensors, state = read(run, path)
         run.resumed_from = path
         self.saver.good = path.name
         run.world.saved(path.name)
-        self.saved_at = state["update"]
-        run.update, run.skipped = state["update"], state["skipped"]
-        run.tokens, run.sequences = state["tokens"], state["sequences"]
-        run.seconds_before = run.agreed_seconds = state["seconds"]
-        run.precision.scale, run.precision.good = state["precision"]["scale"], state["precision"]["good"]
-        run.best = [(value, update) for value, update in state["best"]]
-        run.last_metrics, run.owed = state["last_metrics"], state["owed"]
-        self.rate, self.grad_norm = state["rate"], state["grad_norm"]
-        load_model_tensors(run.module, tensors["model"], path)
-        if run.average is not None:
-            run.average.load(tensors["average"])
-        run.phase = Phase.from_state(state["phase"]) if state["phase"] else None
-        run.schedule_start = tuple(state["schedule_start"]) if state["schedule_start"] else None
+        self.saved_at, self.rate, self.grad_norm = state["update"], state["rate"], state["grad_norm"]
+        load(run, tensors, state, path)
         freeze(run.module, run.phase)
         run.module.switch_off(run.phase.off if run.phase else ())
         run.optimizer = self.build_optimizer()
         self.shelf = tensors["optimizer"], state["optimizer"]
         checkpoint.unpack_optimizer(run.optimizer, *self.shelf)
         self.wrap()
-        run.meters.load(tensors["meters"], run.world, state["world_size"])
         call_each(run, "fwk_checkpoint_load", state={
             name: {**numbers, **tensors.get(f"plugin-{name}", {})} for name, numbers in state["plugins"].items()})
-
-
-def call_each(run: Run, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
-    """What each plugin's implementation of a hook returns, by the plugin's name. arguments: plugin's name -> value, for
-    what differs from plugin to plugin; one that an argument does not name is left out."""
-    returned = []
-    for implementation in getattr(run.hooks.hook, hook).get_hookimpls():
-        name = implementation.plugin_name
-        if any(name not in values for values in arguments.values()):
-            continue
-        own = {"run": run, **{argument: values[name] for argument, values in arguments.items()}}
-        try:
-            returned.append((name, implementation.function(*(own[argument] for argument in implementation.argnames))))
-        except FwkError:
-            raise
-        except Exception as error:
-            raise HookFailed(hook, name, error) from error
-    return returned
-
-
-def model_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; tied ones under their first name only."""
-    kept = module.state_dict(keep_vars=True).keys()  # leaves out buffers that are not persistent
-    buffers = {name: buffer for name, buffer in module.named_buffers() if name in kept}
-    found = dict(module.named_parameters()) | buffers
-    return {name: value.detach() for name, value in found.items() if name != "anchor"}
-
-
-@torch.no_grad()
-def load_model_tensors(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copies every tensor in. RunError names what is missing, left over, or of another shape."""
-    own = model_tensors(module)
-    if missing := sorted(own.keys() - tensors.keys()):
-        raise RunError(f"{path} lacks {len(missing)} of the model's tensors: {', '.join(missing[:5])}")
-    if extra := sorted(tensors.keys() - own.keys()):
-        raise RunError(f"{path} holds {len(extra)} tensors that the model lacks: {', '.join(extra[:5])}")
-    for name, value in own.items():
-        if value.shape != tensors[name].shape:
-            raise RunError(f"{path}: {name} is {list(tensors[name].shape)}, the model's is {list(value.shape)}")
-        value.copy_(tensors[name])
