@@ -297,7 +297,8 @@ def test_too_many_open_files_are_one_sentence_and_lose_nothing(tmp_path, undistu
     (tmp_path / "greedy.py").write_text(GREEDY)
     (tmp_path / "config.yaml").write_text(json.dumps(config_in(tmp_path / "run").to_mapping()))
     command = f"ulimit -n 200; exec {sys.executable} -m fwk.cli.train --config {tmp_path / 'config.yaml'}"
-    done = subprocess.run(["sh", "-c", f"{command} --user-dir {tmp_path / 'greedy.py'}"], capture_output=True, text=True,
+    # not in the background: a thread that is writing would give back the files it has open after all others were taken
+    done = subprocess.run(["sh", "-c", f"{command} train.async_save=false --user-dir {tmp_path / 'greedy.py'}"], capture_output=True, text=True,
                           timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "Too many open files" in done.stderr.splitlines()[-1]
