@@ -204,6 +204,8 @@ def _meet(host: str, port: int, rank: int, size: int, timeout: float, number: st
     """The job's store, once every rank has come to it. RunError names the ranks that did not, and contradictions."""
     held_by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     limit = timedelta(seconds=timeout)
+    if rank != 0 and not held_by_agent:
+        _knock(host, port, timeout, where)
     _stores.append(dist.TCPStore(host, port, is_master=rank == 0 and not held_by_agent, wait_for_workers=False,
                                  timeout=limit, multi_tenant=not held_by_agent))
     store = dist.PrefixStore(f"fwk/meet/{number}", _stores[-1])
@@ -226,6 +228,20 @@ def _meet(host: str, port: int, rank: int, size: int, timeout: float, number: st
                            "(train.timeout); start every rank with one WORLD_SIZE, MASTER_ADDR and MASTER_PORT")
         time.sleep(0.01 if size <= 64 else 0.2)
     return _stores[-1]
+
+
+def _knock(host: str, port: int, timeout: float, where: str) -> None:
+    """Waits until somebody listens there. RunError when nobody does: torch would print its stack as well."""
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=max(0.1, end - time.monotonic())).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise RunError(f"{where} within {timeout:g} s (train.timeout): {(error.strerror or str(error)).lower()}; rank 0 "
+                               "listens there, so it must be started, with one MASTER_ADDR and MASTER_PORT for all") from None
+        time.sleep(0.05)
 
 
 def _side_store(host: str, port: int, name: str) -> Any:
