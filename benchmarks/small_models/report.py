@@ -85,7 +85,7 @@ def draw(records: Sequence[Record], conditions: Sequence[str], figure: Path) -> 
 
     panels = list(dict.fromkeys((r["anchor"], r["size"]) for r in sorted(records, key=lambda r: list(COLOURS).index(r["anchor"]))))
     shown = [c for c in conditions if any(r["condition"] == c for r in records)]
-    settings = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fwk"}
+    settings = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fwk", "svg.fonttype": "none"}
     with plt.rc_context(settings):
         drawn, axes = plt.subplots(1, len(panels), figsize=(2 + 2.4 * len(panels), 0.2 * len(shown) + 1.2), sharey=True, squeeze=False)
         for axis, (anchor, size) in zip(axes[0], panels):
@@ -93,7 +93,8 @@ def draw(records: Sequence[Record], conditions: Sequence[str], figure: Path) -> 
             for y, condition in enumerate(reversed(shown)):
                 runs = [r for r in inside if r["condition"] == condition]
                 if runs and not any(r["crossed"] for r in runs):
-                    axis.text(0.02 * runs[0]["limit"], y, "not within the limit", fontsize=6, va="center", color="grey")
+                    axis.text(0.02 * runs[0]["limit"], y, "not within the limit", fontsize=6, va="center", color="grey",
+                              backgroundcolor="white")
                 for bar, face in (("0.3", "white"), ("1.0", COLOURS[anchor])):
                     points = [r["crossed"][bar][0] for r in runs if bar in r["crossed"]]
                     axis.scatter(points, [y] * len(points), s=14, facecolor=face, edgecolor=COLOURS[anchor], linewidth=0.9)

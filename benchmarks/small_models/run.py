@@ -32,7 +32,7 @@ FIGURE = HERE.parents[1] / "docs" / "small-models.svg"
 
 SIZES = {"2x64": (2, 64, 4), "2x128": (2, 128, 4), "4x256": (4, 256, 4)}  # layers, width, heads
 ANCHORS = {"published": {"model.positions": "learned"}, "neighbour": {"model.positions": "neighbour"}}
-LIMITS = {"published": 10_000, "neighbour": 1500}  # updates; there are 1,576 in an epoch
+LIMITS = {"published": 8000, "neighbour": 1500}  # updates; there are 1,576 in an epoch
 LONG = 15_000
 COMMON = {
     "task": "mlm", "criterion": "scaled_masked_lm", "criterion.output_bias": "zeros",
