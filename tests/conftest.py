@@ -43,3 +43,22 @@ def no_user_code_stays():
         registry.remove(kind, name)
     for module in [name for name in sys.modules if name.startswith(PREFIX)]:
         del sys.modules[module]
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    """A function that makes every run in this test load one more plugin."""
+
+    from fwk.engine import api
+
+    def add(instance, name="plugin under test"):
+        load = api.load_plugins
+
+        def loaded(*arguments, **keywords):
+            hooks = load(*arguments, **keywords)
+            hooks.register(instance, name=name)
+            return hooks
+
+        monkeypatch.setattr(api, "load_plugins", loaded)
+
+    return add

@@ -52,23 +52,6 @@ def undisturbed(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def plugin(monkeypatch):
-    """A function that makes every run in this test load one more plugin."""
-
-    def add(instance, name="plugin under test"):
-        load = api.load_plugins
-
-        def loaded(*arguments, **keywords):
-            hooks = load(*arguments, **keywords)
-            hooks.register(instance, name=name)
-            return hooks
-
-        monkeypatch.setattr(api, "load_plugins", loaded)
-
-    return add
-
-
 # -- saving in the background ----------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def evaluate(run: Run, split: str, stop: Any = False) -> dict[str, float] | None:
     """Metrics by name: `loss` (the weighted sum of the terms' means, at this point of the run's weight schedules), each
-    term's mean by 'component/term', and what components and task make of their statistics. None when `stop` became true on some rank meanwhile."""
+    term's mean by 'component/term', and what components and task make of their statistics. None when `stop` became true on
+    some rank meanwhile."""
     module, meters, train = run.module, Meters(), run.config.train
     step = Step(update=run.update, progress=run.progress, split=split)
     weights: dict[str, float] = {}

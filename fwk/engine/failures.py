@@ -96,8 +96,7 @@ def stray_token(run: Run) -> str | None:
         sources = list(run.task.sources("train").items())
         for draw, number, index in zip(draws, numbers.tolist(), indices.tolist(), strict=True):
             name, source = sources[number]
-            batch = run.task.collate([source[index]], np.array([draw]), np.array([number]))
-            tokens = batch.inputs["tokens"]
+            tokens = run.task.collate([source[index]], np.array([draw]), np.array([number])).inputs["tokens"]
             wrong = tokens[(tokens < 0) | (tokens >= size)]
             if len(wrong):
                 return (f"update {run.update + 1}: example {index} of source '{name}' (draw {draw}) has the token id "
