@@ -62,7 +62,7 @@ def compare(N: int, repetitions: int) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--sequences", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--sequences", type=int, nargs="+", default=[2, 4, 8, 16])
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
