@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from fwk import BuildContext, Key, View, Vocabulary
-from fwk.criteria.masked_lm import MaskedLM, MaskedLMHead, token_losses
+from fwk.criteria.masked_lm import MaskedLM, MaskedLMHead
+from fwk.criteria.softmax import token_losses
 from fwk.noisers.bert_mask import BertMask
 from fwk.views import Encoded
 

@@ -21,18 +21,12 @@ from fwk.compiled import compiled
 from fwk.config import option
 from fwk.context import BuildContext, Context
 from fwk.criteria.base import Criterion
+from fwk.criteria.softmax import cross_entropy
 from fwk.errors import ConfigError
 from fwk.registry import register
 from fwk.views import LossTerm, Output, View
 
 OutputBias = Literal["unigram", "zeros"]
-
-
-def token_losses(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Negative log-likelihood in nats per position: logits [..., V], target int64 [...] -> [...] in fp32 or wider."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    flat = F.cross_entropy(wide.flatten(0, -2), target.flatten(), reduction="none", label_smoothing=smoothing)
-    return flat.view(target.shape)
 
 
 class MaskedLMHead(nn.Module):
@@ -70,6 +64,13 @@ class MaskedLMHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return self.output(self.transformed(features))
 
+    def losses(self, features: Tensor, target: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Cross-entropy in nats and the likeliest id at each position, without all logits at once: features [..., D],
+        target int64 [...] -> both [...]."""
+        hidden = self.transformed(features).flatten(0, -2)
+        losses, best = cross_entropy(hidden, self.output.weight, self.output.bias, target.flatten(), smoothing)
+        return losses.view(target.shape), best.view(target.shape)
+
 
 def count_chosen(view: View) -> Tensor:
     """How many positions of the view are predicted, 0-d. ConfigError when its noiser chooses none at all."""
@@ -87,9 +88,8 @@ def masked_lm_sums(head: MaskedLMHead, view: View, smoothing: float = 0.0) -> tu
 
 @compiled
 def _sums(head: MaskedLMHead, features: Tensor, target: Tensor, valid: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-    logits = head(features)  # [B, K, V]
-    losses = token_losses(logits, target, smoothing)  # [B, K]
-    right = (logits.detach().argmax(-1) == target) & valid
+    losses, best = head.losses(features, target, smoothing)  # each [B, K]
+    right = (best == target) & valid
     return losses.masked_fill(~valid, 0.0).sum(), right.sum()
 
 

@@ -23,7 +23,8 @@ from fwk import (
     option,
     register,
 )
-from fwk.criteria.masked_lm import MaskedLMHead, token_losses
+from fwk.criteria.masked_lm import MaskedLMHead
+from fwk.criteria.softmax import token_losses
 
 
 def mean_features(view: View) -> torch.Tensor:

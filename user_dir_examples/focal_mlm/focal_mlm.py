@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fwk import Criterion, LossTerm, Output, option, register
-from fwk.criteria.masked_lm import MaskedLMHead, token_losses
+from fwk.criteria.masked_lm import MaskedLMHead
+from fwk.criteria.softmax import token_losses
 
 
 @register("criterion", "focal_mlm")

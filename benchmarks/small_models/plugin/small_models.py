@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 import fwk
-from fwk.criteria.masked_lm import MaskedLM, token_losses
+from fwk.criteria.masked_lm import MaskedLM
+from fwk.criteria.softmax import token_losses
 from fwk.errors import ConfigError
 
 

@@ -1,0 +1,105 @@
+"""The piecewise cross-entropy, against its equation and against the usual way."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fwk.criteria.softmax import NARROWEST, cross_entropy
+
+N, E, V = 37, 6, 3 * NARROWEST + 11  # three whole pieces and a rest
+
+
+def inputs(dtype=torch.float64, scale=1.0, rows=N):
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight, bias = (scale * torch.randn(size, generator=generator, dtype=torch.float64)
+                            for size in ((rows, E), (V, E), (V,)))
+    target = torch.randint(0, V, (rows,), generator=generator)
+    target[:4] = torch.tensor([0, NARROWEST - 1, NARROWEST, V - 1])  # at the edges of pieces
+    return [part.to(dtype).requires_grad_() for part in (hidden, weight, bias)], target
+
+
+def usual(hidden, weight, bias, target, smoothing=0.0):
+    logits = F.linear(hidden, weight, bias)
+    return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing), logits.argmax(-1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_is_the_equation_in_plain_python(smoothing):
+    (hidden, weight, bias), target = inputs(rows=5)
+    losses, _ = cross_entropy(hidden, weight, bias, target, smoothing, piece=1)
+    for row in range(5):
+        logits = [sum(w * h for w, h in zip(vector, hidden[row].tolist())) + b
+                  for vector, b in zip(weight.tolist(), bias.tolist())]
+        log_sum = math.log(math.fsum(math.exp(z) for z in logits))
+        expected = log_sum - (1 - smoothing) * logits[target[row]] - smoothing / V * math.fsum(logits)
+        assert losses[row].item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_gradients_and_the_likeliest_ids_are_those_of_the_usual_way(smoothing):
+    parts, target = inputs()
+    factor = torch.linspace(-1, 2, N, dtype=torch.float64)  # another one for each position
+    found, best = cross_entropy(*parts, target, smoothing, piece=1)
+    wanted, likeliest = usual(*parts, target, smoothing)
+    torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+    assert torch.equal(best, likeliest)
+    mine = torch.autograd.grad((found * factor).sum(), parts)
+    theirs = torch.autograd.grad((wanted * factor).sum(), parts)
+    for a, b in zip(mine, theirs):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
+
+
+def test_logits_of_any_size_stay_finite():
+    parts, target = inputs(torch.float32, scale=60.0)
+    losses, _ = cross_entropy(*parts, target, piece=1)
+    torch.testing.assert_close(losses, usual(*parts, target)[0], rtol=1e-5, atol=1e-2)
+    assert losses.max() > 1000 and all(torch.isfinite(grad).all() for grad in torch.autograd.grad(losses.sum(), parts))
+
+
+def test_what_needs_no_gradient_gets_none_and_keeps_nothing():
+    (hidden, weight, bias), target = inputs()
+    frozen = weight.detach(), bias.detach()
+    losses, _ = cross_entropy(hidden, *frozen, target, piece=1)
+    wanted = torch.autograd.grad(usual(hidden, *frozen, target)[0].sum(), hidden)[0]
+    torch.testing.assert_close(torch.autograd.grad(losses.sum(), hidden)[0], wanted, rtol=1e-11, atol=1e-13)
+    assert cross_entropy(hidden.detach(), *frozen, target, piece=1)[0].grad_fn is None
+
+
+def test_the_graph_can_be_gone_through_twice_but_not_differentiated_twice():
+    parts, target = inputs()
+    losses, _ = cross_entropy(*parts, target, piece=1)
+    loss = losses.sum()
+    once = torch.autograd.grad(loss, parts, retain_graph=True)
+    again = torch.autograd.grad(2 * loss, parts, retain_graph=True)
+    assert all(torch.equal(2 * a, b) for a, b in zip(once, again))
+    slope = torch.autograd.grad(losses.square().sum(), parts[0], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_the_logits_are_kept_once():
+    parts, target = inputs(torch.float32)
+
+    def kept(function) -> int:
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: sizes.append(saved.numel()) or saved, lambda saved: saved):
+            function(*parts, target)
+        return sum(sizes)
+
+    assert N * V <= kept(lambda *given: cross_entropy(*given, piece=1)) < 1.2 * N * V
+
+
+def test_under_autocast_it_is_the_usual_way_under_autocast():
+    parts, target = inputs(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses, _ = cross_entropy(*parts, target, piece=1)
+        wanted = F.cross_entropy(F.linear(*parts).float(), target, reduction="none")
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, wanted, rtol=2e-2, atol=2e-2)
+    for a, b in zip(torch.autograd.grad(losses.sum(), parts), torch.autograd.grad(wanted.sum(), parts)):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=5e-2, atol=5e-2 * float(b.abs().max()))
