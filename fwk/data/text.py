@@ -28,8 +28,6 @@ class Document:
 
     lines: tuple[str, ...]
     size: int
-    file: str
-    line: int
 
 
 def _inner_suffix(name: str) -> str:
@@ -158,29 +156,47 @@ class Reader:
     def _documents(self, file: str, jsonl: bool) -> Iterator[Document]:
         shown = "standard input" if file == "-" else file
         lines: list[str] = []
-        size, began = 0, 1
-        for number, text, whole in self._lines(file, shown, jsonl):
-            stripped = text.strip()
-            if jsonl and stripped:
-                pieces = _short(self._record(text, shown, number).split("\n"))
-            elif len(text) > LONGEST_LINE:
-                pieces = _short([text])
+        size = 0
+        for texts, ends in self._runs(file, shown, jsonl):
+            more = sum(map(len, texts))
+            if size + more <= LONGEST_DOCUMENT:
+                lines += texts
+                size += more
             else:
-                pieces = (stripped,) if stripped else ()
-            for piece in pieces:
-                if lines and size + len(piece) > LONGEST_DOCUMENT:
-                    yield Document(tuple(lines), size, shown, began)
-                    lines, size = [], 0
-                if not lines:
-                    began = number
-                lines.append(piece)
-                size += len(piece)
-            ends = jsonl or whole and (self.split == "line" or self.split == "empty-line" and not stripped)
+                for text in texts:
+                    if lines and size + len(text) > LONGEST_DOCUMENT:
+                        yield Document(tuple(lines), size)
+                        lines, size = [], 0
+                    lines.append(text)
+                    size += len(text)
             if ends and lines:
-                yield Document(tuple(lines), size, shown, began)
+                yield Document(tuple(lines), size)
                 lines, size = [], 0
         if lines:
-            yield Document(tuple(lines), size, shown, began)
+            yield Document(tuple(lines), size)
+
+    def _runs(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[Sequence[str], bool]]:
+        """Successive lines without blanks around, none of them empty, and whether a document ends with them."""
+        by_paragraph = self.split == "empty-line" and not jsonl
+        for number, block, whole in self._blocks(file, shown, jsonl):
+            paragraphs = block.split("\n\n") if by_paragraph and whole else [block]
+            for left, paragraph in zip(range(len(paragraphs) - 1, -1, -1), paragraphs):
+                texts = paragraph.split("\n")
+                stripped = [text.strip() for text in texts]
+                if by_paragraph and all(stripped) and len(paragraph) <= LONGEST_LINE:
+                    yield stripped, left > 0  # the usual case, many lines at once
+                    number += len(texts) + 1
+                    continue
+                for text, bare in zip(texts, stripped, strict=True):
+                    if jsonl and bare:
+                        pieces = [*_short(self._record(text, shown, number).split("\n"))]
+                    else:
+                        pieces = [*_short([text])]
+                    yield pieces, jsonl or whole and (self.split == "line" or self.split == "empty-line" and not bare)
+                    number += 1
+                if left:
+                    yield (), True
+                number += 1
 
     def _record(self, text: str, shown: str, number: int) -> str:
         try:
@@ -201,8 +217,9 @@ class Reader:
                             "expected text")
         return _whole(value, shown, number).replace("\r\n", "\n")
 
-    def _lines(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[int, str, bool]]:
-        """(line number, text, whether this piece ends the line)."""
+    def _blocks(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[int, str, bool]]:
+        """(number of its first line, text, True): whole lines, without the end of the last; or (line number, text, False):
+        a piece of a line that goes on."""
         stream, raw = _open(file)
         number, held, first, at = 1, b"", True, 0
         longest = LONGEST_RECORD if jsonl else 4 * LONGEST_LINE
@@ -226,9 +243,9 @@ class Reader:
                 held += chunk
                 end = held.rfind(b"\n") + 1
                 if end:
-                    for text in self._decode(held[:end], shown, number).split("\n")[:-1]:
-                        yield number, text, True
-                        number += 1
+                    text = self._decode(held[:end], shown, number)
+                    yield number, text[:-1], True
+                    number += text.count("\n")
                     held = held[end:]
                 if len(held) > longest:
                     if jsonl:
