@@ -673,3 +673,11 @@ def test_apex_needs_a_cuda_device_a_kernel_and_its_extensions(apex, name, cls, s
 def test_apexs_lamb_has_no_bound_on_its_ratio():
     with pytest.raises(ConfigError, match=r"optimizer\.largest_ratio: .*set this to 0"):
         OPTIMIZERS["lamb"].Config(implementation="apex")
+
+
+def test_the_default_rate_is_advised_against_for_wide_encoders_and_only_then():
+    told = AdamW.advice(AdamW.Config(), 768)
+    assert "suits encoders up to 128 wide; this one is 768 wide" in told and "optimizer.lr=0.0005 is" in told
+    assert AdamW.advice(AdamW.Config(), 128) is None
+    assert AdamW.advice(AdamW.Config(lr=1e-4), 768) is None
+    assert SGD.advice(SGD.Config(), 768) is None

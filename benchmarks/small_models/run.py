@@ -46,6 +46,7 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "-": {},
     "lr 3e-4": {"optimizer.lr": 3e-4},
     "lr 1e-3": {"optimizer.lr": 1e-3},
+    "lr 1.5e-3": {"optimizer.lr": 1.5e-3},
     "lr 1e-2": {"optimizer.lr": 1e-2},
     "positions: relative, from 0": {"model.positions": "relative"},
     "positions: none": {"model.positions": "none"},

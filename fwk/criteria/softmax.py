@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-PIECE = 1 << 20  # logits in a piece; fewer in all are not cut up, where calls cost more than they save
+# logits in a piece: what a core's cache holds, or what a GPU is busy with for much longer than it takes to ask for it. Fewer
+# in all are not cut up, where calls cost more than they save
+PIECE, PIECE_OF_GPU = 1 << 20, 1 << 26
 NARROWEST = 512  # ids in a piece, however many positions there are
 
 
@@ -28,12 +30,14 @@ def token_losses(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tens
 
 
 def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float = 0.0,
-                  piece: int = PIECE) -> tuple[Tensor, Tensor]:
+                  piece: int | None = None) -> tuple[Tensor, Tensor]:
     """Losses in nats, in fp32 or wider, and the likeliest id of each position.
 
     hidden: [N, E]. weight: [V, E]. bias: [V]. target: int64 [N]. smoothing: share of the target's mass spread evenly
-    over the vocabulary. Returns [N] and int64 [N]. Differentiable once.
+    over the vocabulary. piece: logits that are made at once (None: what suits the device). Returns [N] and int64 [N].
+    Differentiable once.
     """
+    piece = piece or (PIECE if hidden.device.type == "cpu" else PIECE_OF_GPU)
     if torch.compiler.is_compiling() or hidden.shape[0] * weight.shape[0] <= piece:
         logits = F.linear(hidden, weight, bias)
         return token_losses(logits, target, smoothing), logits.detach().argmax(-1)

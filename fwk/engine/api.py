@@ -93,6 +93,9 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
         _write(folder / "config.yaml", configuration.to_yaml(config))  # nothing refuses this start any more
     if world.main and latest is None:
         _describe(this)
+        optimizer = config.optimizer
+        if advice := optimizer.cls.advice(optimizer.config, this.module.networks["main"].width):
+            print(f"fwk: {advice}", file=sys.stderr)
     status = "failed"
     try:
         with world.together(), explained(trainer):

@@ -24,6 +24,8 @@ from fwk.registry import register
 class AdamW(OptimizerFactory):
     """Adam with decoupled weight decay; fused where torch has a kernel."""
 
+    suits = 128
+
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
         betas: tuple[float, float] = option(

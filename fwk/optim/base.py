@@ -53,6 +53,16 @@ class OptimizerFactory:
     """Base class of what is registered under `optimizer`; never instantiated."""
 
     Config = OptimizerConfig
+    suits: int | None = None  # width of the widest encoder for which the default learning rate is a good one, where known
+
+    @classmethod
+    def advice(cls, config: Any, width: int) -> str | None:
+        """A sentence for whoever trains an encoder of this width with a default rate that is made for narrower ones."""
+        default = type(config).__dataclass_fields__["lr"].default
+        if cls.suits is None or width <= cls.suits or config.lr != default:
+            return None
+        return (f"optimizer.lr is {default:g}, the default, which suits encoders up to {cls.suits} wide; this one is {width} wide and "
+                f"may not learn with it: optimizer.lr={default * cls.suits / width:.1g} is a better start (docs/small-models.md)")
 
     @classmethod
     def kind(cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]) -> str:
