@@ -93,7 +93,7 @@ def draw(records: Sequence[Record], conditions: Sequence[str], figure: Path) -> 
             for y, condition in enumerate(reversed(shown)):
                 runs = [r for r in inside if r["condition"] == condition]
                 if runs and not any(r["crossed"] for r in runs):
-                    axis.text(0.02 * runs[0]["limit"], y, "not within the limit", fontsize=6, va="center", color="grey",
+                    axis.text(0.05 * runs[0]["limit"], y, "not within the limit", fontsize=6, va="center", color="grey",
                               backgroundcolor="white")
                 for bar, face in (("0.3", "white"), ("1.0", COLOURS[anchor])):
                     points = [r["crossed"][bar][0] for r in runs if bar in r["crossed"]]
