@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from fwk.cli.common import run_command
 from fwk.errors import RunError
@@ -21,8 +22,15 @@ An interrupted run goes on where it was when the same command is given again. Wh
 --processes. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose complaint is one line, whatever was given."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(" ".join(message.split()))
+
+
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog=NAME, description="Turn text into a tokenizer and a token store that fwk-train reads "
         "(task.data=STORE).", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     p.add_argument("input", nargs="+", metavar="INPUT", help="text files, globs, folders, .gz/.xz/.zst, .jsonl; - for "
