@@ -10,7 +10,7 @@ from test_masked_lm import VOCABULARY, B, D, Stub, T, reference_nll, text
 from fwk import BuildContext, Key
 from fwk.engine.module import Step
 from fwk.noisers.bert_mask import BertMask
-from fwk.testing import batches_of, difference, gradients, tiny_config, trainer_of
+from fwk.testing import _stopped_at, batches_of, difference, gradients, tiny_config, trainer_of
 from fwk.views import Encoded
 
 
@@ -116,3 +116,15 @@ def test_metrics_are_what_their_names_say():
 def test_anything_but_two_different_views_is_refused(views):
     with pytest.raises(ValueError, match="two different views"):
         SemanticAugment.Config(views=tuple(views))
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_the_unigram_plateau(tmp_path):
+    """The defaults, on the built-in corpus, use context after 250 of 600 updates: rate, warm-up, positions, tie and bias are in
+    tune with each other, and each alone can undo it."""
+    import fwk
+
+    with _stopped_at(250):
+        done = fwk.train(criterion="semantic_augment", run=str(tmp_path / "run"), **{
+            "train.updates": 600, "train.validate_every": 250, "train.save_every": 0, "train.validate_batches": 16})
+    assert done.metrics["valid"]["semantic_augment/masked_lm"] < 6.0  # unigram: 6.35, at best 6.19

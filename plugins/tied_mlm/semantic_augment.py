@@ -67,7 +67,8 @@ class SemanticAugment(Criterion):
             "hidden", "tie the last hidden states, or what the masked-LM head's transform makes of them")
         tied_output: bool = option(True, "the output matrix is the encoder's token embedding")
         output_bias: OutputBias = option(
-            "unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros (BERT)")
+            "zeros", "start the output's bias at zeros (BERT), or at the tokens' log frequency, where the task knows it: a small "
+            "encoder's features then have nothing to tell at first, and the tie makes them constant")
         label_smoothing: float = option(0.0, "share of the target's mass spread over the vocabulary", low=0, high=1)
 
         def __post_init__(self):
