@@ -316,7 +316,7 @@ def build_index(package: str) -> dict[str, Any]:
             relative = Path(entry.file).resolve().relative_to(folder.resolve()).as_posix()
             components.append({
                 "kind": entry.kind, "name": entry.name, "module": entry.module, "qualname": entry.qualname,
-                "file": relative, "line": entry.line, "plugin": entry.plugin, "summary": entry.summary,
+                "file": relative, "line": entry.line, "plugin": registry.plugin_of(entry.module), "summary": entry.summary,
                 "fields": [spec.to_mapping() for spec in entry.schema],
                 **({"views": entry.brings} if entry.brings else {}),
             })
