@@ -185,7 +185,6 @@ class Reader:
                 stripped = [text.strip() for text in texts]
                 if by_paragraph and all(stripped) and len(paragraph) <= LONGEST_LINE:
                     yield stripped, left > 0  # the usual case, many lines at once
-                    number += len(texts) + 1
                     continue
                 for text, bare in zip(texts, stripped, strict=True):
                     if jsonl and bare:
@@ -193,10 +192,9 @@ class Reader:
                     else:
                         pieces = [*_short([text])]
                     yield pieces, jsonl or whole and (self.split == "line" or self.split == "empty-line" and not bare)
-                    number += 1
+                    number += 1  # which records alone tell of
                 if left:
                     yield (), True
-                number += 1
 
     def _record(self, text: str, shown: str, number: int) -> str:
         try:
