@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fwk.criteria.softmax import NARROWEST, cross_entropy
+from fwk import invert_cdf
+from fwk.criteria.softmax import NARROWEST, Softmax, cross_entropy
 
 N, E, V = 37, 6, 3 * NARROWEST + 11  # three whole pieces and a rest
 
@@ -103,3 +104,36 @@ def test_under_autocast_it_is_the_usual_way_under_autocast():
     for a, b in zip(torch.autograd.grad(losses.sum(), parts), torch.autograd.grad(wanted.sum(), parts)):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=5e-2, atol=5e-2 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+@pytest.mark.parametrize("never", [False, True])
+def test_samples_are_those_of_the_whole_cumulative_sum(temperature, never):
+    (hidden, weight, bias), target = inputs(rows=4000)
+    softmax = Softmax(hidden, weight, bias, piece=1)
+    logits = F.linear(hidden, weight, bias).detach() / temperature
+    if never:
+        logits.scatter_(1, target[:, None], -torch.inf)
+    uniform = torch.rand(4000, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    wanted = invert_cdf(logits.softmax(-1), uniform)
+    found = softmax.sample(uniform, temperature, target if never else None)
+    assert (found != wanted).sum() == 0
+    assert not never or not (found == target).any()
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
+def test_the_ends_of_the_cumulative_sum_fall_on_ids_there_are(uniform):
+    (hidden, weight, bias), target = inputs(scale=30.0)
+    ends = torch.full((N,), uniform, dtype=torch.float64)
+    softmax = Softmax(hidden, weight, bias, piece=1)
+    found = softmax.sample(ends, never=softmax.best)
+    assert (found < V).all() and (found != softmax.best).all()
+
+
+def test_log_probabilities_are_those_of_the_distribution_that_is_sampled():
+    (hidden, weight, bias), target = inputs()
+    for temperature in (1.0, 2.0):
+        found = Softmax(hidden, weight, bias, piece=1).log_probs(target, temperature)
+        logits = F.linear(hidden, weight, bias) / temperature
+        torch.testing.assert_close(found, logits.log_softmax(-1).gather(1, target[:, None])[:, 0], rtol=1e-12, atol=1e-12)
+        assert not found.requires_grad

@@ -4,7 +4,7 @@
 
 The usual way writes N x V numbers four times (logits, their log-softmax, its gradient, that of the logits) and reads them
 back from memory each time. Here a piece of the vocabulary stays in the cache while all is done to it that can be; the
-logits are written once and read once, in the backward pass.
+logits are written once and read once, in the backward pass. The same logits can be sampled from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 # logits in a piece: what a core's cache holds, or what a GPU is busy with for much longer than it takes to ask for it. Fewer
 # in all are not cut up, where calls cost more than they save
 PIECE, PIECE_OF_GPU = 1 << 20, 1 << 26
-NARROWEST = 512  # ids in a piece, however many positions there are
+BLOCK = 256  # ids whose probabilities are added up before a sample is looked for among them
+NARROWEST = 2 * BLOCK  # ids in a piece, however many positions there are
 
 
 def token_losses(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -41,60 +42,122 @@ def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, 
     if torch.compiler.is_compiling() or hidden.shape[0] * weight.shape[0] <= piece:
         logits = F.linear(hidden, weight, bias)
         return token_losses(logits, target, smoothing), logits.detach().argmax(-1)
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        narrow = torch.get_autocast_dtype(device)
-        hidden, weight, bias = hidden.to(narrow), weight.to(narrow), bias.to(narrow)
-    with torch.autocast(device, enabled=False):
-        return _CrossEntropy.apply(hidden, weight, bias, target, smoothing, max(NARROWEST, piece // max(len(hidden), 1)))
+    softmax = Softmax(hidden, weight, bias, piece)
+    return softmax.losses(target, smoothing), softmax.best
+
+
+class Softmax:
+    """Distributions over a vocabulary at N positions, of which the logits are kept, once.
+
+    hidden: [N, E]. weight: [V, E]. bias: [V]. Under autocast the products are in its type. best: int64 [N], the likeliest
+    ids. log_sum: [N], log sum_v exp z_nv, in fp32 or wider. pieces: the logits of successive ids, [ids, N] each, without
+    gradient: sums over the vocabulary then run along the rows, N of them side by side.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, piece: int | None = None):
+        device = hidden.device.type
+        piece = piece or (PIECE if device == "cpu" else PIECE_OF_GPU)
+        if torch.is_autocast_enabled(device):
+            narrow = torch.get_autocast_dtype(device)
+            hidden, weight, bias = hidden.to(narrow), weight.to(narrow), bias.to(narrow)
+        self.hidden, self.weight, self.bias = hidden, weight, bias
+        self.dtype = torch.promote_types(hidden.dtype, torch.float32)
+        self.width = max(NARROWEST, piece // max(len(hidden), 1) // BLOCK * BLOCK)  # ids in a piece
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            self.pieces: list[Tensor] = []
+            tops, self._shares, bests = self._sums()
+            self.log_sum = self._shares.logsumexp(0)
+            piece = tops.argmax(0, keepdim=True)  # [1, N]
+            self.best = (bests.gather(0, piece) + self.width * piece)[0]
+
+    def cuts(self) -> Iterator[tuple[int, int]]:
+        size = len(self.weight)
+        return ((start, min(start + self.width, size)) for start in range(0, size, self.width))
+
+    def losses(self, target: Tensor, smoothing: float = 0.0) -> Tensor:
+        """-log p(target) in nats, [N] for int64 [N]. May be asked for several targets; differentiable once."""
+        with torch.autocast(self.hidden.device.type, enabled=False):
+            return _CrossEntropy.apply(self.hidden, self.weight, self.bias, target, smoothing, self)
+
+    @torch.no_grad()
+    def log_probs(self, ids: Tensor, temperature: float = 1.0) -> Tensor:
+        """log p(ids) at a temperature, without gradient: [N] for int64 [N]."""
+        shares = self._shares if temperature == 1 else self._sums(temperature)[1]
+        return self._at(ids) / temperature - shares.logsumexp(0)
+
+    @torch.no_grad()
+    def sample(self, uniform: Tensor, temperature: float = 1.0, never: Tensor | None = None) -> Tensor:
+        """An id per position by inverting the distribution's cumulative sum, int64 [N].
+
+        uniform: float64 [N] in [0, 1). never: int64 [N], one id of each position that is not drawn. First a block of the
+        vocabulary is chosen, then the id in it; the sums over both run in float64, where rounding flips no sample.
+        """
+        shares = (self._shares if temperature == 1 and never is None else self._sums(temperature, never)[1]).double()
+        block, rest = _first_above((shares - shares.amax(0)).exp_(), uniform)
+        index = block * BLOCK + torch.arange(BLOCK, device=block.device)[:, None]  # [ids, N]
+        outside = index >= len(self.weight)
+        logits = uniform.new_empty(index.shape)
+        for number, (start, stop) in enumerate(self.cuts()):
+            here = (block * BLOCK // self.width == number).nonzero()[:, 0]  # positions whose sample lies in this piece
+            where = (index[:, here] - start).clamp(max=stop - start - 1)
+            logits[:, here] = self.pieces[number][:, here].gather(0, where).double() / temperature
+        logits.masked_fill_(outside if never is None else outside | (index == never), -torch.inf)
+        inside, _ = _first_above((logits - logits.amax(0)).exp_(), rest)
+        return block * BLOCK + inside
+
+    def _at(self, ids: Tensor) -> Tensor:
+        found = self.log_sum
+        for (start, stop), logits in zip(self.cuts(), self.pieces, strict=True):
+            inside, where = _place(ids, start, stop)
+            found = torch.where(inside, logits.gather(0, where)[0].to(self.dtype), found)
+        return found
+
+    def _sums(self, temperature: float = 1.0, never: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The largest logit of each piece, [P, N]; log sum exp of each block, [M, N]; the place of the largest, [P, N].
+        Makes the logits where that is yet to be done: each piece is added up while it is in the cache."""
+        first = not self.pieces
+        tops, shares, bests = [], [], []
+        for number, (start, stop) in enumerate(self.cuts()):
+            if first:
+                self.pieces.append(torch.addmm(self.bias[start:stop, None], self.weight[start:stop], self.hidden.t()))
+            logits = self.pieces[number].to(self.dtype)
+            if temperature != 1:
+                logits = logits / temperature
+            if never is not None:
+                inside, where = _place(never, start, stop)
+                logits = logits.scatter(0, where, logits.gather(0, where).masked_fill(inside, torch.finfo(self.dtype).min))
+            top, best = logits.max(0)
+            tops.append(top)
+            bests.append(best)
+            mass = (logits - top).exp_()
+            whole = len(mass) // BLOCK * BLOCK
+            shares.append(mass[:whole].view(-1, BLOCK, len(self.hidden)).sum(1).log_().add_(top))
+            if whole < len(mass):  # the end of the vocabulary
+                shares.append(mass[whole:].sum(0, keepdim=True).log_().add_(top))
+        return torch.stack(tops), torch.cat(shares), torch.stack(bests)
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Pieces are [ids, N]: sums over the vocabulary then run along the rows, N of them side by side."""
-
     @staticmethod
-    def forward(ctx, hidden, weight, bias, target, smoothing, width):
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        kept = any(ctx.needs_input_grad)
-        pieces, columns = [], hidden.t()
-        top = best = mass = at = total = None
-        for start, stop in _cuts(len(weight), width):
-            logits = torch.addmm(bias[start:stop, None], weight[start:stop], columns)  # [ids, N]
-            if kept:
-                pieces.append(logits)
-            logits = logits.to(wide)
-            inside, where = _place(target, start, stop)
-            here, arg = logits.max(0)
-            if top is None:
-                top, best, mass = here, arg, (logits - here).exp_().sum(0)
-                at, total = logits.gather(0, where)[0], logits.sum(0) if smoothing else None
-                continue
-            at = torch.where(inside, logits.gather(0, where)[0], at)
-            best = torch.where(here > top, arg + start, best)
-            higher = torch.maximum(top, here)
-            mass = mass * (top - higher).exp_() + (logits - higher).exp_().sum(0)
-            top = higher
-            if smoothing:
-                total = total + logits.sum(0)
-        log_sum = mass.log() + top  # [N]
-        losses = log_sum - at
+    def forward(ctx, hidden, weight, bias, target, smoothing, softmax):
+        losses = softmax.log_sum - softmax._at(target)
         if smoothing:
-            losses = (1 - smoothing) * losses + smoothing * (log_sum - total / len(weight))
-        ctx.save_for_backward(hidden, weight, target, log_sum, *pieces)
-        ctx.smoothing, ctx.width = smoothing, width
-        ctx.mark_non_differentiable(best)
-        return losses, best
+            total = sum(logits.to(losses.dtype).sum(0) for logits in softmax.pieces)
+            losses = (1 - smoothing) * losses + smoothing * (softmax.log_sum - total / len(weight))
+        ctx.save_for_backward(hidden, weight, target, softmax.log_sum, *softmax.pieces)
+        ctx.smoothing, ctx.cuts = smoothing, tuple(softmax.cuts())
+        return losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, _):
+    def backward(ctx, grad):
         hidden, weight, target, log_sum, *pieces = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.zeros_like(hidden) if for_hidden else None
         d_weight = torch.empty_like(weight) if for_weight else None
         d_bias = weight.new_empty(len(weight)) if for_bias else None
         share, spread = grad * (1 - ctx.smoothing), grad * (ctx.smoothing / len(weight))
-        for (start, stop), logits in zip(_cuts(len(weight), ctx.width), pieces, strict=True):
+        for (start, stop), logits in zip(ctx.cuts, pieces, strict=True):
             delta = (logits.to(grad.dtype) - log_sum).exp_().mul_(grad)  # [ids, N]
             if ctx.smoothing:
                 delta -= spread
@@ -110,11 +173,18 @@ class _CrossEntropy(torch.autograd.Function):
         return d_hidden, d_weight, d_bias, None, None, None
 
 
-def _cuts(size: int, width: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + width, size)) for start in range(0, size, width))
-
-
 def _place(target: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
     """Which targets are ids of a piece, bool [N], and the row of each in it, int64 [1, N] (any row for the others)."""
     inside = (target >= start) & (target < stop)
     return inside, torch.where(inside, target - start, 0)[None]
+
+
+def _first_above(masses: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Of masses float64 [M, N], the one on which each uniform [N] falls, int64 [N], and how far into it, in [0, 1)."""
+    cumulative = masses.cumsum(0)
+    total = cumulative[-1]
+    threshold = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))  # below the total, in spite of rounding
+    found = torch.searchsorted(cumulative.t().contiguous(), threshold[:, None], right=True)[:, 0]
+    mass = masses.gather(0, found[None])[0]
+    before = cumulative.gather(0, found[None])[0] - mass
+    return found, ((threshold - before) / mass).clamp_(0, 1 - 2**-53)
