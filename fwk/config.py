@@ -39,7 +39,7 @@ RESOLVERS = ("oc.select",)  # ${oc.select:key.path,default}; every other resolve
 MAY_CHANGE = (
     "run", "user_dirs", "train.updates", "train.epochs", "train.tokens", "train.minutes", "train.log_every",
     "train.validate_every", "train.validate_batches", "train.save_every", "train.keep_last", "train.keep_best",
-    "train.device", "train.timeout", "train.workers", "train.threads", "train.micro_batch", "train.compile",
+    "train.keep_at", "train.device", "train.timeout", "train.workers", "train.threads", "train.micro_batch", "train.compile",
     "train.activation_checkpointing", "train.async_save", "train.check_ranks_every",
 )
 OF_ONE_RANK = ("train.device", "train.workers", "train.threads")  # may differ between the processes of one job
@@ -75,6 +75,8 @@ class TrainConfig:
     async_save: bool = option(True, "write checkpoints in the background, from a copy in host memory")
     keep_last: int = option(2, "latest checkpoints to keep", low=1)
     keep_best: int = option(1, "best checkpoints to keep", low=0)
+    keep_at: tuple[float, ...] = option(
+        (), "shares of the run, as in 0.25, at which a checkpoint is saved and kept for good", above=0, high=1)
     best_metric: str = option("loss", "metric of the valid split that says which checkpoint is best")
     best_mode: Literal["min", "max"] = option("min", "whether the best metric is the smallest or the largest")
     log_every: int = option(10, "updates between training lines in metrics.jsonl", low=1)
@@ -664,7 +666,7 @@ class _Merge:
                 schema.update({f.name: f for f in registry.get("noiser", values["noiser"]).schema})
             views[label] = {key: checked(schema[key], value, "views", label) if key in schema else value
                             for key, value in values.items()}
-            if isinstance(values.get("network"), Mapping):
+            if "name" in (values["network"] if isinstance(values.get("network"), Mapping) else ()):  # or a criterion names it
                 _network(f"views.{label}.network", values["network"])
         train = TrainConfig(**{f.name: checked(f, tree["train"][f.name], "train") for f in TRAIN_SCHEMA})
         return RunConfig(
@@ -917,6 +919,9 @@ def _overridden(default: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str
     structural = ("of", "mode", "ema", "encoder")
     if "noiser" in said and said["noiser"] != default.get("noiser"):
         default = {k: v for k, v in default.items() if k in structural}
+    networks = [view.get("network") for view in (default, said)]
+    if all(isinstance(network, Mapping) for network in networks) and networks[0]["name"] != networks[1].get("name", networks[0]["name"]):
+        default = {**default, "network": None}  # of another model its options mean nothing
     return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(dict(default), flags={"allow_objects": True}),
                                                   plain(said)), resolve=False)
 

@@ -315,10 +315,15 @@ NOISER_RULES = {
 # -- rules for encoders ----------------------------------------------------------------------------------------------
 
 
+def _tried(trainer: Trainer) -> torch.nn.Module:
+    networks = trainer.run.module.networks
+    return networks["other" if "other" in networks else "main"]
+
+
 def encoder_is_padding_proof(config: RunConfig) -> str:
     """What stands in the padding, and how much of it there is, does not change the features of content."""
     with trainer_of(config) as trainer:
-        encoder = trainer.run.module.networks["main"].eval()
+        encoder = _tried(trainer).eval()
         view = View.of(next(batches_of(trainer.run))[0])
         if view.mask is None:
             return ""
@@ -339,7 +344,7 @@ def encoder_is_padding_proof(config: RunConfig) -> str:
 def encoder_returns_named_states(config: RunConfig) -> str:
     """Every state it names can be asked for, and has B leading."""
     with trainer_of(config) as trainer:
-        encoder = trainer.run.module.networks["main"]
+        encoder = _tried(trainer)
         view = View.of(next(batches_of(trainer.run))[0])
         encoded = encoder(view.inputs, view.mask, None, encoder.state_names())
         if missing := set(encoder.state_names()) - set(encoded.states):
@@ -449,7 +454,11 @@ def check(kind: str, name: str, options: Mapping[str, Any] | None = None, base: 
     elif kind == "noiser" and not issubclass(cls, torch.nn.Module):
         rules = {rule: (lambda f=f: f(name, options)) for rule, f in NOISER_RULES.items()}
     elif kind == "model":
-        changed = _merged({"model": {"name": name, **options}}, base or {})
+        still = {key: 0.0 for key in ("dropout", "attention_dropout") if key in cls.Config.__dataclass_fields__}
+        own = {"name": name, **still, **options}
+        # one that is made after the main encoder encodes a view beside it
+        beside = {"networks": {"other": own}, "views": {"masked": {"noiser": "bert_mask", "encoder": "other"}}}
+        changed = _merged({"model": own} if cls.standalone else beside, base or {})
         rules = {rule: _of_config(f, lambda: tiny_config(changed, user_dirs)) for rule, f in ENCODER_RULES.items()}
     elif kind == "optimizer":
         own = {"name": name, "lr": cls.Config.__dataclass_fields__["lr"].default, **options}

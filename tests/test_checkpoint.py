@@ -20,7 +20,7 @@ from fwk.engine import api, checkpoint
 from fwk.engine.distributed import World
 from fwk.errors import CheckpointError, FwkError, RunError
 from fwk.plugins import load_plugins
-from fwk.testing import _merged, batches_of, tiny_config, trainer_of
+from fwk.testing import _merged, _stopped_at, batches_of, tiny_config, trainer_of
 
 BASE = {"criterion": {"masked_lm": {}}, "hooks": {"jsonl": {}},
         "train": {"updates": 4, "save_every": 2, "validate_every": 0, "keep_best": 0, "precision": "fp32", "ema": 0.9}}
@@ -274,6 +274,20 @@ def kept(run: Path) -> tuple[list[int], dict[str, str]]:
 def test_the_last_ones_are_kept(tmp_path):
     api.run(config_in(tmp_path / "run", {"train": {"updates": 7, "save_every": 1, "keep_last": 3}}))
     assert kept(tmp_path / "run") == ([5, 6, 7], {"latest": "update-000000007"})
+
+
+def test_milestones_are_kept_for_good_also_by_a_run_that_is_resumed(tmp_path):
+    changes = {"train": {"updates": 8, "save_every": 1, "keep_last": 1, "keep_at": [0.25, 0.5]}}
+    with _stopped_at(3):
+        api.run(config_in(tmp_path / "run", changes))
+    assert kept(tmp_path / "run")[0] == [2, 3]
+    api.run(config_in(tmp_path / "run", changes))
+    assert kept(tmp_path / "run") == ([2, 4, 8], {"latest": "update-000000008"})
+
+
+def test_a_milestone_is_saved_whatever_else_is_due(tmp_path):
+    api.run(config_in(tmp_path / "run", {"train": {"updates": 10, "save_every": 0, "keep_at": [0.25, 0.301]}}))
+    assert kept(tmp_path / "run")[0] == [3, 4, 10]  # the first updates at which 25% and 30.1% are done
 
 
 @pytest.mark.parametrize("mode, best", [("min", {2: 1.0, 3: 2.0}), ("max", {1: 5.0, 5: 4.0})])

@@ -189,7 +189,7 @@ def test_errors_and_help_import_no_torch(tmp_path):
 def test_general_help(capsys):
     assert main(["--help"]) == 0 == main(["-h"])
     out = capsys.readouterr().out
-    for word in ("usage: fwk-train", "--criterion", "masked_lm, semantic_augment", "train.micro_batch", "--print-config"):
+    for word in ("usage: fwk-train", "--criterion", "masked_lm", "semantic_augment", "train.micro_batch", "--print-config"):
         assert word in out
 
 

@@ -479,6 +479,7 @@ def test_two_criteria_that_mean_different_views_by_one_name(forgets):
     (["views.masked.ratio=2"], "views.masked.ratio: must be between 0 and 1"),
     (["views.masked.mask=0.9", "views.masked.random=0.9"], "views.masked"),
     (["views.batch=identity"], "'batch' is the batch itself"),
+    (["views.masked.network={layers: 3}"], "views.masked.network.name"),  # no criterion names it either
 ])
 def test_views_that_cannot_be(overrides, message):
     with pytest.raises(ConfigError, match=message):
@@ -487,7 +488,6 @@ def test_views_that_cannot_be(overrides, message):
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["views.masked.network={name: brt}"], "no model is called 'brt'; did you mean 'bert'"),
-    (["views.masked.network={layers: 3}"], "views.masked.network.name"),
     (["views.masked.network={name: bert, layrs: 3}"], "did you mean 'layers'"),
     (["networks.small={layers: 3}"], "networks.small: has no name"),
     (["networks.small=brt"], "no model is called 'brt'"),

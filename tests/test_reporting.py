@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fwk.errors import DataError
+from fwk.flops import Count
 from fwk.reporting import figure
 from fwk.reporting.baselines import text_baselines
 from fwk.reporting.environment import describe_environment, git_revision
@@ -31,7 +32,9 @@ VALID = {"split": "valid", "update": 10, "metrics": {"loss": 6.25, "a/accuracy":
 def a_run(folder, **changes):
     settings = {
         "rank": 0, "folder": folder, "update": 0, "total_updates": 100, "progress": 0.0, "seconds": 0.0,
-        "world_size": 1, "last_metrics": {}, "owed": False,
+        "world_size": 1, "last_metrics": {}, "owed": False, "operations": Count({"all": 5e5}, 1e6, 32, 100),
+        "named_trainable": lambda: [("weight", torch.zeros(1200, 1000))],
+        "config": SimpleNamespace(train=SimpleNamespace(batch=32)), "task": SimpleNamespace(length=lambda: 64),
     }
     return SimpleNamespace(**{**settings, **changes})
 
@@ -169,8 +172,10 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch, tmp_path):
     assert "\x1b" not in text and "\r" not in text
     lines = text.splitlines()
     assert lines[0] == f"run {tmp_path}"
-    assert lines[1].startswith("update 10/100  loss 6.5  ") and "  tie 0.0123" in lines[1] and "lr 1.00e-4" in lines[1]
-    assert lines[2] == "valid at update 10  loss 6.25  accuracy 0.25"
+    assert lines[1] == "1.2M parameters  at most 205k tokens  3.20e7 FLOPs per update, 3.20e9 in all"
+    assert lines[2].startswith("update 10/100  loss 6.5  ") and "  tie 0.0123" in lines[2] and "lr 1.00e-4" in lines[2]
+    assert "  0.000849 TFLOP/s" in lines[2]  # 54,321 tokens of 15,625 FLOPs a second
+    assert lines[3] == "valid at update 10  loss 6.25  accuracy 0.25"
     assert "finished after update 20" in lines[-1] and str(tmp_path) in lines[-1]
 
 
@@ -227,8 +232,8 @@ def test_a_run_that_fails_at_once_prints_no_training_line(monkeypatch, tmp_path)
 
 
 def test_numbers_read_as_people_write_them():
-    assert [number(x) for x in (6.54321, 0.00012, 1e-9, 12345, 0, math.nan, None, 2e7)] == [
-        "6.543", "1.20e-4", "1.00e-9", "12,345", "0", "nan", "?", "2.00e7"]
+    assert [number(x) for x in (6.54321, 0.00012, 1e-9, 12345, 0, math.nan, None, 2e7, 2e17)] == [
+        "6.543", "1.20e-4", "1.00e-9", "12,345", "0", "nan", "?", "2.00e7", "2.00e17"]
     assert [duration(x) for x in (0, 65, 3723.9, None, math.inf)] == ["0:00", "1:05", "1:02:03", "?", "?"]
     assert [speed(x) for x in (870.4, 12345, 4.5e6, None)] == ["870", "12.3k", "4.5M", "?"]
 

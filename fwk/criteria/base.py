@@ -12,6 +12,7 @@ from fwk.views import Output, View
 
 if TYPE_CHECKING:
     from fwk.context import BuildContext, Context
+    from fwk.flops import Text, Transformer
 
 
 class Criterion(nn.Module):
@@ -36,6 +37,11 @@ class Criterion(nn.Module):
         """Those of the views whose encodings this criterion reads; by default all. A view that is only named so that
         another can be made of it is not encoded for this criterion."""
         return tuple(cls.views(config))
+
+    @classmethod
+    def flops(cls, config: Any, encoder: tuple[Transformer, ...], text: Text) -> float | None:
+        """Operations of one forward pass of this criterion's own heads on one sequence (`fwk.flops`); None: not counted."""
+        return None
 
     def states(self) -> tuple[str, ...]:
         """Names of encoder states this criterion reads besides the features."""

@@ -23,6 +23,7 @@ from fwk.context import BuildContext, Context
 from fwk.criteria.base import Criterion
 from fwk.criteria.softmax import cross_entropy
 from fwk.errors import ConfigError
+from fwk.flops import Text, Transformer
 from fwk.registry import register
 from fwk.views import LossTerm, Output, View
 
@@ -112,6 +113,10 @@ class MaskedLM(Criterion):
     @classmethod
     def views(cls, config: Config) -> dict[str, dict[str, Any]]:
         return {config.view: {"noiser": "bert_mask"}}
+
+    @classmethod
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+        return encoder[0].softmax(text)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"masked_lm": count_chosen(views[self.config.view])}

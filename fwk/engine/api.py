@@ -30,6 +30,7 @@ from fwk.engine.run import Run
 from fwk.engine.state import load_model_tensors, model_tensors
 from fwk.engine.trainer import Trainer
 from fwk.errors import CheckpointError, PluginError, RunError, UnknownName, UserError
+from fwk.flops import count as count_operations
 from fwk.models.base import Encoder
 from fwk.plugins import load_plugins
 from fwk.plugins import provenance as plugin_provenance
@@ -138,8 +139,10 @@ def build_run(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
     for label, component in config.hooks.items():
         hooks.register(component.cls(component.config), name=label)
     schedule = config.schedule.cls(config.schedule.config)
+    vocabulary = task.vocabulary()
+    operations = count_operations(config, task.length(), vocabulary.size if vocabulary else None)
     return Run(config=config, folder=folder, task=task, order=order, module=module, world=world, precision=precision,
-               hooks=hooks, schedule=schedule, average=average)
+               hooks=hooks, schedule=schedule, average=average, operations=operations)
 
 
 def _open_folder(folder: Path, config: RunConfig, overwrite: bool) -> None:

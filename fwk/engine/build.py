@@ -26,7 +26,7 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
                 sources=task.source_names())
     networks = {"main": _construct(config.model, "main", base)}
     for name, spec in _networks(config, views).items():
-        networks[name] = _construct(spec.component, name, base)
+        networks[name] = _construct(spec.component, name, {**base, "encoder": networks["main"]})
         for part in spec.tie:
             tie(networks[name], networks["main"], part, name)
     verify_ties(networks, _networks(config, views))

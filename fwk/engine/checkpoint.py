@@ -124,15 +124,15 @@ def serialized(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
             yield memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
 
 
-def settle(run: Path, newest: Path, best: Sequence[int], keep_last: int) -> None:
-    """Points `latest` and `best` to what they name and deletes what is neither among the last nor among the best
-    (updates, the best one first). Also after a resume: the run may have been killed between writing a checkpoint and
+def settle(run: Path, newest: Path, best: Sequence[int], milestones: Sequence[int], keep_last: int) -> None:
+    """Points `latest` and `best` to what they name and deletes what is neither among the last, nor among the best
+    (updates, the best one first), nor a milestone. Also after a resume: the run may have been killed between writing a checkpoint and
     this."""
     point(run, "latest", newest)
     if best and (first := run / "checkpoints" / folder_name(best[0])).is_dir():
         point(run, "best", first)
     for old in list_checkpoints(run)[:-keep_last]:
-        if update_of(old) not in best and old != newest:
+        if update_of(old) not in (*best, *milestones) and old != newest:
             remove(old)
 
 

@@ -20,6 +20,7 @@ from fwk.engine.meters import Meters
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.phases import Phase
 from fwk.engine.precision import Precision
+from fwk.flops import Count
 from fwk.tasks.base import Task
 
 
@@ -36,6 +37,7 @@ class Run:
     precision: Precision
     hooks: pluggy.PluginManager
     schedule: Any
+    operations: Count | None = None  # FLOPs, where they could be counted
     optimizer: torch.optim.Optimizer | None = None
     average: Average | None = None
     phase: Phase | None = None
@@ -47,6 +49,7 @@ class Run:
     seconds_before: float = 0.0
     agreed_seconds: float = 0.0
     best: list[tuple[float, int]] = field(default_factory=list)
+    milestones: list[int] = field(default_factory=list)  # updates whose checkpoints are kept for good (train.keep_at)
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     schedule_start: tuple[int, float] | None = None
     owed: bool = False  # a validation of this update that a request to stop cut short

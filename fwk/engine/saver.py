@@ -28,16 +28,17 @@ class Saver:
         self._buffers: dict[tuple[str, str], Tensor] = {}
         self._writer: threading.Thread | None = None
 
-    def begin(self, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str, best: Sequence[int]) -> None:
+    def begin(self, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str, best: Sequence[int],
+              milestones: Sequence[int] = ()) -> None:
         """Once this returns, the tensors may change. RunError when this checkpoint or the one before cannot be
-        written. state: JSON. best: the best updates, the very best first."""
+        written. state: JSON. best: the best updates, the very best first. milestones: those kept for good."""
         self.wait()
         if not self.background:
-            self._write(update, tensors, state, best)
+            self._write(update, tensors, state, best, milestones)
             self.wait()
             return
-        self._writer = threading.Thread(target=self._write, args=(update, self._copy(tensors), state, best), daemon=True,
-                                        name="fwk checkpoint")
+        self._writer = threading.Thread(target=self._write, args=(update, self._copy(tensors), state, best, milestones),
+                                        daemon=True, name="fwk checkpoint")
         self._writer.start()
 
     def wait(self, seconds: float | None = None) -> None:
@@ -77,14 +78,15 @@ class Saver:
             torch.cuda.synchronize()
         return copied
 
-    def _write(self, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str, best: Sequence[int]) -> None:
+    def _write(self, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str, best: Sequence[int],
+               milestones: Sequence[int]) -> None:
         try:
             if self.module is not None and (bad := checkpoint.not_finite(tensors["model"], self.module)):
                 raise CheckpointError(f"{', '.join(bad[:3])} is not finite")
             newest = checkpoint.write_checkpoint(self.folder, update, tensors, state)
             self.good = newest.name
             self.written(newest.name)
-            checkpoint.settle(self.folder, newest, best, self.keep_last)
+            checkpoint.settle(self.folder, newest, best, milestones, self.keep_last)
         except (OSError, CheckpointError, MemoryError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             good = f"the last good checkpoint is {self.good}, and untouched" if self.good else "there is no earlier one"

@@ -36,7 +36,7 @@ def snapshot(run: Run, optimizer: tuple[dict[str, Tensor], dict[str, Any]], mete
         "phase": run.phase.to_state() if run.phase else None, "optimizer": numbers,
         "schedule_start": run.schedule_start,
         "precision": {"scale": run.precision.scale, "good": run.precision.good},
-        "best": [list(pair) for pair in run.best], "last_metrics": run.last_metrics,
+        "best": [list(pair) for pair in run.best], "milestones": run.milestones, "last_metrics": run.last_metrics,
         "owed": run.owed, **own,
         "fingerprint": run.task.fingerprint(), "plugins": plugins,
         "listeners": [name for name in plugins if getattr(run.hooks.get_plugin(name), "listens_only", False)],
@@ -70,6 +70,7 @@ def load(run: Run, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str,
     run.seconds_before = run.agreed_seconds = state["seconds"]
     run.precision.scale, run.precision.good = state["precision"]["scale"], state["precision"]["good"]
     run.best = [(value, update) for value, update in state["best"]]
+    run.milestones = list(state.get("milestones", ()))  # checkpoints of older versions have none
     run.last_metrics, run.owed = state["last_metrics"], state["owed"]
     run.phase = Phase.from_state(state["phase"]) if state["phase"] else None
     run.schedule_start = tuple(state["schedule_start"]) if state["schedule_start"] else None

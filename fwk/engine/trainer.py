@@ -346,7 +346,10 @@ class Trainer:
         due = train.validate_every and run.update % train.validate_every == 0
         if (due or run.done) and "valid" in run.task.splits():
             improved = self.validate()
-        if improved or run.done or (train.save_every and run.update % train.save_every == 0):
+        passed = sum(run.progress >= share for share in train.keep_at)
+        if milestone := passed > len(run.milestones):
+            run.milestones += [run.update] * (passed - len(run.milestones))
+        if improved or milestone or run.done or (train.save_every and run.update % train.save_every == 0):
             self.save()
 
     def log(self) -> None:
@@ -425,7 +428,7 @@ class Trainer:
         meters = run.meters.state(run.world)
         self.on_first_rank(lambda: self.saver.begin(
             run.update, *snapshot(run, self.pack(), meters, rate=self.rate, grad_norm=self.grad_norm),
-            best=[update for _, update in run.best]))
+            best=[update for _, update in run.best], milestones=run.milestones))
 
     def finish_saving(self) -> None:
         """Until the last checkpoint is written."""
@@ -445,7 +448,8 @@ class Trainer:
             raise failure or LostRanks("rank 0 could not write the checkpoint; its own message says why", quiet=True)
 
     def settle(self, newest: Path) -> None:
-        checkpoint.settle(self.run.folder, newest, [update for _, update in self.run.best], self.run.config.train.keep_last)
+        run = self.run
+        checkpoint.settle(run.folder, newest, [update for _, update in run.best], run.milestones, run.config.train.keep_last)
 
     def restore(self, path: Path) -> None:
         """Goes on from a checkpoint. CheckpointError when it does not fit this run."""

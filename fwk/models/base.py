@@ -13,6 +13,7 @@ from fwk.views import Encoded
 
 if TYPE_CHECKING:
     from fwk.context import BuildContext
+    from fwk.flops import Transformer
 
 
 class Encoder(nn.Module):
@@ -23,6 +24,8 @@ class Encoder(nn.Module):
         pass
 
     width: int  # D of `features`
+    sees_itself = True  # False: the features of a position are made of all tokens but its own
+    standalone = True  # False: it is made after the main encoder (`build.encoder`), and cannot be that itself
 
     def __init__(self, config: Any, build: BuildContext):
         super().__init__()
@@ -35,6 +38,12 @@ class Encoder(nn.Module):
         """inputs: by name, each [B, ...]. mask: bool [B, T], True on content. embedding_change: [B, T, E], E being
         `embedding_width`, added to the embedded inputs. states: which named states to return."""
         raise NotImplementedError
+
+    @classmethod
+    def transformers(cls, config: Any, main: tuple[Transformer, ...] | None) -> tuple[Transformer, ...]:
+        """The Transformers it consists of, for counting operations (`fwk.flops`); none: unknown. main: those of the main
+        encoder, for one that is made after it."""
+        return ()
 
     def state_names(self) -> tuple[str, ...]:
         """The states this encoder can return."""

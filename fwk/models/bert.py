@@ -26,6 +26,7 @@ from fwk.apex import apex_part
 from fwk.config import option
 from fwk.context import BuildContext
 from fwk.errors import ConfigError
+from fwk.flops import Transformer
 from fwk.models.base import Encoder
 from fwk.models.dropout import Dropout, dropout
 from fwk.registry import register
@@ -96,6 +97,11 @@ class Bert(Encoder):
         relative = config.positions in ("relative", "neighbour")
         self.relative = RelativeBias(self.heads, config.reach, config.positions == "neighbour") if relative else None
         self.initialise(config.initialisation)
+
+    @classmethod
+    def transformers(cls, config: Config, main: tuple[Transformer, ...] | None) -> tuple[Transformer, ...]:
+        layers, width, heads = config.shape()
+        return (Transformer(layers, width, heads, config.inner or 4 * width, config.embedding or width),)
 
     def initialise(self, how: str) -> None:
         for module in self.modules():

@@ -14,6 +14,7 @@ from fwk.views import Output, View
 
 if TYPE_CHECKING:
     from fwk.context import BuildContext, Context
+    from fwk.flops import Text, Transformer
 
 
 class Noiser:
@@ -54,6 +55,11 @@ class LearnedNoiser(Noiser, nn.Module):
         nn.Module.__init__(self)
         Noiser.__init__(self, config, build)
         self.network = build.network
+
+    @classmethod
+    def flops(cls, config: Any, network: tuple[Transformer, ...], text: Text) -> float | None:
+        """Operations of one forward pass of network and heads on one sequence (`fwk.flops`); None: not counted."""
+        return None
 
     def outline(self, source: View, key: Key) -> View:
         """What is known of the view before any network runs (positions, validity, mask): counts are taken from it."""

@@ -60,6 +60,7 @@ class Terminal:
         self.drawn = self.printed = -math.inf
         self.said: Mapping[str, Any] = {}  # the last training record printed as a line
         self.start = (0.0, 0.0)  # progress and seconds when this process took over
+        self.per_token: float | None = None  # FLOPs of training, where they could be counted
 
     @hookimpl
     def fwk_run_begin(self, run: Any, resumed: bool) -> None:
@@ -68,6 +69,9 @@ class Terminal:
         self.console = Screen()
         self.start = (float(run.progress or 0.0), float(run.seconds or 0.0))
         self._say(f"run {run.folder}" + (f", going on after update {run.update:,}" if resumed else ""))
+        self._say(sizes_line(run))
+        if run.operations is not None:
+            self.per_token = run.operations.update / (run.config.train.batch * run.task.length())
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             # No refreshing thread: data-loading workers are forked, and a lock held at that instant would hang them.
             self.live = Live(console=self.console, auto_refresh=False, transient=True, vertical_overflow="crop")
@@ -87,6 +91,8 @@ class Terminal:
         if record.get("split") != "train":
             self._say(evaluation_line(record))
         else:
+            if self.per_token and record.get("tokens_per_second"):
+                record = {**record, "flops_per_second": self.per_token * record["tokens_per_second"]}
             self.record = record
             now = time.monotonic()
             if self.live is not None:
@@ -136,7 +142,7 @@ def number(value: Any) -> str:
     if not isinstance(value, (int, float)):
         return "?"
     if value and math.isfinite(value) and not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e")
+        return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
@@ -175,12 +181,37 @@ def _facts(record: Mapping[str, Any], remaining: float | None) -> list[str]:
         facts.append(f"{duration(remaining)} left")
     if record.get("tokens_per_second"):
         facts.append(f"{speed(record['tokens_per_second'])} tok/s")
+    if record.get("flops_per_second"):
+        facts.append(f"{record['flops_per_second'] / 1e12:.3g} TFLOP/s")
     terms = short_names(record.get("terms") or {})
     if len(terms) > 1:
         facts += [f"{name} {number(value)}" for name, value in terms.items()]
     if "lr" in record:
         facts.append(f"lr {number(record['lr'])}")
     return facts
+
+
+def sizes_line(run: Any) -> str:
+    """How large the model and the run are."""
+    parameters = sum(parameter.numel() for _, parameter in run.named_trainable())
+    facts = [f"{quantity(parameters)} parameters"]
+    train, counted = run.config.train, run.operations
+    if run.total_updates and run.task.length():
+        facts.append(f"at most {quantity(run.total_updates * train.batch * run.task.length())} tokens")
+    if counted is not None:
+        facts.append(f"{number(counted.update)} FLOPs per update" + (
+            f", {number(counted.update * run.total_updates)} in all" if run.total_updates else ""))
+        if counted.uncounted:
+            facts[-1] += f" (without {', '.join(counted.uncounted)})"
+    return "  ".join(facts)
+
+
+def quantity(value: float) -> str:
+    """Three significant digits: 870, 12.3k, 4.56M, 1.2B."""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.0f}"
 
 
 def training_line(record: Mapping[str, Any], total: int | None, remaining: float | None) -> str:
