@@ -17,8 +17,20 @@ CORRUPTED = {"noiser": "test_generator", "of": "masked", "network": {**GENERATOR
 load_plugins()
 REGISTERED = [e.name for e in registry.entries("criterion") if e.module.startswith(("fwk.", "fwk_plugins."))]
 
+NEEDS = {"cloze": {"model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}}}
+TOWERS = {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "towers": True}}
+
 CASES: dict[str, dict] = {
-    **{name: {"criterion": {name: {}}} for name in REGISTERED},
+    **{name: {"criterion": {name: {}}, **NEEDS.get(name, {})} for name in REGISTERED},
+    "generator against its discriminator": {
+        "criterion": {"replaced_token_detection": {}}, "views": {"corrupted": {"learns": "adversarial"}}},
+    "discriminator of a cloze model's samples": {"criterion": {"replaced_token_detection": {}}, "views": {"corrupted": TOWERS}},
+    "generator first, then its discriminator": {
+        "criterion": {"replaced_token_detection": {}}, "hooks": {"two_stage": {"updates": 2}},
+        "views": {"corrupted": {"network": {"width": 1.0, "share": "none"}}}},
+    "generator that is the discriminator, sampled in a run of its own": {
+        "criterion": {"replaced_token_detection": {}},
+        "views": {"corrupted": {"sampling": "run_again", "unchanged": 0.2, "network": {"width": 1.0, "share": "all"}}}},
     "head without examples here and there": {"criterion": {"test_multi_task": {}}},
     "generator with tied embeddings": {"criterion": {"test_detection": {}}, "views": {"corrupted": CORRUPTED}},
     "generator that learns from a reward": {

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from fwk import testing
-from fwk.config import complete_views, from_mapping, resolve, unused
+from fwk.config import complete_views, from_mapping, resolve, unused, with_views
 from fwk.engine import api
 from fwk.errors import ConfigError
+from fwk.noisers.base import LearnedNoiser
 from fwk.testing import _merged
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,70 @@ TABLE = {
         **COMMON, **TWO_VIEWS, "criterion.semantic_augment.tied_weight": 5.0,
         "criterion.semantic_augment.level": "word", "criterion.semantic_augment.features": "hidden"},
 }
+SEMANTIC_AUGMENT = sorted(TABLE)
+
+# the dissertation's tables 5.1 and 5.2; Clark et al. 2020, table 6
+ELECTRA = {
+    "task.name": "mlm", "task.blocks": "contiguous", "task.tokenizer": "wordpiece", "task.vocabulary": 30522, "task.lower": True,
+    "model.positions": "learned", "model.length": 512, "model.norm": "post", "model.norm_eps": 1e-12, "model.dropout": 0.1,
+    "model.attention_dropout": 0.1, "model.initialisation": "bert",
+    "optimizer.name": "adamw", "optimizer.weight_decay": 0.01, "optimizer.betas": [0.9, 0.999], "optimizer.eps": 1e-6,
+    "schedule.name": "linear", "schedule.warmup": 10_000, "schedule.final_ratio": 0.0, "train.clip": 1.0, "train.ema": 0.0,
+    "train.keep_at": [0.0625, 0.125, 0.25, 0.5],
+}
+
+
+def of_size(layers, width, heads, embedding, length, lr, batch, updates):
+    return {**ELECTRA, "model.layers": layers, "model.width": width, "model.heads": heads, "model.inner": 4 * width,
+            "model.embedding": embedding, "task.length": length, "optimizer.lr": lr, "train.batch": batch, "train.updates": updates}
+
+
+def generator(width, ratio=0.15, share="token_and_position"):
+    return {"views.masked.noiser": "bert_mask", "views.masked.ratio": ratio, "views.masked.mask": 1.0, "views.masked.random": 0.0,
+            "views.corrupted.noiser": "masked_lm", "views.corrupted.of": "masked", "views.corrupted.temperature": 1.0,
+            "views.corrupted.weight": 1.0, "views.corrupted.never_true": False, "views.corrupted.learns": "likelihood",
+            "views.corrupted.output_bias": "zeros", "views.corrupted.network.name": "scaled",
+            "views.corrupted.network.width": width, "views.corrupted.network.layers": 1.0, "views.corrupted.network.share": share}
+
+
+RTD = {f"criterion.replaced_token_detection.{key}": value for key, value in {
+    "view": "corrupted", "loss_weight": 50.0, "positions": "all", "reduction": "mean"}.items()}
+BERT = {"criterion.masked_lm.view": "masked", "criterion.masked_lm.output_bias": "zeros", "views.masked.ratio": 0.15,
+        "views.masked.mask": 0.8, "views.masked.random": 0.1}
+TOWERS = {"views.corrupted.noiser": "two_tower", "views.corrupted.network.towers": True, "views.masked.ratio": 0.15,
+          "views.corrupted.network.share": "token_and_position"}
+THIRD = 0.3333333
+SMALL, BASE, LARGE = (12, 256, 4, 128, 128, 5e-4, 128), (12, 768, 12, 768, 512, 2e-4, 256), (24, 1024, 16, 1024, 512, 2e-4, 2048)
+TABLE |= {f"configs/papers/{name}.yaml": settings for name, settings in {
+    "electra_small": {**of_size(*SMALL, 1_000_000), **RTD, **generator(0.25)},
+    "electra_base": {**of_size(*BASE, 766_000), **RTD, **generator(THIRD)},
+    "electra_large_400k": {**of_size(*LARGE, 400_000), **RTD, **generator(0.25, ratio=0.25)},
+    "electra_large_1m75": {**of_size(*LARGE, 1_750_000), **RTD, **generator(0.25, ratio=0.25)},
+    "bert_small": {**of_size(*SMALL, 1_450_000), **BERT},
+    "electric_base": {**of_size(*BASE, 766_000), **TOWERS, "criterion.noise_contrastive.loss_weight": 50.0,
+                      "criterion.noise_contrastive.head": "linear"},
+    "electra_tt": {**of_size(*BASE, 766_000), **TOWERS, **RTD},
+    "two_tower": {**of_size(12, 256, 4, 768, 512, 2e-4, 256, 766_000), "model.name": "two_tower", "criterion.cloze.view": "plain"},
+    "efficiency_electra": {**of_size(*BASE, 766_000), **RTD, **generator(THIRD)},
+    "efficiency_electra_15": {**of_size(*BASE, 766_000), **RTD, **generator(THIRD),
+                              "criterion.replaced_token_detection.positions": "chosen"},
+    "efficiency_replace_mlm": {**of_size(*BASE, 766_000), **generator(THIRD), "criterion.replace_mlm.view": "corrupted"},
+    "efficiency_all_tokens_mlm": {**of_size(*BASE, 766_000), **generator(THIRD), "criterion.all_tokens_mlm.copy": True},
+    "efficiency_bert": {**of_size(*BASE, 766_000), **BERT},
+    "study_weight_sharing": {**of_size(*BASE, 500_000), **RTD, **generator(1.0)},
+    "study_generator_size": {**of_size(*BASE, 500_000), **RTD, **generator(THIRD)},
+    "study_model_size": {**of_size(*SMALL, 1_000_000), **RTD, **generator(0.25)},
+    "study_training_algorithm": {**of_size(*BASE, 500_000), **RTD, **generator(1.0, share="none"),
+                                 "hooks.two_stage.updates": 250_000},
+}.items()}
+GRIDS = [
+    *(("study_weight_sharing", [f"views.corrupted.network.share={share}"]) for share in ("none", "token", "token_and_position", "all")),
+    *(("study_generator_size", [f"views.corrupted.network.width={width}"]) for width in (0.0833333, 0.1666667, 0.25, 0.5, 0.6666667, 1.0)),
+    *(("efficiency_electra", ["views.corrupted={noiser: " + noiser + ", of: masked}"]) for noiser in ("unigram", "uniform")),
+    *(("study_model_size", [f"model.width={width}", f"model.heads={width // 64}", f"model.inner={4 * width}"]) for width in (128, 512, 768)),
+    ("study_training_algorithm", ["hooks.two_stage=null"]),
+    ("study_training_algorithm", ["hooks.two_stage=null", "views.corrupted.learns=adversarial"]),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +132,7 @@ def tiny(name: str, **train):
     """The file with a task and a model for a unit test, everything else as it stands there."""
     config = resolved(name).to_mapping()
     kept = {key: config[key] for key in ("views", "criterion", "networks", "schedule")}
+    kept["hooks"] = {label: {**hook, "updates": 1} for label, hook in config["hooks"].items() if label == "two_stage"}
     kept["optimizer"] = config["optimizer"]
     model = {key: config["model"][key] for key in ("name", "positions", "norm", "initialisation")}
     changes = {**kept, "model": model, "train": {"updates": 2, "save_every": 0, "validate_every": 0, **train}}
@@ -116,14 +182,16 @@ def test_shrunk_it_trains_two_updates(name, tmp_path):
     assert done.status == "finished" and done.update == 2 and [line["update"] for line in trained] == [1, 2]
     assert all(line["loss"] > 0 for line in trained)
     terms = {name.split("/")[0] for line in trained for name in line["terms"]}
-    assert terms == set(config["criterion"])
+    learned = {view for view, spec in complete_views(from_mapping(config)).items() if issubclass(spec.component.cls, LearnedNoiser)}
+    assert terms == set(config["criterion"]) | learned
 
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_papers_settings(name):
-    mapping = resolved(name).to_mapping()
+    config = resolved(name)
+    mapping = with_views(config).to_mapping()
     assert {key: value(mapping, key) for key in TABLE[name]} == TABLE[name]
-    assert len(mapping["criterion"]) == 1 and len(mapping["views"]) == len(complete_views(resolved(name)))
+    assert len(mapping["criterion"]) == 1 and config.views.keys() == mapping["views"].keys()  # the file says every view
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -162,7 +230,13 @@ def test_the_grid_is_overrides_of_the_tied_file(level, weight):
     assert "for level in word sentence cls" in text and "for weight in 1 3 5 7 10" in text
 
 
-@pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.parametrize("name, overrides", GRIDS)
+def test_the_grids_of_the_studies_are_overrides_of_their_files(name, overrides):
+    config = resolved(f"configs/papers/{name}.yaml", *overrides)
+    assert complete_views(config) and unused(config) == []
+
+
+@pytest.mark.parametrize("name", SEMANTIC_AUGMENT)
 def test_the_variant_length_stands_in_the_file(name):
     updates = TABLE[name]["train.updates"]
     assert f"updates: {updates}        # variant: {2 * updates}" in (ROOT / name).read_text()

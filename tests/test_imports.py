@@ -18,7 +18,7 @@ LAYERS = (
     ("engine",),
     ("criteria", "noisers", "models", "tasks", "optim", "reporting"),
     ("data", "registry", "config", "schema", "keyed", "context", "views", "errors", "files", "hookspecs", "plugins", "yaml_text",
-     "user_code", "version", "apex", "compiled"),
+     "user_code", "version", "apex", "compiled", "flops"),
 )
 # rooms of one layer that know nothing of each other, but for these
 NEIGHBOURS = {("reporting", "criteria"), ("reporting", "tasks"), *((room, room) for room in LAYERS[3])}

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.criteria.masked_lm import MaskedLMHead, OutputBias, count_chosen, masked_lm_sums
+from fwk.flops import Text, Transformer
 
 
 def tied_vectors(features: Tensor, view: View, level: str) -> tuple[Tensor, Tensor]:
@@ -82,6 +83,10 @@ class SemanticAugment(Criterion):
     @classmethod
     def views(cls, config: Config) -> dict[str, dict[str, Any]]:
         return {name: {"noiser": "bert_mask"} for name in config.views}
+
+    @classmethod
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+        return 2 * encoder[0].softmax(text)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         a, b = (views[name] for name in self.config.views)

@@ -21,6 +21,12 @@ NOISY = {"dropout": 0.1, "attention_dropout": 0.1}
 CURVES = {
     "masked_lm": {"criterion": {"masked_lm": {}}},
     "semantic_augment": {"criterion": {"semantic_augment": {}}},
+    "replaced_token_detection": {"criterion": {"replaced_token_detection": {}}},
+    "noise_contrastive": {"criterion": {"noise_contrastive": {}}},
+    "replace_mlm": {"criterion": {"replace_mlm": {}}},
+    "all_tokens_mlm": {"criterion": {"all_tokens_mlm": {}}},
+    "corruption_detection": {"criterion": {"corruption_detection": {}}},
+    "cloze": {"criterion": {"cloze": {}}, "model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2}},
     "combined": {"criterion": {"semantic_augment": {"weight": 0.5}, "masked_lm": {"weight": {"from": 1.0, "to": 0.0}}}},
 }
 
@@ -31,7 +37,7 @@ def curve(name: str) -> list[float]:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     try:
-        config = tiny_config({**CURVES[name], "model": NOISY, "optimizer": {"lr": 3e-3},
+        config = tiny_config({**CURVES[name], "model": {**CURVES[name].get("model", {}), **NOISY}, "optimizer": {"lr": 3e-3},
                               "train": {"updates": UPDATES, "precision": "fp32", "micro_batch": 7}})
         losses = []
         with trainer_of(config) as trainer:

@@ -1,0 +1,87 @@
+"""All-Tokens MLM: the original token at every position of a corrupted view, with a copy mechanism (Clark et al. 2020,
+section 3.4).
+
+    p(x_t) = c_t 1(x~_t = x_t) + (1 - c_t) softmax(U transform(h_t) + b)[x_t]          c_t = sigmoid(w . h_t + a)
+
+c is the chance that the token was left as it is, so its logit is positive for original tokens (`copy_logit`). Without the
+mechanism c is 0. The loss is the mean of -log p over tokens that are not padding; it is computed from log c, log(1 - c) and
+log softmax, so that it stays exact where c is near 0 or 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk.criteria.masked_lm import MaskedLMHead, OutputBias
+from fwk.flops import Text, Transformer
+from fwk_plugins.electra.corruption import content
+from fwk_plugins.electra.heads import GENERATED
+
+
+def copy_losses(nll: Tensor, copy_logit: Tensor, same: Tensor) -> Tensor:
+    """-log [c 1(same) + (1 - c) exp(-nll)], all [N]: nll of the softmax, copy_logit of c, bool same."""
+    predicted = F.logsigmoid(-copy_logit) - nll
+    return -torch.where(same, torch.logaddexp(F.logsigmoid(copy_logit), predicted), predicted)
+
+
+@register("criterion", "all_tokens_mlm")
+class AllTokensMLM(Criterion):
+    """The original token at every position of a corrupted view, with or without a copy mechanism."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        view: str = option("corrupted", "the view whose tokens are predicted")
+        copy: bool = option(True, "predict for each token the chance that it was left as it is")
+        tied_output: bool = option(True, "the output matrix is the encoder's token embedding")
+        output_bias: OutputBias = option(
+            "unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros")
+
+    def __init__(self, config: Config, build: BuildContext):
+        super().__init__(config, build)
+        self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
+        if config.copy:
+            self.copy_head = nn.Linear(build.encoder.width, 1)
+            nn.init.normal_(self.copy_head.weight, std=0.02)
+            nn.init.zeros_(self.copy_head.bias)
+
+    @classmethod
+    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
+        return {config.view: GENERATED, "masked": {"noiser": "bert_mask"}}
+
+    @classmethod
+    def encoded(cls, config: Config) -> tuple[str, ...]:
+        return (config.view,)
+
+    @classmethod
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+        return encoder[0].softmax(text, share=1.0) + config.copy * 2.0 * encoder[0].width * text.length
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        return {"all_tokens": content(views[self.config.view]).sum()}
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        view = views[self.config.view]
+        features, counted = view.encoded.features, content(view)  # [B, T, D], [B, T]
+        losses, best = self.head.losses(features, view.target)  # [B, T]
+        if self.config.copy:
+            copy_logit = self.copy_head(features).squeeze(-1).to(losses.dtype)
+            losses = copy_losses(losses, copy_logit, ~view.changed)
+            # what the mixture likes best is the input where half of the mass is copied, nearly always
+            best = torch.where(copy_logit.detach() > 0, view.tokens, best)
+        right = (best == view.target) & counted
+        restored = right & view.changed
+        return Output(
+            terms={"all_tokens": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
+            statistics={"right": right.sum(), "tokens": counted.sum(), "restored": restored.sum(),
+                        "replaced": (view.changed & counted).sum()})
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        found = {"accuracy": float(sums["right"] / sums["tokens"].clamp(min=1))}
+        return found | ({"restored": float(sums["restored"] / sums["replaced"])} if sums["replaced"] > 0 else {})

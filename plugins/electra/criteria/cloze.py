@@ -1,0 +1,61 @@
+"""The likelihood of a cloze model: every token given all others (Baevski et al. 2019).
+
+    L = - mean over ordinary tokens t of log p(x_t | x_1 ... x_{t-1}, x_{t+1} ... x_n)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk.criteria.masked_lm import MaskedLMHead, OutputBias
+from fwk.errors import ConfigError
+from fwk.flops import Text, Transformer
+from fwk_plugins.electra.corruption import ordinary
+
+
+@register("criterion", "cloze")
+class Cloze(Criterion):
+    """Every ordinary token given all others, for an encoder in which no position sees its own token.
+
+    The loss is the mean of -log p(x_t | the rest) over the text as it is (Baevski et al. 2019); an encoder is 'two_tower'.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        view: str = option("plain", "the view whose tokens are predicted")
+        tied_output: bool = option(True, "the output matrix is the encoder's token embedding")
+        output_bias: OutputBias = option(
+            "unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros")
+
+    def __init__(self, config: Config, build: BuildContext):
+        super().__init__(config, build)
+        if build.encoder.sees_itself:
+            raise ConfigError(f"criterion.{build.name}", f"{type(build.encoder).__name__} lets a position see its own token, so "
+                              "there is nothing to predict; expected an encoder such as 'two_tower' (--model two_tower)")
+        self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
+
+    @classmethod
+    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
+        return {config.view: {"noiser": "identity"}}
+
+    @classmethod
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+        return encoder[0].softmax(text, share=1.0, width=sum(tower.width for tower in encoder))
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        return {"cloze": ordinary(views[self.config.view]).sum()}
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        view = views[self.config.view]
+        counted = ordinary(view)  # [B, T]
+        losses, best = self.head.losses(view.encoded.features, view.target)  # [B, T]
+        return Output(terms={"cloze": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
+                      statistics={"right": ((best == view.target) & counted).sum(), "tokens": counted.sum()})
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"accuracy": float(sums["right"] / sums["tokens"].clamp(min=1))}

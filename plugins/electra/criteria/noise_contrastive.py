@@ -1,0 +1,118 @@
+"""Electric: noise-contrastive estimation of an energy-based cloze model (Clark et al. 2020b).
+
+The model gives every token of a sequence an energy E(x)_t; p^(x_t | x without t) = exp(-E(x)_t), which is not normalised.
+Of a sequence's n ordinary tokens, k positions R are chosen at random and their tokens drawn anew from the noise
+distribution q. So a token is data with chance (n - k)/n and noise with chance k/n, and by Bayes' rule
+
+    P(noise | x_t, context) = k q / (k q + (n - k) p^)  =  sigma(z_t)
+    z_t = E(x)_t + log q(x_t | context) + log(k / (n - k))
+
+    L = - sum over R of log sigma(z_t) - sum over the others of log sigma(-z_t),  divided by n
+
+x is the sequence with its noise, so one pass of the encoder gives every term; q is conditioned on the original sequence, is
+that of the distribution that was sampled (temperature included), and carries no gradient. The chosen positions are the
+noise whatever was drawn there, the true token included, so a noiser that never draws it would break Bayes' rule.
+
+The dissertation's D is P(data) in one equation and P(noise) in another; above, sigma is P(noise) throughout. Its Algorithm 1
+weighs the terms n times an expectation over data and k times one over noise; here a position is one or the other, so n there
+is n - k here, and the expected gradients agree. A weight of 50 belongs to the mean, as ELECTRA's does. Sequences with one
+ordinary token have no data to compare with and are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk.errors import ConfigError
+from fwk.flops import Text, Transformer
+from fwk_plugins.electra.corruption import ordinary
+from fwk_plugins.electra.heads import CLOZE, token_head
+from fwk_plugins.electra.histogram import binary_metrics, histogram
+
+
+def chosen_positions(view: View) -> Tensor:
+    """bool [B, T]: the chosen positions of a view, whatever stands there."""
+    T = view.target.shape[1]
+    where = torch.where(view.valid, view.positions, T)
+    return torch.zeros_like(F.pad(view.target, (0, 1)), dtype=torch.bool).scatter(1, where, True)[:, :T]
+
+
+def odds_of_noise(energy: Tensor, log_q: Tensor, noise: Tensor, counted: Tensor) -> Tensor:
+    """z [B, T] in fp32 or wider: energy and log_q [B, T], bool noise and bool counted [B, T]."""
+    k, n = (noise & counted).sum(1, keepdim=True), counted.sum(1, keepdim=True)  # [B, 1]
+    wide = torch.promote_types(energy.dtype, torch.float32)
+    return energy.to(wide) + log_q.detach().to(wide) + (k.to(wide) / (n - k).clamp(min=1)).log()
+
+
+@register("criterion", "noise_contrastive")
+class NoiseContrastive(Criterion):
+    """Tell data from noise by an energy and the noise's probability: the energy becomes -log p, up to a constant near 0."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        view: str = option("corrupted", "the view whose tokens are judged; its noiser must know log q of every token")
+        loss_weight: float = option(50.0, "weight of the mean (Electric: 50)", low=0)
+        head: Literal["linear", "dense"] = option("linear", "energy: a linear map of the features (the paper's text), or dense, "
+                                                            "GELU, dense (the released code)")
+
+    def __init__(self, config: Config, build: BuildContext):
+        super().__init__(config, build)
+        if config.head == "dense":
+            self.head: nn.Module = token_head(build.encoder.width)
+        else:
+            self.head = nn.Linear(build.encoder.width, 1)
+            nn.init.normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
+        return {config.view: CLOZE, "masked": {"noiser": "bert_mask"}}
+
+    @classmethod
+    def encoded(cls, config: Config) -> tuple[str, ...]:
+        return (config.view,)  # of the masked view only the chosen positions are used
+
+    def _counted(self, view: View) -> Tensor:
+        """bool [B, T]: ordinary tokens of sequences that have data and noise."""
+        tokens = ordinary(view)
+        return tokens & (tokens.sum(1, keepdim=True) > 1)
+
+    @classmethod
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+        return encoder[0].binary(text) if config.head == "dense" else 2.0 * encoder[0].width * text.length
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        return {"contrast": self._counted(views[self.config.view]).sum()}
+
+    def energies(self, features: Tensor) -> Tensor:
+        """features [B, T, D] -> E [B, T], -log p^ of each token."""
+        return self.head(features).squeeze(-1)
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        view = views[self.config.view]
+        if view.log_q is None:
+            raise ConfigError(f"views.{self.config.view}.noiser", "does not know log q of every token, which noise-contrastive "
+                              "estimation needs; expected 'two_tower', 'unigram' or 'uniform'")
+        counted, noise = self._counted(view), chosen_positions(view)
+        energy = self.energies(view.encoded.features)
+        z = odds_of_noise(energy, view.log_q, noise, counted)
+        z = torch.where(counted, z, 0.0)  # log q of a special token may be minus infinity, and 0 times that is no number
+        losses = F.binary_cross_entropy_with_logits(z, noise.to(z.dtype), reduction="none")
+        data = counted & ~noise
+        return Output(
+            terms={"contrast": LossTerm(losses.masked_fill(~counted, 0.0).sum(), weight=self.config.loss_weight)},
+            statistics={"histogram": histogram(z, noise, counted), "data": data.sum(),
+                        "energy": energy.detach().masked_fill(~data, 0.0).sum(dtype=torch.float64)},
+            outcomes={"original": torch.sigmoid(-z.detach())})
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        # of data, -log p^ under the one-pass reading: a pseudo-likelihood to the extent that p^ is normalised
+        energy = float(sums["energy"] / sums["data"].clamp(min=1))
+        return {**binary_metrics(sums["histogram"]), "energy": energy}

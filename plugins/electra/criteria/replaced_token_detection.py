@@ -1,0 +1,72 @@
+"""Replaced-token detection (Clark et al. 2020, section 2).
+
+    L = - sum over counted t of [ 1(x~_t != x_t) log sigmoid(z_t) + 1(x~_t = x_t) log sigmoid(-z_t) ] / number of counted t
+    z = w . gelu(W h_t + b) + c          the replaced_logit: positive where the token looks replaced
+
+A sampled token that happens to be the original one counts as original. Counted are all tokens but padding, or the chosen
+positions alone ("ELECTRA 15%"). The paper's weight of 50 belongs to this mean; with `reduction: sum` the losses of a
+sequence are added up and the mean is over sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk.flops import Text, Transformer
+from fwk_plugins.electra.corruption import content
+from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
+from fwk_plugins.electra.histogram import binary_metrics, histogram
+
+
+@register("criterion", "replaced_token_detection")
+class ReplacedTokenDetection(Criterion):
+    """Was this token replaced? Sigmoid loss on every token of a corrupted view."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        view: str = option("corrupted", "the view whose tokens are judged")
+        loss_weight: float = option(50.0, "weight of the mean (ELECTRA: 50)", low=0)
+        positions: Literal["all", "chosen"] = option("all", "every token but padding, or the chosen positions alone (ELECTRA 15%)")
+        reduction: Literal["mean", "sum"] = option("mean", "mean over tokens, or the sum over a sequence's tokens, averaged over sequences")
+
+    def __init__(self, config: Config, build: BuildContext):
+        super().__init__(config, build)
+        self.head = token_head(build.encoder.width)
+
+    @classmethod
+    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
+        return {config.view: GENERATED, "masked": {"noiser": "bert_mask"}}
+
+    @classmethod
+    def encoded(cls, config: Config) -> tuple[str, ...]:
+        return (config.view,)  # the masked view is the generator's to read
+
+    @classmethod
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+        return encoder[0].binary(text)
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        view = views[self.config.view]
+        counted = view.valid if self.config.positions == "chosen" else content(view)
+        return {"detection": counted.any(1).sum() if self.config.reduction == "sum" else counted.sum()}
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        view = views[self.config.view]
+        replaced_logit = self.head(view.encoded.features).squeeze(-1)  # [B, T]
+        replaced, counted = view.changed, content(view)
+        judged = (replaced_logit, replaced, counted)
+        if self.config.positions == "chosen":
+            judged = (view.at_positions(replaced_logit), view.at_positions(replaced), view.valid)
+        return Output(
+            terms={"detection": LossTerm(detection_loss(*judged), weight=self.config.loss_weight)},
+            statistics={"histogram": histogram(*judged)},
+            outcomes={"original": torch.sigmoid(-replaced_logit.detach().float())})
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return binary_metrics(sums["histogram"])

@@ -1,0 +1,61 @@
+"""Two-stage training (Clark et al. 2020, section 3.2, "Training algorithms").
+
+    1. For `updates` updates only the generator is trained, by its own loss.
+    2. The main encoder takes the generator's weights, which stay as they are from here on; only the criteria are trained.
+
+Without the copy the discriminator may not learn anything at all beyond the majority class, as the paper reports. It needs a
+generator of the main encoder's size that shares nothing with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fwk import Phase, hookimpl, option, register
+from fwk.errors import ConfigError, nearest
+
+
+@register("hook", "two_stage")
+class TwoStage:
+    """First the generator alone, then the discriminator, started from it, alone."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        updates: int = option(1000, "length of the first stage", low=1)
+        view: str = option("corrupted", "the view whose noiser is the generator")
+        copy: bool = option(True, "start the main encoder from the generator")
+
+    def __init__(self, config: Config):
+        self.config = config
+
+    @hookimpl
+    def fwk_run_begin(self, run: Any, resumed: bool) -> None:
+        network = self._network(run)
+        shared = {id(p) for p in run.module.networks["main"].parameters()} & {id(p) for p in network.parameters()}
+        if shared:
+            raise ConfigError(f"views.{self.config.view}.network.share", "two_stage freezes the generator, and here it shares "
+                              f"{len(shared)} weights with the main encoder; set it to none")
+
+    @hookimpl
+    def fwk_phase(self, run: Any) -> Phase:
+        view = self.config.view
+        if run.update < self.config.updates:
+            return Phase(name="generator", off=tuple(run.module.criteria))
+        name, prefix = self._names(run)
+        copy = {"networks.main.": prefix} if self.config.copy else {}
+        return Phase(name="discriminator", off=(view,), frozen=(f"networks.{name}.*", f"learned.{view}.*"), copy=copy,
+                     reset_optimizer=True, restart_schedule=True)
+
+    def _network(self, run: Any) -> Any:
+        learned = run.module.learned
+        if self.config.view not in learned:
+            raise ConfigError("hooks.two_stage.view", f"there is no view '{self.config.view}' with a learned noiser"
+                              f"{nearest(self.config.view, learned)}")
+        return learned[self.config.view].network
+
+    def _names(self, run: Any) -> tuple[str, str]:
+        """The generator's name among the networks, and the prefix under which its weights are those of a main encoder."""
+        network = self._network(run)
+        name = next(name for name, other in run.module.networks.items() if other is network)
+        return name, f"networks.{name}." + ("inner." if hasattr(network, "inner") else "")
