@@ -19,13 +19,13 @@ import statistics
 
 import torch
 from common import table, write
-from fwk_plugins.electra.criteria.noise_contrastive import NoiseContrastive
-from fwk_plugins.electra.noisers.uniform import Uniform
 
 from fwk import BuildContext, Key, View, Vocabulary
 from fwk.config import build
 from fwk.models.bert import Bert
 from fwk.views import Encoded
+from fwk_plugins.electra.criteria.noise_contrastive import NoiseContrastive
+from fwk_plugins.electra.noisers.uniform import Uniform
 
 TOKENS, LENGTH, SPECIAL = 8, 14, 5
 VOCABULARY = Vocabulary(size=SPECIAL + TOKENS, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4))

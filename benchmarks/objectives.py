@@ -139,7 +139,8 @@ def run_one(objective: str, size: str, seed: int, updates: int, folder: Path, de
     import fwk
 
     torch.set_num_threads(1)
-    run = folder / f"{objective.replace(' ', '-').replace('%', '')}-{size}-{seed}"
+    name = objective if updates else "untrained"
+    run = folder / f"{name.replace(' ', '-').replace('%', '')}-{size}-{seed}"
     own = updates_of(objective, size, updates)
     started = time.process_time()
     if updates:
@@ -149,7 +150,7 @@ def run_one(objective: str, size: str, seed: int, updates: int, folder: Path, de
         finished = fwk.train(config_of(objective, size, seed, text_of(folder), updates=1, device=device), run=str(run), **{"optimizer.lr": 0.0})
         metrics = {}
     seconds = time.process_time() - started
-    return {"objective": objective if updates else "untrained", "size": size, "seed": seed, "limit": updates, "updates": own,
+    return {"objective": name, "size": size, "seed": seed, "limit": updates, "updates": own,
             "seconds": round(seconds, 1), "metrics": {k: round(v, 4) for k, v in metrics.items()}, "probe": probe(run, device)}
 
 

@@ -6,6 +6,13 @@ import math
 
 import pytest
 import torch
+from test_electra_noisers import COUNTS, VOCABULARY, B, Running, T, encoder, key, learned, masked, static, text
+from test_masked_lm import Stub
+
+from fwk import BuildContext, View
+from fwk.config import build
+from fwk.errors import ConfigError
+from fwk.views import Encoded
 from fwk_plugins.electra.criteria.all_tokens_mlm import AllTokensMLM, copy_losses
 from fwk_plugins.electra.criteria.corruption_detection import CorruptionDetection
 from fwk_plugins.electra.criteria.noise_contrastive import NoiseContrastive
@@ -15,13 +22,6 @@ from fwk_plugins.electra.histogram import binary_metrics, histogram
 from fwk_plugins.electra.noisers.masked_lm import MaskedLMNoiser
 from fwk_plugins.electra.noisers.uniform import Uniform
 from fwk_plugins.electra.noisers.unigram import Unigram
-from test_electra_noisers import COUNTS, VOCABULARY, B, Running, T, encoder, key, learned, masked, static, text
-from test_masked_lm import Stub
-
-from fwk import BuildContext, View
-from fwk.config import build
-from fwk.errors import ConfigError
-from fwk.views import Encoded
 
 D = 6
 

@@ -6,13 +6,6 @@ import math
 
 import pytest
 import torch
-from fwk_plugins.electra.models.scaled import Scaled
-from fwk_plugins.electra.models.two_tower import TwoTower
-from fwk_plugins.electra.noisers.frequency_mask import FrequencyMask
-from fwk_plugins.electra.noisers.masked_lm import MaskedLMNoiser
-from fwk_plugins.electra.noisers.two_tower import TwoTowerNoiser
-from fwk_plugins.electra.noisers.uniform import Uniform
-from fwk_plugins.electra.noisers.unigram import Unigram
 
 from fwk import BuildContext, Key, View, Vocabulary
 from fwk.config import build
@@ -20,6 +13,13 @@ from fwk.errors import ConfigError
 from fwk.models.bert import Bert
 from fwk.testing import batches_of, tiny_config, trainer_of
 from fwk.views import Encoded
+from fwk_plugins.electra.models.scaled import Scaled
+from fwk_plugins.electra.models.two_tower import TwoTower
+from fwk_plugins.electra.noisers.frequency_mask import FrequencyMask
+from fwk_plugins.electra.noisers.masked_lm import MaskedLMNoiser
+from fwk_plugins.electra.noisers.two_tower import TwoTowerNoiser
+from fwk_plugins.electra.noisers.uniform import Uniform
+from fwk_plugins.electra.noisers.unigram import Unigram
 
 V, T, B = 23, 12, 9
 COUNTS = torch.arange(V, dtype=torch.float64) ** 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fwk_plugins.tied_mlm.semantic_augment import SemanticAugment, feature_distance
 from test_masked_lm import VOCABULARY, B, D, Stub, T, reference_nll, text
 
 from fwk import BuildContext, Key
@@ -12,6 +11,7 @@ from fwk.engine.module import Step
 from fwk.noisers.bert_mask import BertMask
 from fwk.testing import _stopped_at, batches_of, difference, gradients, tiny_config, trainer_of
 from fwk.views import Encoded
+from fwk_plugins.tied_mlm.semantic_augment import SemanticAugment, feature_distance
 
 
 def made(**options):

@@ -12,13 +12,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
-from fwk_plugins.electra.models.two_tower import TwoTower
 from torch import Tensor
 
 from fwk import BuildContext, Encoded, Encoder, option, register
 from fwk.errors import ConfigError
 from fwk.flops import Transformer
 from fwk.models.bert import Bert
+from fwk_plugins.electra.models.two_tower import TwoTower
 
 Share = Literal["none", "token", "token_and_position", "all"]
 SCALED = ("layers", "width", "heads", "inner", "embedding")  # the options of an encoder that a copy changes
