@@ -1,16 +1,16 @@
-"""The conformance kit over every registered criterion, static noiser and encoder: later objectives inherit it."""
+"""The conformance kit over every registered component: later objectives inherit it."""
 
 from __future__ import annotations
 
 import pytest
 from cases import NEEDS
 
-from fwk.noisers.base import LearnedNoiser
 from fwk.plugins import load_plugins
 from fwk.registry import registry
 from fwk.testing import assert_conforms, check
 
 load_plugins()
+OPTIONS = {"two_tower": {"network": {"name": "scaled", "towers": True}}}  # noisers that need a network of another kind
 
 
 def registered(kind: str) -> list[str]:
@@ -23,9 +23,9 @@ def test_criteria_conform(name):
     assert_conforms("criterion", name, base=NEEDS.get(name))
 
 
-@pytest.mark.parametrize("name", [n for n in registered("noiser") if not issubclass(registry.get("noiser", n).cls, LearnedNoiser)])
-def test_static_noisers_conform(name):
-    assert_conforms("noiser", name)
+@pytest.mark.parametrize("name", registered("noiser"))
+def test_noisers_conform(name):
+    assert_conforms("noiser", name, options=OPTIONS.get(name))
 
 
 @pytest.mark.parametrize("name", registered("model"))
@@ -47,6 +47,32 @@ def test_schedules_conform(name):
 def test_every_option_is_documented(kind):
     for name in registered(kind):
         assert_conforms(kind, name)
+
+
+def test_the_kit_finds_a_learned_noiser_that_breaks_the_rules(tmp_path):
+    (tmp_path / "broken_noiser.py").write_text('''
+from dataclasses import dataclass
+import torch
+from torch import nn
+from fwk import LearnedNoiser, LossTerm, Output, register
+
+@register("noiser", "kit_broken_noiser")
+class Broken(LearnedNoiser):
+    """Its loss is a mean over the micro-batch."""
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        pass
+    def apply(self, source, key, context, prepared=None):
+        features = context.encode(source).features
+        return source.replace(changed=source.tokens != source.target, extra={"features": features})
+    def normalizers(self, views, context):
+        return {"own": torch.tensor(1)}
+    def losses(self, views, outcomes, context):
+        return Output(terms={"own": LossTerm(views[self.view].extra["features"][..., 0].square().mean())})
+''')
+    results = {r.name: r for r in check("noiser", "kit_broken_noiser", user_dirs=[str(tmp_path)])}
+    assert not results["geometry"].passed and "micro-batches" in results["geometry"].detail
+    assert results["resume"].passed and results["finite"].passed and results["no global randomness"].passed
 
 
 def test_the_kit_finds_what_it_looks_for(tmp_path):
