@@ -117,6 +117,7 @@ class Softmax:
         Makes the logits where that is yet to be done: each piece is added up while it is in the cache."""
         first = not self.pieces
         tops, shares, bests = [], [], []
+        scratch = self.hidden.new_empty(self.width, len(self.hidden), dtype=self.dtype)  # new memory for each piece costs more
         for number, (start, stop) in enumerate(self.cuts()):
             if first:
                 self.pieces.append(torch.addmm(self.bias[start:stop, None], self.weight[start:stop], self.hidden.t()))
@@ -129,7 +130,7 @@ class Softmax:
             top, best = logits.max(0)
             tops.append(top)
             bests.append(best)
-            mass = (logits - top).exp_()
+            mass = torch.sub(logits, top, out=scratch[: stop - start]).exp_()
             whole = len(mass) // BLOCK * BLOCK
             shares.append(mass[:whole].view(-1, BLOCK, len(self.hidden)).sum(1).log_().add_(top))
             if whole < len(mass):  # the end of the vocabulary
@@ -157,8 +158,9 @@ class _CrossEntropy(torch.autograd.Function):
         d_weight = torch.empty_like(weight) if for_weight else None
         d_bias = weight.new_empty(len(weight)) if for_bias else None
         share, spread = grad * (1 - ctx.smoothing), grad * (ctx.smoothing / len(weight))
+        scratch = grad.new_empty(max(len(logits) for logits in pieces), len(hidden))
         for (start, stop), logits in zip(ctx.cuts, pieces, strict=True):
-            delta = (logits.to(grad.dtype) - log_sum).exp_().mul_(grad)  # [ids, N]
+            delta = torch.sub(logits, log_sum, out=scratch[: stop - start]).exp_().mul_(grad)  # [ids, N]
             if ctx.smoothing:
                 delta -= spread
             inside, where = _place(target, start, stop)
