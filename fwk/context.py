@@ -64,6 +64,7 @@ class Context:
     are this rank's; in evaluation the rank's own alone. over_update(name): the rows that `prepare` returned under this name
     over all micro-batches and ranks in draw order [N, ...], and int64 [B], which rows are this micro-batch's.
     count(term): the global count of one of this component's own terms in this update (training only).
+    log_probs(view, text), budget: see `Criterion.log_probs`; there only when text is scored.
     """
 
     seed: int
@@ -77,3 +78,5 @@ class Context:
     over_update: Callable[[str], tuple[Tensor, Tensor]]
     count: Callable[[str], float]
     prepared: Mapping[str, Any] = field(default_factory=dict)
+    log_probs: Callable[..., Tensor] | None = None
+    budget: int = 0

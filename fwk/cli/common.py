@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import os
 import shutil
@@ -12,10 +13,18 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from fwk.errors import ConfigError, FwkError, PluginError, UnknownName, UserError
 from fwk.registry import Entry
 from fwk.schema import FieldSpec, shown
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose complaint is one line, whatever was given."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(" ".join(message.split()))
 
 
 def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[str] | None) -> int:

@@ -6,9 +6,8 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from fwk.cli.common import run_command
+from fwk.cli.common import Parser, run_command
 from fwk.errors import RunError
 
 NAME = "fwk-preprocess"
@@ -20,13 +19,6 @@ examples:
 
 An interrupted run goes on where it was when the same command is given again. What is written does not depend on
 --processes. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
-
-
-class Parser(argparse.ArgumentParser):
-    """One whose complaint is one line, whatever was given."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(" ".join(message.split()))
 
 
 def parser() -> argparse.ArgumentParser:

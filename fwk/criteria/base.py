@@ -23,6 +23,10 @@ class Criterion(nn.Module):
     class Config:
         pass
 
+    @dataclass(frozen=True, kw_only=True)
+    class Scoring:
+        """Options of `log_probs`."""
+
     def __init__(self, config: Any, build: BuildContext):
         super().__init__()
         self.config = config
@@ -59,6 +63,13 @@ class Criterion(nn.Module):
         raise NotImplementedError
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        raise NotImplementedError
+
+    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+        """Optional: log p of each token of a text, under whatever this criterion learns, [B, T] in nats, for `fwk-score`. What it
+        says of special tokens is not read. text: sequences of one length without noise. views: what can be known of the
+        criterion's views without a network. options: a `Scoring`. context: `context.encode(view)` encodes, `context.budget`
+        tokens at most in one call; `context.log_probs(view, text)` asks the noiser of a view. Nothing has a gradient."""
         raise NotImplementedError
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

@@ -94,6 +94,23 @@ def _sums(head: MaskedLMHead, features: Tensor, target: Tensor, valid: Tensor, s
     return losses.masked_fill(~valid, 0.0).sum(), right.sum()
 
 
+def masked_log_probs(head: MaskedLMHead, text: View, mask: int, context: Context) -> Tensor:
+    """log p(x_t | the others) of every ordinary token, [B, T], from one masked copy of the text for each (the pseudo-log-
+    likelihood of Salazar et al. 2020, "Masked Language Model Scoring"). mask: the id of [MASK]."""
+    if mask < 0:
+        raise ConfigError("task.tokenizer", "has no [MASK] token, and a masked LM scores each token where it is masked")
+    tokens, places = text.tokens, (~text.special).nonzero()  # [B, T], [M, 2]
+    found = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
+    for row, place in (part.unbind(1) for part in places.split(max(1, context.budget // tokens.shape[1]))):
+        number = torch.arange(len(row), device=row.device)
+        copies = tokens[row]
+        copies[number, place] = mask
+        inputs = {name: value[row] for name, value in text.inputs.items()} | {"tokens": copies}
+        features = context.encode(text.replace(inputs=inputs, draws=text.draws[row])).features[number, place]  # [m, D]
+        found[row, place] = -head.losses(features, tokens[row, place])[0].float()
+    return found
+
+
 @register("criterion", "masked_lm")
 class MaskedLM(Criterion):
     """Cross-entropy of the original tokens at the chosen positions of one masked view."""
@@ -108,6 +125,7 @@ class MaskedLM(Criterion):
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
+        self.mask = build.vocabulary.mask
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
@@ -126,6 +144,9 @@ class MaskedLM(Criterion):
         total, right = masked_lm_sums(self.head, view, self.config.label_smoothing)
         return Output(terms={"masked_lm": LossTerm(total)},
                       statistics={"right": right, "positions": view.valid.sum()})
+
+    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+        return masked_log_probs(self.head, text, self.mask, context)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(sums["right"] / sums["positions"].clamp(min=1))}

@@ -247,7 +247,7 @@ class Reader:
                     held = held[end:]
                 if len(held) > longest:
                     if jsonl:
-                        raise DataError(f"{shown}, line {number}: one JSON line is longer than {longest >> 20} MiB")
+                        raise DataError(f"{shown}, line {number}: one line is longer than {longest >> 20} MiB")
                     end = held.rfind(b" ") + 1
                     if not end:  # no blank at all: cut between characters
                         end = len(held)
@@ -285,6 +285,12 @@ def _whole(text: str, shown: str, number: int) -> str:
         except UnicodeEncodeError as error:
             raise DataError(f"{shown}, line {number}: not text (\\u{ord(text[error.start]):04x} is half a character)") from None
     return text
+
+
+def numbered_lines(file: str, advanced: Callable[[int], Any] = lambda n: None) -> Iterator[tuple[int, str]]:
+    """Every line of a text file (.gz, .xz, .zst; - for standard input) with its number, from 1. `advanced` as in `Reader`."""
+    for number, text, _ in Reader([file], advanced=advanced)._blocks(file, "standard input" if file == "-" else file, True):
+        yield from enumerate(text.split("\n"), start=number)
 
 
 _END = r"[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])"

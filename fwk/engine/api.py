@@ -234,13 +234,14 @@ def _determinism(wanted: bool, world: World) -> Iterator[None]:
 @dataclass(frozen=True)
 class Loaded:
     """What `fwk.load` returns. module: every network, head and learned noiser in evaluation mode; model: the main
-    encoder. tokenizer: None for tasks without one."""
+    encoder. tokenizer: None for tasks without one. task: without its data."""
 
     folder: Path
     config: RunConfig
     module: torch.nn.Module
     tokenizer: Any
     update: int
+    task: Any
 
     @property
     def model(self) -> Encoder:
@@ -265,6 +266,6 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool = Fals
     checkpoint.refuse_not_finite(found, tensors["model"], module)
     load_model_tensors(module, {**tensors["model"], **(tensors["average"] if average else {})}, found)
     module.eval()
-    return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"])
+    return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"], task)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -370,6 +370,20 @@ class ObjectiveModule(nn.Module):
             over_update=partial(_over_update, micro, name), count=partial(_count, step, name),
             prepared=micro.prepared.get(name, {}),
         )
+
+    def scoring_context(self, path: str, micro: MicroBatch, step: Step, budget: int) -> Context:
+        """What a component at `path` may ask in `log_probs`."""
+        def ask(view: str, text: View) -> Tensor:
+            noiser, there = self.noisers[view], f"learned.{view}" if view in self.learned else path
+            if type(noiser).log_probs is Noiser.log_probs:
+                raise ConfigError(f"views.{view}.noiser", "does not know how likely it is to draw a token, given all others; one "
+                                  "that does is needed to score")
+            return noiser.log_probs(text, micro.views, noiser.Scoring(), self.scoring_context(there, micro, step, budget))
+
+        kind, name = path.split(".", 1)
+        network = self.specs[self.encoded[name][0]].encoder if kind == "criteria" and self.encoded[name] else self._network_of(path)
+        encode = partial(self._encode_one, default=network)
+        return replace(self._context(path, micro, step), encode=encode, log_probs=ask, budget=budget)
 
     def _network_of(self, path: str) -> str:
         """The network a component encodes with unless it says otherwise: a learned noiser's own, else the main one."""

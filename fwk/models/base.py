@@ -24,6 +24,7 @@ class Encoder(nn.Module):
         pass
 
     width: int  # D of `features`
+    longest = 0  # tokens of the longest sequence it can read; 0: any number
     sees_itself = True  # False: the features of a position are made of all tokens but its own
     standalone = True  # False: it is made after the main encoder (`build.encoder`), and cannot be that itself
 

@@ -97,6 +97,7 @@ class Bert(Encoder):
         relative = config.positions in ("relative", "neighbour")
         self.relative = RelativeBias(self.heads, config.reach, config.positions == "neighbour") if relative else None
         self.initialise(config.initialisation)
+        self.longest = 0 if self.embeddings.position is None else self.embeddings.position.num_embeddings
 
     @classmethod
     def transformers(cls, config: Config, main: tuple[Transformer, ...] | None) -> tuple[Transformer, ...]:

@@ -28,6 +28,10 @@ class Noiser:
     class Config:
         pass
 
+    @dataclass(frozen=True, kw_only=True)
+    class Scoring:
+        """Options of `log_probs`."""
+
     # True for a static noiser that keeps the order of rows and makes each of them from that row, its draw and T alone,
     # T of the view included: views of several micro-batches may then be made in one call. The conformance kit tests it
     by_row = False
@@ -40,6 +44,11 @@ class Noiser:
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         """`source` -> the new view. Must not modify `source`. The engine sets the view's name afterwards."""
+        raise NotImplementedError
+
+    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+        """Optional: log of the probability with which each token of a text would be drawn at its place, [B, T]; as
+        `Criterion.log_probs`."""
         raise NotImplementedError
 
 

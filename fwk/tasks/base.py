@@ -78,6 +78,14 @@ class Task:
         -> a Batch on the CPU. T may depend on the examples (dynamic padding)."""
         raise NotImplementedError
 
+    def framed(self, ids: np.ndarray) -> np.ndarray:
+        """Ids of one text, int64 [n] -> as an example has them, with [CLS], [SEP] and the like, int64 [T]."""
+        raise NotImplementedError
+
+    def batch_of(self, ids: np.ndarray) -> Batch:
+        """Framed ids of texts of one length, int64 [B, T] -> a Batch whose draws are 0 ... B - 1."""
+        raise NotImplementedError
+
     def fixed_shape(self) -> bool:
         """True: `collate` makes rows of one shape, and a row of a batch does not depend on the others. The examples of
         several micro-batches are then collated in one call and cut apart."""

@@ -219,6 +219,15 @@ class MaskedLanguageModelling(Task):
             source=torch.from_numpy(np.array(sources, dtype=np.int64)),
         )
 
+    def framed(self, ids: np.ndarray) -> np.ndarray:
+        return self._layout.frame([ids]).ids
+
+    def batch_of(self, ids: np.ndarray) -> Batch:
+        tokens = torch.from_numpy(ids)
+        inputs = {"tokens": tokens} | ({"segments": torch.zeros_like(tokens)} if self.config.blocks == "pairs" else {})
+        return Batch(inputs=inputs, draws=torch.arange(len(ids)), mask=torch.ones_like(tokens, dtype=torch.bool),
+                     special=torch.from_numpy(np.isin(ids, self._framing)), source=torch.zeros(len(ids), dtype=torch.int64))
+
     def fixed_shape(self) -> bool:
         return self._fixed is not None
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import MaskedLMHead, OutputBias, count_chosen, masked_lm_sums
+from fwk.criteria.masked_lm import MaskedLMHead, OutputBias, count_chosen, masked_lm_sums, masked_log_probs
 from fwk.flops import Text, Transformer
 
 
@@ -78,6 +78,7 @@ class SemanticAugment(Criterion):
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
+        self.mask = build.vocabulary.mask
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
@@ -117,6 +118,9 @@ class SemanticAugment(Criterion):
     def _features(self, view: View) -> Tensor:
         hidden = view.encoded.features
         return hidden if self.config.features == "hidden" else self.head.transformed(hidden)
+
+    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+        return masked_log_probs(self.head, text, self.mask, context)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         positions = sums["positions"].clamp(min=1)

@@ -57,5 +57,8 @@ class Cloze(Criterion):
         return Output(terms={"cloze": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
                       statistics={"right": ((best == view.target) & counted).sum(), "tokens": counted.sum()})
 
+    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+        return -self.head.losses(context.encode(text).features, text.target)[0]
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(sums["right"] / sums["tokens"].clamp(min=1))}

@@ -112,6 +112,9 @@ class NoiseContrastive(Criterion):
                         "energy": energy.detach().masked_fill(~data, 0.0).sum(dtype=torch.float64)},
             outcomes={"original": torch.sigmoid(-z.detach())})
 
+    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+        return -self.energies(context.encode(text).features)  # normalised as well as training made it
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         # of data, -log p^ under the one-pass reading: a pseudo-likelihood to the extent that p^ is normalised
         energy = float(sums["energy"] / sums["data"].clamp(min=1))

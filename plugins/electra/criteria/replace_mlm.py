@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fwk import option, register
+from fwk import Criterion, option, register
 from fwk.criteria.masked_lm import MaskedLM
 from fwk_plugins.electra.heads import GENERATED
 
@@ -25,3 +25,5 @@ class ReplaceMLM(MaskedLM):
     @classmethod
     def encoded(cls, config: Config) -> tuple[str, ...]:
         return (config.view,)
+
+    log_probs = Criterion.log_probs  # it never reads [MASK], so there is no telling a token from the others alone

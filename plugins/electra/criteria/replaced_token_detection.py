@@ -19,9 +19,29 @@ from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.corruption import content
+from fwk_plugins.electra.corruption import content, ordinary
 from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
+
+Estimate = Literal["published", "exact"]
+
+
+def log_p(log_odds: Tensor, log_q: Tensor, share: Tensor, estimate: Estimate) -> Tensor:
+    """log p(x_t | the others) of an optimal discriminator's log odds of "original", all [B, T].
+
+    share: k / n, the chosen share of the tokens, [B, 1]. With o = D / (1 - D), D = P(original), and r = k / n:
+
+        published    p = r q o                                       (Clark et al. 2020b)
+        exact        p = r q o / (1 - r + r q + r q o)
+
+    A token x is original with probability (1 - r) p + r q p, as a sample may be the true token, and replaced with r q (1 - p);
+    solving their ratio o for p gives the exact form, whose sum over the vocabulary is 1. The published one leaves out that a
+    sample may be the true token.
+    """
+    drawn = share.log() + log_q
+    if estimate == "published":
+        return drawn + log_odds
+    return drawn + log_odds - torch.logsumexp(torch.stack([(1 - share).log().expand_as(drawn), drawn, drawn + log_odds]), 0)
 
 
 @register("criterion", "replaced_token_detection")
@@ -34,6 +54,11 @@ class ReplacedTokenDetection(Criterion):
         loss_weight: float = option(50.0, "weight of the mean (ELECTRA: 50)", low=0)
         positions: Literal["all", "chosen"] = option("all", "every token but padding, or the chosen positions alone (ELECTRA 15%)")
         reduction: Literal["mean", "sum"] = option("mean", "mean over tokens, or the sum over a sequence's tokens, averaged over sequences")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Scoring:
+        estimate: Estimate = option("published", "log p from the discriminator and q: k q D / (n (1 - D)) as published, or the exact "
+                                                 "one, which allows for samples that are the true token")
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -67,6 +92,12 @@ class ReplacedTokenDetection(Criterion):
             terms={"detection": LossTerm(detection_loss(*judged), weight=self.config.loss_weight)},
             statistics={"histogram": histogram(*judged)},
             outcomes={"original": torch.sigmoid(-replaced_logit.detach().float())})
+
+    def log_probs(self, text: View, views: Mapping[str, View], options: Scoring, context: Context) -> Tensor:
+        log_q = context.log_probs(self.config.view, text).double()
+        log_odds = -self.head(context.encode(text).features).squeeze(-1).double()
+        chosen = views[self.config.view].valid.sum(1, keepdim=True).double()
+        return log_p(log_odds, log_q, chosen / ordinary(text).sum(1, keepdim=True).clamp(min=1), options.estimate)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return binary_metrics(sums["histogram"])

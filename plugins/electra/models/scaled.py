@@ -102,7 +102,7 @@ class Scaled(Encoder):
                 share_embeddings(tower, main, config.share)
         else:
             raise ConfigError("network.towers", "towers are made after a BERT encoder, and share its embeddings at most")
-        self.width, self.sees_itself = self.inner.width, self.inner.sees_itself
+        self.width, self.sees_itself, self.longest = self.inner.width, self.inner.sees_itself, self.inner.longest
 
     def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
                 states: Sequence[str] = ()) -> Encoded:

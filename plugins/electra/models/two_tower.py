@@ -59,7 +59,7 @@ class TwoTower(Encoder):
         mine, theirs = self.leftwards.embeddings, self.rightwards.embeddings
         mine.token, mine.position, mine.segment = theirs.token, theirs.position, theirs.segment
         self.layers = torch.nn.ModuleList([*self.rightwards.layers, *self.leftwards.layers])  # of both, for whoever lists them
-        self.width = 2 * self.rightwards.width
+        self.width, self.longest = 2 * self.rightwards.width, self.rightwards.longest
 
     @classmethod
     def transformers(cls, config: Config, main: tuple[Transformer, ...] | None) -> tuple[Transformer, ...]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Key, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import OutputBias
+from fwk.criteria.masked_lm import OutputBias, masked_log_probs
 from fwk.criteria.softmax import Softmax
 from fwk.errors import ConfigError, nearest
 from fwk.flops import Text, Transformer
@@ -75,6 +75,9 @@ class MaskedLMNoiser(ClozeNoiser):
         else:
             view = prepared
         return view.replace(extra={"softmax": learned, "features": features.detach()})
+
+    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+        return masked_log_probs(self.head, text, self.vocabulary.mask, context)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         count = views[self.source].valid.sum()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -60,6 +61,10 @@ class TwoTowerNoiser(ClozeNoiser):
         else:
             view = prepared
         return view.replace(extra={"softmax": learned})
+
+    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+        _, sampled, _ = self.read(text, context)
+        return sampled.log_probs(text.tokens.flatten(), self.config.temperature).view_as(text.tokens)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"cloze": ordinary(views[self.source]).sum()}

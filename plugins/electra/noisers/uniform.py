@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,9 @@ class Uniform(Noiser):
 
     def weights(self) -> Tensor:
         return torch.ones(self.vocabulary.size)
+
+    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+        return self.log_share.to(text.tokens.device)[text.tokens]
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         source = with_positions(source, key, self.config.ratio)

@@ -1,0 +1,163 @@
+"""Sequences of tokens -> a log-probability for each token, by whatever component of a checkpoint can say one.
+
+A criterion or noiser that can says it in `log_probs`; this module finds it, frames text as in training, and hands it batches
+of sequences of one length, so that nothing is ever padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fwk.criteria.base import Criterion
+from fwk.engine.api import Loaded
+from fwk.engine.module import Step
+from fwk.engine.precision import Precision
+from fwk.errors import ConfigError, DataError, RunError, nearest
+from fwk.noisers.base import Noiser
+from fwk.schema import convert, schema_of
+from fwk.views import View
+
+
+@dataclass(frozen=True)
+class Text:
+    """One piece of text to be scored, and where it is from: file, line, and what in it, as in "utterance 'a1'"."""
+
+    text: str
+    file: str
+    line: int
+    what: str = ""
+
+    @property
+    def where(self) -> str:
+        return place(self.file, self.line) + (f", {self.what}" if self.what else "")
+
+
+def place(file: str, line: int) -> str:
+    return f"{'standard input' if file == '-' else file}, line {line}"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """tokens: the pieces of the text. log_probs: one per piece, in nats. Both empty for text that could not be scored."""
+
+    tokens: tuple[str, ...]
+    log_probs: tuple[float, ...]
+
+    @property
+    def score(self) -> float | None:
+        """log p of the text: the sum over its tokens; None for none."""
+        return float(np.sum(self.log_probs)) if self.log_probs else None
+
+
+class Scorer:
+    """Scores text with one component of a loaded checkpoint.
+
+    by: a criterion's label, or the name of a view whose noiser knows probabilities (default: the only criterion that does, or
+    else the only such view). options: of that component's scoring, by name. budget: tokens that are encoded in one call.
+    ConfigError where nothing can score, or what is named cannot.
+    """
+
+    def __init__(self, loaded: Loaded, by: str | None = None, options: Mapping[str, Any] | None = None, budget: int = 16384,
+                 device: torch.device | str = "cpu", precision: str = "fp32"):
+        self.loaded, self.budget, self.device = loaded, budget, torch.device(device)
+        self.module = loaded.module.to(self.device).eval()
+        if loaded.tokenizer is None:
+            raise ConfigError("task", f"{loaded.folder} was trained on a task without text, which cannot be scored")
+        self.by = self._chosen(by)
+        self.path = f"criteria.{self.by}" if self.by in self.module.criteria else f"learned.{self.by}"
+        self.component = (self.module.criteria if self.by in self.module.criteria else self.module.noisers)[self.by]
+        self.options = self._options(options or {})
+        self.precision = Precision(precision, self.device)
+        self.task = loaded.task
+
+    def _chosen(self, by: str | None) -> str:
+        criteria = {name: one for name, one in self.module.criteria.items() if type(one).log_probs is not Criterion.log_probs}
+        views = {name: one for name, one in self.module.noisers.items() if type(one).log_probs is not Noiser.log_probs}
+        if by is not None:
+            if by not in {**criteria, **views}:
+                there = [*self.module.criteria, *self.module.noisers]
+                said = "cannot say how likely a token is" if by in there else "is neither a criterion nor a view"
+                raise ConfigError("--by", f"'{by}' {said}; what can: {', '.join([*criteria, *views]) or 'nothing here'}"
+                                  f"{nearest(by, [*criteria, *views])}")
+            return by
+        found = criteria or views
+        if len(found) == 1:
+            return next(iter(found))
+        if not found:
+            raise ConfigError("--by", f"nothing in {self.loaded.folder} can say how likely a token is (its criteria: "
+                              f"{', '.join(self.module.criteria)})")
+        raise ConfigError("--by", f"several can say how likely a token is; name one of {', '.join(found)}")
+
+    def _options(self, said: Mapping[str, Any]) -> Any:
+        schema = {field.name: field for field in schema_of(type(self.component).Scoring)}
+        values = {name: field.default for name, field in schema.items()}
+        for name, value in said.items():
+            if name not in schema:
+                known = f"; its options: {', '.join(schema)}" if schema else "; it has none"
+                raise ConfigError(name, f"scoring by '{self.by}' has no such option{nearest(name, schema)}{known}")
+            values[name] = convert(value, schema[name], name)
+        return type(self.component).Scoring(**values)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the encoders can read at once, [CLS] and [SEP] included; 0: any number."""
+        return min((network.longest for network in self.module.networks.values() if network.longest), default=0)
+
+    def encode(self, texts: Sequence[Text], cut: bool = False, lenient: bool = False) -> list[np.ndarray]:
+        """Framed ids, int64 [T] each; empty where there is nothing to score and `lenient`. DataError names the place of
+        text without tokens, and of text that is too long unless it may be `cut`."""
+        rows = []
+        for text, ids in zip(texts, self.loaded.tokenizer.encode_batch([text.text for text in texts]), strict=True):
+            row = self.task.framed(np.asarray(ids, dtype=np.int64))
+            if self.longest and len(row) > self.longest and cut:
+                row = self.task.framed(np.asarray(ids[: len(ids) - (len(row) - self.longest)], dtype=np.int64))
+            fault = "has no tokens" if not ids else (
+                f"has {len(row):,} tokens with [CLS] and [SEP], more than the {self.longest:,} that the model reads"
+                if self.longest and len(row) > self.longest else None)
+            if fault and not lenient:
+                raise DataError(f"{text.where}: the text {fault}; expected "
+                                + ("some text" if not ids else "shorter text (or --cut, or --lenient)"))
+            rows.append(row if not fault else row[:0])
+        return rows
+
+    @torch.inference_mode()
+    def log_probs(self, rows: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each row of framed ids [T]: those that stand for text, int64 [n], and log p of each, float64 [n]."""
+        found = [(row[:0], np.zeros(0)) for row in rows]
+        by_length: dict[int, list[int]] = {}
+        for number, row in enumerate(rows):
+            if len(row):
+                by_length.setdefault(len(row), []).append(number)
+        for length in sorted(by_length, reverse=True):  # the largest call first: if memory does not suffice, at once
+            numbers, size = by_length[length], max(1, self.budget // length)
+            for start in range(0, len(numbers), size):
+                chosen = numbers[start : start + size]
+                made = self._batch(np.stack([rows[number] for number in chosen]))
+                for number, values in zip(chosen, made, strict=True):
+                    found[number] = values
+        return found
+
+    def _batch(self, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of rows of one length, int64 [B, T]."""
+        batch, step = self.task.batch_of(ids), Step(split="score")
+        micro = self.module.begin(batch, 0, step, self.device)
+        context = self.module.scoring_context(self.path, micro, step, self.budget)
+        text = View.of(batch, "text").replace(mask=None).to(self.device)  # all of one length
+        with self.precision.autocast():
+            values = self.component.log_probs(text, micro.views, self.options, context)
+        rows = zip(ids, ~batch.special.numpy(), values.double().cpu().numpy(), strict=True)
+        return [(row[ordinary], value[ordinary]) for row, ordinary, value in rows]
+
+    def __call__(self, texts: Sequence[Text], cut: bool = False, lenient: bool = False) -> list[Scored]:
+        """What is said of each text, in order; `encode` says what cut and lenient mean."""
+        scored = []
+        for ids, values in self.log_probs(self.encode(texts, cut, lenient)):
+            if not np.isfinite(values).all():
+                raise RunError(f"'{self.by}' gave a log-probability that is not finite; was the checkpoint trained as it should be?")
+            scored.append(Scored(tuple(self.loaded.tokenizer.token(int(one)) for one in ids), tuple(map(float, values))))
+        return scored

@@ -1,0 +1,91 @@
+"""Texts in, scores out, in the same order and in bounded memory; what was written before an interruption is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fwk.errors import DataError
+from fwk.files import write_atomically
+from fwk.scoring.scorer import Scored, Scorer, Text
+
+WINDOW = 4096  # texts that are sorted by length together
+
+
+def scored(scorer: Scorer, texts: Iterable[Text], window: int = WINDOW, **how: Any) -> Iterator[tuple[Text, Scored]]:
+    """Every text with what is said of it, in order. how: see `Scorer.encode`."""
+    texts = iter(texts)
+    while some := list(islice(texts, window)):
+        yield from zip(some, scorer(some, **how), strict=True)
+
+
+class Journal:
+    """Records, one line of JSON each, in OUTPUT.partial until all are there.
+
+    identity: what the records follow from. A journal of the same identity goes on where it ended (a torn last line is made
+    again), any other is thrown away. done: the number of records that were there.
+    """
+
+    def __init__(self, output: Path, identity: Mapping[str, Any], overwrite: bool = False):
+        self.output, self.path = output, output.with_name(output.name + ".partial")
+        self.about = output.with_name(output.name + ".partial.json")
+        if output.exists() and not overwrite:
+            raise DataError(f"{output} exists; choose another --output, or give --overwrite to replace it")
+        if not output.parent.is_dir():
+            raise DataError(f"{output.parent} is not a folder; expected one for {output.name}")
+        said = json.dumps(identity, sort_keys=True)
+        if not (self.path.exists() and self.about.exists() and self.about.read_text(encoding="utf-8") == said):
+            self.path.write_bytes(b"")
+            write_atomically(self.about, said.encode())
+        self.done = self._whole_lines()
+        self._file = open(self.path, "a", encoding="utf-8")
+
+    def _whole_lines(self) -> int:
+        lines, end = 0, 0
+        with open(self.path, "rb+") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                lines, end = lines + 1, end + len(line)
+            file.truncate(end)
+        return lines
+
+    def write(self, records: Iterable[Mapping[str, Any]], written: Callable[[], Any] = lambda: None, every: int = WINDOW) -> None:
+        for number, record in enumerate(records, start=1):
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            if number % every == 0:
+                self._file.flush()
+            written()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        with open(self.path, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def finish(self, content: bytes | None = None) -> None:
+        """The records, or something made of them, become OUTPUT."""
+        self.close()
+        if content is None:
+            os.replace(self.path, self.output)
+        else:
+            write_atomically(self.output, content)
+            self.path.unlink()
+        with suppress(FileNotFoundError):
+            self.about.unlink()
+
+
+def file_identity(path: str) -> list[Any]:
+    """A file by name, size and time of its last change; standard input is never the same twice."""
+    if path == "-":
+        return ["-", os.getpid()]
+    about = os.stat(path)
+    return [os.path.abspath(path), about.st_size, about.st_mtime_ns]
