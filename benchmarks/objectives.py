@@ -1,6 +1,6 @@
 """Do they learn? ELECTRA, Electric and the steps between BERT and ELECTRA, at one tiny size and equal FLOPs.
 
-    python benchmarks/objectives.py [--updates 3000] [--seeds 1,2,3] [--size small] [--minutes 60]
+    python benchmarks/objectives.py [--updates 3000] [--seeds 1,2,3] [--size small] [--minutes 60] [--write]
     python benchmarks/objectives.py --report          # the table from what has been run
 
 Every objective trains the same encoder on the same text with the settings of one table, for as many updates as cost what
@@ -50,7 +50,7 @@ def config_of(objective: str, size: str, seed: int, data: Path | None, **train: 
     task = {"name": "mlm", "length": LENGTH, "vocabulary": VOCABULARY, **({"data": str(data)} if data else {})}
     return {
         "task": task, "seed": seed, "model": {"name": "bert", "layers": layers, "width": width, "heads": heads, "dropout": 0.0,
-                                              "attention_dropout": 0.0},
+                                              "attention_dropout": 0.0, "initialisation": "fan_in"},
         **OBJECTIVES[objective], "optimizer": {"name": "adamw", "lr": 1e-3}, "schedule": {"name": "linear", "warmup": 200},
         "train": {"batch": batch, "validate_every": 0, "save_every": 0, "log_every": 50, **train},
         "hooks": {"terminal": None, "tensorboard": None, "summary": None},
@@ -140,7 +140,7 @@ def run_one(objective: str, size: str, seed: int, updates: int, folder: Path, de
 
     torch.set_num_threads(1)
     name = objective if updates else "untrained"
-    run = folder / f"{name.replace(' ', '-').replace('%', '')}-{size}-{seed}"
+    run = folder / f"{name.replace(' ', '-').replace('%', '')}-{size}-{updates}-{seed}-{precision}"
     own = updates_of(objective, size, updates)
     started = time.process_time()
     if updates:
@@ -150,26 +150,37 @@ def run_one(objective: str, size: str, seed: int, updates: int, folder: Path, de
         finished = fwk.train(config_of(objective, size, seed, text_of(folder), updates=1, device=device), run=str(run), **{"optimizer.lr": 0.0})
         metrics = {}
     seconds = time.process_time() - started
-    return {"objective": name, "size": size, "seed": seed, "limit": updates, "updates": own,
+    return {"objective": name, "size": size, "seed": seed, "device": device, "precision": precision, "limit": updates, "updates": own,
             "seconds": round(seconds, 1), "metrics": {k: round(v, 4) for k, v in metrics.items()}, "probe": probe(run, device)}
 
 
-def report(size: str, limit: int) -> str:
+# how each objective says that it learned something: the number of its validation, and what it is without learning
+LEARNED = {
+    "BERT": ("masked_lm/accuracy", "accuracy at masked positions"), "Replace MLM": ("replace_mlm/accuracy", "accuracy at chosen positions"),
+    "ELECTRA 15%": ("replaced_token_detection/auc", "AUC (0.5 is chance)"), "ELECTRA": ("replaced_token_detection/auc", "AUC (0.5 is chance)"),
+    "All-Tokens MLM": ("all_tokens_mlm/restored", "replaced tokens restored"),
+    "Electric": ("noise_contrastive/auc", "AUC (0.5 is chance)"),
+}
+
+
+def report(size: str, limit: int, device: str, precision: str) -> str:
     rows = []
     records = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
     for objective in ("untrained", *OBJECTIVES):
-        own = [r for r in records if r["objective"] == objective and r["size"] == size and r["limit"] in (limit, 0)]
+        own = [r for r in records if (r["objective"], r["size"], r["device"], r["precision"]) == (objective, size, device, precision)
+               and r["limit"] in (limit, 0)]
         if not own:
             continue
 
         def shown(values: Sequence[float], digits: int = 3) -> str:
             return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})" if values else ""
 
+        key, what = LEARNED.get(objective, ("", ""))
         rows.append([objective, len(own), f"{own[0]['updates']:,}" if own[0]["limit"] else "0", *(
             shown([r["probe"][name] for r in own if name in r["probe"]]) for name in PROBES),
-            shown([r["metrics"]["loss"] for r in own if "loss" in r["metrics"]], 2), shown([r["seconds"] for r in own], 0)])
+            f"{what} {shown([r['metrics'][key] for r in own])}" if key else "", shown([r["seconds"] for r in own], 0)])
     return table(["objective", "seeds", "updates", *(f"{name}, {metric}" for name, (metric, _) in PROBES.items()),
-                  "validation loss (its own)", "CPU s"], rows)
+                  "its own measure on held-out text", "CPU s" if device == "cpu" else "s"], rows)
 
 
 def main() -> None:
@@ -182,32 +193,38 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--folder", type=Path, help="where runs and unpacked text go (default: a temporary folder)")
-    parser.add_argument("--report", action="store_true", help="print the table and put it into docs/benchmarks.md")
+    parser.add_argument("--report", action="store_true", help="run nothing, make the table of what has been run")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     arguments = parser.parse_args()
-    if arguments.report:
-        made = report(arguments.size, arguments.updates)
-        print(made)
-        write("objectives", made)
-        return
     import torch
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if arguments.device == "auto" else arguments.device
+    how = (device, arguments.precision)
+    if not arguments.report:
+        run_all(arguments, *how)
+    made = report(arguments.size, arguments.updates, *how)
+    print(made)
+    if arguments.write:
+        write("objectives", made)
+
+
+def run_all(arguments: argparse.Namespace, device: str, precision: str) -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        done = {(r["objective"], r["size"], r["seed"], r["limit"]) for r in map(json.loads, RESULTS.read_text().splitlines())} \
-            if RESULTS.exists() else set()
+        lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+        done = {(r["objective"], r["size"], r["seed"], r["limit"], r["device"], r["precision"]) for r in map(json.loads, lines)}
         for seed in arguments.seeds:
             for objective in arguments.only or ["untrained", *OBJECTIVES]:
                 limit = 0 if objective == "untrained" else arguments.updates
-                if (objective, arguments.size, seed, limit) in done:
+                if (objective, arguments.size, seed, limit, device, precision) in done:
                     continue
                 if time.monotonic() - began > 60 * arguments.minutes:
                     print("out of time; the same command goes on", file=sys.stderr)
                     return
                 record = run_one("BERT" if objective == "untrained" else objective, arguments.size, seed, limit, folder, device,
-                                 arguments.precision)
+                                 precision)
                 with open(RESULTS, "a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
                 print(record, flush=True)

@@ -801,7 +801,8 @@ def _network(key: str, values: Mapping[str, Any]) -> NetworkSpec:
     values = dict(values)
     name = values.pop("name", None)
     if not isinstance(name, str):
-        raise ConfigError(f"{key}.name", "a network needs the name of a model")
+        known = ", ".join(sorted(entry.name for entry in registry.entries("model")))
+        raise ConfigError(f"{key}.name", f"a network needs the name of a model; expected one of {known}")
     tie = convert(values.pop("tie", []), _TIE, f"{key}.tie")
     schema = registry.get("model", name, hint=f"given in {key}").schema
     for option_name in values:
@@ -981,6 +982,12 @@ def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
                 raise ConfigError(f"{key}.of", f"views are made of each other in a circle: "
                                   f"{' of '.join([*seen, source])}")
             seen.append(source)
+    for label, spec in config.criterion.items():
+        for name in spec.component.cls.needs_log_q(spec.component.config):
+            if not views[name].component.cls.knows_log_q:
+                known = [e.name for e in registry.entries("noiser") if registry.get("noiser", e.name).cls.knows_log_q]
+                raise ConfigError(f"views.{name}.noiser", f"criterion '{label}' needs log q of every token, which '{views[name].noiser}' "
+                                  f"does not know; expected one of {', '.join(sorted(known)) or 'none there is'}")
 
 
 # ---- from a config to words ----

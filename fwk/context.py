@@ -34,12 +34,13 @@ class BuildContext:
     vocabulary: of the task's tokens (None for modalities without). length: the longest sequence the task makes (0:
     unbounded). labels: label space by name -> list of label names. encoder: the encoder whose views the component
     reads; for a further network, the main one. network: the network a learned noiser was given. inputs: shape of one
-    example by input name, as the task
-    says it. name: the label or view name the component is built under. of: the source view of a learned noiser's view.
+    example by input name, as the task says it. name: the label or view name the component is built under. key: where its
+    options stand in the config. of: the source view of a learned noiser's view.
     sources: names of the task's sources; `Batch.source` numbers are positions in it.
     """
 
     name: str = ""
+    key: str = ""
     of: str = ""
     seed: int = 0
     vocabulary: Vocabulary | None = None

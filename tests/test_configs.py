@@ -94,7 +94,7 @@ TABLE |= {f"configs/papers/{name}.yaml": settings for name, settings in {
                               "criterion.replaced_token_detection.positions": "chosen"},
     "efficiency_replace_mlm": {**of_size(*BASE, 766_000), **generator(THIRD), "criterion.replace_mlm.view": "corrupted"},
     "efficiency_all_tokens_mlm": {**of_size(*BASE, 766_000), **generator(THIRD), "criterion.all_tokens_mlm.copy": True},
-    "efficiency_bert": {**of_size(*BASE, 766_000), **BERT},
+    "efficiency_bert": {**of_size(*BASE, 1_000_000), **BERT},
     "study_weight_sharing": {**of_size(*BASE, 500_000), **RTD, **generator(1.0)},
     "study_generator_size": {**of_size(*BASE, 500_000), **RTD, **generator(THIRD)},
     "study_model_size": {**of_size(*SMALL, 1_000_000), **RTD, **generator(0.25)},

@@ -10,8 +10,9 @@ from test_electra_noisers import COUNTS, VOCABULARY, B, Running, T, encoder, key
 from test_masked_lm import Stub
 
 from fwk import BuildContext, View
-from fwk.config import build
+from fwk.config import build, complete_views
 from fwk.errors import ConfigError
+from fwk.testing import gradients, tiny_config, train_briefly
 from fwk.views import Encoded
 from fwk_plugins.electra.criteria.all_tokens_mlm import AllTokensMLM, copy_losses
 from fwk_plugins.electra.criteria.corruption_detection import CorruptionDetection
@@ -106,13 +107,82 @@ def test_noise_contrast_is_the_equation(head):
     assert lucky.any()  # a chosen position is noise whatever was drawn there
 
 
-def test_noise_whose_probability_is_unknown_is_refused():
+@pytest.mark.parametrize("corrupted", [
+    {"noiser": "masked_lm", "network": {"name": "scaled"}}, {"noiser": "masked_lm", "network": {"name": "scaled"}, "never_true": True},
+    {"noiser": "bert_mask"}, {"noiser": "identity"}])
+def test_noise_whose_probability_is_unknown_is_refused_with_the_config(corrupted):
+    """Before anything is loaded: no data, no run folder."""
+    config = tiny_config({"criterion": "noise_contrastive", "views": {"corrupted": corrupted}})
+    with pytest.raises(ConfigError, match="views.corrupted.noiser: criterion 'noise_contrastive' needs log q of every token, which "
+                       f"'{corrupted['noiser']}' does not know; expected one of two_tower, uniform, unigram"):
+        complete_views(config)
+
+
+@pytest.mark.parametrize("noiser", ["two_tower", "unigram"])
+def test_no_noiser_that_knows_log_q_can_be_told_never_to_draw_the_true_token(noiser):
+    with pytest.raises(ConfigError, match="never_true"):
+        tiny_config({"criterion": "noise_contrastive", "views": {"corrupted": {"noiser": noiser, "never_true": True}}})
+
+
+@pytest.mark.parametrize("name", ["replaced_token_detection", "noise_contrastive", "all_tokens_mlm"])
+def test_an_encoder_that_cannot_see_the_token_it_judges_is_refused(name, tmp_path):
+    towers = {"name": "two_tower", "layers": 1, "width": 16, "heads": 2}
+    with pytest.raises(ConfigError, match=f"criterion.{name}: TwoTower lets no position see its own token"):
+        train_briefly(tiny_config({"criterion": name, "model": towers, "views": {"corrupted": {"noiser": "uniform"}}}), tmp_path)
+
+
+@pytest.mark.parametrize("changes", [
+    {"criterion": "replaced_token_detection", "views": {"masked": {"noiser": "identity"}}},
+    {"criterion": {"replaced_token_detection": {"positions": "chosen"}},
+     "views": {"masked": {"noiser": "identity"}, "corrupted": {"noiser": "identity"}}},
+    {"criterion": {"noise_contrastive": {}}, "views": {"masked": {"noiser": "identity"}, "corrupted": {"noiser": "two_tower"}}}])
+def test_a_view_without_chosen_positions_is_one_sentence_where_they_are_needed(changes, tmp_path):
+    if "noise_contrastive" in changes["criterion"]:
+        assert train_briefly(tiny_config(changes), tmp_path)  # the noiser chooses where its source does not
+        return
+    with pytest.raises(ConfigError, match="chooses no positions to predict"):
+        train_briefly(tiny_config(changes), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["replaced_token_detection", "noise_contrastive"])
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_no_chosen_position_and_nothing_but_chosen_ones_leave_everything_finite(name, ratio):
+    config = tiny_config({"criterion": name, "views": {"masked": {"noiser": "bert_mask", "ratio": ratio}}})
+    gradient = gradients(config)
+    assert all(value is None or torch.isfinite(value).all() for value in gradient.values())
+    main = [value for label, value in gradient.items() if label.startswith("networks.main.layers")]
+    learns = name == "replaced_token_detection"  # Electric compares noise with data, and there is one of them only
+    assert any(value is not None and value.any() for value in main) == learns
+
+
+@pytest.mark.parametrize("noiser", ["unigram", "uniform"])
+def test_a_token_that_noise_never_draws_is_data_without_loss(noiser):
+    """[UNK] stands for text, and is special to those who draw."""
+    made, view = criterion(NoiseContrastive), corrupted(noiser=noiser)
+    clean = [(row, t) for row in range(B) for t in range(T)
+             if view.mask[row, t] and not view.special[row, t] and t not in view.positions[row][view.valid[row]].tolist()]
+    row, t = clean[0]
+    before = float(made({"corrupted": view}, None).terms["contrast"].sum.detach())
+    features = view.encoded.features.detach().requires_grad_()
+    log_q = view.log_q.clone()
+    log_q[row, t] = -torch.inf
+    loss = made({"corrupted": view.replace(log_q=log_q, encoded=Encoded(features=features))}, None).terms["contrast"].sum
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(features.grad).all() and not features.grad[row, t].any()
+    assert float(loss.detach()) < before
+
+
+def test_numbers_that_are_none_reach_the_loss_and_stop_nothing_before_it():
+    """The engine says what is wrong, or skips the update under fp16."""
+    logits = torch.tensor([[float("nan"), 1.0, float("-inf"), float("inf")]])
+    counts = histogram(logits, torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool))
+    assert int(counts.sum()) == 4
     network = encoder()
+    with torch.no_grad():
+        network.embedding().weight.fill_(float("nan"))
     source = masked(text())
     view = learned(MaskedLMNoiser, network).apply(source, key(source), Running(network))
-    view = view.replace(encoded=Encoded(features=torch.zeros(B, T, D, dtype=torch.float64)))
-    with pytest.raises(ConfigError, match="does not know log q of every token"):
-        criterion(NoiseContrastive)({"corrupted": view}, None)
+    assert ((view.tokens >= 0) & (view.tokens < VOCABULARY.size)).all()
 
 
 def test_an_impossible_token_and_a_lone_one_leave_loss_and_gradient_finite():
@@ -198,7 +268,7 @@ def test_the_adversarial_loss_is_the_equation():
         for t in view.positions[row][view.valid[row]].tolist():
             drawn, target, d = int(view.tokens[row, t]), int(view.target[row, t]), float(original[row, t])
             reward = -math.log(d) if drawn == target else -math.log(1 - d)
-            v = float(features[row, t] @ noiser.baseline.weight[0] + noiser.baseline.bias)
+            v = float((features[row, t] @ noiser.baseline.weight[0] + noiser.baseline.bias).detach())
             log_q = logits[row, t].log_softmax(-1)[drawn]
             policy -= (reward + math.log(sigmoid(v))) * float(log_q)
             slopes = slopes - (reward + math.log(sigmoid(v))) * log_q

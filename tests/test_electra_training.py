@@ -48,6 +48,34 @@ def test_two_stages_refuse_a_generator_that_shares_weights(tmp_path):
         train_briefly(config, tmp_path)
 
 
+@pytest.mark.parametrize("network, said", [
+    ({"width": 0.5, "share": "none"}, "is not of its shape"),
+    ({"width": 1.0, "layers": 0.5, "share": "none"}, "is not of its shape"),
+    ({"width": 1.0, "share": "none", "towers": True}, "is not of its shape")])
+def test_two_stages_refuse_a_generator_of_another_shape_at_once(network, said, tmp_path):
+    config = tiny_config({**TWO_STAGES, "views": {"corrupted": {"network": network}}})
+    with pytest.raises(ConfigError, match=said):
+        train_briefly(config, tmp_path)
+
+
+def test_two_stages_without_a_copy_take_any_generator(tmp_path):
+    config = tiny_config({**TWO_STAGES, "views": {"corrupted": {"network": {"width": 0.5, "share": "none"}}},
+                          "hooks": {"two_stage": {"updates": 3, "copy": False}}})
+    assert train_briefly(config, tmp_path)
+
+
+def test_a_first_stage_that_leaves_no_second_is_refused(tmp_path):
+    config = tiny_config({**TWO_STAGES, "hooks": {"two_stage": {"updates": 6}}})
+    with pytest.raises(ConfigError, match="the first stage takes 6 updates and the whole run 6"):
+        train_briefly(config, tmp_path)
+
+
+def test_adversarial_training_refuses_prepared_samples(tmp_path):
+    config = tiny_config({"criterion": "replaced_token_detection", "views": {"corrupted": {"learns": "adversarial", "prepare": True}}})
+    with pytest.raises(ConfigError, match="views.corrupted.prepare"):
+        train_briefly(config, tmp_path)
+
+
 def test_the_generator_learns_from_its_own_loss_alone():
     """No gradient of the discriminator reaches a generator that shares nothing: samples carry none."""
     changes = {"criterion": {"replaced_token_detection": {"loss_weight": 0.0}},

@@ -22,6 +22,8 @@ VOCABULARY = Vocabulary(size=V, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 
 class Stub(nn.Module):
     """Enough of an encoder for a head."""
 
+    sees_itself = True
+
     def __init__(self, width=D, embedding=D):
         super().__init__()
         self.width = width

@@ -43,6 +43,11 @@ class Criterion(nn.Module):
         return tuple(cls.views(config))
 
     @classmethod
+    def needs_log_q(cls, config: Any) -> tuple[str, ...]:
+        """Those of the views whose `log_q` this criterion reads; their noisers must know it (`Noiser.knows_log_q`)."""
+        return ()
+
+    @classmethod
     def flops(cls, config: Any, encoder: tuple[Transformer, ...], text: Text) -> float | None:
         """Operations of one forward pass of this criterion's own heads on one sequence (`fwk.flops`); None: not counted."""
         return None

@@ -96,14 +96,14 @@ class Softmax:
         block, rest = _first_above((shares - shares.amax(0)).exp_(), uniform)
         index = block * BLOCK + torch.arange(BLOCK, device=block.device)[:, None]  # [ids, N]
         outside = index >= len(self.weight)
-        logits = uniform.new_empty(index.shape)
-        for number, (start, stop) in enumerate(self.cuts()):
-            here = (block * BLOCK // self.width == number).nonzero()[:, 0]  # positions whose sample lies in this piece
-            where = (index[:, here] - start).clamp(max=stop - start - 1)
-            logits[:, here] = self.pieces[number][:, here].gather(0, where).double() / temperature
+        logits = self.pieces[0].new_empty(index.shape)
+        for (start, stop), piece in zip(self.cuts(), self.pieces, strict=True):  # a block lies in one piece
+            here = piece.gather(0, (index - start).clamp_(0, stop - start - 1))
+            logits = torch.where((block * BLOCK >= start) & (block * BLOCK < stop), here, logits)
+        logits = logits.double() / temperature
         logits.masked_fill_(outside if never is None else outside | (index == never), -torch.inf)
         inside, _ = _first_above((logits - logits.amax(0)).exp_(), rest)
-        return block * BLOCK + inside
+        return (block * BLOCK + inside).clamp_(max=len(self.weight) - 1)  # more than that only of numbers that are none
 
     def _at(self, ids: Tensor) -> Tensor:
         found = self.log_sum
@@ -132,7 +132,7 @@ class Softmax:
             bests.append(best)
             mass = torch.sub(logits, top, out=scratch[: stop - start]).exp_()
             whole = len(mass) // BLOCK * BLOCK
-            shares.append(mass[:whole].view(-1, BLOCK, len(self.hidden)).sum(1).log_().add_(top))
+            shares.append(mass[:whole].view(whole // BLOCK, BLOCK, len(self.hidden)).sum(1).log_().add_(top))
             if whole < len(mass):  # the end of the vocabulary
                 shares.append(mass[whole:].sum(0, keepdim=True).log_().add_(top))
         return torch.stack(tops), torch.cat(shares), torch.stack(bests)
@@ -154,7 +154,7 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx, grad):
         hidden, weight, target, log_sum, *pieces = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
-        d_hidden = torch.zeros_like(hidden) if for_hidden else None
+        d_hidden = torch.zeros_like(hidden, dtype=grad.dtype) if for_hidden else None  # a sum over many pieces
         d_weight = torch.empty_like(weight) if for_weight else None
         d_bias = weight.new_empty(len(weight)) if for_bias else None
         share, spread = grad * (1 - ctx.smoothing), grad * (ctx.smoothing / len(weight))
@@ -166,13 +166,15 @@ class _CrossEntropy(torch.autograd.Function):
             inside, where = _place(target, start, stop)
             delta.scatter_(0, where, delta.gather(0, where) - torch.where(inside, share, 0.0))
             delta = delta.to(hidden.dtype)
-            if for_hidden:
+            if for_hidden and hidden.dtype == grad.dtype:
                 d_hidden.addmm_(delta.t(), weight[start:stop])
+            elif for_hidden:
+                d_hidden += delta.t() @ weight[start:stop]
             if for_weight:
                 torch.mm(delta, hidden, out=d_weight[start:stop])
             if for_bias:
                 torch.sum(delta, 1, out=d_bias[start:stop])
-        return d_hidden, d_weight, d_bias, None, None, None
+        return d_hidden.to(hidden.dtype) if for_hidden else None, d_weight, d_bias, None, None, None
 
 
 def _place(target: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -187,6 +189,7 @@ def _first_above(masses: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     total = cumulative[-1]
     threshold = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))  # below the total, in spite of rounding
     found = torch.searchsorted(cumulative.t().contiguous(), threshold[:, None], right=True)[:, 0]
+    found = found.clamp_(max=len(masses) - 1)  # of numbers that are none; the loss says so
     mass = masses.gather(0, found[None])[0]
     before = cumulative.gather(0, found[None])[0] - mass
     return found, ((threshold - before) / mass).clamp_(0, 1 - 2**-53)

@@ -61,7 +61,7 @@ def _construct(component: Component, name: str, build: Mapping) -> nn.Module | N
     config = component.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold(build["seed"], "weights", component.kind, name))
-        return component.cls(config, BuildContext(name=name, **build))
+        return component.cls(config, BuildContext(name=name, key=component.key, **build))
 
 
 def _network_name(view: str, spec: ViewSpec) -> str | None:

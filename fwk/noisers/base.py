@@ -35,6 +35,7 @@ class Noiser:
     # True for a static noiser that keeps the order of rows and makes each of them from that row, its draw and T alone,
     # T of the view included: views of several micro-batches may then be made in one call. The conformance kit tests it
     by_row = False
+    knows_log_q = False  # True: the views it makes have `log_q`
     reads_encoding = False  # True: `apply` needs `source.encoded`, so the source is encoded before this noiser runs
 
     def __init__(self, config: Any, build: BuildContext):

@@ -11,7 +11,7 @@ BINS, REACH = 4096, 16.0  # bins of 1/128 over logits in [-16, 16); what lies ou
 def histogram(logits: Tensor, positive: Tensor, counted: Tensor) -> Tensor:
     """How many negatives and positives have a logit in each bin, int64 [2, BINS]; logits, bool positive and bool counted of
     one shape."""
-    place = ((logits.detach().float() + REACH) * (BINS / (2 * REACH))).floor().clamp(0, BINS - 1).to(torch.int64)
+    place = ((logits.detach().float().nan_to_num(0.0) + REACH) * (BINS / (2 * REACH))).floor().clamp(0, BINS - 1).to(torch.int64)
     found = torch.zeros(2 * BINS, dtype=torch.int64, device=logits.device)
     found.index_add_(0, (place + BINS * positive).flatten(), counted.flatten().to(torch.int64))
     return found.view(2, BINS)

@@ -22,7 +22,7 @@ from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option
 from fwk.criteria.masked_lm import MaskedLMHead, OutputBias
 from fwk.flops import Text, Transformer
 from fwk_plugins.electra.corruption import content
-from fwk_plugins.electra.heads import GENERATED
+from fwk_plugins.electra.heads import GENERATED, refuse_blind
 
 
 def copy_losses(nll: Tensor, copy_logit: Tensor, same: Tensor) -> Tensor:
@@ -47,6 +47,7 @@ class AllTokensMLM(Criterion):
         super().__init__(config, build)
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
         if config.copy:
+            refuse_blind(build)
             self.copy_head = nn.Linear(build.encoder.width, 1)
             nn.init.normal_(self.copy_head.weight, std=0.02)
             nn.init.zeros_(self.copy_head.bias)

@@ -11,12 +11,13 @@ distribution q. So a token is data with chance (n - k)/n and noise with chance k
 
 x is the sequence with its noise, so one pass of the encoder gives every term; q is conditioned on the original sequence, is
 that of the distribution that was sampled (temperature included), and carries no gradient. The chosen positions are the
-noise whatever was drawn there, the true token included, so a noiser that never draws it would break Bayes' rule.
+noise whatever was drawn there, the true token included, so a noiser that never draws it would break Bayes' rule, and so would a
+source view that chooses by token, such as 'frequency_mask'. A token that q never draws is data, and has no loss.
 
 The dissertation's D is P(data) in one equation and P(noise) in another; above, sigma is P(noise) throughout. Its Algorithm 1
 weighs the terms n times an expectation over data and k times one over noise; here a position is one or the other, so n there
-is n - k here, and the expected gradients agree. A weight of 50 belongs to the mean, as ELECTRA's does. Sequences with one
-ordinary token have no data to compare with and are left out.
+is n - k here, and the expected gradients agree. A weight of 50 belongs to the mean, as ELECTRA's does. Sequences without data or
+without noise, such as those of one ordinary token, have nothing to compare and are left out.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.errors import ConfigError
+from fwk.criteria.masked_lm import count_chosen
 from fwk.flops import Text, Transformer
 from fwk_plugins.electra.corruption import ordinary
-from fwk_plugins.electra.heads import CLOZE, token_head
+from fwk_plugins.electra.heads import CLOZE, refuse_blind, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 
 
 def chosen_positions(view: View) -> Tensor:
-    """bool [B, T]: the chosen positions of a view, whatever stands there."""
+    """bool [B, T]: the chosen positions of a view, whatever stands there. ConfigError when there are none at all."""
+    count_chosen(view)
     T = view.target.shape[1]
     where = torch.where(view.valid, view.positions, T)
     return torch.zeros_like(F.pad(view.target, (0, 1)), dtype=torch.bool).scatter(1, where, True)[:, :T]
@@ -64,6 +66,7 @@ class NoiseContrastive(Criterion):
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
+        refuse_blind(build)
         if config.head == "dense":
             self.head: nn.Module = token_head(build.encoder.width)
         else:
@@ -82,7 +85,12 @@ class NoiseContrastive(Criterion):
     def _counted(self, view: View) -> Tensor:
         """bool [B, T]: ordinary tokens of sequences that have data and noise."""
         tokens = ordinary(view)
-        return tokens & (tokens.sum(1, keepdim=True) > 1)
+        k, n = (chosen_positions(view) & tokens).sum(1, keepdim=True), tokens.sum(1, keepdim=True)
+        return tokens & (k > 0) & (k < n)
+
+    @classmethod
+    def needs_log_q(cls, config: Config) -> tuple[str, ...]:
+        return (config.view,)
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
@@ -92,19 +100,20 @@ class NoiseContrastive(Criterion):
         return {"contrast": self._counted(views[self.config.view]).sum()}
 
     def energies(self, features: Tensor) -> Tensor:
-        """features [B, T, D] -> E [B, T], -log p^ of each token."""
-        return self.head(features).squeeze(-1)
+        """features [B, T, D] -> E [B, T], -log p^ of each token, in fp32 or wider: narrow numbers are too far apart at its size."""
+        *first, last = self.head if self.config.head == "dense" else (self.head,)
+        for layer in first:
+            features = layer(features)
+        with torch.autocast(features.device.type, enabled=False):
+            wide = torch.promote_types(features.dtype, torch.float32)
+            return F.linear(features.to(wide), last.weight.to(wide), last.bias.to(wide)).squeeze(-1)
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        if view.log_q is None:
-            raise ConfigError(f"views.{self.config.view}.noiser", "does not know log q of every token, which noise-contrastive "
-                              "estimation needs; expected 'two_tower', 'unigram' or 'uniform'")
         counted, noise = self._counted(view), chosen_positions(view)
         energy = self.energies(view.encoded.features)
-        z = odds_of_noise(energy, view.log_q, noise, counted)
-        z = torch.where(counted, z, 0.0)  # log q of a special token may be minus infinity, and 0 times that is no number
-        losses = F.binary_cross_entropy_with_logits(z, noise.to(z.dtype), reduction="none")
+        z = torch.where(counted, odds_of_noise(energy, view.log_q, noise, counted), 0.0)
+        losses = F.softplus(torch.where(noise, -z, z))  # 0 at minus infinity, where it is certain that q did not draw a token
         data = counted & ~noise
         return Output(
             terms={"contrast": LossTerm(losses.masked_fill(~counted, 0.0).sum(), weight=self.config.loss_weight)},

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk.criteria.masked_lm import count_chosen
 from fwk.flops import Text, Transformer
 from fwk_plugins.electra.corruption import content, ordinary
-from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
+from fwk_plugins.electra.heads import GENERATED, detection_loss, refuse_blind, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 
 Estimate = Literal["published", "exact"]
@@ -62,6 +63,7 @@ class ReplacedTokenDetection(Criterion):
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
+        refuse_blind(build)
         self.head = token_head(build.encoder.width)
 
     @classmethod
@@ -78,8 +80,10 @@ class ReplacedTokenDetection(Criterion):
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.view]
-        counted = view.valid if self.config.positions == "chosen" else content(view)
-        return {"detection": counted.any(1).sum() if self.config.reduction == "sum" else counted.sum()}
+        if self.config.positions == "chosen":
+            chosen = count_chosen(view)
+            return {"detection": view.valid.any(1).sum() if self.config.reduction == "sum" else chosen}
+        return {"detection": content(view).any(1).sum() if self.config.reduction == "sum" else content(view).sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]

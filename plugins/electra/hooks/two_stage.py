@@ -36,6 +36,19 @@ class TwoStage:
         if shared:
             raise ConfigError(f"views.{self.config.view}.network.share", "two_stage freezes the generator, and here it shares "
                               f"{len(shared)} weights with the main encoder; set it to none")
+        updates = run.config.train.updates
+        if updates is not None and updates <= self.config.updates:
+            raise ConfigError("hooks.two_stage.updates", f"the first stage takes {self.config.updates:,} updates and the whole run "
+                              f"{updates:,} (train.updates), so the discriminator would never be trained")
+        name, prefix = self._names(run)
+        tensors = {key: tuple(p.shape) for key, p in run.module.named_parameters(remove_duplicate=False)}
+        ours, theirs = ({key[len(start):]: shape for key, shape in tensors.items() if key.startswith(start)}
+                        for start in ("networks.main.", prefix))
+        if self.config.copy and ours != theirs:
+            other = next(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
+            raise ConfigError(f"views.{self.config.view}.network", "two_stage starts the main encoder from the generator, which is not "
+                              f"of its shape ({other}: {theirs.get(other, 'missing')} there, {ours.get(other, 'missing')} here); set "
+                              "width and layers to 1, or hooks.two_stage.copy to false")
 
     @hookimpl
     def fwk_phase(self, run: Any) -> Phase:

@@ -42,8 +42,8 @@ def smaller(config: Any, width: float, layers: float, shared: bool) -> Any:
         embedding=embedding if shared else None if embedding == full_width else max(1, round(embedding * width)))
 
 
-def share_embeddings(network: Encoder, main: Encoder, share: Share) -> None:
-    """Puts the main encoder's embeddings (or all of it) in the place of the network's own."""
+def share_embeddings(network: Encoder, main: Encoder, share: Share, key: str) -> None:
+    """Puts the main encoder's embeddings (or all of it) in the place of the network's own. key: of its options."""
     mine, theirs = network.embeddings, main.embeddings
     if share in ("token", "token_and_position"):
         mine.token = theirs.token
@@ -52,7 +52,7 @@ def share_embeddings(network: Encoder, main: Encoder, share: Share) -> None:
     if share == "all":
         own, whole = ({name: tuple(p.shape) for name, p in part.named_parameters()} for part in (network, main))
         if own != whole:
-            raise ConfigError("network.share", "'all' shares every weight with the main encoder, so the network must be of its "
+            raise ConfigError(f"{key}.share", "'all' shares every weight with the main encoder, so the network must be of its "
                               "size; set width and layers to 1")
         for name, part in main.named_children():
             setattr(network, name, part)
@@ -81,7 +81,8 @@ class Scaled(Encoder):
         heads = max(1, round(whole.heads * config.width))
         width = max(1, round(whole.width * config.width / heads)) * heads
         one = Transformer(max(1, round(whole.layers * config.layers)), width, heads, max(1, round(whole.inner * config.width)),
-                          whole.embedding if config.share != "none" else width)
+                          whole.embedding if config.share != "none" else
+                          width if whole.embedding == whole.width else max(1, round(whole.embedding * config.width)))
         return (one, one) if config.towers else (one,)
 
     def __init__(self, config: Config, build: BuildContext):
@@ -95,13 +96,13 @@ class Scaled(Encoder):
             sized = replace(sized, dropout=config.dropout, attention_dropout=config.dropout)
         if not config.towers:
             self.inner = type(main)(sized, build)
-            share_embeddings(self.inner, main, config.share)
+            share_embeddings(self.inner, main, config.share, build.key)
         elif isinstance(main, Bert) and config.share != "all":
             self.inner = TwoTower(sized, build)
             for tower in (self.inner.rightwards, self.inner.leftwards):
-                share_embeddings(tower, main, config.share)
+                share_embeddings(tower, main, config.share, build.key)
         else:
-            raise ConfigError("network.towers", "towers are made after a BERT encoder, and share its embeddings at most")
+            raise ConfigError(f"{build.key}.towers", "towers are made after a BERT encoder, and share its embeddings at most")
         self.width, self.sees_itself, self.longest = self.inner.width, self.inner.sees_itself, self.inner.longest
 
     def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,

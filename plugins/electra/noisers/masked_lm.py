@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Key, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import OutputBias, masked_log_probs
+from fwk.criteria.masked_lm import OutputBias, count_chosen, masked_log_probs
 from fwk.criteria.softmax import Softmax
 from fwk.errors import ConfigError, nearest
 from fwk.flops import Text, Transformer
@@ -59,13 +59,13 @@ class MaskedLMNoiser(ClozeNoiser):
 
     @classmethod
     def flops(cls, config: Config, network: tuple[Transformer, ...], text: Text) -> float:
-        runs = 2 if config.sampling == "run_again" else 1
+        runs = 1.5 if config.sampling == "run_again" else 1  # the second one has no backward pass
         return runs * (network[0].forward(text) + network[0].softmax(text))
 
     def apply(self, source: View, key: Key, context: Context, prepared: View | None = None) -> View:
-        if source.positions is None:
-            raise ConfigError(f"views.{self.view}.of", f"view '{source.name}' chooses and masks no positions; name one that does, "
-                              "such as one of 'bert_mask'")
+        if prepared is not None and self.config.learns == "adversarial":
+            raise ConfigError(f"views.{self.view}.prepare", "learns: adversarial differentiates the distribution that was sampled, and "
+                              "prepared samples are those of another run; leave it out")
         learned, sampled, features = self.read(source, context, at=source)
         target = source.at_positions(source.target)  # [B, K]
         if prepared is None:
@@ -80,7 +80,7 @@ class MaskedLMNoiser(ClozeNoiser):
         return masked_log_probs(self.head, text, self.vocabulary.mask, context)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        count = views[self.source].valid.sum()
+        count = count_chosen(views[self.source])
         return {"policy": count, "baseline": count} if self.config.learns == "adversarial" else {"masked_lm": count}
 
     def losses(self, views: Mapping[str, View], outcomes: Mapping[str, Mapping[str, Tensor]], context: Context) -> Output:

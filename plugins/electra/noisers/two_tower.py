@@ -26,6 +26,8 @@ class TwoTowerNoiser(ClozeNoiser):
     'scaled' with `towers`).
     """
 
+    knows_log_q = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         ratio: float = RATIO
@@ -42,7 +44,7 @@ class TwoTowerNoiser(ClozeNoiser):
 
     @classmethod
     def flops(cls, config: Config, network: tuple[Transformer, ...], text: Text) -> float:
-        runs = 2 if config.sampling == "run_again" else 1
+        runs = 1.5 if config.sampling == "run_again" else 1  # the second one has no backward pass
         head = network[0].softmax(text, share=1.0, width=sum(tower.width for tower in network))
         return runs * (sum(tower.forward(text) for tower in network) + head)
 
