@@ -27,6 +27,10 @@ class Criterion(nn.Module):
     class Scoring:
         """Options of `log_probs`."""
 
+    # what `self.head` is to other libraries, for fwk-export: 'masked_lm' (a `MaskedLMHead`) or 'replaced_token' (dense, GELU,
+    # dense to a logit that is positive where a token was replaced)
+    roles: tuple[str, ...] = ()
+
     def __init__(self, config: Any, build: BuildContext):
         super().__init__()
         self.config = config

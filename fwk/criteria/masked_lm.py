@@ -115,6 +115,8 @@ def masked_log_probs(head: MaskedLMHead, text: View, mask: int, context: Context
 class MaskedLM(Criterion):
     """Cross-entropy of the original tokens at the chosen positions of one masked view."""
 
+    roles = ("masked_lm",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         view: str = option("masked", "the view whose chosen positions are predicted")

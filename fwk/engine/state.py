@@ -52,6 +52,8 @@ def read(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, 
     """A checkpoint's tensors and state. CheckpointError when another version wrote it, a plugin is not here whose state it
     holds, or it was trained on other data."""
     tensors, state = checkpoint.read_checkpoint(path)
+    if "imported" in state:
+        raise CheckpointError(f"{path} holds imported weights ({state['imported']}) and nothing to go on training from; choose another --run")
     if missing := sorted(checkpoint.STATE - state.keys()) + ["average.safetensors"] * (run.average is not None and "average" not in tensors):
         raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was written by another version of fwk; install "
                               "that one (environment.json in the run's folder names it)")

@@ -40,6 +40,10 @@ class Encoder(nn.Module):
         `embedding_width`, added to the embedded inputs. states: which named states to return."""
         raise NotImplementedError
 
+    def innermost(self) -> Encoder:
+        """The encoder that does the work, where this one only sizes or shares it."""
+        return self
+
     @classmethod
     def transformers(cls, config: Any, main: tuple[Transformer, ...] | None) -> tuple[Transformer, ...]:
         """The Transformers it consists of, for counting operations (`fwk.flops`); none: unknown. main: those of the main

@@ -61,6 +61,8 @@ class LearnedNoiser(Noiser, nn.Module):
     gradient phase passes that view as `prepared`: its tokens are then the ones to use.
     """
 
+    roles: tuple[str, ...] = ()  # as `Criterion.roles`
+
     def __init__(self, config: Any, build: BuildContext):
         nn.Module.__init__(self)
         Noiser.__init__(self, config, build)

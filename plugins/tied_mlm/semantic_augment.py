@@ -57,6 +57,8 @@ def feature_distance(a: Tensor, b: Tensor, counted: Tensor) -> Tensor:
 class SemanticAugment(Criterion):
     """Masked LM on two noised views of the same text, whose features are tied by their mean squared difference."""
 
+    roles = ("masked_lm",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         views: tuple[str, ...] = option(("masked", "remasked"), "the two views")

@@ -49,6 +49,8 @@ def log_p(log_odds: Tensor, log_q: Tensor, share: Tensor, estimate: Estimate) ->
 class ReplacedTokenDetection(Criterion):
     """Was this token replaced? Sigmoid loss on every token of a corrupted view."""
 
+    roles = ("replaced_token",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         view: str = option("corrupted", "the view whose tokens are judged")

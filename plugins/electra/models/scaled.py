@@ -109,6 +109,9 @@ class Scaled(Encoder):
                 states: Sequence[str] = ()) -> Encoded:
         return self.inner(inputs, mask, embedding_change, states)
 
+    def innermost(self) -> Encoder:
+        return self.inner
+
     def state_names(self) -> tuple[str, ...]:
         return self.inner.state_names()
 

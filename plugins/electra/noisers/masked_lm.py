@@ -32,6 +32,8 @@ class MaskedLMNoiser(ClozeNoiser):
     The case distinction inside the printed sum over R is a misprint: a sample may be the true token.
     """
 
+    roles = ("masked_lm",)
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         sampling: Sampling = SAMPLING

@@ -1,0 +1,1 @@
+"""Encoders, heads and tokenizers to and from Hugging Face `transformers`: the BERT and ELECTRA families."""
