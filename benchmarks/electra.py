@@ -1,7 +1,7 @@
 """What an ELECTRA update costs: beside its two networks trained alone in bare loops, and beside a bare loop around Hugging
 Face's `ElectraForMaskedLM` and `ElectraForPreTraining`.
 
-    python benchmarks/electra.py [--repetitions 5] [--batch 16] [--size small] [--write]
+    python benchmarks/electra.py [--repetitions 5] [--batch 32] [--size small] [--write]
 
 ELECTRA-Small: 12 layers x 256, embedding 128, generator of a quarter of the width, vocabulary 30,522, length 128. Every
 measurement is a process of its own, they take turns, CPU time of one thread, medians; the most memory a process ever held.
@@ -159,7 +159,7 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--updates", type=int, default=3, help="timed updates of a process")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)

@@ -17,11 +17,12 @@ CORRUPTED = {"noiser": "test_generator", "of": "masked", "network": {**GENERATOR
 load_plugins()
 REGISTERED = [e.name for e in registry.entries("criterion") if e.module.startswith(("fwk.", "fwk_plugins."))]
 
-NEEDS = {"cloze": {"model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}}}
+NEEDS = {"causal_lm": {"model": {"direction": "left_to_right"}}, "cloze": {"model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}}}
 TOWERS = {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "towers": True}}
 
 CASES: dict[str, dict] = {
     **{name: {"criterion": {name: {}}, **NEEDS.get(name, {})} for name in REGISTERED},
+    "causal LM right to left": {"criterion": "causal_lm", "model": {"direction": "right_to_left"}},
     "generator against its discriminator": {
         "criterion": {"replaced_token_detection": {}}, "views": {"corrupted": {"learns": "adversarial"}}},
     "discriminator of a cloze model's samples": {"criterion": {"replaced_token_detection": {}}, "views": {"corrupted": TOWERS}},

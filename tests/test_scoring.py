@@ -35,6 +35,8 @@ MODELS = {
     "electra_tt": {"criterion": "replaced_token_detection", "views": CLOZE},
     "random": {"criterion": "replaced_token_detection", "views": {"corrupted": {"noiser": "bert_mask", "random": 1.0, "mask": 0.0}}},
     "two_tower": {"criterion": "cloze", "model": {"name": "two_tower"}},
+    "causal_lm": {"criterion": "causal_lm", "model": {"direction": "left_to_right"}},
+    "causal_lm_back": {"criterion": "causal_lm", "model": {"direction": "right_to_left"}},
     "replace_mlm": {"criterion": "replace_mlm", "views": {"corrupted": {"network": {"width": 0.5}}}},
 }
 SIZES = {"layers": 2, "width": 32, "heads": 4, "positions": "learned", "initialisation": "fan_in"}
@@ -122,6 +124,23 @@ def test_a_cloze_model_gives_a_distribution_for_each_place(scorer, name, by):
         values = made.component.log_probs(View.of(text, "text").replace(mask=None), micro.views, made.options, context)
     assert float(values[:, place].double().exp().sum()) == pytest.approx(1, abs=1e-5)
     assert made(texts(WORDS[0]))[0].log_probs[place - 1] == pytest.approx(float(values[int(ids[0, place]), place]), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["causal_lm", "causal_lm_back"])
+def test_a_causal_lm_scores_each_token_from_what_it_has_read(scorer, name):
+    made = scorer(name)
+    ids = framed(made, WORDS[2])
+    with torch.no_grad():
+        logits = made.component.head(made.loaded.model({"tokens": ids}, None).features)[0].log_softmax(-1)
+    step = -1 if name == "causal_lm" else 1
+    wanted = [float(logits[place + step, ids[0, place]]) for place in range(1, ids.shape[1] - 1)]
+    np.testing.assert_allclose(made(texts(WORDS[2]))[0].log_probs, wanted, atol=1e-5)
+    # what comes later changes nothing: the same beginning (or end) has the same scores
+    other = WORDS[2].split()
+    other[-2 if name == "causal_lm" else 0] = "cat"
+    both = [one.log_probs for one in made(texts(WORDS[2], " ".join(other)))]
+    same = slice(0, 3) if name == "causal_lm" else slice(-3, None)
+    np.testing.assert_allclose(both[0][same], both[1][same], atol=1e-5)
 
 
 def _step():

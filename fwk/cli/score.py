@@ -204,6 +204,7 @@ def _pairs(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> No
 def _lists(a: argparse.Namespace, settings: dict[str, Any], weights: Sequence[float], progress: Any) -> None:
     from fwk.scoring import nbest
 
+    nbest.jiwer()  # before the work, not after it
     files = [*a.dev, *a.test]
     lists = {file: nbest.read_lists(file) for file in files}
     nbest.check_portions(a.dev, a.test, lists)

@@ -74,7 +74,7 @@ def refuse_what_does_not_fit(encoder: nn.Module, role: str | None) -> None:
         raise ConfigError("model.name", f"{type(encoder).__name__} is no encoder that the BERT and ELECTRA families of transformers "
                           "hold; expected 'bert'")
     config = encoder.config
-    for key, wanted in (("positions", ("learned", "none")), ("norm", ("post",))):
+    for key, wanted in (("positions", ("learned", "none")), ("norm", ("post",)), ("direction", ("both",))):
         if getattr(config, key) not in wanted:
             raise ConfigError(f"model.{key}", f"the BERT and ELECTRA families of transformers have no '{getattr(config, key)}'; they hold "
                               f"{' or '.join(wanted)}")

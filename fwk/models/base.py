@@ -24,6 +24,7 @@ class Encoder(nn.Module):
         pass
 
     width: int  # D of `features`
+    direction = "both"  # or left_to_right, right_to_left: a position sees itself and what comes before it, or after it
     longest = 0  # tokens of the longest sequence it can read; 0: any number
     sees_itself = True  # False: the features of a position are made of all tokens but its own
     standalone = True  # False: it is made after the main encoder (`build.encoder`), and cannot be that itself

@@ -62,6 +62,8 @@ class Bert(Encoder):
             "neighbour", "how positions are told: learned (BERT), relative bias, neighbour-initialised relative bias, none")
         reach: int = option(32, "offsets beyond +-reach share one relative bias", low=1, high=1_000_000)
         length: int | None = option(None, "longest sequence of learned positions (default: the task's)", low=1, high=10_000_000)
+        direction: Literal["both", "left_to_right", "right_to_left"] = option(
+            "both", "what a position sees: everything (BERT), itself and what precedes it, itself and what follows it")
         segments: int = option(2, "number of segment embeddings (0: none)", low=0, high=1_000_000)
         norm: Literal["post", "pre"] = option("post", "layer norm after each residual sum (BERT) or before each block")
         norm_eps: float = option(1e-12, "epsilon of the layer norms (BERT: 1e-12)", low=0)
@@ -97,6 +99,7 @@ class Bert(Encoder):
         relative = config.positions in ("relative", "neighbour")
         self.relative = RelativeBias(self.heads, config.reach, config.positions == "neighbour") if relative else None
         self.initialise(config.initialisation)
+        self.direction = config.direction
         self.longest = 0 if self.embeddings.position is None else self.embeddings.position.num_embeddings
 
     @classmethod
@@ -129,6 +132,12 @@ class Bert(Encoder):
 
     def attention_bias(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
         allowed = None if mask is None else mask[:, None, None, :]  # [B, 1, 1, T]
+        if self.config.direction != "both":
+            seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
+            seen = seen.tril() if self.config.direction == "left_to_right" else seen.triu()
+            own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+            # a position of padding sees itself at least: attention over nothing is not a number
+            allowed = seen[None, None] if allowed is None else (seen & allowed) | own  # [B or 1, 1, T, T]
         if self.relative is None:
             return allowed
         bias = self.relative(x.shape[1]).to(x.dtype)[None]  # [1, heads, T, T]

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from fwk.data.text import numbered_lines
@@ -126,15 +127,15 @@ def choose(utterances: Sequence[Utterance], scores: Mapping[str, float], weight:
 
 def error_rate(utterances: Sequence[Utterance], texts: Sequence[str]) -> float:
     """Word error rate over the whole file: edits divided by words of the references."""
-    return _jiwer().wer([one.reference for one in utterances], list(texts))
+    return jiwer().wer([one.reference for one in utterances], list(texts))
 
 
 def oracle(utterances: Sequence[Utterance]) -> list[str]:
     """The text of each list with the fewest edits."""
-    jiwer = _jiwer()
+    count = jiwer().process_words
 
     def edits(reference: str, text: str) -> int:
-        made = jiwer.process_words(reference, text)
+        made = count(reference, text)
         return made.substitutions + made.deletions + made.insertions
 
     return [min((h.text for h in one.hypotheses), key=lambda text: edits(one.reference, text)) for one in utterances]
@@ -158,12 +159,12 @@ def rerank(dev: Sequence[Utterance], test: Sequence[Utterance] | None, scores: M
     return found
 
 
-def _jiwer() -> Any:
+def jiwer() -> Any:
+    """The package that counts edits. DataError where it is not installed."""
     try:
-        import jiwer
+        return import_module("jiwer")
     except ImportError:
         raise DataError("word error rates need the package 'jiwer'; install it with pip install 'fwk[eval]'") from None
-    return jiwer
 
 
 def shown(dev: str, test: str | None, made: Mapping[str, Any]) -> list[str]:

@@ -27,6 +27,7 @@ CURVES = {
     "all_tokens_mlm": {"criterion": {"all_tokens_mlm": {}}},
     "corruption_detection": {"criterion": {"corruption_detection": {}}},
     "cloze": {"criterion": {"cloze": {}}, "model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2}},
+    "causal_lm": {"criterion": {"causal_lm": {}}, "model": {"direction": "left_to_right"}},
     "combined": {"criterion": {"semantic_augment": {"weight": 0.5}, "masked_lm": {"weight": {"from": 1.0, "to": 0.0}}}},
 }
 

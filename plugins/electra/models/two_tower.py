@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,25 +14,9 @@ from fwk.flops import Transformer
 from fwk.models.bert import Bert
 
 
-class Tower(Bert):
-    """BERT in which a position sees itself and what comes before it (or after it)."""
-
-    leftwards = False  # True: each position sees what comes after it
-
-    def attention_bias(self, mask: Tensor | None, x: Tensor) -> Tensor:
-        T = x.shape[1]
-        seen = torch.ones(T, T, dtype=torch.bool, device=x.device)
-        seen = seen.triu() if self.leftwards else seen.tril()
-        own = torch.eye(T, dtype=torch.bool, device=x.device)
-        # a position of padding sees itself at least: attention over nothing is not a number
-        seen = seen[None, None] if mask is None else (seen & mask[:, None, None, :]) | own
-        if self.relative is None:
-            return seen
-        return self.relative(T).to(x.dtype)[None].masked_fill(~seen, -torch.inf)
-
-
-class LeftwardsTower(Tower):
-    leftwards = True
+def as_bert(config: Bert.Config) -> Bert.Config:
+    """The options of a tower."""
+    return Bert.Config(**{field.name: getattr(config, field.name) for field in fields(Bert.Config)})
 
 
 @register("model", "two_tower")
@@ -51,11 +35,15 @@ class TwoTower(Encoder):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Bert.Config):
-        pass
+        def __post_init__(self):
+            super().__post_init__()
+            if self.direction != "both":
+                raise ValueError(f"direction: two towers read both ways, got {self.direction}; name a 'bert' for one way")
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
-        self.rightwards, self.leftwards = Tower(config, build), LeftwardsTower(config, build)
+        self.rightwards, self.leftwards = (
+            Bert(replace(as_bert(config), direction=direction), build) for direction in ("left_to_right", "right_to_left"))
         mine, theirs = self.leftwards.embeddings, self.rightwards.embeddings
         mine.token, mine.position, mine.segment = theirs.token, theirs.position, theirs.segment
         self.layers = torch.nn.ModuleList([*self.rightwards.layers, *self.leftwards.layers])  # of both, for whoever lists them

@@ -1,0 +1,89 @@
+"""What small models are worth as scorers of text: minimal pairs (BLiMP) and re-ranking of 10-best lists (LibriSpeech).
+
+    python benchmarks/objectives.py --seeds 1 --folder runs/objectives       # the models
+    python benchmarks/rescoring.py runs/objectives [--write]
+
+Every run in the folder whose model can score is scored with, by each component that can; results are kept in
+benchmarks/rescoring.jsonl, so the command goes on where it was stopped. The weight of log p is chosen on the lists that it is
+then applied to, as that of the word trigram model that the data's description reports (dev-clean 5.88, dev-other 15.87): both
+are a little too good, and alike. The lists and pairs are real data that lie beside the repository; without them there is
+nothing to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from common import table, write
+
+from fwk.cli.score import main as fwk_score
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "rescoring.jsonl"
+DATA = HERE.parents[1] / "shared" / "data"
+LISTS = {portion: DATA / f"librispeech-espnet100h-10best-dev-{portion}.am.json.xz" for portion in ("clean", "other")}
+BY = ("masked_lm", "noise_contrastive", "corrupted", "cloze", "causal_lm")
+
+
+def score(run: Path, by: str, *arguments: str) -> dict[str, Any] | None:
+    """What fwk-score writes; None where this run has no such component, or it cannot score."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "out.json"
+        complaint = io.StringIO()
+        with contextlib.redirect_stderr(complaint):
+            status = fwk_score([str(run), "--by", by, "--cut", "--quiet", "--threads", "1", *arguments, "--output", str(output)])
+        if status == 2 and "--by:" in complaint.getvalue():
+            return None
+        if status:
+            raise SystemExit(complaint.getvalue())
+        return json.loads(output.read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", type=Path, help="a folder of runs")
+    parser.add_argument("--only", nargs="*", help="names of runs in it")
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    if not DATA.is_dir():
+        raise SystemExit(f"there is no {DATA}")
+    lines = RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.exists() else []
+    records = [json.loads(line) for line in lines]
+    done = {(record["run"], record["by"]) for record in records}
+    for run in sorted(path.parent for path in arguments.runs.glob("*/config.yaml")):
+        for by in BY:
+            if (run.name, by) in done or (arguments.only and run.name not in arguments.only):
+                continue
+            start = time.process_time()
+            pairs = score(run, by, "--pairs", str(DATA / "blimp-100x67.jsonl.xz"))
+            if pairs is None:
+                continue
+            lists = score(run, by, "--dev", *map(str, LISTS.values()))
+            assert lists is not None
+            record = {"run": run.name, "by": by, "seconds": round(time.process_time() - start), "blimp": pairs["overall"]["accuracy"],
+                      "fields": {name: one["accuracy"] for name, one in pairs["fields"].items()},
+                      **{name: {"weight": made["weight"], **{key: made["dev"][key] for key in ("first", "wer", "oracle")}}
+                         for name, made in zip(LISTS, lists["portions"], strict=True)}}
+            records.append(record)
+            with open(RESULTS, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            print(record, flush=True)
+    rows = [[record["run"], record["by"], f"{100 * record['blimp']:.1f}", *(
+        f"{100 * record[name]['wer']:.2f} ({record[name]['weight']:g})" for name in LISTS), record["seconds"]] for record in records]
+    for what in ("first", "oracle") if records else ():
+        rows.append([{"first": "1-best", "oracle": "oracle"}[what], "", "", *(f"{100 * records[0][name][what]:.2f}" for name in LISTS), ""])
+    made = table(["run", "by", "BLiMP, %", "WER dev-clean (weight)", "WER dev-other (weight)", "CPU s"], rows)
+    print(made)
+    if arguments.write:
+        write("rescoring", made)
+
+
+if __name__ == "__main__":
+    main()
