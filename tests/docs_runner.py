@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 import traceback
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -77,9 +78,8 @@ def check_command(words: list[str], root: Path) -> str:
         from fwk.cli.train import main
 
         status, said = quiet(lambda: main(rest if "--help" in rest else [*rest, "--print-config"]))
-    elif name == "fwk-preprocess":
-        from fwk.cli.preprocess import parser
-
+    elif name in ("fwk-preprocess", "fwk-score", "fwk-export", "fwk-import"):
+        parser = import_module(f"fwk.cli.{name.removeprefix('fwk-').replace('import', 'import_')}").parser
         status, said = quiet(lambda: parser().parse_args(rest) and 0)
     elif name == "fwk-plugins":
         from fwk.cli.plugins import COMMANDS, main
