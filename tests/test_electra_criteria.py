@@ -270,7 +270,7 @@ def test_the_adversarial_loss_is_the_equation():
             reward = -math.log(d) if drawn == target else -math.log(1 - d)
             v = float((features[row, t] @ noiser.baseline.weight[0] + noiser.baseline.bias).detach())
             log_q = logits[row, t].log_softmax(-1)[drawn]
-            policy -= (reward + math.log(sigmoid(v))) * float(log_q)
+            policy -= (reward + math.log(sigmoid(v))) * float(log_q.detach())
             slopes = slopes - (reward + math.log(sigmoid(v))) * log_q
             fit -= math.exp(-reward) * math.log(sigmoid(v)) + (1 - math.exp(-reward)) * math.log(1 - sigmoid(v))
     assert float(output.terms["policy"].sum) == pytest.approx(policy, rel=1e-10)
