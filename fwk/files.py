@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from fwk.errors import DataError
 
 BLOCK = 1 << 22
 
@@ -42,6 +46,50 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+class Replacement:
+    """A folder that is made beside another place and then put there whole: `with Replacement(target, ...) as beside: ...`.
+
+    overwrite: whether what is there may be replaced; it must be a folder that `ours` recognises, or an empty one, and hold none
+    of `spared`. On an error nothing is there that was not there before. DataError for a target that cannot be one.
+    """
+
+    def __init__(self, target: Path, overwrite: bool, ours: Callable[[Path], bool], spared: Sequence[Path] = ()):
+        self.target, self.overwrite = target, overwrite
+        place = target.resolve()
+        if target.is_symlink() or target.exists() and not target.is_dir():
+            raise DataError(f"{target} is not a folder; choose another place")
+        if target.exists() and not overwrite:
+            raise DataError(f"{target} exists; choose another folder, or give --overwrite to replace it")
+        if not place.parent.is_dir():
+            raise DataError(f"{place.parent} is not a folder; expected one for {place.name}")
+        for other in (*spared, Path.cwd()):
+            other = other.resolve()
+            if place == other or place in other.parents:
+                raise DataError(f"{target} is or holds {other}, which must stay; choose another folder")
+        if target.exists() and any(target.iterdir()) and not ours(target):
+            raise DataError(f"{target} is a folder of something else, and --overwrite replaces only what the same command made; "
+                            "choose another folder")
+
+    def __enter__(self) -> Path:
+        place = self.target.resolve()
+        self._beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        return self._beside
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        if kind is not None:
+            shutil.rmtree(self._beside, ignore_errors=True)
+            return
+        place, mask = self.target.resolve(), os.umask(0)
+        os.umask(mask)
+        for path in (self._beside, *self._beside.rglob("*")):  # as any file that is made, not as a temporary one
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+        aside = place.with_name(f"{self._beside.name}.old")
+        if place.exists():
+            os.replace(place, aside)
+        os.replace(self._beside, place)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -120,7 +120,7 @@ def test_wrong_tokens_are_found_and_nothing_is_written(runs, tmp_path):
 
 @pytest.mark.parametrize("name, said", [
     ("relative", "model.positions: .*no 'relative'; they hold learned or none"), ("pre", "model.norm: .*no 'pre'"),
-    ("eps", "model.norm_eps: 1e-05 would become"), ("towers", "model.name: TwoTower is no encoder"),
+    ("eps", "model.norm_eps: 1e-05 is that of the masked-LM head too"), ("towers", "model.name: TwoTower is no encoder"),
     ("two_heads", "several criteria have a head; name one of masked_lm, replaced_token_detection")])
 def test_what_the_families_cannot_hold_is_refused_with_the_reason(runs, tmp_path, name, said):
     with pytest.raises(ConfigError, match=said):
@@ -273,7 +273,9 @@ def test_broken_folders_are_one_sentence(tmp_path, capsys):
     for changes, said in (({"architectures": ["RobertaModel"]}, "the architecture is 'RobertaModel'; expected one of"),
                           ({"num_hidden_layers": 3}, "the weights lack"), ({"intermediate_size": 41}, "and its configuration says"),
                           ({"num_hidden_layers": 1}, "there are weights that a BertForMaskedLM does not have"),
-                          ({"vocab_size": 99}, "the tokenizer has 44 tokens and the model 99"), ({"hidden_size": "x"}, "is no configuration")):
+                          ({"vocab_size": 99}, "the tokenizer has 44 tokens and config.json says 99"),
+                          ({"vocab_size": None}, "config.json says None"), ({"architectures": 5}, "the architecture is 5"),
+                          ({"architectures": "BertModelx"}, "the architecture is 'BertModelx'"), ({"hidden_size": "x"}, "is no configuration")):
         (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
         refused(said)
     (folder / "config.json").write_text("{", encoding="utf-8")
@@ -300,6 +302,53 @@ def test_commands_say_what_they_did_and_spare_what_is_there(runs, tmp_path, caps
     card = (there / "README.md").read_text(encoding="utf-8")
     for said in ("masked_lm", "Data fingerprint", "valid/loss", "positions: learned", "from transformers import"):
         assert said in card
+
+
+def test_only_what_the_same_command_made_is_replaced(runs, tmp_path, capsys, monkeypatch):
+    run = runs("bert")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    (tmp_path / "link").symlink_to(other)
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    for target, said in ((run, "must stay"), (run.parent, "must stay"), (other, "is a folder of something else"), (tmp_path / "link", "is not a folder"),
+                         (tmp_path / "file", "is not a folder"), (tmp_path, "must stay"), (tmp_path / "no" / "where", "is not a folder")):
+        for command in (export_command, import_command):
+            source = run
+            if command is import_command:
+                source = tmp_path / "hf"
+                if not source.exists():
+                    assert export_command.main([str(run), str(source), "--quiet"]) == 0
+            assert command.main([str(source), str(target), "--overwrite"]) == 2
+            assert said in capsys.readouterr().err or command is import_command
+    assert (other / "thesis.txt").read_text() == "years of work" and fwk.load(run).update == 2
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    other.joinpath("thesis.txt").unlink()
+    assert export_command.main([str(run), str(other), "--overwrite", "--quiet"]) == 0  # an empty folder is nobody's
+    assert (other / "model.safetensors").stat().st_mode & 0o777 == (tmp_path / "file").stat().st_mode & 0o777
+
+
+def test_an_epsilon_that_the_head_does_not_share_is_refused_on_the_way_in_too(tmp_path):
+    _, folder = theirs(tmp_path, "BertForMaskedLM", layer_norm_eps=1e-5)
+    with pytest.raises(ConfigError, match="model.norm_eps: 1e-05 is that of the masked-LM head too"):
+        import_folder(folder, tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    _, folder = theirs(tmp_path / "other", "ElectraForPreTraining", layer_norm_eps=1e-5)
+    assert import_folder(folder, tmp_path / "run")["class"] == "ElectraForPreTraining"
+
+
+def test_the_tokenizer_is_named_as_version_4_knows_it(runs, tmp_path):
+    export(fwk.load(runs("bert")), tmp_path / "hf")
+    said = json.loads((tmp_path / "hf" / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert said["tokenizer_class"] == "PreTrainedTokenizerFast" and "backend" not in said
+
+
+def test_a_vocabulary_that_is_prepared_otherwise_is_refused(tmp_path):
+    _, folder = theirs(tmp_path, "BertForMaskedLM")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True, "strip_accents": False}), encoding="utf-8")
+    with pytest.raises(DataError, match="is read from a tokenizer.json only"):
+        import_folder(folder, tmp_path / "run")
 
 
 def test_an_imported_run_is_not_gone_on_with(runs, tmp_path):

@@ -35,6 +35,7 @@ MODELS = {
     "electra_tt": {"criterion": "replaced_token_detection", "views": CLOZE},
     "random": {"criterion": "replaced_token_detection", "views": {"corrupted": {"noiser": "bert_mask", "random": 1.0, "mask": 0.0}}},
     "two_tower": {"criterion": "cloze", "model": {"name": "two_tower"}},
+    "chosen": {"criterion": {"replaced_token_detection": {"positions": "chosen"}}, "views": CLOZE},
     "causal_lm": {"criterion": "causal_lm", "model": {"direction": "left_to_right"}},
     "causal_lm_back": {"criterion": "causal_lm", "model": {"direction": "right_to_left"}},
     "replace_mlm": {"criterion": "replace_mlm", "views": {"corrupted": {"network": {"width": 0.5}}}},
@@ -293,6 +294,111 @@ def test_a_journal_of_other_things_is_not_gone_on_with(tmp_path):
         Journal(tmp_path / "nowhere" / "out", {})
 
 
+def test_several_files_go_on_where_they_were(runs, tmp_path):
+    files = []
+    for number in range(3):
+        files.append(tmp_path / f"{number}.txt")
+        files[-1].write_text("\n".join(WORDS[number:] * 7), encoding="utf-8")
+    command = [str(runs("electric")), "--by", "noise_contrastive", "--text", *map(str, files), "--device", "cpu", "--quiet"]
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    assert main([*command, "--output", str(whole)]) == 0
+    assert {(one["file"], one["line"]) for one in lines_of(whole)} == {
+        (str(file), line) for file in files for line in range(1, len(file.read_text().splitlines()) + 1)}
+    from fwk.cli import score
+
+    arguments = score.parser().parse_args([*command, "--output", str(output)])
+    journal = Journal(output, score._identity(arguments, score._scorer(arguments, {}), arguments.text))
+    journal.write(lines_of(whole)[:50])
+    journal.close()
+    assert main([*command, "--output", str(output)]) == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_what_was_interrupted_as_one_thing_is_not_gone_on_with_as_another(runs, tmp_path):
+    path = pairs_file(tmp_path, [{"sentence_good": "a cat .", "sentence_bad": "cat a ."}])
+    output = tmp_path / "out"
+    from fwk.cli import score
+
+    command = [str(runs("masked_lm")), "--text", path, "--output", str(output), "--device", "cpu"]
+    arguments = score.parser().parse_args(command)
+    journal = Journal(output, score._identity(arguments, score._scorer(arguments, {}), [path]))
+    journal.write([{"line": 1, "score": -1.0}])
+    journal.close()
+    assert main([command[0], "--pairs", path, *command[3:], "--quiet"]) == 0
+    assert json.loads(output.read_text())["overall"]["pairs"] == 1
+
+
+def test_wrong_input_leaves_nothing_and_a_folder_is_no_output(runs, tmp_path, capsys):
+    path = tmp_path / "lines.txt"
+    path.write_text("a cat .\n\n", encoding="utf-8")
+    command = [str(runs("masked_lm")), "--text", str(path), "--device", "cpu", "--output"]
+    assert main([*command, str(tmp_path / "out")]) == 2
+    assert [one.name for one in tmp_path.iterdir()] == ["lines.txt"]
+    for output in (str(tmp_path), ".", ""):
+        assert main([*command, output, "--overwrite"]) == 2 and "is a folder" in capsys.readouterr().err
+
+
+def test_long_lines_are_scored_few_at_a_time(scorer, monkeypatch):
+    made, sizes = scorer("masked_lm"), []
+
+    def spy(texts, **how):
+        sizes.append(len(texts))
+        return [None] * len(texts)
+
+    from fwk.scoring import stream
+
+    monkeypatch.setattr(stream, "LETTERS", 100)
+    assert len(list(stream.scored(spy, texts(*["x" * 40] * 7, "y" * 500, *["z"] * 3)))) == 11
+    assert sizes == [2, 2, 2, 1, 1, 3]
+    with pytest.raises(DataError, match="has 9"):
+        made(texts("cat " * 900_000))
+    assert len(made(texts("cat " * 900_000), cut=True)[0].tokens) == 14  # without tokenizing all of it
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_narrow_precision_is_close(scorer, precision):
+    for name, by in (("masked_lm", None), ("electric", "noise_contrastive"), ("electra_tt", "replaced_token_detection")):
+        wide, narrow = (scorer(name, by=by, precision=one)(texts(*WORDS)) for one in ("fp32", precision))
+        for one, other in zip(wide, narrow, strict=True):
+            np.testing.assert_allclose(one.log_probs, other.log_probs, atol=0.15)
+
+
+def test_the_average_of_the_weights_can_score(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(" ".join(WORDS) for _ in range(40)), encoding="utf-8")
+    fwk.train({"task": {"name": "mlm", "data": str(text), "length": 16, "vocabulary": 200, "tokenizer": "wordpiece"}, "criterion": "masked_lm",
+               "model": {"name": "bert", **SIZES}, "train": {"updates": 3, "batch": 4, "device": "cpu", "ema": 0.9},
+               "hooks": {"terminal": None, "tensorboard": None, "summary": None}}, run=str(tmp_path / "run"))
+    path = tmp_path / "lines.txt"
+    path.write_text(WORDS[0], encoding="utf-8")
+    for flags in ([], ["--average"]):
+        assert main([str(tmp_path / "run"), "--text", str(path), "--output", str(tmp_path / f"out{len(flags)}"), "--device", "cpu", *flags]) == 0
+    plain, average = (lines_of(tmp_path / f"out{number}")[0]["score"] for number in (0, 1))
+    assert plain != average
+
+
+def test_a_generator_scores_at_the_temperature_that_it_samples_at(runs, scorer):
+    made = scorer("electra", by="corrupted")
+    plain = made(texts(WORDS[0]))[0].log_probs
+    from dataclasses import replace as changed
+
+    made.component.config = changed(made.component.config, temperature=0.5)
+    ids = framed(made, WORDS[0])
+    copy = ids.clone()
+    copy[0, 2] = made.loaded.tokenizer.mask
+    with torch.no_grad():
+        logits = made.component.head(made.component.network({"tokens": copy}, None).features)[0, 2] / 0.5
+    assert made(texts(WORDS[0]))[0].log_probs[1] == pytest.approx(float(logits.log_softmax(0)[ids[0, 2]]), abs=1e-5) != plain[1]
+    made.component.config = changed(made.component.config, never_true=True)
+    with pytest.raises(ConfigError, match="never_true and unchanged"):
+        made(texts(WORDS[0]))
+
+
+def test_a_discriminator_of_the_chosen_positions_alone_cannot_score(scorer):
+    with pytest.raises(ConfigError, match="criterion.replaced_token_detection.positions"):
+        scorer("chosen", by="replaced_token_detection")(texts(WORDS[0]))
+
+
 @pytest.mark.parametrize("arguments, said", [
     (["--text", "nowhere.txt"], "nowhere.txt"),
     ([], "one of the arguments --text --pairs --dev is required"),
@@ -356,6 +462,7 @@ def test_pairs_end_to_end(runs, tmp_path, capsys):
     ({"sentence_good": "a", "sentence_bat": "b"}, "expected text in 'sentence_bad'; did you mean 'sentence_bat'"),
     ({"sentence_good": 1, "sentence_bad": "b"}, "expected text in 'sentence_good'"),
     (["a", "b"], "expected a JSON object"),
+    ({"sentence_good": "\ud800", "sentence_bad": "b"}, "is half a character"),
 ])
 def test_a_wrong_pair_names_its_line(tmp_path, row, said):
     with pytest.raises(DataError, match="pairs.jsonl, line 2: ") as error:
@@ -403,11 +510,32 @@ def test_the_weight_trades_the_recogniser_against_the_model(tmp_path):
     ({"a2": {"hyp_1": {"score": -1.0, "text": "y"}, "reff": "x"}}, "unknown key 'reff'; did you mean 'ref'"),
     ({"a2": {"hyp_1": {"score": -1.0, "text": "y"}}}, "utterance 'a2': has no 'ref', and others have one"),
     ({"a2": [1]}, "expected an object with hyp_1"),
+    ({"a2": {"hyp_1": {"score": 10 ** 400, "text": "y"}, "ref": "x"}}, "hyp_1 is not"),
+    ({"a2": {"hyp_1": {"score": 1, "text": "\ud800"}, "ref": "x"}}, "is half a character"),
+    ({"a2": {"hyp_" + "1" * 5000: {"score": 1, "text": "y"}, "ref": "x"}}, "unknown key 'hyp_111"),
 ])
 def test_a_wrong_list_names_its_line(tmp_path, change, said):
     with pytest.raises(DataError) as error:
         nbest.read_lists(lists_file(tmp_path, {**LISTS, **change}))
     assert said in str(error.value)
+
+
+def test_one_utterance_twice_is_refused_and_large_files_are_read_in_one_go(tmp_path):
+    path = tmp_path / "dev.json"
+    path.write_text('{"a": {"hyp_1": {"score": 1, "text": "x"}, "ref": "x"}, "a": {"hyp_1": {"score": 1, "text": "y"}, "ref": "x"}}')
+    with pytest.raises(DataError, match="the key 'a' is there twice"):
+        nbest.read_lists(str(path))
+    many = {f"\u00fc{number}": LISTS["a1"] for number in range(3000)}
+    for ascii_only in (True, False):
+        path.write_text(json.dumps(many, indent=1, ensure_ascii=ascii_only), encoding="utf-8")
+        assert [one.line for one in nbest.read_lists(str(path))][::1000] == [2, 2 + 11_000, 2 + 22_000]
+
+
+def test_each_file_must_have_pairs(tmp_path):
+    full = pairs_file(tmp_path, [{"sentence_good": "a", "sentence_bad": "b"}])
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(DataError, match="empty.jsonl has no pairs"):
+        read_pairs([full, str(tmp_path / "empty.jsonl")])
 
 
 def test_dev_and_test_files_must_belong_together(runs, tmp_path, capsys):

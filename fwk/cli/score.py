@@ -7,11 +7,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fwk.cli.common import Parser, run_command
-from fwk.errors import ConfigError, RunError
+from fwk.errors import ConfigError, RunError, UserError
 
 NAME = "fwk-score"
 _EPILOG = """\
@@ -124,14 +125,13 @@ def _identity(a: argparse.Namespace, scorer: Any, files: Sequence[str]) -> dict[
     from fwk.files import digest
     from fwk.scoring.stream import file_identity
 
-    return {"model": digest(scorer.loaded.folder / "manifest.json"), "by": scorer.by, "options": asdict(scorer.options),
+    mode = next(name for name in ("text", "pairs", "dev") if getattr(a, name))
+    return {"format": 1, "mode": mode, "model": digest(scorer.loaded.folder / "manifest.json"), "by": scorer.by, "options": asdict(scorer.options),
             "files": [file_identity(file) for file in files], "average": a.average, "precision": a.precision, "cut": a.cut,
             "normalise": a.normalise, "per_token": a.per_token}
 
 
 def _lines(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> None:
-    from itertools import islice
-
     from fwk.data.text import numbered_lines
     from fwk.scoring.scorer import Text
     from fwk.scoring.stream import Journal, scored
@@ -140,7 +140,7 @@ def _lines(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> No
 
     def records(done: int) -> Iterator[dict[str, Any]]:
         texts = (Text(line, file, number) for file in a.text for number, line in numbered_lines(file, progress.advance))
-        for text, one in scored(scorer, islice(texts, done, None), cut=a.cut, lenient=a.lenient):
+        for text, one in scored(scorer, texts, done, cut=a.cut, lenient=a.lenient):
             yield {**({"file": text.file} if len(a.text) > 1 else {}), "line": text.line, **_record(one, a)}
 
     progress.stage("scoring", sum(os.path.getsize(file) for file in a.text if file != "-") or None)
@@ -151,8 +151,19 @@ def _lines(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> No
     journal = Journal(Path(a.output), _identity(a, scorer, a.text), a.overwrite)
     if journal.done:
         progress.say(f"going on after {journal.done:,} lines")
-    journal.write(records(journal.done))
+    with _nothing_half_written(journal):
+        journal.write(records(journal.done))
     journal.finish()
+
+
+@contextmanager
+def _nothing_half_written(journal: Any) -> Iterator[None]:
+    """Input that is wrong leaves nothing behind; an interrupt or a full disk leaves what there is to go on from."""
+    try:
+        yield
+    except UserError:
+        journal.discard()
+        raise
 
 
 def _record(one: Any, a: argparse.Namespace) -> dict[str, Any]:
@@ -168,20 +179,21 @@ def _scores(a: argparse.Namespace, scorer: Any, texts: Sequence[Any], files: Seq
     from fwk.scoring.stream import Journal, scored
 
     progress.stage("scoring", len(texts))
-    journal = Journal(Path(a.output), _identity(a, scorer, files), a.overwrite) if a.output else None
+    journal = Journal(Path(a.output), _identity(a, scorer, files), a.overwrite) if a.output is not None else None
     done = journal.done if journal else 0
     if done:
         progress.say(f"going on after {done:,} texts")
         progress.advance(done)
 
     def records() -> Iterator[dict[str, Any]]:
-        for text, one in scored(scorer, texts[done:], window=512, cut=a.cut):
+        for text, one in scored(scorer, texts, done, window=512, cut=a.cut):
             progress.advance(1)
             yield {"text": text.text, **_record(one, a)}
 
     if journal is None:
         return {record["text"]: record["score"] for record in records()}, None
-    journal.write(records(), every=512)
+    with _nothing_half_written(journal):
+        journal.write(records(), every=512)
     return {record["text"]: record["score"] for record in journal.records()}, journal
 
 
@@ -235,7 +247,8 @@ def _main(argv: list[str]) -> int:
     try:
         run(arguments)
     except KeyboardInterrupt:
-        print(f"{NAME}: interrupted" + ("; give the same command again to go on" if arguments.output else ""), file=sys.stderr)
+        again = arguments.output and "-" not in (arguments.text or ())
+        print(f"{NAME}: interrupted" + ("; give the same command again to go on" if again else ""), file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise

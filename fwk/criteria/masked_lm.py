@@ -21,7 +21,7 @@ from fwk.compiled import compiled
 from fwk.config import option
 from fwk.context import BuildContext, Context
 from fwk.criteria.base import Criterion
-from fwk.criteria.softmax import cross_entropy
+from fwk.criteria.softmax import Softmax, cross_entropy
 from fwk.errors import ConfigError
 from fwk.flops import Text, Transformer
 from fwk.registry import register
@@ -94,7 +94,7 @@ def _sums(head: MaskedLMHead, features: Tensor, target: Tensor, valid: Tensor, s
     return losses.masked_fill(~valid, 0.0).sum(), right.sum()
 
 
-def masked_log_probs(head: MaskedLMHead, text: View, mask: int, context: Context) -> Tensor:
+def masked_log_probs(head: MaskedLMHead, text: View, mask: int, context: Context, temperature: float = 1.0) -> Tensor:
     """log p(x_t | the others) of every ordinary token, [B, T], from one masked copy of the text for each (the pseudo-log-
     likelihood of Salazar et al. 2020, "Masked Language Model Scoring"). mask: the id of [MASK]."""
     if mask < 0:
@@ -107,7 +107,8 @@ def masked_log_probs(head: MaskedLMHead, text: View, mask: int, context: Context
         copies[number, place] = mask
         inputs = {name: value[row] for name, value in text.inputs.items()} | {"tokens": copies}
         features = context.encode(text.replace(inputs=inputs, draws=text.draws[row])).features[number, place]  # [m, D]
-        found[row, place] = -head.losses(features, tokens[row, place])[0].float()
+        softmax = Softmax(head.transformed(features), head.output.weight, head.output.bias)
+        found[row, place] = softmax.log_probs(tokens[row, place], temperature).float()
     return found
 
 

@@ -202,7 +202,7 @@ class Reader:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{shown}, line {number}: not a JSON object ({str(error)[:80]})") from None
         if isinstance(record, str):
-            return _whole(record, shown, number)
+            return whole(record, shown, number)
         if not isinstance(record, dict):
             raise DataError(f"{shown}, line {number}: expected a JSON object with the field '{self.field}'")
         value: Any = record
@@ -213,7 +213,7 @@ class Reader:
         if not isinstance(value, str):
             raise DataError(f"{shown}, line {number}: the field '{self.field}' is {type(value).__name__}, "
                             "expected text")
-        return _whole(value, shown, number).replace("\r\n", "\n")
+        return whole(value, shown, number).replace("\r\n", "\n")
 
     def _blocks(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[int, str, bool]]:
         """(number of its first line, text, True): whole lines, without the end of the last; or (line number, text, False):
@@ -277,7 +277,7 @@ class Reader:
         return text.replace("\r\n", "\n")
 
 
-def _whole(text: str, shown: str, number: int) -> str:
+def whole(text: str, shown: str, number: int) -> str:
     """The text of a record. DataError where an escape of JSON stands for half a character."""
     if not text.isascii():
         try:

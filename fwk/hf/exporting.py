@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from torch import nn
 from fwk.config import to_yaml
 from fwk.engine.api import Loaded
 from fwk.errors import ConfigError, DataError, RunError, nearest
+from fwk.files import Replacement
 from fwk.hf import tokenizer as tokenizers
 from fwk.hf.families import Shape, names, options_there, refuse_what_does_not_fit, shape_for, to_there
 from fwk.models.bert import Bert
@@ -64,31 +63,28 @@ def export(loaded: Loaded, folder: str | Path, by: str | None = None, family: st
     """Writes config, weights (safetensors), tokenizer and a model card, loads them back with transformers and compares; the
     folder is there in whole or not at all. Returns what was compared. ConfigError for what the families cannot hold."""
     transformers = _transformers()
-    folder = Path(folder)
-    if folder.exists() and not overwrite:
-        raise DataError(f"{folder} exists; choose another folder, or give --overwrite to replace it")
-    if not folder.absolute().parent.is_dir():
-        raise DataError(f"{folder.absolute().parent} is not a folder; expected one for {folder.name}")
+    replacement = Replacement(Path(folder), overwrite, lambda there: "tags: [fwk]" in _start_of(there / "README.md"),
+                              (loaded.folder.parent.parent,))
     if loaded.tokenizer is None:
         raise ConfigError("task", f"{loaded.folder} was trained on a task without text, which transformers has no tokenizer for")
     part = find_part(loaded, by)
     if family == "auto" and any("replaced_token" in one.roles for one in loaded.module.criteria.values()):
         family = "electra"  # generator and discriminator are of one family
     shape = shape_for(part.encoder.config, part.role, family)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-    try:
+    with replacement as beside:
         with _silent(transformers):
             _write(transformers, loaded, part, shape, beside)
             found = _compare(transformers, loaded, part, shape, beside)
         (beside / "README.md").write_text(card(loaded, part, shape, found), encoding="utf-8")
-        beside.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     return {"class": shape.class_name, "by": part.by, **found}
+
+
+def _start_of(path: Path) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(1000)
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def _write(transformers: Any, loaded: Loaded, part: Part, shape: Shape, folder: Path) -> None:

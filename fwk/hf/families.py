@@ -78,8 +78,15 @@ def refuse_what_does_not_fit(encoder: nn.Module, role: str | None) -> None:
         if getattr(config, key) not in wanted:
             raise ConfigError(f"model.{key}", f"the BERT and ELECTRA families of transformers have no '{getattr(config, key)}'; they hold "
                               f"{' or '.join(wanted)}")
-    if role == "masked_lm" and config.norm_eps != HEAD_EPS:
-        raise ConfigError("model.norm_eps", f"{config.norm_eps:g} would become that of the masked-LM head too, which has {HEAD_EPS:g} here")
+    if role == "masked_lm":
+        refuse_another_eps(config.norm_eps)
+
+
+def refuse_another_eps(eps: float) -> None:
+    """ConfigError where the encoder's epsilon is not that of our masked-LM head: over there both are one."""
+    if eps != HEAD_EPS:
+        raise ConfigError("model.norm_eps", f"{eps:g} is that of the masked-LM head too over there (layer_norm_eps), which has "
+                          f"{HEAD_EPS:g} here")
 
 
 def options_there(encoder: Bert, length: int) -> dict[str, Any]:

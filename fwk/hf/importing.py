@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,8 @@ from fwk.engine import checkpoint
 from fwk.engine.build import build_module
 from fwk.engine.state import model_tensors
 from fwk.errors import DataError
-from fwk.hf.families import CLASSES, Shape, names, options_here, to_here
+from fwk.files import Replacement
+from fwk.hf.families import CLASSES, Shape, names, options_here, refuse_another_eps, to_here
 from fwk.plugins import load_plugins, required
 from fwk.registry import registry
 
@@ -32,28 +31,18 @@ def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) 
     """Reads config, weights and tokenizer, and writes a run's folder that `fwk.load`, fwk-score and fwk-export read. Returns what
     was read and which weights were left behind. DataError and ConfigError name what does not fit."""
     source, run = Path(source), Path(run)
-    if run.exists() and not overwrite:
-        raise DataError(f"{run} exists; choose another folder, or give --overwrite to replace it")
-    if not run.absolute().parent.is_dir():
-        raise DataError(f"{run.absolute().parent} is not a folder; expected one for {run.name}")
+    state = Path("checkpoints") / checkpoint.folder_name(0) / "state.json"
+    replacement = Replacement(run, overwrite, lambda there: (there / state).is_file() and '"imported"' in (there / state).read_text(), (source,))
     there = _config(source)
     shape = _shape(there, source)
     tensors = _tensors(source)
     options = options_here(there, shape.family, str(source / "config.json"))
     tokenizer = tokenizers.load(source, lower=_lower(source))
-    if tokenizer.size != int(there["vocab_size"]):
-        raise DataError(f"{source}: the tokenizer has {tokenizer.size:,} tokens and the model {int(there['vocab_size']):,}; expected the same")
+    if tokenizer.size != (size := there.get("vocab_size")):
+        raise DataError(f"{source}: the tokenizer has {tokenizer.size:,} tokens and config.json says {size!r} (vocab_size); expected the same")
     load_plugins()
-    beside = Path(tempfile.mkdtemp(prefix=f".{run.name}.", dir=run.absolute().parent))
-    try:
+    with replacement as beside:
         found = _write(shape, options, tensors, tokenizer, beside, run)
-        beside.chmod(0o755)
-        if run.exists():
-            shutil.rmtree(run)
-        beside.rename(run)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
     return {"class": shape.class_name, **found}
 
 
@@ -64,6 +53,8 @@ def _write(shape: Shape, options: Mapping[str, Any], tensors: dict[str, Tensor],
     tied = True
     if shape.role == "masked_lm":
         tied = _untie(shape, tensors)
+    if shape.role == "masked_lm":
+        refuse_another_eps(options["norm_eps"])
     config = _run_config(shape, options, tied, run)
     module = build_module(config, config.task.cls.without_data(config.task.config, config.seed, folder))
     own = model_tensors(module)
@@ -129,7 +120,7 @@ def _config(source: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON ({str(error)[:80]})") from None
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected a JSON object, got {type(found).__name__}")
@@ -137,10 +128,11 @@ def _config(source: Path) -> dict[str, Any]:
 
 
 def _shape(there: Mapping[str, Any], source: Path) -> Shape:
-    said = (there.get("architectures") or [None])[0]
+    said = there.get("architectures")
+    said = said[0] if isinstance(said, list) and len(said) == 1 and isinstance(said[0], str) else said
     if said == "BertForPreTraining":
         said = "BertForMaskedLM"  # its second head, of the next sentence, is left behind
-    if said in PARTS:
+    if isinstance(said, str) and said in PARTS:
         return PARTS[said]
     raise DataError(f"{source / 'config.json'}: the architecture is {said!r}; expected one of {', '.join(PARTS)}")
 
@@ -171,8 +163,13 @@ def _tensors(source: Path) -> dict[str, Tensor]:
 
 
 def _lower(source: Path) -> bool | None:
-    """What tokenizer_config.json says of case, for a vocab.txt alone."""
+    """What tokenizer_config.json says of case, for a vocab.txt alone. DataError for what a vocab.txt cannot be read with here."""
     try:
-        return json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8")).get("do_lower_case")
+        said = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
+        lower, accents, chinese = (said.get(key) for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"))
     except (OSError, ValueError, AttributeError):
         return None
+    if not (source / "tokenizer.json").is_file() and (accents not in (None, lower) or chinese is False):
+        raise DataError(f"{source / 'tokenizer_config.json'}: strip_accents {accents} with do_lower_case {lower}, or tokenize_chinese_chars false, "
+                        "is read from a tokenizer.json only; save the tokenizer as one")
+    return lower

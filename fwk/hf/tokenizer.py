@@ -82,8 +82,14 @@ def write(tokenizer: Tokenizer, folder: Path, longest: int, pairs: bool = True) 
 
     names = {f"{name}_token": tokenizer.token(getattr(tokenizer, name)) for name in ("pad", "unk", "cls", "sep", "mask")
              if getattr(tokenizer, name) >= 0}
-    PreTrainedTokenizerFast(tokenizer_object=as_tokenizers(tokenizer), model_max_length=longest, **names,
-                            model_input_names=["input_ids", *(["token_type_ids"] if pairs else []), "attention_mask"]).save_pretrained(folder)
+    made = PreTrainedTokenizerFast(tokenizer_object=as_tokenizers(tokenizer), model_max_length=longest, **names,
+                            model_input_names=["input_ids", *(["token_type_ids"] if pairs else []), "attention_mask"])
+    made.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    said = json.loads(path.read_text(encoding="utf-8"))
+    said.pop("backend", None)
+    said["tokenizer_class"] = "PreTrainedTokenizerFast"  # version 5 writes a name that version 4 does not know
+    path.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def compare(tokenizer: Tokenizer, folder: Path, texts: Sequence[str] = SAMPLES) -> None:

@@ -7,18 +7,17 @@ al. 2020); s is a log score of the recogniser or translator, higher is better.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from fwk.data.text import numbered_lines
+from fwk.data.text import numbered_lines, whole
 from fwk.errors import ConfigError, DataError, nearest
 from fwk.scoring.scorer import Text, place
 
-RANK = re.compile(r"hyp_([1-9]\d*)")
+RANK = re.compile(r"hyp_([1-9]\d{0,8})")
 
 
 @dataclass(frozen=True)
@@ -50,21 +49,33 @@ def read_lists(file: str) -> list[Utterance]:
     """DataError names file and line of what is not an n-best list."""
     text = "\n".join(line for _, line in numbered_lines(file))
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_without_doubles)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise DataError(f"{file}, line {line}: not JSON ({getattr(error, 'msg', error)}); expected an object of n-best lists") from None
     if not isinstance(content, dict) or not content:
         raise DataError(f"{file}, line 1: expected a JSON object, utterance -> hyp_1, hyp_2, ... and ref, got "
                         f"{'an empty one' if content == {} else type(content).__name__}")
-    at, found = 0, []
-    for name, entry in content.items():
-        at = max(text.find(json.dumps(name), at), text.find(json.dumps(name, ensure_ascii=False), at), 0)  # keys come in order
-        found.append(_utterance(name, entry, file, text.count("\n", 0, at) + 1))
+    at, line, found = 0, 1, []
+    for name, entry in content.items():  # in the order of the file
+        place = text.find(json.dumps(name, ensure_ascii=False), at)
+        place = place if place >= 0 else text.find(json.dumps(name), at)
+        if place >= 0:
+            line += text.count("\n", at, place)
+            at = place + 1
+        found.append(_utterance(name, entry, file, line))
     with_reference = [one.reference is not None for one in found]
     if any(with_reference) and not all(with_reference):
         missing = found[with_reference.index(False)]
         raise DataError(f"{missing.where}: has no 'ref', and others have one")
+    return found
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        raise ValueError(f"the key '{next(key for key, _ in pairs if key in seen or seen.add(key))}' is there twice")
     return found
 
 
@@ -81,14 +92,18 @@ def _utterance(name: str, entry: Any, file: str, line: int) -> Utterance:
     for rank in sorted(ranked):
         value = ranked[rank]
         score, text = (value.get("score"), value.get("text")) if isinstance(value, dict) else (None, None)
-        if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score) or not isinstance(text, str):
+        number = isinstance(score, (int, float)) and not isinstance(score, bool) and abs(score) < 1e30
+        if not number or not isinstance(text, str):
             raise DataError(f'{where}: hyp_{rank} is not {{"score": a number, "text": a text}}')
+        whole(text, file, line)
         if not text.strip():
             raise DataError(f"{where}: hyp_{rank} is empty")
         hypotheses.append(Hypothesis(float(score), text.strip()))
     reference = entry.get("ref")
     if reference is not None and (not isinstance(reference, str) or not reference.strip()):
         raise DataError(f"{where}: 'ref' is not a text")
+    for text in (name, reference or ""):
+        whole(text, file, line)
     return Utterance(name, tuple(hypotheses), reference if reference is None else reference.strip(), file, line)
 
 
@@ -106,7 +121,7 @@ def check_portions(dev: Sequence[str], test: Sequence[str], lists: Mapping[str, 
                             "does not fit the other")
         known = {one.name for one in lists[mine]}
         if both := [one for one in lists[theirs] if one.name in known]:
-            raise DataError(f"{both[0].where} is in {mine} too, as are {len(both) - 1:,} others; expected a test file that the weight "
+            raise DataError(f"{both[0].where} is in {mine} too (so are {len(both):,} of {len(lists[theirs]):,}); expected a test file that the weight "
                             "was not chosen on")
 
 

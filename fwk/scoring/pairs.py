@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fwk.data.text import numbered_lines
+from fwk.data.text import numbered_lines, whole
 from fwk.errors import DataError, nearest
 from fwk.scoring.scorer import Text, place
 
@@ -31,6 +31,7 @@ def read_pairs(files: Sequence[str]) -> list[Pair]:
     """Of JSON lines with `sentence_good` and `sentence_bad`, and, if they like, `UID` and `field`."""
     pairs = []
     for file in files:
+        before = len(pairs)
         for number, line in numbered_lines(file):
             if not line.strip():
                 continue
@@ -44,9 +45,10 @@ def read_pairs(files: Sequence[str]) -> list[Pair]:
             for key in (GOOD, BAD):
                 if not isinstance(record.get(key), str):
                     raise DataError(f"{where}: expected text in '{key}'{'' if key in record else nearest(key, record)}")
+                whole(record[key], file, number)
             pairs.append(Pair(Text(record[GOOD], file, number), Text(record[BAD], file, number), str(record.get("UID", "")),
                               str(record.get("field", ""))))
-        if not pairs:
+        if len(pairs) == before:
             raise DataError(f"{file} has no pairs; expected JSON lines with '{GOOD}' and '{BAD}'")
     return pairs
 

@@ -7,7 +7,7 @@ of sequences of one length, so that nothing is ever padded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,9 @@ class Scorer:
         """Framed ids, int64 [T] each; empty where there is nothing to score and `lenient`. DataError names the place of
         text without tokens, and of text that is too long unless it may be `cut`."""
         rows = []
+        if self.longest and (cut or lenient):  # what is cut, or not scored, need not be tokenized to its end
+            most = (1000 if cut else 4000) * self.longest
+            texts = [text if len(text.text) <= most else replace(text, text=text.text[:most]) for text in texts]
         for text, ids in zip(texts, self.loaded.tokenizer.encode_batch([text.text for text in texts]), strict=True):
             row = self.task.framed(np.asarray(ids, dtype=np.int64))
             if self.longest and len(row) > self.longest and cut:

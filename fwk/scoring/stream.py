@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,29 @@ from fwk.errors import DataError
 from fwk.files import write_atomically
 from fwk.scoring.scorer import Scored, Scorer, Text
 
-WINDOW = 4096  # texts that are sorted by length together
+WINDOW, LETTERS = 4096, 1 << 20  # texts that are sorted by length together, and how long they are together at most
 
 
-def scored(scorer: Scorer, texts: Iterable[Text], window: int = WINDOW, **how: Any) -> Iterator[tuple[Text, Scored]]:
-    """Every text with what is said of it, in order. how: see `Scorer.encode`."""
-    texts = iter(texts)
-    while some := list(islice(texts, window)):
-        yield from zip(some, scorer(some, **how), strict=True)
+def scored(scorer: Scorer, texts: Iterable[Text], done: int = 0, window: int = WINDOW, **how: Any) -> Iterator[tuple[Text, Scored]]:
+    """Every text but the first `done` with what is said of it, in order. how: see `Scorer.encode`. Texts share calls with those
+    they would have shared them with from the start, so what comes out is the same to the last bit."""
+    before = 0
+    for some in _windows(texts, window):
+        if before + len(some) > done:
+            yield from list(zip(some, scorer(some, **how), strict=True))[max(done - before, 0):]
+        before += len(some)
+
+
+def _windows(texts: Iterable[Text], window: int) -> Iterator[list[Text]]:
+    some: list[Text] = []
+    letters = 0
+    for text in texts:
+        if some and (len(some) == window or letters + len(text.text) > LETTERS):
+            yield some
+            some, letters = [], 0
+        some.append(text)
+        letters += len(text.text)
+    yield some
 
 
 class Journal:
@@ -32,6 +46,8 @@ class Journal:
     """
 
     def __init__(self, output: Path, identity: Mapping[str, Any], overwrite: bool = False):
+        if output.is_dir() or not output.name:
+            raise DataError(f"{output} is a folder; expected a file's name for --output")
         self.output, self.path = output, output.with_name(output.name + ".partial")
         self.about = output.with_name(output.name + ".partial.json")
         if output.exists() and not overwrite:
@@ -70,6 +86,12 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+
+    def discard(self) -> None:
+        """Leaves nothing: what was asked for cannot be done."""
+        self.close()
+        for path in (self.path, self.about):
+            path.unlink(missing_ok=True)
 
     def finish(self, content: bytes | None = None) -> None:
         """The records, or something made of them, become OUTPUT."""

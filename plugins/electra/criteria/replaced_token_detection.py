@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.criteria.masked_lm import count_chosen
+from fwk.errors import ConfigError
 from fwk.flops import Text, Transformer
 from fwk_plugins.electra.corruption import content, ordinary
 from fwk_plugins.electra.heads import GENERATED, detection_loss, refuse_blind, token_head
@@ -66,6 +67,7 @@ class ReplacedTokenDetection(Criterion):
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         refuse_blind(build)
+        self.label = build.name
         self.head = token_head(build.encoder.width)
 
     @classmethod
@@ -100,6 +102,9 @@ class ReplacedTokenDetection(Criterion):
             outcomes={"original": torch.sigmoid(-replaced_logit.detach().float())})
 
     def log_probs(self, text: View, views: Mapping[str, View], options: Scoring, context: Context) -> Tensor:
+        if self.config.positions == "chosen":
+            raise ConfigError(f"criterion.{self.label}.positions", "trained on the chosen positions alone it has never judged a token that "
+                              "was left as it is, and cannot score; expected all")
         log_q = context.log_probs(self.config.view, text).double()
         log_odds = -self.head(context.encode(text).features).squeeze(-1).double()
         chosen = views[self.config.view].valid.sum(1, keepdim=True).double()

@@ -79,7 +79,10 @@ class MaskedLMNoiser(ClozeNoiser):
         return view.replace(extra={"softmax": learned, "features": features.detach()})
 
     def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
-        return masked_log_probs(self.head, text, self.vocabulary.mask, context)
+        if self.config.never_true or self.config.unchanged:
+            raise ConfigError(f"views.{self.view}", "never_true and unchanged change what is drawn from what the network says; without "
+                              "them it could score")
+        return masked_log_probs(self.head, text, self.vocabulary.mask, context, self.config.temperature)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         count = count_chosen(views[self.source])
