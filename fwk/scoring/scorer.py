@@ -6,7 +6,9 @@ of sequences of one length, so that nothing is ever padded.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +23,14 @@ from fwk.errors import ConfigError, DataError, RunError, nearest
 from fwk.noisers.base import Noiser
 from fwk.schema import convert, schema_of
 from fwk.views import View
+
+GIVE_BACK = 8  # calls after which free memory goes back to the system
+
+
+def _give_back() -> None:
+    """Batches of many lengths leave holes in glibc's heap, and a heap that grows over gigabytes of text."""
+    with suppress(OSError, AttributeError):  # the C library of another system has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ class Scorer:
         self.options = self._options(options or {})
         self.precision = Precision(precision, self.device)
         self.task = loaded.task
+        self._calls = 0
 
     def _chosen(self, by: str | None) -> str:
         criteria = {name: one for name, one in self.module.criteria.items() if type(one).log_probs is not Criterion.log_probs}
@@ -139,6 +150,9 @@ class Scorer:
         for length in sorted(by_length, reverse=True):  # the largest call first: if memory does not suffice, at once
             numbers, size = by_length[length], max(1, self.budget // length)
             for start in range(0, len(numbers), size):
+                self._calls += 1
+                if self._calls % GIVE_BACK == 0:
+                    _give_back()
                 chosen = numbers[start : start + size]
                 made = self._batch(np.stack([rows[number] for number in chosen]))
                 for number, values in zip(chosen, made, strict=True):
