@@ -109,6 +109,17 @@ def test_the_wrong_weights_are_found_and_nothing_is_written(runs, tmp_path, monk
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(runs, tmp_path, monkeypatch, capsys):
+    from safetensors import SafetensorError
+
+    def full(*arguments, **keywords):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", full)
+    assert export_command.main([str(runs("bert")), str(tmp_path / "hf")]) == 1
+    assert "the weights could not be written" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_wrong_tokens_are_found_and_nothing_is_written(runs, tmp_path):
     loaded = fwk.load(runs("bert"))
     write(loaded.tokenizer, tmp_path, 16)

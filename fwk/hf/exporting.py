@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from fwk.config import to_yaml
@@ -111,7 +112,10 @@ def _write(transformers: Any, loaded: Loaded, part: Part, shape: Shape, folder: 
     if missing or unexpected:
         raise RunError(f"this version of transformers ({transformers.__version__}) has other weights in {shape.class_name}: "
                        f"{', '.join([*missing, *unexpected][:4])}")
-    model.save_pretrained(folder)
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # a full disk, in the words of the library that writes
+        raise RunError(f"the weights could not be written ({str(error)[:120]})") from None
     tokenizers.write(tokenizer, folder, config.max_position_embeddings, pairs=encoder.config.segments > 1)
 
 
