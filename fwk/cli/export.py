@@ -45,7 +45,8 @@ def _main(argv: list[str]) -> int:
     except OSError as error:  # the disk is full, or went away
         raise RunError(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}") from error
     if not a.quiet:
-        print(f"{a.folder}: {made.pop('class')}, with the head of '{made.pop('by')}'")
+        by = made.pop("by")
+        print(f"{a.folder}: {made.pop('class')}" + ("" if by == "encoder" else f", with the head of '{by}'"))
         print("\n".join(f"  {what}: largest difference {value:.1e}" for what, value in made.items()))
     return 0
 

@@ -54,7 +54,7 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
         encoder, role, head = noisers[by].network, noisers[by].roles[0], noisers[by].head
     else:
         known = [*criteria, *noisers, ENCODER]
-        raise ConfigError("--by", f"'{by}' has no head that transformers knows; expected one of {', '.join(known)}{nearest(by, known)}")
+        raise ConfigError("--by", f"'{by}' has no head that transformers knows; expected one of {', '.join(known)}{nearest(by, known, everything_up_to=0)}")
     encoder = encoder.innermost()
     refuse_what_does_not_fit(encoder, role)
     return Part(by, encoder, role, head)

@@ -94,7 +94,7 @@ class Scorer:
                 there = [*self.module.criteria, *self.module.noisers]
                 said = "cannot say how likely a token is" if by in there else "is neither a criterion nor a view"
                 raise ConfigError("--by", f"'{by}' {said}; what can: {', '.join([*criteria, *views]) or 'nothing here'}"
-                                  f"{nearest(by, [*criteria, *views])}")
+                                  f"{nearest(by, [*criteria, *views], everything_up_to=0)}")
             return by
         found = criteria or views
         if len(found) == 1:
@@ -110,7 +110,7 @@ class Scorer:
         for name, value in said.items():
             if name not in schema:
                 known = f"; its options: {', '.join(schema)}" if schema else "; it has none"
-                raise ConfigError(name, f"scoring by '{self.by}' has no such option{nearest(name, schema)}{known}")
+                raise ConfigError(name, f"scoring by '{self.by}' has no such option{nearest(name, schema, everything_up_to=0)}{known}")
             values[name] = convert(value, schema[name], name)
         return type(self.component).Scoring(**values)
 
