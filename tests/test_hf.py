@@ -104,7 +104,7 @@ def test_the_wrong_weights_are_found_and_nothing_is_written(runs, tmp_path, monk
         return {**made, name: made[name] + 1e-3}
 
     monkeypatch.setattr(exporting, "to_there", wrong)
-    with pytest.raises(RunError, match="transformers gives other features than fwk"):
+    with pytest.raises(RunError, match="transformers gives other features, float64 than fwk"):
         export(fwk.load(runs("bert")), tmp_path / "hf")
     assert not list(tmp_path.iterdir())
 
