@@ -184,6 +184,16 @@ class View:
         return self.mask is None or bool(self.mask.all())
 
     @property
+    def content(self) -> Tensor:
+        """bool [B, T]: everything but padding."""
+        return torch.ones_like(self.target, dtype=torch.bool) if self.mask is None else self.mask
+
+    @property
+    def ordinary(self) -> Tensor:
+        """bool [B, T]: content that is no special token of the original sequence."""
+        return self.content if self.special is None else self.content & ~self.special
+
+    @property
     def tokens(self) -> Tensor:
         """int64 [B, T]. Raises RunError on the outline of a learned view (see `Noiser.outline`)."""
         if self.outline:

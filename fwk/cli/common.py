@@ -11,11 +11,11 @@ import textwrap
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
-from fwk.errors import ConfigError, FwkError, PluginError, UnknownName, UserError
+from fwk.errors import ConfigError, FwkError, PluginError, RunError, UnknownName, UserError
 from fwk.registry import Entry
 from fwk.schema import FieldSpec, shown
 
@@ -25,6 +25,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         super().error(" ".join(message.split()))
+
+
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """What the disk refuses, because it is full or went away, ends a command with one sentence."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}") from error
 
 
 def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[str] | None) -> int:

@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fwk.cli.common import Parser, run_command
-from fwk.errors import RunError
+from fwk.cli.common import Parser, disk_errors, run_command
 
 NAME = "fwk-export"
 _EPILOG = """\
@@ -40,10 +39,8 @@ def _main(argv: list[str]) -> int:
     from fwk.engine.api import load
     from fwk.hf.exporting import export
 
-    try:
+    with disk_errors():
         made = export(load(a.model, user_dirs=tuple(a.user_dir), average=a.average), a.folder, a.by, a.family, a.overwrite)
-    except OSError as error:  # the disk is full, or went away
-        raise RunError(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}") from error
     if not a.quiet:
         by = made.pop("by")
         print(f"{a.folder}: {made.pop('class')}" + ("" if by == "encoder" else f", with the head of '{by}'"))

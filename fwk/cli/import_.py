@@ -6,8 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fwk.cli.common import Parser, run_command
-from fwk.errors import RunError
+from fwk.cli.common import Parser, disk_errors, run_command
 
 NAME = "fwk-import"
 _EPILOG = """\
@@ -33,10 +32,8 @@ def _main(argv: list[str]) -> int:
     a = parser().parse_args(argv)
     from fwk.hf.importing import import_folder
 
-    try:
+    with disk_errors():
         made = import_folder(a.folder, a.run, a.overwrite)
-    except OSError as error:  # the disk is full, or went away
-        raise RunError(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}") from error
     if not a.quiet:
         print(f"{a.run}: {made['class']}, its head under '{made['by']}'")
         if made["left"]:

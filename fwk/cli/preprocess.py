@@ -7,8 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fwk.cli.common import Parser, run_command
-from fwk.errors import RunError
+from fwk.cli.common import Parser, disk_errors, run_command
 
 NAME = "fwk-preprocess"
 _EPILOG = """\
@@ -110,14 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
     try:
-        run(arguments)
+        with disk_errors():
+            run(arguments)
     except KeyboardInterrupt:
         print(f"{NAME}: interrupted; give the same command again to go on", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # the disk is full, or went away
-        raise RunError(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}") from error
     return 0
 
 

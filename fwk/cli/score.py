@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fwk.cli.common import Parser, run_command
-from fwk.errors import ConfigError, RunError, UserError
+from fwk.cli.common import Parser, disk_errors, run_command
+from fwk.errors import ConfigError, UserError
 
 NAME = "fwk-score"
 _EPILOG = """\
@@ -128,7 +128,7 @@ def _identity(a: argparse.Namespace, scorer: Any, files: Sequence[str]) -> dict[
     mode = next(name for name in ("text", "pairs", "dev") if getattr(a, name))
     return {"format": 1, "mode": mode, "model": digest(scorer.loaded.folder / "manifest.json"), "by": scorer.by, "options": asdict(scorer.options),
             "files": [file_identity(file) for file in files], "average": a.average, "precision": a.precision, "cut": a.cut,
-            "normalise": a.normalise, "per_token": a.per_token}
+            "normalise": a.normalise, "per_token": a.per_token, "tokens": a.tokens}
 
 
 def _lines(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> None:
@@ -245,15 +245,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     arguments = parser().parse_args(argv)
     try:
-        run(arguments)
+        with disk_errors():
+            run(arguments)
     except KeyboardInterrupt:
         again = arguments.output and "-" not in (arguments.text or ())
         print(f"{NAME}: interrupted" + ("; give the same command again to go on" if again else ""), file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # the disk is full, or went away
-        raise RunError(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}") from error
     return 0
 
 

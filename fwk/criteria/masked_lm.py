@@ -28,6 +28,9 @@ from fwk.registry import register
 from fwk.views import LossTerm, Output, View
 
 OutputBias = Literal["unigram", "zeros"]
+# options of whoever has a `MaskedLMHead`
+TIED_OUTPUT = option(True, "the output matrix is the encoder's token embedding (BERT: yes)")
+OUTPUT_BIAS = option("unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros (BERT)")
 
 
 class MaskedLMHead(nn.Module):
@@ -121,9 +124,8 @@ class MaskedLM(Criterion):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         view: str = option("masked", "the view whose chosen positions are predicted")
-        tied_output: bool = option(True, "the output matrix is the encoder's token embedding (BERT: yes)")
-        output_bias: OutputBias = option(
-            "unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros (BERT)")
+        tied_output: bool = TIED_OUTPUT
+        output_bias: OutputBias = OUTPUT_BIAS
         label_smoothing: float = option(0.0, "share of the target's mass spread over the vocabulary", low=0, high=1)
 
     def __init__(self, config: Config, build: BuildContext):

@@ -126,7 +126,7 @@ def options_here(there: Mapping[str, Any], family: str, where: str) -> dict[str,
     return found
 
 
-def names(config: Any, shape: Shape, head: bool = True) -> dict[str, tuple[str, ...]]:
+def names(config: Any, shape: Shape) -> dict[str, tuple[str, ...]]:
     """Weights: name here ('encoder.' or 'head.' in front) -> name there; three names for query, key and value in one."""
     layers = config.shape()[0]
     pairs: dict[str, tuple[str, ...]] = {}
@@ -140,7 +140,7 @@ def names(config: Any, shape: Shape, head: bool = True) -> dict[str, tuple[str, 
             pairs.update({f"{start}{mine}.{part}": (f"{there}{theirs}.{part}",) for mine, theirs in LAYER.items()})
     if config.embedding is not None and config.embedding != config.shape()[1]:
         pairs.update({f"encoder.embeddings.project.{part}": (f"{shape.prefix}embeddings_project.{part}",) for part in ("weight", "bias")})
-    if head and shape.role is not None:
+    if shape.role is not None:
         for mine, theirs in HEADS[shape.family, shape.role].items():
             pairs.update({f"head.{mine}.{part}": (f"{theirs}.{part}",) for part in ("weight", "bias")})
     return pairs

@@ -46,18 +46,12 @@ class BertMask(Noiser):
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         tokens = source.tokens  # [B, T]
-        positions, valid = choose(key.child("choice"), eligible(source), self.config.ratio)  # [B, K]
+        positions, valid = choose(key.child("choice"), source.ordinary, self.config.ratio)  # [B, K]
         self.ordinary = self.ordinary.to(tokens.device)
         noised = corrupt(tokens, positions, valid, key, self.vocabulary.mask, self.ordinary,
                          self.config.mask, self.config.random)
         return source.replace(inputs={**source.inputs, "tokens": noised}, target=tokens, positions=positions,
                               valid=valid, changed=noised != tokens)
-
-
-def eligible(source: View) -> Tensor:
-    """bool [B, T]: content that is no special token."""
-    usable = torch.ones_like(source.tokens, dtype=torch.bool) if source.mask is None else source.mask
-    return usable if source.special is None else usable & ~source.special
 
 
 def corrupt(tokens: Tensor, positions: Tensor, valid: Tensor, key: Key, mask_id: int, ordinary: Tensor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,11 @@ class Journal:
             file.truncate(end)
         return lines
 
-    def write(self, records: Iterable[Mapping[str, Any]], written: Callable[[], Any] = lambda: None, every: int = WINDOW) -> None:
+    def write(self, records: Iterable[Mapping[str, Any]], every: int = WINDOW) -> None:
         for number, record in enumerate(records, start=1):
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             if number % every == 0:
                 self._file.flush()
-            written()
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import MaskedLMHead, OutputBias
+from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
 from fwk.errors import ConfigError
 from fwk.flops import Text, Transformer
 
@@ -30,9 +29,8 @@ class CausalLM(Criterion):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         view: str = option("plain", "the view whose tokens are predicted")
-        tied_output: bool = option(True, "the output matrix is the encoder's token embedding")
-        output_bias: OutputBias = option(
-            "unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros")
+        tied_output: bool = TIED_OUTPUT
+        output_bias: OutputBias = OUTPUT_BIAS
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -53,9 +51,8 @@ class CausalLM(Criterion):
     def predicted(self, view: View) -> tuple[slice, slice, Tensor]:
         """Which positions are predicted, and which features they are predicted from; bool [B, T - 1], what of it is content."""
         first, last = slice(0, -1), slice(1, None)
-        content = torch.ones_like(view.target, dtype=torch.bool) if view.mask is None else view.mask
         target, source = (last, first) if self.direction == "left_to_right" else (first, last)
-        return target, source, content[:, 1:]  # where the later of two neighbours is content, both are
+        return target, source, view.content[:, 1:]  # where the later of two neighbours is content, both are
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"causal_lm": self.predicted(views[self.config.view])[2].sum()}

@@ -18,7 +18,6 @@ SAMPLING = option("with_dropout", "one run with dropout that is sampled from and
                                   "without dropout and gradient, to sample from")
 TEMPERATURE = option(1.0, "of the distribution that is sampled; what is learned stays at 1", above=0)
 WEIGHT = option(1.0, "weight of this noiser's own loss", low=0)
-BIAS = option("unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros")
 
 
 class ClozeNoiser(LearnedNoiser):

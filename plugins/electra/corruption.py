@@ -23,7 +23,7 @@ def with_positions(source: View, key: Key, ratio: float) -> View:
     """The source view, with ⌈ratio·n⌉ positions of each sequence chosen where it chooses none itself."""
     if source.positions is not None:
         return source
-    positions, valid = choose(key.child("choice"), ordinary(source), ratio)
+    positions, valid = choose(key.child("choice"), source.ordinary, ratio)
     return source.replace(positions=positions, valid=valid)
 
 
@@ -41,13 +41,3 @@ def kept(key: Key, share: float, like: Tensor) -> Tensor | None:
     if not share:
         return None
     return key.child("kept").below(1, THOUSANDTHS)[:, 0].to(like.device) < round(share * THOUSANDTHS)
-
-
-def content(view: View) -> Tensor:
-    """bool [B, T]: everything but padding."""
-    return torch.ones_like(view.target, dtype=torch.bool) if view.mask is None else view.mask
-
-
-def ordinary(view: View) -> Tensor:
-    """bool [B, T]: content that is no special token of the original sequence."""
-    return content(view) if view.special is None else content(view) & ~view.special

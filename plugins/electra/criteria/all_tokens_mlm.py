@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import MaskedLMHead, OutputBias
+from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.corruption import content
 from fwk_plugins.electra.heads import GENERATED, refuse_blind
 
 
@@ -39,9 +38,8 @@ class AllTokensMLM(Criterion):
     class Config:
         view: str = option("corrupted", "the view whose tokens are predicted")
         copy: bool = option(True, "predict for each token the chance that it was left as it is")
-        tied_output: bool = option(True, "the output matrix is the encoder's token embedding")
-        output_bias: OutputBias = option(
-            "unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros")
+        tied_output: bool = TIED_OUTPUT
+        output_bias: OutputBias = OUTPUT_BIAS
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -65,11 +63,11 @@ class AllTokensMLM(Criterion):
         return encoder[0].softmax(text, share=1.0) + config.copy * 2.0 * encoder[0].width * text.length
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        return {"all_tokens": content(views[self.config.view]).sum()}
+        return {"all_tokens": views[self.config.view].content.sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        features, counted = view.encoded.features, content(view)  # [B, T, D], [B, T]
+        features, counted = view.encoded.features, view.content  # [B, T, D], [B, T]
         losses, best = self.head.losses(features, view.target)  # [B, T]
         if self.config.copy:
             copy_logit = self.copy_head(features).squeeze(-1).to(losses.dtype)

@@ -12,10 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import MaskedLMHead, OutputBias
+from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
 from fwk.errors import ConfigError
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.corruption import ordinary
 
 
 @register("criterion", "cloze")
@@ -28,9 +27,8 @@ class Cloze(Criterion):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         view: str = option("plain", "the view whose tokens are predicted")
-        tied_output: bool = option(True, "the output matrix is the encoder's token embedding")
-        output_bias: OutputBias = option(
-            "unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros")
+        tied_output: bool = TIED_OUTPUT
+        output_bias: OutputBias = OUTPUT_BIAS
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -48,11 +46,11 @@ class Cloze(Criterion):
         return encoder[0].softmax(text, share=1.0, width=sum(tower.width for tower in encoder))
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        return {"cloze": ordinary(views[self.config.view]).sum()}
+        return {"cloze": views[self.config.view].ordinary.sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        counted = ordinary(view)  # [B, T]
+        counted = view.ordinary  # [B, T]
         losses, best = self.head.losses(view.encoded.features, view.target)  # [B, T]
         return Output(terms={"cloze": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
                       statistics={"right": ((best == view.target) & counted).sum(), "tokens": counted.sum()})

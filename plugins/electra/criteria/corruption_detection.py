@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.corruption import content
 from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 
@@ -46,11 +45,11 @@ class CorruptionDetection(Criterion):
         return encoder[0].binary(text) / text.length  # at [CLS] alone
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        return {"corruption": content(views[self.config.view]).any(1).sum()}
+        return {"corruption": views[self.config.view].content.any(1).sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        judged = (self.head(view.encoded.features[:, 0]), view.changed.any(1, keepdim=True), content(view).any(1, keepdim=True))
+        judged = (self.head(view.encoded.features[:, 0]), view.changed.any(1, keepdim=True), view.content.any(1, keepdim=True))
         return Output(terms={"corruption": LossTerm(detection_loss(*judged))}, statistics={"histogram": histogram(*judged)})
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

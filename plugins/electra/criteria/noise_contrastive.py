@@ -33,7 +33,6 @@ from torch import Tensor, nn
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.criteria.masked_lm import count_chosen
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.corruption import ordinary
 from fwk_plugins.electra.heads import CLOZE, refuse_blind, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 
@@ -84,7 +83,7 @@ class NoiseContrastive(Criterion):
 
     def _counted(self, view: View) -> Tensor:
         """bool [B, T]: ordinary tokens of sequences that have data and noise."""
-        tokens = ordinary(view)
+        tokens = view.ordinary
         k, n = (chosen_positions(view) & tokens).sum(1, keepdim=True), tokens.sum(1, keepdim=True)
         return tokens & (k > 0) & (k < n)
 

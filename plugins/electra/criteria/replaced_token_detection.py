@@ -21,7 +21,6 @@ from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option
 from fwk.criteria.masked_lm import count_chosen
 from fwk.errors import ConfigError
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.corruption import content, ordinary
 from fwk_plugins.electra.heads import GENERATED, detection_loss, refuse_blind, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 
@@ -87,12 +86,12 @@ class ReplacedTokenDetection(Criterion):
         if self.config.positions == "chosen":
             chosen = count_chosen(view)
             return {"detection": view.valid.any(1).sum() if self.config.reduction == "sum" else chosen}
-        return {"detection": content(view).any(1).sum() if self.config.reduction == "sum" else content(view).sum()}
+        return {"detection": view.content.any(1).sum() if self.config.reduction == "sum" else view.content.sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
         replaced_logit = self.head(view.encoded.features).squeeze(-1)  # [B, T]
-        replaced, counted = view.changed, content(view)
+        replaced, counted = view.changed, view.content
         judged = (replaced_logit, replaced, counted)
         if self.config.positions == "chosen":
             judged = (view.at_positions(replaced_logit), view.at_positions(replaced), view.valid)
@@ -108,7 +107,7 @@ class ReplacedTokenDetection(Criterion):
         log_q = context.log_probs(self.config.view, text).double()
         log_odds = -self.head(context.encode(text).features).squeeze(-1).double()
         chosen = views[self.config.view].valid.sum(1, keepdim=True).double()
-        return log_p(log_odds, log_q, chosen / ordinary(text).sum(1, keepdim=True).clamp(min=1), options.estimate)
+        return log_p(log_odds, log_q, chosen / text.ordinary.sum(1, keepdim=True).clamp(min=1), options.estimate)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return binary_metrics(sums["histogram"])

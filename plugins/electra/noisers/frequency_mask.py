@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 from fwk import BuildContext, Context, Key, Noiser, View, exact_share, option, register
 from fwk.errors import ConfigError
-from fwk_plugins.electra.corruption import ordinary
 
 
 @register("noiser", "frequency_mask")
@@ -49,7 +48,7 @@ class FrequencyMask(Noiser):
         for number in range(1, self.config.tickets):
             other = key.child(f"ticket/{number}").bits(T)
             rank = torch.where(number < tickets, torch.minimum(rank, other), rank)
-        usable = ordinary(source)
+        usable = source.ordinary
         rank = torch.where(usable, rank, torch.iinfo(torch.int64).max)
         K = int(exact_share(self.config.ratio, T))
         order = rank.argsort(dim=1, stable=True)[:, :K]

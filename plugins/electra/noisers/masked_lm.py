@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Key, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import OutputBias, count_chosen, masked_log_probs
+from fwk.criteria.masked_lm import OUTPUT_BIAS, OutputBias, count_chosen, masked_log_probs
 from fwk.criteria.softmax import Softmax
 from fwk.errors import ConfigError, nearest
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.cloze_noiser import BIAS, SAMPLING, TEMPERATURE, WEIGHT, ClozeNoiser, Sampling
-from fwk_plugins.electra.corruption import content, kept, replaced
+from fwk_plugins.electra.cloze_noiser import SAMPLING, TEMPERATURE, WEIGHT, ClozeNoiser, Sampling
+from fwk_plugins.electra.corruption import kept, replaced
 
 
 @register("noiser", "masked_lm")
@@ -45,7 +45,7 @@ class MaskedLMNoiser(ClozeNoiser):
             "likelihood", "from the original tokens, or by REINFORCE from the discriminator's errors")
         critic: str | None = option(None, "criterion whose errors are the reward (default: the one that reports them)")
         weight: float = WEIGHT
-        output_bias: OutputBias = BIAS
+        output_bias: OutputBias = OUTPUT_BIAS
 
         def __post_init__(self):
             if self.learns == "adversarial" and (self.temperature != 1 or self.never_true or self.unchanged or self.sampling == "run_again"):
@@ -94,7 +94,7 @@ class MaskedLMNoiser(ClozeNoiser):
         target, drawn = (view.at_positions(ids) for ids in (view.target, view.tokens))  # [B, K]
         statistics = {
             "right": ((softmax.best.view_as(target) == target) & view.valid).sum(), "positions": view.valid.sum(),
-            "replaced": view.changed.sum(), "tokens": content(view).sum(),
+            "replaced": view.changed.sum(), "tokens": view.content.sum(),
         }
         if self.config.learns == "likelihood":
             losses = softmax.losses(target.flatten()).view_as(target)

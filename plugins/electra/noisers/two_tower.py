@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from fwk import BuildContext, Context, Key, LossTerm, Output, View, register
-from fwk.criteria.masked_lm import OutputBias
+from fwk.criteria.masked_lm import OUTPUT_BIAS, OutputBias
 from fwk.criteria.softmax import Softmax
 from fwk.errors import ConfigError
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.cloze_noiser import BIAS, SAMPLING, TEMPERATURE, WEIGHT, ClozeNoiser, Sampling
-from fwk_plugins.electra.corruption import RATIO, content, ordinary, replaced, with_positions
+from fwk_plugins.electra.cloze_noiser import SAMPLING, TEMPERATURE, WEIGHT, ClozeNoiser, Sampling
+from fwk_plugins.electra.corruption import RATIO, replaced, with_positions
 
 
 @register("noiser", "two_tower")
@@ -34,7 +34,7 @@ class TwoTowerNoiser(ClozeNoiser):
         sampling: Sampling = SAMPLING
         temperature: float = TEMPERATURE
         weight: float = WEIGHT
-        output_bias: OutputBias = BIAS
+        output_bias: OutputBias = OUTPUT_BIAS
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -69,18 +69,18 @@ class TwoTowerNoiser(ClozeNoiser):
         return sampled.log_probs(text.tokens.flatten(), self.config.temperature).view_as(text.tokens)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        return {"cloze": ordinary(views[self.source]).sum()}
+        return {"cloze": views[self.source].ordinary.sum()}
 
     def losses(self, views: Mapping[str, View], outcomes: Mapping[str, Mapping[str, Tensor]], context: Context) -> Output:
         view = views[self.view]
         softmax: Softmax = view.extra["softmax"]
-        counted = ordinary(view)  # [B, T]
+        counted = view.ordinary  # [B, T]
         losses = softmax.losses(view.target.flatten()).view_as(view.target)
         right = (softmax.best.view_as(view.target) == view.target) & counted
         return Output(
             terms={"cloze": LossTerm(losses.masked_fill(~counted, 0.0).sum(), weight=self.config.weight)},
             statistics={"right": right.sum(), "positions": counted.sum(), "replaced": view.changed.sum(),
-                        "tokens": content(view).sum()})
+                        "tokens": view.content.sum()})
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(sums["right"] / sums["positions"].clamp(min=1)),
