@@ -171,6 +171,22 @@ def test_killed_and_started_again_skips_finished_shards(tmp_path):
             assert (tmp_path / "s" / old.name).stat().st_mtime_ns == modified
 
 
+@pytest.mark.parametrize("plan", ["", "{", "[]", "null", '{"asked": 1}', '{"asked": {}, "plans": {}}', "\x00"])
+def test_a_damaged_plan_of_an_interrupted_run_is_made_again(tmp_path, plan):
+    path = write(tmp_path, "txt")
+    arguments = (path, "--vocabulary", "60", "--quiet")
+    whole = command(*arguments, "-o", tmp_path / "whole")
+    assert whole.wait() == 0, whole.stderr.read()
+    partial = tmp_path / "s.partial"
+    partial.mkdir()
+    (partial / "plan.json").write_text(plan)
+    (partial / "train-0.tokens").write_text("of another plan")
+    ended = command(*arguments, "-o", tmp_path / "s")
+    assert ended.wait() == 0, ended.stderr.read()
+    assert content(tmp_path / "s") == content(tmp_path / "whole") and not partial.exists()
+
+
+
 def test_memory_stays_bounded_for_one_huge_line(tmp_path):
     path = tmp_path / "line.txt"
     with open(path, "w") as file:
