@@ -862,8 +862,12 @@ def complete_views(config: RunConfig) -> dict[str, ViewSpec]:
     check(config)
     merged: dict[str, dict[str, Any]] = {}
     brought_by: dict[str, str] = {}
-    for label, spec in config.criterion.items():
-        for name, default in spec.component.cls.views(spec.component.config).items():
+    read = [(label, *view) for label, spec in config.criterion.items()
+            for view in spec.component.cls.views(spec.component.config).items()]
+    for only_reads in (False, True):
+        for label, name, default in read:
+            if (default is None) != only_reads or (only_reads and name in merged):
+                continue
             view = _overridden(plain(default or {}), config.views.get(name, {}))
             if name in merged and merged[name] != view:
                 raise ConfigError(f"views.{name}", f"criteria '{brought_by[name]}' and '{label}' mean different views by "
@@ -951,6 +955,11 @@ def _line(name: str | None, views: Mapping[str, ViewSpec]) -> list[str]:
     return line
 
 
+def _chosen(name: str | None, views: Mapping[str, ViewSpec]) -> bool:
+    """Whether a view has chosen positions, as far as its noisers say."""
+    return any(views[n].component.cls.chooses is not False for n in _line(name, views))
+
+
 def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
     from fwk.noisers.base import LearnedNoiser
 
@@ -982,7 +991,15 @@ def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
                 raise ConfigError(f"{key}.of", f"views are made of each other in a circle: "
                                   f"{' of '.join([*seen, source])}")
             seen.append(source)
+        if spec.component.cls.reads_positions and not _chosen(spec.of, views):
+            source = f"view '{spec.of}'" if spec.of else "the batch itself"
+            raise ConfigError(f"{key}.of", f"noiser '{spec.noiser}' changes the chosen positions of its source, and {source} has none; "
+                              "name a view whose noiser chooses some, such as 'bert_mask'")
     for label, spec in config.criterion.items():
+        for name in spec.component.cls.needs_positions(spec.component.config):
+            if not _chosen(name, views):
+                raise ConfigError(f"views.{name}.noiser", f"criterion '{label}' reads positions that were chosen, and "
+                                  f"'{views[name].noiser}' chooses none; expected one that does, such as 'bert_mask'")
         for name in spec.component.cls.needs_log_q(spec.component.config):
             if not views[name].component.cls.knows_log_q:
                 known = [e.name for e in registry.entries("noiser") if registry.get("noiser", e.name).cls.knows_log_q]

@@ -221,6 +221,41 @@ class View:
         kept = {f.name: cut(getattr(self, f.name)) for f in fields(self) if f.name not in ("encoded", "extra")}
         return View(**kept)
 
+    def keep_positions(self, kept: Tensor, pad: int = 0) -> View:
+        """The positions where `kept` bool [B, T] is true, moved together, in T' columns: as many as the longest row keeps.
+
+        Everything of B x T goes along, labels too; the chosen positions that are kept are found again, the others are not
+        valid any more; `alignment` stays that with the original. pad: the token id behind a row's end.
+        """
+        B, T = kept.shape
+        sizes = kept.sum(1, keepdim=True)  # [B, 1]
+        width = int(sizes.max()) if B else 0
+        # a stable sort brings the kept positions to the front in their order
+        index = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :width]  # [B, T']
+        there = torch.arange(width, device=kept.device) < sizes  # [B, T']
+
+        def moved(tensor: Tensor | None, fill: Any = 0) -> Any:
+            if not isinstance(tensor, Tensor) or tensor.dim() < 2 or tensor.shape[:2] != (B, T):
+                return tensor
+            extra = [1] * (tensor.dim() - 2)
+            taken = tensor.gather(1, index.view(B, width, *extra).expand(-1, -1, *tensor.shape[2:]))
+            return taken.masked_fill(~there.view(B, width, *extra), fill)
+
+        positions, valid = self.positions, self.valid
+        if positions is not None:
+            place = kept.cumsum(1) - 1
+            found = torch.where(valid & kept.gather(1, positions), place.gather(1, positions), width).sort(1).values
+            valid = found < width  # padding slots stay behind
+            positions = torch.where(valid, found, 0)
+        alignment = torch.arange(T, device=kept.device).expand(B, T) if self.alignment is None else self.alignment
+        return self.replace(
+            inputs={name: moved(value, pad if name == "tokens" else 0) for name, value in self.inputs.items()},
+            labels={name: moved(value, -1) if value.dim() > 1 else value for name, value in self.labels.items()},
+            mask=moved(self.content, False), special=moved(self.special, False), target=moved(self.target, pad),
+            changed=moved(self.changed, False), log_q=moved(self.log_q, 0.0), positions=positions, valid=valid,
+            embedding_change=moved(self.embedding_change, 0.0), alignment=moved(alignment, -1),
+            padded=not bool(there.all()), encoded=None)
+
     def at_positions(self, tensor: Tensor) -> Tensor:
         """Rows of `tensor` [B, T, ...] at the chosen positions -> [B, K, ...]; padding slots repeat position 0."""
         index = self.positions

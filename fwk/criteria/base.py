@@ -52,6 +52,21 @@ class Criterion(nn.Module):
         return ()
 
     @classmethod
+    def needs_positions(cls, config: Any) -> tuple[str, ...]:
+        """Those of the views whose chosen positions, or what was put there, this criterion reads (`Noiser.chooses`)."""
+        return ()
+
+    @classmethod
+    def needs_labels(cls, config: Any) -> tuple[str, ...]:
+        """Names of the labels this criterion reads; a task without them is refused."""
+        return ()
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `prepare` is to be run."""
+        return type(self).prepare is not Criterion.prepare
+
+    @classmethod
     def flops(cls, config: Any, encoder: tuple[Transformer, ...], text: Text) -> float | None:
         """Operations of one forward pass of this criterion's own heads on one sequence (`fwk.flops`); None: not counted."""
         return None
@@ -68,7 +83,7 @@ class Criterion(nn.Module):
     def prepare(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         """Optional: small tensors [B, ...] computed from encoded views without gradient, over every micro-batch of the
         update before the counts are taken. In `normalizers` and `forward` they are `context.prepared`; over the whole
-        update and all ranks, `context.over_update(name)`. Override it and the engine runs it."""
+        update and all ranks, `context.over_update(name)`. Override it and the engine runs it, unless `prepares` says no."""
         raise NotImplementedError
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:

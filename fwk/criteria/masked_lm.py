@@ -138,6 +138,10 @@ class MaskedLM(Criterion):
         return {config.view: {"noiser": "bert_mask"}}
 
     @classmethod
+    def needs_positions(cls, config: Config) -> tuple[str, ...]:
+        return (config.view,)
+
+    @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
         return encoder[0].softmax(text)
 

@@ -9,7 +9,7 @@ logits are written once and read once, in the backward pass. The same logits can
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -47,32 +47,37 @@ def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, 
 
 
 class Softmax:
-    """Distributions over a vocabulary at N positions, of which the logits are kept, once.
+    """Distributions over a vocabulary at N positions, of which the logits are kept, once, or not at all.
 
     hidden: [N, E]. weight: [V, E]. bias: [V]. Under autocast the products are in its type. best: int64 [N], the likeliest
     ids. log_sum: [N], log sum_v exp z_nv, in fp32 or wider. pieces: the logits of successive ids, [ids, N] each, without
-    gradient: sums over the vocabulary then run along the rows, N of them side by side.
+    gradient: sums over the vocabulary then run along the rows, N of them side by side. keep: False where N x V numbers are too
+    many, as at every position of a batch: pieces are made again for the backward pass, which costs a third more.
     """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, piece: int | None = None):
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, piece: int | None = None, keep: bool = True):
         device = hidden.device.type
         piece = piece or (PIECE if device == "cpu" else PIECE_OF_GPU)
         if torch.is_autocast_enabled(device):
             narrow = torch.get_autocast_dtype(device)
             hidden, weight, bias = hidden.to(narrow), weight.to(narrow), bias.to(narrow)
-        self.hidden, self.weight, self.bias = hidden, weight, bias
+        self.hidden, self.weight, self.bias, self.keep = hidden, weight, bias, keep
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.width = max(NARROWEST, piece // max(len(hidden), 1) // BLOCK * BLOCK)  # ids in a piece
         with torch.no_grad(), torch.autocast(device, enabled=False):
-            self.pieces: list[Tensor] = []
+            self._kept: list[Tensor] = []
             tops, self._shares, bests = self._sums()
             self.log_sum = self._shares.logsumexp(0)
-            piece = tops.argmax(0, keepdim=True)  # [1, N]
-            self.best = (bests.gather(0, piece) + self.width * piece)[0]
+            first = tops.argmax(0, keepdim=True)  # [1, N]
+            self.best = (bests.gather(0, first) + self.width * first)[0]
 
     def cuts(self) -> Iterator[tuple[int, int]]:
         size = len(self.weight)
         return ((start, min(start + self.width, size)) for start in range(0, size, self.width))
+
+    @property
+    def pieces(self) -> Iterable[Tensor]:
+        return self._kept or _pieces(self.hidden, self.weight, self.bias, self.cuts())
 
     def losses(self, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """-log p(target) in nats, [N] for int64 [N]. May be asked for several targets; differentiable once."""
@@ -96,7 +101,7 @@ class Softmax:
         block, rest = _first_above((shares - shares.amax(0)).exp_(), uniform)
         index = block * BLOCK + torch.arange(BLOCK, device=block.device)[:, None]  # [ids, N]
         outside = index >= len(self.weight)
-        logits = self.pieces[0].new_empty(index.shape)
+        logits = self.hidden.new_empty(index.shape)
         for (start, stop), piece in zip(self.cuts(), self.pieces, strict=True):  # a block lies in one piece
             here = piece.gather(0, (index - start).clamp_(0, stop - start - 1))
             logits = torch.where((block * BLOCK >= start) & (block * BLOCK < stop), here, logits)
@@ -106,6 +111,10 @@ class Softmax:
         return (block * BLOCK + inside).clamp_(max=len(self.weight) - 1)  # more than that only of numbers that are none
 
     def _at(self, ids: Tensor) -> Tensor:
+        """The logits of ids, [N]."""
+        if not self._kept:  # rounded as a piece of logits is
+            products = (self.hidden.to(self.dtype) * self.weight[ids].to(self.dtype)).sum(-1)
+            return (products + self.bias[ids]).to(self.hidden.dtype).to(self.dtype)
         found = self.log_sum
         for (start, stop), logits in zip(self.cuts(), self.pieces, strict=True):
             inside, where = _place(ids, start, stop)
@@ -115,13 +124,13 @@ class Softmax:
     def _sums(self, temperature: float = 1.0, never: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The largest logit of each piece, [P, N]; log sum exp of each block, [M, N]; the place of the largest, [P, N].
         Makes the logits where that is yet to be done: each piece is added up while it is in the cache."""
-        first = not self.pieces
         tops, shares, bests = [], [], []
+        keep = self.keep and not self._kept
         scratch = self.hidden.new_empty(self.width, len(self.hidden), dtype=self.dtype)  # new memory for each piece costs more
-        for number, (start, stop) in enumerate(self.cuts()):
-            if first:
-                self.pieces.append(torch.addmm(self.bias[start:stop, None], self.weight[start:stop], self.hidden.t()))
-            logits = self.pieces[number].to(self.dtype)
+        for (start, stop), made in zip(self.cuts(), self.pieces, strict=True):
+            if keep:
+                self._kept.append(made)
+            logits = made.to(self.dtype)
             if temperature != 1:
                 logits = logits / temperature
             if never is not None:
@@ -145,21 +154,21 @@ class _CrossEntropy(torch.autograd.Function):
         if smoothing:
             total = sum(logits.to(losses.dtype).sum(0) for logits in softmax.pieces)
             losses = (1 - smoothing) * losses + smoothing * (softmax.log_sum - total / len(weight))
-        ctx.save_for_backward(hidden, weight, target, softmax.log_sum, *softmax.pieces)
+        ctx.save_for_backward(hidden, weight, bias, target, softmax.log_sum, *softmax._kept)
         ctx.smoothing, ctx.cuts = smoothing, tuple(softmax.cuts())
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        hidden, weight, target, log_sum, *pieces = ctx.saved_tensors
+        hidden, weight, bias, target, log_sum, *pieces = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         d_hidden = torch.zeros_like(hidden, dtype=grad.dtype) if for_hidden else None  # a sum over many pieces
         d_weight = torch.empty_like(weight) if for_weight else None
         d_bias = weight.new_empty(len(weight)) if for_bias else None
         share, spread = grad * (1 - ctx.smoothing), grad * (ctx.smoothing / len(weight))
-        scratch = grad.new_empty(max(len(logits) for logits in pieces), len(hidden))
-        for (start, stop), logits in zip(ctx.cuts, pieces, strict=True):
+        scratch = grad.new_empty(max(stop - start for start, stop in ctx.cuts), len(hidden))
+        for (start, stop), logits in zip(ctx.cuts, pieces or _pieces(hidden, weight, bias, ctx.cuts), strict=True):
             delta = torch.sub(logits, log_sum, out=scratch[: stop - start]).exp_().mul_(grad)  # [ids, N]
             if ctx.smoothing:
                 delta -= spread
@@ -175,6 +184,11 @@ class _CrossEntropy(torch.autograd.Function):
             if for_bias:
                 torch.sum(delta, 1, out=d_bias[start:stop])
         return d_hidden.to(hidden.dtype) if for_hidden else None, d_weight, d_bias, None, None, None
+
+
+def _pieces(hidden: Tensor, weight: Tensor, bias: Tensor, cuts: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+    """The logits of one piece of the vocabulary after the other, [ids, N]."""
+    return (torch.addmm(bias[start:stop, None], weight[start:stop], hidden.t()) for start, stop in cuts)
 
 
 def _place(target: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:

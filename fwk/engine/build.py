@@ -43,6 +43,10 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
             raise ConfigError(f"views.{name}.network", f"noiser '{spec.noiser}' has no use for a network")
     criteria, reads, encoded = {}, {}, {}
     for label, spec in config.criterion.items():
+        for wanted in spec.component.cls.needs_labels(spec.component.config):
+            if wanted not in task.labels():
+                raise ConfigError(f"criterion.{label}", f"reads the label '{wanted}', and task '{config.task.name}' has "
+                                  f"{f'no such label{nearest(wanted, task.labels())}' if task.labels() else 'none'}")
         reads[label] = tuple(spec.component.cls.views(spec.component.config))
         encoded[label] = tuple(spec.component.cls.encoded(spec.component.config))
         used = {views[view].encoder for view in encoded[label]}

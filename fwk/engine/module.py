@@ -129,8 +129,23 @@ class ObjectiveModule(nn.Module):
         self.static = StaticViews(self.seed, {name: self.noisers[name] for name in self.plan.static},
                                   {name: nodes[name].source for name in self.plan.static})
         self.prepared_views = tuple(name for name in self.plan.dynamic if self.specs[name].prepare)
-        self.preparing = tuple(label for label in active
-                               if type(self.criteria[label]).prepare is not Criterion.prepare)
+        self.preparing = tuple(label for label in active if self.criteria[label].prepares)
+
+    def work(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Which network runs on which views, and which criterion reads them, in the order of the forward pass: name, what it
+        does in words, and the names under which `fwk.flops.count` counts it."""
+        found = []
+        for step in self.plan.steps:
+            if isinstance(step, Encode):
+                network, mode, ema = self.nodes[step.views[0]].group
+                how = [mode] * (mode != "train") + ["averaged weights"] * ema
+                found.append((network, f"encodes {', '.join(step.views)}" + (f" ({', '.join(how)})" if how else ""),
+                              tuple(f"encoder on {view}" for view in step.views)))
+            elif step.view in self.learned and self.learned[step.view].network is not None:
+                found.append((self._network_of(f"learned.{step.view}"), f"makes {step.view} of {self.nodes[step.view].source}",
+                              (f"views.{step.view}",)))
+        return found + [(label, f"reads {', '.join(self.encoded[label])}", (f"criterion.{label}",))
+                        for label in self.criteria if label not in self.off]
 
     def _states_by_network(self) -> dict[str, tuple[str, ...]]:
         wanted: dict[str, dict[str, None]] = {name: {} for name in self.networks}

@@ -74,10 +74,10 @@ def refuse_what_does_not_fit(encoder: nn.Module, role: str | None) -> None:
         raise ConfigError("model.name", f"{type(encoder).__name__} is no encoder that the BERT and ELECTRA families of transformers "
                           "hold; expected 'bert'")
     config = encoder.config
-    for key, wanted in (("positions", ("learned", "none")), ("norm", ("post",)), ("direction", ("both",))):
+    for key, wanted in (("positions", ("learned", "none")), ("norm", ("post",)), ("direction", ("both",)), ("buckets", (0,))):
         if getattr(config, key) not in wanted:
             raise ConfigError(f"model.{key}", f"the BERT and ELECTRA families of transformers have no '{getattr(config, key)}'; they hold "
-                              f"{' or '.join(wanted)}")
+                              f"{' or '.join(map(str, wanted))}")
     if role == "masked_lm":
         refuse_another_eps(config.norm_eps)
 

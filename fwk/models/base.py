@@ -78,3 +78,9 @@ class Encoder(nn.Module):
 
                 raise ConfigError("model", f"{who} reads state '{name}', which {type(self).__name__} does not have"
                                   f"{nearest(name, self.state_names())}")
+
+    def check_sees_itself(self, who: str) -> None:
+        """ConfigError when `who` (a key) judges tokens and no position of this encoder sees its own."""
+        if not self.sees_itself:
+            raise ConfigError(who, f"{type(self).__name__} lets no position see its own token, so there is no judging it; expected an "
+                              "encoder such as 'bert' (--model bert)")

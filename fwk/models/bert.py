@@ -8,7 +8,8 @@
 Positions are `learned` (one vector each, as published), `relative` (a learned bias per head and clipped offset on the
 attention logits, shared by all layers; Shaw et al. 2018 and T5 in spirit), `neighbour` (the same bias, but the heads
 start out looking at offsets -1, +1, -2, +2, ... with +4 on the logit: small masked LMs then leave the unigram plateau
-at once) or `none`.
+at once) or `none`. Beside any of them there may be T5's bias over buckets of offsets (`buckets`; Raffel et al. 2020): with
+learned positions it is that of COCO-LM, with `none` that of T5.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from fwk.errors import ConfigError
 from fwk.flops import Transformer
 from fwk.models.base import Encoder
 from fwk.models.dropout import Dropout, dropout
+from fwk.models.relative import BucketedBias, RelativeBias
 from fwk.registry import register
 from fwk.views import Encoded
 
@@ -61,6 +63,9 @@ class Bert(Encoder):
         positions: Literal["learned", "relative", "neighbour", "none"] = option(
             "neighbour", "how positions are told: learned (BERT), relative bias, neighbour-initialised relative bias, none")
         reach: int = option(32, "offsets beyond +-reach share one relative bias", low=1, high=1_000_000)
+        buckets: int = option(0, "buckets of T5's relative position bias, beside `positions` (0: without it; T5: 32)", low=0,
+                              high=1024)
+        farthest: int = option(128, "offsets beyond +-farthest share the last of these buckets (T5: 128)", low=1, high=100_000)
         length: int | None = option(None, "longest sequence of learned positions (default: the task's)", low=1, high=10_000_000)
         direction: Literal["both", "left_to_right", "right_to_left"] = option(
             "both", "what a position sees: everything (BERT), itself and what precedes it, itself and what follows it")
@@ -78,6 +83,17 @@ class Bert(Encoder):
             _, width, heads = self.shape()
             if width % heads:
                 raise ConfigError("heads", f"width {width} is not a multiple of {heads} heads")
+            self.check_buckets()
+
+        def check_buckets(self) -> None:
+            sides = 2 if self.direction == "both" else 1
+            if self.buckets % sides or 0 < self.buckets < 2 * sides:
+                raise ConfigError("buckets", f"expected 0 or {'an even number from 4' if sides == 2 else 'a number from 2'} on, "
+                                  f"got {self.buckets}")
+            nearest = self.buckets // sides // 2  # offsets of each side that have a bucket of their own
+            if self.buckets and self.farthest <= nearest:
+                raise ConfigError("farthest", f"the nearest {nearest} offsets have buckets of their own; expected more than that, got "
+                                  f"{self.farthest}")
 
         def shape(self) -> tuple[int, int, int]:
             """Layers, width and heads: what is said of them, and the size's for the rest."""
@@ -98,6 +114,7 @@ class Bert(Encoder):
         self.final_norm = layer_norm(config, self.width) if config.norm == "pre" else nn.Identity()
         relative = config.positions in ("relative", "neighbour")
         self.relative = RelativeBias(self.heads, config.reach, config.positions == "neighbour") if relative else None
+        self.bucketed = BucketedBias(self.heads, config.buckets, config.farthest, config.direction) if config.buckets else None
         self.initialise(config.initialisation)
         self.direction = config.direction
         self.longest = 0 if self.embeddings.position is None else self.embeddings.position.num_embeddings
@@ -138,9 +155,10 @@ class Bert(Encoder):
             own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
             # a position of padding sees itself at least: attention over nothing is not a number
             allowed = seen[None, None] if allowed is None else (seen & allowed) | own  # [B or 1, 1, T, T]
-        if self.relative is None:
+        biases = [part(x.shape[1]) for part in (self.relative, self.bucketed) if part is not None]  # each [heads, T, T]
+        if not biases:
             return allowed
-        bias = self.relative(x.shape[1]).to(x.dtype)[None]  # [1, heads, T, T]
+        bias = sum(biases[1:], biases[0]).to(x.dtype)[None]  # [1, heads, T, T]
         return bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
 
     def state_names(self) -> tuple[str, ...]:
@@ -155,6 +173,8 @@ class Bert(Encoder):
             parts["positions"] = "embeddings.position"
         if self.relative is not None:
             parts["relative"] = "relative"
+        if self.bucketed is not None:
+            parts["buckets"] = "bucketed"
         return parts
 
 
@@ -190,26 +210,6 @@ class Embeddings(nn.Module):
         if change is not None:
             x = x + change
         return self.project(self.dropout(self.norm(x)))  # [B, T, D]
-
-
-class RelativeBias(nn.Module):
-    """A learned number per head and offset key - query, clipped to +-reach; [heads, T, T]."""
-
-    def __init__(self, heads: int, reach: int, neighbours: bool):
-        super().__init__()
-        self.reach = reach
-        self.table = nn.Parameter(torch.zeros(heads, 2 * reach + 1))
-        if neighbours:
-            with torch.no_grad():
-                for head in range(heads):
-                    offset = (head // 2 + 1) * (1 if head % 2 else -1)  # -1, +1, -2, +2, ...
-                    if abs(offset) <= reach:
-                        self.table[head, reach + offset] = 4.0
-
-    def forward(self, T: int) -> Tensor:
-        where = torch.arange(T, device=self.table.device)
-        offset = (where[None, :] - where[:, None]).clamp(-self.reach, self.reach) + self.reach  # [T, T]
-        return self.table[:, offset]  # [heads, T, T]
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropped: float) -> Tensor:

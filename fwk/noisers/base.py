@@ -36,6 +36,9 @@ class Noiser:
     # T of the view included: views of several micro-batches may then be made in one call. The conformance kit tests it
     by_row = False
     knows_log_q = False  # True: the views it makes have `log_q`
+    # whether the views it makes have chosen positions: True; False: those of the source view, if any; None: it does not say
+    chooses: bool | None = None
+    reads_positions = False  # True: the source view must have chosen positions
     reads_encoding = False  # True: `apply` needs `source.encoded`, so the source is encoded before this noiser runs
 
     def __init__(self, config: Any, build: BuildContext):

@@ -35,6 +35,7 @@ class BertMask(Noiser):
                 raise ValueError(f"mask {self.mask} and random {self.random} add up to more than 1")
 
     by_row = True
+    chooses = True
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)

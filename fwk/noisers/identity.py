@@ -14,6 +14,7 @@ class Identity(Noiser):
     """The source as it is: plain inputs, for supervised criteria, teachers, and dropout as the only noise."""
 
     by_row = True
+    chooses = False
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         return source

@@ -37,6 +37,7 @@ class Rows(Noiser):
                 raise ValueError("unlabelled rows of which label? set 'label'")
 
     by_row = True
+    chooses = False
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)

@@ -70,6 +70,8 @@ class Terminal:
         self.start = (float(run.progress or 0.0), float(run.seconds or 0.0))
         self._say(f"run {run.folder}" + (f", going on after update {run.update:,}" if resumed else ""))
         self._say(sizes_line(run))
+        for line in work_lines(run):
+            self._say(line)
         if run.operations is not None:
             self.per_token = run.operations.update / (run.config.train.batch * run.task.length())
         if self.console.is_terminal and not self.console.is_dumb_terminal:
@@ -204,6 +206,19 @@ def sizes_line(run: Any) -> str:
         if counted.uncounted:
             facts[-1] += f" (without {', '.join(counted.uncounted)})"
     return "  ".join(facts)
+
+
+def work_lines(run: Any) -> list[str]:
+    """Which networks run on which views, which criteria read them, and what each costs."""
+    parts = run.operations.parts if run.operations else {}
+    work = run.module.work()
+    width = max((len(who) for who, _, _ in work), default=0)
+    lines = []
+    for who, does, counted_as in work:
+        known = [parts[part] for part in counted_as if parts.get(part)]
+        cost = f"  {number(2 * run.operations.sequences * sum(known))} FLOPs per update" if known else ""
+        lines.append(f"  {who:<{width}}  {does}{cost}")
+    return lines
 
 
 def quantity(value: float) -> str:

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk import BuildContext
 from fwk.compiled import compiled
-from fwk.errors import ConfigError
 
 # what a criterion reads unless the config says otherwise: samples of a generator, and of a cloze model
 GENERATED: dict[str, Any] = {"noiser": "masked_lm", "of": "masked", "network": {"name": "scaled"}}
@@ -24,13 +22,6 @@ def token_head(width: int) -> nn.Sequential:
         nn.init.normal_(layer.weight, std=0.02)
         nn.init.zeros_(layer.bias)
     return head
-
-
-def refuse_blind(build: BuildContext) -> None:
-    """ConfigError for an encoder in which no position sees its own token, where it is this token that is judged."""
-    if not build.encoder.sees_itself:
-        raise ConfigError(f"criterion.{build.name}", f"{type(build.encoder).__name__} lets no position see its own token, so there is "
-                          "no judging it; expected an encoder such as 'bert' (--model bert)")
 
 
 @compiled

@@ -88,6 +88,10 @@ class SemanticAugment(Criterion):
         return {name: {"noiser": "bert_mask"} for name in config.views}
 
     @classmethod
+    def needs_positions(cls, config: Config) -> tuple[str, ...]:
+        return config.views
+
+    @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
         return 2 * encoder[0].softmax(text)
 

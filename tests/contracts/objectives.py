@@ -53,6 +53,10 @@ class MultiTask(Criterion):
     def views(cls, config):
         return {config.view: {"noiser": "identity"}}
 
+    @classmethod
+    def needs_labels(cls, config):
+        return ("label",)
+
     def normalizers(self, views, context):
         source = views[self.config.view].source
         return {f"head{i}": (source == i).sum() for i in range(self.config.sources)}

@@ -4,8 +4,8 @@ section 3.4).
     p(x_t) = c_t 1(x~_t = x_t) + (1 - c_t) softmax(U transform(h_t) + b)[x_t]          c_t = sigmoid(w . h_t + a)
 
 c is the chance that the token was left as it is, so its logit is positive for original tokens (`copy_logit`). Without the
-mechanism c is 0. The loss is the mean of -log p over tokens that are not padding; it is computed from log c, log(1 - c) and
-log softmax, so that it stays exact where c is near 0 or 1.
+mechanism c is 0. The loss is the mean of -log p over tokens that are not padding; `copy_losses` keeps it exact where c is
+near 0 or 1.
 """
 
 from __future__ import annotations
@@ -15,19 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk.criteria.copying import copy_losses
 from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.heads import GENERATED, refuse_blind
-
-
-def copy_losses(nll: Tensor, copy_logit: Tensor, same: Tensor) -> Tensor:
-    """-log [c 1(same) + (1 - c) exp(-nll)], all [N]: nll of the softmax, copy_logit of c, bool same."""
-    predicted = F.logsigmoid(-copy_logit) - nll
-    return -torch.where(same, torch.logaddexp(F.logsigmoid(copy_logit), predicted), predicted)
+from fwk_plugins.electra.heads import GENERATED
 
 
 @register("criterion", "all_tokens_mlm")
@@ -45,7 +39,7 @@ class AllTokensMLM(Criterion):
         super().__init__(config, build)
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
         if config.copy:
-            refuse_blind(build)
+            build.encoder.check_sees_itself(f"criterion.{build.name}")
             self.copy_head = nn.Linear(build.encoder.width, 1)
             nn.init.normal_(self.copy_head.weight, std=0.02)
             nn.init.zeros_(self.copy_head.bias)
@@ -56,6 +50,10 @@ class AllTokensMLM(Criterion):
 
     @classmethod
     def encoded(cls, config: Config) -> tuple[str, ...]:
+        return (config.view,)
+
+    @classmethod
+    def needs_positions(cls, config: Config) -> tuple[str, ...]:
         return (config.view,)
 
     @classmethod

@@ -41,6 +41,10 @@ class CorruptionDetection(Criterion):
         return (config.view,)
 
     @classmethod
+    def needs_positions(cls, config: Config) -> tuple[str, ...]:
+        return (config.view,)
+
+    @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
         return encoder[0].binary(text) / text.length  # at [CLS] alone
 

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.criteria.masked_lm import count_chosen
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.heads import CLOZE, refuse_blind, token_head
+from fwk_plugins.electra.heads import CLOZE, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 
 
@@ -65,7 +65,7 @@ class NoiseContrastive(Criterion):
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
-        refuse_blind(build)
+        build.encoder.check_sees_itself(f"criterion.{build.name}")
         if config.head == "dense":
             self.head: nn.Module = token_head(build.encoder.width)
         else:
@@ -89,6 +89,10 @@ class NoiseContrastive(Criterion):
 
     @classmethod
     def needs_log_q(cls, config: Config) -> tuple[str, ...]:
+        return (config.view,)
+
+    @classmethod
+    def needs_positions(cls, config: Config) -> tuple[str, ...]:
         return (config.view,)
 
     @classmethod

@@ -21,7 +21,7 @@ from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option
 from fwk.criteria.masked_lm import count_chosen
 from fwk.errors import ConfigError
 from fwk.flops import Text, Transformer
-from fwk_plugins.electra.heads import GENERATED, detection_loss, refuse_blind, token_head
+from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 
 Estimate = Literal["published", "exact"]
@@ -65,7 +65,7 @@ class ReplacedTokenDetection(Criterion):
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
-        refuse_blind(build)
+        build.encoder.check_sees_itself(f"criterion.{build.name}")
         self.label = build.name
         self.head = token_head(build.encoder.width)
 
@@ -76,6 +76,10 @@ class ReplacedTokenDetection(Criterion):
     @classmethod
     def encoded(cls, config: Config) -> tuple[str, ...]:
         return (config.view,)  # the masked view is the generator's to read
+
+    @classmethod
+    def needs_positions(cls, config: Config) -> tuple[str, ...]:
+        return (config.view,)
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:

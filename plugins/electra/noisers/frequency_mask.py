@@ -26,6 +26,7 @@ class FrequencyMask(Noiser):
         tickets: int = option(8, "how many times as likely the rarest tokens are chosen as the most frequent one", low=1, high=64)
 
     by_row = True
+    chooses = True
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)

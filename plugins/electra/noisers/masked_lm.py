@@ -33,6 +33,8 @@ class MaskedLMNoiser(ClozeNoiser):
     """
 
     roles = ("masked_lm",)
+    chooses = False
+    reads_positions = True
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

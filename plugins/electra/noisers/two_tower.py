@@ -27,6 +27,7 @@ class TwoTowerNoiser(ClozeNoiser):
     """
 
     knows_log_q = True
+    chooses = True  # where the source view does not
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

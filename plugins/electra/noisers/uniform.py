@@ -23,6 +23,7 @@ class Uniform(Noiser):
         ratio: float = RATIO
 
     by_row = True
+    chooses = True
     knows_log_q = True
 
     def __init__(self, config: Any, build: BuildContext):
