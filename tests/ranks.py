@@ -29,6 +29,12 @@ def geometry(name: str, world: World) -> float:
     return max(world.objects(min(1e300, testing.difference(alone, together))))
 
 
+def gathered(world: World) -> float:
+    """As `geometry`, of negatives that come from all ranks, where each rank has one micro-batch."""
+    config = config_of("COCO-LM", {"criterion": {"sequence_contrastive": {"negatives": "ranks"}}})
+    return max(world.objects(testing.difference(testing.gradients(config), testing.gradients(config, world))))
+
+
 def weights_after(name: str, world: World, updates: int) -> dict[str, torch.Tensor]:
     config = config_of(name, {"train": {"updates": updates, "precision": "fp32", **(SPLIT["train"] if world.size > 1 else {})}})
     with testing.trainer_of(config, world) as trainer:
@@ -87,6 +93,7 @@ def main(out: str) -> None:
         for name in (*REGISTERED, "head without examples here and there", "virtual adversarial noise",
                      "contrast over the whole update", "change of phase", "batch that is not text"):
             attempt("twenty", name, partial(twenty_updates, name, world))
+        attempt("gathered", "sequence_contrastive", partial(gathered, world))
         attempt("same", "several objectives at once", lambda: same_on_all_ranks("several objectives at once", world))
         folder = world.objects(tempfile.mkdtemp() if world.main else None)[0]
         for number, name in enumerate(CASES):

@@ -10,6 +10,7 @@ from fwk.config import complete_views, resolve
 from fwk.errors import ConfigError
 from fwk.models.base import Encoder
 from fwk.models.bert import SIZES, Bert
+from fwk.models.relative import buckets_of
 from fwk.testing import assert_conforms
 
 V, T, B = 31, 11, 3
@@ -151,3 +152,72 @@ def test_impossible_shapes_are_refused(options, words):
     with pytest.raises(ConfigError, match=words):
         Bert(Bert.Config(**{"layers": 1, "width": 16, "heads": 4, **options}),
              BuildContext(vocabulary=Vocabulary(size=V), length=0))
+
+
+@pytest.mark.parametrize("buckets, farthest", [(32, 128), (32, 256), (16, 20), (8, 64), (64, 1000), (4, 5)])
+@pytest.mark.parametrize("direction", ["both", "left_to_right"])
+def test_buckets_are_those_of_t5(buckets, farthest, direction):
+    t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
+    offsets = torch.arange(-3 * farthest, 3 * farthest + 1)
+    theirs = t5.T5Attention._relative_position_bucket(offsets, direction == "both", buckets, farthest)
+    assert torch.equal(buckets_of(offsets, buckets, farthest, direction), theirs)
+
+
+def test_an_encoder_that_reads_from_the_right_has_the_mirrored_buckets():
+    offsets = torch.arange(-50, 51)
+    assert torch.equal(buckets_of(offsets, 8, 20, "right_to_left"), buckets_of(-offsets, 8, 20, "left_to_right"))
+
+
+def test_the_bias_stands_on_the_logits_of_every_layer():
+    """Against attention written out: the same table in both layers, looked up by bucket."""
+    model = bert(positions="none", buckets=8, farthest=6, norm="pre").double()
+    with torch.no_grad():
+        model.bucketed.table.normal_()
+    given, _ = inputs()
+    where = torch.arange(T)
+    bias = model.bucketed.table[:, buckets_of(where[None] - where[:, None], 8, 6)]  # [heads, T, T]
+    x = model.embeddings(given, None)
+    for layer in model.layers:
+        normed = layer.attention_norm(x)
+        query, key, value = (part.view(B, T, 4, 4).transpose(1, 2) for part in layer.query_key_value(normed).chunk(3, -1))
+        mixed = (query @ key.transpose(-2, -1) / 2 + bias).softmax(-1) @ value
+        x = x + layer.attention_output(mixed.transpose(1, 2).reshape(B, T, 16))
+        x = x + layer.output(torch.nn.functional.gelu(layer.inner(layer.output_norm(x))))
+    torch.testing.assert_close(model(given, None).features, model.final_norm(x), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("positions", ["learned", "neighbour", "none"])
+def test_the_bias_may_stand_beside_any_positions_and_starts_at_nothing(positions):
+    given, mask = inputs()
+    plain, biased = bert(positions=positions), bert(positions=positions, buckets=8)
+    biased.load_state_dict({**plain.state_dict(), "bucketed.table": torch.zeros(4, 8)})
+    assert torch.allclose(plain(given, mask).features[mask], biased(given, mask).features[mask], atol=1e-6)
+    with torch.no_grad():
+        biased.bucketed.table.normal_()
+    assert not torch.allclose(plain(given, mask).features[mask], biased(given, mask).features[mask], atol=1e-2)
+    assert "bucketed.place" not in biased.state_dict()  # it follows from the options
+
+
+@pytest.mark.parametrize("name, options", [
+    ("bert", {}), ("bert", {"direction": "left_to_right"}), ("two_tower", {}),
+    ("scaled", {"width": 0.5, "share": "token"})])
+def test_any_encoder_may_have_the_bias(name, options):
+    if name == "scaled":
+        from fwk.testing import tiny_config, trainer_of
+
+        config = tiny_config({"model": {"buckets": 8}, "criterion": {"masked_lm": {}},
+                              "networks": {"other": {"name": name, **options}}, "views": {"masked": {"encoder": "other"}}})
+        with trainer_of(config) as trainer:
+            tables = [n for n, _ in trainer.run.module.named_parameters() if n.endswith("bucketed.table")]
+        assert tables == ["networks.main.bucketed.table", "networks.other.inner.bucketed.table"]
+        return
+    assert_conforms("model", name, options={"layers": 1, "width": 16, "heads": 2, "buckets": 8, "farthest": 6, **options})
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"buckets": 7}, "an even number from 4 on, got 7"), ({"buckets": 2}, "an even number from 4 on, got 2"),
+    ({"buckets": 1, "direction": "left_to_right"}, "a number from 2 on, got 1"),
+    ({"buckets": 32, "farthest": 8}, "the nearest 8 offsets have buckets of their own; expected more than that, got 8")])
+def test_buckets_that_do_not_work_out_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        bert(**options)

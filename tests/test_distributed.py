@@ -43,6 +43,11 @@ def test_twenty_fp32_updates_on_four_ranks_agree_with_one_process(four_ranks, na
 
 
 @pytest.mark.slow
+def test_negatives_of_all_ranks_give_the_gradient_of_one_process_with_all_sequences(four_ranks):
+    assert four_ranks["gathered"]["sequence_contrastive"] < 1e-10
+
+
+@pytest.mark.slow
 def test_all_ranks_hold_the_same_weights(four_ranks):
     assert four_ranks["same"]["several objectives at once"]
 

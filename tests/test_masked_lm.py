@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fwk import BuildContext, Key, View, Vocabulary
+from fwk import BuildContext, Encoder, Key, View, Vocabulary
 from fwk.criteria.masked_lm import MaskedLM, MaskedLMHead
 from fwk.criteria.softmax import token_losses
 from fwk.noisers.bert_mask import BertMask
@@ -19,13 +19,11 @@ V, D, T, B = 23, 6, 12, 7
 VOCABULARY = Vocabulary(size=V, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4))
 
 
-class Stub(nn.Module):
+class Stub(Encoder):
     """Enough of an encoder for a head."""
 
-    sees_itself = True
-
     def __init__(self, width=D, embedding=D):
-        super().__init__()
+        super().__init__(None, BuildContext())
         self.width = width
         self.table = nn.Embedding(V, embedding)
 

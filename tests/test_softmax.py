@@ -137,3 +137,27 @@ def test_log_probabilities_are_those_of_the_distribution_that_is_sampled():
         logits = F.linear(hidden, weight, bias) / temperature
         torch.testing.assert_close(found, logits.log_softmax(-1).gather(1, target[:, None])[:, 0], rtol=1e-12, atol=1e-12)
         assert not found.requires_grad
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_logits_that_are_not_kept_give_the_same_losses_gradients_and_samples(smoothing):
+    parts, target = inputs()
+    factor = torch.linspace(-1, 2, N, dtype=torch.float64)
+    kept, made_again = (Softmax(*parts, piece=1, keep=keep) for keep in (True, False))
+    assert torch.equal(kept.best, made_again.best) and torch.equal(kept.log_sum, made_again.log_sum)
+    uniform = torch.rand(N, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    for temperature, never in ((1.0, None), (0.5, target)):
+        assert torch.equal(kept.sample(uniform, temperature, never), made_again.sample(uniform, temperature, never))
+    torch.testing.assert_close(kept.log_probs(target, 0.7), made_again.log_probs(target, 0.7), rtol=1e-13, atol=1e-13)
+    found, wanted = (softmax.losses(target, smoothing) for softmax in (made_again, kept))
+    torch.testing.assert_close(found, wanted, rtol=1e-13, atol=1e-13)
+    for mine, theirs in zip(*(torch.autograd.grad((losses * factor).sum(), parts) for losses in (found, wanted))):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_logits_that_are_not_kept_are_not_kept():
+    parts, target = inputs()
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
+        Softmax(*parts, piece=1, keep=False).losses(target)
+    assert sum(sizes) < N * V / 2
