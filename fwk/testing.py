@@ -102,9 +102,10 @@ def gradients(config: RunConfig, world: World | None = None) -> dict[str, Tensor
 
 def differentiate_once(trainer: Trainer) -> Step:
     run = trainer.run
-    step = Step(update=run.update + 1, progress=run.progress)
-    micros = [run.module.begin(b, i, step, run.device) for i, b in enumerate(next(batches_of(run, run.update)))]
-    if run.module.prepares:
+    batches = next(batches_of(run, run.update))
+    step = Step(update=run.update + 1, progress=run.progress, micro_batches=len(batches))
+    micros = [run.module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)]
+    if run.module.prepares(step):
         for micro in micros:
             run.module.prepare(micro, step)
         run.module.exchange(micros)
@@ -194,7 +195,7 @@ def rule_one_encode(config: RunConfig) -> str:
         module._encode_one = uncounted
         step = Step(update=1, counts=None)
         micro = module.begin(next(batches_of(trainer.run))[0], 0, step, trainer.run.device)
-        if module.prepares:
+        if module.prepares(step):
             module.prepare(micro, step)
             module.exchange([micro])
         seen.clear()

@@ -38,9 +38,10 @@ def sharded_gradients(name: str, world: World) -> tuple[dict, float]:
         fully_shard(module, mesh=mesh, ignored_params={module.anchor})  # a scalar cannot be cut
         register_fsdp_forward_method(module, "prepare")
         trainer.wrapped = module
-        step = testing.Step(update=1, progress=0.0)
-        micros = [module.begin(batch, i, step, run.device) for i, batch in enumerate(next(batches_of(run)))]
-        if module.prepares:
+        batches = next(batches_of(run))
+        step = testing.Step(update=1, progress=0.0, micro_batches=len(batches))
+        micros = [module.begin(batch, i, step, run.device) for i, batch in enumerate(batches)]
+        if module.prepares(step):
             for micro in micros:
                 module.prepare(micro, step)
             module.exchange(micros)

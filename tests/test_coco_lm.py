@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fwk import BuildContext, View
 from fwk.config import build, complete_views
 from fwk.errors import ConfigError
-from fwk.testing import _merged, differentiate_once, gradients, tiny_config, trainer_of
+from fwk.testing import differentiate_once, tiny_config, trainer_of
 from fwk.views import Encoded
 from fwk_plugins.coco_lm.corrective_lm import CorrectiveLM
 from fwk_plugins.coco_lm.sequence_contrastive import (
@@ -249,6 +249,8 @@ def in_plain_python(a, b, tau) -> float:
 class Everyone:
     """A context in which this rank has rows [start, start + B) of `rows`."""
 
+    prepared: dict = {}
+
     def __init__(self, rows=None, start=0):
         self.rows, self.start = rows, start
 
@@ -359,14 +361,34 @@ def test_views_of_different_sequences_are_refused():
         contrastive()(views, Everyone())
 
 
+def test_negatives_of_the_update_are_encoded_twice_where_there_are_several_micro_batches_alone():
+    calls = {}
+    for size in (None, 4):
+        with trainer_of(tiny_config({"criterion": {"sequence_contrastive": {}}, "train": {"micro_batch": size}})) as trainer:
+            differentiate_once(trainer)
+            calls[size] = trainer.run.module.encoder_calls
+    assert calls == {None: 2, 4: 3 * 2 * 2}  # generator and encoder; three micro-batches, twice
+
+
 def test_with_negatives_of_the_update_dropout_falls_twice_the_same_way():
     """Only then are the vectors of the first pass those of the second, and the gradient that of the loss."""
-    noisy = {"model": {"dropout": 0.3, "attention_dropout": 0.3}, "criterion": {"sequence_contrastive": {"negatives": "update"}}}
-    update = gradients(tiny_config(noisy))
-    at_hand = gradients(tiny_config(_merged(noisy, {"criterion": {"sequence_contrastive": {"negatives": "ranks"}}})))
-    worst = max(float((update[n] - at_hand[n]).abs().max()) for n in update if update[n] is not None)
-    scale = max(float(value.abs().max()) for value in update.values() if value is not None)
-    assert worst < 1e-12 * scale  # one micro-batch: the two are the same
+    noisy = {"model": {"dropout": 0.3, "attention_dropout": 0.3}, "criterion": {"sequence_contrastive": {}}, "train": {"micro_batch": 5}}
+    with trainer_of(tiny_config(noisy)) as trainer:
+        criterion, seen = trainer.run.module.criteria["sequence_contrastive"], []
+        first, second = criterion.prepare, criterion.forward
+
+        def prepare(views, context):
+            seen.append(first(views, context))
+            return seen[-1]
+
+        def forward(views, context):
+            live = torch.stack(criterion._vectors(views), 1)
+            assert torch.equal(live, seen[context.micro_batch]["vectors"]) and live.requires_grad
+            return second(views, context)
+
+        criterion.prepare, criterion.forward = prepare, forward
+        differentiate_once(trainer)
+        assert len(seen) == 3
 
 
 # -- what COCO-LM is made of -----------------------------------------------------------------------------------------

@@ -101,7 +101,47 @@ TABLE |= {f"configs/papers/{name}.yaml": settings for name, settings in {
     "study_training_algorithm": {**of_size(*BASE, 500_000), **RTD, **generator(1.0, share="none"),
                                  "hooks.two_stage.updates": 250_000},
 }.items()}
+
+# COCO-LM, as its text says (Meng et al. 2021, section 4), and what each row of its ablation table changes
+COCO_LM = {
+    "task.name": "mlm", "task.blocks": "contiguous", "task.length": 512, "task.tokenizer": "bpe", "task.vocabulary": 32768,
+    "task.lower": True, "model.layers": 12, "model.width": 768, "model.heads": 12, "model.positions": "learned", "model.buckets": 32,
+    "model.farthest": 128, "train.batch": 2048, "train.updates": 125_000,
+    "criterion.corrective_lm.copy_weight": 50.0, "criterion.corrective_lm.lm_weight": 1.0, "criterion.corrective_lm.copy": True,
+    "criterion.corrective_lm.stop_gradient": True, "criterion.corrective_lm.positions": "chosen",
+    "criterion.corrective_lm.reduction": "mean", "criterion.corrective_lm.weight": 1.0,
+    "views.masked.ratio": 0.15, "views.masked.mask": 1.0, "views.corrupted.noiser": "masked_lm", "views.corrupted.weight": 1.0,
+    "views.corrupted.sampling": "without_dropout", "views.corrupted.network.width": 1.0, "views.corrupted.network.layers": THIRD,
+    "views.corrupted.network.share": "token_and_position",
+}
+CONTRAST = {"criterion.sequence_contrastive.temperature": 1.0, "criterion.sequence_contrastive.weight": 1.0,
+            "criterion.sequence_contrastive.views": ["corrupted", "cropped"], "views.cropped.noiser": "crop",
+            "views.cropped.keep": 0.9}
+PLUS = {**COCO_LM, **CONTRAST, "task.vocabulary": 64_000, "task.lower": False, "train.updates": 1_953_125}
+RANDOM = {key: setting for key, setting in COCO_LM.items() if not key.startswith("views.corrupted")}
+TABLE |= {f"configs/papers/coco_lm_{name}.yaml": settings for name, settings in {
+    "base": {**COCO_LM, **CONTRAST},
+    "base_plus": PLUS,
+    "large_plus": {**PLUS, "model.layers": 24, "model.width": 1024, "model.heads": 16, "views.corrupted.network.layers": 0.25},
+    "rtd_only": {**COCO_LM, "criterion.corrective_lm.lm_weight": 0.0},
+    "clm_only": COCO_LM,
+    "scl_rtd": {**COCO_LM, **CONTRAST, "criterion.corrective_lm.lm_weight": 0.0},
+    "no_rel_pos": {**COCO_LM, **CONTRAST, "model.buckets": 0},
+    "electra_auxiliary": {**COCO_LM, **CONTRAST, "views.corrupted.network.width": THIRD, "views.corrupted.network.layers": 1.0,
+                          "views.corrupted.sampling": "with_dropout"},
+    "random_replacements": {**RANDOM, **CONTRAST, "views.corrupted.noiser": "uniform"},
+    "converged_auxiliary": {**COCO_LM, **CONTRAST, "views.corrupted.network.share": "none", "train.updates": 250_000,
+                            "hooks.two_stage.updates": 125_000, "hooks.two_stage.copy": False},
+    "all_token_lm": {**COCO_LM, "criterion.corrective_lm.positions": "all", "criterion.corrective_lm.copy_weight": 0.0,
+                     "criterion.corrective_lm.stop_gradient": False},
+    "no_copy": {**COCO_LM, "criterion.corrective_lm.copy": False},
+    "no_stop_gradient": {**COCO_LM, "criterion.corrective_lm.stop_gradient": False},
+    "crop_fraction": {**COCO_LM, **CONTRAST},
+}.items()}
 GRIDS = [
+    *(("coco_lm_crop_fraction", [f"views.cropped.keep={keep}"]) for keep in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)),
+    *((f"coco_lm_{row}", ["criterion.sequence_contrastive.views=[corrupted,cropped]"])
+      for row in ("clm_only", "all_token_lm", "no_copy", "no_stop_gradient")),
     *(("study_weight_sharing", [f"views.corrupted.network.share={share}"]) for share in ("none", "token", "token_and_position", "all")),
     *(("study_generator_size", [f"views.corrupted.network.width={width}"]) for width in (0.0833333, 0.1666667, 0.25, 0.5, 0.6666667, 1.0)),
     *(("efficiency_electra", ["views.corrupted={noiser: " + noiser + ", of: masked}"]) for noiser in ("unigram", "uniform")),
@@ -134,14 +174,14 @@ def tiny(name: str, **train):
     kept = {key: config[key] for key in ("views", "criterion", "networks", "schedule")}
     kept["hooks"] = {label: {**hook, "updates": 1} for label, hook in config["hooks"].items() if label == "two_stage"}
     kept["optimizer"] = config["optimizer"]
-    model = {key: config["model"][key] for key in ("name", "positions", "norm", "initialisation")}
+    model = {key: config["model"][key] for key in ("name", "positions", "norm", "initialisation", "buckets", "farthest")}
     changes = {**kept, "model": model, "train": {"updates": 2, "save_every": 0, "validate_every": 0, **train}}
     return testing.tiny_config(changes, config["user_dirs"])
 
 
 def test_the_files_are_where_they_are_expected():
     assert PAPERS == sorted(TABLE) and {"configs/demo/masked_lm.yaml", "configs/demo/semantic_augment.yaml",
-                                        "configs/demo/combined.yaml"} <= set(FILES)
+                                        "configs/demo/combined.yaml", "configs/demo/with_a_user_dir.yaml"} <= set(FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -166,10 +206,21 @@ def test_every_view_is_encoded_once(name):
 
 
 def test_combined_objectives_share_their_views_in_one_encoder_call():
-    with testing.trainer_of(tiny("configs/demo/combined.yaml")) as trainer:
+    with testing.trainer_of(tiny("configs/demo/with_a_user_dir.yaml")) as trainer:
         testing.differentiate_once(trainer)
         assert trainer.run.module.encoder_calls == 1
         assert sorted(trainer.run.module.specs) == ["masked", "remasked"]
+    with testing.trainer_of(tiny("configs/demo/combined.yaml")) as trainer:
+        seen = []
+        trainer.run.module.networks["main"].register_forward_hook(lambda part, given, made: seen.append(len(given[0]["tokens"])))
+        testing.differentiate_once(trainer)
+        assert seen == [4 * 12] and trainer.run.module.encoder_calls == 2  # the other call is the auxiliary network's
+        assert sorted(trainer.run.module.specs) == ["corrupted", "cropped", "masked", "remasked"]
+
+
+@pytest.mark.parametrize("rule", [testing.rule_geometry, testing.rule_resume, testing.rule_no_global_randomness])
+def test_the_combined_demo_keeps_the_rules_of_one_objective(rule):
+    assert rule(tiny("configs/demo/combined.yaml", updates=6)) == ""
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -191,7 +242,8 @@ def test_papers_settings(name):
     config = resolved(name)
     mapping = with_views(config).to_mapping()
     assert {key: value(mapping, key) for key in TABLE[name]} == TABLE[name]
-    assert len(mapping["criterion"]) == 1 and config.views.keys() == mapping["views"].keys()  # the file says every view
+    named = {key.split(".")[1] for key in TABLE[name] if key.startswith("criterion.")}
+    assert mapping["criterion"].keys() == named and config.views.keys() == mapping["views"].keys()  # the file says every view
 
 
 @pytest.mark.parametrize("name", PAPERS)

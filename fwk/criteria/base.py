@@ -61,10 +61,9 @@ class Criterion(nn.Module):
         """Names of the labels this criterion reads; a task without them is refused."""
         return ()
 
-    @property
-    def prepares(self) -> bool:
-        """Whether `prepare` is to be run."""
-        return type(self).prepare is not Criterion.prepare
+    def prepares(self, micro_batches: int) -> bool:
+        """Whether an overridden `prepare` is to be run in an update of so many micro-batches on each rank."""
+        return True
 
     @classmethod
     def flops(cls, config: Any, encoder: tuple[Transformer, ...], text: Text) -> float | None:
@@ -83,7 +82,7 @@ class Criterion(nn.Module):
     def prepare(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         """Optional: small tensors [B, ...] computed from encoded views without gradient, over every micro-batch of the
         update before the counts are taken. In `normalizers` and `forward` they are `context.prepared`; over the whole
-        update and all ranks, `context.over_update(name)`. Override it and the engine runs it, unless `prepares` says no."""
+        update and all ranks, `context.over_update(name)`. Override it and the engine runs it, where `prepares` says so."""
         raise NotImplementedError
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:

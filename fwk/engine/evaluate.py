@@ -54,7 +54,7 @@ def _measure(run: Run, batches: Iterable[Batch], step: Step, meters: Meters, wei
     for batch in batches:
         micro = module.begin(batch, 0, step, run.device)
         with run.precision.autocast():
-            if module.prepares:
+            if module.prepares(step):
                 module.prepare(micro, step)
                 module.exchange([micro], alone=True)
             counts = module.normalizers(micro, step)

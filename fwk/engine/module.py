@@ -35,9 +35,11 @@ from fwk.views import Batch, Encoded, Output, Unmade, View
 
 @dataclass(kw_only=True)
 class Step:
-    """What is the same for every micro-batch of an update. counts: global counts by term; None in evaluation."""
+    """What is the same for every micro-batch of an update. micro_batches: how many there are, on each rank. counts: global
+    counts by term; None in evaluation."""
 
     update: int = 0
+    micro_batches: int = 1
     progress: float = 0.0
     split: str = "train"
     counts: Mapping[str, float] | None = None
@@ -129,7 +131,8 @@ class ObjectiveModule(nn.Module):
         self.static = StaticViews(self.seed, {name: self.noisers[name] for name in self.plan.static},
                                   {name: nodes[name].source for name in self.plan.static})
         self.prepared_views = tuple(name for name in self.plan.dynamic if self.specs[name].prepare)
-        self.preparing = tuple(label for label in active if self.criteria[label].prepares)
+        self.preparing = tuple(label for label in active
+                               if type(self.criteria[label]).prepare is not Criterion.prepare)
 
     def work(self) -> list[tuple[str, str, tuple[str, ...]]]:
         """Which network runs on which views, and which criterion reads them, in the order of the forward pass: name, what it
@@ -175,18 +178,21 @@ class ObjectiveModule(nn.Module):
             views[name] = outline.replace(name=name, outline=True, **missing)
         return MicroBatch(index=index, views=views)
 
-    @property
-    def prepares(self) -> bool:
-        return bool(self.prepared_views or self.preparing)
+    def prepares(self, step: Step) -> bool:
+        return bool(self.prepared_views or self._preparing(step))
+
+    def _preparing(self, step: Step) -> tuple[str, ...]:
+        return tuple(label for label in self.preparing if self.criteria[label].prepares(step.micro_batches))
 
     @torch.no_grad()
     def prepare(self, micro: MicroBatch, step: Step) -> None:
         """The targets that need networks before counts are known, of one micro-batch."""
-        steps = self.plan.steps if self.preparing else self.plan.until(self.prepared_views, self.nodes)
+        preparing = self._preparing(step)
+        steps = self.plan.steps if preparing else self.plan.until(self.prepared_views, self.nodes)
         views = self._run(steps, micro, step)
         for name in self.prepared_views:
             micro.prepared_views[name] = micro.views[name] = views[name].detached()
-        for label in self.preparing:
+        for label in preparing:
             context = self._context(f"criteria.{label}", micro, step)
             self._seed(step, micro, f"criteria.{label}")
             readable = self._readable(label, views)
@@ -198,10 +204,8 @@ class ObjectiveModule(nn.Module):
     def exchange(self, micros: Sequence[MicroBatch], alone: bool = False) -> None:
         """Makes prepared tensors available over the whole update: all micro-batches of all ranks (`alone`: of this
         one, as in evaluation, where ranks may differ in their number of batches), in draw order."""
-        if not self.preparing:
-            return
         world = World() if alone else self.world
-        for label in self.preparing:
+        for label in micros[0].prepared:
             for name in micros[0].prepared[label]:
                 own = [micro.prepared_draws[label][name] for micro in micros]
                 draws = world.rows(torch.cat(own))

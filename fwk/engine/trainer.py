@@ -111,9 +111,9 @@ class Trainer:
         """One update; False when the run was asked to stop instead, and nothing was changed."""
         run, module = self.run, self.run.module
         factor = run.learning_rate_factor()  # before this update's tokens and time count as spent
-        step = Step(update=run.update + 1, progress=run.progress)
+        step = Step(update=run.update + 1, progress=run.progress, micro_batches=len(batches))
         micros = [module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)]
-        if module.prepares:
+        if module.prepares(step):
             with run.precision.autocast():
                 for micro in micros:
                     module.prepare(micro, step)

@@ -10,12 +10,12 @@ tau  `temperature` (1 in the paper)
 In the paper the views are a corrupted one (samples of the auxiliary network) and one that is cropped out of the original. There
 is no projection between the encoder and the cosine.
 
-**Negatives.** N counts sequences of this micro-batch of this rank (`micro_batch`), of this micro-batch on all ranks (`ranks`), or
-of the whole update (`update`). With the first two the loss depends on how a batch is cut into micro-batches, as any loss
-between the sequences at hand does. With the third it does not: every micro-batch is encoded twice, first without gradient
-to know all vectors, then with the gradient of the whole loss by its own vectors (the two passes of Gao et al. 2021,
-"Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"). In an update of one micro-batch it is what `ranks`
-is, and costs a forward pass more. In evaluation N counts the micro-batch of a rank alone.
+**Negatives.** N counts the sequences of the whole update (`update`), those of this micro-batch on all ranks (`ranks`), or those of
+this micro-batch on this rank (`micro_batch`). With the last two the loss depends on how a batch is cut, as any loss between
+the sequences at hand does. With the first it does not: where there are several micro-batches, each is encoded twice, first
+without gradient to know all vectors, then with the gradient of the whole loss by its own vectors (the two passes of Gao et
+al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"). With one, vectors are gathered from all
+ranks as for `ranks`. In evaluation N counts the micro-batch of a rank alone.
 """
 
 from __future__ import annotations
@@ -70,14 +70,13 @@ def share_of_the_whole(logits: Tensor, log_sum: Tensor, own: Tensor, positive: T
 class SequenceContrastive(Criterion):
     """Two views of a sequence are closer to each other than to any other sequence at hand."""
 
-    expected_failures = {"geometry": "the negatives are by default the sequences of the micro-batch; `negatives: update` keeps it"}
-
     @dataclass(frozen=True, kw_only=True)
     class Config:
         views: tuple[str, ...] = option(("corrupted", "cropped"), "the two views of each sequence")
         temperature: float = option(1.0, "divides the cosines (COCO-LM: 1)", low=1e-4)
         negatives: Literal["micro_batch", "ranks", "update"] = option(
-            "ranks", "other sequences of the micro-batch, of that on all ranks, or of the whole update (encodes twice)")
+            "update", "other sequences of the micro-batch, of that on all ranks, or of the whole update (which encodes twice where it has "
+            "several micro-batches)")
 
         def __post_init__(self):
             if len(self.views) != 2 or self.views[0] == self.views[1]:
@@ -100,9 +99,8 @@ class SequenceContrastive(Criterion):
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
         return 0.0  # two rows of cosines, which grow with the others at hand: nothing beside an encoder
 
-    @property
-    def prepares(self) -> bool:
-        return self.config.negatives == "update"
+    def prepares(self, micro_batches: int) -> bool:
+        return self.config.negatives == "update" and micro_batches > 1
 
     def prepare(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"vectors": torch.stack(self._vectors(views), 1)}  # [B, 2, D]
@@ -113,16 +111,17 @@ class SequenceContrastive(Criterion):
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         first, second = self._vectors(views)  # [B, D] each
         rows, mine = torch.stack([first, second], 1), torch.arange(len(first), device=first.device)
-        if self.config.negatives == "update":
+        cached = "vectors" in context.prepared
+        if cached:
             rows, mine = context.over_update("vectors")
-        elif self.config.negatives == "ranks":
+        elif self.config.negatives != "micro_batch":
             rows, mine = context.gather(rows)
         N, tau = len(rows), self.config.temperature
         anchors, everyone = torch.cat([first, second]), torch.cat([rows[:, 0], rows[:, 1]])  # [2B, D], [2N, D]
         own, positive = torch.cat([mine, mine + N]), torch.cat([mine + N, mine])  # [2B] each
         with torch.autocast(anchors.device.type, enabled=False):
             logits = anchors @ everyone.T / tau  # [2B, 2N]
-            if self.config.negatives == "update":
+            if cached:
                 total = share_of_the_whole(logits, log_sums(everyone, tau), own, positive)
             else:
                 total = contrast(logits, own, positive).sum()

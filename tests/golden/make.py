@@ -28,6 +28,10 @@ CURVES = {
     "corruption_detection": {"criterion": {"corruption_detection": {}}},
     "cloze": {"criterion": {"cloze": {}}, "model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2}},
     "causal_lm": {"criterion": {"causal_lm": {}}, "model": {"direction": "left_to_right"}},
+    "corrective_lm": {"criterion": {"corrective_lm": {}}, "model": {"buckets": 8, "farthest": 12}},
+    "sequence_contrastive": {"criterion": {"sequence_contrastive": {}}},
+    "coco_lm_and_semantic_augment": {"criterion": {"semantic_augment": {}, "corrective_lm": {}, "sequence_contrastive": {
+        "weight": {"from": 0.0, "to": 1.0, "start": 0.1, "end": 0.5}}}},
     "combined": {"criterion": {"semantic_augment": {"weight": 0.5}, "masked_lm": {"weight": {"from": 1.0, "to": 0.0}}}},
 }
 
