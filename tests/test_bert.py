@@ -172,10 +172,10 @@ def test_the_bias_stands_on_the_logits_of_every_layer():
     """Against attention written out: the same table in both layers, looked up by bucket."""
     model = bert(positions="none", buckets=8, farthest=6, norm="pre").double()
     with torch.no_grad():
-        model.bucketed.table.normal_()
+        model.bucket_bias.table.normal_()
     given, _ = inputs()
     where = torch.arange(T)
-    bias = model.bucketed.table[:, buckets_of(where[None] - where[:, None], 8, 6)]  # [heads, T, T]
+    bias = model.bucket_bias.table[:, buckets_of(where[None] - where[:, None], 8, 6)]  # [heads, T, T]
     x = model.embeddings(given, None)
     for layer in model.layers:
         normed = layer.attention_norm(x)
@@ -190,12 +190,12 @@ def test_the_bias_stands_on_the_logits_of_every_layer():
 def test_the_bias_may_stand_beside_any_positions_and_starts_at_nothing(positions):
     given, mask = inputs()
     plain, biased = bert(positions=positions), bert(positions=positions, buckets=8)
-    biased.load_state_dict({**plain.state_dict(), "bucketed.table": torch.zeros(4, 8)})
+    biased.load_state_dict({**plain.state_dict(), "bucket_bias.table": torch.zeros(4, 8)})
     assert torch.allclose(plain(given, mask).features[mask], biased(given, mask).features[mask], atol=1e-6)
     with torch.no_grad():
-        biased.bucketed.table.normal_()
+        biased.bucket_bias.table.normal_()
     assert not torch.allclose(plain(given, mask).features[mask], biased(given, mask).features[mask], atol=1e-4)
-    assert "bucketed.place" not in biased.state_dict()  # it follows from the options
+    assert "bucket_bias.place" not in biased.state_dict()  # it follows from the options
 
 
 @pytest.mark.parametrize("name, options", [
@@ -208,8 +208,8 @@ def test_any_encoder_may_have_the_bias(name, options):
         config = tiny_config({"model": {"buckets": 8}, "criterion": {"masked_lm": {}},
                               "networks": {"other": {"name": name, **options}}, "views": {"masked": {"encoder": "other"}}})
         with trainer_of(config) as trainer:
-            tables = [n for n, _ in trainer.run.module.named_parameters() if n.endswith("bucketed.table")]
-        assert tables == ["networks.main.bucketed.table", "networks.other.inner.bucketed.table"]
+            tables = [n for n, _ in trainer.run.module.named_parameters() if n.endswith("bucket_bias.table")]
+        assert tables == ["networks.main.bucket_bias.table", "networks.other.inner.bucket_bias.table"]
         return
     assert_conforms("model", name, options={"layers": 1, "width": 16, "heads": 2, "buckets": 8, "farthest": 6, **options})
 

@@ -114,7 +114,7 @@ class Bert(Encoder):
         self.final_norm = layer_norm(config, self.width) if config.norm == "pre" else nn.Identity()
         relative = config.positions in ("relative", "neighbour")
         self.relative = RelativeBias(self.heads, config.reach, config.positions == "neighbour") if relative else None
-        self.bucketed = BucketedBias(self.heads, config.buckets, config.farthest, config.direction) if config.buckets else None
+        self.bucket_bias = BucketedBias(self.heads, config.buckets, config.farthest, config.direction) if config.buckets else None
         self.initialise(config.initialisation)
         self.direction = config.direction
         self.longest = 0 if self.embeddings.position is None else self.embeddings.position.num_embeddings
@@ -155,7 +155,7 @@ class Bert(Encoder):
             own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
             # a position of padding sees itself at least: attention over nothing is not a number
             allowed = seen[None, None] if allowed is None else (seen & allowed) | own  # [B or 1, 1, T, T]
-        biases = [part(x.shape[1]) for part in (self.relative, self.bucketed) if part is not None]  # each [heads, T, T]
+        biases = [part(x.shape[1]) for part in (self.relative, self.bucket_bias) if part is not None]  # each [heads, T, T]
         if not biases:
             return allowed
         bias = sum(biases[1:], biases[0]).to(x.dtype)[None]  # [1, heads, T, T]
@@ -173,8 +173,8 @@ class Bert(Encoder):
             parts["positions"] = "embeddings.position"
         if self.relative is not None:
             parts["relative"] = "relative"
-        if self.bucketed is not None:
-            parts["buckets"] = "bucketed"
+        if self.bucket_bias is not None:
+            parts["buckets"] = "bucket_bias"
         return parts
 
 

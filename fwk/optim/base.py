@@ -47,6 +47,10 @@ class OptimizerConfig:
         {}, "glob pattern over parameter names -> factor on the learning rate ('networks.generator.*': 0.5); "
         "the factors of all patterns that match a parameter multiply", low=0, high=LARGE,
     )
+    decay_scales: dict[str, float] = option(
+        {}, "glob pattern over parameter names -> factor on the weight decay ('criteria.corrective_lm.*': 0.1), likewise", low=0,
+        high=LARGE,
+    )
 
 
 class OptimizerFactory:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -35,15 +36,13 @@ def parameter_groups(
     names = [name for name, _ in named]
     check_patterns("optimizer.no_decay", _own_rules(config), names)
     check_patterns("optimizer.lr_scales", config.lr_scales, names)
+    check_patterns("optimizer.decay_scales", config.decay_scales, names)
 
     below_top = _distances(names, depth_of) if config.layer_decay != 1 else {}
     groups: dict[tuple[float, float, str], dict[str, Any]] = {}
     for name, parameter in named:
-        scale = config.layer_decay ** below_top.get(name, 0)
-        for pattern, factor in config.lr_scales.items():
-            if fnmatchcase(name, pattern):
-                scale *= factor
-        decay = 0.0 if without_decay(name, parameter, config.no_decay) else float(config.weight_decay)
+        scale = config.layer_decay ** below_top.get(name, 0) * _factor(name, config.lr_scales)
+        decay = 0.0 if without_decay(name, parameter, config.no_decay) else config.weight_decay * _factor(name, config.decay_scales)
         kind = kind_of(name, parameter) if kind_of else ""
         group = groups.setdefault((scale, decay, kind), {
             "params": [], "names": [], "kind": kind, "lr_scale": scale, "weight_decay": decay, "lr": config.lr * scale,
@@ -51,6 +50,11 @@ def parameter_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
+
+
+def _factor(name: str, scales: Mapping[str, float]) -> float:
+    """The product of the factors whose patterns match."""
+    return math.prod((factor for pattern, factor in scales.items() if fnmatchcase(name, pattern)), start=1.0)
 
 
 def layer_depths(names: Sequence[str]) -> dict[str, tuple[int, int]]:
