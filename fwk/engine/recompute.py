@@ -23,9 +23,21 @@ class Recomputed:
     """Goes in front of a layer's class."""
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        run, training = super().forward, self.training
         if _paused or not torch.is_grad_enabled():
-            return super().forward(*arguments, **keywords)
-        return checkpoint(super().forward, *arguments, use_reentrant=False, **keywords)
+            return run(*arguments, **keywords)
+
+        def in_its_mode(*arguments: Any, **keywords: Any) -> Any:
+            now = self.training
+            if now == training:
+                return run(*arguments, **keywords)
+            self.train(training)  # an encoder may have been without dropout for one call
+            try:
+                return run(*arguments, **keywords)
+            finally:
+                self.train(now)
+
+        return checkpoint(in_its_mode, *arguments, use_reentrant=False, **keywords)
 
 
 def recompute_layers(networks: Mapping[str, Encoder]) -> None:
