@@ -58,7 +58,7 @@ def draw(runs: dict[str, dict[str, list[tuple[int, float]]]], out: Path) -> None
         for kind, pairs in runs.items():
             for pair, points in pairs.items():
                 axis.plot(*zip(*points), PAIRS[pair], color=COLOURS[kind], linewidth=1.4, label=f"{pair} pairs, {kind} the contrast")
-        axis.set(xlabel="updates", ylabel="mean cosine of [CLS] features", xlim=(0, None))
+        axis.set(xlabel="updates", ylabel="mean cosine of [CLS] features", xlim=(0, None), ylim=(0, 1))
         axis.grid(axis="y", linewidth=0.3)
         axis.legend(frameon=False)
         drawn.tight_layout()
@@ -78,10 +78,10 @@ def main() -> None:
     if arguments.only:
         return
     runs = {kind: curves(arguments.folder / kind) for kind in KINDS}
-    marks = [arguments.updates * share // 4 for share in (1, 2, 3, 4)]
-    rows = [[f"{pair} pairs, {kind} the contrast", *(f"{dict(points)[mark // 20 * 20]:.3f}" for mark in marks)]
+    marks = [arguments.updates * share // 4 // 20 * 20 for share in (1, 2, 3, 4)]
+    rows = [[f"{pair} pairs, {kind} the contrast", *(f"{dict(points)[mark]:.3f}" for mark in marks)]
             for kind, pairs in runs.items() for pair, points in pairs.items()]
-    made = table(["mean cosine (of 20 updates) at update", *(f"{mark // 20 * 20}" for mark in marks)], rows)
+    made = table(["mean cosine (of 20 updates) at update", *(str(mark) for mark in marks)], rows)
     print(made)
     if arguments.write:
         draw(runs, FIGURE)
