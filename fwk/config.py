@@ -349,7 +349,10 @@ class _Merge:
                 raw = flags[name]
                 value = yaml_text.scalar(raw) if name == "seed" and isinstance(raw, str) else raw
                 self.put((name,), value, yaml_text.Layer({}, {}, f"--{name}"))
-        chosen = list(dict.fromkeys(flags.get("criterion") or ()))
+        chosen = list(flags.get("criterion") or ())
+        if twice := next((name for name in chosen if chosen.count(name) > 1), None):
+            raise ConfigError("criterion", f"--criterion {twice} is given twice; a criterion that is used twice takes a label: "
+                              f"criterion.second={{name: {twice}}}")
         if chosen:
             layer = yaml_text.Layer({}, {}, "--criterion")
             current = self.labels("criterion")

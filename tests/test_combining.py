@@ -112,6 +112,15 @@ def test_a_criterion_used_twice_has_two_labels_and_two_heads():
         assert trainer.run.module.weights == {"masked_lm": 1.0, "second": 0.25}
 
 
+def test_a_criterion_named_twice_by_flags_is_told_to_take_a_label():
+    from fwk.config import resolve
+
+    with pytest.raises(ConfigError, match="--criterion masked_lm is given twice; a criterion that is used twice takes a label"):
+        resolve([], flags={"criterion": ["masked_lm", "masked_lm"]})
+    two = resolve([], flags={"criterion": ["masked_lm"]}, overrides=["criterion.second={name: masked_lm}"]).config
+    assert [spec.component.name for spec in two.criterion.values()] == ["masked_lm", "masked_lm"]
+
+
 # -- what cannot work together -----------------------------------------------------------------------------------------
 
 
