@@ -47,6 +47,10 @@ class FourViews(Criterion):
     def views(cls, config: Config) -> dict[str, Any]:
         return dict.fromkeys(config.names)
 
+    @classmethod
+    def flops(cls, config: Config, encoder: Any, text: Any) -> float:
+        return encoder[0].softmax(text)
+
     def normalizers(self, views: Any, context: Any) -> dict[str, torch.Tensor]:
         first, *others = (views[name] for name in self.config.names)
         return {"masked_lm": count_chosen(first), "square": sum(view.content.sum() for view in others)}

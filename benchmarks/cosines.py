@@ -73,6 +73,8 @@ def main() -> None:
     parser.add_argument("--only", choices=list(KINDS), help="train this one and stop")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    if arguments.updates < 80:
+        parser.error(f"--updates: the table has four marks of 20 updates, expected at least 80, got {arguments.updates}")
     for kind in [arguments.only] if arguments.only else KINDS:
         fwk.train(config_of(KINDS[kind], arguments.updates), run=str(arguments.folder / kind))
     if arguments.only:

@@ -16,6 +16,7 @@ What a criterion or noiser adds to its encoder it says itself (`flops`); one tha
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -100,9 +101,11 @@ class Count:
         return None if self.updates is None else self.updates * self.update
 
 
-def count(config: Any, length: int | None = None, vocabulary: int | None = None, products: bool = True) -> Count | None:
+def count(config: Any, length: int | None = None, vocabulary: int | None = None, products: bool = True,
+          micro_batches: int | None = None) -> Count | None:
     """Of a `RunConfig`. length, vocabulary: of the task, where its config does not say them (a token store brings its own).
-    products: see `Text`. None where sequences have no tokens or the main encoder does not say its sizes."""
+    products: see `Text`. micro_batches: per update on each rank (by default as many as one process makes). None where sequences
+    have no tokens or the main encoder does not say its sizes."""
     from fwk.config import complete_views
 
     told = config.task.values
@@ -136,6 +139,9 @@ def count(config: Any, length: int | None = None, vocabulary: int | None = None,
             _sizes(spec.network.component, networks["main"]) if spec.network else None)
         if network is not None:
             add(f"views.{name}", network, spec.component.cls.flops(spec.component.config, network, text) if network else None)
+    micro_batches = micro_batches or math.ceil(config.train.batch / (config.train.micro_batch or config.train.batch))
+    if any(spec.component.cls.prepares(spec.component.config, micro_batches) for spec in config.criterion.values()):
+        parts["prepare"] = sum(parts.values()) / 2  # a forward pass; `update` counts a backward pass with everything
     for label, spec in config.criterion.items():
         add(f"criterion.{label}", networks["main"], spec.component.cls.flops(spec.component.config, networks["main"], text))
     short = replace(text, length=min(length, INFERENCE))

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fwk import BuildContext, View
 from fwk.config import build, complete_views
 from fwk.errors import ConfigError
-from fwk.testing import differentiate_once, tiny_config, trainer_of
+from fwk.testing import difference, differentiate_once, gradients, tiny_config, trainer_of
 from fwk.views import Encoded
 from fwk_plugins.coco_lm.corrective_lm import CorrectiveLM
 from fwk_plugins.coco_lm.sequence_contrastive import (
@@ -351,6 +351,44 @@ def test_vectors_are_compared_in_fp32_whatever_the_encoder_gives():
     output = contrastive()(views_of(a, b), Everyone())
     assert output.terms["contrast"].sum.dtype == torch.float32
     assert output.terms["contrast"].sum.item() / 12 == pytest.approx(in_plain_python(a.double(), b.double(), 1.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("first", ["corrupted", "remasked"])
+def test_micro_batches_without_any_sequence_take_part(first):
+    """Of source b there is none in some: the gradient is that of one cut, and nothing fails."""
+    few = {"noiser": "rows", "sources": ["b"]}
+    views = {"few": few, "cropped": {"of": "few"}, "masked": {"noiser": "bert_mask", "of": "few"},
+             **({"remasked": {"noiser": "bert_mask", "of": "few"}} if first == "remasked" else {})}
+    found = [gradients(tiny_config({"criterion": {"sequence_contrastive": {"views": [first, "cropped"]}}, "views": views,
+                                    "train": {"micro_batch": size}})) for size in (None, 1)]
+    assert difference(*found) < 1e-10
+    config = tiny_config({"criterion": {"sequence_contrastive": {"views": [first, "cropped"], "negatives": "ranks"}}, "views": views,
+                          "train": {"micro_batch": 1}})
+    assert all(value is None or torch.isfinite(value).all() for value in gradients(config).values())
+
+
+def test_views_of_two_widths_are_refused_and_so_is_an_encoder_whose_first_position_sees_nothing():
+    other = {"networks": {"other": {"name": "bert", "layers": 1, "width": 8, "heads": 2}}, "views": {"cropped": {"encoder": "other"}}}
+    with pytest.raises(ConfigError, match="'corrupted' and 'cropped' are encoded 16 and 8 wide; cosines need one width"):
+        gradients(tiny_config({"criterion": {"sequence_contrastive": {}}, **other}))
+    with pytest.raises(ConfigError, match="reads the first position, which sees nothing but itself"):
+        gradients(tiny_config({"criterion": {"sequence_contrastive": {}}, "model": {"direction": "left_to_right"}}))
+
+
+def test_a_noiser_that_does_not_say_what_it_changed_is_one_sentence(tmp_path):
+    (tmp_path / "silent.py").write_text('''
+from fwk import Noiser, register
+
+@register("noiser", "test_says_nothing")
+class SaysNothing(Noiser):
+    """Changes nothing and says nothing."""
+    def apply(self, source, key, context=None):
+        return source.replace()
+''')
+    config = tiny_config({"criterion": {"corrective_lm": {"lm_weight": 0.0}}, "views": {"corrupted": {"noiser": "test_says_nothing", "of": None}}},
+                         [str(tmp_path)])
+    with pytest.raises(ConfigError, match="views.corrupted.noiser: does not say which tokens it changed"):
+        gradients(config)
 
 
 def test_views_of_different_sequences_are_refused():

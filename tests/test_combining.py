@@ -88,6 +88,28 @@ def test_an_objective_that_is_switched_off_is_not_said_to_read_anything():
         assert [line.split()[0] for line in work_lines(trainer.run)] == ["corrupted_network"]
 
 
+def test_the_terminal_says_what_each_phase_does_when_it_begins(tmp_path, capsys):
+    config = config_of("generator first, then its discriminator", {"hooks": {"terminal": {"name": "terminal"}}, "train": {"updates": 3}})
+    train_briefly(config, tmp_path, 3)
+    said = capsys.readouterr().out
+    first, second = said.split("phase 'discriminator'")
+    assert "phase 'generator'" in first and "makes corrupted" in first and "encodes" not in first and "encodes corrupted" in second
+
+
+def test_views_that_are_encoded_twice_are_counted_and_told_so():
+    once, twice = (tiny_config({"criterion": {"sequence_contrastive": {}}, "train": {"micro_batch": size}}) for size in (None, 4))
+    with trainer_of(once) as a, trainer_of(twice) as b:
+        assert b.run.operations.update == pytest.approx(1.5 * a.run.operations.update, rel=1e-3)
+        assert not any("once more" in line for line in work_lines(a.run))
+        assert any("sequence_contrastive  has the views made and encoded once more" in line for line in work_lines(b.run))
+
+
+def test_patterns_may_name_parameters_that_are_not_trained_in_every_phase(tmp_path):
+    config = config_of("generator first, then its discriminator", {
+        "optimizer": {"lr_scales": {"networks.corrupted_network.*": 0.5}, "decay_scales": {"networks.corrupted_network.*": 0.5}}})
+    assert train_briefly(config, tmp_path, 4)
+
+
 def test_criteria_have_parameter_groups_of_their_own():
     with trainer_of(tiny_config(FIVE)) as trainer:
         named = trainer.run.named_trainable()

@@ -40,6 +40,14 @@ def test_values_and_derivatives_keep_their_digits_where_the_chance_of_a_copy_is_
         torch.testing.assert_close(found.detach().double(), expected, rtol=tolerance, atol=tiny)
 
 
+@pytest.mark.parametrize("logit", [-40.0, -1.0, 0.0, 1.0, 40.0])
+def test_a_softmax_that_is_rounded_to_more_than_certain_keeps_gradients_finite(logit):
+    nll, a = torch.tensor([-3e-5, -1e-7, 0.0]).requires_grad_(), torch.full((3,), logit).requires_grad_()
+    for same in (True, False):
+        losses = copy_losses(nll, a, torch.full((3,), same))
+        assert all(torch.isfinite(part).all() for part in (losses, *torch.autograd.grad(losses.sum(), (nll, a))))
+
+
 def test_the_gradient_is_that_of_finite_differences():
     generator = torch.Generator().manual_seed(0)
     nll = (3 * torch.rand(40, generator=generator, dtype=torch.float64)).requires_grad_()

@@ -34,7 +34,7 @@ def a_run(folder, **changes):
         "rank": 0, "folder": folder, "update": 0, "total_updates": 100, "progress": 0.0, "seconds": 0.0,
         "world_size": 1, "last_metrics": {}, "owed": False, "operations": Count({"all": 5e5}, 1e6, 32, 100),
         "named_trainable": lambda: [("weight", torch.zeros(1200, 1000))],
-        "config": SimpleNamespace(train=SimpleNamespace(batch=32)), "task": SimpleNamespace(length=lambda: 64), "module": SimpleNamespace(work=list),
+        "config": SimpleNamespace(train=SimpleNamespace(batch=32, micro_batch=None)), "task": SimpleNamespace(length=lambda: 64), "module": SimpleNamespace(work=lambda micro_batches: []), "phase": None,
     }
     return SimpleNamespace(**{**settings, **changes})
 

@@ -161,3 +161,12 @@ def test_logits_that_are_not_kept_are_not_kept():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
         Softmax(*parts, piece=1, keep=False).losses(target)
     assert sum(sizes) < N * V / 2
+
+
+def test_fp32_losses_of_logits_that_are_not_kept_are_those_of_kept_ones_and_never_negative():
+    parts, target = inputs(torch.float32, scale=20.0)
+    kept = Softmax(*parts, piece=1)
+    certain = kept.best  # the likeliest: losses near 0
+    losses = Softmax(*parts, piece=1, keep=False).losses(certain)
+    assert losses.min() >= 0 and losses.min() < 1e-3
+    torch.testing.assert_close(losses, kept.losses(certain), rtol=1e-5, atol=2e-3)  # logits of thousands have so many digits

@@ -61,9 +61,10 @@ class Criterion(nn.Module):
         """Names of the labels this criterion reads; a task without them is refused."""
         return ()
 
-    def prepares(self, micro_batches: int) -> bool:
-        """Whether an overridden `prepare` is to be run in an update of so many micro-batches on each rank."""
-        return True
+    @classmethod
+    def prepares(cls, config: Any, micro_batches: int) -> bool:
+        """Whether `prepare` is run in an update of so many micro-batches on each rank: where it is overridden."""
+        return cls.prepare is not Criterion.prepare
 
     @classmethod
     def flops(cls, config: Any, encoder: tuple[Transformer, ...], text: Text) -> float | None:

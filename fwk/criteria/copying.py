@@ -54,5 +54,5 @@ class _CopyLosses(torch.autograd.Function):
 
 
 def _parts(nll: Tensor, copy_logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log(1 - c), log c and log(1 - s)."""
-    return F.logsigmoid(-copy_logit), F.logsigmoid(copy_logit), (-torch.expm1(-nll)).log()
+    """log(1 - c), log c and log(1 - s); a softmax that is certain may be rounded to a little more than that."""
+    return F.logsigmoid(-copy_logit), F.logsigmoid(copy_logit), (-torch.expm1(-nll.clamp(min=0))).log()

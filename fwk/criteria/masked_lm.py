@@ -84,6 +84,14 @@ def count_chosen(view: View) -> Tensor:
     return view.valid.sum()
 
 
+def replaced_tokens(view: View) -> Tensor:
+    """Where the view's tokens are not the original ones, bool [B, T]. ConfigError when its noiser does not say."""
+    if view.changed is None:
+        raise ConfigError(f"views.{view.name}.noiser", "does not say which tokens it changed, and a criterion judges that; name one that "
+                          "replaces tokens, such as 'masked_lm'")
+    return view.changed
+
+
 def masked_lm_sums(head: MaskedLMHead, view: View, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Sum of the losses over the view's chosen positions, and the number the head got right; both 0-d."""
     features = view.at_positions(view.encoded.features)  # [B, K, D]

@@ -112,7 +112,7 @@ class Softmax:
 
     def _at(self, ids: Tensor) -> Tensor:
         """The logits of ids, [N]."""
-        if not self._kept:  # rounded as a piece of logits is
+        if not self._kept:  # in the type of a piece of logits, whose products are added up in another order
             products = (self.hidden.to(self.dtype) * self.weight[ids].to(self.dtype)).sum(-1)
             return (products + self.bias[ids]).to(self.hidden.dtype).to(self.dtype)
         found = self.log_sum
@@ -154,6 +154,8 @@ class _CrossEntropy(torch.autograd.Function):
         if smoothing:
             total = sum(logits.to(losses.dtype).sum(0) for logits in softmax.pieces)
             losses = (1 - smoothing) * losses + smoothing * (softmax.log_sum - total / len(weight))
+        if not softmax._kept:  # the target's logit was rounded otherwise than those in the sum
+            losses = losses.clamp(min=0)
         ctx.save_for_backward(hidden, weight, bias, target, softmax.log_sum, *softmax._kept)
         ctx.smoothing, ctx.cuts = smoothing, tuple(softmax.cuts())
         return losses

@@ -16,6 +16,7 @@ import torch
 
 from fwk import config as configuration
 from fwk.config import RunConfig
+from fwk.data.loader import micro_batches
 from fwk.data.order import Order
 from fwk.engine import checkpoint
 from fwk.engine.build import build_module
@@ -140,7 +141,8 @@ def build_run(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
         hooks.register(component.cls(component.config), name=label)
     schedule = config.schedule.cls(config.schedule.config)
     vocabulary = task.vocabulary()
-    operations = count_operations(config, task.length(), vocabulary.size if vocabulary else None)
+    operations = count_operations(config, task.length(), vocabulary.size if vocabulary else None,
+                                  micro_batches=micro_batches(config.train.batch, world.size, config.train.micro_batch))
     return Run(config=config, folder=folder, task=task, order=order, module=module, world=world, precision=precision,
                hooks=hooks, schedule=schedule, average=average, operations=operations)
 

@@ -131,12 +131,10 @@ class ObjectiveModule(nn.Module):
         self.static = StaticViews(self.seed, {name: self.noisers[name] for name in self.plan.static},
                                   {name: nodes[name].source for name in self.plan.static})
         self.prepared_views = tuple(name for name in self.plan.dynamic if self.specs[name].prepare)
-        self.preparing = tuple(label for label in active
-                               if type(self.criteria[label]).prepare is not Criterion.prepare)
 
-    def work(self) -> list[tuple[str, str, tuple[str, ...]]]:
-        """Which network runs on which views, and which criterion reads them, in the order of the forward pass: name, what it
-        does in words, and the names under which `fwk.flops.count` counts it."""
+    def work(self, micro_batches: int = 1) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Which network runs on which views, and which criterion reads them, in an update of so many micro-batches: name, what
+        it does in words, and the names under which `fwk.flops.count` counts it."""
         found = []
         for step in self.plan.steps:
             if isinstance(step, Encode):
@@ -147,8 +145,10 @@ class ObjectiveModule(nn.Module):
             elif step.view in self.learned and self.learned[step.view].network is not None:
                 found.append((self._network_of(f"learned.{step.view}"), f"makes {step.view} of {self.nodes[step.view].source}",
                               (f"views.{step.view}",)))
-        return found + [(label, f"reads {', '.join(self.encoded[label])}", (f"criterion.{label}",))
-                        for label in self.criteria if label not in self.off]
+        found += [(label, f"reads {', '.join(self.encoded[label])}", (f"criterion.{label}",))
+                  for label in self.criteria if label not in self.off]
+        return found + [(label, "has the views made and encoded once more before, without gradient", ("prepare",))
+                        for label in self.preparing(micro_batches)[:1]]
 
     def _states_by_network(self) -> dict[str, tuple[str, ...]]:
         wanted: dict[str, dict[str, None]] = {name: {} for name in self.networks}
@@ -179,15 +179,17 @@ class ObjectiveModule(nn.Module):
         return MicroBatch(index=index, views=views)
 
     def prepares(self, step: Step) -> bool:
-        return bool(self.prepared_views or self._preparing(step))
+        return bool(self.prepared_views or self.preparing(step.micro_batches))
 
-    def _preparing(self, step: Step) -> tuple[str, ...]:
-        return tuple(label for label in self.preparing if self.criteria[label].prepares(step.micro_batches))
+    def preparing(self, micro_batches: int) -> tuple[str, ...]:
+        """Criteria whose `prepare` is run in an update of so many micro-batches."""
+        return tuple(label for label, criterion in self.criteria.items()
+                     if label not in self.off and criterion.prepares(criterion.config, micro_batches))
 
     @torch.no_grad()
     def prepare(self, micro: MicroBatch, step: Step) -> None:
         """The targets that need networks before counts are known, of one micro-batch."""
-        preparing = self._preparing(step)
+        preparing = self.preparing(step.micro_batches)
         steps = self.plan.steps if preparing else self.plan.until(self.prepared_views, self.nodes)
         views = self._run(steps, micro, step)
         for name in self.prepared_views:

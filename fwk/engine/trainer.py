@@ -311,7 +311,8 @@ class Trainer:
         held = owners(self.run.module)
         groups = parameter_groups(
             self.run.named_trainable(), component.config,
-            kind_of=lambda name, parameter: component.cls.kind(component.config, name, parameter, held[name]))
+            kind_of=lambda name, parameter: component.cls.kind(component.config, name, parameter, held[name]),
+            every_name=[name for name, _ in self.run.module.named_parameters()])
         optimizer = component.cls.build(component.config, groups, self.run.device)
         checkpoint.remember_built(optimizer)
         return optimizer

@@ -23,6 +23,7 @@ def parameter_groups(
     config: OptimizerConfig,
     depth_of: Callable[[str], int | None] | None = None,
     kind_of: Callable[[str, Parameter], str] | None = None,
+    every_name: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """Named parameters -> groups for a torch optimizer.
 
@@ -30,13 +31,15 @@ def parameter_groups(
     lr_scale. Parameters with the same kind, scale and decay share a group; groups stand in the order of their first
     parameter, so the same module gives the same groups. depth_of: name -> depth counted from the embedding (0), None
     for the top; without it `layer_depths` decides. kind_of: what the optimizer tells apart (`OptimizerFactory.kind`);
-    one kind without it. Raises ConfigError for a pattern that matches no parameter.
+    one kind without it. every_name: of parameters that are not trained now, too. Raises ConfigError for a pattern that matches no
+    parameter at all.
     """
     named = list(named_parameters)
     names = [name for name, _ in named]
-    check_patterns("optimizer.no_decay", _own_rules(config), names)
-    check_patterns("optimizer.lr_scales", config.lr_scales, names)
-    check_patterns("optimizer.decay_scales", config.decay_scales, names)
+    known = list(dict.fromkeys([*names, *every_name]))
+    check_patterns("optimizer.no_decay", _own_rules(config), known)
+    check_patterns("optimizer.lr_scales", config.lr_scales, known)
+    check_patterns("optimizer.decay_scales", config.decay_scales, known)
 
     below_top = _distances(names, depth_of) if config.layer_decay != 1 else {}
     groups: dict[tuple[float, float, str], dict[str, Any]] = {}

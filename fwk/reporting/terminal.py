@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from fwk.config import option
+from fwk.data.loader import micro_batches
 from fwk.hookspecs import hookimpl
 from fwk.registry import register
 
@@ -60,6 +61,7 @@ class Terminal:
         self.drawn = self.printed = -math.inf
         self.said: Mapping[str, Any] = {}  # the last training record printed as a line
         self.start = (0.0, 0.0)  # progress and seconds when this process took over
+        self.phase: str | None = None  # whose work was told
         self.per_token: float | None = None  # FLOPs of training, where they could be counted
 
     @hookimpl
@@ -70,14 +72,21 @@ class Terminal:
         self.start = (float(run.progress or 0.0), float(run.seconds or 0.0))
         self._say(f"run {run.folder}" + (f", going on after update {run.update:,}" if resumed else ""))
         self._say(sizes_line(run))
-        for line in work_lines(run):
-            self._say(line)
         if run.operations is not None:
             self.per_token = run.operations.update / (run.config.train.batch * run.task.length())
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             # No refreshing thread: data-loading workers are forked, and a lock held at that instant would hang them.
             self.live = Live(console=self.console, auto_refresh=False, transient=True, vertical_overflow="crop")
             self.live.start()
+
+    @hookimpl
+    def fwk_update_begin(self, run: Any) -> None:
+        phase = run.phase.name if run.phase else ""
+        if self.console is None or phase == self.phase:
+            return
+        self.phase = phase  # what is done depends on it
+        for line in [*([f"phase '{phase}'"] if phase else []), *work_lines(run)]:
+            self._say(line)
 
     @hookimpl
     def fwk_update_end(self, run: Any) -> None:
@@ -211,7 +220,8 @@ def sizes_line(run: Any) -> str:
 def work_lines(run: Any) -> list[str]:
     """Which networks run on which views, which criteria read them, and what each costs."""
     parts = run.operations.parts if run.operations else {}
-    work = run.module.work()
+    train = run.config.train
+    work = run.module.work(micro_batches(train.batch, run.world_size, train.micro_batch))
     width = max((len(who) for who, _, _ in work), default=0)
     lines = []
     for who, does, counted_as in work:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.criteria.copying import copies, copy_losses
-from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias, count_chosen
+from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias, count_chosen, replaced_tokens
 from fwk.criteria.softmax import Softmax
 from fwk.flops import Text, Transformer
 
@@ -94,7 +94,8 @@ class CorrectiveLM(Criterion):
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
         share = 1.0 if config.positions == "all" else None
-        return 2.0 * encoder[0].width * text.length + (encoder[0].softmax(text, share) if config.lm_weight else 0.0)
+        copy_head = 2.0 * encoder[0].width * text.length if config.copy_weight or config.copy else 0.0
+        return copy_head + (encoder[0].softmax(text, share) if config.lm_weight else 0.0)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.view]
@@ -106,7 +107,7 @@ class CorrectiveLM(Criterion):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view, terms, statistics = views[self.config.view], {}, {}
-        features, counted, original = view.encoded.features, view.content, ~view.changed  # [B, T, D], [B, T], [B, T]
+        features, counted, original = view.encoded.features, view.content, ~replaced_tokens(view)  # [B, T, D], [B, T], [B, T]
         copy_logit = None
         if self.copying:
             copy_logit = self.copy_head(features).squeeze(-1)  # [B, T]

@@ -85,6 +85,9 @@ class SequenceContrastive(Criterion):
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         self.label = build.name
+        if build.encoder.innermost().direction == "left_to_right":
+            raise ConfigError("model.direction", f"criterion '{build.name}' reads the first position, which sees nothing but itself in an "
+                              "encoder that reads left to right; expected both")
 
     @classmethod
     def views(cls, config: Config) -> dict[str, dict[str, Any] | None]:
@@ -99,8 +102,9 @@ class SequenceContrastive(Criterion):
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
         return 0.0  # two rows of cosines, which grow with the others at hand: nothing beside an encoder
 
-    def prepares(self, micro_batches: int) -> bool:
-        return self.config.negatives == "update" and micro_batches > 1
+    @classmethod
+    def prepares(cls, config: Config, micro_batches: int) -> bool:
+        return config.negatives == "update" and micro_batches > 1
 
     def prepare(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"vectors": torch.stack(self._vectors(views), 1)}  # [B, 2, D]
@@ -127,10 +131,10 @@ class SequenceContrastive(Criterion):
                 total = contrast(logits, own, positive).sum()
         cosines = logits.detach() * tau
         near, itself = (cosines.gather(1, where[:, None]).sum() for where in (positive, own))
-        likeliest = cosines.scatter(1, own[:, None], -torch.inf).argmax(1)
+        nearest = cosines.scatter(1, own[:, None], -torch.inf).argmax(1) if N else own
         count = torch.tensor(len(anchors), device=anchors.device)
         return Output(terms={"contrast": LossTerm(total)}, statistics={
-            "positive": near, "negative": cosines.sum() - near - itself, "right": (likeliest == positive).sum(),
+            "positive": near, "negative": cosines.sum() - near - itself, "right": (nearest == positive).sum(),
             "anchors": count, "negatives": count * (2 * N - 2)})
 
     def _vectors(self, views: Mapping[str, View]) -> list[Tensor]:
@@ -139,7 +143,10 @@ class SequenceContrastive(Criterion):
         if not torch.equal(first.draws, second.draws):
             raise ConfigError(f"criterion.{self.label}.views", f"'{first.name}' and '{second.name}' have different sequences; expected two "
                               "views of the same ones")
-        found = [view.encoded.features[:, 0] for view in (first, second)]
+        found = [view.encoded.features[:, 0] if len(view) else view.encoded.features.sum(1) for view in (first, second)]
+        if found[0].shape != found[1].shape:
+            raise ConfigError(f"criterion.{self.label}.views", f"'{first.name}' and '{second.name}' are encoded {found[0].shape[1]} and "
+                              f"{found[1].shape[1]} wide; cosines need one width")
         return [F.normalize(each.to(torch.promote_types(each.dtype, torch.float32)), dim=-1) for each in found]
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
