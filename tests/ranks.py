@@ -95,6 +95,7 @@ def main(out: str) -> None:
             attempt("twenty", name, partial(twenty_updates, name, world))
         attempt("gathered", "sequence_contrastive", partial(gathered, world))
         attempt("same", "several objectives at once", lambda: same_on_all_ranks("several objectives at once", world))
+        world.at("runs with a watch of their own")  # the last gradient above left it waiting, and these take minutes
         folder = world.objects(tempfile.mkdtemp() if world.main else None)[0]
         for number, name in enumerate(CASES):
             attempt("resume", name, partial(resume, name, Path(folder) / str(number), 3))
