@@ -17,13 +17,22 @@ CORRUPTED = {"noiser": "test_generator", "of": "masked", "network": {**GENERATOR
 load_plugins()
 REGISTERED = [e.name for e in registry.entries("criterion") if e.module.startswith(("fwk.", "fwk_plugins."))]
 
-NEEDS = {"causal_lm": {"model": {"direction": "left_to_right"}}, "cloze": {"model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}}}
+TREEBANK = {"path": str(Path(__file__).parent / "fixtures" / "tiny.conllu"), "labels": {"pos": "upos", "tree": "tree"}, "fraction": 0.5,
+            "valid": str(Path(__file__).parent / "fixtures" / "tiny.conllu")}
+SENTENCES = {
+    "task": {"name": "sentences", "data": {"tiny": TREEBANK}, "fewest": 1, "clean": False, "unlabelled_share": 0.5},
+    "model": {"name": "cnn_bilstm", "width": 6, "words": 8, "characters": 4, "filters": 3, "dropout": 0.0, "unlabelled_dropout": 0.0},
+}
+NEEDS = {"cvt_tagging": {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "hidden": 8}}},
+         "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}}, "causal_lm": {"model": {"direction": "left_to_right"}}, "cloze": {"model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}}}
 TOWERS = {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "towers": True}}
 
 COCO_LM = {"corrective_lm": {}, "sequence_contrastive": {}}
 
 CASES: dict[str, dict] = {
     **{name: {"criterion": {name: {}}, **NEEDS.get(name, {})} for name in REGISTERED},
+    "tagger and parser that are imitated": {**SENTENCES, "criterion": {
+        "pos": {"name": "cvt_tagging", "label": "pos"}, "tree": {"name": "cvt_parsing", "auxiliary_labels": True}}},
     "COCO-LM": {"criterion": COCO_LM, "model": {"positions": "learned", "buckets": 8, "farthest": 12}},
     "language model over all tokens of a corrupted view": {"criterion": {"corrective_lm": {
         "positions": "all", "copy_weight": 0.0, "stop_gradient": False, "reduction": "sum"}}},

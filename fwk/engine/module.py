@@ -310,8 +310,9 @@ class ObjectiveModule(nn.Module):
                 alike.setdefault((view.mask is None, *sorted(view.inputs)), []).append(view)
             else:  # a view that keeps some rows only may have none here
                 T = 0 if view.mask is None else view.mask.shape[1]
-                empty = self.anchor.new_zeros((0, T, self.networks[network].width))
-                states = dict.fromkeys(self.states[network], empty)  # an encoder says their width only when it runs
+                encoder = self.networks[network]
+                states = {name: self.anchor.new_zeros((0, T, encoder.state_width(name))) for name in self.states[network]}
+                empty = self.anchor.new_zeros((0, T, encoder.width))
                 views[view.name] = view.replace(encoded=Encoded(features=empty, states=states))
         for members in alike.values():
             lengths = [0 if view.mask is None else view.mask.shape[1] for view in members]

@@ -55,6 +55,10 @@ class Encoder(nn.Module):
         """The states this encoder can return."""
         return ()
 
+    def state_width(self, name: str) -> int:
+        """The last dimension of a state."""
+        return self.width
+
     def embedding(self) -> nn.Embedding | None:
         """The token embedding [V, E], for tying; None for encoders that read no tokens."""
         return None

@@ -29,6 +29,7 @@ class Rows(Noiser):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         sources: tuple[str, ...] = option((), "names of the sources whose rows are kept (none: those of every source)")
+        without: tuple[str, ...] = option((), "names of sources whose rows are left out, where the task has them")
         label: str | None = option(None, "keep the rows that have this label, which is >= 0 there (null: labelled or not)")
         unlabelled: bool = option(False, "keep the rows without that label instead, where it is < 0")
 
@@ -49,6 +50,7 @@ class Rows(Noiser):
             if name not in build.sources:
                 raise ConfigError(f"views.{build.name}.sources", f"the task has no source '{name}'"
                                   f"{nearest(name, build.sources)}")
+        self.without = [build.sources.index(name) for name in config.without if name in build.sources]
         self.numbers = [build.sources.index(name) for name in config.sources] if build.sources else None
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
@@ -57,6 +59,8 @@ class Rows(Noiser):
             if self.numbers is None or source.source is None:
                 raise ConfigError(f"views.{self.name}.sources", "the batch does not say which sources its rows are from")
             keep &= torch.isin(source.source, torch.tensor(self.numbers, device=keep.device))
+        if self.without:
+            keep &= ~torch.isin(source.source, torch.tensor(self.without, device=keep.device))
         if self.config.label is not None:
             if self.config.label not in source.labels:
                 raise ConfigError(f"views.{self.name}.label", f"the batch has no label '{self.config.label}'"

@@ -1,0 +1,148 @@
+"""Sequence tagging by cross-view training (Clark et al. 2018, section 3.2).
+
+    p(y_t | x)        = softmax(U ReLU(W [h1_t ; h2_t]) + b)                                       the primary module
+    p_forward(y_t)    reads h1>_t        p_backward(y_t) reads h1<_t        up to the word, and from it on
+    p_future(y_t)     reads h1>_{t-1}    p_past(y_t)     reads h1<_{t+1}    everything before the word, and after it
+    p_full(y_t)       reads [h1_t ; h2_t] under the student's dropout
+
+h1, h2 are the states of the encoder's two layers, [h1 ; h2] its features; beyond the edges of a sentence a state is zero.
+Losses are those of `imitation.py`; the supervised one has label smoothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwk import BuildContext, Context, LossTerm, Output, View, option, register
+from fwk.criteria.softmax import token_losses
+from fwk.errors import ConfigError, nearest
+from fwk_plugins.cvt.imitation import (
+    AUXILIARY_LABELS,
+    LABELLED,
+    SMOOTHING,
+    STUDENTS,
+    TARGETS,
+    TEACHER,
+    THRESHOLD,
+    UNLABELLED,
+    CrossView,
+    Students,
+    Targets,
+    views_of,
+)
+
+# auxiliary module: the states it reads (none: the features), and by how many words they are shifted to the right
+MODULES: dict[str, tuple[tuple[str, ...], int]] = {
+    "forward": (("forward_1",), 0), "backward": (("backward_1",), 0),
+    "future": (("forward_1",), 1), "past": (("backward_1",), -1),
+    "full": ((), 0),
+}
+
+
+def shifted(states: Tensor, by: int) -> Tensor:
+    """[B, T, D] moved to the right (or, below 0, to the left), zeros at the edge."""
+    return F.pad(states, (0, 0, by, -by)) if by else states
+
+
+class TagModule(nn.Module):
+    """states [B, T, D] -> logits [B, T, C]. reads: names of encoder states; none: the features."""
+
+    def __init__(self, width: int, hidden: int, values: int, reads: tuple[str, ...] = (), shift: int = 0):
+        super().__init__()
+        self.reads, self.shift = reads, shift
+        self.hidden, self.output = nn.Linear(width, hidden), nn.Linear(hidden, values)
+
+    def forward(self, view: View) -> Tensor:
+        encoded = view.encoded
+        states = torch.cat([encoded.states[name] for name in self.reads], -1) if self.reads else encoded.features
+        if self.shift < 0 and view.mask is not None:
+            states = states.masked_fill(~view.mask[..., None], 0.0)  # what comes after the last word is nothing, not padding
+        return self.output(F.relu(self.hidden(shifted(states, self.shift))))
+
+
+@register("criterion", "cvt_tagging")
+class CvtTagging(CrossView):
+    """A tagger, and auxiliary modules on parts of the sentence that imitate it where there are no labels."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        label: str = option("label", "the label that is predicted, one for each word")
+        hidden: int = option(128, "hidden units of a prediction module", low=1, high=1_000_000)
+        modules: tuple[str, ...] = option(tuple(MODULES), f"auxiliary modules: {', '.join(MODULES)}")
+        smoothing: float = SMOOTHING
+        students: Students = STUDENTS
+        targets: Targets = TARGETS
+        threshold: float = THRESHOLD
+        auxiliary_labels: bool = AUXILIARY_LABELS
+        labelled: str = LABELLED
+        unlabelled: str = UNLABELLED
+        teacher: str = TEACHER
+        cvt_weight: float = option(1.0, "weight of the imitation (CVT: 1)", low=0)
+
+        def __post_init__(self):
+            for name in self.modules:
+                if name not in MODULES:
+                    raise ConfigError("modules", f"there is no module '{name}'{nearest(name, MODULES)}")
+
+    def __init__(self, config: Config, build: BuildContext):
+        super().__init__(config, build)
+        self.values = build.labels[config.label]
+        encoder, C = build.encoder, len(self.values)
+        needed = config.modules if config.students == "auxiliary" or config.auxiliary_labels else ()
+        encoder.check_states([name for module in needed for name in MODULES[module][0]], f"criterion '{build.name}'")
+        self.primary = TagModule(encoder.width, config.hidden, C)
+        self.students = nn.ModuleDict({
+            f"{name}_module": TagModule(sum(map(encoder.state_width, MODULES[name][0])) or encoder.width, config.hidden, C, *MODULES[name])
+            for name in needed})
+
+    @classmethod
+    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
+        return views_of(config)
+
+    @classmethod
+    def needs_labels(cls, config: Config) -> tuple[str, ...]:
+        return (config.label,)
+
+    def logits(self, module: nn.Module, view: View) -> Tensor:
+        return module(view)
+
+    def _gold(self, views: Mapping[str, View]) -> tuple[Tensor, Tensor]:
+        """Values int64 [B, T], and where there is one that training knows, bool [B, T]."""
+        values = views[self.config.labelled].labels[self.config.label]
+        return values.clamp(min=0), values >= 0
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        known = self._gold(views)[1].sum()
+        counts = {"supervised": known}
+        if self.config.auxiliary_labels:
+            counts["auxiliary"] = known
+        if self.config.students != "none":
+            counts["cvt"] = views[self.config.unlabelled].content.sum()
+        return counts
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        labelled, terms = views[self.config.labelled], {}
+        gold, known = self._gold(views)
+        logits = self.primary(labelled)  # [B, T, C]
+
+        def supervised(logits: Tensor) -> Tensor:
+            smoothing = self.config.smoothing if context.training else 0.0
+            return token_losses(logits, gold, smoothing).masked_fill(~known, 0.0).sum()
+
+        terms["supervised"] = LossTerm(supervised(logits))
+        if self.config.auxiliary_labels:
+            terms["auxiliary"] = LossTerm(sum(supervised(module(labelled)) for module in self.students.values()))
+        if self.config.students != "none":
+            terms["cvt"] = LossTerm(self.imitation(views), weight=self.config.cvt_weight)
+        best = logits.detach().argmax(-1) if logits.shape[-1] else gold
+        words = labelled.labels[self.config.label] != -1  # of an unknown value (-2) there is nothing to be right about
+        return Output(terms=terms, statistics={"right": ((best == gold) & known).sum(), "words": words.sum()})
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"accuracy": float(sums["right"] / sums["words"])} if sums["words"] > 0 else {}

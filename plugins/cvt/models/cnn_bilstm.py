@@ -1,0 +1,163 @@
+"""Words and their characters through two bidirectional LSTMs (Clark et al. 2018, "Semi-Supervised Sequence Modeling with
+Cross-View Training", EMNLP, section 3.1).
+
+    c_t  = max over places of ReLU(convolutions of widths 2, 3, 4 over the characters of word t)
+    x_t  = v_t + c_t                                             v: word vectors; or their concatenation, as the code has it
+    h1_t = [LSTM>(x)_t ; LSTM<(x)_t]      h2_t = [LSTM>(h1)_t ; LSTM<(h1)_t]        each direction projected (Sak et al. 2014)
+
+features are [h1_t ; h2_t]. The states are the four directions: `forward_1` of a position has read the words up to it,
+`backward_1` those from it on. The LSTMs of layer 2 read both directions of layer 1, so a position of them has read everything.
+
+Reading towards the beginning is reading the reversed sequence: each is turned around within its own length, so what
+stands in the padding reaches no word, and no sequence is packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fwk import BuildContext, Encoded, Encoder, option, register
+from fwk.errors import ConfigError
+from fwk.models.dropout import dropout
+
+DIRECTIONS = ("forward", "backward")
+BYTES = 257  # and 0 for none
+
+
+def turned(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """[B, T, D] with the first `lengths` [B] positions of each row in reverse order; its own inverse."""
+    if lengths is None:
+        return x.flip(1)
+    where = torch.arange(x.shape[1], device=x.device)
+    index = torch.where(where < lengths[:, None], lengths[:, None] - 1 - where, where)  # [B, T]
+    return x.gather(1, index[..., None].expand_as(x))
+
+
+class CharacterCNN(nn.Module):
+    """The characters of a word, int64 [..., W] with 0 for none, -> [..., filters x widths]. Characters are bytes of UTF-8."""
+
+    def __init__(self, size: int, widths: Sequence[int], filters: int):
+        super().__init__()
+        self.table = nn.Embedding(BYTES, size, padding_idx=0)
+        self.convolutions = nn.ModuleList(nn.Conv1d(size, filters, width) for width in widths)
+        self.widest, self.width = max(widths), filters * len(widths)
+
+    def forward(self, characters: Tensor) -> Tensor:
+        flat = characters.flatten(0, -2)  # [N, W]
+        kinds, which = flat.unique(dim=0, return_inverse=True) if flat.shape[0] > 1 else (flat, None)  # a word recurs
+        x = self.table(F.pad(kinds, (0, self.widest - 1))).transpose(1, 2)  # [M, size, W + widest - 1]
+        pooled = []
+        for convolution in self.convolutions:
+            # a window may reach over the end of a word, but not begin there: a word is then the same in any batch
+            places = F.relu(convolution(x))[..., : kinds.shape[1]]  # [M, filters, W]
+            pooled.append(places.masked_fill(kinds[:, None] == 0, 0.0).amax(2))
+        words = torch.cat(pooled, 1)  # [M, width]
+        return (words if which is None else words[which]).view(*characters.shape[:-1], self.width)
+
+
+@register("model", "cnn_bilstm")
+class CnnBiLSTM(Encoder):
+    """Word vectors and a character CNN under two bidirectional LSTM layers, each direction a state of its own."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        width: int = option(96, "hidden units of each LSTM (paper: 1024)", low=1, high=100_000)
+        projection: int | None = option(None, "width of each direction's output (paper: 512; null: no projection, which is faster on CPUs)", low=1, high=100_000)
+        words: int = option(64, "width of the word vectors (paper: 300)", low=1, high=100_000)
+        vectors: str | None = option(None, "text file of word vectors (GloVe, word2vec); null: they are learned from nothing")
+        characters: int = option(16, "width of the character vectors (paper: 50)", low=1, high=10_000)
+        filters: int = option(32, "filters of each width (paper: 100)", low=1, high=100_000)
+        widths: tuple[int, ...] = option((2, 3, 4), "widths of the character convolutions")
+        combine: Literal["sum", "concatenate"] = option(
+            "sum", "word and character vectors: their sum (the paper's text), the latter projected where the widths differ, or both "
+            "(the released code)")
+        dropout: float = option(0.5, "dropout of word representations and LSTM outputs on labelled sequences", low=0, high=1)
+        unlabelled_dropout: float = option(
+            0.2, "the same on unlabelled ones (the released code; its 0.8 is a share that is kept, the paper's table calls it dropout)",
+            low=0, high=1)
+
+        def __post_init__(self):
+            if self.projection is not None and self.projection >= self.width:
+                raise ConfigError("projection", f"expected fewer than width, {self.width}, got {self.projection}; null: none")
+            if not self.widths or min(self.widths) < 1:
+                raise ConfigError("widths", f"expected widths of at least 1, got {list(self.widths)}")
+
+    def __init__(self, config: Config, build: BuildContext):
+        super().__init__(config, build)
+        if build.vocabulary is None:
+            raise ConfigError("model", "'cnn_bilstm' reads words, and this task has no vocabulary")
+        self.token = nn.Embedding(build.vocabulary.size, config.words)
+        nn.init.normal_(self.token.weight, std=0.1)
+        self.spelling = None  # without spelling in the task, words alone are read
+        if "characters" in build.inputs:
+            self.spelling = CharacterCNN(config.characters, config.widths, config.filters)
+        below = config.words
+        if self.spelling is not None and config.combine == "concatenate":
+            below += self.spelling.width
+        elif self.spelling is not None:
+            self.spelled = nn.Linear(self.spelling.width, config.words) if self.spelling.width != config.words else nn.Identity()
+        side = config.projection or config.width
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({f"{direction}_lstm": nn.LSTM(size, config.width, batch_first=True, proj_size=config.projection or 0)
+                           for direction in DIRECTIONS}) for size in (below, 2 * side))
+        for layer in self.layers:
+            for lstm in layer.values():
+                with torch.no_grad():  # remember at first
+                    lstm.bias_ih_l0[config.width : 2 * config.width].fill_(1.0)
+        self.side, self.width = side, 4 * side
+
+    def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
+                states: Sequence[str] = ()) -> Encoded:
+        rate = self.rates(inputs)
+        x = self.token(inputs["tokens"])  # [B, T, E]
+        if embedding_change is not None:
+            x = x + embedding_change
+        if self.spelling is not None and "characters" in inputs:
+            spelled = self.spelling(inputs["characters"])
+            x = torch.cat([x, spelled], -1) if self.config.combine == "concatenate" else x + self.spelled(spelled)
+        x = self.dropped(x, rate)
+        lengths = None if mask is None else mask.sum(1)  # [B]
+        found: dict[str, Tensor] = {}
+        for number, layer in enumerate(self.layers, start=1):
+            ahead, _ = layer["forward_lstm"](x)  # [B, T, side]
+            back, _ = layer["backward_lstm"](turned(x, lengths))
+            sides = {f"forward_{number}": ahead, f"backward_{number}": turned(back, lengths)}
+            found |= {name: self.dropped(side, rate) for name, side in sides.items()}
+            x = torch.cat([found[f"{direction}_{number}"] for direction in DIRECTIONS], -1)
+        features = torch.cat([found[name] for name in self.state_names()], -1)  # [B, T, 4 side]
+        return Encoded(features=features, states={name: found[name] for name in states})
+
+    def rates(self, inputs: Mapping[str, Tensor]) -> Tensor | float:
+        """Of each sequence [B, 1, 1], or one for all: unlabelled sequences are dropped out less."""
+        if not self.training:
+            return 0.0
+        if "unlabelled" not in inputs:
+            return self.config.dropout
+        one = inputs["unlabelled"].view(-1, 1, 1).to(self.token.weight.dtype)
+        return self.config.dropout + (self.config.unlabelled_dropout - self.config.dropout) * one
+
+    def dropped(self, x: Tensor, rate: Tensor | float) -> Tensor:
+        if not isinstance(rate, Tensor):
+            return dropout(x, rate) if rate else x
+        if not (self.config.dropout or self.config.unlabelled_dropout):
+            return x
+        kept = (torch.rand_like(x) >= rate).to(x.dtype)
+        return x * kept / (1 - rate).clamp(min=1e-6)
+
+    def state_names(self) -> tuple[str, ...]:
+        return tuple(f"{direction}_{number}" for number in (1, 2) for direction in DIRECTIONS)
+
+    def state_width(self, name: str) -> int:
+        return self.side
+
+    def embedding(self) -> nn.Embedding:
+        return self.token
+
+    def parts(self) -> dict[str, str]:
+        return {"embedding": "token", "layers": "layers", **({"characters": "spelling"} if self.spelling is not None else {})}

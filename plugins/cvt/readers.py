@@ -1,0 +1,197 @@
+"""Annotated and plain sentences from files, and files that the official scorers read.
+
+Files are UTF-8, as they are or compressed (.gz, .xz, .zst). A `DataError` begins with file:line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from fwk.data.text import missing, numbered_lines
+from fwk.errors import ConfigError, DataError, nearest
+
+CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
+KEPT = ("form", "lemma", "upos", "xpos", "feats", "deprel")
+UNNUMBERED = re.compile(r"[0-9]+[-.][0-9]+")  # multiword tokens (3-4), empty nodes (8.1)
+BLANKS = " \t"  # what parts columns: a no-break space is part of a word
+DOCUMENT = "-DOCSTART-"
+
+Line = tuple[int, str]  # its number in the file, from 1
+Row = tuple[int, list[str]]  # the line's number, its fields
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """columns: by name, one value a word. heads: numbers of words, from 1, or 0 for ROOT; they make a tree with one root.
+    place: file:line of the first word."""
+
+    words: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    heads: tuple[int, ...] | None = None
+    place: str = ""
+
+
+def fault(heads: Sequence[int]) -> tuple[int, str] | None:
+    """The word (from 1) at which heads within 0..n are no tree with one root, and how; None where they are one."""
+    roots = [word for word, head in enumerate(heads, start=1) if head == 0]
+    if len(roots) > 1:
+        return roots[1], f"hangs from ROOT (0), as word {roots[0]} does; expected one root"
+    attached = {0}
+    for word in range(1, len(heads) + 1):
+        walk: dict[int, None] = {}  # in the order of the steps
+        while word not in attached and word not in walk:
+            walk[word] = None
+            word = heads[word - 1]
+        if word in walk:
+            cycle = [*walk][[*walk].index(word):]
+            return word, f"hangs from itself ({' -> '.join(map(str, [*cycle, word]))}); expected a tree"
+        attached.update(walk)
+    return None
+
+
+def read_conllu(path: str | os.PathLike[str]) -> Iterator[Sentence]:
+    """Sentences of a CoNLL-U file, with the columns `KEPT`. Multiword tokens, empty nodes and comments are left out. heads is
+    None where no word of the sentence has one (all are _)."""
+    for block in _blocks(path, _is_blank, lambda line: line.startswith("#")):
+        rows = [row for row in _rows(path, block, len(CONLLU), "\t") if not UNNUMBERED.fullmatch(row[1][0])]
+        for expected, (number, fields) in enumerate(rows, start=1):
+            if fields[0] != str(expected):
+                raise DataError(f"{path}:{number}: the word's id is '{fields[0]}', expected {expected}")
+            if "" in fields:
+                raise DataError(f"{path}:{number}: the column {CONLLU[fields.index('')]} is empty, expected _ or a value")
+        if rows:
+            values = dict(zip(CONLLU, zip(*(fields for _, fields in rows))))
+            unknown = set(values["head"]) == {"_"}
+            yield Sentence(values["form"], {name: values[name] for name in KEPT},
+                           None if unknown else _heads(path, rows, values["head"]), f"{path}:{rows[0][0]}")
+
+
+def read_columns(path: str | os.PathLike[str], columns: Sequence[str], separator: str | None = None) -> Iterator[Sentence]:
+    """Sentences of a file with one word a line and a blank line after each sentence.
+
+    columns: a name for each column, _ where it is not wanted; "word" must be one of them, and "head", if there, becomes `heads`.
+    separator: None for any run of spaces and tabs. With "\\t" a word may hold spaces, or be empty; a line of nothing but spaces
+    and tabs still ends a sentence (WNUT-17 has such). Lines that begin with -DOCSTART- are no sentence.
+    """
+    names = [name for name in columns if name != "_"]
+    if "word" not in names:
+        raise ConfigError("columns", f"none of {', '.join(columns) or 'no columns'} is the word; call one of them 'word'")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError("columns", f"two columns are called '{twice}'; those that are not wanted are called _")
+    if separator == "":
+        raise ConfigError("separator", "is empty; expected null (any run of spaces and tabs) or a character")
+    return _column_sentences(path, columns, separator)
+
+
+def _column_sentences(path: str | os.PathLike[str], columns: Sequence[str], separator: str | None) -> Iterator[Sentence]:
+    for block in _blocks(path, lambda line: _is_blank(line) or _is_document(line)):
+        rows = _rows(path, block, len(columns), separator, columns)
+        for number, fields in rows:
+            for name, value in zip(columns, fields):
+                if not value and name not in ("word", "_"):
+                    raise DataError(f"{path}:{number}: the column {name} is empty")
+        values = {name: column for name, column in zip(columns, zip(*(fields for _, fields in rows))) if name != "_"}
+        heads = _heads(path, rows, values.pop("head")) if "head" in values else None
+        yield Sentence(values["word"], values, heads, f"{path}:{rows[0][0]}")
+
+
+def read_plain(path: str | os.PathLike[str]) -> Iterator[Sentence]:
+    """One sentence a line, its words parted by blanks; empty lines are none."""
+    for number, line in _lines(path):
+        if words := tuple(line.split()):
+            yield Sentence(words, place=f"{path}:{number}")
+
+
+def write_conllu(sentences: Iterable[Sentence], out: TextIO) -> None:
+    """What is unknown is _. Scorers that align by characters want the gold file written in this way too: without multiword
+    tokens, its text may be another."""
+    for sentence in sentences:
+        columns = {"id": range(1, len(sentence.words) + 1), **sentence.columns, "form": sentence.words}
+        if sentence.heads is not None:
+            columns["head"] = sentence.heads
+        _write(sentence, [columns.get(name, ("_",) * len(sentence.words)) for name in CONLLU], "\t", out)
+
+
+def write_columns(sentences: Iterable[Sentence], columns: Sequence[str], out: TextIO, separator: str = " ") -> None:
+    """One word a line, a blank line after each sentence. conlleval reads the word first, gold and predicted tags last."""
+    for sentence in sentences:
+        there = {**sentence.columns, "word": sentence.words} | ({} if sentence.heads is None else {"head": sentence.heads})
+        for name in columns:
+            if name not in there:
+                raise ConfigError("columns", f"the sentence at {sentence.place} has no column '{name}'{nearest(name, there)}")
+        _write(sentence, [there[name] for name in columns], separator, out)
+
+
+def _write(sentence: Sentence, columns: Sequence[Sequence[object]], separator: str, out: TextIO) -> None:
+    lines = []
+    for word, values in enumerate(zip(*columns, strict=True), start=1):
+        values = [str(value) for value in values]
+        line = separator.join(values)
+        # what would be read as something else
+        if (_split(line, None if separator == " " else separator) != values or "\n" in line or line.endswith("\r")
+                or _is_blank(line) or _is_document(line)):
+            raise DataError(f"{sentence.place}: word {word}, {values}, cannot be written in columns parted by {separator!r}")
+        lines.append(line + "\n")
+    out.write("".join(lines) + "\n")
+
+
+def _lines(path: str | os.PathLike[str]) -> Iterator[Line]:
+    if not os.path.exists(path):
+        raise missing(str(path))
+    return numbered_lines(str(path))
+
+
+def _is_blank(line: str) -> bool:
+    return not line.strip(BLANKS)
+
+
+def _is_document(line: str) -> bool:
+    return line.lstrip(BLANKS).startswith(DOCUMENT)
+
+
+def _split(line: str, separator: str | None) -> list[str]:
+    return line.split(separator) if separator else re.findall(rf"[^{BLANKS}]+", line)
+
+
+def _blocks(path: str | os.PathLike[str], divides: Callable[[str], bool],
+            left_out: Callable[[str], bool] = lambda line: False) -> Iterator[list[Line]]:
+    """The lines between those that divide; none is empty."""
+    block: list[Line] = []
+    for number, line in _lines(path):
+        if not divides(line):
+            if not left_out(line):
+                block.append((number, line))
+        elif block:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _rows(path: str | os.PathLike[str], block: Sequence[Line], width: int, separator: str | None,
+          columns: Sequence[str] = ()) -> list[Row]:
+    rows = []
+    for number, line in block:
+        fields = _split(line, separator)
+        if len(fields) != width:
+            parted = repr(separator) if separator else "spaces or tabs"
+            named = f" ({', '.join(columns)})" if columns else ""
+            raise DataError(f"{path}:{number}: expected {width} columns{named} parted by {parted}, got {len(fields)}: "
+                            f"{line[:80]!r}")
+        rows.append((number, fields))
+    return rows
+
+
+def _heads(path: str | os.PathLike[str], rows: Sequence[Row], texts: Sequence[str]) -> tuple[int, ...]:
+    for (number, _), text in zip(rows, texts):
+        if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > len(rows):
+            raise DataError(f"{path}:{number}: the head is '{text}', expected a whole number from 0 (ROOT) to {len(rows)}")
+    heads = tuple(map(int, texts))
+    if found := fault(heads):
+        word, how = found
+        raise DataError(f"{path}:{rows[word - 1][0]}: word {word} {how}")
+    return heads

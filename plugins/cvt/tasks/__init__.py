@@ -1,0 +1,3 @@
+"""Sentences of words."""
+
+from fwk_plugins.cvt.tasks import sentences  # noqa: F401

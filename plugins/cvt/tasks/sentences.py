@@ -1,0 +1,321 @@
+"""Sentences of words with labels for some of them: taggers and parsers, one task or many, beside unlabelled text.
+
+Every update draws its sentences from one source: one of the labelled sets, or the unlabelled text (`one_source_per_update`),
+in shares that stay the same over the whole run. A label that a sentence does not have is -1 at all of its words.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fwk import Batch, Source, Task, Vocabulary, option, register
+from fwk.errors import ConfigError, DataError, nearest
+from fwk.keyed import fold, mix_array
+from fwk_plugins.cvt import readers, tags
+from fwk_plugins.cvt.readers import Sentence
+from fwk_plugins.cvt.scores import scored_words
+
+PAD, UNK = 0, 1
+UNLABELLED = "unlabelled"  # the source of sentences without labels
+FORMATS = ("conllu", "columns", "plain")
+KEYS = ("path", "format", "columns", "separator", "labels", "valid", "test", "fraction", "weight")
+TREE, SPANS = "tree", "spans"
+DIGIT = re.compile(r"[0-9]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """What is said of one labelled set. labels: label -> column; for a `tree` heads and relations. spans: labels whose tags
+    mark spans, and are read as BIOES whatever the file has."""
+
+    name: str
+    path: str
+    format: str
+    columns: tuple[str, ...] = ()
+    separator: str | None = None
+    labels: Mapping[str, str]
+    spans: frozenset[str] = frozenset()
+    valid: str | None = None
+    test: str | None = None
+    fraction: float = 1.0
+    weight: float | None = None
+
+    def read(self, path: str) -> list[Sentence]:
+        found = list(read(path, self.format, self.columns, self.separator))
+        if not found:
+            raise DataError(f"{path} holds no sentence")
+        for column in self.labels.values():
+            known = found[0].columns
+            if column == TREE and found[0].heads is None:
+                raise DataError(f"{path} has no heads, and the label of task.data.{self.name} is a tree")
+            if column != TREE and column not in known:
+                raise ConfigError(f"task.data.{self.name}.labels", f"there is no column '{column}' in {path}{nearest(column, known)}")
+        return found
+
+
+def read(path: str, format: str, columns: Sequence[str] = (), separator: str | None = None) -> Iterable[Sentence]:
+    if format == "conllu":
+        return readers.read_conllu(path)
+    if format == "columns":
+        return readers.read_columns(path, columns, separator)
+    return readers.read_plain(path)
+
+
+def entry(name: str, given: Any) -> Labelled:
+    """What `task.data.NAME` says. ConfigError names the key."""
+    key = f"task.data.{name}"
+    if not isinstance(given, Mapping):
+        raise ConfigError(key, f"expected {{path: FILE, labels: {{NAME: COLUMN}}}}, got {given!r}")
+    for word in given:
+        if word not in KEYS:
+            raise ConfigError(f"{key}.{word}", f"a labelled set has no key '{word}'{nearest(word, KEYS)}")
+    for needed in ("path", "labels"):
+        if not given.get(needed):
+            raise ConfigError(f"{key}.{needed}", "must be given")
+    suffix = given["path"].removesuffix(".xz").removesuffix(".gz").rpartition(".")[2]
+    format = given.get("format") or ("conllu" if suffix == "conllu" else "columns")
+    if format not in FORMATS[:2]:
+        raise ConfigError(f"{key}.format", f"expected {' or '.join(FORMATS[:2])}, got {format!r}")
+    if format == "columns" and not given.get("columns"):
+        raise ConfigError(f"{key}.columns", "a file of columns needs their names, such as [word, tag]")
+    if not isinstance(given["labels"], Mapping):
+        raise ConfigError(f"{key}.labels", f"expected a mapping of labels to columns, got {given['labels']!r}")
+    labels, marked = {}, set()
+    for label, column in given["labels"].items():
+        if isinstance(column, Mapping) and set(column) == {SPANS}:
+            marked.add(label)
+            column = column[SPANS]
+        if not isinstance(column, str):
+            raise ConfigError(f"{key}.labels.{label}", f"expected a column, {{spans: COLUMN}} or tree, got {column!r}")
+        labels[label] = column
+    fraction, weight = given.get("fraction", 1.0), given.get("weight")
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+        raise ConfigError(f"{key}.fraction", f"expected a share above 0 and at most 1, got {fraction!r}")
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0):
+        raise ConfigError(f"{key}.weight", f"expected a number of at least 0, got {weight!r}")
+    return Labelled(name=name, path=given["path"], format=format, columns=tuple(given.get("columns") or ()),
+                    separator=given.get("separator"), labels=labels, spans=frozenset(marked), valid=given.get("valid"),
+                    test=given.get("test"), fraction=float(fraction), weight=weight)
+
+
+def normal(word: str, lower: bool) -> str:
+    """As a word is looked up: every digit is 0."""
+    return DIGIT.sub("0", word.lower() if lower else word)
+
+
+class Sentences(Source):
+    """Sentences by number, each with its labels."""
+
+    def __init__(self, name: str, sentences: Sequence[Any]):
+        self.name, self.sentences = name, sentences
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.sentences[index]
+
+
+@register("task", "sentences")
+class SentencesTask(Task):
+    """Taggers and parsers: labelled sets of sentences in CoNLL-U or columns, and unlabelled sentences beside them."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        data: dict[str, Any] = option(
+            {}, "labelled sets: name -> {path, labels: {LABEL: COLUMN, {spans: COLUMN} or tree}, format: conllu or columns, columns, "
+            "separator, valid, test, fraction (of the sentences that keep their labels), weight (among labelled updates)}")
+        unlabelled: tuple[str, ...] = option((), "text files of unlabelled sentences, one a line, words between blanks; or globs")
+        unlabelled_share: float = option(0.5, "share of the updates that draw unlabelled sentences (CVT: every other one)", low=0, high=1)
+        length: int = option(100, "words; longer sentences are left out of training", low=2, high=100_000)
+        lower: bool = option(True, "words are looked up in lower case; their characters stay as they are")
+        fewest: int = option(2, "occurrences in the training text that give a word a vector of its own", low=1)
+        longest_word: int = option(32, "characters (bytes of UTF-8) of a word; of longer ones the middle is left out", low=4, high=1000)
+        clean: bool = option(True, "leave out of training what stands word for word in any set's valid or test file")
+
+    def __init__(self, config: Any, seed: int = 1):
+        super().__init__(config, seed)
+        if not config.data:
+            raise ConfigError("task.data", "names no labelled set; expected {NAME: {path: FILE, labels: {LABEL: COLUMN}}}")
+        sets = {name: entry(name, given) for name, given in config.data.items()}
+        if UNLABELLED in sets:
+            raise ConfigError(f"task.data.{UNLABELLED}", "this name is that of the unlabelled sentences; choose another one")
+        held: dict[str, dict[str, list[Sentence]]] = {"valid": {}, "test": {}}
+        for one in sets.values():
+            for split in held:
+                if path := getattr(one, split):
+                    held[split][one.name] = one.read(path)
+        known = {" ".join(s.words) for split in held.values() for found in split.values() for s in found} if config.clean else set()
+        train: dict[str, list[Sentence]] = {}
+        rest: list[Sentence] = []
+        for one in sets.values():
+            found = [s for s in one.read(one.path) if len(s.words) <= config.length and " ".join(s.words) not in known]
+            keep = self._labelled(one, len(found))
+            train[one.name] = [s for s, own in zip(found, keep) if own]
+            rest += [s for s, own in zip(found, keep) if not own]
+        for pattern in config.unlabelled:
+            paths = sorted(glob.glob(pattern))
+            if not paths:
+                raise DataError(f"task.unlabelled: there is no file {pattern}")
+            rest += [s for path in paths for s in readers.read_plain(path) if len(s.words) <= config.length]
+        self._sets = sets
+        self._spaces = self._label_spaces(sets, train, held)
+        texts = [*(s for found in train.values() for s in found), *rest]
+        words = Counter(normal(word, config.lower) for s in texts for word in s.words)
+        self.words = ["", "<unk>", *sorted((w for w, n in words.items() if n >= config.fewest), key=lambda w: (-words[w], w))]
+        self._counts = torch.tensor([0, sum(n for n in words.values() if n < config.fewest), *(words[w] for w in self.words[2:])],
+                                    dtype=torch.float64)
+        self._index()
+        splits = {"train": train, **{split: found for split, found in held.items() if found}}
+        self._sources = {split: {name: Sentences(name, [self._encoded(s, sets[name]) for s in of]) for name, of in found.items()}
+                         for split, found in splits.items()}
+        if rest and config.unlabelled_share:
+            self._sources["train"][UNLABELLED] = Sentences(UNLABELLED, [self._encoded(s, None) for s in rest])
+        digest = hashlib.sha256()
+        for s in texts:
+            digest.update(repr((s.words, s.heads, sorted(s.columns.items()))).encode())
+        self._fingerprint = digest.hexdigest()
+
+    @classmethod
+    def without_data(cls, config: Any, seed: int, folder: Path) -> SentencesTask:
+        task = cls.__new__(cls)
+        Task.__init__(task, config, seed)
+        path = folder / "tokenizer" / "sentences.json"
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            task.words = list(map(str, told["words"]))
+            task._spaces = {str(name): tuple(map(str, values)) for name, values in told["labels"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} does not hold the words of a run of the task 'sentences' ({error})") from None
+        task._sets = {name: entry(name, given) for name, given in config.data.items()}
+        task._counts, task._sources, task._fingerprint = None, {"train": dict.fromkeys([*task._sets, UNLABELLED], Sentences("", []))}, ""
+        task._index()
+        return task
+
+    def save_assets(self, folder: Path) -> None:
+        told = {"words": self.words, "labels": self._spaces}
+        (folder / "sentences.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+
+    def _labelled(self, one: Labelled, count: int) -> np.ndarray:
+        """Which sentences keep their labels, bool [count]: ⌈fraction·count⌉, keyed; a larger fraction contains a smaller one."""
+        ranks = mix_array(np.arange(count, dtype=np.uint64) + np.uint64(fold(self.seed, "labelled", one.name)))
+        keep = np.zeros(count, dtype=bool)
+        keep[np.argsort(ranks, kind="stable")[: int(np.ceil(one.fraction * count - 1e-9))]] = True
+        return keep
+
+    def _label_spaces(self, sets: Mapping[str, Labelled], train: Mapping[str, list[Sentence]],
+                      held: Mapping[str, Mapping[str, list[Sentence]]]) -> dict[str, tuple[str, ...]]:
+        """Label -> its values, from the training sentences; of a tree `LABEL_head` (none) and `LABEL_relation`."""
+        self._schemes: dict[str, str] = {}
+        spaces: dict[str, tuple[str, ...]] = {}
+        for one in sets.values():
+            for label, column in one.labels.items():
+                if column == TREE:
+                    spaces[f"{label}_head"] = ()
+                    spaces[f"{label}_scored"] = ("punctuation", "word")  # what UAS and LAS count
+                    spaces[f"{label}_relation"] = tuple(sorted({v for s in train[one.name] for v in s.columns["deprel"]}))
+                    continue
+                if label in spaces:
+                    raise ConfigError(f"task.data.{one.name}.labels.{label}", "two sets have a label of this name; choose another one")
+                if label in one.spans:
+                    everything = [s for of in (train, *held.values()) for s in of.get(one.name, [])]
+                    self._schemes[label] = tags.detect([s.columns[column] for s in everything], [s.place for s in everything])
+                spaces[label] = tuple(sorted({v for s in train[one.name] for v in self._values(s, label, column)}))
+        return spaces
+
+    def _values(self, sentence: Sentence, label: str, column: str) -> Sequence[str]:
+        values = sentence.columns[column]
+        return tags.convert(values, self._schemes[label], "BIOES", sentence.place) if label in self._schemes else values
+
+    def _index(self) -> None:
+        self._word = {word: number for number, word in enumerate(self.words)}
+        self._value = {label: {value: number for number, value in enumerate(values)} for label, values in self._spaces.items()}
+
+    def _encoded(self, sentence: Sentence, one: Labelled | None) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Word ids [n], characters [n, W] (UTF-8 bytes, from 1) and the labels it has, [n] each; a value that training never saw is
+        -2."""
+        words = np.array([self._word.get(normal(word, self.config.lower), UNK) for word in sentence.words], dtype=np.int32)
+        longest = self.config.longest_word
+        spelled = [word.encode() for word in sentence.words]
+        characters = np.zeros((len(words), min(max(map(len, spelled)), longest)), dtype=np.int16)
+        for number, word in enumerate(spelled):
+            if len(word) > longest:
+                word = word[: longest - longest // 2] + word[-(longest // 2):]
+            characters[number, : len(word)] = np.frombuffer(word, dtype=np.uint8) + np.int16(1)
+        labels = {}
+        for label, column in (one.labels.items() if one else ()):
+            if column == TREE:
+                if sentence.heads is None:
+                    raise DataError(f"{sentence.place} begins a sentence without heads, and the label '{label}' is a tree")
+                labels[f"{label}_head"] = np.array(sentence.heads, dtype=np.int32)
+                labels[f"{label}_scored"] = np.array(scored_words(sentence.columns), dtype=np.int32)
+                label, values = f"{label}_relation", sentence.columns["deprel"]
+            else:
+                values = self._values(sentence, label, column)
+            labels[label] = np.array([self._value[label].get(value, -2) for value in values], dtype=np.int32)
+        return words, characters, labels
+
+    # -- what the engine asks ----------------------------------------------------------------------------------------
+
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self._sources)
+
+    def sources(self, split: str) -> Mapping[str, Source]:
+        return self._sources[split]
+
+    def mixture(self) -> Mapping[str, float]:
+        sizes = {name: one.weight if one.weight is not None else 1.0 for name, one in self._sets.items()}
+        share = self.config.unlabelled_share if UNLABELLED in self._sources["train"] else 0.0
+        total = sum(sizes.values()) or 1.0
+        return {**{name: (1 - share) * size / total for name, size in sizes.items()}, **({UNLABELLED: share} if share else {})}
+
+    def one_source_per_update(self) -> bool:
+        return True
+
+    def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
+        B, T = len(examples), max(len(words) for words, _, _ in examples)
+        W = max(characters.shape[1] for _, characters, _ in examples)
+        tokens, spelled = np.zeros((B, T), dtype=np.int64), np.zeros((B, T, W), dtype=np.int64)
+        mask = np.zeros((B, T), dtype=bool)
+        labels = {label: np.full((B, T), -1, dtype=np.int64) for label in self._spaces}
+        for row, (words, characters, own) in enumerate(examples):
+            n = len(words)
+            tokens[row, :n], mask[row, :n] = words, True
+            spelled[row, :n, : characters.shape[1]] = characters
+            for label, values in own.items():
+                labels[label][row, :n] = values
+        unlabelled = torch.tensor([not own for _, _, own in examples])
+        return Batch(inputs={"tokens": torch.from_numpy(tokens), "characters": torch.from_numpy(spelled), "unlabelled": unlabelled},
+                     draws=torch.from_numpy(draws), mask=torch.from_numpy(mask), source=torch.from_numpy(sources),
+                     labels={label: torch.from_numpy(values) for label, values in labels.items()})
+
+    def batch_of_words(self, sentences: Sequence[Sequence[str]]) -> Batch:
+        """Sentences of words, for a trained model."""
+        examples = [self._encoded(Sentence(words=tuple(words)), None) for words in sentences]
+        return self.collate(examples, np.arange(len(examples)), np.zeros(len(examples), dtype=np.int64))
+
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(size=len(self.words), pad=PAD, unk=UNK, special=(PAD, UNK), counts=self._counts)
+
+    def length(self) -> int:
+        return self.config.length
+
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        return self._spaces
+
+    def inputs(self) -> Mapping[str, tuple[int, ...]]:
+        return {"tokens": (self.config.length,), "characters": (self.config.length, self.config.longest_word), "unlabelled": ()}
+
+    def fingerprint(self) -> str:
+        return self._fingerprint

@@ -1,0 +1,355 @@
+"""Cross-view training: what a module cannot see, what is imitated, and the losses against their equations."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cases import CASES, SENTENCES, TREEBANK
+
+import fwk
+from fwk import BuildContext, View, Vocabulary
+from fwk.config import build
+from fwk.errors import ConfigError, DataError
+from fwk.testing import _merged, batches_of, differentiate_once, gradients, tiny_config, train_briefly, trainer_of
+from fwk.views import Encoded
+from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
+from fwk_plugins.cvt.imitation import divergence
+from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM, turned
+from fwk_plugins.cvt.tasks.sentences import SentencesTask
+
+REAL = Path(__file__).parents[1].parent / "shared" / "data"
+CASE = CASES["tagger and parser that are imitated"]
+T = 9
+
+
+def config_of(**changes):
+    return tiny_config(_merged(CASE, changes))
+
+
+def encoder(**options) -> CnnBiLSTM:
+    torch.manual_seed(0)
+    made = {"width": 5, "words": 7, "characters": 4, "filters": 3, "dropout": 0.0, "unlabelled_dropout": 0.0, **options}
+    return CnnBiLSTM(build(CnnBiLSTM, made), BuildContext(vocabulary=Vocabulary(size=30), inputs={"tokens": (T,), "characters": (T, 8)})).double()
+
+
+def sentences(seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.arange(T) < torch.tensor([[T], [6], [1]])
+    tokens = torch.where(mask, torch.randint(2, 30, (3, T), generator=generator), 0)
+    letters = torch.randint(1, 200, (3, T, 8), generator=generator)
+    lengths = torch.randint(1, 9, (3, T, 1), generator=generator)
+    characters = torch.where((torch.arange(8) < lengths) & mask[..., None], letters, 0)
+    return {"tokens": tokens, "characters": characters}, mask
+
+
+# -- the encoder -------------------------------------------------------------------------------------------------------
+
+
+def test_turning_around_is_its_own_inverse_and_leaves_padding_where_it_is():
+    x, lengths = torch.arange(24.0).view(2, 12, 1), torch.tensor([12, 5])
+    back = turned(x, lengths)
+    assert back[1, :6, 0].tolist() == [16, 15, 14, 13, 12, 17] and torch.equal(turned(back, lengths), x)
+
+
+@pytest.mark.parametrize("options", [{}, {"combine": "concatenate"}, {"projection": 3}])
+def test_states_are_those_of_torchs_bidirectional_lstm_over_packed_sequences(options):
+    model = encoder(**options)
+    inputs, mask = sentences()
+    encoded = model(inputs, mask, None, model.state_names())
+    x = model.token(inputs["tokens"])
+    spelled = model.spelling(inputs["characters"])
+    x = torch.cat([x, spelled], -1) if options.get("combine") else x + model.spelled(spelled)
+    for number, layer in enumerate(model.layers, start=1):
+        both = torch.nn.LSTM(x.shape[-1], 5, batch_first=True, bidirectional=True, proj_size=options.get("projection", 0)).double()
+        names = dict(layer["forward_lstm"].named_parameters())
+        back = dict(layer["backward_lstm"].named_parameters())
+        both.load_state_dict({**names, **{f"{name}_reverse": value for name, value in back.items()}})
+        packed = torch.nn.utils.rnn.pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
+        x, _ = torch.nn.utils.rnn.pad_packed_sequence(both(packed)[0], batch_first=True)
+        for name, wanted in zip((f"forward_{number}", f"backward_{number}"), x.chunk(2, -1)):
+            torch.testing.assert_close(encoded.states[name][mask], wanted[mask], rtol=1e-10, atol=1e-12)
+    assert encoded.features.shape[-1] == model.width == 4 * model.state_width("forward_1")
+
+
+def test_a_word_is_spelled_alike_whatever_stands_beside_it():
+    """In a batch with longer words, and beside others: the convolutions begin inside the word alone."""
+    model = encoder()
+    characters = torch.tensor([[5, 6, 7, 0, 0, 0, 0, 0], [9, 0, 0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6, 7, 8]])
+    whole = model.spelling(characters)
+    for row, size in enumerate((3, 1, 8)):
+        torch.testing.assert_close(model.spelling(characters[row : row + 1, :size])[0], whole[row], rtol=0, atol=1e-15)
+
+
+def test_unlabelled_sentences_lose_less_to_dropout():
+    model = encoder(dropout=0.5, unlabelled_dropout=0.2).train()
+    x = torch.ones(4000, 3, 5, dtype=torch.float64)
+    rate = model.rates({"unlabelled": torch.tensor([False, True] * 2000)})
+    dropped = model.dropped(x, rate)
+    zeros = (dropped == 0).double().mean((1, 2))
+    assert zeros[::2].mean() == pytest.approx(0.5, abs=0.01) and zeros[1::2].mean() == pytest.approx(0.2, abs=0.01)
+    assert dropped.mean((1, 2))[::2].mean() == pytest.approx(1.0, abs=0.02) and dropped[1::2].max() == pytest.approx(1.25)
+    assert model.eval().rates({"unlabelled": torch.tensor([True])}) == 0.0
+
+
+# -- what a module cannot see ------------------------------------------------------------------------------------------
+
+# module of the tagger: the words that it reads to tag word t
+SEEN = {"forward": lambda t: range(0, t + 1), "backward": lambda t: range(t, T), "future": lambda t: range(0, t),
+        "past": lambda t: range(t + 1, T), "full": lambda t: range(T)}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_an_auxiliary_tagger_sees_its_words_and_no_others_to_the_last_bit(name):
+    model, generator = encoder(), torch.Generator().manual_seed(5)
+    reads, shift = cvt_tagging.MODULES[name]
+    module = cvt_tagging.TagModule(model.state_width("forward_1") if reads else model.width, 6, 4, reads, shift).double()
+    tokens = torch.randint(2, 30, (1, T), generator=generator)
+    characters = torch.randint(1, 200, (1, T, 4), generator=generator)
+
+    def tagged(tokens, characters):
+        inputs = {"tokens": tokens, "characters": characters}
+        view = View(name="x", draws=torch.zeros(1), inputs=inputs, mask=torch.ones(1, T, dtype=torch.bool), target=tokens,
+                    encoded=model(inputs, None, None, model.state_names()))
+        return module(view)[0]
+
+    with torch.no_grad():
+        before = tagged(tokens, characters)
+        for hidden in range(T):
+            other = tokens.clone()
+            other[0, hidden] = 2 + (tokens[0, hidden] - 1) % 28
+            spelled = characters.clone()
+            spelled[0, hidden] = 1 + characters[0, hidden] % 199
+            after = tagged(other, spelled)
+            for word in range(T):
+                same = torch.equal(before[word], after[word])
+                assert same == (hidden not in SEEN[name](word)), (hidden, word)
+
+
+@pytest.mark.parametrize("name", [name for name in cvt_parsing.MODULES if name != "full"])
+def test_an_auxiliary_parser_sees_the_directions_it_is_named_after(name):
+    """The score of head u for word t: changing a word changes it only where the directions say so, to the last bit."""
+    model, generator = encoder(), torch.Generator().manual_seed(6)
+    heads, dependents = cvt_parsing.MODULES[name]
+    side = model.state_width("forward_1")
+    module = cvt_parsing.Biaffine((side, side), 4, 3, heads, dependents).double()
+    tokens = torch.randint(2, 30, (1, T), generator=generator)
+    characters = torch.randint(1, 200, (1, T, 4), generator=generator)
+
+    def scores(tokens):
+        inputs = {"tokens": tokens, "characters": characters}
+        view = View(name="x", draws=torch.zeros(1), inputs=inputs, mask=torch.ones(1, T, dtype=torch.bool), target=tokens,
+                    encoded=model(inputs, None, None, model.state_names()))
+        return module(view).view(T, T + 1, 3)
+
+    def seen(direction, word):
+        return range(0, word + 1) if direction == "forward_1" else range(word, T)
+
+    with torch.no_grad():
+        before = scores(tokens)
+        for hidden in range(T):
+            other = tokens.clone()
+            other[0, hidden] = 2 + (tokens[0, hidden] - 1) % 28
+            after = scores(other)
+            for word in range(T):
+                for head in range(T + 1):
+                    if head == word + 1:
+                        continue
+                    reads = set(seen(dependents[0], word)) | (set(seen(heads[0], head - 1)) if head else set())
+                    if hidden not in reads:
+                        assert torch.equal(before[word, head], after[word, head]), (hidden, word, head)
+                    else:
+                        assert not torch.equal(before[word, head], after[word, head]), (hidden, word, head)
+
+
+# -- losses ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_divergence_in_plain_python():
+    generator = torch.Generator().manual_seed(2)
+    teacher, student = (torch.randn(2, 3, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    counted = torch.tensor([[True, True, False], [True, False, False]])
+
+    def shares(row):
+        whole = math.fsum(math.exp(z) for z in row)
+        return [math.exp(z) / whole for z in row]
+
+    soft = hard = sure = 0.0
+    for b in range(2):
+        for t in range(3):
+            if counted[b, t]:
+                p, q = shares(teacher[b, t].tolist()), shares(student[b, t].tolist())
+                own = sum(x * math.log(x / y) for x, y in zip(p, q))
+                soft, hard = soft + own, hard - math.log(q[p.index(max(p))])
+                sure += own if max(p) >= 0.5 else 0.0
+    assert divergence(teacher, student, counted).item() == pytest.approx(soft, rel=1e-12)
+    assert divergence(teacher, student, counted, "hard").item() == pytest.approx(hard, rel=1e-12)
+    assert divergence(teacher, student, counted, threshold=0.5).item() == pytest.approx(sure, rel=1e-12) and 0 < sure < soft
+    assert divergence(teacher, teacher, counted).item() == pytest.approx(0, abs=1e-15)
+
+
+def test_the_scores_of_a_parser_in_plain_python():
+    torch.manual_seed(4)
+    B, n, D, P, R = 2, 4, 5, 3, 2
+    module = cvt_parsing.Biaffine((D, D), P, R).double()
+    features = torch.randn(B, n, D, dtype=torch.float64)
+    mask = torch.arange(n) < torch.tensor([[4], [2]])
+    view = View(name="x", draws=torch.arange(B), inputs={}, mask=mask, target=mask.long(), encoded=Encoded(features=features))
+    found = module(view).view(B, n, n + 1, R)
+    for b in range(B):
+        for t in range(n):
+            dependent = torch.relu(module.dependent.weight @ features[b, t] + module.dependent.bias)
+            for u in range(n + 1):
+                head = torch.relu(module.head.weight @ features[b, u - 1] + module.head.bias) if u else module.root
+                for r in range(R):
+                    if u == t + 1 or (u and not mask[b, u - 1]):
+                        assert found[b, t, u, r] < -1e30  # itself, or padding
+                    else:
+                        wanted = head @ (module.own[r] + module.shared) @ dependent
+                        assert found[b, t, u, r].item() == pytest.approx(wanted.item(), rel=1e-10)
+
+
+def test_no_gradient_reaches_the_primary_module_from_unlabelled_sentences_and_none_the_auxiliary_from_labelled():
+    with trainer_of(config_of(criterion={"tree": {"auxiliary_labels": False}})) as trainer:
+        run, reached = trainer.run, {}
+        for number, batch in enumerate(batches_of(run)):
+            for parameter in run.module.parameters():
+                parameter.grad = None
+            run.update = number
+            differentiate_once(trainer)
+            kind = bool(batch[0].inputs["unlabelled"].all())
+            reached.setdefault(kind, {name for name, p in run.module.named_parameters() if p.grad is not None and p.grad.any()})
+            if len(reached) == 2:
+                break
+        of = {kind: {name.split(".")[2] for name in names if name.startswith("criteria.")} for kind, names in reached.items()}
+        assert of == {True: {"students"}, False: {"primary"}}
+        assert all(any(name.startswith("networks.main") for name in names) for names in reached.values())
+
+
+def test_every_update_is_of_one_kind_and_all_tasks_imitate_on_unlabelled_ones():
+    with trainer_of(config_of()) as trainer:
+        kinds = []
+        for batch in (next(batches_of(trainer.run, update)) for update in range(16)):
+            told = batch[0].inputs["unlabelled"]
+            assert told.all() or not told.any()
+            kinds.append(bool(told.all()))
+        where, *_ = trainer.run.order.locate(np.arange(12 * trainer.run.order.block))
+        assert abs(np.mean(where == 1) - 0.5) < 1 / trainer.run.order.block and 4 <= sum(kinds) <= 12  # a fixed composition
+        steps = [step for step in trainer.run.module.plan.steps]
+        assert sorted(view for step in steps for view in step.views) == ["labelled", "teacher", "unlabelled"]  # each encoded once
+
+
+@pytest.mark.parametrize("changes", [
+    {"criterion": {"pos": {"students": "none"}, "tree": {"students": "none"}}},
+    {"criterion": {"pos": {"students": "primary", "targets": "hard"}, "tree": {"threshold": 0.3}}},
+    {"criterion": {"pos": {"modules": ["future", "past"]}, "tree": {"modules": ["forward_backward"]}}},
+])
+def test_baselines_are_options(changes, tmp_path):
+    assert train_briefly(config_of(**changes), tmp_path, 4)
+
+
+def test_a_supervised_tagger_runs_on_any_encoder(tmp_path):
+    config = config_of(model={"name": "bert", "layers": 1, "width": 8, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0},
+                       criterion={"pos": {"students": "none"}, "tree": {"students": "none", "auxiliary_labels": False}})
+    assert train_briefly(config, tmp_path, 2)
+    with pytest.raises(ConfigError, match="criterion 'pos' reads state 'forward_1', which Bert does not have"):
+        gradients(config_of(model={"name": "bert", "layers": 1, "width": 8, "heads": 2}))
+
+
+@pytest.mark.parametrize("criterion, message", [
+    ({"pos": {"modules": ["forwards"]}}, "modules: there is no module 'forwards'; did you mean 'forward'"),
+    ({"pos": {"label": "poss"}}, "criterion.pos: reads the label 'poss', and task 'sentences' has no such label; did you mean 'pos'"),
+])
+def test_wrong_names_are_told_the_nearest(criterion, message):
+    with pytest.raises(ConfigError) as refused:
+        gradients(config_of(criterion=criterion))
+    assert message in str(refused.value)
+
+
+# -- the task ----------------------------------------------------------------------------------------------------------
+
+
+def task(**options) -> SentencesTask:
+    made = {key: value for key, value in {**SENTENCES["task"], **options}.items() if key != "name"}
+    return SentencesTask(build(SentencesTask, made), 1)
+
+
+def test_a_smaller_fraction_of_labels_is_part_of_a_larger_one_and_the_rest_is_unlabelled():
+    def labelled(fraction):
+        made = task(data={"tiny": {**TREEBANK, "fraction": fraction}})
+        sources = made.sources("train")
+        rest = len(sources["unlabelled"]) if "unlabelled" in sources else 0
+        assert len(sources["tiny"]) == math.ceil(60 * fraction) and len(sources["tiny"]) + rest == 60
+        return {tuple(words.tolist()) for words, _, _ in sources["tiny"].sentences}
+
+    assert labelled(0.1) < labelled(0.5) < labelled(1.0)
+
+
+def test_what_stands_in_an_evaluation_file_is_left_out_of_training():
+    assert len(task(clean=False).sources("train")["tiny"]) == 30
+    with pytest.raises(DataError, match="has no examples|no sentence"):
+        from fwk.data.order import Order
+
+        made = task(clean=True)
+        Order(1, {name: len(source) for name, source in made.sources("train").items()}, made.mixture())
+
+
+def test_words_are_looked_up_in_lower_case_with_zeros_for_digits_and_spelled_in_bytes(tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("The N\nthe N\nB12 N\nb99 N\nété N\n\n", encoding="utf-8")
+    made = task(data={"x": {"path": str(path), "columns": ["word", "tag"], "labels": {"tag": "tag"}}}, fewest=2)
+    words, characters, labels = made.sources("train")["x"].sentences[0]
+    assert words[0] == words[1] > 1 and words[2] == words[3] > 1 and words[4] == 1  # once is too few
+    assert (characters[4][:5] - 1).astype(np.uint8).tobytes().decode() == "été" and (characters[0] != characters[1]).any()
+    assert labels["tag"].tolist() == [0] * 5
+
+
+def test_spans_are_read_as_bioes_whatever_the_file_has(tmp_path):
+    path = tmp_path / "ner.txt"
+    path.write_text("a B-PER\nb I-PER\nc O\nd B-LOC\n\n" * 3)
+    made = task(data={"ner": {"path": str(path), "columns": ["word", "tag"], "labels": {"ner": {"spans": "tag"}}}})
+    assert made.labels()["ner"] == ("B-PER", "E-PER", "O", "S-LOC")
+
+
+@pytest.mark.parametrize("data, message", [
+    ({}, "names no labelled set"), ({"x": "file"}, "task.data.x: expected {path: FILE"),
+    ({"x": {"path": "a.conllu", "labels": {"pos": "upos"}, "fractoin": 1}}, "a labelled set has no key 'fractoin'; did you mean 'fraction'"),
+    ({"x": {"path": "a.conllu"}}, "task.data.x.labels: must be given"),
+    ({"x": {"path": "a.txt", "labels": {"t": "tag"}}}, "task.data.x.columns: a file of columns needs their names"),
+    ({"x": {"path": "a.conllu", "labels": {"t": "tag"}, "fraction": 0}}, "expected a share above 0 and at most 1, got 0"),
+    ({"x": {**TREEBANK, "labels": {"pos": "uppos"}}}, "there is no column 'uppos'"),
+    ({"unlabelled": TREEBANK}, "this name is that of the unlabelled sentences"),
+])
+def test_what_is_wrong_with_the_data_is_one_sentence(data, message):
+    with pytest.raises((ConfigError, DataError)) as refused:
+        task(data=data)
+    assert message in str(refused.value)
+
+
+def test_a_trained_tagger_tags_words_without_its_data(tmp_path):
+    config = _merged(CASE, {"train": {"updates": 2, "precision": "fp32"}})
+    train_briefly(tiny_config(config), tmp_path / "run", 2)
+    told = json.loads((tmp_path / "run" / "tokenizer" / "sentences.json").read_text())
+    assert "noun" not in told["words"] and "NOUN" in told["labels"]["pos"]
+    loaded = fwk.load(tmp_path / "run")
+    batch = loaded.task.batch_of_words([["the", "dog", "sees", "Ann"], ["Bo", "likes"]])
+    with torch.no_grad():
+        encoded = loaded.model(batch.inputs, batch.mask)
+        logits = loaded.module.criteria["pos"].primary(View.of(batch).replace(encoded=encoded))
+    assert logits.shape == (2, 4, len(told["labels"]["pos"]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real data is not there")
+def test_on_a_real_treebank_a_small_parser_learns():
+    data = {"ewt": {"path": str(REAL / "ud-ewt-train.conllu.xz"), "valid": str(REAL / "ud-ewt-dev-even.conllu.xz"),
+                    "labels": {"pos": "upos", "tree": "tree"}, "fraction": 0.1}}
+    run = fwk.train({"task": {"name": "sentences", "data": data}, "model": {"name": "cnn_bilstm"}, "optimizer": {"lr": 3e-3},
+                     "criterion": {"pos": {"name": "cvt_tagging", "label": "pos"}, "tree": {"name": "cvt_parsing"}},
+                     "train": {"updates": 150, "validate_every": 0, "precision": "fp32"}, "hooks": {"terminal": None}},
+                    run=str(Path(__import__("tempfile").mkdtemp()) / "run"))
+    assert run.metrics["valid"]["pos/accuracy"] > 0.6 and run.metrics["valid"]["tree/uas"] > 0.4
