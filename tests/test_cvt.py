@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from cases import CASES, SENTENCES, TREEBANK
 
 import fwk
 from fwk import BuildContext, View, Vocabulary
+from fwk.cli.evaluate import main as evaluate_command
 from fwk.config import build
 from fwk.errors import ConfigError, DataError
 from fwk.testing import _merged, batches_of, differentiate_once, gradients, tiny_config, train_briefly, trainer_of
@@ -20,6 +22,7 @@ from fwk.views import Encoded
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
 from fwk_plugins.cvt.imitation import divergence
 from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM, turned
+from fwk_plugins.cvt.readers import fault, read_conllu
 from fwk_plugins.cvt.tasks.sentences import SentencesTask
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data"
@@ -341,6 +344,70 @@ def test_a_trained_tagger_tags_words_without_its_data(tmp_path):
         encoded = loaded.model(batch.inputs, batch.mask)
         logits = loaded.module.criteria["pos"].primary(View.of(batch).replace(encoded=encoded))
     assert logits.shape == (2, 4, len(told["labels"]["pos"]))
+
+
+# -- fwk-evaluate --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train_briefly(tiny_config(_merged(CASE, {"train": {"updates": 40, "precision": "fp32"}, "optimizer": {"lr": 0.02}})), folder, 40)
+    return folder
+
+
+def evaluated(capsys, *arguments) -> tuple[int, str, str]:
+    status = evaluate_command([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_a_run_is_evaluated_as_it_was_in_training(trained, capsys, tmp_path):
+    status, out, _ = evaluated(capsys, trained, "--output", tmp_path / "metrics.json")
+    found = json.loads(out)
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()] if (trained / "metrics.jsonl").exists() else []
+    state = json.loads((trained / "checkpoints" / "latest" / "state.json").read_text())
+    assert status == 0 and found["split"] == "valid" and found["update"] == 40 and not lines
+    assert found["metrics"] == pytest.approx(state["last_metrics"]["valid"], rel=1e-6)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == found
+
+
+def test_predictions_are_trees_that_score_as_the_metrics_say(trained, capsys, tmp_path):
+    path = tmp_path / "said.conllu"
+    status, out, _ = evaluated(capsys, trained, "--predictions", path)
+    metrics = json.loads(out)["metrics"]
+    said, gold = (list(read_conllu(file)) for file in (path, TREEBANK["path"]))
+    right = attached = labelled = words = scored = 0
+    for ours, theirs in zip(said, gold, strict=True):
+        assert ours.words == theirs.words and fault(ours.heads) is None
+        for n in range(len(ours.words)):
+            words, right = words + 1, right + (ours.columns["upos"][n] == theirs.columns["upos"][n])
+            if theirs.columns["upos"][n] != "PUNCT":
+                scored, same = scored + 1, ours.heads[n] == theirs.heads[n]
+                attached += same
+                labelled += same and ours.columns["deprel"][n] == theirs.columns["deprel"][n]
+    assert status == 0 and right / words > 0.5
+    assert metrics["pos/accuracy"] == pytest.approx(right / words) and metrics["tree/uas"] == pytest.approx(attached / scored)
+    assert metrics["tree/las"] == pytest.approx(labelled / scored)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--split", "dev"], "--split: the task has no split 'dev'; it has train, valid"),
+    (["optimizer.lr=1"], "optimizer.lr: does not change how a model is evaluated"),
+    (["task.fewest=60"], "was trained on other data than task.data names now"),
+    (["--average"], "holds no moving average of the weights"),
+])
+def test_what_cannot_be_evaluated_is_one_sentence(trained, capsys, arguments, message):
+    status, out, err = evaluated(capsys, trained, *arguments)
+    assert status == 2 and not out and re.search(message, err) and len(err.strip().splitlines()) == 1
+
+
+def test_a_model_that_predicts_nothing_says_so_and_writes_nothing(tmp_path, capsys):
+    train_briefly(tiny_config({"criterion": "masked_lm", "train": {"updates": 1, "precision": "fp32"}}), tmp_path / "run", 1)
+    status, _, err = evaluated(capsys, tmp_path / "run", "--predictions", tmp_path / "x")
+    assert status == 2 and "no criterion" in err and not (tmp_path / "x").exists()
+    status, out, _ = evaluated(capsys, tmp_path / "run", "train.batch=5")
+    assert status == 0 and json.loads(out)["metrics"]["masked_lm/masked_lm"] > 0
 
 
 @pytest.mark.slow

@@ -96,6 +96,11 @@ class Criterion(nn.Module):
         tokens at most in one call; `context.log_probs(view, text)` asks the noiser of a view. Nothing has a gradient."""
         raise NotImplementedError
 
+    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Optional: what the model says, by label, [B, ...] for the rows of the first view this criterion encodes, for
+        `fwk-evaluate --predictions`; the task writes it down. Nothing has a gradient."""
+        raise NotImplementedError
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Numbers from the global sums of `Output.statistics`; a pure function."""
         return {}

@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fwk.engine.build import build_module
 from fwk.engine.compiling import CompileWatch, compile_networks
 from fwk.engine.distributed import World, process_group
 from fwk.engine.ema import Average
+from fwk.engine.evaluate import evaluate, predict
 from fwk.engine.failures import explained
 from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
@@ -30,13 +31,16 @@ from fwk.engine.recompute import recompute_layers
 from fwk.engine.run import Run
 from fwk.engine.state import load_model_tensors, model_tensors
 from fwk.engine.trainer import Trainer
-from fwk.errors import CheckpointError, PluginError, RunError, UnknownName, UserError
+from fwk.errors import CheckpointError, ConfigError, PluginError, RunError, UnknownName, UserError
 from fwk.flops import count as count_operations
 from fwk.models.base import Encoder
 from fwk.plugins import load_plugins
 from fwk.plugins import provenance as plugin_provenance
 from fwk.reporting.environment import describe_environment
 from fwk.version import __version__
+
+# what of `train.` a finished model may be evaluated with otherwise than it was trained
+EVALUATION_KEYS = ("train.batch", "train.micro_batch", "train.device", "train.precision", "train.timeout")
 
 
 @dataclass(frozen=True)
@@ -248,6 +252,56 @@ class Loaded:
     @property
     def model(self) -> Encoder:
         return self.module.networks["main"]
+
+
+def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[str] = (), user_dirs: tuple[str, ...] = (),
+                 average: bool = False, predictions: Path | None = None) -> dict[str, Any]:
+    """Evaluates a checkpoint, or a run's newest whole one, on a split of its task: {checkpoint, update, split, metrics}.
+
+    overrides: `task.KEY=VALUE`, `train.batch` and the like, over the run's own config. predictions: a file for what the model
+    says; with several sources in the split, a file for each, its name before the suffix. Other data than the run was trained
+    on have other words and labels: CheckpointError.
+    """
+    found = checkpoint.find_checkpoint(Path(path))
+    folder = found.parent.parent
+    tensors, state = checkpoint.read_checkpoint(found)
+    for key in (override.split("=")[0].split(".") for override in overrides):
+        if key[0] != "task" and ".".join(key) not in EVALUATION_KEYS:
+            raise ConfigError(".".join(key), f"does not change how a model is evaluated; expected task.KEY or {', '.join(EVALUATION_KEYS)}")
+    try:
+        config = configuration.resolve([folder / "config.yaml"], overrides=list(overrides), user_dirs=list(user_dirs)).config
+    except (UnknownName, PluginError) as error:
+        raise CheckpointError(f"{found} cannot be used here: {error}{checkpoint.wanted(state)}") from error
+    hooks = load_plugins(config.user_dirs)
+    config = replace(config, hooks={})
+    with process_group(config.train.device, config.train.timeout) as world:
+        run = build_run(config, folder, hooks, world)
+        if run.task.fingerprint() != state["fingerprint"]:
+            raise CheckpointError(f"{found} was trained on other data than task.data names now, which may have other words and labels")
+        if split not in run.task.splits():
+            raise UserError(f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}")
+        if average and "average" not in tensors:
+            raise CheckpointError(f"{found} holds no moving average of the weights; it was trained with train.ema=0")
+        if predictions is not None and world.size > 1:
+            raise UserError("--predictions: are written by one process; start it without torchrun")
+        checkpoint.refuse_not_finite(found, tensors["model"], run.module)
+        load_model_tensors(run.module, tensors["model"], found)
+        if run.average is not None:
+            for name, value in run.average.values.items():
+                value.copy_(tensors["average"][name])
+        run.update = state["update"]
+        averaged = average or config.train.evaluate_average
+        run.config = replace(config, train=replace(config.train, validate_batches=0, evaluate_average=averaged))
+        metrics = evaluate(run, split)
+        if predictions is not None:
+            with run.average.in_place() if averaged else nullcontext():
+                said = predict(run, split)
+            if not any(said.values()):
+                raise UserError(f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)")
+            for name, of in said.items():
+                target = predictions if len(said) == 1 else predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}")
+                run.task.write_predictions(split, name, of, target)
+    return {"checkpoint": str(found), "update": state["update"], "split": split, "metrics": metrics}
 
 
 def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool = False) -> Loaded:

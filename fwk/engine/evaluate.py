@@ -49,6 +49,26 @@ def evaluate(run: Run, split: str, stop: Any = False) -> dict[str, float] | None
     return {"loss": loss, **found, **component_metrics(module, sums), **run.task.metrics(sums)}
 
 
+@torch.no_grad()
+def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dict[int, Any]]]:
+    """What the model says of a split, in one process: by source and label, example number -> its value (on the CPU)."""
+    module = run.module.eval()
+    step = Step(update=run.update, progress=run.progress, split=split)
+    bounds, start = {}, 0
+    for name, source in run.task.sources(split).items():
+        bounds[name] = range(start, start := start + len(source))
+    found: dict[str, dict[str, dict[int, Any]]] = {name: {} for name in bounds}
+    for batch in evaluation_batches(run.task, split, batch=examples, rank=0, world_size=1, workers=0):
+        micro = module.begin(batch, 0, step, run.device)
+        with run.precision.autocast():
+            said = module.predictions(micro, step)
+        for label, (draws, values) in said.items():
+            for draw, value in zip(draws.tolist(), values.cpu()):
+                name = next(name for name, numbers in bounds.items() if draw in numbers)
+                found[name].setdefault(label, {})[draw - bounds[name].start] = value
+    return found
+
+
 def _measure(run: Run, batches: Iterable[Batch], step: Step, meters: Meters, weights: dict[str, float]) -> None:
     module = run.module
     for batch in batches:

@@ -250,6 +250,20 @@ class ObjectiveModule(nn.Module):
                 outputs[name] = component.losses(views, outcomes, context)
         return outputs
 
+    @torch.no_grad()
+    def predictions(self, micro: MicroBatch, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
+        """What criteria predict, by label: draws [N] and values [N, ...]. RunError where two predict one label."""
+        views, found = self._run(self.plan.steps, micro, step), {}
+        for label, criterion in self.criteria.items():
+            if label in self.off or type(criterion).predict is Criterion.predict:
+                continue
+            readable = self._readable(label, views)
+            for name, values in criterion.predict(readable, self._context(f"criteria.{label}", micro, step)).items():
+                if name in found:
+                    raise RunError(f"two criteria predict the label '{name}'; one of them is '{label}'")
+                found[name] = readable[self.encoded[label][0]].draws, values
+        return found
+
     def _weigh(self, outputs: Mapping[str, Output], step: Step, per_term: bool) -> StepOutput:
         """Sigma_k w_k (Sigma sum_k) / (Sigma count_k): the inner sums run over ranks and micro-batches, so each
         micro-batch divides by the count of the whole update. A term whose count is 0 is left out of the graph."""

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from fwk.context import Vocabulary
+from fwk.errors import UserError
 from fwk.views import Batch
 
 
@@ -111,6 +112,11 @@ class Task:
 
     def save_assets(self, folder: Path) -> None:
         """Write what is needed to use a trained model elsewhere (the tokenizer) into RUN/tokenizer."""
+
+    def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
+        """Writes what a model said of one source of a split. predictions: by label, example number in the source -> what a
+        criterion's `predict` gave for it. UserError where this task has no form for it."""
+        raise UserError(f"task: '{type(self).__name__}' has no form in which predictions are written")
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {}

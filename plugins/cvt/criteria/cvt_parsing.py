@@ -177,5 +177,10 @@ class CvtParsing(CrossView):
         of_arc = scores.gather(2, heads[..., None, None].expand(-1, -1, 1, self.relations))[:, :, 0]
         return heads, of_arc.argmax(-1)
 
+    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        view = views[self.config.labelled]
+        heads, relations = self.trees(self.primary(view), view)
+        return {f"{self.config.label}_head": heads, f"{self.config.label}_relation": relations}
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return attachment_scores(sums["attached"]) if sums["attached"].any() else {}

@@ -144,5 +144,9 @@ class CvtTagging(CrossView):
         words = labelled.labels[self.config.label] != -1  # of an unknown value (-2) there is nothing to be right about
         return Output(terms=terms, statistics={"right": ((best == gold) & known).sum(), "words": words.sum()})
 
+    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        view = views[self.config.labelled]
+        return {self.config.label: self.primary(view).argmax(-1)}
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(sums["right"] / sums["words"])} if sums["words"] > 0 else {}

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fwk import Batch, Source, Task, Vocabulary, option, register
-from fwk.errors import ConfigError, DataError, nearest
+from fwk.errors import ConfigError, DataError, UserError, nearest
+from fwk.files import write_atomically
 from fwk.keyed import fold, mix_array
 from fwk_plugins.cvt import readers, tags
 from fwk_plugins.cvt.readers import Sentence
@@ -169,7 +172,7 @@ class SentencesTask(Task):
             if not paths:
                 raise DataError(f"task.unlabelled: there is no file {pattern}")
             rest += [s for path in paths for s in readers.read_plain(path) if len(s.words) <= config.length]
-        self._sets = sets
+        self._sets, self._held = sets, held
         self._spaces = self._label_spaces(sets, train, held)
         texts = [*(s for found in train.values() for s in found), *rest]
         words = Counter(normal(word, config.lower) for s in texts for word in s.words)
@@ -182,7 +185,7 @@ class SentencesTask(Task):
                          for split, found in splits.items()}
         if rest and config.unlabelled_share:
             self._sources["train"][UNLABELLED] = Sentences(UNLABELLED, [self._encoded(s, None) for s in rest])
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(repr((self.words, self._spaces)).encode())
         for s in texts:
             digest.update(repr((s.words, s.heads, sorted(s.columns.items()))).encode())
         self._fingerprint = digest.hexdigest()
@@ -206,6 +209,33 @@ class SentencesTask(Task):
     def save_assets(self, folder: Path) -> None:
         told = {"words": self.words, "labels": self._spaces}
         (folder / "sentences.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+
+    def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
+        """A set of CoNLL-U as CoNLL-U; one of columns as words, what is right and what was said, which the scorers of CoNLL read."""
+        if split not in self._held:
+            raise UserError(f"--predictions: are written for valid and test; the split is {split}")
+        one, written = self._sets[source], []
+        for number, sentence in enumerate(self._held[split].get(source, [])):
+            columns, heads, n = dict(sentence.columns), sentence.heads, len(sentence.words)
+            for label, column in one.labels.items():
+                if column == TREE and f"{label}_head" in predictions:
+                    heads = tuple(predictions[f"{label}_head"][number][:n].tolist())
+                    columns["deprel"] = self._said(f"{label}_relation", predictions[f"{label}_relation"][number][:n])
+                elif label in predictions:
+                    said = self._said(label, predictions[label][number][:n])
+                    if label in self._schemes:
+                        said = tags.convert(said, "BIOES", self._schemes[label])
+                    columns[column if one.format == "conllu" else f"{column} said"] = said
+            written.append(replace(sentence, columns=columns, heads=heads))
+        out = io.StringIO()
+        if one.format == "conllu":
+            readers.write_conllu(written, out)
+        elif written:
+            readers.write_columns(written, ["word", *written[0].columns], out, one.separator or " ")
+        write_atomically(path, out.getvalue().encode())
+
+    def _said(self, label: str, values: Tensor) -> tuple[str, ...]:
+        return tuple(self._spaces[label][value] for value in values.tolist())
 
     def _labelled(self, one: Labelled, count: int) -> np.ndarray:
         """Which sentences keep their labels, bool [count]: ⌈fraction·count⌉, keyed; a larger fraction contains a smaller one."""
