@@ -78,7 +78,7 @@ def check_command(words: list[str], root: Path) -> str:
         from fwk.cli.train import main
 
         status, said = quiet(lambda: main(rest if "--help" in rest else [*rest, "--print-config"]))
-    elif name in ("fwk-preprocess", "fwk-score", "fwk-export", "fwk-import"):
+    elif name in ("fwk-preprocess", "fwk-evaluate", "fwk-score", "fwk-export", "fwk-import"):
         parser = import_module(f"fwk.cli.{name.removeprefix('fwk-').replace('import', 'import_')}").parser
         status, said = quiet(lambda: parser().parse_args(rest) and 0)
     elif name == "fwk-plugins":

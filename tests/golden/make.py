@@ -15,6 +15,10 @@ import torch
 
 from fwk.testing import batches_of, tiny_config, trainer_of
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cases import SENTENCES  # noqa: E402
+
 HERE = Path(__file__).parent
 UPDATES = 50
 NOISY = {"dropout": 0.1, "attention_dropout": 0.1}
@@ -32,6 +36,8 @@ CURVES = {
     "sequence_contrastive": {"criterion": {"sequence_contrastive": {}}},
     "coco_lm_and_semantic_augment": {"criterion": {"semantic_augment": {}, "corrective_lm": {}, "sequence_contrastive": {
         "weight": {"from": 0.0, "to": 1.0, "start": 0.1, "end": 0.5}}}},
+    "cvt_tagging": {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "hidden": 8}}},
+    "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
     "combined": {"criterion": {"semantic_augment": {"weight": 0.5}, "masked_lm": {"weight": {"from": 1.0, "to": 0.0}}}},
 }
 
@@ -42,7 +48,9 @@ def curve(name: str) -> list[float]:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     try:
-        config = tiny_config({**CURVES[name], "model": {**CURVES[name].get("model", {}), **NOISY}, "optimizer": {"lr": 3e-3},
+        own = CURVES[name].get("model", {})
+        noisy = {"dropout": 0.3, "unlabelled_dropout": 0.1} if own.get("name") == "cnn_bilstm" else NOISY
+        config = tiny_config({**CURVES[name], "model": {**own, **noisy}, "optimizer": {"lr": 3e-3},
                               "train": {"updates": UPDATES, "precision": "fp32", "micro_batch": 7}})
         losses = []
         with trainer_of(config) as trainer:

@@ -70,7 +70,6 @@ class CnnBiLSTM(Encoder):
         width: int = option(96, "hidden units of each LSTM (paper: 1024)", low=1, high=100_000)
         projection: int | None = option(None, "width of each direction's output (paper: 512; null: no projection, which is faster on CPUs)", low=1, high=100_000)
         words: int = option(64, "width of the word vectors (paper: 300)", low=1, high=100_000)
-        vectors: str | None = option(None, "text file of word vectors (GloVe, word2vec); null: they are learned from nothing")
         characters: int = option(16, "width of the character vectors (paper: 50)", low=1, high=10_000)
         filters: int = option(32, "filters of each width (paper: 100)", low=1, high=100_000)
         widths: tuple[int, ...] = option((2, 3, 4), "widths of the character convolutions")
