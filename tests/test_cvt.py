@@ -16,6 +16,7 @@ import fwk
 from fwk import BuildContext, View, Vocabulary
 from fwk.cli.evaluate import main as evaluate_command
 from fwk.config import build
+from fwk.engine.module import Step
 from fwk.errors import ConfigError, DataError
 from fwk.testing import _merged, batches_of, differentiate_once, gradients, tiny_config, train_briefly, trainer_of
 from fwk.views import Encoded
@@ -253,6 +254,28 @@ def test_every_update_is_of_one_kind_and_all_tasks_imitate_on_unlabelled_ones():
 ])
 def test_baselines_are_options(changes, tmp_path):
     assert train_briefly(config_of(**changes), tmp_path, 4)
+
+
+CONSISTENCY = {"criterion": {"pos": {"students": "primary"}, "tree": {"students": "primary", "auxiliary_labels": False}},
+               "views": {"plain": {"noiser": "rows", "sources": ["unlabelled"]}, "teacher": {"of": "plain"},
+                         "unlabelled": {"noiser": "word_dropout", "of": "plain", "rate": 0.4}}}
+
+
+def test_consistency_under_word_dropout_compares_dropped_words_with_whole_sentences():
+    with trainer_of(config_of(**CONSISTENCY)) as trainer:
+        run = trainer.run
+        batch = next(b for b in batches_of(run) if b[0].inputs["unlabelled"].all())
+        views = run.module.begin(batch[0], 0, Step(), run.device).views
+        lost = views["unlabelled"].tokens != views["teacher"].tokens
+        assert 0.25 < lost[views["teacher"].mask].double().mean() < 0.55 and (views["unlabelled"].tokens[lost] == 1).all()
+        assert (views["unlabelled"].inputs["characters"][lost] == 0).all()
+        assert torch.equal(views["teacher"].inputs["characters"], batch[0].inputs["characters"])
+        assert not views["unlabelled"].tokens[~views["teacher"].mask].any()  # padding stays padding
+
+
+def test_a_mean_teacher_is_a_view_with_averaged_weights(tmp_path):
+    mean = _merged(CONSISTENCY, {"views": {"teacher": {"ema": True}}, "train": {"ema": 0.9}})
+    assert train_briefly(config_of(**mean), tmp_path, 4)
 
 
 def test_a_supervised_tagger_runs_on_any_encoder(tmp_path):
