@@ -16,6 +16,7 @@ import fwk
 from fwk import BuildContext, View, Vocabulary
 from fwk.cli.evaluate import main as evaluate_command
 from fwk.config import build
+from fwk.engine.evaluate import evaluate
 from fwk.engine.module import Step
 from fwk.errors import ConfigError, DataError
 from fwk.testing import _merged, batches_of, differentiate_once, gradients, tiny_config, train_briefly, trainer_of
@@ -339,6 +340,28 @@ def test_spans_are_read_as_bioes_whatever_the_file_has(tmp_path):
     path.write_text("a B-PER\nb I-PER\nc O\nd B-LOC\n\n" * 3)
     made = task(data={"ner": {"path": str(path), "columns": ["word", "tag"], "labels": {"ner": {"spans": "tag"}}}})
     assert made.labels()["ner"] == ("B-PER", "E-PER", "O", "S-LOC")
+
+
+def test_spans_are_scored_in_evaluation_as_conlleval_scores_them(tmp_path):
+    path = tmp_path / "ner.txt"
+    path.write_text("Ann B-PER\nBo I-PER\nsees O\nRome B-LOC\n\nthe O\ndog O\n\n" * 12)
+    data = {"ner": {"path": str(path), "columns": ["word", "tag"], "labels": {"ner": {"spans": "tag"}}, "valid": str(path)}}
+    config = tiny_config({**SENTENCES, "task": {**SENTENCES["task"], "data": data}, "criterion": {"cvt_tagging": {"label": "ner", "students": "none"}}})
+    with trainer_of(config) as trainer:
+        run = trainer.run
+        criterion = run.module.criteria["cvt_tagging"]
+        assert criterion.types == ("LOC", "PER") and cvt_tagging.span_types(("NOUN", "O")) == ()
+        values = criterion.values
+        said = torch.tensor([[values.index(v) for v in ("B-PER", "E-PER", "O", "O")]])  # finds one of two, and nothing wrong
+
+        def answered(view):
+            T = view.mask.shape[1]
+            return torch.nn.functional.one_hot(said[:, :T], len(values)).double().expand(len(view), -1, -1)
+
+        criterion.primary.forward = answered
+        found = evaluate(run, "valid")
+        # the other sentence has no span, and there the same answer is two words of one that is not there
+        assert found["cvt_tagging/recall"] == pytest.approx(0.5) and found["cvt_tagging/precision"] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("data, message", [

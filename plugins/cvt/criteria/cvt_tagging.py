@@ -6,12 +6,13 @@
     p_full(y_t)       reads [h1_t ; h2_t] under the student's dropout
 
 h1, h2 are the states of the encoder's two layers, [h1 ; h2] its features; beyond the edges of a sentence a state is zero.
-Losses are those of `imitation.py`; the supervised one has label smoothing.
+Losses are those of `imitation.py`; the supervised one has label smoothing. Where the values are BIOES tags, evaluation scores spans:
+precision, recall and F1. A gold tag that training never saw counts as O there, and as wrong in the accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ from fwk_plugins.cvt.imitation import (
     Targets,
     views_of,
 )
+from fwk_plugins.cvt.scores import span_counts, span_scores
+from fwk_plugins.cvt.tags import Span, spans
 
 # auxiliary module: the states it reads (none: the features), and by how many words they are shifted to the right
 MODULES: dict[str, tuple[tuple[str, ...], int]] = {
@@ -66,6 +69,13 @@ class TagModule(nn.Module):
         return self.output(F.relu(self.hidden(shifted(states, self.shift))))
 
 
+def span_types(values: Sequence[str]) -> tuple[str, ...]:
+    """The types of spans that tags mark, where all of them are BIOES tags; else none."""
+    kinds = {value[2:] for value in values if value != "O"}
+    tags = {f"{prefix}-{kind}" for prefix in "BIES" for kind in kinds}
+    return tuple(sorted(kinds)) if "O" in values and kinds and set(values) <= tags | {"O"} else ()
+
+
 @register("criterion", "cvt_tagging")
 class CvtTagging(CrossView):
     """A tagger, and auxiliary modules on parts of the sentence that imitate it where there are no labels."""
@@ -93,6 +103,7 @@ class CvtTagging(CrossView):
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         self.values = build.labels[config.label]
+        self.types = span_types(self.values)
         encoder, C = build.encoder, len(self.values)
         needed = config.modules if config.students == "auxiliary" or config.auxiliary_labels else ()
         encoder.check_states([name for module in needed for name in MODULES[module][0]], f"criterion '{build.name}'")
@@ -142,11 +153,20 @@ class CvtTagging(CrossView):
             terms["cvt"] = LossTerm(self.imitation(views), weight=self.config.cvt_weight)
         best = logits.detach().argmax(-1) if logits.shape[-1] else gold
         words = labelled.labels[self.config.label] != -1  # of an unknown value (-2) there is nothing to be right about
-        return Output(terms=terms, statistics={"right": ((best == gold) & known).sum(), "words": words.sum()})
+        counts = torch.zeros(3, len(self.types), dtype=torch.int64, device=logits.device)
+        if self.types and not context.training and len(labelled):
+            told = [self._spans(rows, labelled.content) for rows in (best, torch.where(known, gold, self.values.index("O")))]
+            counts = span_counts(*told, self.types).to(logits.device)
+        return Output(terms=terms, statistics={"right": ((best == gold) & known).sum(), "words": words.sum(), "spans": counts})
+
+    def _spans(self, rows: Tensor, content: Tensor) -> list[list[Span]]:
+        """Of each sentence; rows int64 [B, T]."""
+        return [spans([self.values[value] for value in row[real].tolist()], "BIOES") for row, real in zip(rows, content)]
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.labelled]
         return {self.config.label: self.primary(view).argmax(-1)}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        return {"accuracy": float(sums["right"] / sums["words"])} if sums["words"] > 0 else {}
+        found = {"accuracy": float(sums["right"] / sums["words"])} if sums["words"] > 0 else {}
+        return found | (span_scores(sums["spans"]) if sums["spans"].any() else {})
