@@ -86,6 +86,10 @@ CASES: dict[str, dict] = {
 }
 
 
+# encoders of LSTMs, which are neither compiled nor run again layer by layer
+LSTM = [name for name, case in CASES.items() if case.get("model", {}).get("name") == "cnn_bilstm"]
+
+
 def config_of(name: str, changes: dict | None = None):
     from fwk.testing import _merged
 

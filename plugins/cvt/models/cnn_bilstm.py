@@ -39,6 +39,14 @@ def turned(x: Tensor, lengths: Tensor | None) -> Tensor:
     return x.gather(1, index[..., None].expand_as(x))
 
 
+def run(lstm: nn.LSTM, x: Tensor) -> Tensor:
+    """The outputs of an LSTM, [B, T, side]; on a CPU in fp32 where autocast would have fp16, which there is no kernel for."""
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16:
+        with torch.autocast("cpu", enabled=False):
+            return lstm(x.float())[0]
+    return lstm(x)[0]
+
+
 class CharacterCNN(nn.Module):
     """The characters of a word, int64 [..., W] with 0 for none, -> [..., filters x widths]. Characters are bytes of UTF-8."""
 
@@ -124,8 +132,8 @@ class CnnBiLSTM(Encoder):
         lengths = None if mask is None else mask.sum(1)  # [B]
         found: dict[str, Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):
-            ahead, _ = layer["forward_lstm"](x)  # [B, T, side]
-            back, _ = layer["backward_lstm"](turned(x, lengths))
+            ahead = run(layer["forward_lstm"], x)  # [B, T, side]
+            back = run(layer["backward_lstm"], turned(x, lengths))
             sides = {f"forward_{number}": ahead, f"backward_{number}": turned(back, lengths)}
             found |= {name: self.dropped(side, rate) for name, side in sides.items()}
             x = torch.cat([found[f"{direction}_{number}"] for direction in DIRECTIONS], -1)
@@ -159,4 +167,4 @@ class CnnBiLSTM(Encoder):
         return self.token
 
     def parts(self) -> dict[str, str]:
-        return {"embedding": "token", "layers": "layers", **({"characters": "spelling"} if self.spelling is not None else {})}
+        return {"embedding": "token", **({"characters": "spelling"} if self.spelling is not None else {})}
