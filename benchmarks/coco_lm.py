@@ -15,14 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from common import ratio, table, write
+from common import own_process, ratio, table, write
 
 VOCABULARY, LENGTH, WIDTH = 32_768, 128, 768
 PARTS = ("ours", "ours, all", "naive")
@@ -91,14 +88,6 @@ def megabytes(what: str) -> float:
     return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
 
 
-def measure(part: str, batch: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--part", part, "--batch", str(batch)]
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {ended.returncode}:\n{ended.stderr[-2000:]}")
-    return json.loads(ended.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repetitions", type=int, default=3)
@@ -112,7 +101,7 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {part: [] for part in PARTS}
     for repetition in range(arguments.repetitions):
         for part in PARTS if repetition % 2 else PARTS[::-1]:
-            found[part].append(measure(part, arguments.batch))
+            found[part].append(own_process([__file__, "--part", part, "--batch", arguments.batch]))
     if abs(found["ours"][0]["loss"] - found["naive"][0]["loss"]) > 1e-4 * found["naive"][0]["loss"]:
         raise SystemExit(f"the losses differ: {found['ours'][0]['loss']} and {found['naive'][0]['loss']}")
     whole = arguments.batch * LENGTH * VOCABULARY * 4 / 2**20

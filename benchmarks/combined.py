@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,8 @@ SIZES = {"mini": (16, {"size": "mini"}), "small": (8, {"size": "small"}), "toy":
 VIEWS = {"masked": {"noiser": "bert_mask"}, "remasked": {"noiser": "bert_mask"}, "cropped": {"noiser": "crop"},
          "corrupted": {"noiser": "masked_lm", "of": "masked", "sampling": "without_dropout",
                        "network": {"name": "scaled", "width": 1.0, "layers": 0.5}}}
-FIVE = ("masked_lm", "semantic_augment", "replaced_token_detection", "corrective_lm", "sequence_contrastive")
+FIVE = {"masked_lm": ("masked",), "semantic_augment": ("masked", "remasked"), "replaced_token_detection": ("masked", "corrupted"),
+        "corrective_lm": ("masked", "corrupted"), "sequence_contrastive": ("masked", "corrupted", "cropped")}  # and the views of each
 
 
 @register("criterion", "four_views_of_the_benchmark")
@@ -61,21 +62,14 @@ class FourViews(Criterion):
         return Output(terms={"masked_lm": LossTerm(masked_lm_sums(self.head, first)[0]), "square": LossTerm(square)})
 
 
-def config_of(criteria: tuple[str, ...], size: str) -> Any:
-    from fwk import config as configuration
-
+def config_of(criteria: Iterable[str], size: str) -> Any:
     batch, model = SIZES[size]
-    changes = {
+    read = {view for name in criteria for view in FIVE.get(name, VIEWS)}
+    return tiny_config({
         "task": {"name": "synthetic", "sequences": 4096, "length": 128, "shortest": None, "vocabulary": 8192, "second_source": 0.0},
         "model": {"layers": None, "width": None, "heads": None, **model, "positions": "learned", "dropout": 0.1, "attention_dropout": 0.1},
-        "criterion": {name: {} for name in criteria}, "views": VIEWS,
-        "train": {"updates": 100_000, "batch": batch, "precision": "fp32"}, "schedule": {"name": "constant", "warmup": 0}}
-    read = configuration.complete_views(tiny_config(changes))
-    unread = [key.split(".")[1] for key in configuration.unused(tiny_config(changes), read)]
-    needed = {name: view for name, view in VIEWS.items() if name not in unread}
-    if not {"replaced_token_detection", "corrective_lm", "sequence_contrastive", "four_views_of_the_benchmark"} & set(criteria):
-        needed.pop("corrupted")  # a generator that nobody reads would be trained all the same
-    return tiny_config({**changes, "views": needed})
+        "criterion": {name: {} for name in criteria}, "views": {name: view for name, view in VIEWS.items() if name in read},
+        "train": {"updates": 100_000, "batch": batch, "precision": "fp32"}, "schedule": {"name": "constant", "warmup": 0}})
 
 
 def main() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +29,16 @@ def taking_turns(contenders: Sequence[Callable[[], Any]], repetitions: int, repe
                 contenders[which]()
             times[which].append((clock() - start) / repeat)
     return times
+
+
+def own_process(command: Sequence[Any], environment: Mapping[str, str] | None = None) -> Any:
+    """The JSON on the last line that a command prints, one thread, in a process of its own; it ends all of it where it fails."""
+    command = [sys.executable, *map(str, command)]
+    ended = subprocess.run(command, capture_output=True, text=True, env={**(os.environ if environment is None else environment),
+                                                                         "OMP_NUM_THREADS": "1"})
+    if ended.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {ended.returncode}:\n{ended.stderr[-2000:]}")
+    return json.loads(ended.stdout.strip().splitlines()[-1])
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:

@@ -18,16 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from common import ratio, table, write
+from common import own_process, ratio, table, write
 
 VOCABULARY, LENGTH = 30_522, 128
 SIZES = {"small": {"layers": 12, "width": 256, "heads": 4, "inner": 1024, "embedding": 128},
@@ -148,12 +145,7 @@ def run(part: str, size: str, batch: int, updates: int) -> dict[str, float]:
 
 def measure(part: str, arguments: argparse.Namespace) -> dict[str, float]:
     """What `run` returns, from a process of its own."""
-    command = [sys.executable, __file__, "--part", part, "--size", arguments.size, "--batch", str(arguments.batch), "--updates",
-               str(arguments.updates)]
-    ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {ended.returncode}:\n{ended.stderr[-2000:]}")
-    return json.loads(ended.stdout.strip().splitlines()[-1])
+    return own_process([__file__, "--part", part, "--size", arguments.size, "--batch", arguments.batch, "--updates", arguments.updates])
 
 
 def main() -> None:

@@ -10,14 +10,11 @@ shape is measured with the allocator's defaults and with MALLOC_* set so that fr
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
-from common import ratio, table, write
+from common import own_process, ratio, table, write
 
 SHAPES = {
     "4 layers x 256, 32 x 128": ["--layers", "4", "--width", "256", "--batch", "32", "--updates", "5", "--warm", "2"],
@@ -33,12 +30,8 @@ ALLOCATORS = {
 
 def measure(contender: str, flags: list[str], allocator: dict[str, str]) -> dict[str, float]:
     """What `contenders.py` prints, from a process of its own."""
-    command = [sys.executable, str(Path(__file__).with_name("contenders.py")), contender, *flags]
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    ended = subprocess.run(command, capture_output=True, text=True, env={**inherited, "OMP_NUM_THREADS": "1", **allocator})
-    if ended.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {ended.returncode}:\n{ended.stderr[-2000:]}")
-    return json.loads(ended.stdout.strip().splitlines()[-1])
+    return own_process([Path(__file__).with_name("contenders.py"), contender, *flags], {**inherited, **allocator})
 
 
 def main() -> None:

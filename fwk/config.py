@@ -271,13 +271,13 @@ def resolve(
     return merge.finish(folders, ["--user-dir"] * bool(user_dirs))
 
 
-def read(path: str | Path, user_dirs: Sequence[str | Path] = ()) -> RunConfig:
-    """One YAML file, such as RUN/config.yaml. user_dirs: used instead of the file's when given."""
+def read(path: str | Path, user_dirs: Sequence[str | Path] = (), overrides: Sequence[str] = ()) -> RunConfig:
+    """One YAML file, such as RUN/config.yaml. user_dirs: used instead of the file's when given. overrides: "key.path=value"."""
     if not user_dirs:
-        return resolve([path]).config
+        return resolve([path], overrides=overrides).config
     layer = yaml_text.read(path)
     return resolve(layers=[(layer.name, {k: v for k, v in layer.values.items() if k != "user_dirs"})],
-                   user_dirs=user_dirs).config
+                   overrides=overrides, user_dirs=user_dirs).config
 
 
 def from_mapping(values: Mapping[str, Any]) -> RunConfig:

@@ -134,6 +134,11 @@ class Key:
         """float64 in [0, 1), 53 random bits each, same shapes as `bits`."""
         return (self.bits(positions) >> 10).double() * 2.0**-53
 
+    def happens(self, positions: int | Tensor, share: float) -> Tensor:
+        """bool, each with the probability `share`, same shapes as `bits`. Compared as integers, in thousandths, so that it is the
+        same on every device."""
+        return self.below(positions, THOUSANDTHS) < round(share * THOUSANDTHS)
+
     def below(self, positions: int | Tensor, bound: int) -> Tensor:
         """int64 in [0, bound), same shapes as `bits`. The modulo's bias is below bound / 2^63."""
         if _with_numpy(self.draws):
@@ -145,6 +150,7 @@ class Key:
         return self.bits(positions) % bound
 
 
+THOUSANDTHS = 1000
 _FINEST = 10**12
 
 

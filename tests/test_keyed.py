@@ -137,3 +137,11 @@ def test_two_positions_with_the_same_first_bits_are_told_apart(monkeypatch):
     positions, valid = choose(key(torch.arange(B)), eligible, 0.25)
     expected = [sorted(range(T), key=lambda t: (int(row[t]) >> 6 << 6) | t)[:10] for row in words]
     assert positions.tolist() == [sorted(chosen) for chosen in expected] and bool(valid.all())
+
+
+def test_what_happens_with_a_probability_does_so_in_that_share_of_cases():
+    keyed = key(torch.arange(2000))
+    happened = keyed.happens(8, 0.25)
+    assert happened.dtype == torch.bool and torch.equal(happened, keyed.below(8, 1000) < 250)
+    assert abs(float(happened.double().mean()) - 0.25) < 4 * (0.25 * 0.75 / 16_000) ** 0.5
+    assert not keyed.happens(8, 0.0).any() and keyed.happens(8, 1.0).all()

@@ -27,6 +27,13 @@ class Parser(argparse.ArgumentParser):
         super().error(" ".join(message.split()))
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """A trained model, and how it is loaded: `model`, `--average`, `--user-dir`."""
+    parser.add_argument("model", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    parser.add_argument("--average", action="store_true", help="take the moving average of the weights (train.ema)")
+    parser.add_argument("--user-dir", action="append", default=[], metavar="DIR", help="plugins of your own")
+
+
 @contextmanager
 def disk_errors() -> Iterator[None]:
     """What the disk refuses, because it is full or went away, ends a command with one sentence."""

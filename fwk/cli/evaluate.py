@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fwk.cli.common import Parser, disk_errors, first_rank, run_command
+from fwk.cli.common import Parser, add_model, disk_errors, first_rank, run_command
 
 NAME = "fwk-evaluate"
 _EPILOG = """\
@@ -23,13 +23,11 @@ Metrics go to standard output as one JSON object. Exit status: 0 done, 2 the inp
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog=NAME, description="Evaluate a checkpoint on a split of its task.", epilog=_EPILOG,
                formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    p.add_argument("model", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    add_model(p)
     p.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="task.KEY=VALUE, train.batch=N, train.device=... over the run's config")
     p.add_argument("--split", default="valid", metavar="NAME", help="(default: valid)")
     p.add_argument("--predictions", metavar="FILE", type=Path, help="write what the model says, in a form that the task knows")
     p.add_argument("--output", metavar="FILE", type=Path, help="write the metrics here too")
-    p.add_argument("--average", action="store_true", help="take the moving average of the weights (train.ema)")
-    p.add_argument("--user-dir", action="append", default=[], metavar="DIR", help="plugins of your own")
     return p
 
 

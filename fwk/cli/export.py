@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fwk.cli.common import Parser, disk_errors, run_command
+from fwk.cli.common import Parser, add_model, disk_errors, run_command
 
 NAME = "fwk-export"
 _EPILOG = """\
@@ -22,13 +22,11 @@ written. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog=NAME, description="Write an encoder, its head and its tokenizer for transformers.", epilog=_EPILOG,
                formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    p.add_argument("model", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    add_model(p)
     p.add_argument("folder", metavar="FOLDER", help="folder to write")
     p.add_argument("--by", metavar="NAME", help="whose head: a criterion, a view whose noiser has a network, or 'encoder' for none "
                    "(default: the only criterion with a head)")
     p.add_argument("--family", default="auto", choices=("auto", "bert", "electra"), help="(default: auto, the one that holds it)")
-    p.add_argument("--average", action="store_true", help="take the moving average of the weights (train.ema)")
-    p.add_argument("--user-dir", action="append", default=[], metavar="DIR", help="plugins of your own")
     p.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
     p.add_argument("--quiet", action="store_true", help="print nothing")
     return p

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fwk.cli.common import Parser, disk_errors, run_command
+from fwk.cli.common import Parser, add_model, disk_errors, run_command
 from fwk.errors import ConfigError, UserError
 
 NAME = "fwk-score"
@@ -28,7 +28,7 @@ when it is given again. Exit status: 0 done, 2 the input was wrong, 1 something 
 def parser() -> argparse.ArgumentParser:
     p = Parser(prog=NAME, description="Say how likely text is under a trained model.", epilog=_EPILOG,
                formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    p.add_argument("model", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    add_model(p)
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", nargs="+", metavar="FILE", help="text, one piece per line (.gz, .xz, .zst; - for standard input); "
                       "writes one JSON object per line")
@@ -48,8 +48,6 @@ def parser() -> argparse.ArgumentParser:
                    "(default: 0.05:1.0:0.05)")
     p.add_argument("--cut", action="store_true", help="cut text that is longer than the model reads (default: refuse it)")
     p.add_argument("--lenient", action="store_true", help="with --text: score null for empty and too long text (default: refuse it)")
-    p.add_argument("--average", action="store_true", help="take the moving average of the weights (train.ema)")
-    p.add_argument("--user-dir", action="append", default=[], metavar="DIR", help="plugins of your own")
     p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
     p.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="(default: fp32)")
     p.add_argument("--tokens", type=int, default=16384, metavar="N", help="tokens in one call of the encoder (default: 16384)")

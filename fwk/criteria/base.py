@@ -36,8 +36,9 @@ class Criterion(nn.Module):
         self.config = config
 
     @classmethod
-    def views(cls, config: Any) -> dict[str, dict[str, Any]]:
-        """The views this criterion reads: name -> how to make it if the user's config does not say."""
+    def views(cls, config: Any) -> dict[str, dict[str, Any] | None]:
+        """The views this criterion reads: name -> how to make it if the user's config does not say; None: as another criterion
+        makes it, or the config."""
         raise NotImplementedError
 
     @classmethod

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pluggy import PluginManager
 
 from fwk import config as configuration
 from fwk.config import RunConfig
@@ -262,17 +263,11 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
     says; with several sources in the split, a file for each, its name before the suffix. Other data than the run was trained
     on have other words and labels: CheckpointError.
     """
-    found = checkpoint.find_checkpoint(Path(path))
-    folder = found.parent.parent
-    tensors, state = checkpoint.read_checkpoint(found)
     for key in (override.split("=")[0].split(".") for override in overrides):
         if key[0] != "task" and ".".join(key) not in EVALUATION_KEYS:
             raise ConfigError(".".join(key), f"does not change how a model is evaluated; expected task.KEY or {', '.join(EVALUATION_KEYS)}")
-    try:
-        config = configuration.resolve([folder / "config.yaml"], overrides=list(overrides), user_dirs=list(user_dirs)).config
-    except (UnknownName, PluginError) as error:
-        raise CheckpointError(f"{found} cannot be used here: {error}{checkpoint.wanted(state)}") from error
-    hooks = load_plugins(config.user_dirs)
+    found, tensors, state, config, hooks = _opened(path, user_dirs, average, overrides)
+    folder = found.parent.parent
     config = replace(config, hooks={})
     with process_group(config.train.device, config.train.timeout) as world:
         run = build_run(config, folder, hooks, world)
@@ -280,8 +275,6 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
             raise CheckpointError(f"{found} was trained on other data than task.data names now, which may have other words and labels")
         if split not in run.task.splits():
             raise UserError(f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}")
-        if average and "average" not in tensors:
-            raise CheckpointError(f"{found} holds no moving average of the weights; it was trained with train.ema=0")
         if predictions is not None and world.size > 1:
             raise UserError("--predictions: are written by one process; start it without torchrun")
         checkpoint.refuse_not_finite(found, tensors["model"], run.module)
@@ -304,21 +297,26 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
     return {"checkpoint": str(found), "update": state["update"], "split": split, "metrics": metrics}
 
 
+def _opened(path: str | Path, user_dirs: Sequence[str], average: bool, overrides: Sequence[str] = ()
+            ) -> tuple[Path, dict[str, dict[str, torch.Tensor]], dict[str, Any], RunConfig, PluginManager]:
+    """A run's newest whole checkpoint, or the one named: where it is, its tensors and state, the run's config, its plugins."""
+    found = checkpoint.find_checkpoint(Path(path))
+    tensors, state = checkpoint.read_checkpoint(found)
+    try:
+        config = configuration.read(found.parent.parent / "config.yaml", user_dirs, overrides)
+    except (UnknownName, PluginError) as error:
+        raise CheckpointError(f"{found} cannot be used here: {error}{checkpoint.wanted(state)}") from error
+    if average and "average" not in tensors:
+        raise CheckpointError(f"{found} holds no moving average of the weights; it was trained with train.ema=0")
+    return found, tensors, state, config, load_plugins(config.user_dirs)
+
+
 def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool = False) -> Loaded:
     """A checkpoint, or a run (its newest whole checkpoint) -> model, tokenizer and config, on the CPU. average: take
     the moving average of the weights (train.ema)."""
-    found = checkpoint.find_checkpoint(Path(path))
-    folder = found.parent.parent
-    tensors, state = checkpoint.read_checkpoint(found)
-    try:
-        config = configuration.read(folder / "config.yaml", user_dirs=user_dirs)
-    except (UnknownName, PluginError) as error:
-        raise CheckpointError(f"{found} cannot be used here: {error}{checkpoint.wanted(state)}") from error
-    load_plugins(config.user_dirs)
-    task = config.task.cls.without_data(config.task.config, config.seed, folder)
+    found, tensors, state, config, _ = _opened(path, user_dirs, average)
+    task = config.task.cls.without_data(config.task.config, config.seed, found.parent.parent)
     module = build_module(config, task)
-    if average and "average" not in tensors:
-        raise CheckpointError(f"{found} holds no moving average of the weights; it was trained with train.ema=0")
     checkpoint.refuse_not_finite(found, tensors["model"], module)
     load_model_tensors(module, {**tensors["model"], **(tensors["average"] if average else {})}, found)
     module.eval()

@@ -12,12 +12,10 @@ from torch import Tensor
 from fwk.config import option
 from fwk.context import BuildContext, Context
 from fwk.errors import ConfigError
-from fwk.keyed import Key, choose
+from fwk.keyed import THOUSANDTHS, Key, choose
 from fwk.noisers.base import Noiser
 from fwk.registry import register
 from fwk.views import View
-
-THOUSANDTHS = 1000  # the split is compared as integers, so that it is the same on every device
 
 
 @register("noiser", "bert_mask")

@@ -15,25 +15,19 @@ dropout, mean teachers, virtual adversarial noise).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk import Criterion, View, option
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option
+from fwk.criteria.softmax import token_losses
+from fwk.errors import ConfigError, nearest
 
 Targets = Literal["soft", "hard"]
 Students = Literal["auxiliary", "primary", "none"]
-TARGETS = option("soft", "what the modules imitate: the primary module's distribution, or its likeliest value")
-THRESHOLD = option(0.0, "words whose likeliest value has less probability than this are not imitated", low=0, high=1)
-STUDENTS = option("auxiliary", "who imitates on unlabelled sentences: the auxiliary modules (CVT), the primary module (consistency under "
-                               "noise), or nobody (supervised)")
-AUXILIARY_LABELS = option(False, "auxiliary modules learn from labels too (purely supervised cross-view training)")
-SMOOTHING = option(0.1, "label smoothing of the supervised loss (CVT: 0.1)", low=0, high=1)
-UNLABELLED = option("unlabelled", "the view of unlabelled sentences that students see")
-LABELLED = option("labelled", "the view of labelled sentences")
-TEACHER = option("teacher", "the view of the same sentences, without dropout, that is imitated")
 
 
 def divergence(teacher: Tensor, student: Tensor, counted: Tensor, targets: Targets = "soft", threshold: float = 0.0) -> Tensor:
@@ -45,7 +39,7 @@ def divergence(teacher: Tensor, student: Tensor, counted: Tensor, targets: Targe
     if targets == "hard":
         losses = F.nll_loss(log_q.flatten(0, -2), log_p.argmax(-1).flatten(), reduction="none").view(counted.shape)
     else:
-        losses = (log_p.exp() * (log_p - log_q)).nan_to_num(0.0).sum(-1)  # a value that cannot be: 0 (-inf + inf)
+        losses = (log_p.exp() * (log_p - log_q)).sum(-1)
     return losses.masked_fill(~confident(log_p, counted, threshold), 0.0).sum()
 
 
@@ -53,33 +47,91 @@ def confident(log_p: Tensor, counted: Tensor, threshold: float) -> Tensor:
     return counted if not threshold else counted & (log_p.amax(-1).exp() >= threshold)
 
 
-def views_of(config: Any) -> dict[str, dict[str, Any]]:
-    """The views that every criterion of this plugin reads, so that they are encoded once for all of them."""
-    found: dict[str, dict[str, Any]] = {config.labelled: {"noiser": "rows", "without": ["unlabelled"]}}
-    if config.students != "none":
-        found[config.unlabelled] = {"noiser": "rows", "sources": ["unlabelled"]}
-        found[config.teacher] = {"noiser": "identity", "of": config.unlabelled, "mode": "teacher"}
-    return found
-
-
 class CrossView(Criterion):
-    """What taggers and parsers have in common. A subclass has `primary`, a module, and `students`, auxiliary ones by name, and
-    says what any of them makes of an encoded view (`logits`, [B, T, C])."""
+    """What taggers and parsers have in common: views, counts and losses.
+
+    A subclass names its auxiliary modules in `Config.known` and makes `primary` and `students`, modules that turn an encoded view
+    into logits [B, T, C] and name the states that they read (`reads`); `gold` says what is right, and `judged` adds statistics.
+    """
 
     primary: nn.Module
     students: nn.ModuleDict
 
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        known: ClassVar[tuple[str, ...]] = ()  # names of auxiliary modules
+        label: str = option("label", "the label that is predicted")
+        hidden: int = option(128, "hidden units of a prediction module", low=1, high=1_000_000)
+        modules: tuple[str, ...] = option((), "auxiliary modules")
+        students: Students = option("auxiliary", "who imitates on unlabelled sentences: the auxiliary modules (CVT), the primary module "
+                                                 "(consistency under noise), or nobody (supervised)")
+        targets: Targets = option("soft", "what is imitated: the primary module's distribution, or its likeliest value")
+        threshold: float = option(0.0, "words whose likeliest value has less probability than this are not imitated", low=0, high=1)
+        auxiliary_labels: bool = option(False, "auxiliary modules learn from labels too (purely supervised cross-view training)")
+        smoothing: float = option(0.0, "label smoothing of the supervised loss", low=0, high=1)
+        labelled: str = option("labelled", "the view of labelled sentences")
+        unlabelled: str = option("unlabelled", "the view of unlabelled sentences that students see")
+        teacher: str = option("teacher", "the view of the same sentences, without dropout, that is imitated")
+        cvt_weight: float = option(1.0, "weight of the imitation (CVT: 1)", low=0)
+
+        def __post_init__(self):
+            for name in self.modules:
+                if name not in self.known:
+                    raise ConfigError("modules", f"there is no module '{name}'{nearest(name, self.known)}")
+
+    def __init__(self, config: Any, build: BuildContext):
+        super().__init__(config, build)
+        self.needed = config.modules if config.students == "auxiliary" or config.auxiliary_labels else ()
+
+    @classmethod
+    def views(cls, config: Any) -> dict[str, dict[str, Any]]:
+        """Those that every criterion of this plugin reads, so that they are encoded once for all of them."""
+        found: dict[str, dict[str, Any]] = {config.labelled: {"noiser": "rows", "without": ["unlabelled"]}}
+        if config.students != "none":
+            found[config.unlabelled] = {"noiser": "rows", "sources": ["unlabelled"]}
+            found[config.teacher] = {"noiser": "identity", "of": config.unlabelled, "mode": "teacher"}
+        return found
+
     def states(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for module in self.students.values() for name in module.reads))
 
-    def logits(self, module: nn.Module, view: View) -> Tensor:
+    def gold(self, view: View) -> tuple[Tensor, Tensor]:
+        """The right column of the logits, int64 [B, T], and where training knows it, bool [B, T]."""
         raise NotImplementedError
+
+    def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
+        """Statistics of the primary module's logits [B, T, C] of labelled sentences."""
+        raise NotImplementedError
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        known = self.gold(views[self.config.labelled])[1].sum()
+        counts = {"supervised": known}
+        if self.config.auxiliary_labels:
+            counts["auxiliary"] = known
+        if self.config.students != "none":
+            counts["cvt"] = views[self.config.unlabelled].content.sum()
+        return counts
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        labelled = views[self.config.labelled]
+        target, known = self.gold(labelled)
+        smoothing = self.config.smoothing if context.training else 0.0
+
+        def supervised(logits: Tensor) -> Tensor:
+            return token_losses(logits, target, smoothing).masked_fill(~known, 0.0).sum()
+
+        logits = self.primary(labelled)
+        terms = {"supervised": LossTerm(supervised(logits))}
+        if self.config.auxiliary_labels:
+            terms["auxiliary"] = LossTerm(sum(supervised(module(labelled)) for module in self.students.values()))
+        if self.config.students != "none":
+            terms["cvt"] = LossTerm(self.imitation(views), weight=self.config.cvt_weight)
+        return Output(terms=terms, statistics=self.judged(logits.detach(), labelled, context))
 
     def imitation(self, views: Mapping[str, View]) -> Tensor:
         """Sum over students and words of what divides them from the primary module, 0-d."""
-        student, teacher = views[self.config.unlabelled], views[self.config.teacher]
+        student = views[self.config.unlabelled]
         with torch.no_grad():
-            target = self.logits(self.primary, teacher)
+            target = self.primary(views[self.config.teacher])
         modules = [self.primary] if self.config.students == "primary" else self.students.values()
-        return sum(divergence(target, self.logits(module, student), student.content, self.config.targets, self.config.threshold)
-                   for module in modules)
+        return sum(divergence(target, module(student), student.content, self.config.targets, self.config.threshold) for module in modules)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fwk import Key, View, choose, option
 
-THOUSANDTHS = 1000  # shares of sequences are compared as integers, so that they are the same on every device
 RATIO = option(0.15, "share of the ordinary tokens that is chosen, where the source view chooses none", low=0, high=1)
 
 
@@ -40,4 +39,4 @@ def kept(key: Key, share: float, like: Tensor) -> Tensor | None:
     """bool [B]: this share of the sequences, or None for none."""
     if not share:
         return None
-    return key.child("kept").below(1, THOUSANDTHS)[:, 0].to(like.device) < round(share * THOUSANDTHS)
+    return key.child("kept").happens(1, share)[:, 0].to(like.device)

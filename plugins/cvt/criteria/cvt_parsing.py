@@ -15,29 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk import BuildContext, Context, LossTerm, Output, View, option, register
-from fwk.criteria.softmax import token_losses
-from fwk.errors import ConfigError, nearest
-from fwk_plugins.cvt.imitation import (
-    AUXILIARY_LABELS,
-    LABELLED,
-    STUDENTS,
-    TARGETS,
-    TEACHER,
-    THRESHOLD,
-    UNLABELLED,
-    CrossView,
-    Students,
-    Targets,
-    views_of,
-)
-from fwk_plugins.cvt.scores import attachment_counts, attachment_scores
+from fwk import BuildContext, Context, View, option, register
+from fwk_plugins.cvt.imitation import CrossView
+from fwk_plugins.cvt.scores import attachment_counts, attachment_scores, without_subtypes
 from fwk_plugins.cvt.trees import decode
 
 # auxiliary module: the states of the head and of the dependent (none: the features)
@@ -89,84 +75,40 @@ class CvtParsing(CrossView):
     """A biaffine dependency parser, and auxiliary modules on single directions that imitate it where there are no trees."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(CrossView.Config):
+        known: ClassVar[tuple[str, ...]] = tuple(MODULES)
         label: str = option("tree", "the label that is predicted: its heads and relations")
         hidden: int = option(64, "width of the projections of heads and dependents", low=1, high=100_000)
         modules: tuple[str, ...] = option(tuple(MODULES), f"auxiliary modules: {', '.join(MODULES)}")
-        students: Students = STUDENTS
-        targets: Targets = TARGETS
-        threshold: float = THRESHOLD
-        auxiliary_labels: bool = AUXILIARY_LABELS
-        labelled: str = LABELLED
-        unlabelled: str = UNLABELLED
-        teacher: str = TEACHER
-        cvt_weight: float = option(1.0, "weight of the imitation (CVT: 1)", low=0)
-
-        def __post_init__(self):
-            for name in self.modules:
-                if name not in MODULES:
-                    raise ConfigError("modules", f"there is no module '{name}'{nearest(name, MODULES)}")
+        subtypes: bool = option(True, "LAS tells subtypes of relations apart (nsubj:pass from nsubj)")
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
-        relations, encoder = len(build.labels[f"{config.label}_relation"]), build.encoder
+        relations, encoder = build.labels[f"{config.label}_relation"], build.encoder
 
         def made(heads: tuple[str, ...] = (), dependents: tuple[str, ...] = ()) -> Biaffine:
             widths = tuple(sum(map(encoder.state_width, names)) or encoder.width for names in (heads, dependents))
-            return Biaffine(widths, config.hidden, relations, heads, dependents)
+            return Biaffine(widths, config.hidden, len(relations), heads, dependents)
 
-        needed = config.modules if config.students == "auxiliary" or config.auxiliary_labels else ()
-        encoder.check_states([name for module in needed for part in MODULES[module] for name in part], f"criterion '{build.name}'")
-        self.relations = relations
+        encoder.check_states([name for module in self.needed for part in MODULES[module] for name in part], f"criterion '{build.name}'")
+        self.relations = len(relations)
+        self.same = None if config.subtypes else without_subtypes(relations)
         self.primary = made()
-        self.students = nn.ModuleDict({f"{name}_module": made(*MODULES[name]) for name in needed})
-
-    @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
-        return views_of(config)
+        self.students = nn.ModuleDict({f"{name}_module": made(*MODULES[name]) for name in self.needed})
 
     @classmethod
     def needs_labels(cls, config: Config) -> tuple[str, ...]:
-        return (f"{config.label}_head", f"{config.label}_relation")
+        return (f"{config.label}_head", f"{config.label}_relation", f"{config.label}_scored")
 
-    def logits(self, module: nn.Module, view: View) -> Tensor:
-        return module(view)
+    def gold(self, view: View) -> tuple[Tensor, Tensor]:
+        heads, relations = (view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation"))  # [B, T] each
+        return heads.clamp(min=0) * self.relations + relations.clamp(min=0), (heads >= 0) & (relations >= 0)
 
-    def _gold(self, views: Mapping[str, View]) -> tuple[Tensor, Tensor, Tensor]:
-        """Heads and relations int64 [B, T], and where training knows both, bool [B, T]."""
-        labels = views[self.config.labelled].labels
-        heads, relations = labels[f"{self.config.label}_head"], labels[f"{self.config.label}_relation"]
-        return heads, relations, (heads >= 0) & (relations >= 0)
-
-    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        known = self._gold(views)[2].sum()
-        counts = {"supervised": known}
-        if self.config.auxiliary_labels:
-            counts["auxiliary"] = known
-        if self.config.students != "none":
-            counts["cvt"] = views[self.config.unlabelled].content.sum()
-        return counts
-
-    def forward(self, views: Mapping[str, View], context: Context) -> Output:
-        labelled, terms = views[self.config.labelled], {}
-        heads, relations, known = self._gold(views)
-        target = heads.clamp(min=0) * self.relations + relations.clamp(min=0)  # [B, T]
-        logits = self.primary(labelled)  # [B, T, (T + 1) R]
-
-        def supervised(logits: Tensor) -> Tensor:
-            return token_losses(logits, target).masked_fill(~known, 0.0).sum() if len(logits) else logits.sum()
-
-        terms["supervised"] = LossTerm(supervised(logits))
-        if self.config.auxiliary_labels:
-            terms["auxiliary"] = LossTerm(sum(supervised(module(labelled)) for module in self.students.values()))
-        if self.config.students != "none":
-            terms["cvt"] = LossTerm(self.imitation(views), weight=self.config.cvt_weight)
-        attached = torch.zeros(3, dtype=torch.int64, device=logits.device)
-        if not context.training and len(labelled):
-            found = self.trees(logits.detach(), labelled)
-            scored = labelled.labels.get(f"{self.config.label}_scored", heads.ge(0).long()) > 0
-            attached = attachment_counts(*found, heads, relations, scored & (heads >= 0))
-        return Output(terms=terms, statistics={"attached": attached})
+    def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
+        if context.training or not len(view):
+            return {"attached": torch.zeros(3, dtype=torch.int64, device=logits.device)}
+        heads, relations, scored = (view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation", "scored"))
+        return {"attached": attachment_counts(*self.trees(logits, view), heads, relations, scored > 0, self.same)}
 
     def trees(self, logits: Tensor, view: View) -> tuple[Tensor, Tensor]:
         """Heads and relations of the best trees, int64 [B, T] each."""
@@ -183,4 +125,4 @@ class CvtParsing(CrossView):
         return {f"{self.config.label}_head": heads, f"{self.config.label}_relation": relations}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        return attachment_scores(sums["attached"]) if sums["attached"].any() else {}
+        return attachment_scores(sums["attached"])

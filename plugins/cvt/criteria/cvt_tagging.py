@@ -14,30 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk import BuildContext, Context, LossTerm, Output, View, option, register
-from fwk.criteria.softmax import token_losses
-from fwk.errors import ConfigError, nearest
-from fwk_plugins.cvt.imitation import (
-    AUXILIARY_LABELS,
-    LABELLED,
-    SMOOTHING,
-    STUDENTS,
-    TARGETS,
-    TEACHER,
-    THRESHOLD,
-    UNLABELLED,
-    CrossView,
-    Students,
-    Targets,
-    views_of,
-)
-from fwk_plugins.cvt.scores import span_counts, span_scores
+from fwk import BuildContext, Context, View, option, register
+from fwk_plugins.cvt.imitation import CrossView
+from fwk_plugins.cvt.scores import span_counts, span_scores, token_counts, token_scores
 from fwk_plugins.cvt.tags import Span, spans
 
 # auxiliary module: the states it reads (none: the features), and by how many words they are shifted to the right
@@ -81,83 +66,39 @@ class CvtTagging(CrossView):
     """A tagger, and auxiliary modules on parts of the sentence that imitate it where there are no labels."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(CrossView.Config):
+        known: ClassVar[tuple[str, ...]] = tuple(MODULES)
         label: str = option("label", "the label that is predicted, one for each word")
-        hidden: int = option(128, "hidden units of a prediction module", low=1, high=1_000_000)
         modules: tuple[str, ...] = option(tuple(MODULES), f"auxiliary modules: {', '.join(MODULES)}")
-        smoothing: float = SMOOTHING
-        students: Students = STUDENTS
-        targets: Targets = TARGETS
-        threshold: float = THRESHOLD
-        auxiliary_labels: bool = AUXILIARY_LABELS
-        labelled: str = LABELLED
-        unlabelled: str = UNLABELLED
-        teacher: str = TEACHER
-        cvt_weight: float = option(1.0, "weight of the imitation (CVT: 1)", low=0)
-
-        def __post_init__(self):
-            for name in self.modules:
-                if name not in MODULES:
-                    raise ConfigError("modules", f"there is no module '{name}'{nearest(name, MODULES)}")
+        smoothing: float = option(0.1, "label smoothing of the supervised loss (CVT: 0.1)", low=0, high=1)
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         self.values = build.labels[config.label]
         self.types = span_types(self.values)
         encoder, C = build.encoder, len(self.values)
-        needed = config.modules if config.students == "auxiliary" or config.auxiliary_labels else ()
-        encoder.check_states([name for module in needed for name in MODULES[module][0]], f"criterion '{build.name}'")
+        encoder.check_states([name for module in self.needed for name in MODULES[module][0]], f"criterion '{build.name}'")
         self.primary = TagModule(encoder.width, config.hidden, C)
         self.students = nn.ModuleDict({
             f"{name}_module": TagModule(sum(map(encoder.state_width, MODULES[name][0])) or encoder.width, config.hidden, C, *MODULES[name])
-            for name in needed})
-
-    @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
-        return views_of(config)
+            for name in self.needed})
 
     @classmethod
     def needs_labels(cls, config: Config) -> tuple[str, ...]:
         return (config.label,)
 
-    def logits(self, module: nn.Module, view: View) -> Tensor:
-        return module(view)
-
-    def _gold(self, views: Mapping[str, View]) -> tuple[Tensor, Tensor]:
-        """Values int64 [B, T], and where there is one that training knows, bool [B, T]."""
-        values = views[self.config.labelled].labels[self.config.label]
+    def gold(self, view: View) -> tuple[Tensor, Tensor]:
+        values = view.labels[self.config.label]
         return values.clamp(min=0), values >= 0
 
-    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        known = self._gold(views)[1].sum()
-        counts = {"supervised": known}
-        if self.config.auxiliary_labels:
-            counts["auxiliary"] = known
-        if self.config.students != "none":
-            counts["cvt"] = views[self.config.unlabelled].content.sum()
-        return counts
-
-    def forward(self, views: Mapping[str, View], context: Context) -> Output:
-        labelled, terms = views[self.config.labelled], {}
-        gold, known = self._gold(views)
-        logits = self.primary(labelled)  # [B, T, C]
-
-        def supervised(logits: Tensor) -> Tensor:
-            smoothing = self.config.smoothing if context.training else 0.0
-            return token_losses(logits, gold, smoothing).masked_fill(~known, 0.0).sum()
-
-        terms["supervised"] = LossTerm(supervised(logits))
-        if self.config.auxiliary_labels:
-            terms["auxiliary"] = LossTerm(sum(supervised(module(labelled)) for module in self.students.values()))
-        if self.config.students != "none":
-            terms["cvt"] = LossTerm(self.imitation(views), weight=self.config.cvt_weight)
-        best = logits.detach().argmax(-1) if logits.shape[-1] else gold
-        words = labelled.labels[self.config.label] != -1  # of an unknown value (-2) there is nothing to be right about
-        counts = torch.zeros(3, len(self.types), dtype=torch.int64, device=logits.device)
-        if self.types and not context.training and len(labelled):
-            told = [self._spans(rows, labelled.content) for rows in (best, torch.where(known, gold, self.values.index("O")))]
-            counts = span_counts(*told, self.types).to(logits.device)
-        return Output(terms=terms, statistics={"right": ((best == gold) & known).sum(), "words": words.sum(), "spans": counts})
+    def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
+        best, values = logits.argmax(-1), view.labels[self.config.label]  # [B, T] each
+        found = {"tokens": token_counts(best, values, values != -1),  # of an unknown value (-2) no answer is right
+                 "spans": torch.zeros(3, len(self.types), dtype=torch.int64, device=logits.device)}
+        if self.types and not context.training and len(view):
+            told = [self._spans(rows, view.content) for rows in (best, torch.where(values < 0, self.values.index("O"), values))]
+            found["spans"] = span_counts(*told, self.types).to(logits.device)
+        return found
 
     def _spans(self, rows: Tensor, content: Tensor) -> list[list[Span]]:
         """Of each sentence; rows int64 [B, T]."""
@@ -168,5 +109,4 @@ class CvtTagging(CrossView):
         return {self.config.label: self.primary(view).argmax(-1)}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        found = {"accuracy": float(sums["right"] / sums["words"])} if sums["words"] > 0 else {}
-        return found | (span_scores(sums["spans"]) if sums["spans"].any() else {})
+        return token_scores(sums["tokens"]) | span_scores(sums["spans"])

@@ -9,8 +9,6 @@ import torch
 from fwk import BuildContext, Context, Key, Noiser, View, option, register
 from fwk.errors import ConfigError
 
-THOUSANDTHS = 1000  # the share is compared as integers, so that it is the same on every device
-
 
 @register("noiser", "word_dropout")
 class WordDropout(Noiser):
@@ -30,7 +28,7 @@ class WordDropout(Noiser):
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         tokens = source.tokens
-        lost = (key.below(tokens.shape[1], THOUSANDTHS).to(tokens.device) < round(self.config.rate * THOUSANDTHS)) & source.ordinary  # [B, T]
+        lost = key.happens(tokens.shape[1], self.config.rate).to(tokens.device) & source.ordinary  # [B, T]
         inputs = {**source.inputs, "tokens": torch.where(lost, self.vocabulary.unk, tokens)}
         if "characters" in inputs:
             inputs["characters"] = inputs["characters"].masked_fill(lost[..., None], 0)

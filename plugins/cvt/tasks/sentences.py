@@ -12,7 +12,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from fwk_plugins.cvt.scores import scored_words
 
 PAD, UNK = 0, 1
 UNLABELLED = "unlabelled"  # the source of sentences without labels
-FORMATS = ("conllu", "columns", "plain")
+FORMATS = ("conllu", "columns")
 KEYS = ("path", "format", "columns", "separator", "labels", "valid", "test", "fraction", "weight")
 TREE, SPANS = "tree", "spans"
 DIGIT = re.compile(r"[0-9]")
@@ -55,7 +55,7 @@ class Labelled:
     weight: float | None = None
 
     def read(self, path: str) -> list[Sentence]:
-        found = list(read(path, self.format, self.columns, self.separator))
+        found = list(readers.read_conllu(path) if self.format == "conllu" else readers.read_columns(path, self.columns, self.separator))
         if not found:
             raise DataError(f"{path} holds no sentence")
         for column in self.labels.values():
@@ -65,14 +65,6 @@ class Labelled:
             if column != TREE and column not in known:
                 raise ConfigError(f"task.data.{self.name}.labels", f"there is no column '{column}' in {path}{nearest(column, known)}")
         return found
-
-
-def read(path: str, format: str, columns: Sequence[str] = (), separator: str | None = None) -> Iterable[Sentence]:
-    if format == "conllu":
-        return readers.read_conllu(path)
-    if format == "columns":
-        return readers.read_columns(path, columns, separator)
-    return readers.read_plain(path)
 
 
 def entry(name: str, given: Any) -> Labelled:
@@ -88,8 +80,8 @@ def entry(name: str, given: Any) -> Labelled:
             raise ConfigError(f"{key}.{needed}", "must be given")
     suffix = given["path"].removesuffix(".xz").removesuffix(".gz").rpartition(".")[2]
     format = given.get("format") or ("conllu" if suffix == "conllu" else "columns")
-    if format not in FORMATS[:2]:
-        raise ConfigError(f"{key}.format", f"expected {' or '.join(FORMATS[:2])}, got {format!r}")
+    if format not in FORMATS:
+        raise ConfigError(f"{key}.format", f"expected {' or '.join(FORMATS)}, got {format!r}")
     if format == "columns" and not given.get("columns"):
         raise ConfigError(f"{key}.columns", "a file of columns needs their names, such as [word, tag]")
     if not isinstance(given["labels"], Mapping):
@@ -251,13 +243,13 @@ class SentencesTask(Task):
         spaces: dict[str, tuple[str, ...]] = {}
         for one in sets.values():
             for label, column in one.labels.items():
+                if label in spaces or f"{label}_head" in spaces:
+                    raise ConfigError(f"task.data.{one.name}.labels.{label}", "two sets have a label of this name; choose another one")
                 if column == TREE:
                     spaces[f"{label}_head"] = ()
                     spaces[f"{label}_scored"] = ("punctuation", "word")  # what UAS and LAS count
                     spaces[f"{label}_relation"] = tuple(sorted({v for s in train[one.name] for v in s.columns["deprel"]}))
                     continue
-                if label in spaces:
-                    raise ConfigError(f"task.data.{one.name}.labels.{label}", "two sets have a label of this name; choose another one")
                 if label in one.spans:
                     everything = [s for of in (train, *held.values()) for s in of.get(one.name, [])]
                     self._schemes[label] = tags.detect([s.columns[column] for s in everything], [s.place for s in everything])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.criteria.copying import copy_losses
-from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
+from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias, replaced_tokens
 from fwk.flops import Text, Transformer
 from fwk_plugins.electra.heads import GENERATED
 
@@ -65,19 +65,19 @@ class AllTokensMLM(Criterion):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        features, counted = view.encoded.features, view.content  # [B, T, D], [B, T]
+        features, counted, replaced = view.encoded.features, view.content, replaced_tokens(view)  # [B, T, D], [B, T], [B, T]
         losses, best = self.head.losses(features, view.target)  # [B, T]
         if self.config.copy:
             copy_logit = self.copy_head(features).squeeze(-1).to(losses.dtype)
-            losses = copy_losses(losses, copy_logit, ~view.changed)
+            losses = copy_losses(losses, copy_logit, ~replaced)
             # what the mixture likes best is the input where half of the mass is copied, nearly always
             best = torch.where(copy_logit.detach() > 0, view.tokens, best)
         right = (best == view.target) & counted
-        restored = right & view.changed
+        restored = right & replaced
         return Output(
             terms={"all_tokens": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
             statistics={"right": right.sum(), "tokens": counted.sum(), "restored": restored.sum(),
-                        "replaced": (view.changed & counted).sum()})
+                        "replaced": (replaced & counted).sum()})
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         found = {"accuracy": float(sums["right"] / sums["tokens"].clamp(min=1))}

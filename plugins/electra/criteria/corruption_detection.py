@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk.criteria.masked_lm import replaced_tokens
 from fwk.flops import Text, Transformer
 from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
@@ -53,7 +54,7 @@ class CorruptionDetection(Criterion):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        judged = (self.head(view.encoded.features[:, 0]), view.changed.any(1, keepdim=True), view.content.any(1, keepdim=True))
+        judged = (self.head(view.encoded.features[:, 0]), replaced_tokens(view).any(1, keepdim=True), view.content.any(1, keepdim=True))
         return Output(terms={"corruption": LossTerm(detection_loss(*judged))}, statistics={"histogram": histogram(*judged)})
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import count_chosen
+from fwk.criteria.masked_lm import count_chosen, replaced_tokens
 from fwk.errors import ConfigError
 from fwk.flops import Text, Transformer
 from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
@@ -95,7 +95,7 @@ class ReplacedTokenDetection(Criterion):
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
         replaced_logit = self.head(view.encoded.features).squeeze(-1)  # [B, T]
-        replaced, counted = view.changed, view.content
+        replaced, counted = replaced_tokens(view), view.content
         judged = (replaced_logit, replaced, counted)
         if self.config.positions == "chosen":
             judged = (view.at_positions(replaced_logit), view.at_positions(replaced), view.valid)
