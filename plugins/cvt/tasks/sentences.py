@@ -203,7 +203,8 @@ class SentencesTask(Task):
         (folder / "sentences.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
 
     def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
-        """A set of CoNLL-U as CoNLL-U; one of columns as words, what is right and what was said, which the scorers of CoNLL read."""
+        """A set of CoNLL-U as CoNLL-U; one of columns as words, other columns, what is right and what was said, which the scorers
+        of CoNLL read."""
         if split not in self._held:
             raise UserError(f"--predictions: are written for valid and test; the split is {split}")
         one, written = self._sets[source], []
@@ -223,7 +224,11 @@ class SentencesTask(Task):
         if one.format == "conllu":
             readers.write_conllu(written, out)
         elif written:
-            readers.write_columns(written, ["word", *written[0].columns], out, one.separator or " ")
+            columns = list(written[0].columns)
+            for column in one.labels.values():  # a scorer reads the last two: what is right, what was said
+                if f"{column} said" in columns:
+                    columns += [columns.pop(columns.index(name)) for name in (column, f"{column} said")]
+            readers.write_columns(written, ["word", *columns], out, one.separator or " ")
         write_atomically(path, out.getvalue().encode())
 
     def _said(self, label: str, values: Tensor) -> tuple[str, ...]:
