@@ -18,7 +18,7 @@ from fwk.cli.evaluate import main as evaluate_command
 from fwk.config import build
 from fwk.engine.evaluate import evaluate
 from fwk.engine.module import Step
-from fwk.errors import ConfigError, DataError
+from fwk.errors import ConfigError, DataError, UserError
 from fwk.testing import _merged, batches_of, differentiate_once, gradients, tiny_config, train_briefly, trainer_of
 from fwk.views import Encoded
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
@@ -379,19 +379,6 @@ def test_what_is_wrong_with_the_data_is_one_sentence(data, message):
     assert message in str(refused.value)
 
 
-def test_a_trained_tagger_tags_words_without_its_data(tmp_path):
-    config = _merged(CASE, {"train": {"updates": 2, "precision": "fp32"}})
-    train_briefly(tiny_config(config), tmp_path / "run", 2)
-    told = json.loads((tmp_path / "run" / "tokenizer" / "sentences.json").read_text())
-    assert "noun" not in told["words"] and "NOUN" in told["labels"]["pos"]
-    loaded = fwk.load(tmp_path / "run")
-    batch = loaded.task.batch_of_words([["the", "dog", "sees", "Ann"], ["Bo", "likes"]])
-    with torch.no_grad():
-        encoded = loaded.model(batch.inputs, batch.mask)
-        logits = loaded.module.criteria["pos"].primary(View.of(batch).replace(encoded=encoded))
-    assert logits.shape == (2, 4, len(told["labels"]["pos"]))
-
-
 # -- fwk-evaluate --------------------------------------------------------------------------------------------------------
 
 
@@ -453,6 +440,116 @@ def test_a_model_that_predicts_nothing_says_so_and_writes_nothing(tmp_path, caps
     assert status == 2 and "no criterion" in err and not (tmp_path / "x").exists()
     status, out, _ = evaluated(capsys, tmp_path / "run", "train.batch=5")
     assert status == 0 and json.loads(out)["metrics"]["masked_lm/masked_lm"] > 0
+
+
+# -- raw text ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory) -> Path:
+    """A run whose data are no longer there: a treebank, and spans in columns."""
+    folder = tmp_path_factory.mktemp("moved")
+    treebank, names = folder / "gold.conllu", folder / "names.txt"
+    treebank.write_text(Path(TREEBANK["path"]).read_text())
+    names.write_text("Ann B-PER\nBo I-PER\nsees O\nRome B-LOC\n\nthe O\ndog O\nsleeps O\n\n" * 12)
+    data = {"tiny": {**TREEBANK, "path": str(treebank), "valid": None, "fraction": 1.0},
+            "names": {"path": str(names), "columns": ["word", "tag"], "labels": {"ner": {"spans": "tag"}}}}
+    train_briefly(config_of(task={"data": data}, criterion={
+        **{label: {"students": "none", "auxiliary_labels": False} for label in ("pos", "tree")},
+        "ner": {"name": "cvt_tagging", "label": "ner", "students": "none"}},
+        train={"updates": 60, "precision": "fp32"}, optimizer={"lr": 0.02}), folder / "run", 60)
+    treebank.unlink()
+    names.unlink()
+    return folder / "run"
+
+
+def test_three_lines_tag_raw_text_without_the_data(moved):
+    said = fwk.load(moved).predict(["The dog sees Ann .", ["Ann", "Bo", "sees", "Rome"]])
+    assert [list(one) for one in said] == [["words", "pos", "tree", "ner"]] * 2
+    assert said[0]["words"] == ["The", "dog", "sees", "Ann", "."] and said[0]["pos"][0] == "DET"
+    assert all(fault(one["tree"]["heads"]) is None and len(one["tree"]["relations"]) == len(one["words"]) for one in said)
+    assert said[1]["ner"] == [{"type": "PER", "start": 0, "stop": 2, "words": ["Ann", "Bo"]},
+                              {"type": "LOC", "start": 3, "stop": 4, "words": ["Rome"]}]
+    assert json.loads(json.dumps(said)) == said
+
+
+def test_what_is_said_of_a_text_does_not_depend_on_its_batch_or_length(moved):
+    loaded = fwk.load(moved)
+    texts = ["the dog", ["dog"], "word " * 300, "Ann sees the dog ."]  # longer than any sentence in training may be
+    alone = [loaded.predict([text])[0] for text in texts]
+    loaded.module.train()
+    assert loaded.predict(texts, batch=3) == loaded.predict(texts) == alone and len(alone[2]["pos"]) == 300
+    assert loaded.module.training and loaded.predict([]) == []  # and it is left as it was
+
+
+def test_predictions_of_raw_text_are_those_of_the_evaluation_of_a_split(trained, capsys, tmp_path):
+    evaluated(capsys, trained, "--predictions", tmp_path / "said.conllu")
+    said = list(read_conllu(tmp_path / "said.conllu"))
+    for one, sentence in zip(fwk.load(trained).predict([s.words for s in said]), said, strict=True):
+        assert (tuple(one["pos"]), tuple(one["tree"]["heads"])) == (sentence.columns["upos"], sentence.heads)
+        assert tuple(one["tree"]["relations"]) == sentence.columns["deprel"]
+
+
+def test_criteria_that_look_at_one_source_alone_are_shown_raw_text_too(tmp_path):
+    data = {"a": {**TREEBANK, "labels": {"pos": "upos"}, "fraction": 1.0}, "b": {**TREEBANK, "labels": {"tree": "tree"}, "fraction": 1.0}}
+    criteria = {"pos": {"name": "cvt_tagging", "label": "pos", "students": "none", "labelled": "of_a"},
+                "tree": {"name": "cvt_parsing", "students": "none", "labelled": "of_b"}}
+    views = {f"of_{name}": {"noiser": "rows", "sources": [name]} for name in "ab"}
+    train_briefly(tiny_config({**SENTENCES, "task": {**SENTENCES["task"], "data": data}, "criterion": criteria, "views": views,
+                               "train": {"updates": 2, "precision": "fp32"}}), tmp_path / "run", 2)
+    assert set(fwk.load(tmp_path / "run").predict(["the dog sees Ann"])[0]) == {"words", "pos", "tree"}
+
+
+def test_views_with_averaged_weights_do_not_keep_a_run_from_tagging(tmp_path):
+    mean = _merged(CONSISTENCY, {"views": {"teacher": {"ema": True}}, "train": {"ema": 0.9, "updates": 2, "precision": "fp32"}})
+    train_briefly(config_of(**mean), tmp_path / "run", 2)
+    assert len(fwk.load(tmp_path / "run").predict(["the dog"])[0]["pos"]) == 2
+
+
+@pytest.mark.parametrize("texts, message", [
+    ("the dog", "predict: expected a list of texts, got one text ('the dog')"),
+    (["the dog", " "], "texts[1]: expected a text with a word in it, or a list of words, got ' '"),
+    (["the dog", ["a", ""]], "texts[1]: expected a text"), (["the dog", 3], "texts[1]: expected a text"),
+])
+def test_what_cannot_be_tagged_is_one_sentence(moved, texts, message):
+    with pytest.raises((ConfigError, DataError, UserError)) as refused:
+        fwk.load(moved).predict(texts)
+    assert message in str(refused.value)
+
+
+def test_text_that_is_longer_than_the_networks_read_is_named(tmp_path):
+    config = config_of(model={"name": "bert", "positions": "learned", "layers": 1, "width": 8, "heads": 2}, task={"length": 20},
+                       criterion={"pos": {"students": "none"}, "tree": {"students": "none", "auxiliary_labels": False}},
+                       train={"updates": 1, "precision": "fp32"})
+    train_briefly(config, tmp_path / "run", 1)
+    loaded = fwk.load(tmp_path / "run")
+    assert len(loaded.predict(["word " * 20])[0]["pos"]) == 20
+    with pytest.raises(DataError, match=r"texts\[1\]: the text has 21 positions, more than the 20 that the model reads"):
+        loaded.predict(["the dog", "word " * 21])
+
+
+def test_models_and_tasks_that_do_not_tag_say_so(tmp_path):
+    train_briefly(tiny_config({"criterion": "masked_lm", "train": {"updates": 1, "precision": "fp32"}}), tmp_path / "run", 1)
+    with pytest.raises(UserError, match="'Synthetic.*' reads no raw text"):
+        fwk.load(tmp_path / "run").predict(["the dog"])
+    loaded = fwk.load(tmp_path / "run")
+    loaded.task.__class__ = SentencesTask  # one that reads raw text, and no criterion that predicts
+    with pytest.raises(UserError, match="no criterion of this model predicts anything .*; it has masked_lm"):
+        loaded.predict(["the dog"])
+
+
+def test_the_command_tags_a_file_of_raw_text(moved, capsys, tmp_path):
+    path = tmp_path / "raw.txt"
+    path.write_text("The dog sees Ann .\n\nAnn Bo sees Rome\n")
+    status, out, _ = evaluated(capsys, moved, "--text", path)
+    assert status == 0 and [json.loads(line) for line in out.splitlines()] == fwk.load(moved).predict(["The dog sees Ann .", "Ann Bo sees Rome"])
+    status, nothing, _ = evaluated(capsys, moved, "--text", path, "--predictions", tmp_path / "said.jsonl")
+    assert status == 0 and not nothing and (tmp_path / "said.jsonl").read_text() == out
+    for wrong, message in ((["--split", "test"], "--split: goes with a split of the task"), (["task.fewest=1"], "task.fewest: goes with a split")):
+        status, _, err = evaluated(capsys, moved, "--text", path, *wrong)
+        assert status == 2 and message in err
+    status, _, err = evaluated(capsys, moved, "--text", tmp_path / "raww.txt")
+    assert status == 2 and "raw.txt" in err and len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from fwk.engine.build import build_module
 from fwk.engine.compiling import CompileWatch, compile_networks
 from fwk.engine.distributed import World, process_group
 from fwk.engine.ema import Average
-from fwk.engine.evaluate import evaluate, predict
+from fwk.engine.evaluate import evaluate, predict, predict_texts
 from fwk.engine.failures import explained
 from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
@@ -254,6 +254,19 @@ class Loaded:
     def model(self) -> Encoder:
         return self.module.networks["main"]
 
+    def predict(self, texts: Iterable[str | Sequence[str]], batch: int = 64) -> list[Any]:
+        """What the criteria say of raw texts (or of lists of words), each as the task words it; `batch` texts at a time.
+        UserError where the task reads no raw text, or no criterion predicts; DataError names a text that cannot be read."""
+        if isinstance(texts, str):
+            raise UserError(f"predict: expected a list of texts, got one text ({texts[:40]!r})")
+        if batch < 1:
+            raise UserError(f"predict: batch is {batch}, expected at least 1")
+        texts, found = list(texts), []
+        for start in range(0, max(len(texts), 1), batch):
+            some = texts[start : start + batch]
+            found += predict_texts(self.module, self.task, some, [f"texts[{n}]" for n in range(start, start + len(some))])
+        return found
+
 
 def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[str] = (), user_dirs: tuple[str, ...] = (),
                  average: bool = False, predictions: Path | None = None) -> dict[str, Any]:
@@ -320,6 +333,7 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool = Fals
     checkpoint.refuse_not_finite(found, tensors["model"], module)
     load_model_tensors(module, {**tensors["model"], **(tensors["average"] if average else {})}, found)
     module.eval()
+    module.ema = tensors.get("average")  # for views that are encoded with it
     return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"], task)
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from fwk.data.loader import evaluation_batches
 from fwk.engine.meters import Meters, component_metrics, means
-from fwk.engine.module import Step
+from fwk.engine.module import ObjectiveModule, Step
+from fwk.errors import DataError, UserError
+from fwk.tasks.base import Task
 from fwk.views import Batch
 
 if TYPE_CHECKING:
@@ -67,6 +71,50 @@ def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dic
                 name = next(name for name, numbers in bounds.items() if draw in numbers)
                 found[name].setdefault(label, {})[draw - bounds[name].start] = value
     return found
+
+
+@torch.no_grad()
+def predict_texts(module: ObjectiveModule, task: Task, texts: Sequence[Any], places: Sequence[str]) -> list[Any]:
+    """What the model says of raw texts in one batch, as the task words it. places: of each text, for errors.
+
+    A criterion may look at examples of some sources alone, and a raw text is of none: the texts are shown as examples of one
+    source after the other, until all criteria that predict have seen all of them.
+    """
+    if type(task).example_of is Task.example_of:
+        raise UserError(f"'{type(task).__name__}' reads no raw text (`Task.example_of`)")
+    if not module.predictors:
+        raise UserError(f"no criterion of this model predicts anything (`Criterion.predict`); it has {', '.join(module.criteria)}")
+    if not texts:
+        return []
+    examples = [_example(module, task, text, place) for text, place in zip(texts, places)]
+    step, draws, was_training = Step(split="text"), np.arange(len(texts)), module.training
+    found: list[dict[str, Tensor]] = [{} for _ in texts]
+    module.eval()
+    try:
+        for source in range(len(task.source_names())):
+            batch = task.collate(examples, draws, np.full(len(texts), source))
+            said = module.predictions(module.begin(batch, 0, step, module.anchor.device), step)
+            for label, (rows, values) in said.items():
+                for row, value in zip(rows.tolist(), values.cpu()):
+                    found[row].setdefault(label, value)
+            if all(said.keys() <= own.keys() for own in found):
+                break
+    finally:
+        module.train(was_training)
+    return [task.readable(text, own) for text, own in zip(texts, found)]
+
+
+def _example(module: ObjectiveModule, task: Task, text: Any, place: str) -> Any:
+    """DataError names the place of what the task or the networks cannot read."""
+    try:
+        example = task.example_of(text)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+    if module.longest:
+        mask = task.collate([example], np.arange(1), np.zeros(1, dtype=np.int64)).mask
+        if mask is not None and (long := int(mask.sum())) > module.longest:
+            raise DataError(f"{place}: the text has {long:,} positions, more than the {module.longest:,} that the model reads")
+    return example
 
 
 def _measure(run: Run, batches: Iterable[Batch], step: Step, meters: Meters, weights: dict[str, float]) -> None:

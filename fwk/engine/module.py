@@ -250,15 +250,24 @@ class ObjectiveModule(nn.Module):
                 outputs[name] = component.losses(views, outcomes, context)
         return outputs
 
+    @property
+    def predictors(self) -> tuple[str, ...]:
+        """The criteria that predict."""
+        return tuple(label for label, criterion in self.criteria.items()
+                     if label not in self.off and type(criterion).predict is not Criterion.predict)
+
+    @property
+    def longest(self) -> int:
+        """Positions of the longest sequence that every network reads; 0: any number."""
+        return min((network.longest for network in self.networks.values() if network.longest), default=0)
+
     @torch.no_grad()
     def predictions(self, micro: MicroBatch, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
         """What criteria predict, by label: draws [N] and values [N, ...]. RunError where two predict one label."""
         views, found = self._run(self.plan.steps, micro, step), {}
-        for label, criterion in self.criteria.items():
-            if label in self.off or type(criterion).predict is Criterion.predict:
-                continue
+        for label in self.predictors:
             readable = self._readable(label, views)
-            for name, values in criterion.predict(readable, self._context(f"criteria.{label}", micro, step)).items():
+            for name, values in self.criteria[label].predict(readable, self._context(f"criteria.{label}", micro, step)).items():
                 if name in found:
                     raise RunError(f"two criteria predict the label '{name}'; one of them is '{label}'")
                 found[name] = readable[self.encoded[label][0]].draws, values

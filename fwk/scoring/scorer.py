@@ -117,7 +117,7 @@ class Scorer:
     @property
     def longest(self) -> int:
         """Tokens that the encoders can read at once, [CLS] and [SEP] included; 0: any number."""
-        return min((network.longest for network in self.module.networks.values() if network.longest), default=0)
+        return self.module.longest
 
     def encode(self, texts: Sequence[Text], cut: bool = False, lenient: bool = False) -> list[np.ndarray]:
         """Framed ids, int64 [T] each; empty where there is nothing to score and `lenient`. DataError names the place of

@@ -118,5 +118,15 @@ class Task:
         criterion's `predict` gave for it. UserError where this task has no form for it."""
         raise UserError(f"task: '{type(self).__name__}' has no form in which predictions are written")
 
+    def example_of(self, text: str | Sequence[str]) -> Any:
+        """Optional: a raw text, or its words -> an example without labels as `collate` takes it, for `Loaded.predict`. It needs
+        none of the data. DataError says what is wrong with the text. Override it, and the engine reads raw text."""
+        raise NotImplementedError
+
+    def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> Any:
+        """What a model said of one raw text, for people to read and JSON to hold. predictions: by label, this text's row of what a
+        criterion's `predict` gave, padding included."""
+        return {label: value.tolist() for label, value in predictions.items()}
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {}

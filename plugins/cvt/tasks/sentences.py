@@ -104,6 +104,14 @@ def entry(name: str, given: Any) -> Labelled:
                     test=given.get("test"), fraction=float(fraction), weight=weight)
 
 
+def words_of(text: str | Sequence[str]) -> tuple[str, ...]:
+    """The words of a raw text, between its blanks as in files of plain text, or of a list of them. DataError where there are none."""
+    words = tuple(text.split() if isinstance(text, str) else text) if isinstance(text, (str, Sequence)) else ()
+    if not words or not all(isinstance(word, str) and word for word in words):
+        raise DataError(f"expected a text with a word in it, or a list of words, got {text!r}"[:200])
+    return words
+
+
 def normal(word: str, lower: bool) -> str:
     """As a word is looked up: every digit is 0."""
     return DIGIT.sub("0", word.lower() if lower else word)
@@ -327,10 +335,25 @@ class SentencesTask(Task):
                      draws=torch.from_numpy(draws), mask=torch.from_numpy(mask), source=torch.from_numpy(sources),
                      labels={label: torch.from_numpy(values) for label, values in labels.items()})
 
-    def batch_of_words(self, sentences: Sequence[Sequence[str]]) -> Batch:
-        """Sentences of words, for a trained model."""
-        examples = [self._encoded(Sentence(words=tuple(words)), None) for words in sentences]
-        return self.collate(examples, np.arange(len(examples)), np.zeros(len(examples), dtype=np.int64))
+    def example_of(self, text: str | Sequence[str]) -> Any:
+        return self._encoded(Sentence(words_of(text)), None)
+
+    def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> dict[str, Any]:
+        """{words, LABEL: a tag for each word}; of a label of spans {type, start, stop, words} of each, stop being the word after
+        the last; of a tree {heads, relations}, heads being numbers of words from 1, or 0 for ROOT."""
+        words = words_of(text)
+        found: dict[str, Any] = {"words": list(words)}
+        for one in self._sets.values():
+            for label, column in one.labels.items():
+                if column == TREE and f"{label}_head" in predictions:
+                    heads, relations = (predictions[f"{label}_{part}"][: len(words)] for part in ("head", "relation"))
+                    found[label] = {"heads": heads.tolist(), "relations": list(self._said(f"{label}_relation", relations))}
+                elif label in predictions:
+                    said = self._said(label, predictions[label][: len(words)])
+                    found[label] = list(said) if label not in one.spans else [
+                        {"type": kind, "start": start, "stop": stop, "words": list(words[start:stop])}
+                        for start, stop, kind in tags.spans(said, "BIOES")]
+        return found
 
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(size=len(self.words), pad=PAD, unk=UNK, special=(PAD, UNK), counts=self._counts)
