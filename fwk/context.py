@@ -36,7 +36,8 @@ class BuildContext:
     reads; for a further network, the main one. network: the network a learned noiser was given. inputs: shape of one
     example by input name, as the task says it. name: the label or view name the component is built under. key: where its
     options stand in the config. of: the source view of a learned noiser's view.
-    sources: names of the task's sources; `Batch.source` numbers are positions in it.
+    sources: names of the task's sources; `Batch.source` numbers are positions in it. missing_sources: those it could have, and
+    why it has none of them.
     """
 
     name: str = ""
@@ -48,6 +49,7 @@ class BuildContext:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    missing_sources: Mapping[str, str] = field(default_factory=dict)
     encoder: Encoder | None = None
     network: Encoder | None = None
 

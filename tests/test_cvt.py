@@ -283,7 +283,7 @@ def test_a_supervised_tagger_runs_on_any_encoder(tmp_path):
     config = config_of(model={"name": "bert", "layers": 1, "width": 8, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0},
                        criterion={"pos": {"students": "none"}, "tree": {"students": "none", "auxiliary_labels": False}})
     assert train_briefly(config, tmp_path, 2)
-    with pytest.raises(ConfigError, match="criterion 'pos' reads state 'forward_1', which Bert does not have"):
+    with pytest.raises(ConfigError, match="criterion.pos.modules: the module 'forward' reads the state 'forward_1', which Bert does not have"):
         gradients(config_of(model={"name": "bert", "layers": 1, "width": 8, "heads": 2}))
 
 

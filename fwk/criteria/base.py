@@ -63,6 +63,11 @@ class Criterion(nn.Module):
         return ()
 
     @classmethod
+    def check_labels(cls, config: Any, labels: Mapping[str, tuple[str, ...]], key: str) -> None:
+        """ConfigError where a label is there and of a kind that this criterion has no use for. labels: all of the task's, with
+        their values. key: where this criterion stands in the config."""
+
+    @classmethod
     def prepares(cls, config: Any, micro_batches: int) -> bool:
         """Whether `prepare` is run in an update of so many micro-batches on each rank: where it is overridden."""
         return cls.prepare is not Criterion.prepare

@@ -23,7 +23,7 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
     views = complete_views(config)
     vocabulary = task.vocabulary()
     base = dict(seed=config.seed, vocabulary=vocabulary, length=task.length(), labels=task.labels(), inputs=task.inputs(),
-                sources=task.source_names())
+                sources=task.source_names(), missing_sources=task.missing_sources())
     networks = {"main": _construct(config.model, "main", base)}
     for name, spec in _networks(config, views).items():
         networks[name] = _construct(spec.component, name, {**base, "encoder": networks["main"]})
@@ -43,6 +43,7 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
             raise ConfigError(f"views.{name}.network", f"noiser '{spec.noiser}' has no use for a network")
     criteria, reads, encoded = {}, {}, {}
     for label, spec in config.criterion.items():
+        spec.component.cls.check_labels(spec.component.config, task.labels(), f"criterion.{label}")
         for wanted in spec.component.cls.needs_labels(spec.component.config):
             if wanted not in task.labels():
                 raise ConfigError(f"criterion.{label}", f"reads the label '{wanted}', and task '{config.task.name}' has "

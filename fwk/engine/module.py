@@ -26,7 +26,7 @@ from fwk.engine.distributed import World
 from fwk.engine.plan import BATCH, Encode, Make, Node, Plan, make_plan, share_calls
 from fwk.engine.recompute import paused
 from fwk.engine.static import StaticViews
-from fwk.errors import ConfigError, RunError, nearest
+from fwk.errors import ConfigError, DataError, RunError, nearest
 from fwk.keyed import Key, fold
 from fwk.models.base import Encoder
 from fwk.noisers.base import LearnedNoiser, Noiser
@@ -352,6 +352,10 @@ class ObjectiveModule(nn.Module):
         and no gradient; `ema`: with the averaged weights."""
         encoder = self.networks[network]
         inputs, mask, change = _stack(views, self.pad)
+        T = max((view.mask.shape[1] for view in views if view.mask is not None), default=0)
+        if encoder.longest and T > encoder.longest:
+            raise DataError(f"the view '{views[0].name}' has a sequence of {T:,} positions, more than the {encoder.longest:,} that the "
+                            f"network '{network}' reads; expected shorter ones, or a longer network")
         if self.compiled:
             mask = self._one_kind_of_mask(views, mask, network)
         states = self.states[network] if states is None else states

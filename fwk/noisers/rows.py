@@ -48,8 +48,9 @@ class Rows(Noiser):
                               f"{nearest(config.label, build.labels)}")
         for name in config.sources if build.sources else ():  # not known where a model is used without its data
             if name not in build.sources:
+                why = build.missing_sources.get(name)
                 raise ConfigError(f"views.{build.name}.sources", f"the task has no source '{name}'"
-                                  f"{nearest(name, build.sources)}")
+                                  f"{f': {why}' if why else nearest(name, build.sources)}")
         self.without = [build.sources.index(name) for name in config.without if name in build.sources]
         self.numbers = [build.sources.index(name) for name in config.sources] if build.sources else None
 

@@ -74,6 +74,10 @@ class Task:
         splits = sorted(self.splits(), key=lambda split: split != "train")
         return tuple(dict.fromkeys(name for split in splits for name in self.sources(split)))
 
+    def missing_sources(self) -> Mapping[str, str]:
+        """Sources that this task could have and does not: why, and what to do about it, for whoever asks for one."""
+        return {}
+
     def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
         """Examples, their draw numbers int64 [B] and the position of each one's source in `source_names()`, int64 [B]
         -> a Batch on the CPU. T may depend on the examples (dynamic padding)."""

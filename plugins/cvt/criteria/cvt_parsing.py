@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, View, option, register
+from fwk_plugins.cvt.checks import check_kind, check_modules, check_states
 from fwk_plugins.cvt.imitation import CrossView
 from fwk_plugins.cvt.scores import attachment_counts, attachment_scores, without_subtypes
 from fwk_plugins.cvt.trees import decode
@@ -82,6 +83,10 @@ class CvtParsing(CrossView):
         modules: tuple[str, ...] = option(tuple(MODULES), f"auxiliary modules: {', '.join(MODULES)}")
         subtypes: bool = option(True, "LAS tells subtypes of relations apart (nsubj:pass from nsubj)")
 
+        def __post_init__(self):
+            super().__post_init__()
+            check_modules(self)
+
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         relations, encoder = build.labels[f"{config.label}_relation"], build.encoder
@@ -90,7 +95,7 @@ class CvtParsing(CrossView):
             widths = tuple(sum(map(encoder.state_width, names)) or encoder.width for names in (heads, dependents))
             return Biaffine(widths, config.hidden, len(relations), heads, dependents)
 
-        encoder.check_states([name for module in self.needed for part in MODULES[module] for name in part], f"criterion '{build.name}'")
+        check_states(build, {module: sum(MODULES[module], ()) for module in self.needed})
         self.relations = len(relations)
         self.same = None if config.subtypes else without_subtypes(relations)
         self.primary = made()
@@ -99,6 +104,10 @@ class CvtParsing(CrossView):
     @classmethod
     def needs_labels(cls, config: Config) -> tuple[str, ...]:
         return (f"{config.label}_head", f"{config.label}_relation", f"{config.label}_scored")
+
+    @classmethod
+    def check_labels(cls, config: Config, labels: Mapping[str, tuple[str, ...]], key: str) -> None:
+        check_kind(config.label, labels, key, tree=True)
 
     def gold(self, view: View) -> tuple[Tensor, Tensor]:
         heads, relations = (view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation"))  # [B, T] each

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, View, option, register
+from fwk_plugins.cvt.checks import check_kind, check_modules, check_states
 from fwk_plugins.cvt.imitation import CrossView
 from fwk_plugins.cvt.scores import span_counts, span_scores, token_counts, token_scores
 from fwk_plugins.cvt.tags import Span, spans
@@ -72,12 +73,16 @@ class CvtTagging(CrossView):
         modules: tuple[str, ...] = option(tuple(MODULES), f"auxiliary modules: {', '.join(MODULES)}")
         smoothing: float = option(0.1, "label smoothing of the supervised loss (CVT: 0.1)", low=0, high=1)
 
+        def __post_init__(self):
+            super().__post_init__()
+            check_modules(self)
+
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         self.values = build.labels[config.label]
         self.types = span_types(self.values)
         encoder, C = build.encoder, len(self.values)
-        encoder.check_states([name for module in self.needed for name in MODULES[module][0]], f"criterion '{build.name}'")
+        check_states(build, {module: MODULES[module][0] for module in self.needed})
         self.primary = TagModule(encoder.width, config.hidden, C)
         self.students = nn.ModuleDict({
             f"{name}_module": TagModule(sum(map(encoder.state_width, MODULES[name][0])) or encoder.width, config.hidden, C, *MODULES[name])
@@ -86,6 +91,10 @@ class CvtTagging(CrossView):
     @classmethod
     def needs_labels(cls, config: Config) -> tuple[str, ...]:
         return (config.label,)
+
+    @classmethod
+    def check_labels(cls, config: Config, labels: Mapping[str, tuple[str, ...]], key: str) -> None:
+        check_kind(config.label, labels, key, tree=False)
 
     def gold(self, view: View) -> tuple[Tensor, Tensor]:
         values = view.labels[self.config.label]

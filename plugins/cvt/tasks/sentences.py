@@ -33,7 +33,7 @@ PAD, UNK = 0, 1
 UNLABELLED = "unlabelled"  # the source of sentences without labels
 FORMATS = ("conllu", "columns")
 KEYS = ("path", "format", "columns", "separator", "labels", "valid", "test", "fraction", "weight")
-TREE, SPANS = "tree", "spans"
+TREE, SPANS, WORDS = "tree", "spans", "words"
 DIGIT = re.compile(r"[0-9]")
 
 
@@ -55,11 +55,17 @@ class Labelled:
     weight: float | None = None
 
     def read(self, path: str) -> list[Sentence]:
-        found = list(readers.read_conllu(path) if self.format == "conllu" else readers.read_columns(path, self.columns, self.separator))
+        try:
+            found = list(readers.read_conllu(path) if self.format == "conllu" else readers.read_columns(path, self.columns, self.separator))
+        except ConfigError as error:
+            raise ConfigError(f"task.data.{self.name}.{error.key}", str(error).removeprefix(f"{error.key}: ")) from None
         if not found:
             raise DataError(f"{path} holds no sentence")
         for column in self.labels.values():
             known = found[0].columns
+            if column == TREE and self.format == "columns" and not {"head", "deprel", "upos"} <= set(self.columns):
+                raise ConfigError(f"task.data.{self.name}.columns", "a tree needs columns that are called head, deprel and upos, which "
+                                  f"tells punctuation; got {', '.join(self.columns)}")
             if column == TREE and found[0].heads is None:
                 raise DataError(f"{path} has no heads, and the label of task.data.{self.name} is a tree")
             if column != TREE and column not in known:
@@ -78,12 +84,19 @@ def entry(name: str, given: Any) -> Labelled:
     for needed in ("path", "labels"):
         if not given.get(needed):
             raise ConfigError(f"{key}.{needed}", "must be given")
-    suffix = given["path"].removesuffix(".xz").removesuffix(".gz").rpartition(".")[2]
+    for word in ("path", "valid", "test", "separator"):
+        if given.get(word) is not None and not isinstance(given[word], str):
+            raise ConfigError(f"{key}.{word}", f"expected text, got {given[word]!r}")
+    suffix = re.sub(r"\.(gz|xz|zst)$", "", given["path"]).rpartition(".")[2]
     format = given.get("format") or ("conllu" if suffix == "conllu" else "columns")
     if format not in FORMATS:
         raise ConfigError(f"{key}.format", f"expected {' or '.join(FORMATS)}, got {format!r}")
     if format == "columns" and not given.get("columns"):
-        raise ConfigError(f"{key}.columns", "a file of columns needs their names, such as [word, tag]")
+        raise ConfigError(f"{key}.columns", "a file of columns needs their names, such as [word, tag]; one of CoNLL-U ends in .conllu, or "
+                          "has format: conllu")
+    columns = given.get("columns") or ()
+    if isinstance(columns, str) or not isinstance(columns, Sequence) or not all(isinstance(column, str) for column in columns):
+        raise ConfigError(f"{key}.columns", f"expected a list of names, such as [word, tag], got {columns!r}")
     if not isinstance(given["labels"], Mapping):
         raise ConfigError(f"{key}.labels", f"expected a mapping of labels to columns, got {given['labels']!r}")
     labels, marked = {}, set()
@@ -91,15 +104,17 @@ def entry(name: str, given: Any) -> Labelled:
         if isinstance(column, Mapping) and set(column) == {SPANS}:
             marked.add(label)
             column = column[SPANS]
-        if not isinstance(column, str):
-            raise ConfigError(f"{key}.labels.{label}", f"expected a column, {{spans: COLUMN}} or tree, got {column!r}")
+        if not isinstance(column, str) or (label in marked and column == TREE):
+            raise ConfigError(f"{key}.labels.{label}", f"expected a column, {{spans: COLUMN}} or tree, got {given['labels'][label]!r}")
+        if label == WORDS:
+            raise ConfigError(f"{key}.labels.{label}", "this name is that of the words themselves; choose another one")
         labels[label] = column
     fraction, weight = given.get("fraction", 1.0), given.get("weight")
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
         raise ConfigError(f"{key}.fraction", f"expected a share above 0 and at most 1, got {fraction!r}")
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0):
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf")):
         raise ConfigError(f"{key}.weight", f"expected a number of at least 0, got {weight!r}")
-    return Labelled(name=name, path=given["path"], format=format, columns=tuple(given.get("columns") or ()),
+    return Labelled(name=name, path=given["path"], format=format, columns=tuple(columns),
                     separator=given.get("separator"), labels=labels, spans=frozenset(marked), valid=given.get("valid"),
                     test=given.get("test"), fraction=float(fraction), weight=weight)
 
@@ -154,6 +169,10 @@ class SentencesTask(Task):
         sets = {name: entry(name, given) for name, given in config.data.items()}
         if UNLABELLED in sets:
             raise ConfigError(f"task.data.{UNLABELLED}", "this name is that of the unlabelled sentences; choose another one")
+        if not any(one.weight is None or one.weight for one in sets.values()):
+            raise ConfigError("task.data", f"every set has weight 0 ({', '.join(sets)}), which leaves no update for labelled sentences")
+        if config.unlabelled_share == 1:
+            raise ConfigError("task.unlabelled_share", "is 1, which leaves no update for labelled sentences; expected less")
         held: dict[str, dict[str, list[Sentence]]] = {"valid": {}, "test": {}}
         for one in sets.values():
             for split in held:
@@ -163,7 +182,12 @@ class SentencesTask(Task):
         train: dict[str, list[Sentence]] = {}
         rest: list[Sentence] = []
         for one in sets.values():
-            found = [s for s in one.read(one.path) if len(s.words) <= config.length and " ".join(s.words) not in known]
+            everything = one.read(one.path)
+            found = [s for s in everything if len(s.words) <= config.length and " ".join(s.words) not in known]
+            if not found:
+                long = sum(len(s.words) > config.length for s in everything)
+                raise DataError(f"no sentence of {one.path} (task.data.{one.name}) is left to train on: {long} have more than {config.length} "
+                                f"words (task.length), {len(everything) - long} stand in a valid or test file (task.clean)")
             keep = self._labelled(one, len(found))
             train[one.name] = [s for s, own in zip(found, keep) if own]
             rest += [s for s, own in zip(found, keep) if not own]
@@ -171,7 +195,11 @@ class SentencesTask(Task):
             paths = sorted(glob.glob(pattern))
             if not paths:
                 raise DataError(f"task.unlabelled: there is no file {pattern}")
-            rest += [s for path in paths for s in readers.read_plain(path) if len(s.words) <= config.length]
+            for path in paths:
+                plain = [s for s in readers.read_plain(path) if len(s.words) <= config.length]
+                if not plain:
+                    raise DataError(f"task.unlabelled: {path} holds no sentence of at most {config.length} words (task.length)")
+                rest += plain
         self._sets, self._held = sets, held
         self._spaces = self._label_spaces(sets, train, held)
         texts = [*(s for found in train.values() for s in found), *rest]
@@ -318,6 +346,13 @@ class SentencesTask(Task):
     def one_source_per_update(self) -> bool:
         return True
 
+    def missing_sources(self) -> Mapping[str, str]:
+        if UNLABELLED in self._sources["train"]:
+            return {}
+        why = ("task.unlabelled_share is 0; raise it," if not self.config.unlabelled_share else
+               "task.unlabelled names no file and every set keeps all of its labels; name files, give a set a fraction below 1,")
+        return {UNLABELLED: f"{why} or train on labelled sentences alone (criterion.LABEL.students=none)"}
+
     def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
         B, T = len(examples), max(len(words) for words, _, _ in examples)
         W = max(characters.shape[1] for _, characters, _ in examples)
@@ -342,7 +377,7 @@ class SentencesTask(Task):
         """{words, LABEL: a tag for each word}; of a label of spans {type, start, stop, words} of each, stop being the word after
         the last; of a tree {heads, relations}, heads being numbers of words from 1, or 0 for ROOT."""
         words = words_of(text)
-        found: dict[str, Any] = {"words": list(words)}
+        found: dict[str, Any] = {WORDS: list(words)}
         for one in self._sets.values():
             for label, column in one.labels.items():
                 if column == TREE and f"{label}_head" in predictions:
