@@ -22,7 +22,7 @@ from fwk.errors import ConfigError, DataError, UserError
 from fwk.testing import _merged, batches_of, differentiate_once, gradients, tiny_config, train_briefly, trainer_of
 from fwk.views import Encoded
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
-from fwk_plugins.cvt.imitation import divergence
+from fwk_plugins.cvt.imitation import Imitated, perturbation
 from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM, turned
 from fwk_plugins.cvt.readers import fault, read_conllu
 from fwk_plugins.cvt.tasks.sentences import SentencesTask
@@ -149,7 +149,7 @@ def test_an_auxiliary_parser_sees_the_directions_it_is_named_after(name):
         inputs = {"tokens": tokens, "characters": characters}
         view = View(name="x", draws=torch.zeros(1), inputs=inputs, mask=torch.ones(1, T, dtype=torch.bool), target=tokens,
                     encoded=model(inputs, None, None, model.state_names()))
-        return module(view).view(T, T + 1, 3)
+        return module(view).view(T, 3, T + 1).transpose(1, 2)
 
     def seen(direction, word):
         return range(0, word + 1) if direction == "forward_1" else range(word, T)
@@ -191,10 +191,15 @@ def test_the_divergence_in_plain_python():
                 own = sum(x * math.log(x / y) for x, y in zip(p, q))
                 soft, hard = soft + own, hard - math.log(q[p.index(max(p))])
                 sure += own if max(p) >= 0.5 else 0.0
-    assert divergence(teacher, student, counted).item() == pytest.approx(soft, rel=1e-12)
-    assert divergence(teacher, student, counted, "hard").item() == pytest.approx(hard, rel=1e-12)
-    assert divergence(teacher, student, counted, threshold=0.5).item() == pytest.approx(sure, rel=1e-12) and 0 < sure < soft
-    assert divergence(teacher, teacher, counted).item() == pytest.approx(0, abs=1e-15)
+    imitated = Imitated(teacher, counted)
+    assert imitated.divergence(student).item() == pytest.approx(soft, rel=1e-12)
+    assert imitated.divergence(student, "hard").item() == pytest.approx(hard, rel=1e-12)
+    assert Imitated(teacher, counted, 0.5).divergence(student).item() == pytest.approx(sure, rel=1e-12) and 0 < sure < soft
+    assert imitated.divergence(teacher).item() == pytest.approx(0, abs=1e-14)
+    student.requires_grad_()
+    assert torch.autograd.gradcheck(imitated.divergence, (student,))
+    half = Imitated(teacher.half(), counted).divergence(student.half())  # what autocast gives
+    assert half.dtype == torch.float32 and half.item() == pytest.approx(soft, rel=1e-2)
 
 
 def test_the_scores_of_a_parser_in_plain_python():
@@ -204,7 +209,7 @@ def test_the_scores_of_a_parser_in_plain_python():
     features = torch.randn(B, n, D, dtype=torch.float64)
     mask = torch.arange(n) < torch.tensor([[4], [2]])
     view = View(name="x", draws=torch.arange(B), inputs={}, mask=mask, target=mask.long(), encoded=Encoded(features=features))
-    found = module(view).view(B, n, n + 1, R)
+    found = module(view).view(B, n, R, n + 1).transpose(2, 3)
     for b in range(B):
         for t in range(n):
             dependent = torch.relu(module.dependent.weight @ features[b, t] + module.dependent.bias)
@@ -255,6 +260,51 @@ def test_every_update_is_of_one_kind_and_all_tasks_imitate_on_unlabelled_ones():
 ])
 def test_baselines_are_options(changes, tmp_path):
     assert train_briefly(config_of(**changes), tmp_path, 4)
+
+
+def disturbed_once(label, **changes):
+    """A trainer's criterion, the views of an unlabelled batch, and its noise."""
+    with trainer_of(config_of(criterion={label: {"students": "adversarial", **changes}})) as trainer:
+        run = trainer.run
+        number, batch = next((n, b[0]) for n, b in enumerate(batches_of(run)) if bool(b[0].inputs["unlabelled"].all()))
+        noises, encode = [], run.module.encode
+
+        def watched(views, *arguments, **keywords):
+            noises.extend(view.embedding_change for view in views if view.embedding_change is not None)
+            return encode(views, *arguments, **keywords)
+
+        run.module.encode, run.update = watched, number
+        differentiate_once(trainer)
+        return run.module.eval(), run.module.criteria[label], batch, [noise.detach() for noise in noises]
+
+
+def test_the_adversary_finds_the_noise_that_moves_the_primary_module_most():
+    norm = 0.02  # small: to first order
+    module, criterion, batch, (start, noise) = disturbed_once("pos", adversarial_norm=norm)
+    unit = float(module.networks["main"].embedding().weight.detach().square().mean().sqrt())
+    assert not noise[~batch.mask].any() and not start[~batch.mask].any()
+    assert torch.allclose(noise.flatten(1).norm(dim=1), torch.tensor(norm * unit, dtype=noise.dtype), rtol=1e-4)
+
+    def moved(change):
+        with torch.no_grad():
+            plain, other = (criterion.primary(view.replace(encoded=module.encode([view])[0])).double()
+                            for view in (View.of(batch), View.of(batch).replace(embedding_change=change)))
+        p, log_q = plain.softmax(-1), other.log_softmax(-1)
+        return float((p * (p.log() - log_q)).sum(-1)[batch.mask].sum())
+
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(30):
+        random = torch.randn(noise.shape, generator=generator).masked_fill(~batch.mask[..., None], 0.0)
+        assert moved(perturbation(random, norm * unit)) < 0.5 * moved(noise)
+
+
+def test_the_adversary_trains_every_part_but_no_auxiliary_module(tmp_path):
+    changes = {"students": "adversarial", "adversarial_norm": 1.0, "auxiliary_labels": False}
+    run = train_briefly(config_of(criterion={"pos": changes, "tree": {**changes, "adversarial_norm": 2.0}}), tmp_path, 6)
+    assert run
+    with trainer_of(config_of(criterion={"pos": changes, "tree": changes})) as trainer:
+        assert not any("module" in name for name, _ in trainer.run.module.named_parameters() if name.startswith("criteria"))
+        assert sorted(view for step in trainer.run.module.plan.steps for view in step.views) == ["labelled", "teacher"]
 
 
 CONSISTENCY = {"criterion": {"pos": {"students": "primary"}, "tree": {"students": "primary", "auxiliary_labels": False}},

@@ -8,6 +8,7 @@ from fwk.errors import ConfigError
 from fwk.optim.constant import Constant
 from fwk.optim.cosine import Cosine
 from fwk.optim.inverse_sqrt import InverseSqrt
+from fwk.optim.inverse_time import InverseTime
 from fwk.optim.linear import Linear
 from fwk.optim.one_cycle import OneCycle
 from fwk.optim.polynomial import Polynomial
@@ -161,6 +162,16 @@ def test_inverse_sqrt_needs_an_end_only_for_a_warm_up_by_share():
     with pytest.raises(ConfigError, match="a warm-up over 0.1 of the run"):
         InverseSqrt(InverseSqrt.Config(warmup=0.1)).factor(1)
     assert factors(InverseSqrt, 100, warmup=0.1) == factors(InverseSqrt, 100, warmup=10.0)
+
+
+def test_inverse_time_is_the_rate_of_cross_view_training():
+    made = InverseTime(InverseTime.Config())
+    for update in (1, 4, 100, 10**6):
+        assert 0.5 * made.factor(update) == pytest.approx(0.5 / (1 + 0.005 * update**0.5), rel=1e-12)
+    warmed = InverseTime(InverseTime.Config(warmup=8.0, rate=0.1, power=1.0))
+    assert warmed.factor(4) == pytest.approx(0.5 / 1.4) and warmed.factor(8) == pytest.approx(1 / 1.8)
+    with pytest.raises(ConfigError, match="a warm-up over 0.1 of the run"):
+        InverseTime(InverseTime.Config(warmup=0.1)).factor(1)
 
 
 @pytest.mark.parametrize("anneal, theirs", [("cosine", "cos"), ("linear", "linear")])

@@ -8,8 +8,15 @@ p is computed without dropout on the view `teacher`, the auxiliary modules with 
 the same words. Two criteria of this plugin share this file: what is different is how a module turns states into logits.
 
 `targets`: the distribution, or its likeliest value alone (`hard`). `threshold`: words of whose likeliest value the primary module
-is less sure count nothing. `students`: the auxiliary modules, or the primary one itself, for consistency under noise (word
-dropout, mean teachers, virtual adversarial noise).
+is less sure count nothing. `students`: the auxiliary modules, or the primary one itself, for consistency under noise: that of the
+view `unlabelled` (word dropout, mean teachers), or virtual adversarial noise (Miyato et al. 2017, "Adversarial training methods
+for semi-supervised text classification", equations 3 to 6 and 11):
+
+    r = eps g / |g|,     g = gradient at d of KL( p(y | x) || p(y | v + d) ),     d random with |d| = xi
+    L_VAT = mean over unlabelled words of KL( p(y | x) || p(y | v + r) )
+
+v are the word vectors of a sentence, r has the length eps over all of them, and g is computed without dropout. Lengths are in units
+of the root mean square of the table of word vectors, which is as if these were normalised: large vectors escape no noise.
 """
 
 from __future__ import annotations
@@ -19,32 +26,76 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option
+from fwk import BuildContext, Context, Criterion, Key, LossTerm, Output, View, option
 from fwk.criteria.softmax import token_losses
 from fwk.errors import ConfigError, nearest
 
 Targets = Literal["soft", "hard"]
-Students = Literal["auxiliary", "primary", "none"]
+Students = Literal["auxiliary", "primary", "adversarial", "none"]
+STEP = 0.1  # xi, as a share of the length of a random vector of one word
 
 
-def divergence(teacher: Tensor, student: Tensor, counted: Tensor, targets: Targets = "soft", threshold: float = 0.0) -> Tensor:
-    """Sum over counted words of KL(teacher || student), 0-d, in fp32 or wider: logits [..., C] of both, the teacher's without
-    gradient; bool counted [...]. hard: cross-entropy with the teacher's likeliest value."""
-    wide = torch.promote_types(student.dtype, torch.float32)
-    log_q = student.to(wide).log_softmax(-1)
-    log_p = teacher.detach().to(wide).log_softmax(-1)
-    if targets == "hard":
-        losses = F.nll_loss(log_q.flatten(0, -2), log_p.argmax(-1).flatten(), reduction="none").view(counted.shape)
-    else:
-        losses = (log_p.exp() * (log_p - log_q)).sum(-1)
-    return losses.masked_fill(~confident(log_p, counted, threshold), 0.0).sum()
+class Imitated:
+    """What is imitated: the distribution that logits [..., C] say, without gradient, where `counted`, bool [...], and the likeliest value
+    has at least the probability `threshold`. It is computed once for all who imitate it."""
+
+    def __init__(self, logits: Tensor, counted: Tensor, threshold: float = 0.0):
+        logits = _wide(logits.detach())
+        self.p, normalizer, self.best = _softmax(logits)
+        self.negative_entropy = _dot(self.p, logits) - normalizer  # [...]
+        self.counted = counted & (self.p.amax(-1) >= threshold) if threshold else counted
+
+    def divergence(self, student: Tensor, targets: Targets = "soft") -> Tensor:
+        """Sum over what counts of KL(p || student), 0-d, in fp32 or wider; student: logits [..., C]. hard: cross-entropy with the
+        likeliest value of p."""
+        if targets == "hard":
+            losses = token_losses(student, self.best)
+        else:
+            losses = _CrossEntropy.apply(_wide(student), self.p) + self.negative_entropy
+        return losses.masked_fill(~self.counted, 0.0).sum()
 
 
-def confident(log_p: Tensor, counted: Tensor, threshold: float) -> Tensor:
-    return counted if not threshold else counted & (log_p.amax(-1).exp() >= threshold)
+class _CrossEntropy(torch.autograd.Function):
+    """logits, p [..., C] -> -sum of p log softmax(logits), [...], in few passes over them: a parser has as many values for each word
+    as there are pairs of words and relations."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, p: Tensor) -> Tensor:
+        q, normalizer, _ = _softmax(logits)
+        ctx.save_for_backward(q, p)
+        return normalizer - _dot(p, logits)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        q, p = ctx.saved_tensors
+        return (q - p).mul_(gradient[..., None]), None
+
+
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[..., C] -> probabilities, the logarithm of what they were divided by [...], and the likeliest value [...]. On CPUs exp, and
+    with it logsumexp, is ten times slower than softmax where many results are 0, as for pairs of words that cannot be."""
+    p = logits.softmax(-1)
+    highest, best = logits.max(-1, keepdim=True)
+    return p, (highest - p.gather(-1, best).log()).squeeze(-1), best.squeeze(-1)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """[..., C] twice -> [...]."""
+    C = a.shape[-1]
+    return (a.reshape(-1, 1, C) @ b.reshape(-1, C, 1)).view(a.shape[:-1])
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def perturbation(direction: Tensor, length: float) -> Tensor:
+    """[B, T, E] of another length, that of all words of a sentence together; zero stays zero."""
+    norm = torch.linalg.vector_norm(direction, dim=(1, 2), keepdim=True)
+    return direction * (length / norm.clamp(min=torch.finfo(direction.dtype).tiny))
 
 
 class CrossView(Criterion):
@@ -64,7 +115,7 @@ class CrossView(Criterion):
         hidden: int = option(128, "hidden units of a prediction module", low=1, high=1_000_000)
         modules: tuple[str, ...] = option((), "auxiliary modules")
         students: Students = option("auxiliary", "who imitates on unlabelled sentences: the auxiliary modules (CVT), the primary module "
-                                                 "(consistency under noise), or nobody (supervised)")
+                                                 "under the view's noise (consistency) or under virtual adversarial noise, or nobody (supervised)")
         targets: Targets = option("soft", "what is imitated: the primary module's distribution, or its likeliest value")
         threshold: float = option(0.0, "words whose likeliest value has less probability than this are not imitated", low=0, high=1)
         auxiliary_labels: bool = option(False, "auxiliary modules learn from labels too (purely supervised cross-view training)")
@@ -72,6 +123,9 @@ class CrossView(Criterion):
         labelled: str = option("labelled", "the view of labelled sentences")
         unlabelled: str = option("unlabelled", "the view of unlabelled sentences that students see")
         teacher: str = option("teacher", "the view of the same sentences, without dropout, that is imitated")
+        adversarial_norm: float = option(
+            5.0, "students: adversarial: length of the noise on the word vectors of a sentence, in units of their root mean square "
+            "(Miyato et al. 2017: 5)", low=0, high=1e6)
         cvt_weight: float = option(1.0, "weight of the imitation (CVT: 1)", low=0)
 
         def __post_init__(self):
@@ -81,6 +135,9 @@ class CrossView(Criterion):
 
     def __init__(self, config: Any, build: BuildContext):
         super().__init__(config, build)
+        self.vectors = (build.encoder.embedding(),)  # a tuple hides it from torch: it is the encoder's
+        if config.students == "adversarial" and self.vectors[0] is None:
+            raise ConfigError(f"{build.key}.students", "'adversarial' changes word vectors, and this encoder has none")
         self.needed = config.modules if config.students == "auxiliary" or config.auxiliary_labels else ()
 
     @classmethod
@@ -91,6 +148,12 @@ class CrossView(Criterion):
             found[config.unlabelled] = {"noiser": "rows", "sources": ["unlabelled"]}
             found[config.teacher] = {"noiser": "identity", "of": config.unlabelled, "mode": "teacher"}
         return found
+
+    @classmethod
+    def encoded(cls, config: Any) -> tuple[str, ...]:
+        """The adversary encodes the unlabelled sentences itself, as it changes them."""
+        found = tuple(cls.views(config))
+        return tuple(name for name in found if name != config.unlabelled) if config.students == "adversarial" else found
 
     def states(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for module in self.students.values() for name in module.reads))
@@ -125,13 +188,32 @@ class CrossView(Criterion):
         if self.config.auxiliary_labels:
             terms["auxiliary"] = LossTerm(sum(supervised(module(labelled)) for module in self.students.values()))
         if self.config.students != "none":
-            terms["cvt"] = LossTerm(self.imitation(views), weight=self.config.cvt_weight)
+            terms["cvt"] = LossTerm(self.imitation(views, context), weight=self.config.cvt_weight)
         return Output(terms=terms, statistics=self.judged(logits.detach(), labelled, context))
 
-    def imitation(self, views: Mapping[str, View]) -> Tensor:
+    def imitation(self, views: Mapping[str, View], context: Context) -> Tensor:
         """Sum over students and words of what divides them from the primary module, 0-d."""
-        student = views[self.config.unlabelled]
+        student, students = views[self.config.unlabelled], self.students.values()
         with torch.no_grad():
-            target = self.primary(views[self.config.teacher])
-        modules = [self.primary] if self.config.students == "primary" else self.students.values()
-        return sum(divergence(target, module(student), student.content, self.config.targets, self.config.threshold) for module in modules)
+            imitated = Imitated(self.primary(views[self.config.teacher]), student.content, self.config.threshold)
+        if self.config.students != "auxiliary":
+            students = [self.primary]
+        if self.config.students == "adversarial":
+            student = self.disturbed(student, imitated, context) if len(student) else views[self.config.teacher]
+        return sum(imitated.divergence(module(student), self.config.targets) for module in students)
+
+    def disturbed(self, view: View, imitated: Imitated, context: Context) -> View:
+        """The view encoded with the noise that, to first order, moves the primary module most."""
+        (B, T), E = view.content.shape, self.vectors[0].embedding_dim
+        unit = float(self.vectors[0].weight.detach().float().square().mean().sqrt())
+        drawn = Key(context.seed, "adversary", view.draws).uniform(T * E).clamp(min=2.0**-54)
+        random = torch.special.ndtri(drawn).view(B, T, E).to(self.vectors[0].weight)
+        words = view.content[..., None]
+        start = perturbation(random.masked_fill(~words, 0.0), STEP * unit * E**0.5).requires_grad_()
+        with torch.enable_grad():
+            changed = view.replace(embedding_change=start)
+            moved = imitated.divergence(self.primary(changed.replace(encoded=context.encode(changed, mode="quiet"))))
+            direction = torch.autograd.grad(moved, start)[0]
+        noise = perturbation(direction.masked_fill(~words, 0.0), self.config.adversarial_norm * unit)
+        changed = view.replace(embedding_change=noise)
+        return changed.replace(encoded=context.encode(changed))

@@ -36,7 +36,7 @@ MODULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 class Biaffine(nn.Module):
-    """Encoded words [B, T, D] -> scores of heads and relations, [B, T, (T + 1) R]; head 0 is ROOT."""
+    """Encoded words [B, T, D] -> scores of relations and heads, [B, T, R (T + 1)]; head 0 is ROOT."""
 
     def __init__(self, widths: tuple[int, int], hidden: int, relations: int, heads: tuple[str, ...] = (), dependents: tuple[str, ...] = ()):
         super().__init__()
@@ -56,10 +56,11 @@ class Biaffine(nn.Module):
         B, T, P = dependents.shape
         R = len(self.own)
         turned = dependents @ (self.own + self.shared).permute(2, 0, 1).reshape(P, R * P)  # [B, T, R P]
-        scores = turned.view(B, T * R, P) @ heads.transpose(1, 2)  # [B, T R, T + 1]
-        scores = scores.view(B, T, R, T + 1).transpose(2, 3)  # [B, T, T + 1, R]
+        scores = (turned.view(B, T * R, P) @ heads.transpose(1, 2)).view(B, T, R, T + 1)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        return scores.masked_fill(~possible(view)[..., None], torch.finfo(scores.dtype).min / 4).flatten(2)
+        # added, and in place, because there are many scores: filling them in would need a pass more, and another one back
+        allowed = possible(view)[:, :, None]  # [B, T, 1, T + 1]
+        return scores.add_(torch.zeros_like(allowed, dtype=scores.dtype).masked_fill_(~allowed, torch.finfo(scores.dtype).min / 4)).flatten(2)
 
 
 def possible(view: View) -> Tensor:
@@ -111,7 +112,7 @@ class CvtParsing(CrossView):
 
     def gold(self, view: View) -> tuple[Tensor, Tensor]:
         heads, relations = (view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation"))  # [B, T] each
-        return heads.clamp(min=0) * self.relations + relations.clamp(min=0), (heads >= 0) & (relations >= 0)
+        return relations.clamp(min=0) * (heads.shape[1] + 1) + heads.clamp(min=0), (heads >= 0) & (relations >= 0)
 
     def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
         if context.training or not len(view):
@@ -122,10 +123,10 @@ class CvtParsing(CrossView):
     def trees(self, logits: Tensor, view: View) -> tuple[Tensor, Tensor]:
         """Heads and relations of the best trees, int64 [B, T] each."""
         B, T, _ = logits.shape
-        scores = logits.view(B, T, T + 1, self.relations)
-        arcs = F.pad(scores.logsumexp(-1), (0, 0, 1, 0))  # [B, T + 1, T + 1]: the row of ROOT says nothing
+        scores = logits.view(B, T, self.relations, T + 1)
+        arcs = F.pad(scores.logsumexp(2), (0, 0, 1, 0))  # [B, T + 1, T + 1]: the row of ROOT says nothing
         heads = decode(arcs, view.content.sum(1))  # [B, T]
-        of_arc = scores.gather(2, heads[..., None, None].expand(-1, -1, 1, self.relations))[:, :, 0]
+        of_arc = scores.gather(3, heads[..., None, None].expand(-1, -1, self.relations, 1))[..., 0]  # [B, T, R]
         return heads, of_arc.argmax(-1)
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
