@@ -10,9 +10,11 @@ import glob
 import hashlib
 import io
 import json
+import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from fwk.keyed import fold, mix_array
 from fwk_plugins.cvt import readers, tags
 from fwk_plugins.cvt.readers import Sentence
 from fwk_plugins.cvt.scores import scored_words
+from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
 
 PAD, UNK = 0, 1
 UNLABELLED = "unlabelled"  # the source of sentences without labels
@@ -136,6 +139,9 @@ class SentencesTask(Task):
         length: int = option(100, "words; longer sentences are left out of training", low=2, high=100_000)
         lower: bool = option(True, "words are looked up in lower case; their characters stay as they are")
         fewest: int = option(2, "occurrences in the training text that give a word a vector of its own", low=1)
+        vectors: str | None = option(
+            None, "text file of word vectors (GloVe or word2vec; .gz, .xz, .zst) that the encoder begins with; a word of the training, valid or "
+            "test text that is in it is known, however rare")
         longest_word: int = option(32, "characters (bytes of UTF-8) of a word; of longer ones the middle is left out", low=4, high=1000)
         clean: bool = option(True, "leave out of training what stands word for word in any set's valid or test file")
 
@@ -151,11 +157,11 @@ class SentencesTask(Task):
             for split in held:
                 if path := getattr(one, split):
                     held[split][one.name] = one.read(path)
-        known = {" ".join(s.words) for split in held.values() for found in split.values() for s in found} if config.clean else set()
+        seen = {" ".join(s.words) for split in held.values() for found in split.values() for s in found} if config.clean else set()
         train: dict[str, list[Sentence]] = {}
         rest: list[Sentence] = []
         for one in sets.values():
-            found = [s for s in one.read(one.path) if len(s.words) <= config.length and " ".join(s.words) not in known]
+            found = [s for s in one.read(one.path) if len(s.words) <= config.length and " ".join(s.words) not in seen]
             keep = self._labelled(one, len(found))
             train[one.name] = [s for s, own in zip(found, keep) if own]
             rest += [s for s, own in zip(found, keep) if not own]
@@ -168,9 +174,14 @@ class SentencesTask(Task):
         self._spaces = self._label_spaces(sets, train, held)
         texts = [*(s for found in train.values() for s in found), *rest]
         words = Counter(normal(word, config.lower) for s in texts for word in s.words)
-        self.words = ["", "<unk>", *sorted((w for w, n in words.items() if n >= config.fewest), key=lambda w: (-words[w], w))]
-        self._counts = torch.tensor([0, sum(n for n in words.values() if n < config.fewest), *(words[w] for w in self.words[2:])],
+        judged = {normal(word, config.lower) for split in held.values() for found in split.values() for s in found for word in s.words}
+        self._vectors = self._read_vectors(words.keys() | judged) if config.vectors else None
+        frequent = {word for word, n in words.items() if n >= config.fewest}
+        known = frequent | (self._vectors.of.keys() if self._vectors else set())
+        self.words = ["", "<unk>", *sorted(known, key=lambda w: (-words[w], w))]
+        self._counts = torch.tensor([0, sum(n for w, n in words.items() if w not in known), *(words[w] for w in self.words[2:])],
                                     dtype=torch.float64)
+        self._width = self._vectors.width if self._vectors else 0
         self._index()
         splits = {"train": train, **{split: found for split, found in held.items() if found}}
         self._sources = {split: {name: Sentences(name, [self._encoded(s, sets[name]) for s in of]) for name, of in found.items()}
@@ -191,6 +202,7 @@ class SentencesTask(Task):
             told = json.loads(path.read_text(encoding="utf-8"))
             task.words = list(map(str, told["words"]))
             task._spaces = {str(name): tuple(map(str, values)) for name, values in told["labels"].items()}
+            task._vectors, task._width = None, int(told.get("vectors", 0))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} does not hold the words of a run of the task 'sentences' ({error})") from None
         task._sets = {name: entry(name, given) for name, given in config.data.items()}
@@ -199,7 +211,7 @@ class SentencesTask(Task):
         return task
 
     def save_assets(self, folder: Path) -> None:
-        told = {"words": self.words, "labels": self._spaces}
+        told = {"words": self.words, "labels": self._spaces, "vectors": self._width}
         (folder / "sentences.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
 
     def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
@@ -228,6 +240,13 @@ class SentencesTask(Task):
 
     def _said(self, label: str, values: Tensor) -> tuple[str, ...]:
         return tuple(self._spaces[label][value] for value in values.tolist())
+
+    def _read_vectors(self, words: Set[str]) -> Vectors:
+        """Those of `task.vectors`; how many words have one is told on stderr, as they are a file of another hand."""
+        found = read_vectors(self.config.vectors, words, lambda word: normal(word, self.config.lower), lambda word: normal(word, True))
+        if os.environ.get("RANK", "0") == "0":
+            print(f"fwk: {len(found.of):,} of {len(words):,} words have a vector in {found.file}", file=sys.stderr)
+        return found
 
     def _labelled(self, one: Labelled, count: int) -> np.ndarray:
         """Which sentences keep their labels, bool [count]: ⌈fraction·count⌉, keyed; a larger fraction contains a smaller one."""
@@ -328,7 +347,8 @@ class SentencesTask(Task):
         return self.collate(examples, np.arange(len(examples)), np.zeros(len(examples), dtype=np.int64))
 
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(size=len(self.words), pad=PAD, unk=UNK, special=(PAD, UNK), counts=self._counts)
+        return WordVocabulary(size=len(self.words), pad=PAD, unk=UNK, special=(PAD, UNK), counts=self._counts, width=self._width,
+                              vectors=self._vectors.table(self.words) if self._vectors else None)
 
     def length(self) -> int:
         return self.config.length
