@@ -38,10 +38,11 @@ class Vectors:
 @dataclass(frozen=True, kw_only=True)
 class WordVocabulary(Vocabulary):
     """vectors: float32 [V, D], what the encoder's word vectors begin with; NaN for words without one; None where a trained model
-    is used without its data. width: D, or 0 where there are no such vectors."""
+    is used without its data. width: D, or 0 where there are no such vectors. pretrained: the run whose frozen encoder is read."""
 
     vectors: Tensor | None = None
     width: int = 0
+    pretrained: str | None = None
 
 
 def read_vectors(path: str, wanted: Iterable[str], normal: Callable[[str], str], loosest: Callable[[str], str]) -> Vectors:

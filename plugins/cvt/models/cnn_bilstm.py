@@ -5,6 +5,8 @@ Cross-View Training", EMNLP, section 3.1).
     x_t  = v_t + c_t                                             v: word vectors; or their concatenation, as the code has it
     h1_t = [LSTM>(x)_t ; LSTM<(x)_t]      h2_t = [LSTM>(h1)_t ; LSTM<(h1)_t]        each direction projected (Sak et al. 2014)
 
+With `task.pretrained` x_t is followed by the mixed layers of a frozen encoder (ELMo; see pretrained.py).
+
 features are [h1_t ; h2_t]. The states are the four directions: `forward_1` of a position has read the words up to it,
 `backward_1` those from it on. The LSTMs of layer 2 read both directions of layer 1, so a position of them has read everything.
 
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from fwk import BuildContext, Encoded, Encoder, Vocabulary, option, register
 from fwk.errors import ConfigError
 from fwk.models.dropout import dropout
+from fwk_plugins.cvt.pretrained import UNLABELLED, MixedLayers
 from fwk_plugins.cvt.vectors import WordVocabulary
 
 DIRECTIONS = ("forward", "backward")
@@ -125,6 +128,7 @@ class CnnBiLSTM(Encoder):
         unlabelled_dropout: float = option(
             0.2, "the same on unlabelled ones (the released code; its 0.8 is a share that is kept, the paper's table calls it dropout)",
             low=0, high=1)
+        pretrained_dropout: float = option(0.5, "dropout of the mixed layers of task.pretrained, on all sequences (ELMo: 0.5)", low=0, high=1)
 
         def __post_init__(self):
             if self.projection is not None and self.projection >= self.width:
@@ -145,6 +149,11 @@ class CnnBiLSTM(Encoder):
             below += self.spelling.width
         elif self.spelling is not None:
             self.spelled = nn.Linear(self.spelling.width, config.words) if self.spelling.width != config.words else nn.Identity()
+        self.mixed = None
+        if isinstance(build.vocabulary, WordVocabulary) and build.vocabulary.pretrained is not None:
+            sets = [name for name in build.sources if name != UNLABELLED]
+            self.mixed = MixedLayers(build.vocabulary.pretrained, build.inputs, build.length, len(sets))
+            below += self.mixed.width
         side = config.projection or config.width
         self.layers = nn.ModuleList(
             nn.ModuleDict({f"{direction}_lstm": nn.LSTM(size, config.width, batch_first=True, proj_size=config.projection or 0)
@@ -165,6 +174,8 @@ class CnnBiLSTM(Encoder):
             spelled = self.spelling(inputs["characters"])
             x = torch.cat([x, spelled], -1) if self.config.combine == "concatenate" else x + self.spelled(spelled)
         x = self.dropped(x, rate)
+        if self.mixed is not None:
+            x = torch.cat([x, dropout(self.mixed(inputs, mask), self.config.pretrained_dropout, self.training)], -1)
         lengths = None if mask is None else mask.sum(1)  # [B]
         found: dict[str, Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):

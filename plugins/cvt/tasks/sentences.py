@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,12 +28,13 @@ from fwk.errors import ConfigError, DataError, UserError, nearest
 from fwk.files import write_atomically
 from fwk.keyed import fold, mix_array
 from fwk_plugins.cvt import readers, tags
+from fwk_plugins.cvt.pretrained import LABELLED_SET, UNLABELLED, OwnPieces, OwnWords, load_pretrained, weights_digest
 from fwk_plugins.cvt.readers import Sentence
 from fwk_plugins.cvt.scores import scored_words
 from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
 
 PAD, UNK = 0, 1
-UNLABELLED = "unlabelled"  # the source of sentences without labels
+PRETRAINED = "pretrained"  # folder beside a run's words: the encoder of `task.pretrained`
 FORMATS = ("conllu", "columns")
 KEYS = ("path", "format", "columns", "separator", "labels", "valid", "test", "fraction", "weight")
 TREE, SPANS = "tree", "spans"
@@ -112,6 +113,16 @@ def normal(word: str, lower: bool) -> str:
     return DIGIT.sub("0", word.lower() if lower else word)
 
 
+class Example(NamedTuple):
+    """A sentence of n words. words: ids, int32 [n]. characters: bytes of UTF-8 from 1, int16 [n, W]. labels: by name, int32 [n];
+    none of an unlabelled one. pretrained: what the encoder of `task.pretrained` reads."""
+
+    words: np.ndarray
+    characters: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    pretrained: Any = None
+
+
 class Sentences(Source):
     """Sentences by number, each with its labels."""
 
@@ -143,6 +154,10 @@ class SentencesTask(Task):
             None, "text file of word vectors (GloVe or word2vec; .gz, .xz, .zst) that the encoder begins with; a word of the training, valid or "
             "test text that is in it is known, however rare")
         longest_word: int = option(32, "characters (bytes of UTF-8) of a word; of longer ones the middle is left out", low=4, high=1000)
+        pretrained: str | None = option(
+            None, "run or checkpoint of a trained encoder, of this task or of text in pieces (masked_lm), that is read beside the words, frozen: "
+            "mixed into the inputs of 'cnn_bilstm', or alone as 'frozen'")
+        pieces: int = option(8, "pieces of a word that such an encoder of pieces reads; the rest of a word is left out", low=1, high=1000)
         clean: bool = option(True, "leave out of training what stands word for word in any set's valid or test file")
 
     def __init__(self, config: Any, seed: int = 1):
@@ -150,6 +165,7 @@ class SentencesTask(Task):
         if not config.data:
             raise ConfigError("task.data", "names no labelled set; expected {NAME: {path: FILE, labels: {LABEL: COLUMN}}}")
         sets = {name: entry(name, given) for name, given in config.data.items()}
+        self._read_by = self._reader(config.pretrained)
         if UNLABELLED in sets:
             raise ConfigError(f"task.data.{UNLABELLED}", "this name is that of the unlabelled sentences; choose another one")
         held: dict[str, dict[str, list[Sentence]]] = {"valid": {}, "test": {}}
@@ -191,6 +207,7 @@ class SentencesTask(Task):
         digest = hashlib.sha256(repr((self.words, self._spaces)).encode())
         for s in texts:
             digest.update(repr((s.words, s.heads, sorted(s.columns.items()))).encode())
+        digest.update(self._weights.encode())
         self._fingerprint = digest.hexdigest()
 
     @classmethod
@@ -208,11 +225,14 @@ class SentencesTask(Task):
         task._sets = {name: entry(name, given) for name, given in config.data.items()}
         task._counts, task._sources, task._fingerprint = None, {"train": dict.fromkeys([*task._sets, UNLABELLED], Sentences("", []))}, ""
         task._index()
+        task._read_by = task._reader(str(folder / "tokenizer" / PRETRAINED) if config.pretrained else None)
         return task
 
     def save_assets(self, folder: Path) -> None:
         told = {"words": self.words, "labels": self._spaces, "vectors": self._width}
         (folder / "sentences.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+        if self._pretrained:  # the run goes on being usable when the other one is gone
+            load_pretrained(self._pretrained).save(folder / PRETRAINED)
 
     def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
         """A set of CoNLL-U as CoNLL-U; one of columns as words, what is right and what was said, which the scorers of CoNLL read."""
@@ -240,6 +260,24 @@ class SentencesTask(Task):
 
     def _said(self, label: str, values: Tensor) -> tuple[str, ...]:
         return tuple(self._spaces[label][value] for value in values.tolist())
+
+    def _reader(self, run: str | None) -> OwnWords | OwnPieces | None:
+        """Who encodes sentences for the encoder of this run. ConfigError where it reads no text."""
+        self._pretrained, self._weights = run, ""
+        if run is None:
+            return None
+        loaded = load_pretrained(run)
+        task, self._weights = loaded.task, weights_digest(loaded.model)
+        if isinstance(task, SentencesTask):
+            return OwnWords(task, task.encode)
+        if loaded.tokenizer is None:
+            raise ConfigError("task.pretrained", f"{run} is of the task '{loaded.config.task.name}', which reads neither words nor pieces of "
+                              "words; expected a run of 'sentences' or 'mlm'")
+        return OwnPieces(loaded.tokenizer, self.config.pieces)
+
+    def encode(self, words: Sequence[str]) -> Example:
+        """A sentence of words without labels."""
+        return self._encoded(Sentence(words=tuple(words)), None)
 
     def _read_vectors(self, words: Set[str]) -> Vectors:
         """Those of `task.vectors`; how many words have one is told on stderr, as they are a file of another hand."""
@@ -283,9 +321,8 @@ class SentencesTask(Task):
         self._word = {word: number for number, word in enumerate(self.words)}
         self._value = {label: {value: number for number, value in enumerate(values)} for label, values in self._spaces.items()}
 
-    def _encoded(self, sentence: Sentence, one: Labelled | None) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Word ids [n], characters [n, W] (UTF-8 bytes, from 1) and the labels it has, [n] each; a value that training never saw is
-        -2."""
+    def _encoded(self, sentence: Sentence, one: Labelled | None) -> Example:
+        """Of a label, a value that training never saw is -2."""
         words = np.array([self._word.get(normal(word, self.config.lower), UNK) for word in sentence.words], dtype=np.int32)
         longest = self.config.longest_word
         spelled = [word.encode() for word in sentence.words]
@@ -305,7 +342,7 @@ class SentencesTask(Task):
             else:
                 values = self._values(sentence, label, column)
             labels[label] = np.array([self._value[label].get(value, -2) for value in values], dtype=np.int32)
-        return words, characters, labels
+        return Example(words, characters, labels, self._read_by.encode(sentence.words) if self._read_by else None)
 
     # -- what the engine asks ----------------------------------------------------------------------------------------
 
@@ -325,30 +362,38 @@ class SentencesTask(Task):
         return True
 
     def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
-        B, T = len(examples), max(len(words) for words, _, _ in examples)
-        W = max(characters.shape[1] for _, characters, _ in examples)
+        B, T = len(examples), max(len(one.words) for one in examples)
+        W = max(one.characters.shape[1] for one in examples)
         tokens, spelled = np.zeros((B, T), dtype=np.int64), np.zeros((B, T, W), dtype=np.int64)
         mask = np.zeros((B, T), dtype=bool)
         labels = {label: np.full((B, T), -1, dtype=np.int64) for label in self._spaces}
-        for row, (words, characters, own) in enumerate(examples):
+        for row, (words, characters, own, _) in enumerate(examples):
             n = len(words)
             tokens[row, :n], mask[row, :n] = words, True
             spelled[row, :n, : characters.shape[1]] = characters
             for label, values in own.items():
                 labels[label][row, :n] = values
-        unlabelled = torch.tensor([not own for _, _, own in examples])
-        return Batch(inputs={"tokens": torch.from_numpy(tokens), "characters": torch.from_numpy(spelled), "unlabelled": unlabelled},
-                     draws=torch.from_numpy(draws), mask=torch.from_numpy(mask), source=torch.from_numpy(sources),
+        unlabelled = torch.tensor([not one.labels for one in examples])
+        inputs = {"tokens": torch.from_numpy(tokens), "characters": torch.from_numpy(spelled), "unlabelled": unlabelled}
+        if self._read_by:
+            inputs |= self._read_by.inputs([one.pretrained for one in examples])
+            inputs[LABELLED_SET] = torch.from_numpy(sources + 1).masked_fill(unlabelled, 0)
+        return Batch(inputs=inputs, draws=torch.from_numpy(draws), mask=torch.from_numpy(mask), source=torch.from_numpy(sources),
                      labels={label: torch.from_numpy(values) for label, values in labels.items()})
 
-    def batch_of_words(self, sentences: Sequence[Sequence[str]]) -> Batch:
-        """Sentences of words, for a trained model."""
-        examples = [self._encoded(Sentence(words=tuple(words)), None) for words in sentences]
-        return self.collate(examples, np.arange(len(examples)), np.zeros(len(examples), dtype=np.int64))
+    def batch_of_words(self, sentences: Sequence[Sequence[str]], labelled_set: str | None = None) -> Batch:
+        """Sentences of words, for a trained model. labelled_set: whose mix of `task.pretrained` they take; None: the mean."""
+        batch = self.collate([self.encode(words) for words in sentences], np.arange(len(sentences)), np.zeros(len(sentences), dtype=np.int64))
+        if labelled_set is None or not self._read_by:
+            return batch
+        if labelled_set not in self._sets:
+            raise UserError(f"there is no labelled set '{labelled_set}'{nearest(labelled_set, self._sets)}")
+        chosen = torch.full((len(sentences),), [*self._sets].index(labelled_set) + 1)
+        return replace(batch, inputs={**batch.inputs, LABELLED_SET: chosen})
 
     def vocabulary(self) -> Vocabulary:
         return WordVocabulary(size=len(self.words), pad=PAD, unk=UNK, special=(PAD, UNK), counts=self._counts, width=self._width,
-                              vectors=self._vectors.table(self.words) if self._vectors else None)
+                              vectors=self._vectors.table(self.words) if self._vectors else None, pretrained=self._pretrained)
 
     def length(self) -> int:
         return self.config.length
@@ -357,7 +402,8 @@ class SentencesTask(Task):
         return self._spaces
 
     def inputs(self) -> Mapping[str, tuple[int, ...]]:
-        return {"tokens": (self.config.length,), "characters": (self.config.length, self.config.longest_word), "unlabelled": ()}
+        own = {"tokens": (self.config.length,), "characters": (self.config.length, self.config.longest_word), "unlabelled": ()}
+        return {**own, **self._read_by.shapes(self.config.length), LABELLED_SET: ()} if self._read_by else own
 
     def fingerprint(self) -> str:
         return self._fingerprint
