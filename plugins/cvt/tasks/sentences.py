@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from fwk import Batch, Source, Task, Vocabulary, option, register
+from fwk.data.store import is_store
 from fwk.errors import ConfigError, DataError, UserError, nearest
 from fwk.files import write_atomically
 from fwk.keyed import fold, mix_array
@@ -145,7 +146,8 @@ class SentencesTask(Task):
         data: dict[str, Any] = option(
             {}, "labelled sets: name -> {path, labels: {LABEL: COLUMN, {spans: COLUMN} or tree}, format: conllu or columns, columns, "
             "separator, valid, test, fraction (of the sentences that keep their labels), weight (among labelled updates)}")
-        unlabelled: tuple[str, ...] = option((), "text files of unlabelled sentences, one a line, words between blanks; or globs")
+        unlabelled: tuple[str, ...] = option((), "text files of unlabelled sentences, one a line, words between blanks; token "
+                                               "stores of such text (fwk-preprocess); or globs")
         unlabelled_share: float = option(0.5, "share of the updates that draw unlabelled sentences (CVT: every other one)", low=0, high=1)
         length: int = option(100, "words; longer sentences are left out of training", low=2, high=100_000)
         lower: bool = option(True, "words are looked up in lower case; their characters stay as they are")
@@ -185,7 +187,7 @@ class SentencesTask(Task):
             paths = sorted(glob.glob(pattern))
             if not paths:
                 raise DataError(f"task.unlabelled: there is no file {pattern}")
-            rest += [s for path in paths for s in readers.read_plain(path) if len(s.words) <= config.length]
+            rest += [s for path in paths for s in self._unlabelled(path) if len(s.words) <= config.length]
         self._sets, self._held = sets, held
         self._spaces = self._label_spaces(sets, train, held)
         texts = [*(s for found in train.values() for s in found), *rest]
@@ -261,6 +263,17 @@ class SentencesTask(Task):
     def _said(self, label: str, values: Tensor) -> tuple[str, ...]:
         return tuple(self._spaces[label][value] for value in values.tolist())
 
+    def _unlabelled(self, path: str) -> Iterator[Sentence]:
+        if not is_store(path):
+            return readers.read_plain(path)
+        if readers.is_lower(path):
+            self._tell(f"the token store {path} holds text in lower case; the characters of the labelled words are as they are")
+        return readers.read_store(path)
+
+    def _tell(self, what: str) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"fwk: {what}", file=sys.stderr)
+
     def _reader(self, run: str | None) -> OwnWords | OwnPieces | None:
         """Who encodes sentences for the encoder of this run. ConfigError where it reads no text."""
         self._pretrained, self._weights = run, ""
@@ -282,8 +295,7 @@ class SentencesTask(Task):
     def _read_vectors(self, words: Set[str]) -> Vectors:
         """Those of `task.vectors`; how many words have one is told on stderr, as they are a file of another hand."""
         found = read_vectors(self.config.vectors, words, lambda word: normal(word, self.config.lower), lambda word: normal(word, True))
-        if os.environ.get("RANK", "0") == "0":
-            print(f"fwk: {len(found.of):,} of {len(words):,} words have a vector in {found.file}", file=sys.stderr)
+        self._tell(f"{len(found.of):,} of {len(words):,} words have a vector in {found.file}")
         return found
 
     def _labelled(self, one: Labelled, count: int) -> np.ndarray:
