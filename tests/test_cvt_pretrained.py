@@ -10,7 +10,7 @@ import torch
 from cases import CASES, SENTENCES, TREEBANK
 
 import fwk
-from fwk.errors import ConfigError, UserError
+from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.testing import (
     ENCODER_RULES,
     _merged,
@@ -268,3 +268,14 @@ def test_a_run_that_reads_no_text_is_refused(tmp_path):
     train_briefly(tiny_config({"criterion": "masked_lm", "train": {"precision": "fp32"}}), tmp_path / "run", 1)
     with pytest.raises(ConfigError, match="is of the task 'synthetic', which reads neither words nor pieces of words"):
         gradients(config_of(tmp_path / "run"))
+
+
+def test_a_saved_copy_of_a_run_is_loaded_and_not_trained_on(runs, tmp_path):
+    loaded = fwk.load(runs / "pieces")
+    loaded.save(tmp_path / "copy")
+    copy = fwk.load(tmp_path / "copy")
+    assert copy.update == loaded.update == 2 and copy.tokenizer.fingerprint == loaded.tokenizer.fingerprint
+    own, other = loaded.module.state_dict(), copy.module.state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+    with pytest.raises(CheckpointError, match="holds imported weights .a trained run. and nothing to go on training from"):
+        train_briefly(loaded.config, tmp_path / "copy", 3)
