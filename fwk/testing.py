@@ -340,7 +340,7 @@ def encoder_is_padding_proof(config: RunConfig) -> str:
                 return f"tokens in the padding change the features of content by {worst:.1e}"
             short = view.mask.sum(1).argmin()
             T = int(view.mask[short].sum())
-            alone = encoder({n: x[short : short + 1, :T] for n, x in view.inputs.items()}, None).features
+            alone = encoder({n: x[short : short + 1, :T] if x.dim() > 1 else x[short : short + 1] for n, x in view.inputs.items()}, None).features
             worst = float((alone[0] - clean[short, :T]).abs().max())
     return "" if worst < 1e-10 else f"without its padding a sequence's features differ by {worst:.1e}"
 

@@ -90,6 +90,15 @@ CASES: dict[str, dict] = {
 LSTM = [name for name, case in CASES.items() if case.get("model", {}).get("name") == "cnn_bilstm"]
 
 
+def on_a_run(folder: Path) -> dict:
+    """A tagger of words is trained in `folder`; a config that reads its encoder, frozen, in a task of its own."""
+    from fwk.testing import train_briefly
+
+    case = {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "students": "none"}}}
+    train_briefly(tiny_config({**case, "train": {"precision": "fp32"}}), folder, 2)
+    return {"task": {**SENTENCES["task"], "pretrained": str(folder)}, "criterion": case["criterion"]}
+
+
 def config_of(name: str, changes: dict | None = None):
     from fwk.testing import _merged
 

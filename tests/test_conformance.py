@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from cases import NEEDS
+from cases import NEEDS, on_a_run
 
 from fwk.plugins import load_plugins
 from fwk.registry import registry
@@ -29,8 +29,9 @@ def test_noisers_conform(name):
 
 
 @pytest.mark.parametrize("name", registered("model"))
-def test_encoders_conform(name):
-    assert_conforms("model", name)  # one that is made after the main encoder is tried beside it
+def test_encoders_conform(name, tmp_path):
+    base = on_a_run(tmp_path / "run") if name == "frozen" else None
+    assert_conforms("model", name, base=base)  # one that is made after the main encoder is tried beside it
 
 
 @pytest.mark.parametrize("name", registered("optimizer"))

@@ -361,7 +361,7 @@ def test_a_smaller_fraction_of_labels_is_part_of_a_larger_one_and_the_rest_is_un
         sources = made.sources("train")
         rest = len(sources["unlabelled"]) if "unlabelled" in sources else 0
         assert len(sources["tiny"]) == math.ceil(60 * fraction) and len(sources["tiny"]) + rest == 60
-        return {tuple(words.tolist()) for words, _, _ in sources["tiny"].sentences}
+        return {tuple(words.tolist()) for words, *_ in sources["tiny"].sentences}
 
     assert labelled(0.1) < labelled(0.5) < labelled(1.0)
 
@@ -379,7 +379,7 @@ def test_words_are_looked_up_in_lower_case_with_zeros_for_digits_and_spelled_in_
     path = tmp_path / "x.txt"
     path.write_text("The N\nthe N\nB12 N\nb99 N\nété N\n\n", encoding="utf-8")
     made = task(data={"x": {"path": str(path), "columns": ["word", "tag"], "labels": {"tag": "tag"}}}, fewest=2)
-    words, characters, labels = made.sources("train")["x"].sentences[0]
+    words, characters, labels, _ = made.sources("train")["x"].sentences[0]
     assert words[0] == words[1] > 1 and words[2] == words[3] > 1 and words[4] == 1  # once is too few
     assert (characters[4][:5] - 1).astype(np.uint8).tobytes().decode() == "été" and (characters[0] != characters[1]).any()
     assert labels["tag"].tolist() == [0] * 5

@@ -17,9 +17,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fwk import config
+from fwk.data.preprocess import Options, TokenizerSpec, build_store
+from fwk.data.tokenizers import load
 from fwk.errors import ConfigError, DataError, UnknownName
 from fwk_plugins.cvt import readers, scores, tags, trees
-from fwk_plugins.cvt.readers import Sentence, read_columns, read_conllu, read_plain, write_columns, write_conllu
+from fwk_plugins.cvt.readers import (
+    Sentence,
+    is_lower,
+    read_columns,
+    read_conllu,
+    read_plain,
+    read_store,
+    write_columns,
+    write_conllu,
+)
+from fwk_plugins.cvt.tasks.sentences import SentencesTask
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason="the folder of real data sets is absent")
@@ -665,3 +678,48 @@ def test_empty_batches_and_sentences_of_one_word_are_decoded():
 def test_shapes_that_do_not_fit_are_an_error(scores_, lengths, message):
     with pytest.raises(ValueError, match=message):
         trees.decode(scores_, lengths)
+
+
+# -- token stores ------------------------------------------------------------------------------------------------------
+
+
+def store(folder, text, **spec):
+    path = folder / "text.txt"
+    path.write_text(text)
+    return build_store([path], folder / "store", TokenizerSpec(size=60, **spec), options=Options(valid_share=0.0))
+
+
+LINES = ["Ann 's dog saw it .", "The cat , too .", "\"Bo\" sees 12 cats"]
+TOLD = "\n".join(LINES) + "\n\n" + "it saw the dog .\n" * 20
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe", "byte_bpe"])
+@pytest.mark.parametrize("lower", [True, False])
+def test_a_token_store_is_read_as_the_text_it_was_made_of(tmp_path, kind, lower):
+    folder = store(tmp_path, TOLD, kind=kind, lower=lower)
+    found = list(read_store(folder))
+    wanted = [line.split() for line in TOLD.split("\n") if line]
+    assert [list(s.words) for s in found] == [[w.lower() if lower else w for w in words] for words in wanted]
+    assert found[0].place == f"{folder}, document 1" and found[-1].place == f"{folder}, document 2"
+    assert is_lower(folder) == lower
+
+
+def test_sentences_with_characters_that_the_tokenizer_did_not_know_are_left_out(tmp_path):
+    known = load(store(tmp_path, TOLD, kind="unigram") / "tokenizer")
+    (tmp_path / "more.txt").write_text("it saw the dog .\n\nit saw the ☃ .\n\nthe cat\n")
+    folder = build_store([tmp_path / "more.txt"], tmp_path / "more", known, options=Options(valid_share=0.0))
+    assert [s.words for s in read_store(folder)] == [("it", "saw", "the", "dog", "."), ("the", "cat")]
+
+
+def test_a_tokenizer_that_forgets_blanks_is_refused(tmp_path):
+    with pytest.raises(DataError, match="forgets where blanks are"):
+        list(read_store(store(tmp_path, TOLD, kind="wordpiece")))
+
+
+def test_a_token_store_is_unlabelled_text_of_the_task(tmp_path, capsys):
+    folder = store(tmp_path, TOLD, kind="unigram")
+    made = config.build(SentencesTask, {"data": {"tiny": {"path": str(Path(__file__).parent / "fixtures" / "tiny.conllu"),
+                                                          "labels": {"pos": "upos"}}}, "unlabelled": [str(folder)]})
+    task = SentencesTask(made, 1)
+    assert len(task.sources("train")["unlabelled"]) == 23
+    assert "holds text in lower case" in capsys.readouterr().err

@@ -30,7 +30,7 @@ from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
 from fwk.engine.recompute import recompute_layers
 from fwk.engine.run import Run
-from fwk.engine.state import load_model_tensors, model_tensors
+from fwk.engine.state import load_model_tensors, model_tensors, write_weights
 from fwk.engine.trainer import Trainer
 from fwk.errors import CheckpointError, ConfigError, PluginError, RunError, UnknownName, UserError
 from fwk.flops import count as count_operations
@@ -266,6 +266,14 @@ class Loaded:
             some = texts[start : start + batch]
             found += predict_texts(self.module, self.task, some, [f"texts[{n}]" for n in range(start, start + len(some))])
         return found
+
+    def save(self, folder: str | Path) -> None:
+        """Writes what `load` reads (config, tokenizer, weights) as a run's folder with nothing to go on training from, for
+        whoever takes a model along."""
+        folder = Path(folder)
+        (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+        self.task.save_assets(folder / "tokenizer")
+        write_weights(folder, model_tensors(self.module), self.config, "a trained run", update=self.update)
 
 
 def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[str] = (), user_dirs: tuple[str, ...] = (),

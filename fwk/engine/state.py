@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwk.config import RunConfig, to_yaml
 from fwk.engine import checkpoint
 from fwk.engine.phases import Phase
 from fwk.engine.run import Run
@@ -46,6 +47,16 @@ def snapshot(run: Run, optimizer: tuple[dict[str, Tensor], dict[str, Any]], mete
         return tensors, json.dumps(state, indent=1, sort_keys=True)
     except (TypeError, ValueError) as error:
         raise RunError(f"what fwk_checkpoint_save of {', '.join(plugins) or 'a plugin'} keeps is not JSON: {error}") from error
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], config: RunConfig, origin: str, *, update: int = 0,
+                  fingerprint: str = "") -> None:
+    """config.yaml and a checkpoint of weights alone: what `fwk.load` reads, with nothing to go on training from. origin: where they
+    are from, in words."""
+    state = {"update": update, "tokens": 0, "sequences": 0, "seconds": 0.0, "needs": required(config), "last_metrics": {},
+             "imported": origin, "fingerprint": fingerprint}
+    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    checkpoint.write_checkpoint(folder, update, {"model": tensors, "optimizer": {}, "meters": {}}, json.dumps(state, indent=1, sort_keys=True))
 
 
 def read(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

@@ -11,15 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fwk.config import RunConfig, from_mapping, to_yaml
+from fwk.config import RunConfig, from_mapping
 from fwk.data import tokenizers
 from fwk.engine import checkpoint
 from fwk.engine.build import build_module
-from fwk.engine.state import model_tensors
+from fwk.engine.state import model_tensors, write_weights
 from fwk.errors import DataError
 from fwk.files import Replacement
 from fwk.hf.families import CLASSES, Shape, names, options_here, refuse_another_eps, to_here
-from fwk.plugins import load_plugins, required
+from fwk.plugins import load_plugins
 from fwk.registry import registry
 
 PARTS = {name: Shape(*key) for key, name in CLASSES.items()}
@@ -76,10 +76,7 @@ def _write(shape: Shape, options: Mapping[str, Any], tensors: dict[str, Tensor],
     left = sorted(name for name in tensors if name not in known)
     if odd := [name for name in left if not any(part in name for part in LEFT)]:
         raise DataError(f"there are weights that a {shape.class_name} does not have: {', '.join(odd[:4])}")
-    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    state = {"update": 0, "tokens": 0, "sequences": 0, "seconds": 0.0, "needs": required(config), "last_metrics": {},
-             "imported": shape.class_name, "fingerprint": tokenizer.fingerprint}
-    checkpoint.write_checkpoint(folder, 0, {"model": model, "optimizer": {}, "meters": {}}, json.dumps(state, indent=1, sort_keys=True))
+    write_weights(folder, model, config, shape.class_name, fingerprint=tokenizer.fingerprint)
     return {"by": label if shape.role else "encoder", "left": [name for name in left if not name.endswith("_ids")]}
 
 

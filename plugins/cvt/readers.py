@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
+import numpy as np
+
+from fwk.data.store import Store
 from fwk.data.text import missing, numbered_lines
 from fwk.errors import ConfigError, DataError, nearest
 
@@ -104,6 +107,30 @@ def read_plain(path: str | os.PathLike[str]) -> Iterator[Sentence]:
     for number, line in _lines(path):
         if words := tuple(line.split()):
             yield Sentence(words, place=f"{path}:{number}")
+
+
+def read_store(folder: str | os.PathLike[str]) -> Iterator[Sentence]:
+    """Sentences of a token store's training split (fwk-preprocess), decoded by its tokenizer, their words parted by blanks.
+
+    The text is as the tokenizer has it: normalised (NFKC), and in lower case where it was told so. Sentences with a character
+    that it did not know are left out. DataError where it does not keep which words are parted by blanks (WordPiece).
+    """
+    store = Store(folder)
+    tokenizer, split = store.tokenizer(), store.split("train")
+    if tokenizer.encode("a .") == tokenizer.encode("a."):
+        raise DataError(f"the tokenizer of the token store {folder} forgets where blanks are (WordPiece does), so its words cannot be read back; "
+                        "expected a store of the kind unigram, bpe or byte_bpe, or text files")
+    for document in range(split.documents):
+        tokens = split.document(document)
+        for part in np.split(tokens, split.sentence_starts(document)[1:]):
+            if tokenizer.unk not in part and (words := tuple(tokenizer.decode(part).split())):
+                yield Sentence(words, place=f"{folder}, document {document + 1}")
+
+
+def is_lower(folder: str | os.PathLike[str]) -> bool:
+    """Whether the text of a token store is in lower case."""
+    encode = Store(folder).tokenizer().encode
+    return all(encode(letter) == encode(letter.lower()) for letter in "AEN")
 
 
 def write_conllu(sentences: Iterable[Sentence], out: TextIO) -> None:

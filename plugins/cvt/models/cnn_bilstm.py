@@ -5,6 +5,8 @@ Cross-View Training", EMNLP, section 3.1).
     x_t  = v_t + c_t                                             v: word vectors; or their concatenation, as the code has it
     h1_t = [LSTM>(x)_t ; LSTM<(x)_t]      h2_t = [LSTM>(h1)_t ; LSTM<(h1)_t]        each direction projected (Sak et al. 2014)
 
+With `task.pretrained` x_t is followed by the mixed layers of a frozen encoder (ELMo; see pretrained.py).
+
 features are [h1_t ; h2_t]. The states are the four directions: `forward_1` of a position has read the words up to it,
 `backward_1` those from it on. The LSTMs of layer 2 read both directions of layer 1, so a position of them has read everything.
 
@@ -22,9 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk import BuildContext, Encoded, Encoder, option, register
+from fwk import BuildContext, Encoded, Encoder, Vocabulary, option, register
 from fwk.errors import ConfigError
 from fwk.models.dropout import dropout
+from fwk_plugins.cvt.pretrained import UNLABELLED, MixedLayers
+from fwk_plugins.cvt.vectors import WordVocabulary
 
 DIRECTIONS = ("forward", "backward")
 BYTES = 257  # and 0 for none
@@ -69,6 +73,41 @@ class CharacterCNN(nn.Module):
         return (words if which is None else words[which]).view(*characters.shape[:-1], self.width)
 
 
+class WordVectors(nn.Embedding):
+    """Words int64 [B, T] -> [B, T, E]. Those with a vector in a file begin with it, or keep it; the others' are random, of
+    the same deviation."""
+
+    def __init__(self, config: CnnBiLSTM.Config, vocabulary: Vocabulary):
+        super().__init__(vocabulary.size, config.words)
+        nn.init.normal_(self.weight, std=0.1)
+        width = vocabulary.width if isinstance(vocabulary, WordVocabulary) else 0
+        self.kept = width > 0 and not config.train_vectors
+        if width not in (0, config.words):
+            raise ConfigError("model.words", f"is {config.words}, and the vectors of task.vectors have {width} numbers; expected model.words={width}")
+        if not width and not config.train_vectors:
+            raise ConfigError("model.train_vectors", "false keeps the vectors of a file, and there is none; name one with task.vectors")
+        if self.kept:  # in checkpoints, so that a trained model needs no file
+            self.register_buffer("given", torch.zeros(vocabulary.size, config.words))
+            self.register_buffer("has_given", torch.zeros(vocabulary.size, dtype=torch.bool))
+        if width and vocabulary.vectors is not None:
+            self.begin(vocabulary.vectors)
+
+    @torch.no_grad()
+    def begin(self, vectors: Tensor) -> None:
+        """vectors: [V, E], NaN for words without one."""
+        there = ~vectors.isnan().any(1)  # [V]
+        if there.any():
+            self.weight.mul_(vectors[there].square().mean().sqrt() / 0.1)
+        if self.kept:
+            self.given[there], self.has_given[:] = vectors[there], there
+        else:
+            self.weight[there] = vectors[there]
+
+    def forward(self, words: Tensor) -> Tensor:
+        x = super().forward(words)
+        return torch.where(self.has_given[words][..., None], self.given[words], x) if self.kept else x
+
+
 @register("model", "cnn_bilstm")
 class CnnBiLSTM(Encoder):
     """Word vectors and a character CNN under two bidirectional LSTM layers, each direction a state of its own."""
@@ -78,6 +117,7 @@ class CnnBiLSTM(Encoder):
         width: int = option(96, "hidden units of each LSTM (paper: 1024)", low=1, high=100_000)
         projection: int | None = option(None, "width of each direction's output (paper: 512; null: no projection, which is faster on CPUs)", low=1, high=100_000)
         words: int = option(64, "width of the word vectors (paper: 300)", low=1, high=100_000)
+        train_vectors: bool = option(True, "train the vectors of task.vectors too; false: they stay as they are, and the other words' are trained")
         characters: int = option(16, "width of the character vectors (paper: 50)", low=1, high=10_000)
         filters: int = option(32, "filters of each width (paper: 100)", low=1, high=100_000)
         widths: tuple[int, ...] = option((2, 3, 4), "widths of the character convolutions")
@@ -88,6 +128,7 @@ class CnnBiLSTM(Encoder):
         unlabelled_dropout: float = option(
             0.2, "the same on unlabelled ones (the released code; its 0.8 is a share that is kept, the paper's table calls it dropout)",
             low=0, high=1)
+        pretrained_dropout: float = option(0.5, "dropout of the mixed layers of task.pretrained, on all sequences (ELMo: 0.5)", low=0, high=1)
 
         def __post_init__(self):
             if self.projection is not None and self.projection >= self.width:
@@ -99,8 +140,7 @@ class CnnBiLSTM(Encoder):
         super().__init__(config, build)
         if build.vocabulary is None:
             raise ConfigError("model", "'cnn_bilstm' reads words, and this task has no vocabulary")
-        self.token = nn.Embedding(build.vocabulary.size, config.words)
-        nn.init.normal_(self.token.weight, std=0.1)
+        self.token = WordVectors(config, build.vocabulary)
         self.spelling = None  # without spelling in the task, words alone are read
         if "characters" in build.inputs:
             self.spelling = CharacterCNN(config.characters, config.widths, config.filters)
@@ -109,6 +149,11 @@ class CnnBiLSTM(Encoder):
             below += self.spelling.width
         elif self.spelling is not None:
             self.spelled = nn.Linear(self.spelling.width, config.words) if self.spelling.width != config.words else nn.Identity()
+        self.mixed = None
+        if isinstance(build.vocabulary, WordVocabulary) and build.vocabulary.pretrained is not None:
+            sets = [name for name in build.sources if name != UNLABELLED]
+            self.mixed = MixedLayers(build.vocabulary.pretrained, build.inputs, build.length, len(sets))
+            below += self.mixed.width
         side = config.projection or config.width
         self.layers = nn.ModuleList(
             nn.ModuleDict({f"{direction}_lstm": nn.LSTM(size, config.width, batch_first=True, proj_size=config.projection or 0)
@@ -129,6 +174,8 @@ class CnnBiLSTM(Encoder):
             spelled = self.spelling(inputs["characters"])
             x = torch.cat([x, spelled], -1) if self.config.combine == "concatenate" else x + self.spelled(spelled)
         x = self.dropped(x, rate)
+        if self.mixed is not None:
+            x = torch.cat([x, dropout(self.mixed(inputs, mask), self.config.pretrained_dropout, self.training)], -1)
         lengths = None if mask is None else mask.sum(1)  # [B]
         found: dict[str, Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):

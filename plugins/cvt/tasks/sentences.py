@@ -10,27 +10,32 @@ import glob
 import hashlib
 import io
 import json
+import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fwk import Batch, Source, Task, Vocabulary, option, register
+from fwk.data.store import is_store
 from fwk.errors import ConfigError, DataError, UserError, nearest
 from fwk.files import write_atomically
 from fwk.keyed import fold, mix_array
 from fwk_plugins.cvt import readers, tags
+from fwk_plugins.cvt.pretrained import LABELLED_SET, UNLABELLED, OwnPieces, OwnWords, load_pretrained, weights_digest
 from fwk_plugins.cvt.readers import Sentence
 from fwk_plugins.cvt.scores import scored_words
+from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
 
 PAD, UNK = 0, 1
-UNLABELLED = "unlabelled"  # the source of sentences without labels
+PRETRAINED = "pretrained"  # folder beside a run's words: the encoder of `task.pretrained`
 FORMATS = ("conllu", "columns")
 KEYS = ("path", "format", "columns", "separator", "labels", "valid", "test", "fraction", "weight")
 TREE, SPANS, WORDS = "tree", "spans", "words"
@@ -132,6 +137,16 @@ def normal(word: str, lower: bool) -> str:
     return DIGIT.sub("0", word.lower() if lower else word)
 
 
+class Example(NamedTuple):
+    """A sentence of n words. words: ids, int32 [n]. characters: bytes of UTF-8 from 1, int16 [n, W]. labels: by name, int32 [n];
+    none of an unlabelled one. pretrained: what the encoder of `task.pretrained` reads."""
+
+    words: np.ndarray
+    characters: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    pretrained: Any = None
+
+
 class Sentences(Source):
     """Sentences by number, each with its labels."""
 
@@ -154,12 +169,20 @@ class SentencesTask(Task):
         data: dict[str, Any] = option(
             {}, "labelled sets: name -> {path, labels: {LABEL: COLUMN, {spans: COLUMN} or tree}, format: conllu or columns, columns, "
             "separator, valid, test, fraction (of the sentences that keep their labels), weight (among labelled updates)}")
-        unlabelled: tuple[str, ...] = option((), "text files of unlabelled sentences, one a line, words between blanks; or globs")
+        unlabelled: tuple[str, ...] = option((), "text files of unlabelled sentences, one a line, words between blanks; token "
+                                               "stores of such text (fwk-preprocess); or globs")
         unlabelled_share: float = option(0.5, "share of the updates that draw unlabelled sentences (CVT: every other one)", low=0, high=1)
         length: int = option(100, "words; longer sentences are left out of training", low=2, high=100_000)
         lower: bool = option(True, "words are looked up in lower case; their characters stay as they are")
         fewest: int = option(2, "occurrences in the training text that give a word a vector of its own", low=1)
+        vectors: str | None = option(
+            None, "text file of word vectors (GloVe or word2vec; .gz, .xz, .zst) that the encoder begins with; a word of the training, valid or "
+            "test text that is in it is known, however rare")
         longest_word: int = option(32, "characters (bytes of UTF-8) of a word; of longer ones the middle is left out", low=4, high=1000)
+        pretrained: str | None = option(
+            None, "run or checkpoint of a trained encoder, of this task or of text in pieces (masked_lm), that is read beside the words, frozen: "
+            "mixed into the inputs of 'cnn_bilstm', or alone as 'frozen'")
+        pieces: int = option(8, "pieces of a word that such an encoder of pieces reads; the rest of a word is left out", low=1, high=1000)
         clean: bool = option(True, "leave out of training what stands word for word in any set's valid or test file")
 
     def __init__(self, config: Any, seed: int = 1):
@@ -167,6 +190,7 @@ class SentencesTask(Task):
         if not config.data:
             raise ConfigError("task.data", "names no labelled set; expected {NAME: {path: FILE, labels: {LABEL: COLUMN}}}")
         sets = {name: entry(name, given) for name, given in config.data.items()}
+        self._read_by = self._reader(config.pretrained)
         if UNLABELLED in sets:
             raise ConfigError(f"task.data.{UNLABELLED}", "this name is that of the unlabelled sentences; choose another one")
         if not any(one.weight is None or one.weight for one in sets.values()):
@@ -178,12 +202,12 @@ class SentencesTask(Task):
             for split in held:
                 if path := getattr(one, split):
                     held[split][one.name] = one.read(path)
-        known = {" ".join(s.words) for split in held.values() for found in split.values() for s in found} if config.clean else set()
+        seen = {" ".join(s.words) for split in held.values() for found in split.values() for s in found} if config.clean else set()
         train: dict[str, list[Sentence]] = {}
         rest: list[Sentence] = []
         for one in sets.values():
             everything = one.read(one.path)
-            found = [s for s in everything if len(s.words) <= config.length and " ".join(s.words) not in known]
+            found = [s for s in everything if len(s.words) <= config.length and " ".join(s.words) not in seen]
             if not found:
                 long = sum(len(s.words) > config.length for s in everything)
                 raise DataError(f"no sentence of {one.path} (task.data.{one.name}) is left to train on: {long} have more than {config.length} "
@@ -196,7 +220,7 @@ class SentencesTask(Task):
             if not paths:
                 raise DataError(f"task.unlabelled: there is no file {pattern}")
             for path in paths:
-                plain = [s for s in readers.read_plain(path) if len(s.words) <= config.length]
+                plain = [s for s in self._unlabelled(path) if len(s.words) <= config.length]
                 if not plain:
                     raise DataError(f"task.unlabelled: {path} holds no sentence of at most {config.length} words (task.length)")
                 rest += plain
@@ -204,9 +228,14 @@ class SentencesTask(Task):
         self._spaces = self._label_spaces(sets, train, held)
         texts = [*(s for found in train.values() for s in found), *rest]
         words = Counter(normal(word, config.lower) for s in texts for word in s.words)
-        self.words = ["", "<unk>", *sorted((w for w, n in words.items() if n >= config.fewest), key=lambda w: (-words[w], w))]
-        self._counts = torch.tensor([0, sum(n for n in words.values() if n < config.fewest), *(words[w] for w in self.words[2:])],
+        judged = {normal(word, config.lower) for split in held.values() for found in split.values() for s in found for word in s.words}
+        self._vectors = self._read_vectors(words.keys() | judged) if config.vectors else None
+        frequent = {word for word, n in words.items() if n >= config.fewest}
+        known = frequent | (self._vectors.of.keys() if self._vectors else set())
+        self.words = ["", "<unk>", *sorted(known, key=lambda w: (-words[w], w))]
+        self._counts = torch.tensor([0, sum(n for w, n in words.items() if w not in known), *(words[w] for w in self.words[2:])],
                                     dtype=torch.float64)
+        self._width = self._vectors.width if self._vectors else 0
         self._index()
         splits = {"train": train, **{split: found for split, found in held.items() if found}}
         self._sources = {split: {name: Sentences(name, [self._encoded(s, sets[name]) for s in of]) for name, of in found.items()}
@@ -216,6 +245,7 @@ class SentencesTask(Task):
         digest = hashlib.sha256(repr((self.words, self._spaces)).encode())
         for s in texts:
             digest.update(repr((s.words, s.heads, sorted(s.columns.items()))).encode())
+        digest.update(self._weights.encode())
         self._fingerprint = digest.hexdigest()
 
     @classmethod
@@ -227,16 +257,20 @@ class SentencesTask(Task):
             told = json.loads(path.read_text(encoding="utf-8"))
             task.words = list(map(str, told["words"]))
             task._spaces = {str(name): tuple(map(str, values)) for name, values in told["labels"].items()}
+            task._vectors, task._width = None, int(told.get("vectors", 0))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} does not hold the words of a run of the task 'sentences' ({error})") from None
         task._sets = {name: entry(name, given) for name, given in config.data.items()}
         task._counts, task._sources, task._fingerprint = None, {"train": dict.fromkeys([*task._sets, UNLABELLED], Sentences("", []))}, ""
         task._index()
+        task._read_by = task._reader(str(folder / "tokenizer" / PRETRAINED) if config.pretrained else None)
         return task
 
     def save_assets(self, folder: Path) -> None:
-        told = {"words": self.words, "labels": self._spaces}
+        told = {"words": self.words, "labels": self._spaces, "vectors": self._width}
         (folder / "sentences.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
+        if self._pretrained:  # the run goes on being usable when the other one is gone
+            load_pretrained(self._pretrained).save(folder / PRETRAINED)
 
     def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
         """A set of CoNLL-U as CoNLL-U; one of columns as words, other columns, what is right and what was said, which the scorers
@@ -269,6 +303,41 @@ class SentencesTask(Task):
 
     def _said(self, label: str, values: Tensor) -> tuple[str, ...]:
         return tuple(self._spaces[label][value] for value in values.tolist())
+
+    def _unlabelled(self, path: str) -> Iterator[Sentence]:
+        if not is_store(path):
+            return readers.read_plain(path)
+        if readers.is_lower(path):
+            self._tell(f"the token store {path} holds text in lower case; the characters of the labelled words are as they are")
+        return readers.read_store(path)
+
+    def _tell(self, what: str) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"fwk: {what}", file=sys.stderr)
+
+    def _reader(self, run: str | None) -> OwnWords | OwnPieces | None:
+        """Who encodes sentences for the encoder of this run. ConfigError where it reads no text."""
+        self._pretrained, self._weights = run, ""
+        if run is None:
+            return None
+        loaded = load_pretrained(run)
+        task, self._weights = loaded.task, weights_digest(loaded.model)
+        if isinstance(task, SentencesTask):
+            return OwnWords(task, task.example_of)
+        if loaded.tokenizer is None:
+            raise ConfigError("task.pretrained", f"{run} is of the task '{loaded.config.task.name}', which reads neither words nor pieces of "
+                              "words; expected a run of 'sentences' or 'mlm'")
+        return OwnPieces(loaded.tokenizer, self.config.pieces)
+
+    def encode(self, words: Sequence[str]) -> Example:
+        """A sentence of words without labels."""
+        return self._encoded(Sentence(words=tuple(words)), None)
+
+    def _read_vectors(self, words: Set[str]) -> Vectors:
+        """Those of `task.vectors`; how many words have one is told on stderr, as they are a file of another hand."""
+        found = read_vectors(self.config.vectors, words, lambda word: normal(word, self.config.lower), lambda word: normal(word, True))
+        self._tell(f"{len(found.of):,} of {len(words):,} words have a vector in {found.file}")
+        return found
 
     def _labelled(self, one: Labelled, count: int) -> np.ndarray:
         """Which sentences keep their labels, bool [count]: ⌈fraction·count⌉, keyed; a larger fraction contains a smaller one."""
@@ -305,9 +374,8 @@ class SentencesTask(Task):
         self._word = {word: number for number, word in enumerate(self.words)}
         self._value = {label: {value: number for number, value in enumerate(values)} for label, values in self._spaces.items()}
 
-    def _encoded(self, sentence: Sentence, one: Labelled | None) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Word ids [n], characters [n, W] (UTF-8 bytes, from 1) and the labels it has, [n] each; a value that training never saw is
-        -2."""
+    def _encoded(self, sentence: Sentence, one: Labelled | None) -> Example:
+        """Of a label, a value that training never saw is -2."""
         words = np.array([self._word.get(normal(word, self.config.lower), UNK) for word in sentence.words], dtype=np.int32)
         longest = self.config.longest_word
         spelled = [word.encode() for word in sentence.words]
@@ -327,7 +395,7 @@ class SentencesTask(Task):
             else:
                 values = self._values(sentence, label, column)
             labels[label] = np.array([self._value[label].get(value, -2) for value in values], dtype=np.int32)
-        return words, characters, labels
+        return Example(words, characters, labels, self._read_by.encode(sentence.words) if self._read_by else None)
 
     # -- what the engine asks ----------------------------------------------------------------------------------------
 
@@ -354,20 +422,23 @@ class SentencesTask(Task):
         return {UNLABELLED: f"{why} or train on labelled sentences alone (criterion.LABEL.students=none)"}
 
     def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
-        B, T = len(examples), max(len(words) for words, _, _ in examples)
-        W = max(characters.shape[1] for _, characters, _ in examples)
+        B, T = len(examples), max(len(one.words) for one in examples)
+        W = max(one.characters.shape[1] for one in examples)
         tokens, spelled = np.zeros((B, T), dtype=np.int64), np.zeros((B, T, W), dtype=np.int64)
         mask = np.zeros((B, T), dtype=bool)
         labels = {label: np.full((B, T), -1, dtype=np.int64) for label in self._spaces}
-        for row, (words, characters, own) in enumerate(examples):
+        for row, (words, characters, own, _) in enumerate(examples):
             n = len(words)
             tokens[row, :n], mask[row, :n] = words, True
             spelled[row, :n, : characters.shape[1]] = characters
             for label, values in own.items():
                 labels[label][row, :n] = values
-        unlabelled = torch.tensor([not own for _, _, own in examples])
-        return Batch(inputs={"tokens": torch.from_numpy(tokens), "characters": torch.from_numpy(spelled), "unlabelled": unlabelled},
-                     draws=torch.from_numpy(draws), mask=torch.from_numpy(mask), source=torch.from_numpy(sources),
+        unlabelled = torch.tensor([not one.labels for one in examples])
+        inputs = {"tokens": torch.from_numpy(tokens), "characters": torch.from_numpy(spelled), "unlabelled": unlabelled}
+        if self._read_by:
+            inputs |= self._read_by.inputs([one.pretrained for one in examples])
+            inputs[LABELLED_SET] = torch.from_numpy(sources + 1).masked_fill(unlabelled, 0)
+        return Batch(inputs=inputs, draws=torch.from_numpy(draws), mask=torch.from_numpy(mask), source=torch.from_numpy(sources),
                      labels={label: torch.from_numpy(values) for label, values in labels.items()})
 
     def example_of(self, text: str | Sequence[str]) -> Any:
@@ -390,8 +461,19 @@ class SentencesTask(Task):
                         for start, stop, kind in tags.spans(said, "BIOES")]
         return found
 
+    def batch_of_words(self, sentences: Sequence[Sequence[str]], labelled_set: str | None = None) -> Batch:
+        """Sentences of words, for a trained model. labelled_set: whose mix of `task.pretrained` they take; None: the mean."""
+        batch = self.collate([self.example_of(words) for words in sentences], np.arange(len(sentences)), np.zeros(len(sentences), dtype=np.int64))
+        if labelled_set is None or not self._read_by:
+            return batch
+        if labelled_set not in self._sets:
+            raise UserError(f"there is no labelled set '{labelled_set}'{nearest(labelled_set, self._sets)}")
+        chosen = torch.full((len(sentences),), [*self._sets].index(labelled_set) + 1)
+        return replace(batch, inputs={**batch.inputs, LABELLED_SET: chosen})
+
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(size=len(self.words), pad=PAD, unk=UNK, special=(PAD, UNK), counts=self._counts)
+        return WordVocabulary(size=len(self.words), pad=PAD, unk=UNK, special=(PAD, UNK), counts=self._counts, width=self._width,
+                              vectors=self._vectors.table(self.words) if self._vectors else None, pretrained=self._pretrained)
 
     def length(self) -> int:
         return self.config.length
@@ -400,7 +482,8 @@ class SentencesTask(Task):
         return self._spaces
 
     def inputs(self) -> Mapping[str, tuple[int, ...]]:
-        return {"tokens": (self.config.length,), "characters": (self.config.length, self.config.longest_word), "unlabelled": ()}
+        own = {"tokens": (self.config.length,), "characters": (self.config.length, self.config.longest_word), "unlabelled": ()}
+        return {**own, **self._read_by.shapes(self.config.length), LABELLED_SET: ()} if self._read_by else own
 
     def fingerprint(self) -> str:
         return self._fingerprint
