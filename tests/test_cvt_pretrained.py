@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from cases import CASES, SENTENCES, TREEBANK
 
 import fwk
+from fwk.cli.evaluate import main as evaluate_command
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.testing import (
     ENCODER_RULES,
@@ -279,3 +281,18 @@ def test_a_saved_copy_of_a_run_is_loaded_and_not_trained_on(runs, tmp_path):
     assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
     with pytest.raises(CheckpointError, match="holds imported weights .a trained run. and nothing to go on training from"):
         train_briefly(loaded.config, tmp_path / "copy", 3)
+
+
+def test_a_run_on_a_frozen_encoder_is_evaluated_as_it_was_in_training(runs, tmp_path, capsys):
+    config = config_of(runs / "words", train={"precision": "fp32"})
+    train_briefly(config, tmp_path / "run", 3)
+    assert evaluate_command([str(tmp_path / "run"), "--predictions", str(tmp_path / "said.conllu")]) == 0
+    state = json.loads((tmp_path / "run" / "checkpoints" / "latest" / "state.json").read_text())
+    assert json.loads(capsys.readouterr().out)["metrics"] == pytest.approx(state["last_metrics"]["valid"], rel=1e-5)
+    assert (tmp_path / "said.conllu").stat().st_size
+
+
+def test_the_data_is_read_by_worker_processes_as_well(runs, tmp_path):
+    alone, helped = (train_briefly(config_of(runs / "pieces", train={"precision": "fp32", "workers": workers}), tmp_path / str(workers), 3)
+                     for workers in (0, 2))
+    assert all(torch.equal(alone[name], helped[name]) for name in alone)
