@@ -1,5 +1,5 @@
-"""Taggers and parsers as outside scorers see them: the evaluation of the CoNLL 2018 shared task (udtools), udapi, conlleval and
-seqeval, on the files that fwk-evaluate writes."""
+"""Taggers and parsers as others see them: the evaluation of the CoNLL 2018 shared task (udtools), udapi, conlleval and seqeval, on the
+files that fwk-evaluate writes; and the training loop that the benchmark writes by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from cases import CASES, SENTENCES, TREEBANK
 
 from fwk.cli.evaluate import main as evaluate_command
-from fwk.testing import _merged, tiny_config, train_briefly
+from fwk.testing import _merged, difference, differentiate_once, tiny_config, train_briefly, trainer_of
 from fwk_plugins.cvt import scores, tags
 from fwk_plugins.cvt.readers import fault, read_conllu, write_conllu
 
@@ -216,3 +216,32 @@ def test_conlleval_reads_what_was_said_of_columns_and_finds_the_metrics(scheme, 
     found = of_conlleval(said.read_text().splitlines())
     assert found == pytest.approx({name: metrics[f"cvt_tagging/{name}"] for name in found}, abs=EXACT)
     assert 0 < found["f1"] < 1
+
+
+# -- the benchmark -----------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmarks_loop_by_hand_trains_what_fwk_trains(tmp_path, monkeypatch):
+    """The same gradients on the same sentences, labelled and unlabelled; in fp32, and cross-entropies are summed in another order."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import common
+    import cvt
+
+    path = cvt.treebank(tmp_path / "bank.conllu", 100, 3, 9, vocabulary=60)
+    assert all(fault(s.heads) is None for s in read_conllu(path))
+    made = cvt.config(path, 8, width=6, words=5, characters=4, filters=3, dropout=0.0, unlabelled_dropout=0.0)
+    kinds = set()
+    with trainer_of(made) as ours, trainer_of(made) as theirs:
+        step, loss = cvt.by_hand(theirs, 8)
+        for update in range(6):
+            ours.run.update = theirs.run.update = update
+            theirs.run.module.load_state_dict(ours.run.module.state_dict())
+            sides = []
+            for trainer, differentiate in ((ours, lambda: differentiate_once(ours)), (theirs, lambda: loss().backward())):
+                trainer.run.module.zero_grad(set_to_none=True)
+                differentiate()
+                sides.append({name: p.grad for name, p in trainer.run.module.named_parameters() if name != "anchor"})
+            assert difference(*sides) < 1e-5
+            kinds.add(any(g is not None for name, g in sides[0].items() if "students" in name))
+            step()  # goes on to the next sentences
+    assert kinds == {True, False} and "<!-- cvt -->\n" in common.PAGE.read_text(encoding="utf-8")
