@@ -262,6 +262,22 @@ def test_baselines_are_options(changes, tmp_path):
     assert train_briefly(config_of(**changes), tmp_path, 4)
 
 
+def test_tasks_take_turns_on_unlabelled_updates(tmp_path):
+    turns = {"pos": {"turns": 2}, "tree": {"turns": 2, "turn": 1}}
+    with trainer_of(config_of(criterion=turns)) as trainer:
+        seen = []
+        for number, batch in zip(range(24), batches_of(trainer.run)):
+            for parameter in trainer.run.module.parameters():
+                parameter.grad = None
+            trainer.run.update = number
+            differentiate_once(trainer)
+            if bool(batch[0].inputs["unlabelled"].all()):
+                seen.append({name.split(".")[1] for name, p in trainer.run.module.named_parameters()
+                             if "students" in name and p.grad is not None and p.grad.any()})
+        assert {"pos"} in seen and {"tree"} in seen and all(len(one) == 1 for one in seen)
+    assert train_briefly(config_of(criterion=turns), tmp_path, 6)
+
+
 def disturbed_once(label, **changes):
     """A trainer's criterion, the views of an unlabelled batch, and its noise."""
     with trainer_of(config_of(criterion={label: {"students": "adversarial", **changes}})) as trainer:

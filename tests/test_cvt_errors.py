@@ -84,6 +84,7 @@ def folder(tmp_path_factory) -> Path:
     ({"task": {"clean": True}}, "is left to train on: 0 have more than 100 words (task.length), 60 stand in a valid or test file (task.clean)"),
     ({"task": {"length": 2}}, "is left to train on: 60 have more than 2 words (task.length), 0 stand"),
     # modules
+    (criterion("tree", turns=2, turn=2), "criterion.tree.turn: is 2, and turns are counted from 0; expected less than turns, 2"),
     (criterion("pos", modules=["forwardd"]), "criterion.pos.modules: there is no module 'forwardd'; did you mean 'forward'"),
     (criterion("tree", modules=[]), "criterion.tree.modules: is empty, and auxiliary modules are to imitate the primary one"),
     (criterion("tree", modules=[], students="none", auxiliary_labels=True), "auxiliary modules are to learn from labels"),

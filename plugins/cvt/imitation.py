@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from fwk import BuildContext, Context, Criterion, Key, LossTerm, Output, View, option
 from fwk.criteria.softmax import token_losses
 from fwk.errors import ConfigError, nearest
+from fwk.keyed import fold
 
 Targets = Literal["soft", "hard"]
 Students = Literal["auxiliary", "primary", "adversarial", "none"]
@@ -126,12 +127,16 @@ class CrossView(Criterion):
         adversarial_norm: float = option(
             5.0, "students: adversarial: length of the noise on the word vectors of a sentence, in units of their root mean square "
             "(Miyato et al. 2017: 5)", low=0, high=1e6)
+        turns: int = option(1, "so many criteria take turns at random on unlabelled updates (1: all imitate on all of them, as CVT)", low=1)
+        turn: int = option(0, "which of those that take turns this one is, from 0", low=0)
         cvt_weight: float = option(1.0, "weight of the imitation (CVT: 1)", low=0)
 
         def __post_init__(self):
             for name in self.modules:
                 if name not in self.known:
                     raise ConfigError("modules", f"there is no module '{name}'{nearest(name, self.known)}")
+            if self.turn >= self.turns:
+                raise ConfigError("turn", f"is {self.turn}, and turns are counted from 0; expected less than turns, {self.turns}")
 
     def __init__(self, config: Any, build: BuildContext):
         super().__init__(config, build)
@@ -172,7 +177,8 @@ class CrossView(Criterion):
         if self.config.auxiliary_labels:
             counts["auxiliary"] = known
         if self.config.students != "none":
-            counts["cvt"] = views[self.config.unlabelled].content.sum()
+            words = views[self.config.unlabelled].content.sum()
+            counts["cvt"] = words if self.has_turn(context) else torch.zeros_like(words)
         return counts
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
@@ -188,8 +194,13 @@ class CrossView(Criterion):
         if self.config.auxiliary_labels:
             terms["auxiliary"] = LossTerm(sum(supervised(module(labelled)) for module in self.students.values()))
         if self.config.students != "none":
-            terms["cvt"] = LossTerm(self.imitation(views, context), weight=self.config.cvt_weight)
+            divided = self.imitation(views, context) if self.has_turn(context) else labelled.encoded.features.new_zeros(())
+            terms["cvt"] = LossTerm(divided, weight=self.config.cvt_weight)
         return Output(terms=terms, statistics=self.judged(logits.detach(), labelled, context))
+
+    def has_turn(self, context: Context) -> bool:
+        """Whether this criterion imitates in this update: the same for all micro-batches and ranks."""
+        return self.config.turns == 1 or fold(context.seed, "turn", context.update) % self.config.turns == self.config.turn
 
     def imitation(self, views: Mapping[str, View], context: Context) -> Tensor:
         """Sum over students and words of what divides them from the primary module, 0-d."""
