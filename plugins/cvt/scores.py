@@ -11,9 +11,6 @@ from torch import Tensor
 from fwk.errors import DataError, nearest
 from fwk_plugins.cvt.tags import Span
 
-# Penn Treebank tags that parsing results on it leave out (brackets, -LRB- and -RRB-, count as words there)
-PTB_PUNCTUATION = frozenset({"``", "''", ",", ":", "."})
-
 
 def span_counts(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]], types: Sequence[str]) -> Tensor:
     """Spans of a batch of sentences that are right (same words, same type), predicted and gold, int64 [3, C] by the C types."""
@@ -49,7 +46,7 @@ def token_scores(counts: Tensor) -> dict[str, float]:
 
 def scored_words(columns: Mapping[str, Sequence[str]], xpos: Collection[str] = ()) -> tuple[bool, ...]:
     """Which words count for attachment: all but punctuation, which is told by the column upos (PUNCT), or, where tags are named
-    here (`PTB_PUNCTUATION`), by the column xpos."""
+    here, by the column xpos. Results on the Penn Treebank leave out ``, '', the comma, the colon and the stop, but no brackets."""
     name, left_out = ("xpos", xpos) if xpos else ("upos", ("PUNCT",))
     if name not in columns:
         raise DataError(f"punctuation is told by the column {name}, and there is none{nearest(name, columns)}")

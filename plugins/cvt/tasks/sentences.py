@@ -37,7 +37,7 @@ from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
 PAD, UNK = 0, 1
 PRETRAINED = "pretrained"  # folder beside a run's words: the encoder of `task.pretrained`
 FORMATS = ("conllu", "columns")
-KEYS = ("path", "format", "columns", "separator", "labels", "valid", "test", "fraction", "weight")
+KEYS = ("path", "format", "columns", "separator", "labels", "valid", "test", "fraction", "weight", "punctuation")
 TREE, SPANS, WORDS = "tree", "spans", "words"
 DIGIT = re.compile(r"[0-9]")
 
@@ -45,7 +45,7 @@ DIGIT = re.compile(r"[0-9]")
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
     """What is said of one labelled set. labels: label -> column; for a `tree` heads and relations. spans: labels whose tags
-    mark spans, and are read as BIOES whatever the file has."""
+    mark spans, and are read as BIOES whatever the file has. punctuation: tags (xpos) that UAS and LAS leave out; none: upos PUNCT."""
 
     name: str
     path: str
@@ -58,6 +58,7 @@ class Labelled:
     test: str | None = None
     fraction: float = 1.0
     weight: float | None = None
+    punctuation: tuple[str, ...] = ()
 
     def read(self, path: str) -> list[Sentence]:
         try:
@@ -119,9 +120,12 @@ def entry(name: str, given: Any) -> Labelled:
         raise ConfigError(f"{key}.fraction", f"expected a share above 0 and at most 1, got {fraction!r}")
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf")):
         raise ConfigError(f"{key}.weight", f"expected a number of at least 0, got {weight!r}")
+    punctuation = given.get("punctuation") or ()
+    if isinstance(punctuation, str) or not isinstance(punctuation, Sequence) or not all(isinstance(tag, str) for tag in punctuation):
+        raise ConfigError(f"{key}.punctuation", f"expected a list of tags (xpos), got {punctuation!r}")
     return Labelled(name=name, path=given["path"], format=format, columns=tuple(columns),
                     separator=given.get("separator"), labels=labels, spans=frozenset(marked), valid=given.get("valid"),
-                    test=given.get("test"), fraction=float(fraction), weight=weight)
+                    test=given.get("test"), fraction=float(fraction), weight=weight, punctuation=tuple(punctuation))
 
 
 def words_of(text: str | Sequence[str]) -> tuple[str, ...]:
@@ -168,7 +172,8 @@ class SentencesTask(Task):
     class Config:
         data: dict[str, Any] = option(
             {}, "labelled sets: name -> {path, labels: {LABEL: COLUMN, {spans: COLUMN} or tree}, format: conllu or columns, columns, "
-            "separator, valid, test, fraction (of the sentences that keep their labels), weight (among labelled updates)}")
+            "separator, valid, test, fraction (of the sentences that keep their labels), weight (among labelled updates), "
+            "punctuation (xpos tags that UAS and LAS leave out; else upos PUNCT)}")
         unlabelled: tuple[str, ...] = option((), "text files of unlabelled sentences, one a line, words between blanks; token "
                                                "stores of such text (fwk-preprocess); or globs")
         unlabelled_share: float = option(0.5, "share of the updates that draw unlabelled sentences (CVT: every other one)", low=0, high=1)
@@ -390,7 +395,7 @@ class SentencesTask(Task):
                 if sentence.heads is None:
                     raise DataError(f"{sentence.place} begins a sentence without heads, and the label '{label}' is a tree")
                 labels[f"{label}_head"] = np.array(sentence.heads, dtype=np.int32)
-                labels[f"{label}_scored"] = np.array(scored_words(sentence.columns), dtype=np.int32)
+                labels[f"{label}_scored"] = np.array(scored_words(sentence.columns, one.punctuation), dtype=np.int32)
                 label, values = f"{label}_relation", sentence.columns["deprel"]
             else:
                 values = self._values(sentence, label, column)
