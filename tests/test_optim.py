@@ -125,6 +125,22 @@ def test_the_learning_rate_reaches_every_group_by_its_scale(factory):
         assert group["lr"] == 0.04 * group["lr_scale"] and group["names"]
 
 
+@pytest.mark.parametrize("name, settings", [
+    ("adamw", {}), ("sgd", {}), ("sgd", {"momentum": 0.0}), ("sgd", {"nesterov": True}), ("lamb", {}), ("muon", {}), ("adafactor", {}), ("radam", {})])
+def test_a_parameter_may_take_its_first_step_later_than_others(name, settings):
+    load_plugins()
+    factory, module = registry.get("optimizer", name).cls, Everything()
+    config = factory.Config(lr=0.1, **settings)
+    optimizer = factory.build(config, parameter_groups(module.named_parameters(), config), CPU)
+    late = [p for name, p in module.named_parameters() if name.startswith("criteria")]
+    for step in range(3):
+        before = [p.detach().clone() for p in late]
+        for p in module.parameters():
+            p.grad = None if step == 0 and any(p is other for other in late) else torch.ones_like(p)
+        optimizer.step()
+        assert all(torch.equal(p, old) == (step == 0) for p, old in zip(late, before))
+
+
 def test_adamw_is_fused_where_torch_has_a_kernel():
     optimizer = AdamW.build(AdamW.Config(), groups_of(Everything()), CPU)
     assert all(group["fused"] for group in optimizer.param_groups)

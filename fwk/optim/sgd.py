@@ -31,4 +31,6 @@ class SGD(OptimizerFactory):
     @classmethod
     def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
         settings = {"lr": config.lr, "momentum": config.momentum, "nesterov": config.nesterov}
-        return torch.optim.SGD(groups, **settings, **implementation(groups))
+        # torch's fused kernel wants momentum of all parameters or of none, and one whose loss terms had no example has none yet
+        how = {"foreach": True} if config.momentum else implementation(groups)
+        return torch.optim.SGD(groups, **settings, **how)
