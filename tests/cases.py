@@ -86,7 +86,7 @@ CASES: dict[str, dict] = {
 }
 
 
-# encoders of LSTMs, which are neither compiled nor run again layer by layer
+# encoders of LSTMs, which are not compiled
 LSTM = [name for name, case in CASES.items() if case.get("model", {}).get("name") == "cnn_bilstm"]
 
 

@@ -23,6 +23,7 @@ from fwk.testing import _merged, batches_of, differentiate_once, gradients, tiny
 from fwk.views import Encoded
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
 from fwk_plugins.cvt.imitation import Imitated, perturbation
+from fwk_plugins.cvt.models import cnn_bilstm
 from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM, turned
 from fwk_plugins.cvt.readers import fault, read_conllu
 from fwk_plugins.cvt.tasks.sentences import SentencesTask
@@ -71,8 +72,8 @@ def test_states_are_those_of_torchs_bidirectional_lstm_over_packed_sequences(opt
     x = torch.cat([x, spelled], -1) if options.get("combine") else x + model.spelled(spelled)
     for number, layer in enumerate(model.layers, start=1):
         both = torch.nn.LSTM(x.shape[-1], 5, batch_first=True, bidirectional=True, proj_size=options.get("projection", 0)).double()
-        names = dict(layer["forward_lstm"].named_parameters())
-        back = dict(layer["backward_lstm"].named_parameters())
+        names = dict(layer.forward_lstm.named_parameters())
+        back = dict(layer.backward_lstm.named_parameters())
         both.load_state_dict({**names, **{f"{name}_reverse": value for name, value in back.items()}})
         packed = torch.nn.utils.rnn.pack_padded_sequence(x, mask.sum(1), batch_first=True, enforce_sorted=False)
         x, _ = torch.nn.utils.rnn.pad_packed_sequence(both(packed)[0], batch_first=True)
@@ -94,7 +95,7 @@ def test_unlabelled_sentences_lose_less_to_dropout():
     model = encoder(dropout=0.5, unlabelled_dropout=0.2).train()
     x = torch.ones(4000, 3, 5, dtype=torch.float64)
     rate = model.rates({"unlabelled": torch.tensor([False, True] * 2000)})
-    dropped = model.dropped(x, rate)
+    dropped = cnn_bilstm.dropped(x, rate)
     zeros = (dropped == 0).double().mean((1, 2))
     assert zeros[::2].mean() == pytest.approx(0.5, abs=0.01) and zeros[1::2].mean() == pytest.approx(0.2, abs=0.01)
     assert dropped.mean((1, 2))[::2].mean() == pytest.approx(1.0, abs=0.02) and dropped[1::2].max() == pytest.approx(1.25)

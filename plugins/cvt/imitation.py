@@ -185,17 +185,20 @@ class CrossView(Criterion):
         labelled = views[self.config.labelled]
         target, known = self.gold(labelled)
         smoothing = self.config.smoothing if context.training else 0.0
+        nothing = labelled.encoded.features.new_zeros(())
 
         def supervised(logits: Tensor) -> Tensor:
             return token_losses(logits, target, smoothing).masked_fill(~known, 0.0).sum()
 
-        logits = self.primary(labelled)
-        terms = {"supervised": LossTerm(supervised(logits))}
+        # an update is of labelled or of unlabelled sentences: most modules run once for nothing otherwise
+        logits = self.primary(labelled) if len(labelled) else nothing.expand(*target.shape, 1)
+        terms = {"supervised": LossTerm(supervised(logits) if len(labelled) else nothing)}
         if self.config.auxiliary_labels:
-            terms["auxiliary"] = LossTerm(sum(supervised(module(labelled)) for module in self.students.values()))
+            of_all = (supervised(module(labelled)) for module in self.students.values()) if len(labelled) else ()
+            terms["auxiliary"] = LossTerm(sum(of_all, nothing))
         if self.config.students != "none":
-            divided = self.imitation(views, context) if self.has_turn(context) else labelled.encoded.features.new_zeros(())
-            terms["cvt"] = LossTerm(divided, weight=self.config.cvt_weight)
+            turn = self.has_turn(context) and len(views[self.config.unlabelled])
+            terms["cvt"] = LossTerm(self.imitation(views, context) if turn else nothing, weight=self.config.cvt_weight)
         return Output(terms=terms, statistics=self.judged(logits.detach(), labelled, context))
 
     def has_turn(self, context: Context) -> bool:
@@ -210,7 +213,7 @@ class CrossView(Criterion):
         if self.config.students != "auxiliary":
             students = [self.primary]
         if self.config.students == "adversarial":
-            student = self.disturbed(student, imitated, context) if len(student) else views[self.config.teacher]
+            student = self.disturbed(student, imitated, context)
         return sum(imitated.divergence(module(student), self.config.targets) for module in students)
 
     def disturbed(self, view: View, imitated: Imitated, context: Context) -> View:

@@ -45,10 +45,34 @@ def turned(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 def run(lstm: nn.LSTM, x: Tensor) -> Tensor:
     """The outputs of an LSTM, [B, T, side]; on a CPU in fp32 where autocast would have fp16, which there is no kernel for."""
+    lstm.training = torch.is_grad_enabled()  # cuDNN has no gradient otherwise, and dropout of its own there is none
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16:
         with torch.autocast("cpu", enabled=False):
             return lstm(x.float())[0]
     return lstm(x)[0]
+
+
+def dropped(x: Tensor, rate: Tensor | float) -> Tensor:
+    """Dropout; rate: one for all sequences, or of each, [B, 1, 1]."""
+    if not isinstance(rate, Tensor):
+        return dropout(x, rate)
+    kept = (torch.rand_like(x) >= rate).to(x.dtype)
+    return x * kept / (1 - rate).clamp(min=1e-6)
+
+
+class BiLSTM(nn.Module):
+    """[B, T, D] -> two outputs [B, T, side], read towards the end and towards the beginning."""
+
+    def __init__(self, size: int, width: int, projection: int):
+        super().__init__()
+        self.forward_lstm, self.backward_lstm = (nn.LSTM(size, width, batch_first=True, proj_size=projection) for _ in DIRECTIONS)
+        for lstm in (self.forward_lstm, self.backward_lstm):
+            with torch.no_grad():  # remember at first
+                lstm.bias_ih_l0[width : 2 * width].fill_(1.0)
+
+    def forward(self, x: Tensor, lengths: Tensor | None, rate: Tensor | float) -> tuple[Tensor, Tensor]:
+        back = turned(run(self.backward_lstm, turned(x, lengths)), lengths)
+        return dropped(run(self.forward_lstm, x), rate), dropped(back, rate)
 
 
 class CharacterCNN(nn.Module):
@@ -155,13 +179,7 @@ class CnnBiLSTM(Encoder):
             self.mixed = MixedLayers(build.vocabulary.pretrained, build.inputs, build.length, len(sets))
             below += self.mixed.width
         side = config.projection or config.width
-        self.layers = nn.ModuleList(
-            nn.ModuleDict({f"{direction}_lstm": nn.LSTM(size, config.width, batch_first=True, proj_size=config.projection or 0)
-                           for direction in DIRECTIONS}) for size in (below, 2 * side))
-        for layer in self.layers:
-            for lstm in layer.values():
-                with torch.no_grad():  # remember at first
-                    lstm.bias_ih_l0[config.width : 2 * config.width].fill_(1.0)
+        self.layers = nn.ModuleList(BiLSTM(size, config.width, config.projection or 0) for size in (below, 2 * side))
         self.side, self.width = side, 4 * side
 
     def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
@@ -173,36 +191,26 @@ class CnnBiLSTM(Encoder):
         if self.spelling is not None and "characters" in inputs:
             spelled = self.spelling(inputs["characters"])
             x = torch.cat([x, spelled], -1) if self.config.combine == "concatenate" else x + self.spelled(spelled)
-        x = self.dropped(x, rate)
+        x = dropped(x, rate)
         if self.mixed is not None:
             x = torch.cat([x, dropout(self.mixed(inputs, mask), self.config.pretrained_dropout, self.training)], -1)
         lengths = None if mask is None else mask.sum(1)  # [B]
         found: dict[str, Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):
-            ahead = run(layer["forward_lstm"], x)  # [B, T, side]
-            back = run(layer["backward_lstm"], turned(x, lengths))
-            sides = {f"forward_{number}": ahead, f"backward_{number}": turned(back, lengths)}
-            found |= {name: self.dropped(side, rate) for name, side in sides.items()}
-            x = torch.cat([found[f"{direction}_{number}"] for direction in DIRECTIONS], -1)
+            sides = layer(x, lengths, rate)  # [B, T, side] each
+            found |= {f"{direction}_{number}": side for direction, side in zip(DIRECTIONS, sides)}
+            x = torch.cat(sides, -1)
         features = torch.cat([found[name] for name in self.state_names()], -1)  # [B, T, 4 side]
         return Encoded(features=features, states={name: found[name] for name in states})
 
     def rates(self, inputs: Mapping[str, Tensor]) -> Tensor | float:
         """Of each sequence [B, 1, 1], or one for all: unlabelled sequences are dropped out less."""
-        if not self.training:
+        if not self.training or not (self.config.dropout or self.config.unlabelled_dropout):
             return 0.0
         if "unlabelled" not in inputs:
             return self.config.dropout
         one = inputs["unlabelled"].view(-1, 1, 1).to(self.token.weight.dtype)
         return self.config.dropout + (self.config.unlabelled_dropout - self.config.dropout) * one
-
-    def dropped(self, x: Tensor, rate: Tensor | float) -> Tensor:
-        if not isinstance(rate, Tensor):
-            return dropout(x, rate) if rate else x
-        if not (self.config.dropout or self.config.unlabelled_dropout):
-            return x
-        kept = (torch.rand_like(x) >= rate).to(x.dtype)
-        return x * kept / (1 - rate).clamp(min=1e-6)
 
     def state_names(self) -> tuple[str, ...]:
         return tuple(f"{direction}_{number}" for number in (1, 2) for direction in DIRECTIONS)
@@ -214,4 +222,4 @@ class CnnBiLSTM(Encoder):
         return self.token
 
     def parts(self) -> dict[str, str]:
-        return {"embedding": "token", **({"characters": "spelling"} if self.spelling is not None else {})}
+        return {"embedding": "token", "layers": "layers", **({"characters": "spelling"} if self.spelling is not None else {})}
