@@ -12,7 +12,8 @@ sizes      the same two with encoders of several widths
 modules    cross-view training without some of the auxiliary modules (Clark et al. 2018, table 4)
 tasks      unlabelled sentences that train all tasks at once, or one task at a time
 
-All runs of a study make equally many updates; half of those of semi-supervised methods are of unlabelled sentences. Scores are
+All runs of a study make equally many updates, but where it is said; half of those of semi-supervised methods are of unlabelled
+sentences, so that half as many supervised updates see labels as often as they do. Scores are
 of the last update on the held-out half of the development set, with averaged weights. Every run is a process of one thread,
 `--workers` of them at a time; results are kept in benchmarks/cross_view.jsonl, one line per run, so the command goes on where it was stopped.
 """
@@ -50,14 +51,18 @@ LABELS = {"ewt": ("pos", "tree"), "chunks": ("chunk",), "entities": ("entity",)}
 CRITERIA = {"pos": "cvt_tagging", "tree": "cvt_parsing", "chunk": "cvt_tagging", "entity": "cvt_tagging"}
 DROPPED = {"plain": {"noiser": "rows", "sources": ["unlabelled"]}, "unlabelled": {"noiser": "word_dropout", "of": "plain", "rate": 0.1},
            "teacher": {"of": "plain"}}
+AVERAGED = {"teacher": {"noiser": "identity", "of": "unlabelled", "mode": "teacher", "ema": True}}
 
 # what each method changes: options of every criterion, views, further labelled sets, share of unlabelled updates
 METHODS: dict[str, dict[str, Any]] = {
     "supervised": {"criterion": {"students": "none"}, "unlabelled_share": 0.0},
+    "supervised, half of the updates": {"criterion": {"students": "none"}, "unlabelled_share": 0.0, "updates": 0.5},
     "word dropout": {"criterion": {"students": "primary"}, "views": DROPPED},
     "VAT": {"criterion": {"students": "adversarial", "adversarial_norm": 1.0}},
-    "mean teacher": {"criterion": {"students": "primary"}, "views": {"teacher": {"noiser": "identity", "of": "unlabelled", "mode": "teacher", "ema": True}}},
+    "mean teacher": {"criterion": {"students": "primary"}, "views": AVERAGED},
+    "mean teacher, ramp-up": {"criterion": {"students": "primary", "ramp_up": 0.3}, "views": AVERAGED},
     "CVT": {},
+    "CVT, ramp-up": {"criterion": {"ramp_up": 0.3}},
     "multi-task CVT": {"others": True},
     "multi-task CVT, one task at a time": {"others": True, "turns": True},
 }
@@ -108,7 +113,7 @@ def config_of(run: Run, seed: int, updates: int, device: str = "cpu", precision:
         "task": {"name": "sentences", "length": 60, "data": data, "unlabelled_share": changes.get("unlabelled_share", 0.5)},
         "model": {"name": "cnn_bilstm", **SIZES[run.size]}, "criterion": criteria, "views": changes.get("views", {}), "seed": seed,
         "optimizer": {"name": "adamw", "lr": 1e-2}, "schedule": {"name": "linear", "warmup": 50},
-        "train": {"updates": updates, "batch": 16, "validate_every": 0, "save_every": 0, "log_every": 50, "device": device,
+        "train": {"updates": round(updates * changes.get("updates", 1)), "batch": 16, "validate_every": 0, "save_every": 0, "log_every": 50, "device": device,
                   "precision": precision, "ema": 0.99, "evaluate_average": True},
         "hooks": {"terminal": None, "tensorboard": None, "summary": None},
     }

@@ -130,6 +130,7 @@ class CrossView(Criterion):
         turns: int = option(1, "so many criteria take turns at random on unlabelled updates (1: all imitate on all of them, as CVT)", low=1)
         turn: int = option(0, "which of those that take turns this one is, from 0", low=0)
         cvt_weight: float = option(1.0, "weight of the imitation (CVT: 1)", low=0)
+        ramp_up: float = option(0.0, "share of the run over which this weight rises from 0 (CVT: 0, none; mean teachers need one)", low=0, high=1)
 
         def __post_init__(self):
             for name in self.modules:
@@ -198,7 +199,8 @@ class CrossView(Criterion):
             terms["auxiliary"] = LossTerm(sum(of_all, nothing))
         if self.config.students != "none":
             turn = self.has_turn(context) and len(views[self.config.unlabelled])
-            terms["cvt"] = LossTerm(self.imitation(views, context) if turn else nothing, weight=self.config.cvt_weight)
+            weight = self.config.cvt_weight * min(1.0, context.progress / self.config.ramp_up if self.config.ramp_up else 1.0)
+            terms["cvt"] = LossTerm(self.imitation(views, context) if turn else nothing, weight=weight)
         return Output(terms=terms, statistics=self.judged(logits.detach(), labelled, context))
 
     def has_turn(self, context: Context) -> bool:
