@@ -93,7 +93,7 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def perturbation(direction: Tensor, length: float) -> Tensor:
+def perturbation(direction: Tensor, length: Tensor | float) -> Tensor:
     """[B, T, E] of another length, that of all words of a sentence together; zero stays zero."""
     norm = torch.linalg.vector_norm(direction, dim=(1, 2), keepdim=True)
     return direction * (length / norm.clamp(min=torch.finfo(direction.dtype).tiny))
@@ -221,7 +221,7 @@ class CrossView(Criterion):
     def disturbed(self, view: View, imitated: Imitated, context: Context) -> View:
         """The view encoded with the noise that, to first order, moves the primary module most."""
         (B, T), E = view.content.shape, self.vectors[0].embedding_dim
-        unit = float(self.vectors[0].weight.detach().float().square().mean().sqrt())
+        unit = self.vectors[0].weight.detach().square().mean().sqrt()
         drawn = Key(context.seed, "adversary", view.draws).uniform(T * E).clamp(min=2.0**-54)
         random = torch.special.ndtri(drawn).view(B, T, E).to(self.vectors[0].weight)
         words = view.content[..., None]
