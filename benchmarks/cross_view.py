@@ -63,6 +63,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mean teacher, ramp-up": {"criterion": {"students": "primary", "ramp_up": 0.3}, "views": AVERAGED},
     "CVT": {},
     "CVT, ramp-up": {"criterion": {"ramp_up": 0.3}},
+    "CVT, weight 0.1": {"criterion": {"cvt_weight": 0.1}},
     "multi-task CVT": {"others": True},
     "multi-task CVT, one task at a time": {"others": True, "turns": True},
 }
@@ -189,6 +190,7 @@ def main() -> None:
     parser.add_argument("--study", choices=list(STUDIES), default="methods")
     parser.add_argument("--updates", type=int, default=2000)
     parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 3])
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), metavar="METHOD", help="run these methods of the study alone")
     parser.add_argument("--workers", type=int, default=2, help="processes at a time")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after these")
     parser.add_argument("--device", default="auto")
@@ -206,7 +208,7 @@ def main() -> None:
     if not DATA.is_dir():
         raise SystemExit(f"the treebank of this study is not there: {DATA}")
     if not arguments.report:
-        run_all(STUDIES[arguments.study], arguments, device)
+        run_all([run for run in STUDIES[arguments.study] if not arguments.only or run.method in arguments.only], arguments, device)
     made = report(arguments.study, arguments.updates, device, arguments.precision)
     print(made)
     if arguments.write:
