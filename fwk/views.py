@@ -139,7 +139,7 @@ class View:
     embedding_change: [B, T, E], added to the embedded inputs before the encoder's first layer.
     alignment: int64 [B, T], the original position of each position (-1: none); None when nothing moved.
     padded: False when it is known that every position is content, so that attention needs no mask.
-    encoded: set by the engine once the view has been encoded.
+    encoded: set by the engine once the view has been encoded; ema: with the moving average of the weights.
     extra: what a learned noiser hands from `apply` to its own `losses`.
     """
 
@@ -159,6 +159,7 @@ class View:
     alignment: Tensor | None = None
     padded: bool = True
     encoded: Encoded | None = None
+    ema: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
     outline: bool = False
 

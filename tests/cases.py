@@ -33,6 +33,14 @@ CASES: dict[str, dict] = {
     **{name: {"criterion": {name: {}}, **NEEDS.get(name, {})} for name in REGISTERED},
     "tagger and parser that are imitated": {**SENTENCES, "criterion": {
         "pos": {"name": "cvt_tagging", "label": "pos"}, "tree": {"name": "cvt_parsing", "auxiliary_labels": True}}},
+    "tagger and parser under virtual adversarial noise": {**SENTENCES, "criterion": {
+        "pos": {"name": "cvt_tagging", "label": "pos", "students": "adversarial"},
+        "tree": {"name": "cvt_parsing", "students": "adversarial", "adversarial_norm": 2.0}}},
+    "tagger and parser that take turns under a mean teacher": {**SENTENCES, "train": {"ema": 0.9}, "criterion": {
+        "pos": {"name": "cvt_tagging", "label": "pos", "students": "primary", "turns": 2, "targets": "hard"},
+        "tree": {"name": "cvt_parsing", "students": "primary", "turns": 2, "turn": 1, "ramp_up": 0.5}},
+        "views": {"plain": {"noiser": "rows", "sources": ["unlabelled"]}, "unlabelled": {"noiser": "word_dropout", "of": "plain"},
+                  "teacher": {"noiser": "identity", "of": "plain", "mode": "teacher", "ema": True}}},
     "COCO-LM": {"criterion": COCO_LM, "model": {"positions": "learned", "buckets": 8, "farthest": 12}},
     "language model over all tokens of a corrupted view": {"criterion": {"corrective_lm": {
         "positions": "all", "copy_weight": 0.0, "stop_gradient": False, "reduction": "sum"}}},

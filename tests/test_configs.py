@@ -128,8 +128,8 @@ CROSS_VIEW = {
     "schedule.name": "inverse_time", "schedule.rate": 0.005, "schedule.power": 0.5, "train.batch": 64, "train.ema": 0.998,
     "train.evaluate_average": True,
 }
-TAGGING, PARSING = ({"students": "auxiliary", "targets": "soft", "threshold": 0.0, "turns": 1, "cvt_weight": 1.0, "smoothing": smoothing}
-                    for smoothing in (0.1, 0.0))
+PARSING = {"students": "auxiliary", "targets": "soft", "threshold": 0.0, "turns": 1, "cvt_weight": 1.0}
+TAGGING = {**PARSING, "smoothing": 0.1}
 
 
 def cross_view(**criteria):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import types
 from pathlib import Path
 
 import numpy as np
@@ -263,15 +264,82 @@ def test_baselines_are_options(changes, tmp_path):
     assert train_briefly(config_of(**changes), tmp_path, 4)
 
 
+COUNTS = dict.fromkeys(("pos/supervised", "pos/cvt", "tree/supervised", "tree/auxiliary", "tree/cvt"), 1.0)
+
+
 def test_the_weight_of_imitation_may_rise():
     with trainer_of(config_of(criterion={"pos": {"ramp_up": 0.5, "cvt_weight": 2.0}})) as trainer:
         batch = next(batches_of(trainer.run))
         weights = []
         for progress in (0.0, 0.25, 0.5, 0.9):
-            step = Step(update=1, progress=progress)
+            step = Step(update=1, progress=progress, counts=COUNTS)
             found = trainer.run.module(trainer.run.module.begin(batch[0], 0, step, trainer.run.device), step)
             weights.append(found.weights["pos/cvt"])
         assert weights == [0.0, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_divergence_is_not_rounded_by_autocast(dtype):
+    generator = torch.Generator().manual_seed(3)
+    teacher, student = (torch.randn(2, 3, 40, generator=generator) for _ in range(2))
+    for logits in (teacher, student):
+        logits[..., 7:9] = torch.finfo(torch.float32).min / 4  # pairs that cannot be
+    counted = torch.ones(2, 3, dtype=torch.bool)
+    with torch.autocast("cpu", dtype=dtype):
+        found = Imitated(teacher, counted).divergence(student)
+    assert float(found) == pytest.approx(float(Imitated(teacher.double(), counted).divergence(student.double())), rel=1e-5)
+
+
+def test_half_precision_skips_no_update_of_a_parser(tmp_path):
+    for precision in ("bf16", "fp16"):
+        for students in ("auxiliary", "adversarial"):
+            changes = {"students": students, "auxiliary_labels": False}
+            config = config_of(criterion={"pos": changes, "tree": changes}, train={"precision": precision, "updates": 12})
+            with trainer_of(config) as trainer:
+                for batch in (next(batches_of(trainer.run, update)) for update in range(12)):
+                    assert trainer.step(batch)
+                assert trainer.run.skipped == 0 and trainer.run.update == 12
+
+
+def test_a_mean_teacher_has_averaged_weights_in_encoder_and_module():
+    views = {"teacher": {"noiser": "identity", "of": "unlabelled", "mode": "teacher", "ema": True}}
+    with trainer_of(config_of(criterion={"pos": {"students": "primary"}}, views=views, train={"ema": 0.9})) as trainer:
+        run = trainer.run
+        batch = next(b for b in batches_of(run) if bool(b[0].inputs["unlabelled"].all()))
+
+        step = Step(update=1, counts=COUNTS)
+
+        def divided():
+            return float(run.module(run.module.begin(batch[0], 0, step, run.device), step).sums["pos/cvt"])
+
+        before = divided()
+        for name in ("criteria.pos.primary.output.bias", "networks.main.token.weight"):
+            average = run.average.values[name]
+            kept = average.clone()
+            average.copy_(torch.randn(average.shape, generator=torch.Generator().manual_seed(1)))
+            assert divided() != before, name
+            average.copy_(kept)
+            assert divided() == before
+
+
+def test_spans_are_counted_in_sentences_that_have_the_label_and_unknown_types_are_missed():
+    build = BuildContext(name="ner", labels={"ner": ("B-PER", "E-PER", "I-PER", "O", "S-PER")}, encoder=encoder(), key="criterion.ner")
+    criterion = cvt_tagging.CvtTagging(cvt_tagging.CvtTagging.Config(label="ner", students="none"), build)
+    values = torch.tensor([[0, 1, 3, -1], [-1, -1, -1, -1], [-2, -2, 4, 3]])  # a span; another set's sentence; an unknown type and a span
+    mask = torch.tensor([[True, True, True, False], [True, True, False, False], [True, True, True, True]])
+    view = View(name="x", draws=torch.arange(3), inputs={}, mask=mask, target=values, labels={"ner": values})
+    said = torch.tensor([[0, 1, 3, 3], [0, 1, 4, 4], [3, 3, 4, 3]])
+    context = types.SimpleNamespace(training=False)
+    found = criterion.judged(torch.nn.functional.one_hot(said, 5).float(), view, context)
+    assert found["spans"].tolist() == [[2, 0], [2, 0], [2, 1]]
+    assert criterion.metrics(found)["recall"] == pytest.approx(2 / 3) and criterion.metrics(found)["precision"] == 1.0
+
+
+def test_updates_with_nothing_to_learn_are_told_once(tmp_path, capsys):
+    none = {"students": "none", "auxiliary_labels": False}
+    train_briefly(config_of(criterion={"pos": none, "tree": none}), tmp_path, 12)
+    told = [line for line in capsys.readouterr().err.splitlines() if "has nothing to learn" in line]
+    assert len(told) == 1 and "its examples are of unlabelled" in told[0]
 
 
 def test_tasks_take_turns_on_unlabelled_updates(tmp_path):

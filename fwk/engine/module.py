@@ -323,7 +323,7 @@ class ObjectiveModule(nn.Module):
             made = noiser.apply(source, key, context, micro.prepared_views.get(name))
         else:
             made = noiser.apply(source, key)
-        return made.replace(name=name, encoded=None, outline=False)
+        return made.replace(name=name, encoded=None, ema=False, outline=False)
 
     def _encode_group(self, names: Sequence[str], views: dict[str, View], micro: MicroBatch, step: Step) -> None:
         network, mode, ema = self.nodes[names[0]].group
@@ -344,7 +344,7 @@ class ObjectiveModule(nn.Module):
                 chosen = [members[i] for i in call]
                 self._seed(step, micro, f"encode/{chosen[0].name}")
                 for view, encoded in zip(chosen, self.encode(chosen, network, mode, ema)):
-                    views[view.name] = view.replace(encoded=encoded)
+                    views[view.name] = view.replace(encoded=encoded, ema=ema)
 
     def encode(self, views: Sequence[View], network: str = "main", mode: str = "train", ema: bool = False,
                states: Sequence[str] | None = None) -> list[Encoded]:

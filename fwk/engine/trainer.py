@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
@@ -62,6 +63,7 @@ class Trainer:
         self.rate, self.peak_rate = 0.0, run.config.optimizer.config.lr
         self.grad_norm = 0.0
         self.saved_at = -1
+        self.idle = False  # whether an update had nothing to learn
         self.micros: Sequence[MicroBatch] = ()  # of the update under way
         self.unlogged: LogFailed | None = None  # why the log cannot be written any more
         self.saver = Saver(run.folder, run.config.train.async_save, run.config.train.keep_last, run.module,
@@ -120,6 +122,8 @@ class Trainer:
                 module.exchange(micros)
         if not self.agree(micros, step):
             return False
+        if not any(step.counts.values()):
+            self.tell_of_nothing_to_learn(micros)
         self.differentiate(micros, step)
         if self.apply(factor, micros, step):
             run.meters.commit()
@@ -128,6 +132,17 @@ class Trainer:
             run.skipped += 1
         run.update += 1
         return True
+
+    def tell_of_nothing_to_learn(self, micros: Sequence[MicroBatch]) -> None:
+        """Once: examples that no criterion reads take their share of the updates all the same."""
+        run = self.run
+        if self.idle or not run.world.main:
+            return
+        self.idle, names = True, run.task.source_names()
+        seen = sorted({int(number) for micro in micros if micro.batch.source is not None for number in micro.batch.source.unique()})
+        where = f" (its examples are of {', '.join(names[number] for number in seen)})" if seen and names else ""
+        print(f"fwk: update {run.update + 1} has nothing to learn: no criterion has a use for any of its examples{where}, and others may be "
+              "like it", file=sys.stderr)
 
     def agree(self, micros: Sequence[MicroBatch], step: Step) -> bool:
         """Sums counts over micro-batches and ranks, with everything else that ranks must agree on: tokens and

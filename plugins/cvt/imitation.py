@@ -86,7 +86,8 @@ def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """[..., C] twice -> [...]."""
     C = a.shape[-1]
-    return (a.reshape(-1, 1, C) @ b.reshape(-1, C, 1)).view(a.shape[:-1])
+    with torch.autocast(a.device.type, enabled=False):  # which would round scores, and those of pairs that cannot be to infinity
+        return (a.reshape(-1, 1, C) @ b.reshape(-1, C, 1)).view(a.shape[:-1])
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -108,6 +109,7 @@ class CrossView(Criterion):
 
     primary: nn.Module
     students: nn.ModuleDict
+    smoothing = 0.0  # of labels
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -120,7 +122,6 @@ class CrossView(Criterion):
         targets: Targets = option("soft", "what is imitated: the primary module's distribution, or its likeliest value")
         threshold: float = option(0.0, "words whose likeliest value has less probability than this are not imitated", low=0, high=1)
         auxiliary_labels: bool = option(False, "auxiliary modules learn from labels too (purely supervised cross-view training)")
-        smoothing: float = option(0.0, "label smoothing of the supervised loss", low=0, high=1)
         labelled: str = option("labelled", "the view of labelled sentences")
         unlabelled: str = option("unlabelled", "the view of unlabelled sentences that students see")
         teacher: str = option("teacher", "the view of the same sentences, without dropout, that is imitated")
@@ -141,6 +142,7 @@ class CrossView(Criterion):
 
     def __init__(self, config: Any, build: BuildContext):
         super().__init__(config, build)
+        self.name = build.name
         self.vectors = (build.encoder.embedding(),)  # a tuple hides it from torch: it is the encoder's
         if config.students == "adversarial" and self.vectors[0] is None:
             raise ConfigError(f"{build.key}.students", "'adversarial' changes word vectors, and this encoder has none")
@@ -185,17 +187,18 @@ class CrossView(Criterion):
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         labelled = views[self.config.labelled]
         target, known = self.gold(labelled)
-        smoothing = self.config.smoothing if context.training else 0.0
-        nothing = labelled.encoded.features.new_zeros(())
+        smoothing = self.smoothing if context.training else 0.0
+        nothing = _wide(labelled.encoded.features.new_zeros(()))
 
         def supervised(logits: Tensor) -> Tensor:
             return token_losses(logits, target, smoothing).masked_fill(~known, 0.0).sum()
 
-        # an update is of labelled or of unlabelled sentences: most modules run once for nothing otherwise
-        logits = self.primary(labelled) if len(labelled) else nothing.expand(*target.shape, 1)
-        terms = {"supervised": LossTerm(supervised(logits) if len(labelled) else nothing)}
+        # an update is of sentences of one set, or of unlabelled ones: most modules run for nothing otherwise
+        taught = bool(known.any())
+        logits = self.primary(labelled) if taught else nothing.expand(*target.shape, 1)
+        terms = {"supervised": LossTerm(supervised(logits) if taught else nothing)}
         if self.config.auxiliary_labels:
-            of_all = (supervised(module(labelled)) for module in self.students.values()) if len(labelled) else ()
+            of_all = (supervised(module(labelled)) for module in self.students.values()) if taught else ()
             terms["auxiliary"] = LossTerm(sum(of_all, nothing))
         if self.config.students != "none":
             turn = self.has_turn(context) and len(views[self.config.unlabelled])
@@ -209,9 +212,10 @@ class CrossView(Criterion):
 
     def imitation(self, views: Mapping[str, View], context: Context) -> Tensor:
         """Sum over students and words of what divides them from the primary module, 0-d."""
-        student, students = views[self.config.unlabelled], self.students.values()
-        with torch.no_grad():
-            imitated = Imitated(self.primary(views[self.config.teacher]), student.content, self.config.threshold)
+        student, students, teacher = views[self.config.unlabelled], self.students.values(), views[self.config.teacher]
+        with torch.no_grad():  # where the encoder has averaged weights, so has the module on it
+            module = context.head(f"{self.name}.primary", mode="teacher", ema=True) if teacher.ema else self.primary
+            imitated = Imitated(module(teacher), student.content, self.config.threshold)
         if self.config.students != "auxiliary":
             students = [self.primary]
         if self.config.students == "adversarial":
@@ -219,14 +223,21 @@ class CrossView(Criterion):
         return sum(imitated.divergence(module(student), self.config.targets) for module in students)
 
     def disturbed(self, view: View, imitated: Imitated, context: Context) -> View:
-        """The view encoded with the noise that, to first order, moves the primary module most."""
+        """The view encoded with the noise that, to first order, moves the primary module most. It is searched in full precision:
+        what a small step changes is lost in half of it."""
         (B, T), E = view.content.shape, self.vectors[0].embedding_dim
         unit = self.vectors[0].weight.detach().square().mean().sqrt()
         drawn = Key(context.seed, "adversary", view.draws).uniform(T * E).clamp(min=2.0**-54)
         random = torch.special.ndtri(drawn).view(B, T, E).to(self.vectors[0].weight)
         words = view.content[..., None]
         start = perturbation(random.masked_fill(~words, 0.0), STEP * unit * E**0.5).requires_grad_()
-        with torch.enable_grad():
+        device = start.device.type
+        half = torch.is_autocast_enabled(device)
+        with torch.enable_grad(), torch.autocast(device, enabled=False):
+            if half:
+                with torch.no_grad():
+                    plain = view.replace(encoded=context.encode(view, mode="teacher"))
+                    imitated = Imitated(self.primary(plain), imitated.counted)
             changed = view.replace(embedding_change=start)
             moved = imitated.divergence(self.primary(changed.replace(encoded=context.encode(changed, mode="quiet"))))
             direction = torch.autograd.grad(moved, start)[0]

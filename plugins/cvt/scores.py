@@ -67,8 +67,8 @@ def attachment_counts(heads: Tensor, labels: Tensor, gold_heads: Tensor, gold_la
     `without_subtypes`, to compare labels without them; by default they count."""
     if relations is not None:
         relations = relations.to(labels.device)
-        # what is not counted may hold any number, -100 for one
-        labels, gold_labels = (relations[ids.masked_fill(~counted, 0)] for ids in (labels, gold_labels))
+        # what is not counted may hold any number, -100 for one, and a relation that training never saw is a negative one
+        labels, gold_labels = (relations[ids.masked_fill(~counted | (ids < 0), 0)].masked_fill(ids < 0, -2) for ids in (labels, gold_labels))
     attached = (heads == gold_heads) & counted
     return torch.stack([attached.sum(), (attached & (labels == gold_labels)).sum(), counted.sum()])
 

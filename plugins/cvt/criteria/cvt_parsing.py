@@ -115,23 +115,25 @@ class CvtParsing(CrossView):
         return relations.clamp(min=0) * (heads.shape[1] + 1) + heads.clamp(min=0), (heads >= 0) & (relations >= 0)
 
     def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
-        if context.training or not len(view):
-            return {"attached": torch.zeros(3, dtype=torch.int64, device=logits.device)}
         heads, relations, scored = (view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation", "scored"))
-        return {"attached": attachment_counts(*self.trees(logits, view), heads, relations, scored > 0, self.same)}
+        here = (heads != -1).any(1)  # [B], the sentences that have a tree
+        if context.training or not here.any():
+            return {"attached": torch.zeros(3, dtype=torch.int64, device=logits.device)}
+        found = self.trees(logits[here], view.content[here])
+        return {"attached": attachment_counts(*found, heads[here], relations[here], scored[here] > 0, self.same)}
 
-    def trees(self, logits: Tensor, view: View) -> tuple[Tensor, Tensor]:
-        """Heads and relations of the best trees, int64 [B, T] each."""
+    def trees(self, logits: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
+        """Heads and relations of the best trees, int64 [B, T] each; logits [B, T, C], content bool [B, T]."""
         B, T, _ = logits.shape
         scores = logits.view(B, T, self.relations, T + 1)
         arcs = F.pad(scores.logsumexp(2), (0, 0, 1, 0))  # [B, T + 1, T + 1]: the row of ROOT says nothing
-        heads = decode(arcs, view.content.sum(1))  # [B, T]
+        heads = decode(arcs, content.sum(1))  # [B, T]
         of_arc = scores.gather(3, heads[..., None, None].expand(-1, -1, self.relations, 1))[..., 0]  # [B, T, R]
         return heads, of_arc.argmax(-1)
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.labelled]
-        heads, relations = self.trees(self.primary(view), view)
+        heads, relations = self.trees(self.primary(view), view.content)
         return {f"{self.config.label}_head": heads, f"{self.config.label}_relation": relations}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

@@ -7,7 +7,7 @@
 
 h1, h2 are the states of the encoder's two layers, [h1 ; h2] its features; beyond the edges of a sentence a state is zero.
 Losses are those of `imitation.py`; the supervised one has label smoothing. Where the values are BIOES tags, evaluation scores spans:
-precision, recall and F1. A gold tag that training never saw counts as O there, and as wrong in the accuracy.
+precision, recall and F1. A gold tag that training never saw is wrong in the accuracy, and a span that is missed there.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class CvtTagging(CrossView):
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         self.values = build.labels[config.label]
-        self.types = span_types(self.values)
+        self.types, self.smoothing = span_types(self.values), config.smoothing
         encoder, C = build.encoder, len(self.values)
         check_states(build, {module: MODULES[module][0] for module in self.needed})
         self.primary = TagModule(encoder.width, config.hidden, C)
@@ -102,16 +102,20 @@ class CvtTagging(CrossView):
 
     def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
         best, values = logits.argmax(-1), view.labels[self.config.label]  # [B, T] each
-        found = {"tokens": token_counts(best, values, values != -1),  # of an unknown value (-2) no answer is right
-                 "spans": torch.zeros(3, len(self.types), dtype=torch.int64, device=logits.device)}
-        if self.types and not context.training and len(view):
-            told = [self._spans(rows, view.content) for rows in (best, torch.where(values < 0, self.values.index("O"), values))]
-            found["spans"] = span_counts(*told, self.types).to(logits.device)
+        here = values != -1  # the words that have this label at all
+        found = {"tokens": token_counts(best, values, here),  # of an unknown value (-2) no answer is right
+                 "spans": torch.zeros(3, len(self.types) + 1, dtype=torch.int64, device=logits.device)}  # the last: other types
+        if self.types and not context.training and here.any():
+            told = [self._spans(rows, here) for rows in (best, torch.where(values < 0, self.values.index("O"), values))]
+            unknown = values == -2
+            begun = unknown & ~F.pad(unknown, (1, 0))[:, :-1]  # what touches each other counts once
+            found["spans"][:, :-1] = span_counts(*told, self.types).to(logits.device)
+            found["spans"][2, -1] = begun.sum()
         return found
 
-    def _spans(self, rows: Tensor, content: Tensor) -> list[list[Span]]:
-        """Of each sentence; rows int64 [B, T]."""
-        return [spans([self.values[value] for value in row[real].tolist()], "BIOES") for row, real in zip(rows, content)]
+    def _spans(self, rows: Tensor, here: Tensor) -> list[list[Span]]:
+        """Of each sentence; rows int64 and here bool [B, T]."""
+        return [spans([self.values[value] for value in row[real].tolist()], "BIOES") for row, real in zip(rows, here)]
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.labelled]
