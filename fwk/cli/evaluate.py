@@ -75,7 +75,7 @@ def _said(a: argparse.Namespace) -> Iterator[str]:
 
     if a.text != "-" and not os.path.exists(a.text):
         raise missing(a.text)
-    loaded = load(a.model, user_dirs=tuple(a.user_dir), average=a.average)
+    loaded = load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None)
     lines = ((line, f"{a.text}:{number}") for number, line in numbered_lines(a.text) if line.strip())
     while some := list(islice(lines, 64)):
         for said in predict_texts(loaded.module, loaded.task, *zip(*some)):

@@ -332,10 +332,12 @@ def _opened(path: str | Path, user_dirs: Sequence[str], average: bool, overrides
     return found, tensors, state, config, load_plugins(config.user_dirs)
 
 
-def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool = False) -> Loaded:
+def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None = None) -> Loaded:
     """A checkpoint, or a run (its newest whole checkpoint) -> model, tokenizer and config, on the CPU. average: take
-    the moving average of the weights (train.ema)."""
-    found, tensors, state, config, _ = _opened(path, user_dirs, average)
+    the moving average of the weights (train.ema); None: where the run was evaluated with it (train.evaluate_average)."""
+    found, tensors, state, config, _ = _opened(path, user_dirs, bool(average))
+    if average is None:  # a copy that `Loaded.save` wrote holds the chosen weights alone
+        average = config.train.evaluate_average and "average" in tensors
     task = config.task.cls.without_data(config.task.config, config.seed, found.parent.parent)
     module = build_module(config, task)
     checkpoint.refuse_not_finite(found, tensors["model"], module)
