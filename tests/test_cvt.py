@@ -501,6 +501,35 @@ def test_predictions_are_trees_that_score_as_the_metrics_say(trained, capsys, tm
     assert metrics["tree/las"] == pytest.approx(labelled / scored)
 
 
+def test_a_file_that_is_named_after_training_is_evaluated_with_the_runs_own_words_and_without_its_training_data(tmp_path, capsys):
+    """Its sentences stand in training too, one of its words is in the file of vectors, and one of its relations is new."""
+    folder, train = tmp_path / "run", tmp_path / "train.conllu"
+    text = Path(TREEBANK["path"]).read_text()
+    train.write_text(text)
+    (tmp_path / "vectors.txt").write_text("the 1 2 3\nzebra 1 1 1\n")
+    (tmp_path / "ner.txt").write_text("Ann B-PER\nBo I-PER\nsees O\n\nCy B-PER\n\n" * 9)
+    data = {"tiny": {**TREEBANK, "path": str(train), "valid": None, "fraction": 1.0},
+            "ner": {"path": str(tmp_path / "ner.txt"), "columns": ["word", "tag"], "labels": {"ner": {"spans": "tag"}}}}
+    train_briefly(config_of(task={"data": data, "clean": True, "vectors": str(tmp_path / "vectors.txt"), "unlabelled": [str(tmp_path / "ner.txt")]},
+                            model={"words": 3}, criterion={"ner": {"name": "cvt_tagging", "label": "ner", "students": "none"}},
+                            train={"updates": 2, "precision": "fp32"}), folder, 2)
+    wanted = json.loads(evaluated(capsys, folder, "--split", "train")[1])["metrics"]
+    test, spans = tmp_path / "test.conllu", tmp_path / "spans.txt"
+    test.write_text(text)
+    spans.write_text("Ann I-PER\n\n")
+    arguments = [folder, f"task.data.tiny.test={test}", f"task.data.ner.test={spans}", "--split", "test"]
+    for path in (train, tmp_path / "vectors.txt", tmp_path / "ner.txt"):
+        path.unlink()
+    status, out, err = evaluated(capsys, *arguments, "--predictions", tmp_path / "said")
+    assert status == 0, err
+    found = json.loads(out)["metrics"]
+    assert found["pos/accuracy"] == pytest.approx(wanted["pos/accuracy"]) and (tmp_path / "said.ner").exists()
+    test.write_text(text.replace("\tdet\t", "\tdetx\t", 1).replace("the", "zebra", 1))
+    assert evaluated(capsys, *arguments)[0] == 0
+    status, _, err = evaluated(capsys, folder, "task.data.tiny.fraction=0.5")
+    assert status == 2 and "train.conllu" in err  # whether this makes other words is told by the training data
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--split", "dev"], "--split: the task has no split 'dev'; it has train, valid"),
     (["optimizer.lr=1"], "optimizer.lr: does not change how a model is evaluated"),

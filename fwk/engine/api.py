@@ -38,6 +38,7 @@ from fwk.models.base import Encoder
 from fwk.plugins import load_plugins
 from fwk.plugins import provenance as plugin_provenance
 from fwk.reporting.environment import describe_environment
+from fwk.tasks.base import Task
 from fwk.version import __version__
 
 # what of `train.` a finished model may be evaluated with otherwise than it was trained
@@ -126,8 +127,8 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
     return Finished(folder, status, 0 if status == "finished" else stop.exit_status, this.update, this.last_metrics)
 
 
-def build_run(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
-    task = config.task.cls(config.task.config, config.seed)
+def build_run(config: RunConfig, folder: Path, hooks: Any, world: World, task: Task | None = None) -> Run:
+    task = task or config.task.cls(config.task.config, config.seed)
     if "train" not in task.splits():
         raise UserError(f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}")
     sizes = {name: len(source) for name, source in task.sources("train").items()}
@@ -281,8 +282,8 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
     """Evaluates a checkpoint, or a run's newest whole one, on a split of its task: {checkpoint, update, split, metrics}.
 
     overrides: `task.KEY=VALUE`, `train.batch` and the like, over the run's own config. predictions: a file for what the model
-    says; with several sources in the split, a file for each, its name before the suffix. Other data than the run was trained
-    on have other words and labels: CheckpointError.
+    says; with several sources in the split, a file for each, its name before the suffix. Other training data than the run's have other
+    words and labels: CheckpointError.
     """
     for key in (override.split("=")[0].split(".") for override in overrides):
         if key[0] != "task" and ".".join(key) not in EVALUATION_KEYS:
@@ -291,7 +292,9 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
     folder = found.parent.parent
     config = replace(config, hooks={})
     with process_group(config.train.device, config.train.timeout) as world:
-        run = build_run(config, folder, hooks, world)
+        trained = configuration.read(folder / "config.yaml", user_dirs) if overrides else config
+        task = config.task.cls.for_evaluation(config.task.config, config.seed, folder, split, trained.task.config)
+        run = build_run(config, folder, hooks, world, task)
         if run.task.fingerprint() != state["fingerprint"]:
             raise CheckpointError(f"{found} was trained on other data than task.data names now, which may have other words and labels")
         if split not in run.task.splits():

@@ -51,6 +51,14 @@ class Task:
         using a trained model where its data is not. By default the task is made as in training."""
         return cls(config, seed)
 
+    @classmethod
+    def for_evaluation(cls, config: Any, seed: int, folder: Path, split: str, trained: Any) -> Task:
+        """A task that evaluates the run in FOLDER on one split; of the others it need not read an example. trained: what `config`
+        was in training. By default the task is made as in training. One that reads `split` alone takes what training data
+        decide (words, labels) from the assets in FOLDER/tokenizer, its sources of `train` have the sizes that they had, and its
+        `fingerprint` is that of the data trained on."""
+        return cls(config, seed)
+
     def splits(self) -> tuple[str, ...]:
         """Names of the splits there are; `train` is the one trained on."""
         raise NotImplementedError

@@ -37,6 +37,7 @@ from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
 PAD, UNK = 0, 1
 PRETRAINED = "pretrained"  # folder beside a run's words: the encoder of `task.pretrained`
 FORMATS = ("conllu", "columns")
+HELD = ("valid", "test")
 KEYS = ("path", "format", "columns", "separator", "labels", "valid", "test", "fraction", "weight", "punctuation")
 TREE, SPANS, WORDS = "tree", "spans", "words"
 DIGIT = re.compile(r"[0-9]")
@@ -128,6 +129,13 @@ def entry(name: str, given: Any) -> Labelled:
                     test=given.get("test"), fraction=float(fraction), weight=weight, punctuation=tuple(punctuation))
 
 
+def _without_held(config: Any) -> Any:
+    """What a task is told but for what is evaluated: the valid and test files, and which words of them count."""
+    data = {name: {key: value for key, value in given.items() if key not in (*HELD, "punctuation")} if isinstance(given, Mapping) else given
+            for name, given in config.data.items()}
+    return replace(config, data=data)
+
+
 def words_of(text: str | Sequence[str]) -> tuple[str, ...]:
     """The words of a raw text, between its blanks as in files of plain text, or of a list of them. DataError where there are none."""
     words = tuple(text.split() if isinstance(text, str) else text) if isinstance(text, (str, Sequence)) else ()
@@ -149,6 +157,16 @@ class Example(NamedTuple):
     characters: np.ndarray
     labels: Mapping[str, np.ndarray]
     pretrained: Any = None
+
+
+class Unread(Source):
+    """Sentences whose number alone is known."""
+
+    def __init__(self, name: str, size: int):
+        self.name, self.size = name, size
+
+    def __len__(self) -> int:
+        return self.size
 
 
 class Sentences(Source):
@@ -202,11 +220,7 @@ class SentencesTask(Task):
             raise ConfigError("task.data", f"every set has weight 0 ({', '.join(sets)}), which leaves no update for labelled sentences")
         if config.unlabelled_share == 1:
             raise ConfigError("task.unlabelled_share", "is 1, which leaves no update for labelled sentences; expected less")
-        held: dict[str, dict[str, list[Sentence]]] = {"valid": {}, "test": {}}
-        for one in sets.values():
-            for split in held:
-                if path := getattr(one, split):
-                    held[split][one.name] = one.read(path)
+        held = {split: self._read_held(sets, split) for split in HELD}
         seen = {" ".join(s.words) for split in held.values() for found in split.values() for s in found} if config.clean else set()
         train: dict[str, list[Sentence]] = {}
         rest: list[Sentence] = []
@@ -247,11 +261,33 @@ class SentencesTask(Task):
                          for split, found in splits.items()}
         if rest and config.unlabelled_share:
             self._sources["train"][UNLABELLED] = Sentences(UNLABELLED, [self._encoded(s, None) for s in rest])
+        self._sizes = {name: len(source) for name, source in self._sources["train"].items()}
         digest = hashlib.sha256(repr((self.words, self._spaces)).encode())
         for s in texts:
             digest.update(repr((s.words, s.heads, sorted(s.columns.items()))).encode())
         digest.update(self._weights.encode())
         self._fingerprint = digest.hexdigest()
+
+    def _read_held(self, sets: Mapping[str, Labelled], split: str) -> dict[str, list[Sentence]]:
+        return {one.name: one.read(path) for one in sets.values() if (path := getattr(one, split))}
+
+    @classmethod
+    def for_evaluation(cls, config: Any, seed: int, folder: Path, split: str, trained: Any) -> Task:
+        """Words, labels and their schemes are the run's own, and of the files that of `split` alone is read. Where more has changed
+        than what is evaluated, whether the words and labels are the same still is told by the training data alone."""
+        if split == "train" or _without_held(config) != _without_held(trained):
+            return cls(config, seed)
+        task = cls.without_data(config, seed, folder)
+        if task._sizes is None:  # the run is of an older version
+            return cls(config, seed)
+        task._sources = {"train": {name: Unread(name, size) for name, size in task._sizes.items()}}
+        task._held = {}
+        for name in HELD:
+            if any(getattr(one, name) for one in task._sets.values()):
+                found = task._read_held(task._sets, name) if name == split else {}
+                task._held[name] = found
+                task._sources[name] = {of: Sentences(of, [task._encoded(s, task._sets[of]) for s in some]) for of, some in found.items()}
+        return task
 
     @classmethod
     def without_data(cls, config: Any, seed: int, folder: Path) -> SentencesTask:
@@ -263,16 +299,19 @@ class SentencesTask(Task):
             task.words = list(map(str, told["words"]))
             task._spaces = {str(name): tuple(map(str, values)) for name, values in told["labels"].items()}
             task._vectors, task._width = None, int(told.get("vectors", 0))
+            task._fingerprint, task._schemes = str(told.get("fingerprint", "")), dict(told.get("schemes", {}))
+            task._sizes = {str(name): int(size) for name, size in told["sizes"].items()} if "sizes" in told else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} does not hold the words of a run of the task 'sentences' ({error})") from None
         task._sets = {name: entry(name, given) for name, given in config.data.items()}
-        task._counts, task._sources, task._fingerprint = None, {"train": dict.fromkeys([*task._sets, UNLABELLED], Sentences("", []))}, ""
+        task._counts, task._sources = None, {"train": dict.fromkeys([*task._sets, UNLABELLED], Sentences("", []))}
         task._index()
         task._read_by = task._reader(str(folder / "tokenizer" / PRETRAINED) if config.pretrained else None)
         return task
 
     def save_assets(self, folder: Path) -> None:
-        told = {"words": self.words, "labels": self._spaces, "vectors": self._width}
+        told = {"words": self.words, "labels": self._spaces, "vectors": self._width, "schemes": self._schemes, "fingerprint": self._fingerprint,
+                **({"sizes": self._sizes} if self._sizes else {})}
         (folder / "sentences.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
         if self._pretrained:  # the run goes on being usable when the other one is gone
             load_pretrained(self._pretrained).save(folder / PRETRAINED)
