@@ -403,6 +403,32 @@ def test_what_stands_in_an_evaluation_file_is_left_out_of_training():
         Order(1, {name: len(source) for name, source in made.sources("train").items()}, made.mixture())
 
 
+def test_unlabelled_text_is_cleaned_of_evaluation_sentences_too(tmp_path):
+    plain, said = tmp_path / "plain.txt", " ".join(next(read_conllu(TREEBANK["path"])).words)
+    plain.write_text(f"{said}\nanother one\n{said}\n")
+    train = tmp_path / "train.txt"
+    train.write_text("a N\n\n")
+    data = {"tiny": TREEBANK, "x": {"path": str(train), "columns": ["word", "tag"], "labels": {"tag": "tag"}}}
+    data["tiny"] = {**TREEBANK, "path": str(tmp_path / "some.conllu")}
+    (tmp_path / "some.conllu").write_text("1\ta\ta\tX\t_\t_\t0\troot\t_\t_\n\n")
+    for clean, left in ((True, 1), (False, 3)):
+        assert len(task(data=data, unlabelled=(str(plain),), clean=clean).sources("train")["unlabelled"]) == left
+    plain.write_text(said)
+    with pytest.raises(DataError, match=r"plain.txt holds no sentence .* that stands in no valid or test file \(task.clean\)"):
+        task(data=data, unlabelled=(str(plain),), clean=True)
+
+
+def test_sentences_of_empty_words_alone_are_encoded(tmp_path):
+    """WNUT-17 has empty words; a batch may hold nothing else."""
+    path = tmp_path / "x.txt"
+    path.write_text("\tO\n\tO\n\nAnn\tO\n\n")
+    made = task(data={"x": {"path": str(path), "columns": ["word", "tag"], "separator": "\t", "labels": {"tag": "tag"}}})
+    batch = made.collate([made.sources("train")["x"][0]], np.arange(1), np.zeros(1, dtype=np.int64))
+    assert batch.inputs["characters"].tolist() == [[[0], [0]]]
+    config = BuildContext(vocabulary=made.vocabulary(), inputs=made.inputs())
+    assert CnnBiLSTM(build(CnnBiLSTM, {"width": 4, "words": 4}), config)(batch.inputs, batch.mask).features.isfinite().all()
+
+
 def test_words_are_looked_up_in_lower_case_with_zeros_for_digits_and_spelled_in_bytes(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("The N\nthe N\nB12 N\nb99 N\nété N\n\n", encoding="utf-8")
@@ -535,8 +561,14 @@ def test_a_file_that_is_named_after_training_is_evaluated_with_the_runs_own_word
     (["optimizer.lr=1"], "optimizer.lr: does not change how a model is evaluated"),
     (["task.fewest=60"], "was trained on other data than task.data names now"),
     (["--average"], "holds no moving average of the weights"),
+    (["--predictions", "nodir/said"], "--predictions: there is no folder nodir for said"), (["--output", "nodir/x"], "--output: there is no folder nodir"),
+    (["--predictions", "."], "--predictions: . is a folder; expected a file"),
+    (["--predictions", "said", "--split", "train"], "--predictions: are written for valid and test; the split is train"),
+    (["--text", ""], "there is no file"), (["--text", "README.md", "--predictions", "nodir/said"], "there is no folder nodir"),
 ])
-def test_what_cannot_be_evaluated_is_one_sentence(trained, capsys, arguments, message):
+def test_what_cannot_be_evaluated_is_one_sentence_before_anything_is_evaluated(trained, capsys, arguments, message, monkeypatch):
+    for name in ("evaluate", "predict", "predict_texts"):
+        monkeypatch.setattr(f"fwk.engine.api.{name}", None)
     status, out, err = evaluated(capsys, trained, *arguments)
     assert status == 2 and not out and re.search(message, err) and len(err.strip().splitlines()) == 1
 

@@ -42,8 +42,11 @@ def _main(argv: list[str]) -> int:
     a = parser().parse_intermixed_args(argv)  # overrides may stand after flags
     from fwk.files import write_atomically
 
+    for flag, path in (("--predictions", a.predictions), ("--output", a.output)):
+        if path and (path.is_dir() or not path.parent.is_dir()):  # told before the work, not after it
+            raise ConfigError(flag, f"{path} is a folder; expected a file" if path.is_dir() else f"there is no folder {path.parent} for {path.name}")
     with disk_errors():
-        if a.text:
+        if a.text is not None:
             said = _said(a)
             if a.predictions:
                 write_atomically(a.predictions, "".join(f"{line}\n" for line in said).encode())

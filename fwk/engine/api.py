@@ -301,6 +301,10 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
             raise UserError(f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}")
         if predictions is not None and world.size > 1:
             raise UserError("--predictions: are written by one process; start it without torchrun")
+        if predictions is not None:
+            if not run.module.predictors:
+                raise UserError(f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)")
+            run.task.check_predictions(split)
         checkpoint.refuse_not_finite(found, tensors["model"], run.module)
         load_model_tensors(run.module, tensors["model"], found)
         if run.average is not None:
@@ -313,8 +317,6 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
         if predictions is not None:
             with run.average.in_place() if averaged else nullcontext():
                 said = predict(run, split)
-            if not any(said.values()):
-                raise UserError(f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)")
             for name, of in said.items():
                 target = predictions if len(said) == 1 else predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}")
                 run.task.write_predictions(split, name, of, target)

@@ -125,10 +125,15 @@ class Task:
     def save_assets(self, folder: Path) -> None:
         """Write what is needed to use a trained model elsewhere (the tokenizer) into RUN/tokenizer."""
 
+    def check_predictions(self, split: str) -> None:
+        """UserError where `write_predictions` has no form for this split, before a model has said anything."""
+        if type(self).write_predictions is Task.write_predictions:
+            raise UserError(f"task: '{type(self).__name__}' has no form in which predictions are written")
+
     def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
         """Writes what a model said of one source of a split. predictions: by label, example number in the source -> what a
-        criterion's `predict` gave for it. UserError where this task has no form for it."""
-        raise UserError(f"task: '{type(self).__name__}' has no form in which predictions are written")
+        criterion's `predict` gave for it."""
+        raise NotImplementedError
 
     def example_of(self, text: str | Sequence[str]) -> Any:
         """Optional: a raw text, or its words -> an example without labels as `collate` takes it, for `Loaded.predict`. It needs

@@ -62,8 +62,10 @@ class Labelled:
     punctuation: tuple[str, ...] = ()
 
     def read(self, path: str) -> list[Sentence]:
+        trees = TREE in self.labels.values()
         try:
-            found = list(readers.read_conllu(path) if self.format == "conllu" else readers.read_columns(path, self.columns, self.separator))
+            found = list(readers.read_conllu(path, trees) if self.format == "conllu" else
+                         readers.read_columns(path, self.columns, self.separator, trees))
         except ConfigError as error:
             raise ConfigError(f"task.data.{self.name}.{error.key}", str(error).removeprefix(f"{error.key}: ")) from None
         if not found:
@@ -239,9 +241,10 @@ class SentencesTask(Task):
             if not paths:
                 raise DataError(f"task.unlabelled: there is no file {pattern}")
             for path in paths:
-                plain = [s for s in self._unlabelled(path) if len(s.words) <= config.length]
+                plain = [s for s in self._unlabelled(path) if len(s.words) <= config.length and " ".join(s.words) not in seen]
                 if not plain:
-                    raise DataError(f"task.unlabelled: {path} holds no sentence of at most {config.length} words (task.length)")
+                    raise DataError(f"task.unlabelled: {path} holds no sentence of at most {config.length} words (task.length)"
+                                    f"{' that stands in no valid or test file (task.clean)' if seen else ''}")
                 rest += plain
         self._sets, self._held = sets, held
         self._spaces = self._label_spaces(sets, train, held)
@@ -316,11 +319,13 @@ class SentencesTask(Task):
         if self._pretrained:  # the run goes on being usable when the other one is gone
             load_pretrained(self._pretrained).save(folder / PRETRAINED)
 
+    def check_predictions(self, split: str) -> None:
+        if split not in self._held:
+            raise UserError(f"--predictions: are written for valid and test; the split is {split}")
+
     def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
         """A set of CoNLL-U as CoNLL-U; one of columns as words, other columns, what is right and what was said, which the scorers
         of CoNLL read."""
-        if split not in self._held:
-            raise UserError(f"--predictions: are written for valid and test; the split is {split}")
         one, written = self._sets[source], []
         for number, sentence in enumerate(self._held[split].get(source, [])):
             columns, heads, n = dict(sentence.columns), sentence.heads, len(sentence.words)
@@ -423,7 +428,8 @@ class SentencesTask(Task):
         words = np.array([self._word.get(normal(word, self.config.lower), UNK) for word in sentence.words], dtype=np.int32)
         longest = self.config.longest_word
         spelled = [word.encode() for word in sentence.words]
-        characters = np.zeros((len(words), min(max(map(len, spelled)), longest)), dtype=np.int16)
+        most = max(1, *map(len, spelled))  # words may be empty, and the convolutions read a character at least
+        characters = np.zeros((len(words), min(most, longest)), dtype=np.int16)
         for number, word in enumerate(spelled):
             if len(word) > longest:
                 word = word[: longest - longest // 2] + word[-(longest // 2):]
