@@ -549,11 +549,51 @@ def test_a_file_that_is_named_after_training_is_evaluated_with_the_runs_own_word
     status, out, err = evaluated(capsys, *arguments, "--predictions", tmp_path / "said")
     assert status == 0, err
     found = json.loads(out)["metrics"]
-    assert found["pos/accuracy"] == pytest.approx(wanted["pos/accuracy"]) and (tmp_path / "said.ner").exists()
+    assert found["pos/accuracy"] == pytest.approx(wanted["pos/accuracy"]) and (tmp_path / "said.ner").read_text().startswith("Ann I-PER ")
     test.write_text(text.replace("\tdet\t", "\tdetx\t", 1).replace("the", "zebra", 1))
     assert evaluated(capsys, *arguments)[0] == 0
     status, _, err = evaluated(capsys, folder, "task.data.tiny.fraction=0.5")
     assert status == 2 and "train.conllu" in err  # whether this makes other words is told by the training data
+
+
+def test_predictions_of_columns_have_what_is_right_and_what_was_said_side_by_side_last(tmp_path, capsys):
+    """Of every label, heads and relations included; the word stands once, and first."""
+    columns, path = ["_", "pos", "word", "head", "deprel", "upos"], tmp_path / "x.txt"
+    gold = list(read_conllu(TREEBANK["path"]))
+    path.write_text("".join("".join(f"- {p} {w} {h} {r} {p}\n" for p, w, h, r in zip(s.columns["upos"], s.words, s.heads, s.columns["deprel"]))
+                            + "\n" for s in gold))
+    data = {"x": {"path": str(path), "valid": str(path), "columns": columns, "labels": {"tree": "tree", "pos": "pos"}}}
+    criteria = {"pos": {"name": "cvt_tagging", "label": "pos", "students": "none"}, "tree": {"name": "cvt_parsing", "students": "none"}}
+    made = tiny_config({**SENTENCES, "task": {**SENTENCES["task"], "data": data}, "criterion": criteria, "optimizer": {"lr": 0.02},
+                        "train": {"updates": 30, "precision": "fp32"}})
+    train_briefly(made, tmp_path / "run", 30)
+    status, out, err = evaluated(capsys, tmp_path / "run", "--predictions", tmp_path / "said")
+    assert status == 0, err
+    blocks = [[line.split(" ") for line in block.splitlines()] for block in (tmp_path / "said").read_text().strip().split("\n\n")]
+    attached = labelled = scored = right = words = 0
+    for block, sentence in zip(blocks, gold, strict=True):
+        word, upos, head, head_said, deprel, deprel_said, pos, pos_said = zip(*block)
+        assert word == sentence.words and upos == pos == sentence.columns["upos"] and deprel == sentence.columns["deprel"]
+        assert tuple(map(int, head)) == sentence.heads and fault(tuple(map(int, head_said))) is None
+        for n in range(len(word)):
+            words, right = words + 1, right + (pos[n] == pos_said[n])
+            if upos[n] != "PUNCT":
+                scored, attached = scored + 1, attached + (head[n] == head_said[n])
+                labelled += (head[n], deprel[n]) == (head_said[n], deprel_said[n])
+    metrics = json.loads(out)["metrics"]
+    assert metrics["tree/uas"] == pytest.approx(attached / scored) and metrics["tree/las"] == pytest.approx(labelled / scored)
+    assert metrics["pos/accuracy"] == pytest.approx(right / words) and attached < scored
+
+
+def test_predictions_of_conllu_hold_no_gold_value(tmp_path, capsys):
+    """A scorer would count it as said: a tagger alone would have all attachments right."""
+    criteria = {"pos": {"name": "cvt_tagging", "label": "pos", "students": "none"}}
+    made = {**SENTENCES, "criterion": criteria, "train": {"updates": 1, "precision": "fp32"}}
+    train_briefly(tiny_config(made), tmp_path / "run", 1)
+    assert evaluated(capsys, tmp_path / "run", "--predictions", tmp_path / "said.conllu")[0] == 0
+    for said, gold in zip(read_conllu(tmp_path / "said.conllu"), read_conllu(TREEBANK["path"]), strict=True):
+        assert said.words == gold.words and said.heads is None and "_" not in said.columns["upos"]
+        assert all(set(said.columns[name]) == {"_"} for name in ("lemma", "xpos", "feats", "deprel"))
 
 
 @pytest.mark.parametrize("arguments, message", [

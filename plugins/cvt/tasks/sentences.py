@@ -324,30 +324,38 @@ class SentencesTask(Task):
             raise UserError(f"--predictions: are written for valid and test; the split is {split}")
 
     def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
-        """A set of CoNLL-U as CoNLL-U; one of columns as words, other columns, what is right and what was said, which the scorers
-        of CoNLL read."""
+        """A set of CoNLL-U as CoNLL-U, with what was said alone: what it is compared with is the gold file, and a gold value left in
+        place would be scored as said. One of columns as the word, the other columns, and for each label what is right and what was
+        said, which the scorers of CoNLL read."""
         one, written = self._sets[source], []
+        compared: dict[str, str] = {}  # the column of what was said -> that of what is right
         for number, sentence in enumerate(self._held[split].get(source, [])):
-            columns, heads, n = dict(sentence.columns), sentence.heads, len(sentence.words)
+            n, right = len(sentence.words), dict(sentence.columns)
+            if sentence.heads is not None:
+                right["head"] = sentence.heads
+            said: dict[str, tuple[Any, ...]] = {}  # by column; two labels of one set may be of one column
             for label, column in one.labels.items():
                 if column == TREE and f"{label}_head" in predictions:
-                    heads = tuple(predictions[f"{label}_head"][number][:n].tolist())
-                    columns["deprel"] = self._said(f"{label}_relation", predictions[f"{label}_relation"][number][:n])
+                    found = {"head": tuple(predictions[f"{label}_head"][number][:n].tolist()),
+                             "deprel": self._said(f"{label}_relation", predictions[f"{label}_relation"][number][:n])}
                 elif label in predictions:
-                    said = self._said(label, predictions[label][number][:n])
-                    if label in self._schemes:
-                        said = tags.convert(said, "BIOES", self._schemes[label])
-                    columns[column if one.format == "conllu" else f"{column} said"] = said
-            written.append(replace(sentence, columns=columns, heads=heads))
+                    tagged = self._said(label, predictions[label][number][:n])
+                    found = {column: tags.convert(tagged, "BIOES", self._schemes[label]) if label in self._schemes else tagged}
+                else:
+                    continue
+                for name, values in found.items():
+                    said[name] = values
+                    right[f"{label} said {name}"] = values
+                    compared[f"{label} said {name}"] = name
+            heads = said.pop("head", None)
+            written.append(replace(sentence, columns=said, heads=heads) if one.format == "conllu" else replace(sentence, columns=right, heads=None))
         out = io.StringIO()
         if one.format == "conllu":
             readers.write_conllu(written, out)
-        elif written:
-            columns = list(written[0].columns)
-            for column in one.labels.values():  # a scorer reads the last two: what is right, what was said
-                if f"{column} said" in columns:
-                    columns += [columns.pop(columns.index(name)) for name in (column, f"{column} said")]
-            readers.write_columns(written, ["word", *columns], out, one.separator or " ")
+        else:
+            columns = ["word", *(name for name in one.columns if name not in ("word", "_", *compared.values()))]
+            columns += [column for said, right in compared.items() for column in (right, said)]
+            readers.write_columns(written, columns, out, one.separator or " ")
         write_atomically(path, out.getvalue().encode())
 
     def _said(self, label: str, values: Tensor) -> tuple[str, ...]:
