@@ -16,7 +16,7 @@ import fwk
 from fwk import BuildContext, View, Vocabulary
 from fwk.cli.evaluate import main as evaluate_command
 from fwk.config import build
-from fwk.engine.evaluate import evaluate
+from fwk.engine.evaluate import batches_by_length, evaluate
 from fwk.engine.module import Step
 from fwk.errors import ConfigError, DataError, UserError
 from fwk.testing import _merged, batches_of, differentiate_once, gradients, tiny_config, train_briefly, trainer_of
@@ -659,6 +659,22 @@ def test_what_is_said_of_a_text_does_not_depend_on_its_batch_or_length(moved):
     loaded.module.train()
     assert loaded.predict(texts, batch=3) == loaded.predict(texts) == alone and len(alone[2]["pos"]) == 300
     assert loaded.module.training and loaded.predict([]) == []  # and it is left as it was
+
+
+def test_a_long_text_does_not_pad_short_ones_and_order_is_kept(moved, monkeypatch):
+    """Among a hundred short lines one of a thousand words would make a batch of 64 thousand words."""
+    loaded, sizes = fwk.load(moved), []
+    texts = [" ".join(["the dog sees Ann"] * (1 + n % 3)) for n in range(99)]
+    texts.insert(40, "word " * 1000)
+    texts.insert(60, "word " * 5000)
+    collate = loaded.task.collate
+    monkeypatch.setattr(loaded.task, "collate", lambda examples, *rest: sizes.append((len(examples), max(len(e.words) for e in examples)))
+                        or collate(examples, *rest))
+    monkeypatch.setattr(type(loaded.module), "predictions", lambda self, micro, step: {"pos": (micro.batch.draws, torch.zeros_like(micro.batch.tokens))})
+    said = loaded.predict(texts)
+    assert [len(one["words"]) for one in said] == [len(text.split()) for text in texts]
+    assert all(B * T <= 4096 or B == 1 for B, T in sizes) and max(B for B, _ in sizes) == 64
+    assert batches_by_length([3, 9, 3, 1], 2, 10) == [[1], [0, 2], [3]] and batches_by_length([], 2) == []
 
 
 def test_predictions_of_raw_text_are_those_of_the_evaluation_of_a_split(trained, capsys, tmp_path):

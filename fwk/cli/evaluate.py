@@ -80,7 +80,7 @@ def _said(a: argparse.Namespace) -> Iterator[str]:
         raise missing(a.text)
     loaded = load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None)
     lines = ((line, f"{a.text}:{number}") for number, line in numbered_lines(a.text) if line.strip())
-    while some := list(islice(lines, 64)):
+    while some := list(islice(lines, 1024)):  # among which like lengths find each other
         for said in predict_texts(loaded.module, loaded.task, *zip(*some)):
             yield json.dumps(said, ensure_ascii=False)
 

@@ -42,6 +42,7 @@ from fwk.tasks.base import Task
 from fwk.version import __version__
 
 # what of `train.` a finished model may be evaluated with otherwise than it was trained
+TOGETHER = 16  # batches of raw texts among which those of like lengths are looked for
 EVALUATION_KEYS = ("train.batch", "train.micro_batch", "train.device", "train.precision", "train.timeout")
 
 
@@ -256,16 +257,16 @@ class Loaded:
         return self.module.networks["main"]
 
     def predict(self, texts: Iterable[str | Sequence[str]], batch: int = 64) -> list[Any]:
-        """What the criteria say of raw texts (or of lists of words), each as the task words it; `batch` texts at a time.
-        UserError where the task reads no raw text, or no criterion predicts; DataError names a text that cannot be read."""
+        """What the criteria say of raw texts (or of lists of words), each as the task words it; `batch` texts at a time, and
+        fewer where they are long. UserError where the task reads no raw text, or no criterion predicts; DataError names a text that cannot be read."""
         if isinstance(texts, str):
             raise UserError(f"predict: expected a list of texts, got one text ({texts[:40]!r})")
         if batch < 1:
             raise UserError(f"predict: batch is {batch}, expected at least 1")
         texts, found = list(texts), []
-        for start in range(0, max(len(texts), 1), batch):
-            some = texts[start : start + batch]
-            found += predict_texts(self.module, self.task, some, [f"texts[{n}]" for n in range(start, start + len(some))])
+        for start in range(0, max(len(texts), 1), TOGETHER * batch):
+            some = texts[start : start + TOGETHER * batch]
+            found += predict_texts(self.module, self.task, some, [f"texts[{n}]" for n in range(start, start + len(some))], batch)
         return found
 
     def save(self, folder: str | Path) -> None:

@@ -140,6 +140,11 @@ class Task:
         none of the data. DataError says what is wrong with the text. Override it, and the engine reads raw text."""
         raise NotImplementedError
 
+    def source_of(self, label: str) -> str | None:
+        """The source as whose example a raw text is read where this label is predicted, for tasks that collate examples of one source
+        otherwise than those of another; None: all are alike."""
+        return None
+
     def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> Any:
         """What a model said of one raw text, for people to read and JSON to hold. predictions: by label, this text's row of what a
         criterion's `predict` gave, padding included."""

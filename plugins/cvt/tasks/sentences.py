@@ -29,7 +29,15 @@ from fwk.errors import ConfigError, DataError, UserError, nearest
 from fwk.files import write_atomically
 from fwk.keyed import fold, mix_array
 from fwk_plugins.cvt import readers, tags
-from fwk_plugins.cvt.pretrained import LABELLED_SET, UNLABELLED, OwnPieces, OwnWords, load_pretrained, weights_digest
+from fwk_plugins.cvt.pretrained import (
+    LABELLED_SET,
+    NO_SET,
+    UNLABELLED,
+    OwnPieces,
+    OwnWords,
+    load_pretrained,
+    weights_digest,
+)
 from fwk_plugins.cvt.readers import Sentence
 from fwk_plugins.cvt.scores import scored_words
 from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
@@ -380,7 +388,7 @@ class SentencesTask(Task):
         loaded = load_pretrained(run)
         task, self._weights = loaded.task, weights_digest(loaded.model)
         if isinstance(task, SentencesTask):
-            return OwnWords(task, task.example_of)
+            return OwnWords(task, task.encode)
         if loaded.tokenizer is None:
             raise ConfigError("task.pretrained", f"{run} is of the task '{loaded.config.task.name}', which reads neither words nor pieces of "
                               "words; expected a run of 'sentences' or 'mlm'")
@@ -495,12 +503,20 @@ class SentencesTask(Task):
         inputs = {"tokens": torch.from_numpy(tokens), "characters": torch.from_numpy(spelled), "unlabelled": unlabelled}
         if self._read_by:
             inputs |= self._read_by.inputs([one.pretrained for one in examples])
-            inputs[LABELLED_SET] = torch.from_numpy(sources + 1).masked_fill(unlabelled, 0)
+            sets = torch.from_numpy(sources + 1)  # the labelled sets are the first sources
+            inputs[LABELLED_SET] = sets.masked_fill(sets > len(self._sets), 0)
         return Batch(inputs=inputs, draws=torch.from_numpy(draws), mask=torch.from_numpy(mask), source=torch.from_numpy(sources),
                      labels={label: torch.from_numpy(values) for label, values in labels.items()})
 
     def example_of(self, text: str | Sequence[str]) -> Any:
         return self._encoded(Sentence(words_of(text)), None)
+
+    def source_of(self, label: str) -> str | None:
+        """The set that has the label, where sets have mixes of their own of `task.pretrained`."""
+        if not self._read_by or len(self._sets) == 1:
+            return None
+        return next((one.name for one in self._sets.values() for own, column in one.labels.items()
+                     if label == own or column == TREE and label in (f"{own}_head", f"{own}_relation")), None)
 
     def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> dict[str, Any]:
         """{words, LABEL: a tag for each word}; of a label of spans {type, start, stop, words} of each, stop being the word after
@@ -521,13 +537,10 @@ class SentencesTask(Task):
 
     def batch_of_words(self, sentences: Sequence[Sequence[str]], labelled_set: str | None = None) -> Batch:
         """Sentences of words, for a trained model. labelled_set: whose mix of `task.pretrained` they take; None: the mean."""
-        batch = self.collate([self.example_of(words) for words in sentences], np.arange(len(sentences)), np.zeros(len(sentences), dtype=np.int64))
-        if labelled_set is None or not self._read_by:
-            return batch
-        if labelled_set not in self._sets:
+        if labelled_set not in (None, *self._sets):
             raise UserError(f"there is no labelled set '{labelled_set}'{nearest(labelled_set, self._sets)}")
-        chosen = torch.full((len(sentences),), [*self._sets].index(labelled_set) + 1)
-        return replace(batch, inputs={**batch.inputs, LABELLED_SET: chosen})
+        source = NO_SET if labelled_set is None else [*self._sets].index(labelled_set)
+        return self.collate([self.example_of(words) for words in sentences], np.arange(len(sentences)), np.full(len(sentences), source))
 
     def vocabulary(self) -> Vocabulary:
         return WordVocabulary(size=len(self.words), pad=PAD, unk=UNK, special=(PAD, UNK), counts=self._counts, width=self._width,
