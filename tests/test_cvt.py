@@ -17,7 +17,7 @@ import fwk
 from fwk import BuildContext, View, Vocabulary
 from fwk.cli.evaluate import main as evaluate_command
 from fwk.config import build
-from fwk.engine.evaluate import evaluate
+from fwk.engine.evaluate import batches_by_length, evaluate
 from fwk.engine.module import Step
 from fwk.errors import ConfigError, DataError, UserError
 from fwk.testing import _merged, batches_of, differentiate_once, gradients, tiny_config, train_briefly, trainer_of
@@ -471,6 +471,32 @@ def test_what_stands_in_an_evaluation_file_is_left_out_of_training():
         Order(1, {name: len(source) for name, source in made.sources("train").items()}, made.mixture())
 
 
+def test_unlabelled_text_is_cleaned_of_evaluation_sentences_too(tmp_path):
+    plain, said = tmp_path / "plain.txt", " ".join(next(read_conllu(TREEBANK["path"])).words)
+    plain.write_text(f"{said}\nanother one\n{said}\n")
+    train = tmp_path / "train.txt"
+    train.write_text("a N\n\n")
+    data = {"tiny": TREEBANK, "x": {"path": str(train), "columns": ["word", "tag"], "labels": {"tag": "tag"}}}
+    data["tiny"] = {**TREEBANK, "path": str(tmp_path / "some.conllu")}
+    (tmp_path / "some.conllu").write_text("1\ta\ta\tX\t_\t_\t0\troot\t_\t_\n\n")
+    for clean, left in ((True, 1), (False, 3)):
+        assert len(task(data=data, unlabelled=(str(plain),), clean=clean).sources("train")["unlabelled"]) == left
+    plain.write_text(said)
+    with pytest.raises(DataError, match=r"plain.txt holds no sentence .* that stands in no valid or test file \(task.clean\)"):
+        task(data=data, unlabelled=(str(plain),), clean=True)
+
+
+def test_sentences_of_empty_words_alone_are_encoded(tmp_path):
+    """WNUT-17 has empty words; a batch may hold nothing else."""
+    path = tmp_path / "x.txt"
+    path.write_text("\tO\n\tO\n\nAnn\tO\n\n")
+    made = task(data={"x": {"path": str(path), "columns": ["word", "tag"], "separator": "\t", "labels": {"tag": "tag"}}})
+    batch = made.collate([made.sources("train")["x"][0]], np.arange(1), np.zeros(1, dtype=np.int64))
+    assert batch.inputs["characters"].tolist() == [[[0], [0]]]
+    config = BuildContext(vocabulary=made.vocabulary(), inputs=made.inputs())
+    assert CnnBiLSTM(build(CnnBiLSTM, {"width": 4, "words": 4}), config)(batch.inputs, batch.mask).features.isfinite().all()
+
+
 def test_words_are_looked_up_in_lower_case_with_zeros_for_digits_and_spelled_in_bytes(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("The N\nthe N\nB12 N\nb99 N\nété N\n\n", encoding="utf-8")
@@ -485,7 +511,8 @@ def test_spans_are_read_as_bioes_whatever_the_file_has(tmp_path):
     path = tmp_path / "ner.txt"
     path.write_text("a B-PER\nb I-PER\nc O\nd B-LOC\n\n" * 3)
     made = task(data={"ner": {"path": str(path), "columns": ["word", "tag"], "labels": {"ner": {"spans": "tag"}}}})
-    assert made.labels()["ner"] == ("B-PER", "E-PER", "O", "S-LOC")
+    ours = {f"{prefix}-{kind}" for prefix in "BIES" for kind in ("LOC", "PER")} | {"O"}  # those that training never saw too
+    assert made.labels()["ner"] == tuple(sorted(ours))
 
 
 def test_spans_are_scored_in_evaluation_as_conlleval_scores_them(tmp_path):
@@ -569,13 +596,88 @@ def test_predictions_are_trees_that_score_as_the_metrics_say(trained, capsys, tm
     assert metrics["tree/las"] == pytest.approx(labelled / scored)
 
 
+def test_a_file_that_is_named_after_training_is_evaluated_with_the_runs_own_words_and_without_its_training_data(tmp_path, capsys):
+    """Its sentences stand in training too, one of its words is in the file of vectors, and one of its relations is new."""
+    folder, train = tmp_path / "run", tmp_path / "train.conllu"
+    text = Path(TREEBANK["path"]).read_text()
+    train.write_text(text)
+    (tmp_path / "vectors.txt").write_text("the 1 2 3\nzebra 1 1 1\n")
+    (tmp_path / "ner.txt").write_text("Ann B-PER\nBo I-PER\nsees O\n\nCy B-PER\n\n" * 9)
+    data = {"tiny": {**TREEBANK, "path": str(train), "valid": None, "fraction": 1.0},
+            "ner": {"path": str(tmp_path / "ner.txt"), "columns": ["word", "tag"], "labels": {"ner": {"spans": "tag"}}}}
+    train_briefly(config_of(task={"data": data, "clean": True, "vectors": str(tmp_path / "vectors.txt"), "unlabelled": [str(tmp_path / "ner.txt")]},
+                            model={"words": 3}, criterion={"ner": {"name": "cvt_tagging", "label": "ner", "students": "none"}},
+                            train={"updates": 2, "precision": "fp32"}), folder, 2)
+    wanted = json.loads(evaluated(capsys, folder, "--split", "train")[1])["metrics"]
+    test, spans = tmp_path / "test.conllu", tmp_path / "spans.txt"
+    test.write_text(text)
+    spans.write_text("Ann I-PER\n\n")
+    arguments = [folder, f"task.data.tiny.test={test}", f"task.data.ner.test={spans}", "--split", "test"]
+    for path in (train, tmp_path / "vectors.txt", tmp_path / "ner.txt"):
+        path.unlink()
+    status, out, err = evaluated(capsys, *arguments, "--predictions", tmp_path / "said")
+    assert status == 0, err
+    found = json.loads(out)["metrics"]
+    assert found["pos/accuracy"] == pytest.approx(wanted["pos/accuracy"]) and (tmp_path / "said.ner").read_text().startswith("Ann I-PER ")
+    test.write_text(text.replace("\tdet\t", "\tdetx\t", 1).replace("the", "zebra", 1))
+    assert evaluated(capsys, *arguments)[0] == 0
+    status, _, err = evaluated(capsys, folder, "task.data.tiny.fraction=0.5")
+    assert status == 2 and "train.conllu" in err  # whether this makes other words is told by the training data
+
+
+def test_predictions_of_columns_have_what_is_right_and_what_was_said_side_by_side_last(tmp_path, capsys):
+    """Of every label, heads and relations included; the word stands once, and first."""
+    columns, path = ["_", "pos", "word", "head", "deprel", "upos"], tmp_path / "x.txt"
+    gold = list(read_conllu(TREEBANK["path"]))
+    path.write_text("".join("".join(f"- {p} {w} {h} {r} {p}\n" for p, w, h, r in zip(s.columns["upos"], s.words, s.heads, s.columns["deprel"]))
+                            + "\n" for s in gold))
+    data = {"x": {"path": str(path), "valid": str(path), "columns": columns, "labels": {"tree": "tree", "pos": "pos"}}}
+    criteria = {"pos": {"name": "cvt_tagging", "label": "pos", "students": "none"}, "tree": {"name": "cvt_parsing", "students": "none"}}
+    made = tiny_config({**SENTENCES, "task": {**SENTENCES["task"], "data": data}, "criterion": criteria, "optimizer": {"lr": 0.02},
+                        "train": {"updates": 30, "precision": "fp32"}})
+    train_briefly(made, tmp_path / "run", 30)
+    status, out, err = evaluated(capsys, tmp_path / "run", "--predictions", tmp_path / "said")
+    assert status == 0, err
+    blocks = [[line.split(" ") for line in block.splitlines()] for block in (tmp_path / "said").read_text().strip().split("\n\n")]
+    attached = labelled = scored = right = words = 0
+    for block, sentence in zip(blocks, gold, strict=True):
+        word, upos, head, head_said, deprel, deprel_said, pos, pos_said = zip(*block)
+        assert word == sentence.words and upos == pos == sentence.columns["upos"] and deprel == sentence.columns["deprel"]
+        assert tuple(map(int, head)) == sentence.heads and fault(tuple(map(int, head_said))) is None
+        for n in range(len(word)):
+            words, right = words + 1, right + (pos[n] == pos_said[n])
+            if upos[n] != "PUNCT":
+                scored, attached = scored + 1, attached + (head[n] == head_said[n])
+                labelled += (head[n], deprel[n]) == (head_said[n], deprel_said[n])
+    metrics = json.loads(out)["metrics"]
+    assert metrics["tree/uas"] == pytest.approx(attached / scored) and metrics["tree/las"] == pytest.approx(labelled / scored)
+    assert metrics["pos/accuracy"] == pytest.approx(right / words) and attached < scored
+
+
+def test_predictions_of_conllu_hold_no_gold_value(tmp_path, capsys):
+    """A scorer would count it as said: a tagger alone would have all attachments right."""
+    criteria = {"pos": {"name": "cvt_tagging", "label": "pos", "students": "none"}}
+    made = {**SENTENCES, "criterion": criteria, "train": {"updates": 1, "precision": "fp32"}}
+    train_briefly(tiny_config(made), tmp_path / "run", 1)
+    assert evaluated(capsys, tmp_path / "run", "--predictions", tmp_path / "said.conllu")[0] == 0
+    for said, gold in zip(read_conllu(tmp_path / "said.conllu"), read_conllu(TREEBANK["path"]), strict=True):
+        assert said.words == gold.words and said.heads is None and "_" not in said.columns["upos"]
+        assert all(set(said.columns[name]) == {"_"} for name in ("lemma", "xpos", "feats", "deprel"))
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--split", "dev"], "--split: the task has no split 'dev'; it has train, valid"),
     (["optimizer.lr=1"], "optimizer.lr: does not change how a model is evaluated"),
     (["task.fewest=60"], "was trained on other data than task.data names now"),
     (["--average"], "holds no moving average of the weights"),
+    (["--predictions", "nodir/said"], "--predictions: there is no folder nodir for said"), (["--output", "nodir/x"], "--output: there is no folder nodir"),
+    (["--predictions", "."], "--predictions: . is a folder; expected a file"),
+    (["--predictions", "said", "--split", "train"], "--predictions: are written for valid and test; the split is train"),
+    (["--text", ""], "there is no file"), (["--text", "README.md", "--predictions", "nodir/said"], "there is no folder nodir"),
 ])
-def test_what_cannot_be_evaluated_is_one_sentence(trained, capsys, arguments, message):
+def test_what_cannot_be_evaluated_is_one_sentence_before_anything_is_evaluated(trained, capsys, arguments, message, monkeypatch):
+    for name in ("evaluate", "predict", "predict_texts"):
+        monkeypatch.setattr(f"fwk.engine.api.{name}", None)
     status, out, err = evaluated(capsys, trained, *arguments)
     assert status == 2 and not out and re.search(message, err) and len(err.strip().splitlines()) == 1
 
@@ -603,7 +705,7 @@ def moved(tmp_path_factory) -> Path:
     train_briefly(config_of(task={"data": data}, criterion={
         **{label: {"students": "none", "auxiliary_labels": False} for label in ("pos", "tree")},
         "ner": {"name": "cvt_tagging", "label": "ner", "students": "none"}},
-        train={"updates": 60, "precision": "fp32"}, optimizer={"lr": 0.02}), folder / "run", 60)
+        train={"updates": 120, "precision": "fp32"}, optimizer={"lr": 0.02}), folder / "run", 120)
     treebank.unlink()
     names.unlink()
     return folder / "run"
@@ -626,6 +728,22 @@ def test_what_is_said_of_a_text_does_not_depend_on_its_batch_or_length(moved):
     loaded.module.train()
     assert loaded.predict(texts, batch=3) == loaded.predict(texts) == alone and len(alone[2]["pos"]) == 300
     assert loaded.module.training and loaded.predict([]) == []  # and it is left as it was
+
+
+def test_a_long_text_does_not_pad_short_ones_and_order_is_kept(moved, monkeypatch):
+    """Among a hundred short lines one of a thousand words would make a batch of 64 thousand words."""
+    loaded, sizes = fwk.load(moved), []
+    texts = [" ".join(["the dog sees Ann"] * (1 + n % 3)) for n in range(99)]
+    texts.insert(40, "word " * 1000)
+    texts.insert(60, "word " * 5000)
+    collate = loaded.task.collate
+    monkeypatch.setattr(loaded.task, "collate", lambda examples, *rest: sizes.append((len(examples), max(len(e.words) for e in examples)))
+                        or collate(examples, *rest))
+    monkeypatch.setattr(type(loaded.module), "predictions", lambda self, micro, step: {"pos": (micro.batch.draws, torch.zeros_like(micro.batch.tokens))})
+    said = loaded.predict(texts)
+    assert [len(one["words"]) for one in said] == [len(text.split()) for text in texts]
+    assert all(B * T <= 4096 or B == 1 for B, T in sizes) and max(B for B, _ in sizes) == 64
+    assert batches_by_length([3, 9, 3, 1], 2, 10) == [[1], [0, 2], [3]] and batches_by_length([], 2) == []
 
 
 def test_predictions_of_raw_text_are_those_of_the_evaluation_of_a_split(trained, capsys, tmp_path):

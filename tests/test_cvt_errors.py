@@ -109,6 +109,14 @@ def pruned(config):
     return config
 
 
+def test_what_is_no_tree_is_read_where_no_tree_is_asked_for(folder, tmp_path):
+    changes = {"task": {"data": {"tiny": {"path": str(folder / "cyclic.conllu"), "labels": {"pos": "upos", "tree": None}}}}, "criterion": {"tree": None}}
+    made = pruned(_merged(BASE, changes))
+    del made["task"]["data"]["tiny"]["labels"]["tree"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
+    assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0
+
+
 def test_the_smallest_fraction_keeps_one_sentence(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(_merged(BASE, treebank(fraction=1e-9))))
     assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0

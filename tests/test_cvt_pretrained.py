@@ -11,6 +11,7 @@ import torch
 from cases import CASES, SENTENCES, TREEBANK
 
 import fwk
+from fwk import View
 from fwk.cli.evaluate import main as evaluate_command
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.testing import (
@@ -28,6 +29,7 @@ from fwk.testing import (
     trainer_of,
 )
 from fwk_plugins.cvt.pretrained import OwnPieces, ScalarMix, lay_out, layers
+from fwk_plugins.cvt.readers import read_conllu
 
 CASE = CASES["tagger and parser that are imitated"]
 TEXT = "the dog sees the cat .\nAnn likes Bo , and 12 birds sing .\n\n" * 30
@@ -246,6 +248,28 @@ def test_two_labelled_sets_have_mixes_of_their_own_and_sentences_say_whose_they_
             assert torch.equal(sets == 0, told) and torch.equal(sets[~told], batch.source[~told] + 1)
             kinds |= set(sets.tolist())
         assert kinds == {0, 1, 2}
+
+
+def test_of_raw_text_each_label_is_predicted_with_the_mix_of_the_set_that_has_it(runs, tmp_path):
+    """As the sets' own sentences are, in the order of the sets and in the other one."""
+    data = {"a": {**TREEBANK, "labels": {"pos": "upos"}}, "b": {**TREEBANK, "labels": {"other": "xpos", "tree": "tree"}}}
+    criteria = {label: {"name": "cvt_tagging", "label": label, "students": "none"} for label in ("pos", "other")}
+    config = tiny_config({**SENTENCES, "task": {**SENTENCES["task"], "data": data, "pretrained": str(runs / "words")}, "optimizer": {"lr": 0.05},
+                          "criterion": {**criteria, "tree": {"name": "cvt_parsing", "students": "none"}}, "train": {"updates": 2, "precision": "fp32"}})
+    train_briefly(config, tmp_path / "run", 2)
+    loaded = fwk.load(tmp_path / "run")
+    with torch.no_grad():  # mixes that could hardly differ more
+        loaded.model.mixed.mix.gamma.copy_(torch.tensor([30.0, -30.0]))
+    words = [sentence.words for sentence in read_conllu(TREEBANK["path"])]
+    said = loaded.predict(words)
+    for label, of in (("pos", "a"), ("other", "b")):
+        for sentence, one in zip(words, said, strict=True):
+            batch = loaded.task.batch_of_words([sentence], of)
+            features = loaded.model(batch.inputs, batch.mask)
+            values = loaded.module.criteria[label].primary(View(name="x", encoded=features, inputs=batch.inputs, mask=batch.mask, draws=batch.draws)).argmax(-1)[0]
+            assert one[label] == [loaded.task.labels()[label][value] for value in values.tolist()]
+    assert said != fwk.load(tmp_path / "run").predict(words)
+    assert all(loaded.task.source_of(label) == of for label, of in (("pos", "a"), ("tree_head", "b"), ("tree_relation", "b")))
 
 
 def test_other_weights_are_other_data(runs, tmp_path):

@@ -79,10 +79,14 @@ def test_loading_takes_the_weights_or_their_average(tmp_path):
     train_briefly(config_of({"train": {"precision": "fp32"}}), tmp_path / "with")
     tensors, _ = read_checkpoint(find_checkpoint(tmp_path / "with"))
     name = "networks.main.layers.0.inner.weight"
-    for average, which in ((False, "model"), (True, "average")):
+    for average, which in ((False, "model"), (True, "average"), (None, "average")):
         module = fwk.load(tmp_path / "with", average=average).module
         assert torch.equal(module.get_parameter(name), tensors[which][name])
     assert not torch.equal(tensors["model"][name], tensors["average"][name])
+    train_briefly(config_of({"train": {"evaluate_average": False, "precision": "fp32"}}), tmp_path / "unused")
+    assert torch.equal(fwk.load(tmp_path / "unused").module.get_parameter(name), read_checkpoint(find_checkpoint(tmp_path / "unused"))[0]["model"][name])
+    fwk.load(tmp_path / "with").save(tmp_path / "copy")
+    assert torch.equal(fwk.load(tmp_path / "copy").module.get_parameter(name), tensors["average"][name])
     train_briefly(config_of({"train": {"ema": 0.0, "evaluate_average": False}}), tmp_path / "without")
     with pytest.raises(CheckpointError, match="holds no moving average"):
         fwk.load(tmp_path / "without", average=True)

@@ -30,7 +30,8 @@ class Parser(argparse.ArgumentParser):
 def add_model(parser: argparse.ArgumentParser) -> None:
     """A trained model, and how it is loaded: `model`, `--average`, `--user-dir`."""
     parser.add_argument("model", metavar="RUN", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("--average", action="store_true", help="take the moving average of the weights (train.ema)")
+    parser.add_argument("--average", action="store_true", help="take the moving average of the weights (train.ema), also where "
+                        "train.evaluate_average is false")
     parser.add_argument("--user-dir", action="append", default=[], metavar="DIR", help="plugins of your own")
 
 

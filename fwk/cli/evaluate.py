@@ -42,8 +42,11 @@ def _main(argv: list[str]) -> int:
     a = parser().parse_intermixed_args(argv)  # overrides may stand after flags
     from fwk.files import write_atomically
 
+    for flag, path in (("--predictions", a.predictions), ("--output", a.output)):
+        if path and (path.is_dir() or not path.parent.is_dir()):  # told before the work, not after it
+            raise ConfigError(flag, f"{path} is a folder; expected a file" if path.is_dir() else f"there is no folder {path.parent} for {path.name}")
     with disk_errors():
-        if a.text:
+        if a.text is not None:
             said = _said(a)
             if a.predictions:
                 write_atomically(a.predictions, "".join(f"{line}\n" for line in said).encode())
@@ -75,9 +78,9 @@ def _said(a: argparse.Namespace) -> Iterator[str]:
 
     if a.text != "-" and not os.path.exists(a.text):
         raise missing(a.text)
-    loaded = load(a.model, user_dirs=tuple(a.user_dir), average=a.average)
+    loaded = load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None)
     lines = ((line, f"{a.text}:{number}") for number, line in numbered_lines(a.text) if line.strip())
-    while some := list(islice(lines, 64)):
+    while some := list(islice(lines, 1024)):  # among which like lengths find each other
         for said in predict_texts(loaded.module, loaded.task, *zip(*some)):
             yield json.dumps(said, ensure_ascii=False)
 

@@ -38,7 +38,7 @@ def _main(argv: list[str]) -> int:
     from fwk.hf.exporting import export
 
     with disk_errors():
-        made = export(load(a.model, user_dirs=tuple(a.user_dir), average=a.average), a.folder, a.by, a.family, a.overwrite)
+        made = export(load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None), a.folder, a.by, a.family, a.overwrite)
     if not a.quiet:
         by = made.pop("by")
         print(f"{a.folder}: {made.pop('class')}" + ("" if by == "encoder" else f", with the head of '{by}'"))

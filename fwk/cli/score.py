@@ -113,7 +113,7 @@ def _scorer(a: argparse.Namespace, settings: dict[str, Any]) -> Any:
 
     if a.threads:
         torch.set_num_threads(a.threads)
-    return Scorer(load(a.model, user_dirs=tuple(a.user_dir), average=a.average), a.by, settings, a.tokens,
+    return Scorer(load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None), a.by, settings, a.tokens,
                   choose_device(a.device, 0), a.precision)
 
 
@@ -125,7 +125,7 @@ def _identity(a: argparse.Namespace, scorer: Any, files: Sequence[str]) -> dict[
 
     mode = next(name for name in ("text", "pairs", "dev") if getattr(a, name))
     return {"format": 1, "mode": mode, "model": digest(scorer.loaded.folder / "manifest.json"), "by": scorer.by, "options": asdict(scorer.options),
-            "files": [file_identity(file) for file in files], "average": a.average, "precision": a.precision, "cut": a.cut,
+            "files": [file_identity(file) for file in files], "average": a.average or scorer.loaded.config.train.evaluate_average, "precision": a.precision, "cut": a.cut,
             "normalise": a.normalise, "per_token": a.per_token, "tokens": a.tokens}
 
 

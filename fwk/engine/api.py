@@ -38,9 +38,11 @@ from fwk.models.base import Encoder
 from fwk.plugins import load_plugins
 from fwk.plugins import provenance as plugin_provenance
 from fwk.reporting.environment import describe_environment
+from fwk.tasks.base import Task
 from fwk.version import __version__
 
 # what of `train.` a finished model may be evaluated with otherwise than it was trained
+TOGETHER = 16  # batches of raw texts among which those of like lengths are looked for
 EVALUATION_KEYS = ("train.batch", "train.micro_batch", "train.device", "train.precision", "train.timeout")
 
 
@@ -126,8 +128,8 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
     return Finished(folder, status, 0 if status == "finished" else stop.exit_status, this.update, this.last_metrics)
 
 
-def build_run(config: RunConfig, folder: Path, hooks: Any, world: World) -> Run:
-    task = config.task.cls(config.task.config, config.seed)
+def build_run(config: RunConfig, folder: Path, hooks: Any, world: World, task: Task | None = None) -> Run:
+    task = task or config.task.cls(config.task.config, config.seed)
     if "train" not in task.splits():
         raise UserError(f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}")
     sizes = {name: len(source) for name, source in task.sources("train").items()}
@@ -255,16 +257,16 @@ class Loaded:
         return self.module.networks["main"]
 
     def predict(self, texts: Iterable[str | Sequence[str]], batch: int = 64) -> list[Any]:
-        """What the criteria say of raw texts (or of lists of words), each as the task words it; `batch` texts at a time.
-        UserError where the task reads no raw text, or no criterion predicts; DataError names a text that cannot be read."""
+        """What the criteria say of raw texts (or of lists of words), each as the task words it; `batch` texts at a time, and
+        fewer where they are long. UserError where the task reads no raw text, or no criterion predicts; DataError names a text that cannot be read."""
         if isinstance(texts, str):
             raise UserError(f"predict: expected a list of texts, got one text ({texts[:40]!r})")
         if batch < 1:
             raise UserError(f"predict: batch is {batch}, expected at least 1")
         texts, found = list(texts), []
-        for start in range(0, max(len(texts), 1), batch):
-            some = texts[start : start + batch]
-            found += predict_texts(self.module, self.task, some, [f"texts[{n}]" for n in range(start, start + len(some))])
+        for start in range(0, max(len(texts), 1), TOGETHER * batch):
+            some = texts[start : start + TOGETHER * batch]
+            found += predict_texts(self.module, self.task, some, [f"texts[{n}]" for n in range(start, start + len(some))], batch)
         return found
 
     def save(self, folder: str | Path) -> None:
@@ -281,8 +283,8 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
     """Evaluates a checkpoint, or a run's newest whole one, on a split of its task: {checkpoint, update, split, metrics}.
 
     overrides: `task.KEY=VALUE`, `train.batch` and the like, over the run's own config. predictions: a file for what the model
-    says; with several sources in the split, a file for each, its name before the suffix. Other data than the run was trained
-    on have other words and labels: CheckpointError.
+    says; with several sources in the split, a file for each, its name before the suffix. Other training data than the run's have other
+    words and labels: CheckpointError.
     """
     for key in (override.split("=")[0].split(".") for override in overrides):
         if key[0] != "task" and ".".join(key) not in EVALUATION_KEYS:
@@ -291,13 +293,19 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
     folder = found.parent.parent
     config = replace(config, hooks={})
     with process_group(config.train.device, config.train.timeout) as world:
-        run = build_run(config, folder, hooks, world)
+        trained = configuration.read(folder / "config.yaml", user_dirs) if overrides else config
+        task = config.task.cls.for_evaluation(config.task.config, config.seed, folder, split, trained.task.config)
+        run = build_run(config, folder, hooks, world, task)
         if run.task.fingerprint() != state["fingerprint"]:
             raise CheckpointError(f"{found} was trained on other data than task.data names now, which may have other words and labels")
         if split not in run.task.splits():
             raise UserError(f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}")
         if predictions is not None and world.size > 1:
             raise UserError("--predictions: are written by one process; start it without torchrun")
+        if predictions is not None:
+            if not run.module.predictors:
+                raise UserError(f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)")
+            run.task.check_predictions(split)
         checkpoint.refuse_not_finite(found, tensors["model"], run.module)
         load_model_tensors(run.module, tensors["model"], found)
         if run.average is not None:
@@ -310,8 +318,6 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
         if predictions is not None:
             with run.average.in_place() if averaged else nullcontext():
                 said = predict(run, split)
-            if not any(said.values()):
-                raise UserError(f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)")
             for name, of in said.items():
                 target = predictions if len(said) == 1 else predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}")
                 run.task.write_predictions(split, name, of, target)
@@ -332,10 +338,12 @@ def _opened(path: str | Path, user_dirs: Sequence[str], average: bool, overrides
     return found, tensors, state, config, load_plugins(config.user_dirs)
 
 
-def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool = False) -> Loaded:
+def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None = None) -> Loaded:
     """A checkpoint, or a run (its newest whole checkpoint) -> model, tokenizer and config, on the CPU. average: take
-    the moving average of the weights (train.ema)."""
-    found, tensors, state, config, _ = _opened(path, user_dirs, average)
+    the moving average of the weights (train.ema); None: where the run was evaluated with it (train.evaluate_average)."""
+    found, tensors, state, config, _ = _opened(path, user_dirs, bool(average))
+    if average is None:  # a copy that `Loaded.save` wrote holds the chosen weights alone
+        average = config.train.evaluate_average and "average" in tensors
     task = config.task.cls.without_data(config.task.config, config.seed, found.parent.parent)
     module = build_module(config, task)
     checkpoint.refuse_not_finite(found, tensors["model"], module)

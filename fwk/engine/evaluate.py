@@ -22,6 +22,8 @@ from fwk.views import Batch
 if TYPE_CHECKING:
     from fwk.engine.run import Run
 
+POSITIONS = 4096  # of a batch of raw texts, padding included: a parser of words keeps several numbers for each pair of positions
+
 
 @torch.no_grad()
 def evaluate(run: Run, split: str, stop: Any = False) -> dict[str, float] | None:
@@ -55,8 +57,9 @@ def evaluate(run: Run, split: str, stop: Any = False) -> dict[str, float] | None
 
 @torch.no_grad()
 def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dict[int, Any]]]:
-    """What the model says of a split, in one process: by source and label, example number -> its value (on the CPU)."""
-    module = run.module.eval()
+    """What the model says of a split, in one process: by source and label, example number -> its value (on the CPU). examples: at a
+    time, at most, and no more than evaluation has."""
+    module, examples = run.module.eval(), min(examples, run.config.train.micro_batch or run.config.train.batch)
     step = Step(update=run.update, progress=run.progress, split=split)
     bounds, start = {}, 0
     for name, source in run.task.sources(split).items():
@@ -74,47 +77,69 @@ def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dic
 
 
 @torch.no_grad()
-def predict_texts(module: ObjectiveModule, task: Task, texts: Sequence[Any], places: Sequence[str]) -> list[Any]:
-    """What the model says of raw texts in one batch, as the task words it. places: of each text, for errors.
-
-    A criterion may look at examples of some sources alone, and a raw text is of none: the texts are shown as examples of one
-    source after the other, until all criteria that predict have seen all of them.
-    """
+def predict_texts(module: ObjectiveModule, task: Task, texts: Sequence[Any], places: Sequence[str], batch: int = 64) -> list[Any]:
+    """What the model says of raw texts, as the task words it. places: of each text, for errors. batch: how many at a time, at most;
+    texts of like lengths stand together."""
     if type(task).example_of is Task.example_of:
         raise UserError(f"'{type(task).__name__}' reads no raw text (`Task.example_of`)")
     if not module.predictors:
         raise UserError(f"no criterion of this model predicts anything (`Criterion.predict`); it has {', '.join(module.criteria)}")
-    if not texts:
-        return []
-    examples = [_example(module, task, text, place) for text, place in zip(texts, places)]
-    step, draws, was_training = Step(split="text"), np.arange(len(texts)), module.training
-    found: list[dict[str, Tensor]] = [{} for _ in texts]
+    examples, lengths = zip(*(_example(module, task, text, place) for text, place in zip(texts, places))) if texts else ((), ())
+    found: dict[int, dict[str, Tensor]] = {}
+    was_training = module.training
     module.eval()
     try:
-        for source in range(len(task.source_names())):
-            batch = task.collate(examples, draws, np.full(len(texts), source))
-            said = module.predictions(module.begin(batch, 0, step, module.anchor.device), step)
-            for label, (rows, values) in said.items():
-                for row, value in zip(rows.tolist(), values.cpu()):
-                    found[row].setdefault(label, value)
-            if all(said.keys() <= own.keys() for own in found):
-                break
+        for rows in batches_by_length(lengths, batch):
+            found |= zip(rows, _said(module, task, [examples[row] for row in rows]))
     finally:
         module.train(was_training)
-    return [task.readable(text, own) for text, own in zip(texts, found)]
+    return [task.readable(text, found[row]) for row, text in enumerate(texts)]
 
 
-def _example(module: ObjectiveModule, task: Task, text: Any, place: str) -> Any:
-    """DataError names the place of what the task or the networks cannot read."""
+def batches_by_length(lengths: Sequence[int], most: int, positions: int = POSITIONS) -> list[list[int]]:
+    """Texts by number in batches of at most `most`, each of at most so many positions with its padding, or of one text. The
+    longest come first, so that memory that is too small is told at once."""
+    found: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        if found and len(found[-1]) < most and (len(found[-1]) + 1) * lengths[found[-1][0]] <= positions:
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def _said(module: ObjectiveModule, task: Task, examples: Sequence[Any]) -> list[dict[str, Tensor]]:
+    """What the criteria say of a batch of raw texts: of each, by label.
+
+    A criterion may look at examples of some sources alone, and a raw text is of none: the texts are shown as examples of one
+    source after the other, until all criteria that predict have seen all of them, each label in the source that it is of.
+    """
+    step, draws, names = Step(split="text"), np.arange(len(examples)), task.source_names()
+    found: list[dict[str, Tensor]] = [{} for _ in examples]
+    for source, name in enumerate(names):
+        batch = task.collate(examples, draws, np.full(len(examples), source))
+        said = module.predictions(module.begin(batch, 0, step, module.anchor.device), step)
+        best = {label: task.source_of(label) for label in said}
+        for label, (rows, values) in said.items():
+            for row, value in zip(rows.tolist(), values.cpu()):
+                if best[label] == name or label not in found[row]:
+                    found[row][label] = value
+        if all(said.keys() <= own.keys() for own in found) and not set(best.values()) & set(names[source + 1 :]):
+            break
+    return found
+
+
+def _example(module: ObjectiveModule, task: Task, text: Any, place: str) -> tuple[Any, int]:
+    """An example and how many positions it has. DataError names the place of what the task or the networks cannot read."""
     try:
         example = task.example_of(text)
     except DataError as error:
         raise DataError(f"{place}: {error}") from None
-    if module.longest:
-        mask = task.collate([example], np.arange(1), np.zeros(1, dtype=np.int64)).mask
-        if mask is not None and (long := int(mask.sum())) > module.longest:
-            raise DataError(f"{place}: the text has {long:,} positions, more than the {module.longest:,} that the model reads")
-    return example
+    mask = task.collate([example], np.arange(1), np.zeros(1, dtype=np.int64)).mask
+    length = int(mask.sum()) if mask is not None else 1
+    if 0 < module.longest < length:
+        raise DataError(f"{place}: the text has {length:,} positions, more than the {module.longest:,} that the model reads")
+    return example, length
 
 
 def _measure(run: Run, batches: Iterable[Batch], step: Step, meters: Meters, weights: dict[str, float]) -> None:

@@ -51,6 +51,14 @@ class Task:
         using a trained model where its data is not. By default the task is made as in training."""
         return cls(config, seed)
 
+    @classmethod
+    def for_evaluation(cls, config: Any, seed: int, folder: Path, split: str, trained: Any) -> Task:
+        """A task that evaluates the run in FOLDER on one split; of the others it need not read an example. trained: what `config`
+        was in training. By default the task is made as in training. One that reads `split` alone takes what training data
+        decide (words, labels) from the assets in FOLDER/tokenizer, its sources of `train` have the sizes that they had, and its
+        `fingerprint` is that of the data trained on."""
+        return cls(config, seed)
+
     def splits(self) -> tuple[str, ...]:
         """Names of the splits there are; `train` is the one trained on."""
         raise NotImplementedError
@@ -117,15 +125,25 @@ class Task:
     def save_assets(self, folder: Path) -> None:
         """Write what is needed to use a trained model elsewhere (the tokenizer) into RUN/tokenizer."""
 
+    def check_predictions(self, split: str) -> None:
+        """UserError where `write_predictions` has no form for this split, before a model has said anything."""
+        if type(self).write_predictions is Task.write_predictions:
+            raise UserError(f"task: '{type(self).__name__}' has no form in which predictions are written")
+
     def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
         """Writes what a model said of one source of a split. predictions: by label, example number in the source -> what a
-        criterion's `predict` gave for it. UserError where this task has no form for it."""
-        raise UserError(f"task: '{type(self).__name__}' has no form in which predictions are written")
+        criterion's `predict` gave for it."""
+        raise NotImplementedError
 
     def example_of(self, text: str | Sequence[str]) -> Any:
         """Optional: a raw text, or its words -> an example without labels as `collate` takes it, for `Loaded.predict`. It needs
         none of the data. DataError says what is wrong with the text. Override it, and the engine reads raw text."""
         raise NotImplementedError
+
+    def source_of(self, label: str) -> str | None:
+        """The source as whose example a raw text is read where this label is predicted, for tasks that collate examples of one source
+        otherwise than those of another; None: all are alike."""
+        return None
 
     def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> Any:
         """What a model said of one raw text, for people to read and JSON to hold. predictions: by label, this text's row of what a

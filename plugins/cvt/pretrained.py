@@ -6,7 +6,8 @@ set k one of its own:
     mix_k = gamma_k * sum_j softmax(s_k)_j h_j
 
 gamma_k, s_k: `ScalarMix.gamma` [S], `ScalarMix.scalars` [S, J]; they begin at 1 and 0. h_j: layers of the encoder, see `layers`.
-A sentence without labels is of no set, and takes the mean of all mixes, from which each of them learns.
+A sentence without labels is of no set, and takes the mean of all mixes, from which each of them learns. Of a raw text each label
+is predicted with the mix of the set that has the label.
 
 Deviations: no layer norm of h_j, and no penalty on s_k but the optimizer's weight decay, which draws towards the plain mean. Of a
 bidirectional LSTM the two layers are mixed; what it embeds, which is narrower, is not.
@@ -32,7 +33,8 @@ from fwk.errors import CheckpointError, ConfigError
 UNLABELLED = "unlabelled"  # the source of sentences without labels
 OWN = "pretrained_"  # begins the names of inputs that the pretrained encoder reads
 PIECES = OWN + "pieces"
-LABELLED_SET = "labelled_set"  # input int64 [B]: from 1, in the order of `task.data`; 0: no labels
+LABELLED_SET = "labelled_set"  # input int64 [B]: from 1, in the order of `task.data`; 0: none of them
+NO_SET = -1  # the source of an example that is of none
 
 
 def load_pretrained(run: str) -> Any:
@@ -63,8 +65,8 @@ class OwnWords:
 
     def inputs(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """Those of the other task's batch, each [B, ...], under their names behind `OWN`."""
-        nothing = np.zeros(len(examples), dtype=np.int64)
-        return {OWN + name: value for name, value in self.task.collate(examples, nothing, nothing).inputs.items()}
+        draws = np.arange(len(examples))
+        return {OWN + name: value for name, value in self.task.collate(examples, draws, np.full(len(examples), NO_SET)).inputs.items()}
 
     def shapes(self, length: int) -> dict[str, tuple[int, ...]]:
         return {OWN + name: (length, *shape[1:]) if shape else () for name, shape in self.task.inputs().items()}

@@ -29,7 +29,7 @@ Row = tuple[int, list[str]]  # the line's number, its fields
 
 @dataclass(frozen=True)
 class Sentence:
-    """columns: by name, one value a word. heads: numbers of words, from 1, or 0 for ROOT; they make a tree with one root.
+    """columns: by name, one value a word. heads: numbers of words, from 1, or 0 for ROOT; where trees were asked for, one with one root.
     place: file:line of the first word."""
 
     words: tuple[str, ...]
@@ -56,9 +56,9 @@ def fault(heads: Sequence[int]) -> tuple[int, str] | None:
     return None
 
 
-def read_conllu(path: str | os.PathLike[str]) -> Iterator[Sentence]:
+def read_conllu(path: str | os.PathLike[str], trees: bool = True) -> Iterator[Sentence]:
     """Sentences of a CoNLL-U file, with the columns `KEPT`. Multiword tokens, empty nodes and comments are left out. heads is
-    None where no word of the sentence has one (all are _)."""
+    None where no word of the sentence has one (all are _). trees: they must make a tree with one root."""
     for block in _blocks(path, _is_blank, lambda line: line.startswith("#")):
         rows = [row for row in _rows(path, block, len(CONLLU), "\t") if not UNNUMBERED.fullmatch(row[1][0])]
         for expected, (number, fields) in enumerate(rows, start=1):
@@ -70,15 +70,15 @@ def read_conllu(path: str | os.PathLike[str]) -> Iterator[Sentence]:
             values = dict(zip(CONLLU, zip(*(fields for _, fields in rows))))
             unknown = set(values["head"]) == {"_"}
             yield Sentence(values["form"], {name: values[name] for name in KEPT},
-                           None if unknown else _heads(path, rows, values["head"]), f"{path}:{rows[0][0]}")
+                           None if unknown else _heads(path, rows, values["head"], trees), f"{path}:{rows[0][0]}")
 
 
-def read_columns(path: str | os.PathLike[str], columns: Sequence[str], separator: str | None = None) -> Iterator[Sentence]:
+def read_columns(path: str | os.PathLike[str], columns: Sequence[str], separator: str | None = None, trees: bool = True) -> Iterator[Sentence]:
     """Sentences of a file with one word a line and a blank line after each sentence.
 
     columns: a name for each column, _ where it is not wanted; "word" must be one of them, and "head", if there, becomes `heads`.
     separator: None for any run of spaces and tabs. With "\\t" a word may hold spaces, or be empty; a line of nothing but spaces
-    and tabs still ends a sentence (WNUT-17 has such). Lines that begin with -DOCSTART- are no sentence.
+    and tabs still ends a sentence (WNUT-17 has such). Lines that begin with -DOCSTART- are no sentence. trees: as in `read_conllu`.
     """
     names = [name for name in columns if name != "_"]
     if "word" not in names:
@@ -87,10 +87,10 @@ def read_columns(path: str | os.PathLike[str], columns: Sequence[str], separator
         raise ConfigError("columns", f"two columns are called '{twice}'; those that are not wanted are called _")
     if separator == "":
         raise ConfigError("separator", "is empty; expected null (any run of spaces and tabs) or a character")
-    return _column_sentences(path, columns, separator)
+    return _column_sentences(path, columns, separator, trees)
 
 
-def _column_sentences(path: str | os.PathLike[str], columns: Sequence[str], separator: str | None) -> Iterator[Sentence]:
+def _column_sentences(path: str | os.PathLike[str], columns: Sequence[str], separator: str | None, trees: bool) -> Iterator[Sentence]:
     for block in _blocks(path, lambda line: _is_blank(line) or _is_document(line)):
         rows = _rows(path, block, len(columns), separator, columns)
         for number, fields in rows:
@@ -98,7 +98,7 @@ def _column_sentences(path: str | os.PathLike[str], columns: Sequence[str], sepa
                 if not value and name not in ("word", "_"):
                     raise DataError(f"{path}:{number}: the column {name} is empty")
         values = {name: column for name, column in zip(columns, zip(*(fields for _, fields in rows))) if name != "_"}
-        heads = _heads(path, rows, values.pop("head")) if "head" in values else None
+        heads = _heads(path, rows, values.pop("head"), trees) if "head" in values else None
         yield Sentence(values["word"], values, heads, f"{path}:{rows[0][0]}")
 
 
@@ -213,12 +213,12 @@ def _rows(path: str | os.PathLike[str], block: Sequence[Line], width: int, separ
     return rows
 
 
-def _heads(path: str | os.PathLike[str], rows: Sequence[Row], texts: Sequence[str]) -> tuple[int, ...]:
+def _heads(path: str | os.PathLike[str], rows: Sequence[Row], texts: Sequence[str], trees: bool) -> tuple[int, ...]:
     for (number, _), text in zip(rows, texts):
         if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > len(rows):
             raise DataError(f"{path}:{number}: the head is '{text}', expected a whole number from 0 (ROOT) to {len(rows)}")
     heads = tuple(map(int, texts))
-    if found := fault(heads):
+    if trees and (found := fault(heads)):
         word, how = found
         raise DataError(f"{path}:{rows[word - 1][0]}: word {word} {how}")
     return heads

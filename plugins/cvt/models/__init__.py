@@ -1,3 +1,3 @@
-"""The encoder of Cross-View Training."""
+"""The encoders of Cross-View Training."""
 
-from fwk_plugins.cvt.models import cnn_bilstm  # noqa: F401
+from fwk_plugins.cvt.models import cnn_bilstm, frozen  # noqa: F401

@@ -29,7 +29,15 @@ from fwk.errors import ConfigError, DataError, UserError, nearest
 from fwk.files import write_atomically
 from fwk.keyed import fold, mix_array
 from fwk_plugins.cvt import readers, tags
-from fwk_plugins.cvt.pretrained import LABELLED_SET, UNLABELLED, OwnPieces, OwnWords, load_pretrained, weights_digest
+from fwk_plugins.cvt.pretrained import (
+    LABELLED_SET,
+    NO_SET,
+    UNLABELLED,
+    OwnPieces,
+    OwnWords,
+    load_pretrained,
+    weights_digest,
+)
 from fwk_plugins.cvt.readers import Sentence
 from fwk_plugins.cvt.scores import scored_words
 from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
@@ -37,6 +45,7 @@ from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
 PAD, UNK = 0, 1
 PRETRAINED = "pretrained"  # folder beside a run's words: the encoder of `task.pretrained`
 FORMATS = ("conllu", "columns")
+HELD = ("valid", "test")
 KEYS = ("path", "format", "columns", "separator", "labels", "valid", "test", "fraction", "weight", "punctuation")
 TREE, SPANS, WORDS = "tree", "spans", "words"
 DIGIT = re.compile(r"[0-9]")
@@ -61,8 +70,10 @@ class Labelled:
     punctuation: tuple[str, ...] = ()
 
     def read(self, path: str) -> list[Sentence]:
+        trees = TREE in self.labels.values()
         try:
-            found = list(readers.read_conllu(path) if self.format == "conllu" else readers.read_columns(path, self.columns, self.separator))
+            found = list(readers.read_conllu(path, trees) if self.format == "conllu" else
+                         readers.read_columns(path, self.columns, self.separator, trees))
         except ConfigError as error:
             raise ConfigError(f"task.data.{self.name}.{error.key}", str(error).removeprefix(f"{error.key}: ")) from None
         if not found:
@@ -128,6 +139,13 @@ def entry(name: str, given: Any) -> Labelled:
                     test=given.get("test"), fraction=float(fraction), weight=weight, punctuation=tuple(punctuation))
 
 
+def _without_held(config: Any) -> Any:
+    """What a task is told but for what is evaluated: the valid and test files, and which words of them count."""
+    data = {name: {key: value for key, value in given.items() if key not in (*HELD, "punctuation")} if isinstance(given, Mapping) else given
+            for name, given in config.data.items()}
+    return replace(config, data=data)
+
+
 def words_of(text: str | Sequence[str]) -> tuple[str, ...]:
     """The words of a raw text, between its blanks as in files of plain text, or of a list of them. DataError where there are none."""
     words = tuple(text.split() if isinstance(text, str) else text) if isinstance(text, (str, Sequence)) else ()
@@ -149,6 +167,16 @@ class Example(NamedTuple):
     characters: np.ndarray
     labels: Mapping[str, np.ndarray]
     pretrained: Any = None
+
+
+class Unread(Source):
+    """Sentences whose number alone is known."""
+
+    def __init__(self, name: str, size: int):
+        self.name, self.size = name, size
+
+    def __len__(self) -> int:
+        return self.size
 
 
 class Sentences(Source):
@@ -202,11 +230,7 @@ class SentencesTask(Task):
             raise ConfigError("task.data", f"every set has weight 0 ({', '.join(sets)}), which leaves no update for labelled sentences")
         if config.unlabelled_share == 1:
             raise ConfigError("task.unlabelled_share", "is 1, which leaves no update for labelled sentences; expected less")
-        held: dict[str, dict[str, list[Sentence]]] = {"valid": {}, "test": {}}
-        for one in sets.values():
-            for split in held:
-                if path := getattr(one, split):
-                    held[split][one.name] = one.read(path)
+        held = {split: self._read_held(sets, split) for split in HELD}
         seen = {" ".join(s.words) for split in held.values() for found in split.values() for s in found} if config.clean else set()
         train: dict[str, list[Sentence]] = {}
         rest: list[Sentence] = []
@@ -225,9 +249,10 @@ class SentencesTask(Task):
             if not paths:
                 raise DataError(f"task.unlabelled: there is no file {pattern}")
             for path in paths:
-                plain = [s for s in self._unlabelled(path) if len(s.words) <= config.length]
+                plain = [s for s in self._unlabelled(path) if len(s.words) <= config.length and " ".join(s.words) not in seen]
                 if not plain:
-                    raise DataError(f"task.unlabelled: {path} holds no sentence of at most {config.length} words (task.length)")
+                    raise DataError(f"task.unlabelled: {path} holds no sentence of at most {config.length} words (task.length)"
+                                    f"{' that stands in no valid or test file (task.clean)' if seen else ''}")
                 rest += plain
         self._sets, self._held = sets, held
         self._spaces = self._label_spaces(sets, train, held)
@@ -247,11 +272,33 @@ class SentencesTask(Task):
                          for split, found in splits.items()}
         if rest and config.unlabelled_share:
             self._sources["train"][UNLABELLED] = Sentences(UNLABELLED, [self._encoded(s, None) for s in rest])
+        self._sizes = {name: len(source) for name, source in self._sources["train"].items()}
         digest = hashlib.sha256(repr((self.words, self._spaces)).encode())
         for s in texts:
             digest.update(repr((s.words, s.heads, sorted(s.columns.items()))).encode())
         digest.update(self._weights.encode())
         self._fingerprint = digest.hexdigest()
+
+    def _read_held(self, sets: Mapping[str, Labelled], split: str) -> dict[str, list[Sentence]]:
+        return {one.name: one.read(path) for one in sets.values() if (path := getattr(one, split))}
+
+    @classmethod
+    def for_evaluation(cls, config: Any, seed: int, folder: Path, split: str, trained: Any) -> Task:
+        """Words, labels and their schemes are the run's own, and of the files that of `split` alone is read. Where more has changed
+        than what is evaluated, whether the words and labels are the same still is told by the training data alone."""
+        if split == "train" or _without_held(config) != _without_held(trained):
+            return cls(config, seed)
+        task = cls.without_data(config, seed, folder)
+        if task._sizes is None:  # the run is of an older version
+            return cls(config, seed)
+        task._sources = {"train": {name: Unread(name, size) for name, size in task._sizes.items()}}
+        task._held = {}
+        for name in HELD:
+            if any(getattr(one, name) for one in task._sets.values()):
+                found = task._read_held(task._sets, name) if name == split else {}
+                task._held[name] = found
+                task._sources[name] = {of: Sentences(of, [task._encoded(s, task._sets[of]) for s in some]) for of, some in found.items()}
+        return task
 
     @classmethod
     def without_data(cls, config: Any, seed: int, folder: Path) -> SentencesTask:
@@ -263,47 +310,60 @@ class SentencesTask(Task):
             task.words = list(map(str, told["words"]))
             task._spaces = {str(name): tuple(map(str, values)) for name, values in told["labels"].items()}
             task._vectors, task._width = None, int(told.get("vectors", 0))
+            task._fingerprint, task._schemes = str(told.get("fingerprint", "")), dict(told.get("schemes", {}))
+            task._sizes = {str(name): int(size) for name, size in told["sizes"].items()} if "sizes" in told else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} does not hold the words of a run of the task 'sentences' ({error})") from None
         task._sets = {name: entry(name, given) for name, given in config.data.items()}
-        task._counts, task._sources, task._fingerprint = None, {"train": dict.fromkeys([*task._sets, UNLABELLED], Sentences("", []))}, ""
+        task._counts, task._sources = None, {"train": dict.fromkeys([*task._sets, UNLABELLED], Sentences("", []))}
         task._index()
         task._read_by = task._reader(str(folder / "tokenizer" / PRETRAINED) if config.pretrained else None)
         return task
 
     def save_assets(self, folder: Path) -> None:
-        told = {"words": self.words, "labels": self._spaces, "vectors": self._width}
+        told = {"words": self.words, "labels": self._spaces, "vectors": self._width, "schemes": self._schemes, "fingerprint": self._fingerprint,
+                **({"sizes": self._sizes} if self._sizes else {})}
         (folder / "sentences.json").write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
         if self._pretrained:  # the run goes on being usable when the other one is gone
             load_pretrained(self._pretrained).save(folder / PRETRAINED)
 
-    def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
-        """A set of CoNLL-U as CoNLL-U; one of columns as words, other columns, what is right and what was said, which the scorers
-        of CoNLL read."""
+    def check_predictions(self, split: str) -> None:
         if split not in self._held:
             raise UserError(f"--predictions: are written for valid and test; the split is {split}")
+
+    def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
+        """A set of CoNLL-U as CoNLL-U, with what was said alone: what it is compared with is the gold file, and a gold value left in
+        place would be scored as said. One of columns as the word, the other columns, and for each label what is right and what was
+        said, which the scorers of CoNLL read."""
         one, written = self._sets[source], []
+        compared: dict[str, str] = {}  # the column of what was said -> that of what is right
         for number, sentence in enumerate(self._held[split].get(source, [])):
-            columns, heads, n = dict(sentence.columns), sentence.heads, len(sentence.words)
+            n, right = len(sentence.words), dict(sentence.columns)
+            if sentence.heads is not None:
+                right["head"] = sentence.heads
+            said: dict[str, tuple[Any, ...]] = {}  # by column; two labels of one set may be of one column
             for label, column in one.labels.items():
                 if column == TREE and f"{label}_head" in predictions:
-                    heads = tuple(predictions[f"{label}_head"][number][:n].tolist())
-                    columns["deprel"] = self._said(f"{label}_relation", predictions[f"{label}_relation"][number][:n])
+                    found = {"head": tuple(predictions[f"{label}_head"][number][:n].tolist()),
+                             "deprel": self._said(f"{label}_relation", predictions[f"{label}_relation"][number][:n])}
                 elif label in predictions:
-                    said = self._said(label, predictions[label][number][:n])
-                    if label in self._schemes:
-                        said = tags.convert(said, "BIOES", self._schemes[label])
-                    columns[column if one.format == "conllu" else f"{column} said"] = said
-            written.append(replace(sentence, columns=columns, heads=heads))
+                    tagged = self._said(label, predictions[label][number][:n])
+                    found = {column: tags.convert(tagged, "BIOES", self._schemes[label]) if label in self._schemes else tagged}
+                else:
+                    continue
+                for name, values in found.items():
+                    said[name] = values
+                    right[f"{label} said {name}"] = values
+                    compared[f"{label} said {name}"] = name
+            heads = said.pop("head", None)
+            written.append(replace(sentence, columns=said, heads=heads) if one.format == "conllu" else replace(sentence, columns=right, heads=None))
         out = io.StringIO()
         if one.format == "conllu":
             readers.write_conllu(written, out)
-        elif written:
-            columns = list(written[0].columns)
-            for column in one.labels.values():  # a scorer reads the last two: what is right, what was said
-                if f"{column} said" in columns:
-                    columns += [columns.pop(columns.index(name)) for name in (column, f"{column} said")]
-            readers.write_columns(written, ["word", *columns], out, one.separator or " ")
+        else:
+            columns = ["word", *(name for name in one.columns if name not in ("word", "_", *compared.values()))]
+            columns += [column for said, right in compared.items() for column in (right, said)]
+            readers.write_columns(written, columns, out, one.separator or " ")
         write_atomically(path, out.getvalue().encode())
 
     def _said(self, label: str, values: Tensor) -> tuple[str, ...]:
@@ -328,7 +388,7 @@ class SentencesTask(Task):
         loaded = load_pretrained(run)
         task, self._weights = loaded.task, weights_digest(loaded.model)
         if isinstance(task, SentencesTask):
-            return OwnWords(task, task.example_of)
+            return OwnWords(task, task.encode)
         if loaded.tokenizer is None:
             raise ConfigError("task.pretrained", f"{run} is of the task '{loaded.config.task.name}', which reads neither words nor pieces of "
                               "words; expected a run of 'sentences' or 'mlm'")
@@ -368,7 +428,10 @@ class SentencesTask(Task):
                 if label in one.spans:
                     everything = [s for of in (train, *held.values()) for s in of.get(one.name, [])]
                     self._schemes[label] = tags.detect([s.columns[column] for s in everything], [s.place for s in everything])
-                spaces[label] = tuple(sorted({v for s in train[one.name] for v in self._values(s, label, column)}))
+                values = {v for s in train[one.name] for v in self._values(s, label, column)}
+                if label in one.spans:  # a type that training knows may end where it never saw it end
+                    values = {"O", *(f"{prefix}-{value[2:]}" for value in values if value != "O" for prefix in "BIES")}
+                spaces[label] = tuple(sorted(values))
         return spaces
 
     def _values(self, sentence: Sentence, label: str, column: str) -> Sequence[str]:
@@ -384,7 +447,8 @@ class SentencesTask(Task):
         words = np.array([self._word.get(normal(word, self.config.lower), UNK) for word in sentence.words], dtype=np.int32)
         longest = self.config.longest_word
         spelled = [word.encode() for word in sentence.words]
-        characters = np.zeros((len(words), min(max(map(len, spelled)), longest)), dtype=np.int16)
+        most = max(1, *map(len, spelled))  # words may be empty, and the convolutions read a character at least
+        characters = np.zeros((len(words), min(most, longest)), dtype=np.int16)
         for number, word in enumerate(spelled):
             if len(word) > longest:
                 word = word[: longest - longest // 2] + word[-(longest // 2):]
@@ -442,12 +506,20 @@ class SentencesTask(Task):
         inputs = {"tokens": torch.from_numpy(tokens), "characters": torch.from_numpy(spelled), "unlabelled": unlabelled}
         if self._read_by:
             inputs |= self._read_by.inputs([one.pretrained for one in examples])
-            inputs[LABELLED_SET] = torch.from_numpy(sources + 1).masked_fill(unlabelled, 0)
+            sets = torch.from_numpy(sources + 1)  # the labelled sets are the first sources
+            inputs[LABELLED_SET] = sets.masked_fill(sets > len(self._sets), 0)
         return Batch(inputs=inputs, draws=torch.from_numpy(draws), mask=torch.from_numpy(mask), source=torch.from_numpy(sources),
                      labels={label: torch.from_numpy(values) for label, values in labels.items()})
 
     def example_of(self, text: str | Sequence[str]) -> Any:
         return self._encoded(Sentence(words_of(text)), None)
+
+    def source_of(self, label: str) -> str | None:
+        """The set that has the label, where sets have mixes of their own of `task.pretrained`."""
+        if not self._read_by or len(self._sets) == 1:
+            return None
+        return next((one.name for one in self._sets.values() for own, column in one.labels.items()
+                     if label == own or column == TREE and label in (f"{own}_head", f"{own}_relation")), None)
 
     def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> dict[str, Any]:
         """{words, LABEL: a tag for each word}; of a label of spans {type, start, stop, words} of each, stop being the word after
@@ -468,13 +540,10 @@ class SentencesTask(Task):
 
     def batch_of_words(self, sentences: Sequence[Sequence[str]], labelled_set: str | None = None) -> Batch:
         """Sentences of words, for a trained model. labelled_set: whose mix of `task.pretrained` they take; None: the mean."""
-        batch = self.collate([self.example_of(words) for words in sentences], np.arange(len(sentences)), np.zeros(len(sentences), dtype=np.int64))
-        if labelled_set is None or not self._read_by:
-            return batch
-        if labelled_set not in self._sets:
+        if labelled_set not in (None, *self._sets):
             raise UserError(f"there is no labelled set '{labelled_set}'{nearest(labelled_set, self._sets)}")
-        chosen = torch.full((len(sentences),), [*self._sets].index(labelled_set) + 1)
-        return replace(batch, inputs={**batch.inputs, LABELLED_SET: chosen})
+        source = NO_SET if labelled_set is None else [*self._sets].index(labelled_set)
+        return self.collate([self.example_of(words) for words in sentences], np.arange(len(sentences)), np.full(len(sentences), source))
 
     def vocabulary(self) -> Vocabulary:
         return WordVocabulary(size=len(self.words), pad=PAD, unk=UNK, special=(PAD, UNK), counts=self._counts, width=self._width,
