@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 from pathlib import Path
 
@@ -25,8 +26,9 @@ from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
 from fwk_plugins.cvt.imitation import Imitated, perturbation
 from fwk_plugins.cvt.models import cnn_bilstm
 from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM, turned
+from fwk_plugins.cvt.packed import Packed
 from fwk_plugins.cvt.readers import fault, read_conllu
-from fwk_plugins.cvt.tasks.sentences import SentencesTask
+from fwk_plugins.cvt.tasks.sentences import PlainSentences, SentencesTask
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data"
 CASE = CASES["tagger and parser that are imitated"]
@@ -427,6 +429,26 @@ def test_sentences_of_empty_words_alone_are_encoded(tmp_path):
     assert batch.inputs["characters"].tolist() == [[[0], [0]]]
     config = BuildContext(vocabulary=made.vocabulary(), inputs=made.inputs())
     assert CnnBiLSTM(build(CnnBiLSTM, {"width": 4, "words": 4}), config)(batch.inputs, batch.mask).features.isfinite().all()
+
+
+@pytest.mark.parametrize("longest", [4, 5, 32])
+def test_packed_sentences_make_the_examples_that_sentences_make(longest):
+    """Words that are long, empty, of many bytes, known and unknown; and packing changes no word."""
+    sentences = [("the", "dog", "été"), ("", ""), ("unbelievably", "", "Ann", "12", "☃☃☃"), ("", "x", ""), ("the",)]
+    made, packed = task(longest_word=longest), Packed()
+    for words in sentences:
+        packed.add(words)
+    assert dict(packed.counts())["the"] == 2 and [packed.words(n) for n in range(len(packed))] == sentences
+    packed.pack(made._id)
+    assert [packed.words(n) for n in range(len(packed))] == sentences
+    source = PlainSentences("unlabelled", pickle.loads(pickle.dumps(packed)), longest, None)
+    for number, words in enumerate(sentences):
+        for ours, wanted in zip(source[number][:2], made.encode(words)[:2], strict=True):
+            assert ours.dtype == wanted.dtype and np.array_equal(ours, wanted), words
+    nothing = Packed()
+    nothing.add(("",))
+    nothing.pack(made._id)
+    assert nothing.encoded(0, longest)[1].tolist() == [[0]]
 
 
 def test_words_are_looked_up_in_lower_case_with_zeros_for_digits_and_spelled_in_bytes(tmp_path):
