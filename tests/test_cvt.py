@@ -707,6 +707,15 @@ def test_predictions_of_raw_text_are_those_of_the_evaluation_of_a_split(trained,
         assert tuple(one["tree"]["relations"]) == sentence.columns["deprel"]
 
 
+def test_raw_text_is_read_with_the_weights_that_a_split_is_evaluated_with(tmp_path, capsys):
+    train_briefly(config_of(train={"updates": 12, "precision": "fp32", "ema": 0.9, "evaluate_average": True}, optimizer={"lr": 0.02}), tmp_path / "run", 12)
+    assert evaluated(capsys, tmp_path / "run", "--predictions", tmp_path / "said.conllu")[0] == 0
+    said = [list(s.columns["upos"]) for s in read_conllu(tmp_path / "said.conllu")]
+    words = [s.words for s in read_conllu(TREEBANK["path"])]
+    assert [one["pos"] for one in fwk.load(tmp_path / "run").predict(words)] == said
+    assert [one["pos"] for one in fwk.load(tmp_path / "run", average=False).predict(words)] != said
+
+
 def test_criteria_that_look_at_one_source_alone_are_shown_raw_text_too(tmp_path):
     data = {"a": {**TREEBANK, "labels": {"pos": "upos"}, "fraction": 1.0}, "b": {**TREEBANK, "labels": {"tree": "tree"}, "fraction": 1.0}}
     criteria = {"pos": {"name": "cvt_tagging", "label": "pos", "students": "none", "labelled": "of_a"},
