@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import re
 import types
 from pathlib import Path
@@ -26,8 +27,9 @@ from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
 from fwk_plugins.cvt.imitation import Imitated, perturbation
 from fwk_plugins.cvt.models import cnn_bilstm
 from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM, turned
+from fwk_plugins.cvt.packed import Packed
 from fwk_plugins.cvt.readers import fault, read_conllu
-from fwk_plugins.cvt.tasks.sentences import SentencesTask
+from fwk_plugins.cvt.tasks.sentences import PlainSentences, SentencesTask
 
 REAL = Path(__file__).parents[1].parent / "shared" / "data"
 CASE = CASES["tagger and parser that are imitated"]
@@ -497,6 +499,26 @@ def test_sentences_of_empty_words_alone_are_encoded(tmp_path):
     assert CnnBiLSTM(build(CnnBiLSTM, {"width": 4, "words": 4}), config)(batch.inputs, batch.mask).features.isfinite().all()
 
 
+@pytest.mark.parametrize("longest", [4, 5, 32])
+def test_packed_sentences_make_the_examples_that_sentences_make(longest):
+    """Words that are long, empty, of many bytes, known and unknown; and packing changes no word."""
+    sentences = [("the", "dog", "été"), ("", ""), ("unbelievably", "", "Ann", "12", "☃☃☃"), ("", "x", ""), ("the",)]
+    made, packed = task(longest_word=longest), Packed()
+    for words in sentences:
+        packed.add(words)
+    assert dict(packed.counts())["the"] == 2 and [packed.words(n) for n in range(len(packed))] == sentences
+    packed.pack(made._id)
+    assert [packed.words(n) for n in range(len(packed))] == sentences
+    source = PlainSentences("unlabelled", pickle.loads(pickle.dumps(packed)), longest, None)
+    for number, words in enumerate(sentences):
+        for ours, wanted in zip(source[number][:2], made.encode(words)[:2], strict=True):
+            assert ours.dtype == wanted.dtype and np.array_equal(ours, wanted), words
+    nothing = Packed()
+    nothing.add(("",))
+    nothing.pack(made._id)
+    assert nothing.encoded(0, longest)[1].tolist() == [[0]]
+
+
 def test_words_are_looked_up_in_lower_case_with_zeros_for_digits_and_spelled_in_bytes(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("The N\nthe N\nB12 N\nb99 N\nété N\n\n", encoding="utf-8")
@@ -752,6 +774,15 @@ def test_predictions_of_raw_text_are_those_of_the_evaluation_of_a_split(trained,
     for one, sentence in zip(fwk.load(trained).predict([s.words for s in said]), said, strict=True):
         assert (tuple(one["pos"]), tuple(one["tree"]["heads"])) == (sentence.columns["upos"], sentence.heads)
         assert tuple(one["tree"]["relations"]) == sentence.columns["deprel"]
+
+
+def test_raw_text_is_read_with_the_weights_that_a_split_is_evaluated_with(tmp_path, capsys):
+    train_briefly(config_of(train={"updates": 12, "precision": "fp32", "ema": 0.9, "evaluate_average": True}, optimizer={"lr": 0.02}), tmp_path / "run", 12)
+    assert evaluated(capsys, tmp_path / "run", "--predictions", tmp_path / "said.conllu")[0] == 0
+    said = [list(s.columns["upos"]) for s in read_conllu(tmp_path / "said.conllu")]
+    words = [s.words for s in read_conllu(TREEBANK["path"])]
+    assert [one["pos"] for one in fwk.load(tmp_path / "run").predict(words)] == said
+    assert [one["pos"] for one in fwk.load(tmp_path / "run", average=False).predict(words)] != said
 
 
 def test_criteria_that_look_at_one_source_alone_are_shown_raw_text_too(tmp_path):

@@ -272,6 +272,16 @@ def test_of_raw_text_each_label_is_predicted_with_the_mix_of_the_set_that_has_it
     assert all(loaded.task.source_of(label) == of for label, of in (("pos", "a"), ("tree_head", "b"), ("tree_relation", "b")))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_empty_words_are_read_by_frozen_encoders_too(runs, kind, tmp_path):
+    path = tmp_path / "x.txt"
+    path.write_text("\tO\n\n\tO\nAnn\tO\n\n" * 4)
+    data = {"x": {"path": str(path), "columns": ["word", "tag"], "separator": "\t", "labels": {"tag": "tag"}}}
+    config = tiny_config({**SENTENCES, "task": {**SENTENCES["task"], "data": data, "pretrained": str(runs / kind)},
+                          "criterion": {"cvt_tagging": {"label": "tag", "students": "none"}}, "train": {"precision": "fp32"}})
+    assert all(value.isfinite().all() for value in train_briefly(config, tmp_path / "run", 2).values())
+
+
 def test_other_weights_are_other_data(runs, tmp_path):
     def fingerprint(run):
         with trainer_of(config_of(run)) as trainer:

@@ -29,6 +29,7 @@ from fwk.errors import ConfigError, DataError, UserError, nearest
 from fwk.files import write_atomically
 from fwk.keyed import fold, mix_array
 from fwk_plugins.cvt import readers, tags
+from fwk_plugins.cvt.packed import Packed
 from fwk_plugins.cvt.pretrained import (
     LABELLED_SET,
     NO_SET,
@@ -192,6 +193,20 @@ class Sentences(Source):
         return self.sentences[index]
 
 
+class PlainSentences(Source):
+    """Sentences without labels, made into examples when they are asked for."""
+
+    def __init__(self, name: str, sentences: Packed, longest_word: int, read_by: OwnWords | OwnPieces | None):
+        self.name, self.sentences, self.longest_word, self.read_by = name, sentences, longest_word, read_by
+
+    def __len__(self) -> int:
+        return len(self.sentences)
+
+    def __getitem__(self, index: int) -> Example:
+        words, characters = self.sentences.encoded(index, self.longest_word)
+        return Example(words, characters, {}, self.read_by.encode(self.sentences.words(index)) if self.read_by else None)
+
+
 @register("task", "sentences")
 class SentencesTask(Task):
     """Taggers and parsers: labelled sets of sentences in CoNLL-U or columns, and unlabelled sentences beside them."""
@@ -233,7 +248,7 @@ class SentencesTask(Task):
         held = {split: self._read_held(sets, split) for split in HELD}
         seen = {" ".join(s.words) for split in held.values() for found in split.values() for s in found} if config.clean else set()
         train: dict[str, list[Sentence]] = {}
-        rest: list[Sentence] = []
+        unlearnt: list[Sentence] = []  # labelled ones that keep no label
         for one in sets.values():
             everything = one.read(one.path)
             found = [s for s in everything if len(s.words) <= config.length and " ".join(s.words) not in seen]
@@ -243,21 +258,28 @@ class SentencesTask(Task):
                                 f"words (task.length), {len(everything) - long} stand in a valid or test file (task.clean)")
             keep = self._labelled(one, len(found))
             train[one.name] = [s for s, own in zip(found, keep) if own]
-            rest += [s for s, own in zip(found, keep) if not own]
+            unlearnt += [s for s, own in zip(found, keep) if not own]
+        rest = Packed()
+        for s in unlearnt:
+            rest.add(s.words)
         for pattern in config.unlabelled:
             paths = sorted(glob.glob(pattern))
             if not paths:
                 raise DataError(f"task.unlabelled: there is no file {pattern}")
             for path in paths:
-                plain = [s for s in self._unlabelled(path) if len(s.words) <= config.length and " ".join(s.words) not in seen]
-                if not plain:
+                before = len(rest)
+                for s in self._unlabelled(path):
+                    if len(s.words) <= config.length and " ".join(s.words) not in seen:
+                        rest.add(s.words)
+                if len(rest) == before:
                     raise DataError(f"task.unlabelled: {path} holds no sentence of at most {config.length} words (task.length)"
                                     f"{' that stands in no valid or test file (task.clean)' if seen else ''}")
-                rest += plain
         self._sets, self._held = sets, held
         self._spaces = self._label_spaces(sets, train, held)
-        texts = [*(s for found in train.values() for s in found), *rest]
-        words = Counter(normal(word, config.lower) for s in texts for word in s.words)
+        labelled = [s for found in train.values() for s in found]
+        words = Counter(normal(word, config.lower) for s in labelled for word in s.words)
+        for word, n in rest.counts():
+            words[normal(word, config.lower)] += n
         judged = {normal(word, config.lower) for split in held.values() for found in split.values() for s in found for word in s.words}
         self._vectors = self._read_vectors(words.keys() | judged) if config.vectors else None
         frequent = {word for word, n in words.items() if n >= config.fewest}
@@ -270,14 +292,17 @@ class SentencesTask(Task):
         splits = {"train": train, **{split: found for split, found in held.items() if found}}
         self._sources = {split: {name: Sentences(name, [self._encoded(s, sets[name]) for s in of]) for name, of in found.items()}
                          for split, found in splits.items()}
-        if rest and config.unlabelled_share:
-            self._sources["train"][UNLABELLED] = Sentences(UNLABELLED, [self._encoded(s, None) for s in rest])
-        self._sizes = {name: len(source) for name, source in self._sources["train"].items()}
         digest = hashlib.sha256(repr((self.words, self._spaces)).encode())
-        for s in texts:
+        for s in (*labelled, *unlearnt):
             digest.update(repr((s.words, s.heads, sorted(s.columns.items()))).encode())
+        for number in range(len(unlearnt), len(rest)):
+            digest.update(repr((rest.words(number), None, [])).encode())
         digest.update(self._weights.encode())
         self._fingerprint = digest.hexdigest()
+        if len(rest) and config.unlabelled_share:
+            rest.pack(self._id)
+            self._sources["train"][UNLABELLED] = PlainSentences(UNLABELLED, rest, config.longest_word, self._read_by)
+        self._sizes = {name: len(source) for name, source in self._sources["train"].items()}
 
     def _read_held(self, sets: Mapping[str, Labelled], split: str) -> dict[str, list[Sentence]]:
         return {one.name: one.read(path) for one in sets.values() if (path := getattr(one, split))}
@@ -442,9 +467,12 @@ class SentencesTask(Task):
         self._word = {word: number for number, word in enumerate(self.words)}
         self._value = {label: {value: number for number, value in enumerate(values)} for label, values in self._spaces.items()}
 
+    def _id(self, word: str) -> int:
+        return self._word.get(normal(word, self.config.lower), UNK)
+
     def _encoded(self, sentence: Sentence, one: Labelled | None) -> Example:
         """Of a label, a value that training never saw is -2."""
-        words = np.array([self._word.get(normal(word, self.config.lower), UNK) for word in sentence.words], dtype=np.int32)
+        words = np.array([*map(self._id, sentence.words)], dtype=np.int32)
         longest = self.config.longest_word
         spelled = [word.encode() for word in sentence.words]
         most = max(1, *map(len, spelled))  # words may be empty, and the convolutions read a character at least
