@@ -14,7 +14,7 @@ import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +234,7 @@ def rule_finite(config: RunConfig) -> str:
 
 
 def _undocumented(cls: type) -> str:
-    silent = [name for name, f in getattr(cls.Config, "__dataclass_fields__", {}).items() if not f.metadata.get("doc")]
+    silent = [f.name for f in (fields(cls.Config) if is_dataclass(cls.Config) else ()) if not f.metadata.get("doc")]
     return f"without documentation: {', '.join(silent)}; use option(default, 'what it is')" if silent else ""
 
 
