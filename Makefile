@@ -32,7 +32,7 @@ $(VENV)/installed: $(REQUIREMENTS) | $(BIN)/python
 	@touch $@
 
 $(VENV)/installed-for-tests: $(REQUIREMENTS) | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e '.[dev,hf,eval,plots]'
+	$(PIP) install --quiet --use-pep517 -c constraints.txt -e '.[dev,hf,eval,plots]'
 	@touch $@ $(VENV)/installed
 
 demo: $(VENV)/installed
