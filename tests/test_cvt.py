@@ -257,13 +257,41 @@ def test_every_update_is_of_one_kind_and_all_tasks_imitate_on_unlabelled_ones():
         assert sorted(view for step in steps for view in step.views) == ["labelled", "teacher", "unlabelled"]  # each encoded once
 
 
-@pytest.mark.parametrize("changes", [
-    {"criterion": {"pos": {"students": "none"}, "tree": {"students": "none"}}},
-    {"criterion": {"pos": {"students": "primary", "targets": "hard"}, "tree": {"threshold": 0.3}}},
-    {"criterion": {"pos": {"modules": ["future", "past"]}, "tree": {"modules": ["forward_backward"]}}},
+def modules_of(weights) -> dict[str, set[str]]:
+    """The auxiliary modules of each criterion, from the names of weights."""
+    found: dict[str, set[str]] = {"pos": set(), "tree": set()}
+    for name in weights:
+        parts = name.split(".")
+        if "students" in parts:
+            found[parts[parts.index("students") - 1]].add(parts[parts.index("students") + 1].removesuffix("_module"))
+    return found
+
+
+def moved_parts(config, trained) -> set[str]:
+    """The first three parts of the names of weights that are not what they were before training."""
+    with trainer_of(config) as trainer:
+        first = {name: p.detach().clone() for name, p in trainer.run.module.named_parameters()}
+    names = first.keys() & trained.keys()
+    assert names
+    return {".".join(name.split(".")[:3]) for name in names if not torch.equal(first[name], trained[name].to(first[name]))}
+
+
+TAGGERS, PARSERS = set(cvt_tagging.MODULES), set(cvt_parsing.MODULES)
+
+
+@pytest.mark.parametrize("criteria, modules", [
+    ({"pos": {"students": "none"}, "tree": {"students": "none"}}, {"pos": set(), "tree": PARSERS}),  # which learn from labels
+    ({"pos": {"students": "primary", "targets": "hard"}, "tree": {"threshold": 0.3}}, {"pos": set(), "tree": PARSERS}),
+    ({"pos": {"modules": ["future", "past"]}, "tree": {"modules": ["forward_backward"]}}, {"pos": {"future", "past"}, "tree": {"forward_backward"}}),
+    ({}, {"pos": TAGGERS, "tree": PARSERS}),
 ])
-def test_baselines_are_options(changes, tmp_path):
-    assert train_briefly(config_of(**changes), tmp_path, 4)
+def test_baselines_are_options(criteria, modules, tmp_path):
+    config = config_of(criterion=criteria)
+    trained = train_briefly(config, tmp_path, 8)
+    moved = moved_parts(config, trained)
+    assert modules_of(trained) == modules
+    assert {"criteria.pos.primary", "criteria.tree.primary", "networks.main.token", "networks.main.layers"} <= moved
+    assert {f"criteria.{label}.students" for label, of in modules.items() if of} == {name for name in moved if name.endswith("students")}
 
 
 COUNTS = dict.fromkeys(("pos/supervised", "pos/cvt", "tree/supervised", "tree/auxiliary", "tree/cvt"), 1.0)
@@ -357,7 +385,8 @@ def test_tasks_take_turns_on_unlabelled_updates(tmp_path):
                 seen.append({name.split(".")[1] for name, p in trainer.run.module.named_parameters()
                              if "students" in name and p.grad is not None and p.grad.any()})
         assert {"pos"} in seen and {"tree"} in seen and all(len(one) == 1 for one in seen)
-    assert train_briefly(config_of(criterion=turns), tmp_path, 6)
+    taking, all_at_once = (train_briefly(config_of(criterion=criteria), tmp_path / name, 6) for name, criteria in (("a", turns), ("b", {})))
+    assert any(not torch.equal(taking[name], all_at_once[name]) for name in taking)
 
 
 def disturbed_once(label, **changes):
@@ -398,8 +427,10 @@ def test_the_adversary_finds_the_noise_that_moves_the_primary_module_most():
 
 def test_the_adversary_trains_every_part_but_no_auxiliary_module(tmp_path):
     changes = {"students": "adversarial", "adversarial_norm": 1.0, "auxiliary_labels": False}
-    run = train_briefly(config_of(criterion={"pos": changes, "tree": {**changes, "adversarial_norm": 2.0}}), tmp_path, 6)
-    assert run
+    config = config_of(criterion={"pos": changes, "tree": {**changes, "adversarial_norm": 2.0}})
+    trained = train_briefly(config, tmp_path, 8)
+    assert {"criteria.pos.primary", "criteria.tree.primary", "networks.main.token", "networks.main.layers"} <= moved_parts(config, trained)
+    assert modules_of(trained) == {"pos": set(), "tree": set()}
     with trainer_of(config_of(criterion={"pos": changes, "tree": changes})) as trainer:
         assert not any("module" in name for name, _ in trainer.run.module.named_parameters() if name.startswith("criteria"))
         assert sorted(view for step in trainer.run.module.plan.steps for view in step.views) == ["labelled", "teacher"]
@@ -423,14 +454,16 @@ def test_consistency_under_word_dropout_compares_dropped_words_with_whole_senten
 
 
 def test_a_mean_teacher_is_a_view_with_averaged_weights(tmp_path):
-    mean = _merged(CONSISTENCY, {"views": {"teacher": {"ema": True}}, "train": {"ema": 0.9}})
-    assert train_briefly(config_of(**mean), tmp_path, 4)
+    mean, own = (_merged(CONSISTENCY, {"views": {"teacher": {"ema": ema}}, "train": {"ema": 0.9}}) for ema in (True, False))
+    averaged, current = (train_briefly(config_of(**changes), tmp_path / str(n), 8) for n, changes in enumerate((mean, own)))
+    assert any(not torch.equal(averaged[name], current[name]) for name in averaged)  # another teacher teaches something else
 
 
 def test_a_supervised_tagger_runs_on_any_encoder(tmp_path):
     config = config_of(model={"name": "bert", "layers": 1, "width": 8, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0},
                        criterion={"pos": {"students": "none"}, "tree": {"students": "none", "auxiliary_labels": False}})
-    assert train_briefly(config, tmp_path, 2)
+    trained = train_briefly(config, tmp_path, 8)
+    assert {"criteria.pos.primary", "criteria.tree.primary"} <= moved_parts(config, trained) and modules_of(trained) == {"pos": set(), "tree": set()}
     with pytest.raises(ConfigError, match="criterion.pos.modules: the module 'forward' reads the state 'forward_1', which Bert does not have"):
         gradients(config_of(model={"name": "bert", "layers": 1, "width": 8, "heads": 2}))
 

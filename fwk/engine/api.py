@@ -41,8 +41,8 @@ from fwk.reporting.environment import describe_environment
 from fwk.tasks.base import Task
 from fwk.version import __version__
 
-# what of `train.` a finished model may be evaluated with otherwise than it was trained
 TOGETHER = 16  # batches of raw texts among which those of like lengths are looked for
+# what of `train.` a finished model may be evaluated with otherwise than it was trained
 EVALUATION_KEYS = ("train.batch", "train.micro_batch", "train.device", "train.precision", "train.timeout")
 
 
@@ -258,7 +258,8 @@ class Loaded:
 
     def predict(self, texts: Iterable[str | Sequence[str]], batch: int = 64) -> list[Any]:
         """What the criteria say of raw texts (or of lists of words), each as the task words it; `batch` texts at a time, and
-        fewer where they are long. UserError where the task reads no raw text, or no criterion predicts; DataError names a text that cannot be read."""
+        fewer where they are long. UserError where the task reads no raw text, or no criterion predicts; DataError names a text that
+        cannot be read."""
         if isinstance(texts, str):
             raise UserError(f"predict: expected a list of texts, got one text ({texts[:40]!r})")
         if batch < 1:

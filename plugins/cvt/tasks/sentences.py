@@ -540,7 +540,7 @@ class SentencesTask(Task):
                      labels={label: torch.from_numpy(values) for label, values in labels.items()})
 
     def example_of(self, text: str | Sequence[str]) -> Any:
-        return self._encoded(Sentence(words_of(text)), None)
+        return self.encode(words_of(text))
 
     def source_of(self, label: str) -> str | None:
         """The set that has the label, where sets have mixes of their own of `task.pretrained`."""
