@@ -834,6 +834,17 @@ def test_views_with_averaged_weights_do_not_keep_a_run_from_tagging(tmp_path):
     assert len(fwk.load(tmp_path / "run").predict(["the dog"])[0]["pos"]) == 2
 
 
+def test_two_criteria_on_one_label_are_two_answers(tmp_path, capsys):
+    both = {label: {"name": "cvt_tagging", "label": "pos", "students": "none", "hidden": hidden} for label, hidden in (("small", 4), ("large", 8))}
+    train_briefly(tiny_config({**SENTENCES, "criterion": both, "train": {"updates": 2, "precision": "fp32"}}), tmp_path / "run", 2)
+    assert evaluated(capsys, tmp_path / "run")[0] == 0  # each has metrics of its own
+    (tmp_path / "raw.txt").write_text("the dog\n")
+    for arguments in (["--predictions", tmp_path / "said.conllu"], ["--text", tmp_path / "raw.txt"]):
+        status, out, err = evaluated(capsys, tmp_path / "run", *arguments)
+        assert status == 2 and not out and "'small' and 'large' both predict the label 'pos'" in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "said.conllu").exists()
+
+
 @pytest.mark.parametrize("texts, message", [
     ("the dog", "predict: expected a list of texts, got one text ('the dog')"),
     (["the dog", " "], "texts[1]: expected a text with a word in it, or a list of words, got ' '"),

@@ -26,7 +26,7 @@ from fwk.engine.distributed import World
 from fwk.engine.plan import BATCH, Encode, Make, Node, Plan, make_plan, share_calls
 from fwk.engine.recompute import paused
 from fwk.engine.static import StaticViews
-from fwk.errors import ConfigError, DataError, RunError, nearest
+from fwk.errors import ConfigError, DataError, RunError, UserError, nearest
 from fwk.keyed import Key, fold
 from fwk.models.base import Encoder
 from fwk.noisers.base import LearnedNoiser, Noiser
@@ -263,13 +263,14 @@ class ObjectiveModule(nn.Module):
 
     @torch.no_grad()
     def predictions(self, micro: MicroBatch, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
-        """What criteria predict, by label: draws [N] and values [N, ...]. RunError where two predict one label."""
-        views, found = self._run(self.plan.steps, micro, step), {}
+        """What criteria predict, by label: draws [N] and values [N, ...]. UserError where two predict one label."""
+        views, found, said_by = self._run(self.plan.steps, micro, step), {}, {}
         for label in self.predictors:
             readable = self._readable(label, views)
             for name, values in self.criteria[label].predict(readable, self._context(f"criteria.{label}", micro, step)).items():
-                if name in found:
-                    raise RunError(f"two criteria predict the label '{name}'; one of them is '{label}'")
+                if said_by.setdefault(name, label) != label:
+                    raise UserError(f"criterion: '{said_by[name]}' and '{label}' both predict the label '{name}', so there are two answers; "
+                                    "expected one criterion for each label that is predicted")
                 found[name] = readable[self.encoded[label][0]].draws, values
         return found
 
