@@ -260,7 +260,7 @@ def test_the_adversarial_loss_is_the_equation():
             slopes = slopes - (reward + math.log(sigmoid(v))) * log_q
             fit -= math.exp(-reward) * math.log(sigmoid(v)) + (1 - math.exp(-reward)) * math.log(1 - sigmoid(v))
     assert float(output.terms["policy"].sum.detach()) == pytest.approx(policy, rel=1e-10)
-    assert float(output.terms["baseline"].sum) == pytest.approx(fit, rel=1e-10)
+    assert float(output.terms["baseline"].sum.detach()) == pytest.approx(fit, rel=1e-10)
     assert "masked_lm" not in output.terms
     weight = network.layers[0].inner.weight
     mine = torch.autograd.grad(output.terms["policy"].sum, weight, retain_graph=True)[0]
