@@ -221,12 +221,17 @@ class Registry:
 
 
 def register(kind: str, name: str) -> Callable[[C], C]:
-    """Class decorator: make a class available under a name. Its nested dataclass `Config` says its options."""
+    """Class decorator: make a class available under a name. Its nested dataclass `Config` says its options. PluginError where the
+    class leaves out a method that its base has none of (`abstractmethod`)."""
     _check_kind(kind)
     frame = sys._getframe(1)
     file, line = frame.f_code.co_filename, frame.f_lineno
 
     def enter(cls: C) -> C:
+        missing = [method for method in dir(cls) if getattr(getattr(cls, method, None), "__isabstractmethod__", False)]
+        if missing:
+            raise PluginError(f"{file}:{line}: the {kind} '{name}' leaves out {', '.join(missing)}; expected {cls.__qualname__} to define "
+                              f"{'them' if len(missing) > 1 else 'it'}")
         summary = (cls.__doc__ or "").strip().split("\n")[0]
         registry.add(Entry(
             kind=kind, name=name, module=cls.__module__, qualname=cls.__qualname__, file=file, line=line,

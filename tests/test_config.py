@@ -433,11 +433,30 @@ def test_views_override_by_name_and_key():
     assert views["masked"].component.values["ratio"] == 0.3 and views["remasked"].component.values["ratio"] == 0.15
 
 
-def test_another_noiser_drops_the_default_ones_options(forgets):
-    from fwk import Criterion, register
+@pytest.fixture
+def silent():
+    """A criterion to derive from that reads no view and gives no term."""
+    from fwk import Criterion, Output
+
+    class Silent(Criterion):
+        @classmethod
+        def views(cls, config):
+            return {}
+
+        def normalizers(self, views, context):
+            return {}
+
+        def forward(self, views, context):
+            return Output({})
+
+    return Silent
+
+
+def test_another_noiser_drops_the_default_ones_options(forgets, silent):
+    from fwk import register
 
     @register("criterion", "needs_a_view")
-    class Needs(Criterion):
+    class Needs(silent):
         @classmethod
         def views(cls, config):
             return {"v": {"noiser": "bert_mask", "ratio": 0.4, "mode": "teacher"}, "w": {}}
@@ -451,11 +470,11 @@ def test_another_noiser_drops_the_default_ones_options(forgets):
         config(["views.v.noiser=identity", "views.v.ratio=0.2"])
 
 
-def test_two_criteria_that_mean_different_views_by_one_name(forgets):
-    from fwk import Criterion, register
+def test_two_criteria_that_mean_different_views_by_one_name(forgets, silent):
+    from fwk import register
 
     @register("criterion", "other_masks")
-    class Other(Criterion):
+    class Other(silent):
         @classmethod
         def views(cls, config):
             return {"masked": {"noiser": "bert_mask", "ratio": 0.4}}
@@ -508,13 +527,13 @@ def test_what_nothing_reads_is_told():
     assert unused(config()) == []
 
 
-def test_what_a_dataclass_refuses_is_an_error_with_the_key(forgets):
+def test_what_a_dataclass_refuses_is_an_error_with_the_key(forgets, silent):
     from dataclasses import dataclass
 
-    from fwk import Criterion, option, register
+    from fwk import option, register
 
     @register("criterion", "strict_for_a_test")
-    class Strict(Criterion):
+    class Strict(silent):
         @dataclass(frozen=True, kw_only=True)
         class Config:
             a: int = option(1, "odd")

@@ -95,6 +95,18 @@ def test_one_file_is_a_user_directory_too(folder):
     assert registry.get("schedule", "single_u").module == package
 
 
+@pytest.mark.parametrize("kind, base, missing", [
+    ("criterion", "Criterion", "forward, normalizers, views"), ("noiser", "Noiser", "apply"), ("model", "Encoder", "forward"),
+    ("task", "Task", "collate, fingerprint, sources, splits"), ("optimizer", "OptimizerFactory", "build"),
+])
+def test_a_class_that_leaves_out_what_its_base_needs_is_refused_by_name(folder, kind, base, missing):
+    module = {"OptimizerFactory": "fwk.optim.base", "Task": "fwk.tasks.base"}.get(base, "fwk")
+    place = folder(bare=f"from fwk import register\nfrom {module} import {base}\n\n@register('{kind}', 'bare_u')\nclass Bare({base}):\n    pass\n")
+    with pytest.raises(PluginError) as refused:
+        load_user_dirs([place])
+    assert f"bare.py:4: the {kind} 'bare_u' leaves out {missing}; expected Bare to define" in str(refused.value)
+
+
 def test_a_folder_with_an_init_file_is_a_package(folder):
     place = folder(__init__="NAME = 'mine'\n", one="from . import NAME\n")
     (package,) = load_user_dirs([place])
@@ -342,15 +354,21 @@ def test_provenance_says_versions_and_components(folder):
 def test_what_a_run_needs_includes_what_its_criteria_bring(folder):
     place = folder(brings='''
         from dataclasses import dataclass
-        from fwk import Criterion, Encoder, LearnedNoiser, Noiser, option, register
+        from fwk import Criterion, Encoded, Encoder, LearnedNoiser, Output, register
 
         @register("noiser", "brought_noiser")
         class Brought(LearnedNoiser):
             """A noiser for a test."""
 
+            def apply(self, source, key, context, prepared=None):
+                return source
+
         @register("model", "brought_model")
         class Network(Encoder):
             """A network for a test."""
+
+            def forward(self, inputs, mask, embedding_change=None, states=()):
+                return Encoded(inputs["tokens"])
 
         @register("criterion", "bringing")
         class Bringing(Criterion):
@@ -359,6 +377,12 @@ def test_what_a_run_needs_includes_what_its_criteria_bring(folder):
             @classmethod
             def views(cls, config):
                 return {"new": {"noiser": "brought_noiser", "network": {"name": "brought_model"}}}
+
+            def normalizers(self, views, context):
+                return {}
+
+            def forward(self, views, context):
+                return Output({})
     ''')
     needs = required(resolve(flags={"criterion": ["bringing"], "task": "synthetic"}, user_dirs=[place]).config)
     assert needs[str(place)]["names"] == ["criterion bringing", "model brought_model", "noiser brought_noiser"]

@@ -261,7 +261,7 @@ def test_what_cannot_be_scored_is_refused_with_file_and_line_or_null(runs, tmp_p
 
 def test_a_killed_command_goes_on_and_ends_with_the_same_file(runs, tmp_path):
     path, output, whole = tmp_path / "lines.txt", tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
-    path.write_text("\n".join(WORDS * 3000), encoding="utf-8")
+    path.write_text("\n".join(WORDS * 1000), encoding="utf-8")
     command = [sys.executable, "-m", "fwk.cli.score", str(runs("masked_lm")), "--text", str(path), "--device", "cpu", "--quiet",
                "--threads", "1"]
     subprocess.run([*command, "--output", str(whole)], check=True)

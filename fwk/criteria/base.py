@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ class Criterion(nn.Module):
         self.config = config
 
     @classmethod
+    @abstractmethod
     def views(cls, config: Any) -> dict[str, dict[str, Any] | None]:
         """The views this criterion reads: name -> how to make it if the user's config does not say; None: as another criterion
         makes it, or the config."""
@@ -81,6 +83,7 @@ class Criterion(nn.Module):
         """Names of encoder states this criterion reads besides the features."""
         return ()
 
+    @abstractmethod
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         """Term name -> its count in this micro-batch (a 0-d tensor), before anything is encoded. What several terms
         divide by is this criterion's decision. A term whose count is 0 over the whole update contributes 0."""
@@ -92,6 +95,7 @@ class Criterion(nn.Module):
         update and all ranks, `context.over_update(name)`. Override it and the engine runs it, where `prepares` says so."""
         raise NotImplementedError
 
+    @abstractmethod
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         raise NotImplementedError
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
 
+    @abstractmethod
     def forward(
         self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
         states: Sequence[str] = (),

@@ -3,6 +3,7 @@ network, and may have a loss of its own."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ class Noiser:
         self.vocabulary = build.vocabulary
         self.view, self.source = build.name, build.of  # the names of the view it makes and of the one it makes it of
 
+    @abstractmethod
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         """`source` -> the new view. Must not modify `source`. The engine sets the view's name afterwards."""
         raise NotImplementedError

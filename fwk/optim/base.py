@@ -15,6 +15,7 @@ number (a count of its own, a running sum). `step` leaves alone what has no grad
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,7 @@ class OptimizerFactory:
         return ""
 
     @classmethod
+    @abstractmethod
     def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
         """`groups` as `parameter_groups` returns them -> an optimizer whose `param_groups` keep all their keys."""
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,12 @@ class Task:
         `fingerprint` is that of the data trained on."""
         return cls(config, seed)
 
+    @abstractmethod
     def splits(self) -> tuple[str, ...]:
         """Names of the splits there are; `train` is the one trained on."""
         raise NotImplementedError
 
+    @abstractmethod
     def sources(self, split: str) -> Mapping[str, Source]:
         """The sources of a split by name, in a fixed order."""
         raise NotImplementedError
@@ -86,6 +89,7 @@ class Task:
         """Sources that this task could have and does not: why, and what to do about it, for whoever asks for one."""
         return {}
 
+    @abstractmethod
     def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
         """Examples, their draw numbers int64 [B] and the position of each one's source in `source_names()`, int64 [B]
         -> a Batch on the CPU. T may depend on the examples (dynamic padding)."""
@@ -118,6 +122,7 @@ class Task:
         """Shape of one example by input name, for encoders that are not token encoders."""
         return {}
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """A hash of the data and tokenizer; a run refuses to resume on another one."""
         raise NotImplementedError
