@@ -225,13 +225,14 @@ def test_kills_with_a_data_loading_worker_lose_nothing_and_leave_the_folder_free
     kill_again_and_again(start, tmp_path, kills=2, updates=7, workers=1)
 
 
-def test_a_kill_at_each_step_of_a_save_loses_nothing(start, tmp_path):
-    train = {"updates": 48}
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_kill_at_each_step_of_a_save_loses_nothing(start, tmp_path, stride):
+    train = {"updates": 48 // stride}  # one for every start
     assert start(tmp_path / "undisturbed", train) == 0
     step = 1
-    # every start saves once in peace and dies in its second save, one step further on than the start before
+    # every start saves once in peace and dies in its second save, some steps further on than the start before
     while (status := start(tmp_path / "killed", train, step=step, in_save=2)) == -signal.SIGKILL and step < 47:
-        step += 1
+        step += stride
     assert status == 99, (tmp_path / "killed.log").read_text()
     assert step > 20, "a save has more steps than these: files written, flushed, renamed, links, old ones deleted"
     assert start(tmp_path / "killed", train) == 0
