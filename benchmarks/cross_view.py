@@ -12,7 +12,7 @@ dropout    the methods with a dropout on labelled sentences of 0.3, which suits 
 fractions  supervised and cross-view training with 2% to 50% of the labels
 sizes      the same two with encoders of several widths
 modules    cross-view training without some of the auxiliary modules (Clark et al. 2018, table 4)
-tasks      unlabelled sentences that train all tasks at once, or one task at a time
+tasks      many tasks at once: supervised; with unlabelled sentences that train all tasks, or one task at a time
 
 All runs of a study make equally many updates, but where it is said; half of those of semi-supervised methods are of unlabelled
 sentences, so that half as many supervised updates see labels as often as they do. Scores are
@@ -65,6 +65,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "CVT": {},
     "CVT, ramp-up": {"criterion": {"ramp_up": 0.3}},
     "CVT, weight 0.1": {"criterion": {"cvt_weight": 0.1}},
+    "multi-task supervised": {"criterion": {"students": "none"}, "unlabelled_share": 0.0, "others": True},
+    "multi-task supervised, half of the updates": {"criterion": {"students": "none"}, "unlabelled_share": 0.0, "others": True, "updates": 0.5},
     "multi-task CVT, ramp-up": {"criterion": {"ramp_up": 0.3}, "others": True},
     "multi-task CVT, ramp-up, one task at a time": {"criterion": {"ramp_up": 0.3}, "others": True, "turns": True},
 }
@@ -91,7 +93,7 @@ class Run:
 
 COMPARED = ("supervised", "CVT, ramp-up")
 STUDIES = {
-    "methods": [Run(method) for method in METHODS if method not in ("CVT, weight 0.1", "multi-task CVT, ramp-up, one task at a time")],
+    "methods": [*(Run(method) for method in METHODS if not method.startswith(("multi-task", "CVT, weight"))), Run("multi-task CVT, ramp-up")],
     "lengths": [Run(method, times=times) for times in (1, 3) for method in (*COMPARED, "multi-task CVT, ramp-up")],
     "dropout": [Run("supervised", dropout=0.2),
                 *(Run(method, dropout=rate) for rate in (0.3, 0.5) for method in METHODS if not method.startswith("multi-task"))],
