@@ -113,6 +113,25 @@ def test_conllu_leaves_out_multiword_tokens_empty_nodes_and_comments(file):
     assert first.columns == {"form": first.words, "lemma": ("lemma",) * 3, "upos": ("NOUN",) * 3, "xpos": ("NN",) * 3,
                              "feats": ("_",) * 3, "deprel": ("dep",) * 3}
     assert second.words == ("#tag",) and second.place == f"{path}:11"
+    assert first.joined == ((1, 2, "don't"),) and second.joined == ()
+    out = io.StringIO()
+    write_conllu([first, second], out)
+    assert out.getvalue().splitlines()[0] == "1-2\tdon't" + line.rstrip()
+    assert [s.joined for s in read_conllu(file(out.getvalue(), "again"))] == [first.joined, ()]
+
+
+@pytest.mark.parametrize("id", ["2-3", "1-1", "2-1", "1-4", "0-2"])
+def test_a_multiword_token_that_does_not_stand_before_its_words_is_refused(id, file):
+    path = file(f"{id}\tabc" + "\t_" * 8 + "\n" + word(1, "a", 0) + word(2, "b", 1) + word(3, "c", 1))
+    with pytest.raises(DataError, match=rf"{path}:1: the multiword token's id is '{id}', expected 1-LAST"):
+        list(read_conllu(path))
+
+
+def test_multiword_tokens_that_overlap_are_refused(file):
+    rest = "\t_" * 8 + "\n"
+    path = file("1-2\tab" + rest + word(1, "a", 0) + "2-3\tbc" + rest + word(2, "b", 1) + word(3, "c", 1))
+    with pytest.raises(DataError, match=rf"{path}:3: the multiword token's id is '2-3', .* the words of no other token"):
+        list(read_conllu(path))
 
 
 def test_conllu_without_heads_has_none_and_is_the_same_written_and_read_again(file):

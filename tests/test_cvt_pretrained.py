@@ -54,7 +54,8 @@ KINDS = ("words", "pieces")
 
 
 def config_of(run, **changes):
-    return tiny_config(_merged(_merged(CASE, {"task": {"pretrained": str(run)}, "model": {"pretrained_dropout": 0.0}}), changes))
+    full = {"criterion": {"pos": {"modules": ["full"]}, "tree": {"modules": ["full"]}}}
+    return tiny_config(_merged(_merged(CASE, {"task": {"pretrained": str(run)}, "model": {"pretrained_dropout": 0.0}, **full}), changes))
 
 
 def frozen_config(run, **changes):
@@ -234,10 +235,21 @@ def test_an_encoder_that_reads_from_left_to_right_gives_a_words_last_piece(runs)
         assert (trainer.run.module.networks["main"](batch.inputs, batch.mask).features[0, 0] - wanted).abs().max() < 1e-5
 
 
+def test_modules_that_are_to_see_less_are_refused_on_layers_that_have_read_everything(runs, tmp_path):
+    with pytest.raises(ConfigError, match=r"criterion.pos.modules: the module 'past' is to see a part of the sentence, and its state 'backward_1' "
+                                          r"has read all of it in the mixed layers of task.pretrained; take modules that see everything"):
+        with trainer_of(config_of(runs / "words", criterion={"pos": {"modules": ["full", "past"]}})):
+            pass
+    train_briefly(config_of(runs / "words", train={"precision": "fp32"}), tmp_path / "run", 1)
+    with pytest.raises(ConfigError, match="the module 'forward' is to see a part of the sentence"):  # nor on that run as it is
+        with trainer_of(frozen_config(tmp_path / "run", criterion={"pos": {"students": "auxiliary", "modules": ["forward"]}})):
+            pass
+
+
 def test_two_labelled_sets_have_mixes_of_their_own_and_sentences_say_whose_they_are(runs):
     data = {"a": TREEBANK, "b": {**TREEBANK, "labels": {"other": "upos"}}}
     config = tiny_config({**SENTENCES, "task": {**SENTENCES["task"], "data": data, "pretrained": str(runs / "words")},
-                          "criterion": {"cvt_tagging": {"label": "other"}}})
+                          "criterion": {"cvt_tagging": {"label": "other", "modules": ["full"]}}})
     with trainer_of(config) as trainer:
         run = trainer.run
         assert run.module.networks["main"].mixed.mix.scalars.shape == (2, 2)

@@ -91,15 +91,42 @@ def test_attachment_and_tags_are_those_of_the_shared_tasks_scorer(updates, treeb
 
 def test_without_punctuation_attachment_is_that_of_two_scorers_with_subtypes_and_without(treebank, tmp_path, capsys):
     """Where no word is PUNCT, all are counted, as the scorers do."""
-    other = [replace(s, columns={**s.columns, "upos": tuple("SYM" if u == "PUNCT" else u for u in s.columns["upos"])})
-             for s in read_conllu(treebank)]
-    gold = written(other, tmp_path / "gold.conllu")
+    gold = written(no_punctuation(read_conllu(treebank)), tmp_path / "gold.conllu")
     told, said = parsed(tmp_path / "told", capsys, gold, 6)
     assert {name: told[f"tree/{name}"] for name in ("uas", "las")} == pytest.approx(by_udapi(gold, said), abs=EXACT)
     plain, said = parsed(tmp_path / "plain", capsys, gold, 6, subtypes=False)
     found = official(gold, said)
     assert (plain["tree/uas"], plain["tree/las"]) == pytest.approx((found["UAS"].f1, found["LAS"].f1), abs=EXACT)
     assert plain["tree/las"] > told["tree/las"]  # the weights are the same
+
+
+def no_punctuation(sentences):
+    """The scorers count every word: none of these is PUNCT."""
+    return [replace(s, columns={**s.columns, "upos": tuple("SYM" if u == "PUNCT" else u for u in s.columns["upos"])}) for s in sentences]
+
+
+@pytest.mark.parametrize("unseen", ["some subtypes", "all subtypes", "all relations"])
+def test_relations_that_training_never_saw_are_scored_as_the_scorers_do(unseen, treebank, tmp_path, capsys):
+    relations = {"some subtypes": lambda upos, relation: f"{relation}:new" if upos == "NOUN" else relation,
+                 "all subtypes": lambda upos, relation: f"{relation.partition(':')[0]}:new", "all relations": lambda upos, relation: f"x{relation}"}
+    seen = no_punctuation(read_conllu(treebank))
+    gold = written(related(seen, relations[unseen]), tmp_path / "gold.conllu")
+    known = written(seen, tmp_path / "known.conllu")
+    metrics, said = parsed(tmp_path / "plain", capsys, known, 6, f"task.data.tiny.valid={gold}", subtypes=False)
+    found = official(gold, said)
+    assert (metrics["tree/uas"], metrics["tree/las"]) == pytest.approx((found["UAS"].f1, found["LAS"].f1), abs=EXACT)
+    assert (metrics["tree/las"] > 0) == (unseen != "all relations") and metrics["tree/uas"] > 0
+    told, said = parsed(tmp_path / "told", capsys, known, 6, f"task.data.tiny.valid={gold}")
+    assert {name: told[f"tree/{name}"] for name in ("uas", "las")} == pytest.approx(by_udapi(gold, said), abs=EXACT)
+
+
+def test_multiword_tokens_are_written_as_the_scorer_wants_them(treebank, tmp_path, capsys):
+    sentences = no_punctuation(read_conllu(treebank))
+    gold = written([replace(s, joined=((1, 2, "du"), (3, 5, "l'au-delà")) if len(s.words) > 4 else ()) for s in sentences], tmp_path / "gold.conllu")
+    assert [s.joined for s in read_conllu(gold) if s.joined]
+    metrics, said = parsed(tmp_path / "run", capsys, gold, 2)
+    found = official(gold, said)
+    assert metrics["tree/uas"] == pytest.approx(found["UAS"].f1, abs=EXACT) and metrics["pos/accuracy"] == pytest.approx(found["UPOS"].f1, abs=EXACT)
 
 
 def test_attachment_of_random_trees_is_that_of_the_shared_tasks_scorer(tmp_path):
@@ -194,19 +221,28 @@ def of_conlleval(lines) -> dict[str, float]:
     return {"precision": found["prec"], "recall": found["rec"], "f1": found["f1"]}
 
 
-@pytest.mark.parametrize("scheme", STRICT)
-def test_conlleval_reads_what_was_said_of_columns_and_finds_the_metrics(scheme, tmp_path, capsys):
-    """The column of the tags is not the last one, and another follows it."""
-    generator, names = random.Random(4), {"PER": ("Ann", "Bo", "Cy"), "LOC": ("Rome", "Oslo"), "O": ("the", "dog", "sees", ",")}
+NAMES = {"PER": ("Ann", "Bo", "Cy"), "LOC": ("Rome", "Oslo"), "ORG": ("UN", "EU"), "O": ("the", "dog", "sees", ",")}
+
+
+def drawn_columns(path: Path, seed: int, scheme: str, kinds=("PER", "LOC")) -> Path:
+    """Sentences with names of these kinds, as columns; that of the tags is not the last one, and another follows it."""
+    generator = random.Random(seed)
     lines = []
     for _ in range(60):
-        for tag in drawn_tags(generator, scheme):
-            word = generator.choice(names[tag[2:] or "O"])
+        for tag in drawn_tags(generator, scheme, kinds):
+            word = generator.choice(NAMES[tag[2:] or "O"])
             lines.append(f"{word} {tag} {'X' if word.islower() else 'Y'}")
         lines.append("")
-    path = tmp_path / "ner.txt"
     path.write_text("\n".join(lines))
-    data = {"ner": {"path": str(path), "valid": str(path), "columns": ["word", "tag", "shape"], "labels": {"ner": {"spans": "tag"}}}}
+    return path
+
+
+@pytest.mark.parametrize("scheme", STRICT)
+@pytest.mark.parametrize("kinds", [("PER", "LOC"), ("PER", "LOC", "ORG"), ("ORG",)], ids=["all_seen", "one_unseen", "none_seen"])
+def test_conlleval_reads_what_was_said_of_columns_and_finds_the_metrics(scheme, kinds, tmp_path, capsys):
+    path = drawn_columns(tmp_path / "ner.txt", 4, scheme)
+    judged = path if kinds == ("PER", "LOC") else drawn_columns(tmp_path / "valid.txt", 5, scheme, kinds)
+    data = {"ner": {"path": str(path), "valid": str(judged), "columns": ["word", "tag", "shape"], "labels": {"ner": {"spans": "tag"}}}}
     config = tiny_config({**SENTENCES, "task": {**SENTENCES["task"], "data": data}, "optimizer": {"lr": 0.02},
                           "criterion": {"cvt_tagging": {"label": "ner", "students": "none"}}, "train": {"updates": 30, "precision": "fp32"}})
     train_briefly(config, tmp_path / "run", 30)
@@ -215,7 +251,7 @@ def test_conlleval_reads_what_was_said_of_columns_and_finds_the_metrics(scheme, 
     metrics = json.loads(capsys.readouterr().out)["metrics"]
     found = of_conlleval(said.read_text().splitlines())
     assert found == pytest.approx({name: metrics[f"cvt_tagging/{name}"] for name in found}, abs=EXACT)
-    assert 0 < found["f1"] < 1
+    assert found["f1"] < 1 and (found["f1"] > 0) == (kinds != ("ORG",))
 
 
 # -- the benchmark -----------------------------------------------------------------------------------------------------

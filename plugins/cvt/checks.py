@@ -21,7 +21,8 @@ def check_modules(config: CrossView.Config) -> None:
 
 
 def check_states(build: BuildContext, modules: Mapping[str, Sequence[str]]) -> None:
-    """ConfigError for the first module whose states the encoder does not have. modules: the states that each one reads."""
+    """ConfigError for the first module whose states the encoder does not have, or has with the whole sentence in them, so that there is
+    nothing the module must do without. modules: the states that each one reads."""
     there = build.encoder.state_names()
     for module, states in modules.items():
         for state in states:
@@ -29,6 +30,10 @@ def check_states(build: BuildContext, modules: Mapping[str, Sequence[str]]) -> N
                 raise ConfigError(f"criterion.{build.name}.modules", f"the module '{module}' reads the state '{state}', which "
                                   f"{type(build.encoder).__name__} does not have; take the model 'cnn_bilstm', modules that read the "
                                   "features alone ([full]), or none at all (students: none, auxiliary_labels: false)")
+            if getattr(build.encoder, "unrestricted", False):
+                raise ConfigError(f"criterion.{build.name}.modules", f"the module '{module}' is to see a part of the sentence, and its state "
+                                  f"'{state}' has read all of it in the mixed layers of task.pretrained; take modules that see everything "
+                                  "([full]), none at all (students: none, auxiliary_labels: false), or no task.pretrained")
 
 
 def check_kind(label: str, labels: Mapping[str, Sequence[str]], key: str, tree: bool) -> None:

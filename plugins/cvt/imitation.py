@@ -166,6 +166,10 @@ class CrossView(Criterion):
     def states(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for module in self.students.values() for name in module.reads))
 
+    def here(self, view: View) -> Tensor:
+        """The words that have the label at all, if with a value that training never saw; bool [B, T]."""
+        raise NotImplementedError
+
     def gold(self, view: View) -> tuple[Tensor, Tensor]:
         """The right column of the logits, int64 [B, T], and where training knows it, bool [B, T]."""
         raise NotImplementedError
@@ -194,7 +198,7 @@ class CrossView(Criterion):
             return token_losses(logits, target, smoothing).masked_fill(~known, 0.0).sum()
 
         # an update is of sentences of one set, or of unlabelled ones: most modules run for nothing otherwise
-        taught = bool(known.any())
+        taught = bool(self.here(labelled).any())
         logits = self.primary(labelled) if taught else nothing.expand(*target.shape, 1)
         terms = {"supervised": LossTerm(supervised(logits) if taught else nothing)}
         if self.config.auxiliary_labels:

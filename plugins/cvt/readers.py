@@ -19,7 +19,8 @@ from fwk.errors import ConfigError, DataError, nearest
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 KEPT = ("form", "lemma", "upos", "xpos", "feats", "deprel")
-UNNUMBERED = re.compile(r"[0-9]+[-.][0-9]+")  # multiword tokens (3-4), empty nodes (8.1)
+MULTIWORD = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")  # its id: 3-4
+EMPTY = re.compile(r"[0-9]+\.[0-9]+")  # the id of an empty node: 8.1
 BLANKS = " \t"  # what parts columns: a no-break space is part of a word
 DOCUMENT = "-DOCSTART-"
 
@@ -30,12 +31,13 @@ Row = tuple[int, list[str]]  # the line's number, its fields
 @dataclass(frozen=True)
 class Sentence:
     """columns: by name, one value a word. heads: numbers of words, from 1, or 0 for ROOT; where trees were asked for, one with one root.
-    place: file:line of the first word."""
+    place: file:line of the first word. joined: multiword tokens, as the first word (from 1), the last one and how it is written."""
 
     words: tuple[str, ...]
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     heads: tuple[int, ...] | None = None
     place: str = ""
+    joined: tuple[tuple[int, int, str], ...] = ()
 
 
 def fault(heads: Sequence[int]) -> tuple[int, str] | None:
@@ -57,10 +59,11 @@ def fault(heads: Sequence[int]) -> tuple[int, str] | None:
 
 
 def read_conllu(path: str | os.PathLike[str], trees: bool = True) -> Iterator[Sentence]:
-    """Sentences of a CoNLL-U file, with the columns `KEPT`. Multiword tokens, empty nodes and comments are left out. heads is
-    None where no word of the sentence has one (all are _). trees: they must make a tree with one root."""
+    """Sentences of a CoNLL-U file, with the columns `KEPT`. Of multiword tokens the form alone is kept; empty nodes and comments are
+    left out. heads is None where no word of the sentence has one (all are _). trees: they must make a tree with one root."""
     for block in _blocks(path, _is_blank, lambda line: line.startswith("#")):
-        rows = [row for row in _rows(path, block, len(CONLLU), "\t") if not UNNUMBERED.fullmatch(row[1][0])]
+        everything = [row for row in _rows(path, block, len(CONLLU), "\t") if not EMPTY.fullmatch(row[1][0])]
+        rows = [row for row in everything if not MULTIWORD.fullmatch(row[1][0])]
         for expected, (number, fields) in enumerate(rows, start=1):
             if fields[0] != str(expected):
                 raise DataError(f"{path}:{number}: the word's id is '{fields[0]}', expected {expected}")
@@ -70,7 +73,25 @@ def read_conllu(path: str | os.PathLike[str], trees: bool = True) -> Iterator[Se
             values = dict(zip(CONLLU, zip(*(fields for _, fields in rows))))
             unknown = set(values["head"]) == {"_"}
             yield Sentence(values["form"], {name: values[name] for name in KEPT},
-                           None if unknown else _heads(path, rows, values["head"], trees), f"{path}:{rows[0][0]}")
+                           None if unknown else _heads(path, rows, values["head"], trees), f"{path}:{rows[0][0]}",
+                           _joined(path, everything))
+
+
+def _joined(path: str | os.PathLike[str], rows: Sequence[Row]) -> tuple[tuple[int, int, str], ...]:
+    """The multiword tokens among the rows of a sentence; DataError for one that does not stand before its first word, or overlaps."""
+    found: list[tuple[int, int, str]] = []
+    words = sum(not MULTIWORD.fullmatch(fields[0]) for _, fields in rows)
+    before = 0
+    for number, (id, form, *_) in rows:
+        if not (range_ := MULTIWORD.fullmatch(id)):
+            before += 1
+            continue
+        first, last = map(int, range_.groups())
+        if first != before + 1 or not first < last <= words or found and found[-1][1] >= first:
+            raise DataError(f"{path}:{number}: the multiword token's id is '{id}', expected {before + 1}-LAST, LAST being a later one of the "
+                            f"sentence's {words} words, and the words of no other token")
+        found.append((first, last, form))
+    return tuple(found)
 
 
 def read_columns(path: str | os.PathLike[str], columns: Sequence[str], separator: str | None = None, trees: bool = True) -> Iterator[Sentence]:
@@ -134,13 +155,13 @@ def is_lower(folder: str | os.PathLike[str]) -> bool:
 
 
 def write_conllu(sentences: Iterable[Sentence], out: TextIO) -> None:
-    """What is unknown is _. Scorers that align by characters want the gold file written in this way too: without multiword
-    tokens, its text may be another."""
+    """What is unknown is _. Multiword tokens are written before their words: scorers align by the characters of the tokens."""
     for sentence in sentences:
         columns = {"id": range(1, len(sentence.words) + 1), **sentence.columns, "form": sentence.words}
         if sentence.heads is not None:
             columns["head"] = sentence.heads
-        _write(sentence, [columns.get(name, ("_",) * len(sentence.words)) for name in CONLLU], "\t", out)
+        before = {first: "\t".join([f"{first}-{last}", form, *["_"] * (len(CONLLU) - 2)]) for first, last, form in sentence.joined}
+        _write(sentence, [columns.get(name, ("_",) * len(sentence.words)) for name in CONLLU], "\t", out, before)
 
 
 def write_columns(sentences: Iterable[Sentence], columns: Sequence[str], out: TextIO, separator: str = " ") -> None:
@@ -153,7 +174,8 @@ def write_columns(sentences: Iterable[Sentence], columns: Sequence[str], out: Te
         _write(sentence, [there[name] for name in columns], separator, out)
 
 
-def _write(sentence: Sentence, columns: Sequence[Sequence[object]], separator: str, out: TextIO) -> None:
+def _write(sentence: Sentence, columns: Sequence[Sequence[object]], separator: str, out: TextIO, before: Mapping[int, str] = {}) -> None:
+    """before: lines that stand before words, by the number of the word."""
     lines = []
     for word, values in enumerate(zip(*columns, strict=True), start=1):
         values = [str(value) for value in values]
@@ -162,7 +184,7 @@ def _write(sentence: Sentence, columns: Sequence[Sequence[object]], separator: s
         if (_split(line, None if separator == " " else separator) != values or "\n" in line or line.endswith("\r")
                 or _is_blank(line) or _is_document(line)):
             raise DataError(f"{sentence.place}: word {word}, {values}, cannot be written in columns parted by {separator!r}")
-        lines.append(line + "\n")
+        lines.extend(f"{one}\n" for one in (before.get(word), line) if one is not None)
     out.write("".join(lines) + "\n")
 
 

@@ -3,13 +3,19 @@ batches and processes. All scores are shares from 0 to 1; what would divide by n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fwk.errors import DataError, nearest
-from fwk_plugins.cvt.tags import Span
+from fwk_plugins.cvt.tags import Span, spans
+
+# What stands for a gold value that is none of the label's values: there is none; training never saw it; training never saw it,
+# and it goes on with the span that an unseen one began; training never saw this subtype, but the relation of number n (RELATED - n).
+ABSENT, UNSEEN, GOES_ON, RELATED = -1, -2, -3, -4
+TAG = re.compile("O|[BIES]-.+", re.DOTALL)
 
 
 def span_counts(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]], types: Sequence[str]) -> Tensor:
@@ -61,16 +67,32 @@ def without_subtypes(labels: Sequence[str]) -> Tensor:
     return torch.tensor([numbers.setdefault(relation, number) for number, relation in enumerate(plain)], dtype=torch.int64)
 
 
+def unseen_tags(tags: Sequence[str]) -> list[int]:
+    """What stands for each tag of a sentence if training never saw it."""
+    begun = {start for start, _, _ in spans(tags, "BIOES")} if all(TAG.fullmatch(tag) for tag in tags) else range(len(tags))
+    return [UNSEEN if word in begun else GOES_ON for word in range(len(tags))]
+
+
+def unseen_relation(relation: str, known: Sequence[str]) -> int:
+    """What stands for a relation that training never saw."""
+    plain = relation.partition(":")[0]
+    return next((RELATED - number for number, other in enumerate(known) if other.partition(":")[0] == plain), UNSEEN)
+
+
 def attachment_counts(heads: Tensor, labels: Tensor, gold_heads: Tensor, gold_labels: Tensor, counted: Tensor,
                       relations: Tensor | None = None) -> Tensor:
     """Counted words whose head is right, whose head and label are, and all of them, int64 [3]; all [B, T]. relations: from
     `without_subtypes`, to compare labels without them; by default they count."""
     if relations is not None:
-        relations = relations.to(labels.device)
-        # what is not counted may hold any number, -100 for one, and a relation that training never saw is a negative one
-        labels, gold_labels = (relations[ids.masked_fill(~counted | (ids < 0), 0)].masked_fill(ids < 0, -2) for ids in (labels, gold_labels))
+        labels, gold_labels = (_plain(ids, relations.to(labels.device), counted) for ids in (labels, gold_labels))
     attached = (heads == gold_heads) & counted
     return torch.stack([attached.sum(), (attached & (labels == gold_labels)).sum(), counted.sum()])
+
+
+def _plain(ids: Tensor, relations: Tensor, counted: Tensor) -> Tensor:
+    """Labels without subtypes; what is not counted may hold any number, -100 for one."""
+    ids = torch.where(ids <= RELATED, RELATED - ids, ids).masked_fill(~counted, 0)
+    return relations[ids.clamp(min=0)].masked_fill(ids < 0, UNSEEN)
 
 
 def attachment_scores(counts: Tensor) -> dict[str, float]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fwk import BuildContext, Context, View, option, register
 from fwk_plugins.cvt.checks import check_kind, check_modules, check_states
 from fwk_plugins.cvt.imitation import CrossView
-from fwk_plugins.cvt.scores import attachment_counts, attachment_scores, without_subtypes
+from fwk_plugins.cvt.scores import ABSENT, attachment_counts, attachment_scores, without_subtypes
 from fwk_plugins.cvt.trees import decode
 
 # auxiliary module: the states of the head and of the dependent (none: the features)
@@ -110,13 +110,16 @@ class CvtParsing(CrossView):
     def check_labels(cls, config: Config, labels: Mapping[str, tuple[str, ...]], key: str) -> None:
         check_kind(config.label, labels, key, tree=True)
 
+    def here(self, view: View) -> Tensor:
+        return view.labels[f"{self.config.label}_head"] != ABSENT
+
     def gold(self, view: View) -> tuple[Tensor, Tensor]:
         heads, relations = (view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation"))  # [B, T] each
         return relations.clamp(min=0) * (heads.shape[1] + 1) + heads.clamp(min=0), (heads >= 0) & (relations >= 0)
 
     def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
         heads, relations, scored = (view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation", "scored"))
-        here = (heads != -1).any(1)  # [B], the sentences that have a tree
+        here = self.here(view).any(1)  # [B], the sentences that have a tree
         if context.training or not here.any():
             return {"attached": torch.zeros(3, dtype=torch.int64, device=logits.device)}
         found = self.trees(logits[here], view.content[here])

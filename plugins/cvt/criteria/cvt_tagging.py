@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fwk import BuildContext, Context, View, option, register
 from fwk_plugins.cvt.checks import check_kind, check_modules, check_states
 from fwk_plugins.cvt.imitation import CrossView
-from fwk_plugins.cvt.scores import span_counts, span_scores, token_counts, token_scores
+from fwk_plugins.cvt.scores import ABSENT, UNSEEN, span_counts, span_scores, token_counts, token_scores
 from fwk_plugins.cvt.tags import Span, spans
 
 # auxiliary module: the states it reads (none: the features), and by how many words they are shifted to the right
@@ -96,21 +96,22 @@ class CvtTagging(CrossView):
     def check_labels(cls, config: Config, labels: Mapping[str, tuple[str, ...]], key: str) -> None:
         check_kind(config.label, labels, key, tree=False)
 
+    def here(self, view: View) -> Tensor:
+        return view.labels[self.config.label] != ABSENT
+
     def gold(self, view: View) -> tuple[Tensor, Tensor]:
         values = view.labels[self.config.label]
         return values.clamp(min=0), values >= 0
 
     def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
         best, values = logits.argmax(-1), view.labels[self.config.label]  # [B, T] each
-        here = values != -1  # the words that have this label at all
-        found = {"tokens": token_counts(best, values, here),  # of an unknown value (-2) no answer is right
+        here = self.here(view)
+        found = {"tokens": token_counts(best, values, here),  # of an unknown value no answer is right
                  "spans": torch.zeros(3, len(self.types) + 1, dtype=torch.int64, device=logits.device)}  # the last: other types
         if self.types and not context.training and here.any():
             told = [self._spans(rows, here) for rows in (best, torch.where(values < 0, self.values.index("O"), values))]
-            unknown = values == -2
-            begun = unknown & ~F.pad(unknown, (1, 0))[:, :-1]  # what touches each other counts once
             found["spans"][:, :-1] = span_counts(*told, self.types).to(logits.device)
-            found["spans"][2, -1] = begun.sum()
+            found["spans"][2, -1] = (values == UNSEEN).sum()  # the words that begin a span of another type
         return found
 
     def _spans(self, rows: Tensor, here: Tensor) -> list[list[Span]]:

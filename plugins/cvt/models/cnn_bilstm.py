@@ -5,7 +5,8 @@ Cross-View Training", EMNLP, section 3.1).
     x_t  = v_t + c_t                                             v: word vectors; or their concatenation, as the code has it
     h1_t = [LSTM>(x)_t ; LSTM<(x)_t]      h2_t = [LSTM>(h1)_t ; LSTM<(h1)_t]        each direction projected (Sak et al. 2014)
 
-With `task.pretrained` x_t is followed by the mixed layers of a frozen encoder (ELMo; see pretrained.py).
+With `task.pretrained` x_t is followed by the mixed layers of a frozen encoder (ELMo; see pretrained.py), and each has read the whole
+sentence: no state is restricted then (`unrestricted`).
 
 features are [h1_t ; h2_t]. The states are the four directions: `forward_1` of a position has read the words up to it,
 `backward_1` those from it on. The LSTMs of layer 2 read both directions of layer 1, so a position of them has read everything.
@@ -181,6 +182,7 @@ class CnnBiLSTM(Encoder):
         side = config.projection or config.width
         self.layers = nn.ModuleList(BiLSTM(size, config.width, config.projection or 0) for size in (below, 2 * side))
         self.side, self.width = side, 4 * side
+        self.unrestricted = self.mixed is not None
 
     def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
                 states: Sequence[str] = ()) -> Encoded:

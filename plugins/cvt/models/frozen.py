@@ -31,6 +31,7 @@ class FrozenEncoder(Encoder):
         self.frozen = Frozen(run, build.inputs, build.length)
         encoder = self.frozen.encoder
         self.width, self.direction, self.sees_itself = encoder.width, encoder.direction, encoder.sees_itself
+        self.unrestricted = getattr(encoder, "unrestricted", False)  # a run may have read another one
 
     def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
                 states: Sequence[str] = ()) -> Encoded:

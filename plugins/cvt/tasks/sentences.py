@@ -1,7 +1,7 @@
 """Sentences of words with labels for some of them: taggers and parsers, one task or many, beside unlabelled text.
 
 Every update draws its sentences from one source: one of the labelled sets, or the unlabelled text (`one_source_per_update`),
-in shares that stay the same over the whole run. A label that a sentence does not have is -1 at all of its words.
+in shares that stay the same over the whole run. A label that a sentence does not have is ABSENT, -1, at all of its words.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from fwk_plugins.cvt.pretrained import (
     weights_digest,
 )
 from fwk_plugins.cvt.readers import Sentence
-from fwk_plugins.cvt.scores import scored_words
+from fwk_plugins.cvt.scores import ABSENT, scored_words, unseen_relation, unseen_tags
 from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
 
 PAD, UNK = 0, 1
@@ -471,7 +471,7 @@ class SentencesTask(Task):
         return self._word.get(normal(word, self.config.lower), UNK)
 
     def _encoded(self, sentence: Sentence, one: Labelled | None) -> Example:
-        """Of a label, a value that training never saw is -2."""
+        """Of a label, a value that training never saw is a number below ABSENT (scores.py)."""
         words = np.array([*map(self._id, sentence.words)], dtype=np.int32)
         longest = self.config.longest_word
         spelled = [word.encode() for word in sentence.words]
@@ -491,7 +491,11 @@ class SentencesTask(Task):
                 label, values = f"{label}_relation", sentence.columns["deprel"]
             else:
                 values = self._values(sentence, label, column)
-            labels[label] = np.array([self._value[label].get(value, -2) for value in values], dtype=np.int32)
+            numbers = [self._value[label].get(value) for value in values]
+            if None in numbers:
+                unseen = [unseen_relation(v, self._spaces[label]) for v in values] if column == TREE else unseen_tags(values)
+                numbers = [instead if number is None else number for number, instead in zip(numbers, unseen)]
+            labels[label] = np.array(numbers, dtype=np.int32)
         return Example(words, characters, labels, self._read_by.encode(sentence.words) if self._read_by else None)
 
     # -- what the engine asks ----------------------------------------------------------------------------------------
@@ -523,7 +527,7 @@ class SentencesTask(Task):
         W = max(one.characters.shape[1] for one in examples)
         tokens, spelled = np.zeros((B, T), dtype=np.int64), np.zeros((B, T, W), dtype=np.int64)
         mask = np.zeros((B, T), dtype=bool)
-        labels = {label: np.full((B, T), -1, dtype=np.int64) for label in self._spaces}
+        labels = {label: np.full((B, T), ABSENT, dtype=np.int64) for label in self._spaces}
         for row, (words, characters, own, _) in enumerate(examples):
             n = len(words)
             tokens[row, :n], mask[row, :n] = words, True
