@@ -68,6 +68,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "multi-task supervised": {"criterion": {"students": "none"}, "unlabelled_share": 0.0, "others": True},
     "multi-task supervised, half of the updates": {"criterion": {"students": "none"}, "unlabelled_share": 0.0, "others": True, "updates": 0.5},
     "multi-task CVT, ramp-up": {"criterion": {"ramp_up": 0.3}, "others": True},
+    "multi-task CVT, ramp-up, weight 0.25": {"criterion": {"ramp_up": 0.3, "cvt_weight": 0.25}, "others": True},
     "multi-task CVT, ramp-up, one task at a time": {"criterion": {"ramp_up": 0.3}, "others": True, "turns": True},
 }
 NO_FULL = {"pos": ["forward", "backward", "future", "past"],
