@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fwk.errors import DataError
+from fwk.errors import DataError, UserError
 
 BLOCK = 1 << 22
 
@@ -92,11 +92,28 @@ class Replacement:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def check_target(what: str, path: Path, *others: Path) -> None:
+    """UserError where `path`, named by `what`, is no place that a file can be put, or is one of the others, which must stay."""
+    place = path.resolve()
+    if place.is_dir() or place.exists() and not place.is_file():
+        raise UserError(f"{what}: {path} is {'a folder' if place.is_dir() else 'no regular file'}; expected a file")
+    if not place.parent.is_dir():
+        raise UserError(f"{what}: there is no folder {path.parent} for {path.name}")
+    if not os.access(place.parent, os.W_OK):
+        raise UserError(f"{what}: the folder {path.parent} cannot be written to; choose another place for {path.name}")
+    if any(place == other.resolve() for other in others):
+        raise UserError(f"{what}: {path} is read or written as something else by the same command; choose another file")
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Beside, fsync, rename: after a crash the file is there in whole or not at all."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(beside, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

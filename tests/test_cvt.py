@@ -355,7 +355,7 @@ def test_a_mean_teacher_has_averaged_weights_in_encoder_and_module():
 def test_spans_are_counted_in_sentences_that_have_the_label_and_unknown_types_are_missed():
     build = BuildContext(name="ner", labels={"ner": ("B-PER", "E-PER", "I-PER", "O", "S-PER")}, encoder=encoder(), key="criterion.ner")
     criterion = cvt_tagging.CvtTagging(cvt_tagging.CvtTagging.Config(label="ner", students="none"), build)
-    values = torch.tensor([[0, 1, 3, -1], [-1, -1, -1, -1], [-2, -2, 4, 3]])  # a span; another set's sentence; an unknown type and a span
+    values = torch.tensor([[0, 1, 3, -1], [-1, -1, -1, -1], [-2, -3, 4, 3]])  # a span; another set's sentence; an unknown type and a span
     mask = torch.tensor([[True, True, True, False], [True, True, False, False], [True, True, True, True]])
     view = View(name="x", draws=torch.arange(3), inputs={}, mask=mask, target=values, labels={"ner": values})
     said = torch.tensor([[0, 1, 3, 3], [0, 1, 4, 4], [3, 3, 4, 3]])
@@ -723,7 +723,7 @@ def test_predictions_of_conllu_hold_no_gold_value(tmp_path, capsys):
 @pytest.mark.parametrize("arguments, message", [
     (["--split", "dev"], "--split: the task has no split 'dev'; it has train, valid"),
     (["optimizer.lr=1"], "optimizer.lr: does not change how a model is evaluated"),
-    (["task.fewest=60"], "was trained on other data than task.data names now"),
+    (["task.fewest=60"], "was trained on other data than the task has now"),
     (["--average"], "holds no moving average of the weights"),
     (["--predictions", "nodir/said"], "--predictions: there is no folder nodir for said"), (["--output", "nodir/x"], "--output: there is no folder nodir"),
     (["--predictions", "."], "--predictions: . is a folder; expected a file"),

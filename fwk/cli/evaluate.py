@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from fwk.cli.common import Parser, add_model, disk_errors, first_rank, run_command
-from fwk.errors import ConfigError
+from fwk.errors import ConfigError, UserError
 
 NAME = "fwk-evaluate"
 _EPILOG = """\
@@ -40,16 +40,17 @@ def parser() -> argparse.ArgumentParser:
 
 def _main(argv: list[str]) -> int:
     a = parser().parse_intermixed_args(argv)  # overrides may stand after flags
-    from fwk.files import write_atomically
+    from fwk.files import check_target, write_atomically
 
-    for flag, path in (("--predictions", a.predictions), ("--output", a.output)):
-        if path and (path.is_dir() or not path.parent.is_dir()):  # told before the work, not after it
-            raise ConfigError(flag, f"{path} is a folder; expected a file" if path.is_dir() else f"there is no folder {path.parent} for {path.name}")
+    if a.predictions:  # told before the work, not after it
+        check_target("--predictions", a.predictions, *([Path(a.text)] if a.text else []))
+    if a.output:
+        check_target("--output", a.output, *([a.predictions] if a.predictions else []))
     with disk_errors():
         if a.text is not None:
             said = _said(a)
             if a.predictions:
-                write_atomically(a.predictions, "".join(f"{line}\n" for line in said).encode())
+                write_atomically(a.predictions.resolve(), "".join(f"{line}\n" for line in said).encode())
             else:
                 for line in said:
                     print(line)
@@ -62,7 +63,7 @@ def _main(argv: list[str]) -> int:
             return 0
         text = json.dumps(found, indent=1)
         if a.output:
-            write_atomically(a.output, (text + "\n").encode())
+            write_atomically(a.output.resolve(), (text + "\n").encode())
         print(text)
     return 0
 
@@ -72,6 +73,8 @@ def _said(a: argparse.Namespace) -> Iterator[str]:
     for flag, given in (("--split", a.split), ("--output", a.output), (a.overrides[0].split("=")[0] if a.overrides else "", a.overrides)):
         if given:
             raise ConfigError(flag, "goes with a split of the task, not with --text")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--text: is read by one process; start it without torchrun")
     from fwk.data.text import missing, numbered_lines
     from fwk.engine.api import load
     from fwk.engine.evaluate import predict_texts

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,9 +30,10 @@ from fwk.engine.lifecycle import LOCK, StopRequest, folder_lock
 from fwk.engine.precision import Precision
 from fwk.engine.recompute import recompute_layers
 from fwk.engine.run import Run
-from fwk.engine.state import load_model_tensors, model_tensors, write_weights
+from fwk.engine.state import load_model_tensors, locate, model_tensors, write_weights
 from fwk.engine.trainer import Trainer
 from fwk.errors import CheckpointError, ConfigError, PluginError, RunError, UnknownName, UserError
+from fwk.files import check_target
 from fwk.flops import count as count_operations
 from fwk.models.base import Encoder
 from fwk.plugins import load_plugins
@@ -43,6 +44,7 @@ from fwk.version import __version__
 
 TOGETHER = 16  # batches of raw texts among which those of like lengths are looked for
 # what of `train.` a finished model may be evaluated with otherwise than it was trained
+KEPT = ("update", "skipped", "tokens", "sequences", "seconds", "phase", "fingerprint")  # of a run's state, in a copy of its weights
 EVALUATION_KEYS = ("train.batch", "train.micro_batch", "train.device", "train.precision", "train.timeout")
 
 
@@ -243,7 +245,7 @@ def _determinism(wanted: bool, world: World) -> Iterator[None]:
 @dataclass(frozen=True)
 class Loaded:
     """What `fwk.load` returns. module: every network, head and learned noiser in evaluation mode; model: the main
-    encoder. tokenizer: None for tasks without one. task: without its data."""
+    encoder. tokenizer: None for tasks without one. task: without its data. state: how far the run had come."""
 
     folder: Path
     config: RunConfig
@@ -251,6 +253,7 @@ class Loaded:
     tokenizer: Any
     update: int
     task: Any
+    state: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> Encoder:
@@ -262,6 +265,8 @@ class Loaded:
         cannot be read."""
         if isinstance(texts, str):
             raise UserError(f"predict: expected a list of texts, got one text ({texts[:40]!r})")
+        if not isinstance(texts, Iterable):
+            raise UserError(f"predict: expected a list of texts, got {texts!r}")
         if batch < 1:
             raise UserError(f"predict: batch is {batch}, expected at least 1")
         texts, found = list(texts), []
@@ -272,11 +277,16 @@ class Loaded:
 
     def save(self, folder: str | Path) -> None:
         """Writes what `load` reads (config, tokenizer, weights) as a run's folder with nothing to go on training from, for
-        whoever takes a model along."""
+        whoever takes a model along. CheckpointError where another run lies there, which would be lost."""
         folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise CheckpointError(f"{folder} is not a folder; choose another place for the copy")
+        for there in checkpoint.list_checkpoints(folder):
+            if not checkpoint.is_copy(there):
+                raise CheckpointError(f"{folder} holds a run, whose checkpoint {there.name} can be gone on from; choose another folder for the copy")
         (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
         self.task.save_assets(folder / "tokenizer")
-        write_weights(folder, model_tensors(self.module), self.config, "a trained run", update=self.update)
+        write_weights(folder, model_tensors(self.module), self.config, "a trained run", **self.state)
 
 
 def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[str] = (), user_dirs: tuple[str, ...] = (),
@@ -295,34 +305,60 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
     config = replace(config, hooks={})
     with process_group(config.train.device, config.train.timeout) as world:
         trained = configuration.read(folder / "config.yaml", user_dirs) if overrides else config
+        own_batch = replace(config, train=replace(config.train, batch=trained.train.batch, micro_batch=None))
         task = config.task.cls.for_evaluation(config.task.config, config.seed, folder, split, trained.task.config)
-        run = build_run(config, folder, hooks, world, task)
+        run = build_run(own_batch, folder, hooks, world, task)
         if run.task.fingerprint() != state["fingerprint"]:
-            raise CheckpointError(f"{found} was trained on other data than task.data names now, which may have other words and labels")
+            raise CheckpointError(f"{found} {_other_data(state)}")
         if split not in run.task.splits():
             raise UserError(f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}")
-        if predictions is not None and world.size > 1:
-            raise UserError("--predictions: are written by one process; start it without torchrun")
+        if not any(len(source) for source in run.task.sources(split).values()):
+            raise UserError(f"--split: '{split}' holds no example")
+        locate(run, state)
+        run.module.switch_off(run.phase.off if run.phase else ())
+        targets: dict[str, Path] = {}
         if predictions is not None:
+            if world.size > 1:
+                raise UserError("--predictions: are written by one process; start it without torchrun")
             if not run.module.predictors:
                 raise UserError(f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)")
-            run.task.check_predictions(split)
+            targets = _targets(predictions, tuple(run.task.sources(split)))
+            run.task.check_predictions(split, targets)
         checkpoint.refuse_not_finite(found, tensors["model"], run.module)
         load_model_tensors(run.module, tensors["model"], found)
         if run.average is not None:
             for name, value in run.average.values.items():
-                value.copy_(tensors["average"][name])
-        run.update = state["update"]
+                # a copy holds the chosen weights alone
+                value.copy_((tensors["average"] if "average" in tensors or "imported" not in state else tensors["model"])[name])
         averaged = average or config.train.evaluate_average
-        run.config = replace(config, train=replace(config.train, validate_batches=0, evaluate_average=averaged))
+        # the run's length is that with its own batch
+        run.config = replace(config, train=replace(config.train, validate_batches=0, evaluate_average=averaged, epochs=None,
+                                                   updates=run.total_updates))
         metrics = evaluate(run, split)
         if predictions is not None:
             with run.average.in_place() if averaged else nullcontext():
                 said = predict(run, split)
             for name, of in said.items():
-                target = predictions if len(said) == 1 else predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}")
-                run.task.write_predictions(split, name, of, target)
+                run.task.write_predictions(split, name, of, targets[name])
     return {"checkpoint": str(found), "update": state["update"], "split": split, "metrics": metrics}
+
+
+def _other_data(state: Mapping[str, Any]) -> str:
+    """Why a checkpoint is not evaluated on the data that the task has now."""
+    if not state["fingerprint"] or state.get("imported", "a trained run") != "a trained run":
+        return f"holds weights that are not from a run of fwk ({state['imported']}), and knows of no data that they were trained on"
+    return ("was trained on other data than the task has now, or with other options of the task, so that words and labels may be others; "
+            "expected those of its config.yaml")
+
+
+def _targets(predictions: Path, sources: Sequence[str]) -> dict[str, Path]:
+    """The file of each source's predictions. UserError for one that cannot be written."""
+    if len(sources) > 1 and (bad := next((name for name in sources if "/" in name or os.sep in name), None)):
+        raise UserError(f"--predictions: the source '{bad}' has a file of its own, and its name is none that a file can have")
+    found = {name: predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}") if len(sources) > 1 else predictions for name in sources}
+    for path in found.values():
+        check_target("--predictions", path)
+    return found
 
 
 def _opened(path: str | Path, user_dirs: Sequence[str], average: bool, overrides: Sequence[str] = ()
@@ -335,7 +371,8 @@ def _opened(path: str | Path, user_dirs: Sequence[str], average: bool, overrides
     except (UnknownName, PluginError) as error:
         raise CheckpointError(f"{found} cannot be used here: {error}{checkpoint.wanted(state)}") from error
     if average and "average" not in tensors:
-        raise CheckpointError(f"{found} holds no moving average of the weights; it was trained with train.ema=0")
+        raise CheckpointError(f"{found} holds no moving average of the weights; "
+                              f"{f'it is a copy of one set of weights ({origin})' if (origin := state.get('imported')) else 'it was trained with train.ema=0'}")
     return found, tensors, state, config, load_plugins(config.user_dirs)
 
 
@@ -351,6 +388,7 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
     load_model_tensors(module, {**tensors["model"], **(tensors["average"] if average else {})}, found)
     module.eval()
     module.ema = tensors.get("average")  # for views that are encoded with it
-    return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"], task)
+    return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"], task,
+                  {key: state[key] for key in KEPT if key in state})
 
 

@@ -186,6 +186,11 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dic
     return tensors, _json(checkpoint / "state.json")
 
 
+def is_copy(checkpoint: Path) -> bool:
+    """Whether it holds weights alone, with nothing to go on training from."""
+    return "imported" in _json(checkpoint / "state.json")
+
+
 def not_finite(tensors: Mapping[str, Tensor], module: torch.nn.Module) -> list[str]:
     """Names of parameters with a value that is not finite. Buffers may have such values (a mask of -inf)."""
     return [name for name, _ in module.named_parameters() if name in tensors and tensors[name].is_floating_point()

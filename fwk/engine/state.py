@@ -49,14 +49,13 @@ def snapshot(run: Run, optimizer: tuple[dict[str, Tensor], dict[str, Any]], mete
         raise RunError(f"what fwk_checkpoint_save of {', '.join(plugins) or 'a plugin'} keeps is not JSON: {error}") from error
 
 
-def write_weights(folder: Path, tensors: Mapping[str, Tensor], config: RunConfig, origin: str, *, update: int = 0,
-                  fingerprint: str = "") -> None:
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], config: RunConfig, origin: str, **known: Any) -> None:
     """config.yaml and a checkpoint of weights alone: what `fwk.load` reads, with nothing to go on training from. origin: where they
-    are from, in words."""
-    state = {"update": update, "tokens": 0, "sequences": 0, "seconds": 0.0, "needs": required(config), "last_metrics": {},
-             "imported": origin, "fingerprint": fingerprint}
+    are from, in words. known: of the state of the run that they are from."""
+    state = {"update": 0, "tokens": 0, "sequences": 0, "seconds": 0.0, "last_metrics": {}, "fingerprint": "", **known,
+             "needs": required(config), "imported": origin}
     (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    checkpoint.write_checkpoint(folder, update, {"model": tensors, "optimizer": {}, "meters": {}}, json.dumps(state, indent=1, sort_keys=True))
+    checkpoint.write_checkpoint(folder, state["update"], {"model": tensors, "optimizer": {}, "meters": {}}, json.dumps(state, indent=1, sort_keys=True))
 
 
 def read(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -78,19 +77,24 @@ def read(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, 
 
 def load(run: Run, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], path: Path) -> None:
     """Counters, weights, averages, meters and phase. Optimizer and hooks are the trainer's."""
-    run.update, run.skipped = state["update"], state["skipped"]
-    run.tokens, run.sequences = state["tokens"], state["sequences"]
-    run.seconds_before = run.agreed_seconds = state["seconds"]
+    locate(run, state)
     run.precision.scale, run.precision.good = state["precision"]["scale"], state["precision"]["good"]
     run.best = [(value, update) for value, update in state["best"]]
     run.milestones = list(state.get("milestones", ()))  # checkpoints of older versions have none
     run.last_metrics, run.owed = state["last_metrics"], state["owed"]
-    run.phase = Phase.from_state(state["phase"]) if state["phase"] else None
     run.schedule_start = tuple(state["schedule_start"]) if state["schedule_start"] else None
     load_model_tensors(run.module, tensors["model"], path)
     if run.average is not None:
         run.average.load(tensors["average"])
     run.meters.load(tensors["meters"], run.world, state["world_size"])
+
+
+def locate(run: Run, state: Mapping[str, Any]) -> None:
+    """How far the run had come: its counters and phase. A copy of the weights alone may lack some."""
+    run.update, run.skipped = state["update"], state.get("skipped", 0)
+    run.tokens, run.sequences = state["tokens"], state["sequences"]
+    run.seconds_before = run.agreed_seconds = state["seconds"]
+    run.phase = Phase.from_state(state["phase"]) if state.get("phase") else None
 
 
 def call_each(run: Run, hook: str, **arguments: Any) -> list[tuple[str, Any]]:

@@ -32,6 +32,16 @@ class Source:
         return [self[index] for index in indices]
 
 
+class Unread(Source):
+    """Examples of which the number alone is known."""
+
+    def __init__(self, name: str, size: int):
+        self.name, self.size = name, size
+
+    def __len__(self) -> int:
+        return self.size
+
+
 class Task:
     """Base class of tasks; registered with `@register("task", NAME)`.
 
@@ -130,8 +140,9 @@ class Task:
     def save_assets(self, folder: Path) -> None:
         """Write what is needed to use a trained model elsewhere (the tokenizer) into RUN/tokenizer."""
 
-    def check_predictions(self, split: str) -> None:
-        """UserError where `write_predictions` has no form for this split, before a model has said anything."""
+    def check_predictions(self, split: str, targets: Mapping[str, Path]) -> None:
+        """UserError where `write_predictions` has no form for this split, or would replace a file of the task's own; before a model
+        has said anything. targets: the file of each source's predictions."""
         if type(self).write_predictions is Task.write_predictions:
             raise UserError(f"task: '{type(self).__name__}' has no form in which predictions are written")
 

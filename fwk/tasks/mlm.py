@@ -8,7 +8,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -27,16 +27,18 @@ from fwk.errors import ConfigError, DataError, nearest
 from fwk.files import digest, write_atomically
 from fwk.registry import register
 from fwk.schema import option
-from fwk.tasks.base import Source, Task
+from fwk.tasks.base import Source, Task, Unread
 from fwk.views import Batch
 
-COUNTS, SOURCES = "counts.npy", "sources.json"  # beside a run's tokenizer
+COUNTS, SOURCES, TRAINED_ON = "counts.npy", "sources.json", "trained_on.json"  # beside a run's tokenizer
 _SMALL = 50_000_000  # bytes of text (as stored) below which the vocabulary is small by default
 
 
 @register("task", "mlm")
 class MaskedLanguageModelling(Task):
     """Plain text in blocks of `length` tokens, for every objective that reads text without labels."""
+
+    _trained_on: dict[str, Any] | None = None  # what a run says that it was trained on, where its data was not read
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -92,12 +94,33 @@ class MaskedLanguageModelling(Task):
         Task.__init__(task, config, seed)
         assets = folder / "tokenizer"
         task.tokenizer, task._stores, task._sources, task._valid_store = load(assets), {}, {}, None
+        task._trained_on = _asset(assets / TRAINED_ON, _trained_on)
         task._names = tuple(_asset(assets / SOURCES, lambda file: [str(name) for name in json.load(file)]) or ())
         counts = _asset(assets / COUNTS, lambda file: np.load(file, allow_pickle=False))
         if counts is not None and (counts.shape != (task.tokenizer.size,) or counts.dtype.kind not in "iuf"):
             raise DataError(f"{assets / COUNTS} holds {counts.dtype} {list(counts.shape)}, expected one number for each of "
                             f"the {task.tokenizer.size} tokens")
         task._prepare(counts)
+        return task
+
+    @classmethod
+    def for_evaluation(cls, config: Any, seed: int, folder: Path, split: str, trained: Any) -> Task:
+        """Of text of its own to validate on, that alone is read, with the run's tokenizer."""
+        if split != "valid" or config.valid is None or replace(config, valid=None) != replace(trained, valid=None):
+            return cls(config, seed)
+        task = cls.without_data(config, seed, folder)
+        if task._trained_on is None:  # the run is of an older version
+            return cls(config, seed)
+        valid = [config.valid] if isinstance(config.valid, str) else list(config.valid)
+        files = _text_files(valid, "task.valid")
+        with Progress(quiet=os.environ.get("RANK", "0") != "0") as progress:
+            task._valid_store = task._build(files, task.tokenizer, 0.0, progress) if files else Store(valid[0])
+        task._same_vocabulary()
+        task._weights = _entries(config.data)[1]
+        train = {name: Unread(name, size) for name, size in task._trained_on["sizes"].items()}
+        (split,) = task._valid_splits().values()
+        name = "valid" if "valid" in task._names else task._names[0]  # a model knows the names of its run's sources alone
+        task._sources = {"train": train, "valid": {name: Blocks(split, task._layout, name)}}
         return task
 
     def _prepare(self, unigrams: np.ndarray | None) -> None:
@@ -151,6 +174,9 @@ class MaskedLanguageModelling(Task):
         self.tokenizer = next(iter(self._stores.values())).tokenizer()
         if valid_files:
             self._valid_store = self._build(valid_files, self.tokenizer, 0.0, progress)
+        self._same_vocabulary()
+
+    def _same_vocabulary(self) -> None:
         if self._valid_store and self._valid_store.manifest["vocabulary"]["fingerprint"] != self.tokenizer.fingerprint:
             raise DataError(f"the token store {self._valid_store.folder} named by task.valid was made with another "
                             "vocabulary than task.data; preprocess it with the same tokenizer")
@@ -238,6 +264,8 @@ class MaskedLanguageModelling(Task):
         return self.config.length
 
     def fingerprint(self) -> str:
+        if self._trained_on is not None:
+            return self._trained_on["fingerprint"]
         parts: list[Any] = [self.tokenizer.fingerprint, asdict(self._layout)]
         parts += [[name, store.fingerprint] for name, store in self._stores.items()]
         parts += [self._valid_store.fingerprint] if self._valid_store else []
@@ -246,6 +274,10 @@ class MaskedLanguageModelling(Task):
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save(folder)
         write_atomically(Path(folder) / SOURCES, (json.dumps(self._names) + "\n").encode())
+        if "train" in self._sources or self._trained_on is not None:
+            sizes = {name: len(source) for name, source in self._sources.get("train", {}).items()}
+            told = self._trained_on or {"fingerprint": self.fingerprint(), "sizes": sizes}
+            write_atomically(Path(folder) / TRAINED_ON, (json.dumps(told) + "\n").encode())
         if self._vocabulary.counts is not None:
             content = io.BytesIO()
             np.save(content, self._vocabulary.counts.numpy(), allow_pickle=False)
@@ -321,6 +353,14 @@ def _asset(path: Path, read: Callable[[IO[bytes]], Any]) -> Any:
         return None
     except (OSError, ValueError, EOFError, TypeError) as error:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _trained_on(file: IO[bytes]) -> dict[str, Any]:
+    """The fingerprint and the sizes of the training data."""
+    told = json.load(file)
+    if not isinstance(told, dict) or not isinstance(told.get("fingerprint"), str) or not isinstance(told.get("sizes"), dict):
+        raise ValueError("it does not hold a fingerprint and sizes")
+    return {"fingerprint": told["fingerprint"], "sizes": {str(name): int(size) for name, size in told["sizes"].items()}}
 
 
 def _text_files(paths: Sequence[str], key: str) -> list[str]:

@@ -26,8 +26,9 @@ from torch import Tensor
 from fwk import Batch, Source, Task, Vocabulary, option, register
 from fwk.data.store import is_store
 from fwk.errors import ConfigError, DataError, UserError, nearest
-from fwk.files import write_atomically
+from fwk.files import check_target, write_atomically
 from fwk.keyed import fold, mix_array
+from fwk.tasks.base import Unread
 from fwk_plugins.cvt import readers, tags
 from fwk_plugins.cvt.packed import Packed
 from fwk_plugins.cvt.pretrained import (
@@ -152,6 +153,11 @@ def words_of(text: str | Sequence[str]) -> tuple[str, ...]:
     words = tuple(text.split() if isinstance(text, str) else text) if isinstance(text, (str, Sequence)) else ()
     if not words or not all(isinstance(word, str) and word for word in words):
         raise DataError(f"expected a text with a word in it, or a list of words, got {text!r}"[:200])
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the word {word!r} is no text that UTF-8 can hold ({error.reason})") from None
     return words
 
 
@@ -168,16 +174,6 @@ class Example(NamedTuple):
     characters: np.ndarray
     labels: Mapping[str, np.ndarray]
     pretrained: Any = None
-
-
-class Unread(Source):
-    """Sentences whose number alone is known."""
-
-    def __init__(self, name: str, size: int):
-        self.name, self.size = name, size
-
-    def __len__(self) -> int:
-        return self.size
 
 
 class Sentences(Source):
@@ -340,6 +336,10 @@ class SentencesTask(Task):
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} does not hold the words of a run of the task 'sentences' ({error})") from None
         task._sets = {name: entry(name, given) for name, given in config.data.items()}
+        for one in task._sets.values():
+            for label, column in one.labels.items():
+                if (f"{label}_relation" if column == TREE else label) not in task._spaces:
+                    raise DataError(f"{path} does not hold the label '{label}' of task.data.{one.name}{nearest(label, task._spaces)}")
         task._counts, task._sources = None, {"train": dict.fromkeys([*task._sets, UNLABELLED], Sentences("", []))}
         task._index()
         task._read_by = task._reader(str(folder / "tokenizer" / PRETRAINED) if config.pretrained else None)
@@ -352,9 +352,13 @@ class SentencesTask(Task):
         if self._pretrained:  # the run goes on being usable when the other one is gone
             load_pretrained(self._pretrained).save(folder / PRETRAINED)
 
-    def check_predictions(self, split: str) -> None:
+    def check_predictions(self, split: str, targets: Mapping[str, Path]) -> None:
         if split not in self._held:
             raise UserError(f"--predictions: are written for valid and test; the split is {split}")
+        named = [*(path for one in self._sets.values() for path in (one.path, one.valid, one.test)), *self.config.unlabelled, self.config.vectors]
+        own = [Path(path) for path in named if path]
+        for target in targets.values():
+            check_target("--predictions", target, *own)
 
     def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
         """A set of CoNLL-U as CoNLL-U, with what was said alone: what it is compared with is the gold file, and a gold value left in
@@ -389,7 +393,7 @@ class SentencesTask(Task):
             columns = ["word", *(name for name in one.columns if name not in ("word", "_", *compared.values()))]
             columns += [column for said, right in compared.items() for column in (right, said)]
             readers.write_columns(written, columns, out, one.separator or " ")
-        write_atomically(path, out.getvalue().encode())
+        write_atomically(path.resolve(), out.getvalue().encode())
 
     def _said(self, label: str, values: Tensor) -> tuple[str, ...]:
         return tuple(self._spaces[label][value] for value in values.tolist())
