@@ -145,7 +145,7 @@ def test_a_copy_of_weights_of_others_knows_of_no_data(tagger, tmp_path, capsys):
     manifest["files"]["state.json"] = {"sha256": digest(state), "bytes": state.stat().st_size}
     write_atomically(state.parent / "manifest.json", json.dumps(manifest).encode())
     status, _, err = evaluated(capsys, tmp_path / "copy")
-    assert status == 2 and "holds weights that are not from a run of fwk (BertModel), and knows of no data" in err
+    assert status == 2 and "holds weights alone (BertModel), which do not say what data they were trained on" in err
 
 
 # -- files that are written --------------------------------------------------------------------------------------------

@@ -43,8 +43,9 @@ from fwk.tasks.base import Task
 from fwk.version import __version__
 
 TOGETHER = 16  # batches of raw texts among which those of like lengths are looked for
-# what of `train.` a finished model may be evaluated with otherwise than it was trained
 KEPT = ("update", "skipped", "tokens", "sequences", "seconds", "phase", "fingerprint")  # of a run's state, in a copy of its weights
+COPY = "a trained run"  # where the weights of a copy are from
+# what of `train.` a finished model may be evaluated with otherwise than it was trained
 EVALUATION_KEYS = ("train.batch", "train.micro_batch", "train.device", "train.precision", "train.timeout")
 
 
@@ -286,7 +287,7 @@ class Loaded:
                 raise CheckpointError(f"{folder} holds a run, whose checkpoint {there.name} can be gone on from; choose another folder for the copy")
         (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
         self.task.save_assets(folder / "tokenizer")
-        write_weights(folder, model_tensors(self.module), self.config, "a trained run", **self.state)
+        write_weights(folder, model_tensors(self.module), self.config, COPY, **self.state)
 
 
 def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[str] = (), user_dirs: tuple[str, ...] = (),
@@ -327,9 +328,7 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
         checkpoint.refuse_not_finite(found, tensors["model"], run.module)
         load_model_tensors(run.module, tensors["model"], found)
         if run.average is not None:
-            for name, value in run.average.values.items():
-                # a copy holds the chosen weights alone
-                value.copy_((tensors["average"] if "average" in tensors or "imported" not in state else tensors["model"])[name])
+            run.average.load(tensors["model" if "imported" in state else "average"])  # a copy holds the chosen weights alone
         averaged = average or config.train.evaluate_average
         # the run's length is that with its own batch
         run.config = replace(config, train=replace(config.train, validate_batches=0, evaluate_average=averaged, epochs=None,
@@ -345,8 +344,8 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
 
 def _other_data(state: Mapping[str, Any]) -> str:
     """Why a checkpoint is not evaluated on the data that the task has now."""
-    if not state["fingerprint"] or state.get("imported", "a trained run") != "a trained run":
-        return f"holds weights that are not from a run of fwk ({state['imported']}), and knows of no data that they were trained on"
+    if (origin := state.get("imported")) and (origin != COPY or not state["fingerprint"]):
+        return f"holds weights alone ({origin}), which do not say what data they were trained on; expected a run, or a copy that `Loaded.save` wrote"
     return ("was trained on other data than the task has now, or with other options of the task, so that words and labels may be others; "
             "expected those of its config.yaml")
 
