@@ -26,7 +26,7 @@ def look(name: str, world: World) -> dict:
     together = testing.gradients(config_of(name, split), world)
     with trainer_of(config_of(name, split), world) as trainer:
         batches = batches_of(trainer.run)
-        for _ in range(3):
+        for _ in range(compiling.WARM_UP):  # a lone or a cropped sequence comes by after some updates, and is a graph of its own
             trainer.step(next(batches))
         before = compiling.graphs()
         for _ in range(3):
