@@ -71,7 +71,7 @@ class MaskedLanguageModelling(Task):
     def __init__(self, config: Any, seed: int = 1):
         super().__init__(config, seed)
         entries, self._weights = _entries(config.data)
-        valid = [config.valid] if isinstance(config.valid, str) else list(config.valid or ())
+        valid = _valid_paths(config)
         kind_or_path = _tokenizer_path(config)
         texts = {name: _text_files(paths, "task.data") for name, paths in entries.items()}
         valid_files = _text_files(valid, "task.valid")
@@ -94,7 +94,7 @@ class MaskedLanguageModelling(Task):
         Task.__init__(task, config, seed)
         assets = folder / "tokenizer"
         task.tokenizer, task._stores, task._sources, task._valid_store = load(assets), {}, {}, None
-        task._trained_on = _asset(assets / TRAINED_ON, _trained_on)
+        task._trained_on = _asset(assets / TRAINED_ON, _read_trained_on)
         task._names = tuple(_asset(assets / SOURCES, lambda file: [str(name) for name in json.load(file)]) or ())
         counts = _asset(assets / COUNTS, lambda file: np.load(file, allow_pickle=False))
         if counts is not None and (counts.shape != (task.tokenizer.size,) or counts.dtype.kind not in "iuf"):
@@ -111,16 +111,16 @@ class MaskedLanguageModelling(Task):
         task = cls.without_data(config, seed, folder)
         if task._trained_on is None:  # the run is of an older version
             return cls(config, seed)
-        valid = [config.valid] if isinstance(config.valid, str) else list(config.valid)
+        valid = _valid_paths(config)
         files = _text_files(valid, "task.valid")
         with Progress(quiet=os.environ.get("RANK", "0") != "0") as progress:
             task._valid_store = task._build(files, task.tokenizer, 0.0, progress) if files else Store(valid[0])
         task._same_vocabulary()
         task._weights = _entries(config.data)[1]
         train = {name: Unread(name, size) for name, size in task._trained_on["sizes"].items()}
-        (split,) = task._valid_splits().values()
+        (held_out,) = task._valid_splits().values()
         name = "valid" if "valid" in task._names else task._names[0]  # a model knows the names of its run's sources alone
-        task._sources = {"train": train, "valid": {name: Blocks(split, task._layout, name)}}
+        task._sources = {"train": train, "valid": {name: Blocks(held_out, task._layout, name)}}
         return task
 
     def _prepare(self, unigrams: np.ndarray | None) -> None:
@@ -275,8 +275,8 @@ class MaskedLanguageModelling(Task):
         self.tokenizer.save(folder)
         write_atomically(Path(folder) / SOURCES, (json.dumps(self._names) + "\n").encode())
         if "train" in self._sources or self._trained_on is not None:
-            sizes = {name: len(source) for name, source in self._sources.get("train", {}).items()}
-            told = self._trained_on or {"fingerprint": self.fingerprint(), "sizes": sizes}
+            told = self._trained_on or {"fingerprint": self.fingerprint(),
+                                        "sizes": {name: len(source) for name, source in self._sources["train"].items()}}
             write_atomically(Path(folder) / TRAINED_ON, (json.dumps(told) + "\n").encode())
         if self._vocabulary.counts is not None:
             content = io.BytesIO()
@@ -355,12 +355,16 @@ def _asset(path: Path, read: Callable[[IO[bytes]], Any]) -> Any:
         raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _trained_on(file: IO[bytes]) -> dict[str, Any]:
+def _read_trained_on(file: IO[bytes]) -> dict[str, Any]:
     """The fingerprint and the sizes of the training data."""
     told = json.load(file)
     if not isinstance(told, dict) or not isinstance(told.get("fingerprint"), str) or not isinstance(told.get("sizes"), dict):
         raise ValueError("it does not hold a fingerprint and sizes")
     return {"fingerprint": told["fingerprint"], "sizes": {str(name): int(size) for name, size in told["sizes"].items()}}
+
+
+def _valid_paths(config: Any) -> list[str]:
+    return [config.valid] if isinstance(config.valid, str) else list(config.valid or ())
 
 
 def _text_files(paths: Sequence[str], key: str) -> list[str]:

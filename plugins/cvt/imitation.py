@@ -21,6 +21,7 @@ of the root mean square of the table of word vectors, which is as if these were 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -166,14 +167,17 @@ class CrossView(Criterion):
     def states(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for module in self.students.values() for name in module.reads))
 
+    @abstractmethod
     def here(self, view: View) -> Tensor:
         """The words that have the label at all, if with a value that training never saw; bool [B, T]."""
         raise NotImplementedError
 
+    @abstractmethod
     def gold(self, view: View) -> tuple[Tensor, Tensor]:
         """The right column of the logits, int64 [B, T], and where training knows it, bool [B, T]."""
         raise NotImplementedError
 
+    @abstractmethod
     def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
         """Statistics of the primary module's logits [B, T, C] of labelled sentences."""
         raise NotImplementedError

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fwk.errors import DataError, nearest
-from fwk_plugins.cvt.tags import Span, spans
+from fwk_plugins.cvt.tags import PREFIXES, Span, spans
 
 # What stands for a gold value that is none of the label's values: there is none; training never saw it; training never saw it,
 # and it goes on with the span that an unseen one began; training never saw this subtype, but the relation of number n (RELATED - n).
 ABSENT, UNSEEN, GOES_ON, RELATED = -1, -2, -3, -4
-TAG = re.compile("O|[BIES]-.+", re.DOTALL)
+TAG = re.compile(f"O|[{PREFIXES['BIOES']}]-.+", re.DOTALL)
 
 
 def span_counts(predicted: Sequence[Sequence[Span]], gold: Sequence[Sequence[Span]], types: Sequence[str]) -> Tensor:
