@@ -52,13 +52,28 @@ def run(part: str, batch: int) -> dict[str, float]:
     target = torch.randint(5, VOCABULARY, (batch, LENGTH))
     positions = torch.rand(batch, LENGTH).argsort(1)[:, : -(-LENGTH * 15 // 100)].sort(1).values
     drawn = torch.randint(5, VOCABULARY, positions.shape)
-    tokens = target.scatter(1, positions, torch.where(torch.rand(positions.shape) < 0.3, target.gather(1, positions), drawn))
+    tokens = target.scatter(
+        1,
+        positions,
+        torch.where(torch.rand(positions.shape) < 0.3, target.gather(1, positions), drawn),
+    )
     features = torch.randn(batch, LENGTH, WIDTH).requires_grad_()
-    view = View(name="corrupted", draws=torch.arange(batch), inputs={"tokens": tokens}, mask=torch.ones_like(tokens, dtype=torch.bool),
-                target=target, changed=tokens != target, positions=positions, valid=torch.ones_like(positions, dtype=torch.bool),
-                encoded=Encoded(features=features))
+    view = View(
+        name="corrupted",
+        draws=torch.arange(batch),
+        inputs={"tokens": tokens},
+        mask=torch.ones_like(tokens, dtype=torch.bool),
+        target=target,
+        changed=tokens != target,
+        positions=positions,
+        valid=torch.ones_like(positions, dtype=torch.bool),
+        encoded=Encoded(features=features),
+    )
     options = {"positions": "all"} if part == "ours, all" else {}
-    made = CorrectiveLM(build(CorrectiveLM, options), BuildContext(name="c", vocabulary=Vocabulary(size=VOCABULARY), encoder=Stub()))
+    made = CorrectiveLM(
+        build(CorrectiveLM, options),
+        BuildContext(name="c", vocabulary=Vocabulary(size=VOCABULARY), encoder=Stub()),
+    )
 
     def ours() -> torch.Tensor:
         views = {"corrupted": view}
@@ -69,7 +84,9 @@ def run(part: str, batch: int) -> dict[str, float]:
         logit = made.copy_head(features).squeeze(-1)  # [B, T]
         copy = F.binary_cross_entropy_with_logits(logit, (tokens == target).float())
         c = torch.sigmoid(logit.detach())[..., None]
-        p = F.one_hot(tokens, VOCABULARY) * c + (1 - c) * made.head(features).softmax(-1)  # [B, T, V]
+        p = F.one_hot(tokens, VOCABULARY) * c + (1 - c) * made.head(features).softmax(
+            -1
+        )  # [B, T, V]
         losses = -p.gather(-1, target[..., None])[..., 0].log()
         return 50 * copy + losses.gather(1, positions).mean()
 
@@ -78,8 +95,11 @@ def run(part: str, batch: int) -> dict[str, float]:
     start = time.process_time()
     loss = naive() if part == "naive" else ours()
     loss.backward()
-    return {"cpu": time.process_time() - start, "loss": float(loss),
-            "megabytes": megabytes("VmHWM") - before}
+    return {
+        "cpu": time.process_time() - start,
+        "loss": float(loss),
+        "megabytes": megabytes("VmHWM") - before,
+    }
 
 
 def megabytes(what: str) -> float:
@@ -103,16 +123,36 @@ def main() -> None:
         for part in PARTS if repetition % 2 else PARTS[::-1]:
             found[part].append(own_process([__file__, "--part", part, "--batch", arguments.batch]))
     if abs(found["ours"][0]["loss"] - found["naive"][0]["loss"]) > 1e-4 * found["naive"][0]["loss"]:
-        raise SystemExit(f"the losses differ: {found['ours'][0]['loss']} and {found['naive'][0]['loss']}")
+        raise SystemExit(
+            f"the losses differ: {found['ours'][0]['loss']} and {found['naive'][0]['loss']}"
+        )
     whole = arguments.batch * LENGTH * VOCABULARY * 4 / 2**20
     rows = []
     for part in PARTS:
         cpu, megabytes = ([one[what] for one in found[part]] for what in ("cpu", "megabytes"))
-        rows.append([part, f"{statistics.median(cpu) * 1e3:.0f}", f"{statistics.median(megabytes):.0f}",
-                     f"{statistics.median(megabytes) / whole:.2f}", *("{:.2f}".format(ratio([one[what] for one in found["naive"]], own)[0])
-                                                                      for what, own in (("cpu", cpu), ("megabytes", megabytes)))])
-    made = table([f"{arguments.batch} x {LENGTH}", "ms", "MB more than before", f"÷ one [B, T, V] ({whole:.0f} MB)", "naive ÷ this: time",
-                  "memory"], rows)
+        rows.append(
+            [
+                part,
+                f"{statistics.median(cpu) * 1e3:.0f}",
+                f"{statistics.median(megabytes):.0f}",
+                f"{statistics.median(megabytes) / whole:.2f}",
+                *(
+                    "{:.2f}".format(ratio([one[what] for one in found["naive"]], own)[0])
+                    for what, own in (("cpu", cpu), ("megabytes", megabytes))
+                ),
+            ]
+        )
+    made = table(
+        [
+            f"{arguments.batch} x {LENGTH}",
+            "ms",
+            "MB more than before",
+            f"÷ one [B, T, V] ({whole:.0f} MB)",
+            "naive ÷ this: time",
+            "memory",
+        ],
+        rows,
+    )
     print(made)
     if arguments.write:
         write("coco_lm", made)

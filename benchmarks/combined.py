@@ -24,12 +24,29 @@ from fwk import Criterion, LossTerm, Output, option, register
 from fwk.criteria.masked_lm import MaskedLMHead, count_chosen, masked_lm_sums
 from fwk.testing import batches_of, tiny_config, trainer_of
 
-SIZES = {"mini": (16, {"size": "mini"}), "small": (8, {"size": "small"}), "toy": (8, {"layers": 1, "width": 32, "heads": 2})}
-VIEWS = {"masked": {"noiser": "bert_mask"}, "remasked": {"noiser": "bert_mask"}, "cropped": {"noiser": "crop"},
-         "corrupted": {"noiser": "masked_lm", "of": "masked", "sampling": "without_dropout",
-                       "network": {"name": "scaled", "width": 1.0, "layers": 0.5}}}
-FIVE = {"masked_lm": ("masked",), "semantic_augment": ("masked", "remasked"), "replaced_token_detection": ("masked", "corrupted"),
-        "corrective_lm": ("masked", "corrupted"), "sequence_contrastive": ("masked", "corrupted", "cropped")}  # and the views of each
+SIZES = {
+    "mini": (16, {"size": "mini"}),
+    "small": (8, {"size": "small"}),
+    "toy": (8, {"layers": 1, "width": 32, "heads": 2}),
+}
+VIEWS = {
+    "masked": {"noiser": "bert_mask"},
+    "remasked": {"noiser": "bert_mask"},
+    "cropped": {"noiser": "crop"},
+    "corrupted": {
+        "noiser": "masked_lm",
+        "of": "masked",
+        "sampling": "without_dropout",
+        "network": {"name": "scaled", "width": 1.0, "layers": 0.5},
+    },
+}
+FIVE = {
+    "masked_lm": ("masked",),
+    "semantic_augment": ("masked", "remasked"),
+    "replaced_token_detection": ("masked", "corrupted"),
+    "corrective_lm": ("masked", "corrupted"),
+    "sequence_contrastive": ("masked", "corrupted", "cropped"),
+}  # and the views of each
 
 
 @register("criterion", "four_views_of_the_benchmark")
@@ -54,22 +71,53 @@ class FourViews(Criterion):
 
     def normalizers(self, views: Any, context: Any) -> dict[str, torch.Tensor]:
         first, *others = (views[name] for name in self.config.names)
-        return {"masked_lm": count_chosen(first), "square": sum(view.content.sum() for view in others)}
+        return {
+            "masked_lm": count_chosen(first),
+            "square": sum(view.content.sum() for view in others),
+        }
 
     def forward(self, views: Any, context: Any) -> Output:
         first, *others = (views[name] for name in self.config.names)
-        square = sum(view.encoded.features.square().mean(-1).masked_fill(~view.content, 0.0).sum() for view in others)
-        return Output(terms={"masked_lm": LossTerm(masked_lm_sums(self.head, first)[0]), "square": LossTerm(square)})
+        square = sum(
+            view.encoded.features.square().mean(-1).masked_fill(~view.content, 0.0).sum()
+            for view in others
+        )
+        return Output(
+            terms={
+                "masked_lm": LossTerm(masked_lm_sums(self.head, first)[0]),
+                "square": LossTerm(square),
+            }
+        )
 
 
 def config_of(criteria: Iterable[str], size: str) -> Any:
     batch, model = SIZES[size]
     read = {view for name in criteria for view in FIVE.get(name, VIEWS)}
-    return tiny_config({
-        "task": {"name": "synthetic", "sequences": 4096, "length": 128, "shortest": None, "vocabulary": 8192, "second_source": 0.0},
-        "model": {"layers": None, "width": None, "heads": None, **model, "positions": "learned", "dropout": 0.1, "attention_dropout": 0.1},
-        "criterion": {name: {} for name in criteria}, "views": {name: view for name, view in VIEWS.items() if name in read},
-        "train": {"updates": 100_000, "batch": batch, "precision": "fp32"}, "schedule": {"name": "constant", "warmup": 0}})
+    return tiny_config(
+        {
+            "task": {
+                "name": "synthetic",
+                "sequences": 4096,
+                "length": 128,
+                "shortest": None,
+                "vocabulary": 8192,
+                "second_source": 0.0,
+            },
+            "model": {
+                "layers": None,
+                "width": None,
+                "heads": None,
+                **model,
+                "positions": "learned",
+                "dropout": 0.1,
+                "attention_dropout": 0.1,
+            },
+            "criterion": {name: {} for name in criteria},
+            "views": {name: view for name, view in VIEWS.items() if name in read},
+            "train": {"updates": 100_000, "batch": batch, "precision": "fp32"},
+            "schedule": {"name": "constant", "warmup": 0},
+        }
+    )
 
 
 def main() -> None:
@@ -93,11 +141,27 @@ def main() -> None:
     times = taking_turns(contenders, arguments.repetitions)
     flops = [trainer.run.operations.update for trainer in trainers]
     apart = [sum(each) for each in zip(*times[2:])]
-    rows = [["all five", times[0], flops[0]], ["one criterion", times[1], flops[1]], ["each apart", apart, sum(flops[2:])],
-            *([f"{name} alone", own, count] for name, own, count in zip(FIVE, times[2:], flops[2:]))]
-    made = table(["update", "ms", "all five ÷ this (quartiles)", "FLOPs", "all five ÷ this"], [
-        [name, f"{statistics.median(own) * 1e3:.0f}", "1" if own is times[0] else "{:.3f} ({:.3f} to {:.3f})".format(*ratio(times[0], own)),
-         f"{count:.3g}", f"{flops[0] / count:.3f}"] for name, own, count in rows])
+    rows = [
+        ["all five", times[0], flops[0]],
+        ["one criterion", times[1], flops[1]],
+        ["each apart", apart, sum(flops[2:])],
+        *([f"{name} alone", own, count] for name, own, count in zip(FIVE, times[2:], flops[2:])),
+    ]
+    made = table(
+        ["update", "ms", "all five ÷ this (quartiles)", "FLOPs", "all five ÷ this"],
+        [
+            [
+                name,
+                f"{statistics.median(own) * 1e3:.0f}",
+                "1"
+                if own is times[0]
+                else "{:.3f} ({:.3f} to {:.3f})".format(*ratio(times[0], own)),
+                f"{count:.3g}",
+                f"{flops[0] / count:.3f}",
+            ]
+            for name, own, count in rows
+        ],
+    )
     print(made)
     if arguments.write:
         write("combined", made, facts={"model": arguments.size})

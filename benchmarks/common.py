@@ -16,8 +16,12 @@ from typing import Any
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 
-def taking_turns(contenders: Sequence[Callable[[], Any]], repetitions: int, repeat: int = 1,
-                 clock: Callable[[], float] = time.process_time) -> list[list[float]]:
+def taking_turns(
+    contenders: Sequence[Callable[[], Any]],
+    repetitions: int,
+    repeat: int = 1,
+    clock: Callable[[], float] = time.process_time,
+) -> list[list[float]]:
     """Seconds per call of each contender, a list of `repetitions` numbers each. The contenders take turns, in
     alternating order, so that whatever else the machine does hits all of them; `repeat` calls are timed as one."""
     times: list[list[float]] = [[] for _ in contenders]
@@ -34,10 +38,16 @@ def taking_turns(contenders: Sequence[Callable[[], Any]], repetitions: int, repe
 def own_process(command: Sequence[Any], environment: Mapping[str, str] | None = None) -> Any:
     """The JSON on the last line that a command prints, one thread, in a process of its own; it ends all of it where it fails."""
     command = [sys.executable, *map(str, command)]
-    ended = subprocess.run(command, capture_output=True, text=True, env={**(os.environ if environment is None else environment),
-                                                                         "OMP_NUM_THREADS": "1"})
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env={**(os.environ if environment is None else environment), "OMP_NUM_THREADS": "1"},
+    )
     if ended.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with status {ended.returncode}:\n{ended.stderr[-2000:]}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with status {ended.returncode}:\n{ended.stderr[-2000:]}"
+        )
     return json.loads(ended.stdout.strip().splitlines()[-1])
 
 
@@ -59,18 +69,32 @@ def machine() -> str:
     """What the numbers were taken on, without its name."""
     import torch
 
-    words = [f"{os.cpu_count()} CPU cores ({platform.machine()})", f"Python {platform.python_version()}",
-             f"torch {torch.__version__}"]
+    words = [
+        f"{os.cpu_count()} CPU cores ({platform.machine()})",
+        f"Python {platform.python_version()}",
+        f"torch {torch.__version__}",
+    ]
     if torch.cuda.is_available():
         words.insert(0, f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
     return ", ".join(words)
 
 
-def write(section: str, made: str, page: Path = PAGE, facts: Mapping[str, Any] | None = None) -> None:
+def write(
+    section: str, made: str, page: Path = PAGE, facts: Mapping[str, Any] | None = None
+) -> None:
     """Replaces what stands between `<!-- section -->` and the next `<!-- end -->` of the page."""
     begin, end = f"<!-- {section} -->\n", "<!-- end -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     if not found:
         raise SystemExit(f"{page} has no section {begin.strip()}")
-    said = ", ".join([machine(), time.strftime("%Y-%m-%d"), *(f"{name} {value}" for name, value in (facts or {}).items())])
-    page.write_text(f"{before}{begin}{made}\n\nMeasured on {said}.\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+    said = ", ".join(
+        [
+            machine(),
+            time.strftime("%Y-%m-%d"),
+            *(f"{name} {value}" for name, value in (facts or {}).items()),
+        ]
+    )
+    page.write_text(
+        f"{before}{begin}{made}\n\nMeasured on {said}.\n{end}{rest.partition(end)[2]}",
+        encoding="utf-8",
+    )

@@ -42,12 +42,22 @@ class Stopwatch:
         self.last = now
 
     def result(self) -> dict[str, Any]:
-        wall, cpu = self.wall[self.warm:], self.cpu[self.warm:]
-        return {"wall": statistics.median(wall), "cpu": statistics.median(cpu), "first": self.wall[0], "laps": len(wall)}
+        wall, cpu = self.wall[self.warm :], self.cpu[self.warm :]
+        return {
+            "wall": statistics.median(wall),
+            "cpu": statistics.median(cpu),
+            "first": self.wall[0],
+            "laps": len(wall),
+        }
 
 
 def task_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"name": "synthetic", "sequences": arguments.batch * 16, "length": arguments.length, "vocabulary": VOCABULARY}
+    return {
+        "name": "synthetic",
+        "sequences": arguments.batch * 16,
+        "length": arguments.length,
+        "vocabulary": VOCABULARY,
+    }
 
 
 def run_fwk(arguments: argparse.Namespace, watch: Stopwatch) -> None:
@@ -65,18 +75,36 @@ def run_fwk(arguments: argparse.Namespace, watch: Stopwatch) -> None:
             watch.lap()
 
     with tempfile.TemporaryDirectory() as folder:
-        fwk.train({
-            "task": task_of(arguments), "run": f"{folder}/run",
-            "model": {"name": "bert", "layers": arguments.layers, "width": arguments.width,
-                      "heads": arguments.width // 64, "positions": "learned"},
-            "criterion": {"masked_lm": {}}, "schedule": {"name": "linear"},
-            "optimizer": {"name": "adamw", "lr": 1e-4},
-            "hooks": {"terminal": None, "summary": None, "laps": {"name": "stopwatch"}},
-            "train": {"updates": arguments.warm + arguments.updates, "batch": arguments.batch, "validate_every": 0,
-                      "save_every": 0, "precision": arguments.precision, "compile": arguments.compile,
-                      "device": arguments.device, "threads": arguments.threads, "workers": arguments.workers,
-                      "deterministic": not arguments.device.startswith("cuda"), "validate_batches": 1},
-        })
+        fwk.train(
+            {
+                "task": task_of(arguments),
+                "run": f"{folder}/run",
+                "model": {
+                    "name": "bert",
+                    "layers": arguments.layers,
+                    "width": arguments.width,
+                    "heads": arguments.width // 64,
+                    "positions": "learned",
+                },
+                "criterion": {"masked_lm": {}},
+                "schedule": {"name": "linear"},
+                "optimizer": {"name": "adamw", "lr": 1e-4},
+                "hooks": {"terminal": None, "summary": None, "laps": {"name": "stopwatch"}},
+                "train": {
+                    "updates": arguments.warm + arguments.updates,
+                    "batch": arguments.batch,
+                    "validate_every": 0,
+                    "save_every": 0,
+                    "precision": arguments.precision,
+                    "compile": arguments.compile,
+                    "device": arguments.device,
+                    "threads": arguments.threads,
+                    "workers": arguments.workers,
+                    "deterministic": not arguments.device.startswith("cuda"),
+                    "validate_batches": 1,
+                },
+            }
+        )
 
 
 def run_hf(arguments: argparse.Namespace, watch: Stopwatch) -> None:
@@ -92,18 +120,29 @@ def run_hf(arguments: argparse.Namespace, watch: Stopwatch) -> None:
     from fwk.registry import registry
 
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
-    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4} | {f"w{i}": i for i in range(5, VOCABULARY)}
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4} | {
+        f"w{i}": i for i in range(5, VOCABULARY)
+    }
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="[UNK]")), pad_token="[PAD]", unk_token="[UNK]",
-        cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="[UNK]")),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
     options = {key: value for key, value in task_of(arguments).items() if key != "name"}
     synthetic = registry.get("task", "synthetic").cls
     source = synthetic(synthetic.Config(**options), 1).sources("train")["a"]
     examples = [{"input_ids": [2, *source[i][0].tolist(), 3]} for i in range(len(source))]
     config = transformers.BertConfig(
-        vocab_size=VOCABULARY, hidden_size=arguments.width, num_hidden_layers=arguments.layers,
-        num_attention_heads=arguments.width // 64, intermediate_size=4 * arguments.width,
-        max_position_embeddings=arguments.length)
+        vocab_size=VOCABULARY,
+        hidden_size=arguments.width,
+        num_hidden_layers=arguments.layers,
+        num_attention_heads=arguments.width // 64,
+        intermediate_size=4 * arguments.width,
+        max_position_embeddings=arguments.length,
+    )
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
 
@@ -113,21 +152,41 @@ def run_hf(arguments: argparse.Namespace, watch: Stopwatch) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         chosen = transformers.TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=arguments.batch, max_steps=arguments.warm + arguments.updates,
-            learning_rate=1e-4, lr_scheduler_type="linear", optim="adamw_torch_fused", max_grad_norm=1.0,
-            weight_decay=0.01, logging_steps=10, save_strategy="no", report_to="none", disable_tqdm=True,
-            use_cpu=not arguments.device.startswith("cuda"), bf16=arguments.precision == "bf16",
-            fp16=arguments.precision == "fp16", torch_compile=arguments.compile,
-            dataloader_num_workers=arguments.workers)
+            output_dir=folder,
+            per_device_train_batch_size=arguments.batch,
+            max_steps=arguments.warm + arguments.updates,
+            learning_rate=1e-4,
+            lr_scheduler_type="linear",
+            optim="adamw_torch_fused",
+            max_grad_norm=1.0,
+            weight_decay=0.01,
+            logging_steps=10,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=not arguments.device.startswith("cuda"),
+            bf16=arguments.precision == "bf16",
+            fp16=arguments.precision == "fp16",
+            torch_compile=arguments.compile,
+            dataloader_num_workers=arguments.workers,
+        )
         transformers.Trainer(
-            model=transformers.BertForMaskedLM(config), args=chosen, train_dataset=examples, callbacks=[Laps()],
-            data_collator=transformers.DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)).train()
+            model=transformers.BertForMaskedLM(config),
+            args=chosen,
+            train_dataset=examples,
+            callbacks=[Laps()],
+            data_collator=transformers.DataCollatorForLanguageModeling(
+                tokenizer, mlm_probability=0.15
+            ),
+        ).train()
 
 
 def flops(layers: int, width: int, length: int, batch: int, predicted: int) -> float:
     """Floating-point operations of one update, forward and backward (twice the forward): matrix products only.
     predicted: positions per sequence whose logits are made."""
-    per_token = layers * (2 * 12 * width * width + 2 * 2 * length * width)  # projections and feed-forward; attention
+    per_token = layers * (
+        2 * 12 * width * width + 2 * 2 * length * width
+    )  # projections and feed-forward; attention
     head = predicted * (2 * width * width + 2 * width * VOCABULARY)
     return 3.0 * batch * (length * per_token + head)
 

@@ -28,9 +28,12 @@ PAIRS = {"positive": "-", "negative": "--"}
 
 def config_of(weight: float, updates: int) -> dict[str, Any]:
     return {
-        "task": {"name": "mlm"}, "model": {"name": "bert", "initialisation": "fan_in"}, "optimizer": {"name": "adamw", "lr": 1e-3},
+        "task": {"name": "mlm"},
+        "model": {"name": "bert", "initialisation": "fan_in"},
+        "optimizer": {"name": "adamw", "lr": 1e-3},
         "criterion": {"corrective_lm": {}, "sequence_contrastive": {"weight": weight}},
-        "views": {"corrupted": {"network": {"layers": 0.5}}}, "hooks": {"summary": None},
+        "views": {"corrupted": {"network": {"layers": 0.5}}},
+        "hooks": {"summary": None},
         "train": {"updates": updates, "log_every": 20, "validate_every": 0, "threads": 1},
     }
 
@@ -52,13 +55,27 @@ def draw(runs: dict[str, dict[str, list[tuple[int, float]]]], out: Path) -> None
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    settings = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fwk", "svg.fonttype": "none"}
+    settings = {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "fwk",
+        "svg.fonttype": "none",
+    }
     with plt.rc_context(settings):
         drawn, axis = plt.subplots(figsize=(5.2, 3.0))
         for kind, pairs in runs.items():
             for pair, points in pairs.items():
-                axis.plot(*zip(*points), PAIRS[pair], color=COLOURS[kind], linewidth=1.4, label=f"{pair} pairs, {kind} the contrast")
-        axis.set(xlabel="updates", ylabel="mean cosine of [CLS] features", xlim=(0, None), ylim=(0, 1))
+                axis.plot(
+                    *zip(*points),
+                    PAIRS[pair],
+                    color=COLOURS[kind],
+                    linewidth=1.4,
+                    label=f"{pair} pairs, {kind} the contrast",
+                )
+        axis.set(
+            xlabel="updates", ylabel="mean cosine of [CLS] features", xlim=(0, None), ylim=(0, 1)
+        )
         axis.grid(axis="y", linewidth=0.3)
         axis.legend(frameon=False)
         drawn.tight_layout()
@@ -74,20 +91,28 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     if arguments.updates < 80:
-        parser.error(f"--updates: the table has four marks of 20 updates, expected at least 80, got {arguments.updates}")
+        parser.error(
+            f"--updates: the table has four marks of 20 updates, expected at least 80, got {arguments.updates}"
+        )
     for kind in [arguments.only] if arguments.only else KINDS:
         fwk.train(config_of(KINDS[kind], arguments.updates), run=str(arguments.folder / kind))
     if arguments.only:
         return
     runs = {kind: curves(arguments.folder / kind) for kind in KINDS}
     marks = [arguments.updates * share // 4 // 20 * 20 for share in (1, 2, 3, 4)]
-    rows = [[f"{pair} pairs, {kind} the contrast", *(f"{dict(points)[mark]:.3f}" for mark in marks)]
-            for kind, pairs in runs.items() for pair, points in pairs.items()]
+    rows = [
+        [f"{pair} pairs, {kind} the contrast", *(f"{dict(points)[mark]:.3f}" for mark in marks)]
+        for kind, pairs in runs.items()
+        for pair, points in pairs.items()
+    ]
     made = table(["mean cosine (of 20 updates) at update", *(str(mark) for mark in marks)], rows)
     print(made)
     if arguments.write:
         draw(runs, FIGURE)
-        write("cosines", made + "\n\n![Mean cosine of positive and negative pairs over updates](coco-lm.svg)")
+        write(
+            "cosines",
+            made + "\n\n![Mean cosine of positive and negative pairs over updates](coco-lm.svg)",
+        )
 
 
 if __name__ == "__main__":

@@ -32,36 +32,96 @@ from fwk.testing import tiny_config, trainer_of
 from fwk_plugins.cvt.imitation import Imitated
 from fwk_plugins.cvt.trees import best_heads, decode
 
-TAGS = ("VERB", "NOUN", "ADJ", "ADV", "ADP", "DET", "AUX", "PRON", "PROPN", "NUM", "CCONJ", "SCONJ", "PART", "INTJ", "SYM", "X", "PUNCT")
+TAGS = (
+    "VERB",
+    "NOUN",
+    "ADJ",
+    "ADV",
+    "ADP",
+    "DET",
+    "AUX",
+    "PRON",
+    "PROPN",
+    "NUM",
+    "CCONJ",
+    "SCONJ",
+    "PART",
+    "INTJ",
+    "SYM",
+    "X",
+    "PUNCT",
+)
 SMOOTHING = 0.1
 
 
-def treebank(path: Path, sentences: int, shortest: int, longest: int, vocabulary: int = 8000, seed: int = 1) -> Path:
+def treebank(
+    path: Path, sentences: int, shortest: int, longest: int, vocabulary: int = 8000, seed: int = 1
+) -> Path:
     """A word's tag follows from the word. Its head is the nearest word of a tag further in front in `TAGS` (an earlier one of its own
     tag counts as such), so that there is one tree; the relation is the word's tag and the side of its head."""
     generator, lines = random.Random(seed), []
     frequencies = [1 / (rank + 3) for rank in range(vocabulary)]
     for _ in range(sentences):
-        words = generator.choices(range(vocabulary), frequencies, k=generator.randint(shortest, longest))
+        words = generator.choices(
+            range(vocabulary), frequencies, k=generator.randint(shortest, longest)
+        )
         order = [(word % len(TAGS), place) for place, word in enumerate(words)]
         for place, word in enumerate(words):
             above = [other for other in range(len(words)) if order[other] < order[place]]
             head = min(above, key=lambda other: abs(other - place)) + 1 if above else 0
             tag = TAGS[word % len(TAGS)]
             relation = f"{tag.lower()}:{'left' if head <= place else 'right'}" if head else "root"
-            lines.append("\t".join([str(place + 1), f"w{word:x}", "_", tag, "_", "_", str(head), relation, "_", "_"]))
+            lines.append(
+                "\t".join(
+                    [
+                        str(place + 1),
+                        f"w{word:x}",
+                        "_",
+                        tag,
+                        "_",
+                        "_",
+                        str(head),
+                        relation,
+                        "_",
+                        "_",
+                    ]
+                )
+            )
         lines.append("")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 
 
 def config(path: Path, batch: int, **model):
-    return tiny_config({
-        "task": {"name": "sentences", "data": {"bank": {"path": str(path), "labels": {"pos": "upos", "tree": "tree"}, "fraction": 0.1}}},
-        "model": {"name": "cnn_bilstm", **model},
-        "criterion": {"pos": {"name": "cvt_tagging", "label": "pos"}, "tree": {"name": "cvt_parsing"}},
-        "optimizer": {"lr": 2e-3}, "schedule": {"name": "constant", "warmup": 0},
-        "train": {"updates": 10_000_000, "batch": batch, "precision": "fp32", "log_every": 10_000_000, "validate_every": 0, "save_every": 0}})
+    return tiny_config(
+        {
+            "task": {
+                "name": "sentences",
+                "data": {
+                    "bank": {
+                        "path": str(path),
+                        "labels": {"pos": "upos", "tree": "tree"},
+                        "fraction": 0.1,
+                    }
+                },
+            },
+            "model": {"name": "cnn_bilstm", **model},
+            "criterion": {
+                "pos": {"name": "cvt_tagging", "label": "pos"},
+                "tree": {"name": "cvt_parsing"},
+            },
+            "optimizer": {"lr": 2e-3},
+            "schedule": {"name": "constant", "warmup": 0},
+            "train": {
+                "updates": 10_000_000,
+                "batch": batch,
+                "precision": "fp32",
+                "log_every": 10_000_000,
+                "validate_every": 0,
+                "save_every": 0,
+            },
+        }
+    )
 
 
 def by_hand(trainer, batch: int) -> tuple[Callable[[], None], Callable[[], torch.Tensor]]:
@@ -73,14 +133,20 @@ def by_hand(trainer, batch: int) -> tuple[Callable[[], None], Callable[[], torch
     optimizer, draws, update = optimizer_by_hand(parameters), np.arange(batch), 0
 
     def encoded(data, wanted: tuple[str, ...]) -> View:
-        return View.of(data).replace(encoded=encoder(data.inputs, None if data.mask.all() else data.mask, None, wanted))
+        return View.of(data).replace(
+            encoded=encoder(data.inputs, None if data.mask.all() else data.mask, None, wanted)
+        )
 
     def supervised(data) -> torch.Tensor:
         view = encoded(data, ())
         heads, relations = data.labels["tree_head"], data.labels["tree_relation"]
         arcs = torch.where(heads >= 0, relations * (heads.shape[1] + 1) + heads, -1)
-        return (F.cross_entropy(pos.primary(view).flatten(0, 1), data.labels["pos"].flatten(), ignore_index=-1, label_smoothing=SMOOTHING)
-                + F.cross_entropy(tree.primary(view).flatten(0, 1), arcs.flatten(), ignore_index=-1))
+        return F.cross_entropy(
+            pos.primary(view).flatten(0, 1),
+            data.labels["pos"].flatten(),
+            ignore_index=-1,
+            label_smoothing=SMOOTHING,
+        ) + F.cross_entropy(tree.primary(view).flatten(0, 1), arcs.flatten(), ignore_index=-1)
 
     def imitation(data) -> torch.Tensor:
         with torch.no_grad():
@@ -89,7 +155,14 @@ def by_hand(trainer, batch: int) -> tuple[Callable[[], None], Callable[[], torch
             encoder.train()
             imitated = {task: Imitated(task.primary(teacher), data.mask) for task in (pos, tree)}
         student = encoded(data, states)
-        return sum(said.divergence(module(student)) for task, said in imitated.items() for module in task.students.values()) / data.mask.sum()
+        return (
+            sum(
+                said.divergence(module(student))
+                for task, said in imitated.items()
+                for module in task.students.values()
+            )
+            / data.mask.sum()
+        )
 
     def next_loss() -> torch.Tensor:
         where, indices, _ = run.order.locate(np.arange(update * batch, (update + 1) * batch))
@@ -110,7 +183,9 @@ def by_hand(trainer, batch: int) -> tuple[Callable[[], None], Callable[[], torch
     return step, next_loss
 
 
-def compare(path: Path, batch: int, repetitions: int, updates: int, model: Mapping[str, int]) -> tuple[list[float], list[float], float]:
+def compare(
+    path: Path, batch: int, repetitions: int, updates: int, model: Mapping[str, int]
+) -> tuple[list[float], list[float], float]:
     """Seconds per update of `fwk` and by hand, one each per repetition of that many updates, and words per update."""
     made = config(path, batch, **model)
     with trainer_of(made) as ours, trainer_of(made) as theirs:
@@ -122,11 +197,16 @@ def compare(path: Path, batch: int, repetitions: int, updates: int, model: Mappi
         run = ours.run
         where, indices, _ = run.order.locate(np.arange(run.update * batch))
         sources = list(run.task.sources("train").values())
-        words = sum(len(sources[s][i][0]) for s, i in zip(where.tolist(), indices.tolist())) / run.update
+        words = (
+            sum(len(sources[s][i][0]) for s, i in zip(where.tolist(), indices.tolist()))
+            / run.update
+        )
     return *times, words
 
 
-def decoding(path: Path, batch: int, training: int, repetitions: int, model: Mapping[str, int]) -> list[list[str]]:
+def decoding(
+    path: Path, batch: int, training: int, repetitions: int, model: Mapping[str, int]
+) -> list[list[str]]:
     """Rows of the second table: before and after so many updates."""
     rows = []
     with trainer_of(config(path, batch, **model)) as trainer:
@@ -134,7 +214,9 @@ def decoding(path: Path, batch: int, training: int, repetitions: int, model: Map
         encoder, tree = run.module.networks["main"], run.module.criteria["tree"]
         source = next(iter(run.task.sources("train").values()))
         examples = source.many(range(min(64, len(source))))
-        data = run.task.collate(examples, np.arange(len(examples)), np.zeros(len(examples), dtype=np.int64))
+        data = run.task.collate(
+            examples, np.arange(len(examples)), np.zeros(len(examples), dtype=np.int64)
+        )
         for updates in (0, training):
             while run.update < updates:
                 step()
@@ -147,11 +229,20 @@ def decoding(path: Path, batch: int, training: int, repetitions: int, model: Map
                 return F.pad(tree.primary(view).view(B, T, -1, T + 1).logsumexp(2), (0, 0, 1, 0))
 
             arcs, lengths = scores(), data.mask.sum(1)
-            searched = float((best_heads(arcs, lengths)[:, 1:] != decode(arcs, lengths)).any(1).double().mean())
+            searched = float(
+                (best_heads(arcs, lengths)[:, 1:] != decode(arcs, lengths)).any(1).double().mean()
+            )
             forward, search = taking_turns([scores, lambda: decode(arcs, lengths)], repetitions)  # noqa: B023
             middle, low, high = ratio(search, forward)
-            rows.append([f"{updates:,}", f"{searched:.0%}", f"{statistics.median(forward) / len(data) * 1e3:.3f}",
-                         f"{statistics.median(search) / len(data) * 1e3:.3f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"])
+            rows.append(
+                [
+                    f"{updates:,}",
+                    f"{searched:.0%}",
+                    f"{statistics.median(forward) / len(data) * 1e3:.3f}",
+                    f"{statistics.median(search) / len(data) * 1e3:.3f}",
+                    f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                ]
+            )
             run.module.train()
     return rows
 
@@ -159,14 +250,19 @@ def decoding(path: Path, batch: int, training: int, repetitions: int, model: Map
 def profile(path: Path, batch: int, updates: int, model: Mapping[str, int]) -> str:
     """Where the time of both goes, by operator."""
     said = []
-    with trainer_of(config(path, batch, **model)) as ours, trainer_of(config(path, batch, **model)) as theirs:
+    with (
+        trainer_of(config(path, batch, **model)) as ours,
+        trainer_of(config(path, batch, **model)) as theirs,
+    ):
         for name, step in (("fwk", by_fwk(ours)), ("by hand", by_hand(theirs, batch)[0])):
             for _ in range(updates):
                 step()
             with torch.profiler.profile() as watched:
                 for _ in range(updates):
                     step()
-            said.append(f"{name}\n{watched.key_averages().table(sort_by='self_cpu_time_total', row_limit=24, max_name_column_width=40)}")
+            said.append(
+                f"{name}\n{watched.key_averages().table(sort_by='self_cpu_time_total', row_limit=24, max_name_column_width=40)}"
+            )
     return "\n".join(said)
 
 
@@ -177,9 +273,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--width", type=int, help="of each LSTM (default: the model's)")
     parser.add_argument("--sentences", type=int, default=3000)
-    parser.add_argument("--training", type=int, default=600, help="updates of the parser whose trees are found")
+    parser.add_argument(
+        "--training", type=int, default=600, help="updates of the parser whose trees are found"
+    )
     parser.add_argument("--profile", action="store_true", help="print where the time goes instead")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the tables into docs/benchmarks.md"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     model = {} if arguments.width is None else {"width": arguments.width}
@@ -188,14 +288,39 @@ def main() -> None:
         if arguments.profile:
             print(profile(path, arguments.batch, arguments.updates, model))
             return
-        ours, theirs, words = compare(path, arguments.batch, arguments.repetitions, arguments.updates, model)
+        ours, theirs, words = compare(
+            path, arguments.batch, arguments.repetitions, arguments.updates, model
+        )
         middle, low, high = ratio(ours, theirs)
-        made = table(["sentences per update", "`fwk`, ms per update", "by hand, ms", "`fwk`, words per second", "ratio (quartiles)"], [[
-            arguments.batch, f"{statistics.median(ours) * 1e3:.1f}", f"{statistics.median(theirs) * 1e3:.1f}",
-            f"{words / statistics.median(ours):,.0f}", f"{middle:.3f} ({low:.3f} to {high:.3f})"]])
+        made = table(
+            [
+                "sentences per update",
+                "`fwk`, ms per update",
+                "by hand, ms",
+                "`fwk`, words per second",
+                "ratio (quartiles)",
+            ],
+            [
+                [
+                    arguments.batch,
+                    f"{statistics.median(ours) * 1e3:.1f}",
+                    f"{statistics.median(theirs) * 1e3:.1f}",
+                    f"{words / statistics.median(ours):,.0f}",
+                    f"{middle:.3f} ({low:.3f} to {high:.3f})",
+                ]
+            ],
+        )
         rows = decoding(path, arguments.batch, arguments.training, arguments.repetitions, model)
-    made += "\n\n" + table(["parser after updates", "sentences that need a search", "scores, ms per sentence", "trees, ms per sentence",
-                            "trees ÷ scores (quartiles)"], rows)
+    made += "\n\n" + table(
+        [
+            "parser after updates",
+            "sentences that need a search",
+            "scores, ms per sentence",
+            "trees, ms per sentence",
+            "trees ÷ scores (quartiles)",
+        ],
+        rows,
+    )
     print(made)
     if arguments.write:
         write("cvt", made)

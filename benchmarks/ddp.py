@@ -47,7 +47,10 @@ class ByHand(torch.nn.Module):
 def by_hand(trainer, world: World) -> Callable[[], None]:
     """An update by hand, of the module that `trainer` built and the batches that this rank reads."""
     run = trainer.run
-    updates = [[masked(trainer, batch) for batch in batches] for _, batches in zip(range(8), batches_of(run))]
+    updates = [
+        [masked(trainer, batch) for batch in batches]
+        for _, batches in zip(range(8), batches_of(run))
+    ]
     module = ByHand(run.module.networks["main"], run.module.criteria["masked_lm"].head)
     parameters = list(module.parameters())
     optimizer = optimizer_by_hand(parameters)
@@ -73,16 +76,32 @@ def by_hand(trainer, world: World) -> Callable[[], None]:
 
 def work(arguments: argparse.Namespace, world: World) -> dict[str, list[float]]:
     """Seconds per update by contender, on rank 0."""
-    config = tiny_config({**MINI, "model": {**MINI["model"], "size": arguments.size},
-                          "train": {**MINI["train"], "batch": arguments.batch, "micro_batch": arguments.batch // RANKS}})
+    config = tiny_config(
+        {
+            **MINI,
+            "model": {**MINI["model"], "size": arguments.size},
+            "train": {
+                **MINI["train"],
+                "batch": arguments.batch,
+                "micro_batch": arguments.batch // RANKS,
+            },
+        }
+    )
     with ExitStack() as stack:
+
         def trainer(own: World):
             return stack.enter_context(trainer_of(config, own))
 
-        steps = {"ranks, fwk": by_fwk(trainer(world)), "ranks, by hand": by_hand(trainer(world), world)}
+        steps = {
+            "ranks, fwk": by_fwk(trainer(world)),
+            "ranks, by hand": by_hand(trainer(world), world),
+        }
         if world.main:
             alone = World()
-            steps |= {"threads, fwk": by_fwk(trainer(alone)), "threads, by hand": by_hand(trainer(alone), alone)}
+            steps |= {
+                "threads, fwk": by_fwk(trainer(alone)),
+                "threads, by hand": by_hand(trainer(alone), alone),
+            }
 
         def turn(name: str) -> Callable[[], None]:
             def updates() -> None:
@@ -92,6 +111,7 @@ def work(arguments: argparse.Namespace, world: World) -> dict[str, list[float]]:
                     for _ in range(arguments.updates):
                         steps[name]()
                 dist.barrier()
+
             return updates
 
         names = ["ranks, fwk", "threads, fwk", "ranks, by hand", "threads, by hand"]
@@ -99,17 +119,27 @@ def work(arguments: argparse.Namespace, world: World) -> dict[str, list[float]]:
         for contender in contenders:
             contender()
         times = taking_turns(contenders, arguments.repetitions, clock=time.perf_counter)
-    return {name: [seconds / arguments.updates for seconds in own] for name, own in zip(names, times)}
+    return {
+        name: [seconds / arguments.updates for seconds in own] for name, own in zip(names, times)
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--updates", type=int, default=3, help="timed as one")
-    parser.add_argument("--size", default="mini", help="of the model: tiny, mini, small, medium, base")
-    parser.add_argument("--batch", type=int, default=32, help="sequences per update, of both ranks together")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
-    parser.add_argument("--out", help=argparse.SUPPRESS)  # of a rank: where the first one leaves its times
+    parser.add_argument(
+        "--size", default="mini", help="of the model: tiny, mini, small, medium, base"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=32, help="sequences per update, of both ranks together"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/benchmarks.md"
+    )
+    parser.add_argument(
+        "--out", help=argparse.SUPPRESS
+    )  # of a rank: where the first one leaves its times
     arguments = parser.parse_args()
     if arguments.out:
         with process_group("cpu", 120) as world:
@@ -120,20 +150,51 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "times.json"
         subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}", __file__, *sys.argv[1:],
-             "--out", str(out)], check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"})
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={RANKS}",
+                __file__,
+                *sys.argv[1:],
+                "--out",
+                str(out),
+            ],
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"},
+        )
         times = json.loads(out.read_text())
     rows = []
     for who, name in (("fwk", "`fwk`"), ("by hand", "by hand, DistributedDataParallel")):
         ranks, threads = times[f"ranks, {who}"], times[f"threads, {who}"]
-        rows.append([name, *(f"{statistics.median(own) * 1e3:.0f}" for own in (ranks, threads)),
-                     "{:.3f} ({:.3f} to {:.3f})".format(*ratio(ranks, threads))])
-    made = table(["update", "2 ranks x 1 thread, ms", "1 process x 2 threads x 2 micro-batches, ms", "ratio (quartiles)"], rows)
+        rows.append(
+            [
+                name,
+                *(f"{statistics.median(own) * 1e3:.0f}" for own in (ranks, threads)),
+                "{:.3f} ({:.3f} to {:.3f})".format(*ratio(ranks, threads)),
+            ]
+        )
+    made = table(
+        [
+            "update",
+            "2 ranks x 1 thread, ms",
+            "1 process x 2 threads x 2 micro-batches, ms",
+            "ratio (quartiles)",
+        ],
+        rows,
+    )
     print(made)
     if arguments.write:
-        write("ddp", made, facts={"model": f"BERT-{arguments.size}", "batch": f"{arguments.batch} x 128",
-                                  "repetitions": f"{arguments.repetitions} of {arguments.updates} updates"})
+        write(
+            "ddp",
+            made,
+            facts={
+                "model": f"BERT-{arguments.size}",
+                "batch": f"{arguments.batch} x 128",
+                "repetitions": f"{arguments.repetitions} of {arguments.updates} updates",
+            },
+        )
 
 
 if __name__ == "__main__":

@@ -27,21 +27,41 @@ from typing import Any
 from common import own_process, ratio, table, write
 
 VOCABULARY, LENGTH = 30_522, 128
-SIZES = {"small": {"layers": 12, "width": 256, "heads": 4, "inner": 1024, "embedding": 128},
-         "toy": {"layers": 2, "width": 64, "heads": 4, "inner": 256, "embedding": 32}}
+SIZES = {
+    "small": {"layers": 12, "width": 256, "heads": 4, "inner": 1024, "embedding": 128},
+    "toy": {"layers": 2, "width": 64, "heads": 4, "inner": 256, "embedding": 32},
+}
 PARTS = ("update", "generator", "discriminator", "optimizer", "transformers")
 
 
 def config(size: str, batch: int):
     from fwk.testing import tiny_config
 
-    return tiny_config({
-        "task": {"name": "synthetic", "sequences": 4096, "length": LENGTH, "shortest": None, "vocabulary": VOCABULARY,
-                 "second_source": 0.0},
-        "model": {**SIZES[size], "positions": "learned", "dropout": 0.1, "attention_dropout": 0.1},
-        "criterion": {"replaced_token_detection": {}},
-        "views": {"masked": {"mask": 1.0, "random": 0.0}, "corrupted": {"network": {"width": 0.25}}},
-        "train": {"updates": 100_000, "batch": batch, "precision": "fp32"}, "schedule": {"name": "constant", "warmup": 0}})
+    return tiny_config(
+        {
+            "task": {
+                "name": "synthetic",
+                "sequences": 4096,
+                "length": LENGTH,
+                "shortest": None,
+                "vocabulary": VOCABULARY,
+                "second_source": 0.0,
+            },
+            "model": {
+                **SIZES[size],
+                "positions": "learned",
+                "dropout": 0.1,
+                "attention_dropout": 0.1,
+            },
+            "criterion": {"replaced_token_detection": {}},
+            "views": {
+                "masked": {"mask": 1.0, "random": 0.0},
+                "corrupted": {"network": {"width": 0.25}},
+            },
+            "train": {"updates": 100_000, "batch": batch, "precision": "fp32"},
+            "schedule": {"name": "constant", "warmup": 0},
+        }
+    )
 
 
 def ours(part: str, size: str, batch: int) -> Callable[[], Any]:
@@ -69,9 +89,14 @@ def ours(part: str, size: str, batch: int) -> Callable[[], Any]:
                 parameter.grad = None
             loss().backward()
             return keep
+
         return call
 
-    noiser, head, main = module.learned["corrupted"], module.criteria["replaced_token_detection"].head, module.networks["main"]
+    noiser, head, main = (
+        module.learned["corrupted"],
+        module.criteria["replaced_token_detection"].head,
+        module.networks["main"],
+    )
     target = masked.at_positions(masked.target)
 
     def generator() -> torch.Tensor:
@@ -81,13 +106,17 @@ def ours(part: str, size: str, batch: int) -> Callable[[], Any]:
 
     def discriminator() -> torch.Tensor:
         logits = head(main(corrupted.inputs, None).features).squeeze(-1)
-        return 50 * torch.nn.functional.binary_cross_entropy_with_logits(logits, corrupted.changed.float())
+        return 50 * torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, corrupted.changed.float()
+        )
 
     if part == "optimizer":
+
         def stepping() -> Any:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             trainer.run.optimizer.step()
             return keep
+
         (generator() + discriminator()).backward()
         return stepping
     return bare({"generator": generator, "discriminator": discriminator}[part])
@@ -98,16 +127,33 @@ def theirs(size: str, batch: int) -> Callable[[], Any]:
     from transformers import ElectraConfig, ElectraForMaskedLM, ElectraForPreTraining
 
     shape = SIZES[size]
-    common = {"vocab_size": VOCABULARY, "embedding_size": shape["embedding"], "num_hidden_layers": shape["layers"],
-              "max_position_embeddings": LENGTH}
-    discriminator = ElectraForPreTraining(ElectraConfig(
-        **common, hidden_size=shape["width"], num_attention_heads=shape["heads"], intermediate_size=shape["inner"]))
-    generator = ElectraForMaskedLM(ElectraConfig(
-        **common, hidden_size=shape["width"] // 4, num_attention_heads=max(1, shape["heads"] // 4),
-        intermediate_size=shape["inner"] // 4))
+    common = {
+        "vocab_size": VOCABULARY,
+        "embedding_size": shape["embedding"],
+        "num_hidden_layers": shape["layers"],
+        "max_position_embeddings": LENGTH,
+    }
+    discriminator = ElectraForPreTraining(
+        ElectraConfig(
+            **common,
+            hidden_size=shape["width"],
+            num_attention_heads=shape["heads"],
+            intermediate_size=shape["inner"],
+        )
+    )
+    generator = ElectraForMaskedLM(
+        ElectraConfig(
+            **common,
+            hidden_size=shape["width"] // 4,
+            num_attention_heads=max(1, shape["heads"] // 4),
+            intermediate_size=shape["inner"] // 4,
+        )
+    )
     generator.electra.embeddings = discriminator.electra.embeddings
     generator.generator_lm_head.weight = discriminator.electra.embeddings.word_embeddings.weight
-    parameters = list({id(p): p for model in (generator, discriminator) for p in model.parameters()}.values())
+    parameters = list(
+        {id(p): p for model in (generator, discriminator) for p in model.parameters()}.values()
+    )
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01, fused=True)
     random = torch.Generator().manual_seed(1)
 
@@ -115,7 +161,9 @@ def theirs(size: str, batch: int) -> Callable[[], Any]:
         tokens = torch.randint(5, VOCABULARY, (batch, LENGTH), generator=random)
         chosen = torch.rand(batch, LENGTH, generator=random) < 0.15
         chosen[:, 0] = chosen[:, -1] = False
-        found = generator(input_ids=torch.where(chosen, 4, tokens), labels=torch.where(chosen, tokens, -100))
+        found = generator(
+            input_ids=torch.where(chosen, 4, tokens), labels=torch.where(chosen, tokens, -100)
+        )
         with torch.no_grad():
             drawn = torch.multinomial(found.logits[chosen].softmax(-1), 1)[:, 0]
             corrupted = tokens.clone()
@@ -140,12 +188,27 @@ def run(part: str, size: str, batch: int, updates: int) -> dict[str, float]:
         start = time.process_time()
         call()
         times.append(time.process_time() - start)
-    return {"cpu": statistics.median(times), "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "cpu": statistics.median(times),
+        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def measure(part: str, arguments: argparse.Namespace) -> dict[str, float]:
     """What `run` returns, from a process of its own."""
-    return own_process([__file__, "--part", part, "--size", arguments.size, "--batch", arguments.batch, "--updates", arguments.updates])
+    return own_process(
+        [
+            __file__,
+            "--part",
+            part,
+            "--size",
+            arguments.size,
+            "--batch",
+            arguments.batch,
+            "--updates",
+            arguments.updates,
+        ]
+    )
 
 
 def main() -> None:
@@ -167,13 +230,29 @@ def main() -> None:
     cpu = {part: [one["cpu"] for one in found[part]] for part in PARTS}
     networks = [a + b for a, b in zip(cpu["generator"], cpu["discriminator"])]
     everything = [a + b for a, b in zip(networks, cpu["optimizer"])]
-    rows = [[part, f"{statistics.median(cpu[part]) * 1e3:.0f}", f"{statistics.median(one['megabytes'] for one in found[part]):.0f}"]
-            for part in PARTS]
-    made = table(["one thread", "ms", "MB at most"], rows) + "\n\n" + table(["ratio", "median (quartiles)"], [
-        [name, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(*pair))] for name, pair in {
-            "update ÷ (generator + discriminator)": (cpu["update"], networks),
-            "update ÷ (generator + discriminator + optimizer)": (cpu["update"], everything),
-            "`transformers` ÷ update": (cpu["transformers"], cpu["update"])}.items()])
+    rows = [
+        [
+            part,
+            f"{statistics.median(cpu[part]) * 1e3:.0f}",
+            f"{statistics.median(one['megabytes'] for one in found[part]):.0f}",
+        ]
+        for part in PARTS
+    ]
+    made = (
+        table(["one thread", "ms", "MB at most"], rows)
+        + "\n\n"
+        + table(
+            ["ratio", "median (quartiles)"],
+            [
+                [name, "{:.2f} ({:.2f} to {:.2f})".format(*ratio(*pair))]
+                for name, pair in {
+                    "update ÷ (generator + discriminator)": (cpu["update"], networks),
+                    "update ÷ (generator + discriminator + optimizer)": (cpu["update"], everything),
+                    "`transformers` ÷ update": (cpu["transformers"], cpu["update"]),
+                }.items()
+            ],
+        )
+    )
     print(made)
     if arguments.write:
         write("electra", made)

@@ -28,14 +28,22 @@ from fwk_plugins.electra.criteria.noise_contrastive import NoiseContrastive
 from fwk_plugins.electra.noisers.uniform import Uniform
 
 TOKENS, LENGTH, SPECIAL = 8, 14, 5
-VOCABULARY = Vocabulary(size=SPECIAL + TOKENS, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4))
+VOCABULARY = Vocabulary(
+    size=SPECIAL + TOKENS, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4)
+)
 PEAKED = 0.3  # of the Dirichlet distribution that rows of the chain are drawn from
 
 
 def chain(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Transition matrix [V, V] and stationary distribution [V]."""
     torch.manual_seed(seed)
-    moves = torch.distributions.Dirichlet(torch.full((TOKENS, TOKENS), PEAKED, dtype=torch.float64)).sample() * 0.98 + 0.02 / TOKENS
+    moves = (
+        torch.distributions.Dirichlet(
+            torch.full((TOKENS, TOKENS), PEAKED, dtype=torch.float64)
+        ).sample()
+        * 0.98
+        + 0.02 / TOKENS
+    )
     return moves, torch.linalg.matrix_power(moves, 1000)[0]
 
 
@@ -50,14 +58,23 @@ def draw(moves: torch.Tensor, start: torch.Tensor, rows: int) -> torch.Tensor:
 def view_of(sequences: torch.Tensor, first: int) -> View:
     rows = len(sequences)
     tokens = torch.cat([torch.full((rows, 1), 2), sequences + SPECIAL, torch.full((rows, 1), 3)], 1)
-    return View(name="corrupted", draws=torch.arange(first, first + rows), inputs={"tokens": tokens}, target=tokens,
-                mask=torch.ones_like(tokens, dtype=torch.bool), special=tokens < SPECIAL, padded=False)
+    return View(
+        name="corrupted",
+        draws=torch.arange(first, first + rows),
+        inputs={"tokens": tokens},
+        target=tokens,
+        mask=torch.ones_like(tokens, dtype=torch.bool),
+        special=tokens < SPECIAL,
+        padded=False,
+    )
 
 
 def truth(moves: torch.Tensor, start: torch.Tensor, sequences: torch.Tensor) -> torch.Tensor:
     """p(x_t = v | the rest), [rows, LENGTH, V]."""
     left = torch.cat([start.expand(len(sequences), 1, -1), moves[sequences[:, :-1]]], 1)
-    right = torch.cat([moves.t()[sequences[:, 1:]], torch.ones(len(sequences), 1, TOKENS, dtype=moves.dtype)], 1)
+    right = torch.cat(
+        [moves.t()[sequences[:, 1:]], torch.ones(len(sequences), 1, TOKENS, dtype=moves.dtype)], 1
+    )
     return (left * right) / (left * right).sum(-1, keepdim=True)
 
 
@@ -65,8 +82,15 @@ def learn(moves: torch.Tensor, start: torch.Tensor, ratio: float, updates: int, 
     """An encoder and a criterion, trained."""
     torch.manual_seed(seed)
     context = BuildContext(name="corrupted", vocabulary=VOCABULARY, length=LENGTH + 2)
-    encoder = Bert(build(Bert, {"layers": 2, "width": 64, "heads": 4, "dropout": 0.0, "attention_dropout": 0.0}), context)
-    made = NoiseContrastive(NoiseContrastive.Config(head="dense"), BuildContext(encoder=encoder, vocabulary=VOCABULARY))
+    encoder = Bert(
+        build(
+            Bert, {"layers": 2, "width": 64, "heads": 4, "dropout": 0.0, "attention_dropout": 0.0}
+        ),
+        context,
+    )
+    made = NoiseContrastive(
+        NoiseContrastive.Config(head="dense"), BuildContext(encoder=encoder, vocabulary=VOCABULARY)
+    )
     noiser = Uniform(Uniform.Config(ratio=ratio), context)
     parameters = [*encoder.parameters(), *made.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.0)
@@ -93,14 +117,18 @@ def energies(encoder, made, sequences: torch.Tensor) -> torch.Tensor:
         for v in range(TOKENS):
             other = sequences.clone()
             other[:, t] = v
-            found[:, t, v] = made.energies(encoder(view_of(other, 0).inputs, None).features)[:, t + 1].double()
+            found[:, t, v] = made.energies(encoder(view_of(other, 0).inputs, None).features)[
+                :, t + 1
+            ].double()
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--updates", type=int, default=4000)
-    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 3])
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 3]
+    )
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.05, 0.15, 0.3, 0.5])
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
@@ -115,10 +143,23 @@ def main() -> None:
             sequences = draw(moves, start, 256)
             E, p = energies(encoder, made, sequences), truth(moves, start, sequences)
             log_p = (-E).log_softmax(-1)
-            found.append((float((p * (p.log() - log_p)).sum(-1).mean()), float((-E).exp().sum(-1).mean()),
-                          float((p * (p.log() - start.log())).sum(-1).mean())))
+            found.append(
+                (
+                    float((p * (p.log() - log_p)).sum(-1).mean()),
+                    float((-E).exp().sum(-1).mean()),
+                    float((p * (p.log() - start.log())).sum(-1).mean()),
+                )
+            )
         k = math.ceil(ratio * LENGTH)
-        rows.append([f"{k} of {LENGTH}", *(f"{statistics.median(column):.3f} ({min(column):.3f} to {max(column):.3f})" for column in zip(*found))])
+        rows.append(
+            [
+                f"{k} of {LENGTH}",
+                *(
+                    f"{statistics.median(column):.3f} ({min(column):.3f} to {max(column):.3f})"
+                    for column in zip(*found)
+                ),
+            ]
+        )
         print(*rows[-1], sep=" | ", flush=True)
     made = table(["noise", "KL(p, p^), nats", "Z", "KL(p, unigram), nats"], rows)
     print(made)

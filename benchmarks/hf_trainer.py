@@ -17,21 +17,59 @@ from pathlib import Path
 from common import own_process, ratio, table, write
 
 SHAPES = {
-    "4 layers x 256, 32 x 128": ["--layers", "4", "--width", "256", "--batch", "32", "--updates", "5", "--warm", "2"],
-    "12 layers x 256, 32 x 128": ["--layers", "12", "--width", "256", "--batch", "32", "--updates", "3", "--warm", "2"],
-    "12 layers x 768, 8 x 128": ["--layers", "12", "--width", "768", "--batch", "8", "--updates", "2", "--warm", "1"],
+    "4 layers x 256, 32 x 128": [
+        "--layers",
+        "4",
+        "--width",
+        "256",
+        "--batch",
+        "32",
+        "--updates",
+        "5",
+        "--warm",
+        "2",
+    ],
+    "12 layers x 256, 32 x 128": [
+        "--layers",
+        "12",
+        "--width",
+        "256",
+        "--batch",
+        "32",
+        "--updates",
+        "3",
+        "--warm",
+        "2",
+    ],
+    "12 layers x 768, 8 x 128": [
+        "--layers",
+        "12",
+        "--width",
+        "768",
+        "--batch",
+        "8",
+        "--updates",
+        "2",
+        "--warm",
+        "1",
+    ],
 }
 ALLOCATORS = {
     "defaults": {},
-    "memory kept": {"MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_MMAP_THRESHOLD_": "4294967296",
-                    "MALLOC_TOP_PAD_": "268435456"},
+    "memory kept": {
+        "MALLOC_TRIM_THRESHOLD_": "4294967296",
+        "MALLOC_MMAP_THRESHOLD_": "4294967296",
+        "MALLOC_TOP_PAD_": "268435456",
+    },
 }
 
 
 def measure(contender: str, flags: list[str], allocator: dict[str, str]) -> dict[str, float]:
     """What `contenders.py` prints, from a process of its own."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    return own_process([Path(__file__).with_name("contenders.py"), contender, *flags], {**inherited, **allocator})
+    return own_process(
+        [Path(__file__).with_name("contenders.py"), contender, *flags], {**inherited, **allocator}
+    )
 
 
 def main() -> None:
@@ -51,9 +89,26 @@ def main() -> None:
                     times[contender].append(measure(contender, flags, setting)["cpu"])
             middle, low, high = ratio(times["hf"], times["fwk"])
             ours, theirs = (statistics.median(times[contender]) for contender in ("fwk", "hf"))
-            rows.append([shape, allocator, f"{ours:.2f}", f"{theirs:.2f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"])
+            rows.append(
+                [
+                    shape,
+                    allocator,
+                    f"{ours:.2f}",
+                    f"{theirs:.2f}",
+                    f"{middle:.2f} ({low:.2f} to {high:.2f})",
+                ]
+            )
             print(*rows[-1], sep=" | ", flush=True)
-    made = table(["model, batch", "allocator", "`fwk-train`, s per update", "HF `Trainer`, s", "`Trainer` ÷ `fwk`"], rows)
+    made = table(
+        [
+            "model, batch",
+            "allocator",
+            "`fwk-train`, s per update",
+            "HF `Trainer`, s",
+            "`Trainer` ÷ `fwk`",
+        ],
+        rows,
+    )
     print(made)
     if arguments.write:
         write("hf_trainer", made)

@@ -38,10 +38,21 @@ def collator():
     for name, number in zip(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), SPECIAL):
         words[number] = name
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
-    wanted = dict(zip(("pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id"), SPECIAL))
-    wrong = {name: getattr(tokenizer, name) for name, number in wanted.items() if getattr(tokenizer, name) != number}
+    wanted = dict(
+        zip(
+            ("pad_token_id", "unk_token_id", "cls_token_id", "sep_token_id", "mask_token_id"),
+            SPECIAL,
+        )
+    )
+    wrong = {
+        name: getattr(tokenizer, name)
+        for name, number in wanted.items()
+        if getattr(tokenizer, name) != number
+    }
     if wrong or len(tokenizer) != SIZE:
-        raise SystemExit(f"the tokenizer has {len(tokenizer)} tokens and the special ids {wrong}, expected {SIZE} and {wanted}")
+        raise SystemExit(
+            f"the tokenizer has {len(tokenizer)} tokens and the special ids {wrong}, expected {SIZE} and {wanted}"
+        )
     return DataCollatorForLanguageModeling(tokenizer)
 
 
@@ -52,9 +63,13 @@ def batches_of(B: int, T: int, count: int) -> torch.Tensor:
     return tokens
 
 
-def compare(B: int, T: int, repetitions: int, joined: bool) -> tuple[float, float, tuple[float, float, float]]:
+def compare(
+    B: int, T: int, repetitions: int, joined: bool
+) -> tuple[float, float, tuple[float, float, float]]:
     """Tokens per second of `fwk` and of the collator, and the median ratio with its quartiles."""
-    vocabulary = Vocabulary(size=SIZE, pad=PAD, unk=UNK, cls=CLS, sep=SEP, mask=MASK, special=SPECIAL)
+    vocabulary = Vocabulary(
+        size=SIZE, pad=PAD, unk=UNK, cls=CLS, sep=SEP, mask=MASK, special=SPECIAL
+    )
     noiser = BertMask(BertMask.Config(), BuildContext(name="masked", vocabulary=vocabulary))
     make = StaticViews(1, {"masked": noiser}, {"masked": "batch"})
     count = min(_AT_MOST, max(1, _TOGETHER // (B * T)))
@@ -63,7 +78,12 @@ def compare(B: int, T: int, repetitions: int, joined: bool) -> tuple[float, floa
     draws = torch.arange(len(rows))
 
     def batch(rows_of: slice) -> Batch:
-        return Batch(inputs={"tokens": rows[rows_of]}, draws=draws[rows_of], mask=mask[rows_of], special=special[rows_of])
+        return Batch(
+            inputs={"tokens": rows[rows_of]},
+            draws=draws[rows_of],
+            mask=mask[rows_of],
+            special=special[rows_of],
+        )
 
     alone = [batch(slice(i * B, (i + 1) * B)) for i in range(count)]
     whole = batch(slice(None))
@@ -78,8 +98,13 @@ def compare(B: int, T: int, repetitions: int, joined: bool) -> tuple[float, floa
                 make(own, "train")
 
     collate = collator()
-    examples = [[{"input_ids": row, "attention_mask": content} for row, content in zip(own.tokens, own.mask.long())]
-                for own in alone]
+    examples = [
+        [
+            {"input_ids": row, "attention_mask": content}
+            for row, content in zip(own.tokens, own.mask.long())
+        ]
+        for own in alone
+    ]
 
     def theirs() -> None:
         for own in examples:
@@ -96,7 +121,9 @@ def compare(B: int, T: int, repetitions: int, joined: bool) -> tuple[float, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--repetitions", type=int, default=30)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/benchmarks.md"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -105,8 +132,19 @@ def main() -> None:
         for joined in (True, False) if small else (False,):
             ours, theirs, (middle, low, high) = compare(B, T, arguments.repetitions, joined)
             how = "" if not small else "as the trainer does" if joined else "one call per batch"
-            rows.append([f"{B} x {T}", how, f"{ours / 1e6:.1f}", f"{theirs / 1e6:.2f}", f"{middle:.1f} ({low:.1f} to {high:.1f})"])
-    made = table(["batch", "", "`fwk`, million tokens/s", "collator, million tokens/s", "ratio (quartiles)"], rows)
+            rows.append(
+                [
+                    f"{B} x {T}",
+                    how,
+                    f"{ours / 1e6:.1f}",
+                    f"{theirs / 1e6:.2f}",
+                    f"{middle:.1f} ({low:.1f} to {high:.1f})",
+                ]
+            )
+    made = table(
+        ["batch", "", "`fwk`, million tokens/s", "collator, million tokens/s", "ratio (quartiles)"],
+        rows,
+    )
     print(made)
     if arguments.write:
         import transformers

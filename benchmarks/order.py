@@ -37,7 +37,12 @@ print(json.dumps([peak() - before, first, max(seeks)]))
 
 
 def measure(examples: int, kind: str) -> list[float]:
-    done = subprocess.run([sys.executable, "-c", CHILD, str(examples), kind], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(examples), kind],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout)
 
 
@@ -45,15 +50,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--examples", type=int, default=1_000_000_000)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/benchmarks.md"
+    )
     arguments = parser.parse_args()
     rows = []
     for examples in (1_000_000, arguments.examples):
         for kind in ("one source", "mixture"):
             runs = [measure(examples, kind) for _ in range(arguments.repetitions)]
             memory, first, seek = (statistics.median(run[i] for run in runs) for i in range(3))
-            rows.append([f"{examples:.0e}", kind, f"{memory:.1f}", f"{first * 1e3:.1f}", f"{seek * 1e3:.1f}"])
-    made = table(["examples", "", "memory, MB", "to the first batch, ms", "slowest of 50 seeks over 100 epochs, ms"], rows)
+            rows.append(
+                [
+                    f"{examples:.0e}",
+                    kind,
+                    f"{memory:.1f}",
+                    f"{first * 1e3:.1f}",
+                    f"{seek * 1e3:.1f}",
+                ]
+            )
+    made = table(
+        [
+            "examples",
+            "",
+            "memory, MB",
+            "to the first batch, ms",
+            "slowest of 50 seeks over 100 epochs, ms",
+        ],
+        rows,
+    )
     print(made)
     if arguments.write:
         write("order", made)

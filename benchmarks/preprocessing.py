@@ -57,19 +57,36 @@ def text_of(megabytes: float, folder: Path) -> Path:
     path, once = folder / f"{megabytes:g}.txt", corpus(Progress(True)).read_bytes() + b"\n\n"
     size = int(megabytes * 1e6)
     if shutil.disk_usage(folder).free < 2 * size:
-        raise SystemExit(f"{folder}: the disk is too small for {2 * size / 1e9:.1f} GB; name another --folder")
+        raise SystemExit(
+            f"{folder}: the disk is too small for {2 * size / 1e9:.1f} GB; name another --folder"
+        )
     with open(path, "wb") as file:
         while size > 0:
-            file.write(once if size >= len(once) else once[: once.rindex(b"\n", 0, max(size, 200)) + 1])
+            file.write(
+                once if size >= len(once) else once[: once.rindex(b"\n", 0, max(size, 200)) + 1]
+            )
             size -= len(once)
     return path
 
 
-def tokenizing(text: Path, folder: Path, tokenizer: Tokenizer, clock: Callable[[], float], processes: int = 1,
-               shard_size: int = Options.shard_size) -> float:
+def tokenizing(
+    text: Path,
+    folder: Path,
+    tokenizer: Tokenizer,
+    clock: Callable[[], float],
+    processes: int = 1,
+    shard_size: int = Options.shard_size,
+) -> float:
     """Seconds of the tokenizing pass."""
     progress = Clock(clock)
-    store = build_store([text], folder / "store", tokenizer, options=Options(shard_size=shard_size), processes=processes, progress=progress)
+    store = build_store(
+        [text],
+        folder / "store",
+        tokenizer,
+        options=Options(shard_size=shard_size),
+        processes=processes,
+        progress=progress,
+    )
     seconds = clock() - progress.began
     shutil.rmtree(store)
     return seconds
@@ -87,13 +104,28 @@ def rate(text: Path, folder: Path, kinds: list[str], repetitions: int) -> str:
     for kind in kinds:
         tokenizer = tokenizer_of(kind, text, folder)
         only: list[float] = []
-        times = taking_turns([
-            lambda: bare(lines, tokenizer),  # noqa: B023 called at once
-            lambda: bare(cut, tokenizer),  # noqa: B023
-            lambda: only.append(tokenizing(text, folder, tokenizer, time.process_time)),  # noqa: B023
-        ], repetitions)
-        for name, own in (("bare, lines", times[0]), ("bare, sentences", times[1]), ("tokenizing pass", only), ("both passes", times[2])):
-            rows.append([kind, name, f"{size / statistics.median(own):.1f}", "{:.2f} ({:.2f} to {:.2f})".format(*ratio(times[0], own))])
+        times = taking_turns(
+            [
+                lambda: bare(lines, tokenizer),  # noqa: B023 called at once
+                lambda: bare(cut, tokenizer),  # noqa: B023
+                lambda: only.append(tokenizing(text, folder, tokenizer, time.process_time)),  # noqa: B023
+            ],
+            repetitions,
+        )
+        for name, own in (
+            ("bare, lines", times[0]),
+            ("bare, sentences", times[1]),
+            ("tokenizing pass", only),
+            ("both passes", times[2]),
+        ):
+            rows.append(
+                [
+                    kind,
+                    name,
+                    f"{size / statistics.median(own):.1f}",
+                    "{:.2f} ({:.2f} to {:.2f})".format(*ratio(times[0], own)),
+                ]
+            )
     return table(["tokenizer", "work", "MB/s of CPU time", "÷ bare, lines (quartiles)"], rows)
 
 
@@ -103,10 +135,19 @@ def processes(text: Path, folder: Path, kinds: list[str], repetitions: int) -> s
         tokenizer, times = tokenizer_of(kind, text, folder), ([], [])
         for repetition in range(repetitions):
             for count in (1, 2) if repetition % 2 else (2, 1):
-                times[count - 1].append(tokenizing(text, folder, tokenizer, time.perf_counter, count, 1_000_000))
-        rows.append([kind, *(f"{size / statistics.median(own):.1f}" for own in times),
-                     "{:.2f} ({:.2f} to {:.2f})".format(*ratio(*times))])
-    return table(["tokenizer", "1 process, MB/s", "2 processes, MB/s", "speed-up (quartiles)"], rows)
+                times[count - 1].append(
+                    tokenizing(text, folder, tokenizer, time.perf_counter, count, 1_000_000)
+                )
+        rows.append(
+            [
+                kind,
+                *(f"{size / statistics.median(own):.1f}" for own in times),
+                "{:.2f} ({:.2f} to {:.2f})".format(*ratio(*times)),
+            ]
+        )
+    return table(
+        ["tokenizer", "1 process, MB/s", "2 processes, MB/s", "speed-up (quartiles)"], rows
+    )
 
 
 def tokenizer_of(kind: str, text: Path, folder: Path) -> Tokenizer:
@@ -120,7 +161,9 @@ def resident(process: int) -> int:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            held[int(folder.name)] = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            held[int(folder.name)] = int((folder / "statm").read_text().split()[1]) * os.sysconf(
+                "SC_PAGE_SIZE"
+            )
         except (OSError, IndexError):
             continue
         children.setdefault(parent, []).append(int(folder.name))
@@ -135,8 +178,21 @@ def memory(sizes: list[float], folder: Path) -> str:
     rows = []
     for megabytes in sizes:
         text = text_of(megabytes, folder)
-        command = [sys.executable, "-m", "fwk.cli.preprocess", str(text), "--output", str(folder / "store"), "--quiet",
-                   "--vocabulary", str(VOCABULARY), "--sample-size", "8", "--processes", "2"]
+        command = [
+            sys.executable,
+            "-m",
+            "fwk.cli.preprocess",
+            str(text),
+            "--output",
+            str(folder / "store"),
+            "--quiet",
+            "--vocabulary",
+            str(VOCABULARY),
+            "--sample-size",
+            "8",
+            "--processes",
+            "2",
+        ]
         began, most, tokenizing = time.perf_counter(), 0, 0
         process = subprocess.Popen(command)
         while process.poll() is None:
@@ -147,7 +203,14 @@ def memory(sizes: list[float], folder: Path) -> str:
             time.sleep(0.05)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-        rows.append([f"{megabytes:g} MB", f"{most / 1e6:.0f}", f"{tokenizing / 1e6:.0f}", f"{time.perf_counter() - began:.0f}"])
+        rows.append(
+            [
+                f"{megabytes:g} MB",
+                f"{most / 1e6:.0f}",
+                f"{tokenizing / 1e6:.0f}",
+                f"{time.perf_counter() - began:.0f}",
+            ]
+        )
         shutil.rmtree(folder / "store")
         text.unlink()
     return table(["text", "most memory, MB", "in the tokenizing pass", "seconds"], rows)
@@ -155,26 +218,54 @@ def memory(sizes: list[float], folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--megabytes", type=float, default=50, help="of text, for rate and processes")
+    parser.add_argument(
+        "--megabytes", type=float, default=50, help="of text, for rate and processes"
+    )
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--kinds", nargs="+", default=["unigram", "wordpiece"], help="of tokenizers")
-    parser.add_argument("--memory", nargs="+", type=float, default=[50, 100, 1000], metavar="MB", help="sizes of text, for memory")
-    parser.add_argument("--only", nargs="+", choices=("rate", "processes", "memory"), default=["rate", "processes", "memory"])
-    parser.add_argument("--folder", help="where text and stores are made, and removed again (default: the system's temporary folder)")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    parser.add_argument(
+        "--kinds", nargs="+", default=["unigram", "wordpiece"], help="of tokenizers"
+    )
+    parser.add_argument(
+        "--memory",
+        nargs="+",
+        type=float,
+        default=[50, 100, 1000],
+        metavar="MB",
+        help="sizes of text, for memory",
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=("rate", "processes", "memory"),
+        default=["rate", "processes", "memory"],
+    )
+    parser.add_argument(
+        "--folder",
+        help="where text and stores are made, and removed again (default: the system's temporary folder)",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the tables into docs/benchmarks.md"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as made_in:
         folder = Path(made_in)
         made = []
         if {"rate", "processes"} & set(arguments.only):
             text = text_of(arguments.megabytes, folder)
-            made += [part(text, folder, arguments.kinds, arguments.repetitions)
-                     for part in (rate, processes) if part.__name__ in arguments.only]
+            made += [
+                part(text, folder, arguments.kinds, arguments.repetitions)
+                for part in (rate, processes)
+                if part.__name__ in arguments.only
+            ]
         if "memory" in arguments.only:
             made.append(memory(arguments.memory, folder))
     print("\n\n".join(made))
     if arguments.write:
-        write("preprocessing", "\n\n".join(made), facts={"vocabulary": VOCABULARY, "text": f"{arguments.megabytes:g} MB"})
+        write(
+            "preprocessing",
+            "\n\n".join(made),
+            facts={"vocabulary": VOCABULARY, "text": f"{arguments.megabytes:g} MB"},
+        )
 
 
 if __name__ == "__main__":

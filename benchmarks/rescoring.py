@@ -28,7 +28,10 @@ from fwk.cli.score import main as fwk_score
 HERE = Path(__file__).parent
 RESULTS = HERE / "rescoring.jsonl"
 DATA = HERE.parents[1] / "shared" / "data"
-LISTS = {portion: DATA / f"librispeech-espnet100h-10best-dev-{portion}.am.json.xz" for portion in ("clean", "other")}
+LISTS = {
+    portion: DATA / f"librispeech-espnet100h-10best-dev-{portion}.am.json.xz"
+    for portion in ("clean", "other")
+}
 BY = ("masked_lm", "noise_contrastive", "corrupted", "cloze", "causal_lm")
 
 
@@ -38,7 +41,20 @@ def score(run: Path, by: str, *arguments: str) -> dict[str, Any] | None:
         output = Path(folder) / "out.json"
         complaint = io.StringIO()
         with contextlib.redirect_stderr(complaint):
-            status = fwk_score([str(run), "--by", by, "--cut", "--quiet", "--threads", "1", *arguments, "--output", str(output)])
+            status = fwk_score(
+                [
+                    str(run),
+                    "--by",
+                    by,
+                    "--cut",
+                    "--quiet",
+                    "--threads",
+                    "1",
+                    *arguments,
+                    "--output",
+                    str(output),
+                ]
+            )
         if status == 2 and "--by:" in complaint.getvalue():
             return None
         if status:
@@ -67,19 +83,47 @@ def main() -> None:
                 continue
             lists = score(run, by, "--dev", *map(str, LISTS.values()))
             assert lists is not None
-            record = {"run": run.name, "by": by, "seconds": round(time.process_time() - start), "blimp": pairs["overall"]["accuracy"],
-                      "fields": {name: one["accuracy"] for name, one in pairs["fields"].items()},
-                      **{name: {"weight": made["weight"], **{key: made["dev"][key] for key in ("first", "wer", "oracle")}}
-                         for name, made in zip(LISTS, lists["portions"], strict=True)}}
+            record = {
+                "run": run.name,
+                "by": by,
+                "seconds": round(time.process_time() - start),
+                "blimp": pairs["overall"]["accuracy"],
+                "fields": {name: one["accuracy"] for name, one in pairs["fields"].items()},
+                **{
+                    name: {
+                        "weight": made["weight"],
+                        **{key: made["dev"][key] for key in ("first", "wer", "oracle")},
+                    }
+                    for name, made in zip(LISTS, lists["portions"], strict=True)
+                },
+            }
             records.append(record)
             with open(RESULTS, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             print(record, flush=True)
-    rows = [[record["run"], record["by"], f"{100 * record['blimp']:.1f}", *(
-        f"{100 * record[name]['wer']:.2f} ({record[name]['weight']:g})" for name in LISTS), record["seconds"]] for record in records]
+    rows = [
+        [
+            record["run"],
+            record["by"],
+            f"{100 * record['blimp']:.1f}",
+            *(f"{100 * record[name]['wer']:.2f} ({record[name]['weight']:g})" for name in LISTS),
+            record["seconds"],
+        ]
+        for record in records
+    ]
     for what in ("first", "oracle") if records else ():
-        rows.append([{"first": "1-best", "oracle": "oracle"}[what], "", "", *(f"{100 * records[0][name][what]:.2f}" for name in LISTS), ""])
-    made = table(["run", "by", "BLiMP, %", "WER dev-clean (weight)", "WER dev-other (weight)", "CPU s"], rows)
+        rows.append(
+            [
+                {"first": "1-best", "oracle": "oracle"}[what],
+                "",
+                "",
+                *(f"{100 * records[0][name][what]:.2f}" for name in LISTS),
+                "",
+            ]
+        )
+    made = table(
+        ["run", "by", "BLiMP, %", "WER dev-clean (weight)", "WER dev-other (weight)", "CPU s"], rows
+    )
     print(made)
     if arguments.write:
         write("rescoring", made)

@@ -30,13 +30,25 @@ from fwk.scoring.scorer import Scorer
 
 VOCABULARY, SENTENCES = 8192, 64
 MODEL = {"name": "bert", "layers": 4, "width": 256, "heads": 4, "positions": "learned"}
-TOWERS = {"corrupted": {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "towers": True}}}
+TOWERS = {
+    "corrupted": {
+        "noiser": "two_tower",
+        "of": "masked",
+        "network": {"name": "scaled", "towers": True},
+    }
+}
 WAYS: dict[str, tuple[dict[str, Any], str]] = {
     "masked LM": ({"criterion": "masked_lm"}, "masked_lm"),
     "electric": ({"criterion": "noise_contrastive"}, "noise_contrastive"),
-    "electra-tt": ({"criterion": "replaced_token_detection", "views": TOWERS}, "replaced_token_detection"),
+    "electra-tt": (
+        {"criterion": "replaced_token_detection", "views": TOWERS},
+        "replaced_token_detection",
+    ),
     "two-tower": ({"criterion": "noise_contrastive"}, "corrupted"),
-    "causal LM": ({"criterion": "causal_lm", "model": {**MODEL, "direction": "left_to_right"}}, "causal_lm"),
+    "causal LM": (
+        {"criterion": "causal_lm", "model": {**MODEL, "direction": "left_to_right"}},
+        "causal_lm",
+    ),
 }
 
 
@@ -44,12 +56,37 @@ def scorer(folder: Path, way: str) -> Scorer:
     options, by = WAYS[way]
     text = folder / "text.txt"
     if not text.exists():  # a vocabulary of the wanted size needs as many different words
-        text.write_text("\n\n".join(" ".join(f"w{number:04x}" for number in range(start, start + 16)) for start in range(0, 32768, 16)),
-                        encoding="utf-8")
+        text.write_text(
+            "\n\n".join(
+                " ".join(f"w{number:04x}" for number in range(start, start + 16))
+                for start in range(0, 32768, 16)
+            ),
+            encoding="utf-8",
+        )
     run = folder / way.replace(" ", "-")
-    fwk.train({"task": {"name": "mlm", "data": str(text), "length": 64, "vocabulary": VOCABULARY, "tokenizer": "bpe"}, "model": MODEL,
-               **options, "train": {"updates": 1, "batch": 2, "device": "cpu", "save_every": 0, "validate_every": 0},
-               "optimizer": {"name": "adamw", "lr": 1e-3}, "hooks": {"terminal": None, "tensorboard": None, "summary": None}}, run=str(run))
+    fwk.train(
+        {
+            "task": {
+                "name": "mlm",
+                "data": str(text),
+                "length": 64,
+                "vocabulary": VOCABULARY,
+                "tokenizer": "bpe",
+            },
+            "model": MODEL,
+            **options,
+            "train": {
+                "updates": 1,
+                "batch": 2,
+                "device": "cpu",
+                "save_every": 0,
+                "validate_every": 0,
+            },
+            "optimizer": {"name": "adamw", "lr": 1e-3},
+            "hooks": {"terminal": None, "tensorboard": None, "summary": None},
+        },
+        run=str(run),
+    )
     return Scorer(fwk.load(run), by)
 
 
@@ -72,9 +109,20 @@ def main() -> None:
             made.log_probs(list(ids))
             if repetition:  # the first call is for warming up
                 times[way].append(time.process_time() - start)
-    rows = [[way, f"{statistics.median(times[way]) / SENTENCES * 1e3:.2f}",
-             "" if way == "masked LM" else "{:.1f} ({:.1f} to {:.1f})".format(*ratio(times["masked LM"], times[way]))] for way in ways]
-    made = table([f"{arguments.length} tokens, vocabulary {size:,}", "ms per sentence", "masked LM ÷ it"], rows)
+    rows = [
+        [
+            way,
+            f"{statistics.median(times[way]) / SENTENCES * 1e3:.2f}",
+            ""
+            if way == "masked LM"
+            else "{:.1f} ({:.1f} to {:.1f})".format(*ratio(times["masked LM"], times[way])),
+        ]
+        for way in ways
+    ]
+    made = table(
+        [f"{arguments.length} tokens, vocabulary {size:,}", "ms per sentence", "masked LM ÷ it"],
+        rows,
+    )
     print(made)
     if arguments.write:
         write("scoring", made)

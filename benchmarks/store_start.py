@@ -29,7 +29,7 @@ from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.progress import Progress
 from fwk.files import digest
 
-STOP = '''
+STOP = """
 import os, time
 from fwk import hookimpl
 
@@ -37,7 +37,7 @@ from fwk import hookimpl
 def fwk_update_end(run):
     print("updated at", time.time(), flush=True)
     os._exit(0)
-'''
+"""
 SHARD = 4_000_000  # tokens, as many as fwk-preprocess puts into one
 
 
@@ -45,8 +45,12 @@ def small_store(folder: Path, tokens: int) -> Path:
     """A store of about so many tokens in one shard."""
     text = folder / "text.txt"
     text.write_bytes(corpus(Progress(True)).read_bytes()[: 5 * tokens])
-    return build_store([text], folder / "small", TokenizerSpec(kind="unigram", size=4096),
-                       options=Options(shard_size=1 << 40, sample_size=1 << 20))
+    return build_store(
+        [text],
+        folder / "small",
+        TokenizerSpec(kind="unigram", size=4096),
+        options=Options(shard_size=1 << 40, sample_size=1 << 20),
+    )
 
 
 def large_store(small: Path, folder: Path, tokens: int) -> Path:
@@ -60,16 +64,23 @@ def large_store(small: Path, folder: Path, tokens: int) -> Path:
     parts = {}
     for part in stores.PARTS:
         dtype = manifest["dtype"] if part == "tokens" else "uint32"
-        values = np.fromfile(small / f"{base['name']}.{part}", dtype=np.dtype(dtype).newbyteorder("<"))
+        values = np.fromfile(
+            small / f"{base['name']}.{part}", dtype=np.dtype(dtype).newbyteorder("<")
+        )
         if part == "tokens":
             parts[part] = np.tile(values, copies)
         else:
-            starts = (np.arange(copies, dtype=np.uint32)[:, None] * np.uint32(base["tokens"]) + values[:-1]).reshape(-1)
+            starts = (
+                np.arange(copies, dtype=np.uint32)[:, None] * np.uint32(base["tokens"])
+                + values[:-1]
+            ).reshape(-1)
             parts[part] = np.append(starts, np.uint32(copies * base["tokens"]))
     entry = {**base, **{part: copies * base[part] for part in stores.PARTS}}
     count = -(-tokens // entry["tokens"])
     if shutil.disk_usage(folder).free < 1.2 * count * entry["tokens"] * width:
-        raise SystemExit(f"{folder}: the disk is too small for {count * entry['tokens'] * width / 1e9:.1f} GB; name another --folder")
+        raise SystemExit(
+            f"{folder}: the disk is too small for {count * entry['tokens'] * width / 1e9:.1f} GB; name another --folder"
+        )
     shards = []
     for number in range(count):
         name = f"train-{number:05d}"
@@ -78,7 +89,10 @@ def large_store(small: Path, folder: Path, tokens: int) -> Path:
         if number == 0:
             entry["sha256"] = {part: digest(folder / f"{name}.{part}") for part in parts}
         shards.append({**entry, "name": name})
-    manifest["splits"]["train"] = {"shards": shards, **{part: count * entry[part] for part in stores.PARTS}}
+    manifest["splits"]["train"] = {
+        "shards": shards,
+        **{part: count * entry[part] for part in stores.PARTS},
+    }
     manifest["fingerprint"] = stores.fingerprint_of(manifest)
     np.save(folder / "unigrams.npy", np.load(small / "unigrams.npy") * count * copies)
     (folder / stores.MANIFEST).write_text(json.dumps(manifest))
@@ -88,9 +102,25 @@ def large_store(small: Path, folder: Path, tokens: int) -> Path:
 def start(store: Path, folder: Path, blocks: str) -> float:
     """Seconds from the command to the end of the first update."""
     shutil.rmtree(folder / "run", ignore_errors=True)
-    command = [sys.executable, "-m", "fwk.cli.train", "--task", "mlm", f"task.data={store}", f"task.blocks={blocks}",
-               "--run", str(folder / "run"), "--user-dir", str(folder / "stop"), "train.updates=10", "train.batch=8",
-               "model.layers=1", "model.width=16", "model.heads=2", "train.device=cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "fwk.cli.train",
+        "--task",
+        "mlm",
+        f"task.data={store}",
+        f"task.blocks={blocks}",
+        "--run",
+        str(folder / "run"),
+        "--user-dir",
+        str(folder / "stop"),
+        "train.updates=10",
+        "train.batch=8",
+        "model.layers=1",
+        "model.width=16",
+        "model.heads=2",
+        "train.device=cpu",
+    ]
     began = time.time()
     done = subprocess.run(command, capture_output=True, text=True)
     if "updated at" not in done.stdout:
@@ -102,8 +132,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokens", type=int, default=1_000_000_000)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--folder", help="where the stores are made, and removed again (default: the system's temporary folder)")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument(
+        "--folder",
+        help="where the stores are made, and removed again (default: the system's temporary folder)",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/benchmarks.md"
+    )
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as made_in:
@@ -121,8 +156,16 @@ def main() -> None:
                         times[which].append(took)
             middle, low, high = ratio(times[1], times[0])
             sizes = [stores.Store(store).split("train").tokens for store in (small, large)]
-            rows.append([blocks, *(f"{statistics.median(own):.2f} ({size:.1e} tokens)" for own, size in zip(times, sizes)),
-                         f"{middle:.3f} ({low:.3f} to {high:.3f})"])
+            rows.append(
+                [
+                    blocks,
+                    *(
+                        f"{statistics.median(own):.2f} ({size:.1e} tokens)"
+                        for own, size in zip(times, sizes)
+                    ),
+                    f"{middle:.3f} ({low:.3f} to {high:.3f})",
+                ]
+            )
     made = table(["blocks", "small store, s", "large store, s", "ratio (quartiles)"], rows)
     print(made)
     if arguments.write:

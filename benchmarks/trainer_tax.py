@@ -30,22 +30,57 @@ from fwk.testing import batches_of, tiny_config, trainer_of
 COMMON = {"criterion": {"masked_lm": {}}, "schedule": {"name": "constant", "warmup": 0}}
 MINI = {
     **COMMON,
-    "task": {"name": "synthetic", "sequences": 4096, "length": 128, "shortest": None, "vocabulary": 4096,
-             "second_source": 0.0},
-    "model": {"size": "mini", "layers": None, "width": None, "heads": None, "positions": "learned", "dropout": 0.1,
-              "attention_dropout": 0.1},
-    "train": {"updates": 10_000_000, "batch": 32, "precision": "fp32", "log_every": 10_000_000, "validate_every": 0, "save_every": 0},
+    "task": {
+        "name": "synthetic",
+        "sequences": 4096,
+        "length": 128,
+        "shortest": None,
+        "vocabulary": 4096,
+        "second_source": 0.0,
+    },
+    "model": {
+        "size": "mini",
+        "layers": None,
+        "width": None,
+        "heads": None,
+        "positions": "learned",
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+    },
+    "train": {
+        "updates": 10_000_000,
+        "batch": 32,
+        "precision": "fp32",
+        "log_every": 10_000_000,
+        "validate_every": 0,
+        "save_every": 0,
+    },
 }
 TOY = {
     **COMMON,
-    "task": {"name": "synthetic", "sequences": 512, "length": 16, "shortest": None, "vocabulary": 32,
-             "second_source": 0.0},
+    "task": {
+        "name": "synthetic",
+        "sequences": 512,
+        "length": 16,
+        "shortest": None,
+        "vocabulary": 32,
+        "second_source": 0.0,
+    },
     "model": {"layers": 1, "width": 16, "heads": 2, "positions": "learned"},
-    "train": {"updates": 10_000_000, "batch": 8, "precision": "fp32", "log_every": 10_000_000, "validate_every": 0, "save_every": 0},
+    "train": {
+        "updates": 10_000_000,
+        "batch": 8,
+        "precision": "fp32",
+        "log_every": 10_000_000,
+        "validate_every": 0,
+        "save_every": 0,
+    },
 }
 
 
-def loss_by_hand(encoder, head, tokens: torch.Tensor, positions: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def loss_by_hand(
+    encoder, head, tokens: torch.Tensor, positions: torch.Tensor, target: torch.Tensor
+) -> torch.Tensor:
     """Mean cross-entropy at the masked positions. tokens [B, T]; positions and target [B, K]."""
     features = encoder({"tokens": tokens}, None).features  # [B, T, D]
     index = positions.unsqueeze(-1).expand(-1, -1, features.shape[-1])
@@ -54,12 +89,16 @@ def loss_by_hand(encoder, head, tokens: torch.Tensor, positions: torch.Tensor, t
 
 
 def optimizer_by_hand(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
-              {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.01},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=1e-4, eps=1e-6, fused=True)
 
 
-def by_hand(trainer, batch: Callable[[], Sequence[torch.Tensor]]) -> tuple[Callable[[], None], dict[str, Callable[[], Any]]]:
+def by_hand(
+    trainer, batch: Callable[[], Sequence[torch.Tensor]]
+) -> tuple[Callable[[], None], dict[str, Callable[[], Any]]]:
     """The whole of a training loop without `fwk`: its encoder and head are used as plain modules. Also its parts."""
     run = trainer.run
     encoder, head = run.module.networks["main"], run.module.criteria["masked_lm"].head
@@ -108,13 +147,17 @@ def masked(trainer, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def masked_before(trainer) -> Callable[[], Sequence[torch.Tensor]]:
     """The batches of the first updates, again and again."""
-    return itertools.cycle([masked(trainer, batches[0]) for _, batches in zip(range(16), batches_of(trainer.run))]).__next__
+    return itertools.cycle(
+        [masked(trainer, batches[0]) for _, batches in zip(range(16), batches_of(trainer.run))]
+    ).__next__
 
 
 def masking(trainer) -> Callable[[], Sequence[torch.Tensor]]:
     """Batches of the same shape and the same share of masks, from a tensor that holds all sequences of the first updates."""
     run, vocabulary = trainer.run, trainer.run.task.vocabulary()
-    rows = torch.cat([batches[0].inputs["tokens"] for _, batches in zip(range(16), batches_of(run))])  # [N, T]
+    rows = torch.cat(
+        [batches[0].inputs["tokens"] for _, batches in zip(range(16), batches_of(run))]
+    )  # [N, T]
     B, K = masked(trainer, next(batches_of(run))[0])[1].shape
     lowest = max(vocabulary.special) + 1
 
@@ -126,7 +169,9 @@ def masking(trainer) -> Callable[[], Sequence[torch.Tensor]]:
 
     def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         tokens = rows[next(order)]
-        positions = torch.rand(B, tokens.shape[1] - 2).topk(K).indices.add_(1)  # neither the first nor the last
+        positions = (
+            torch.rand(B, tokens.shape[1] - 2).topk(K).indices.add_(1)
+        )  # neither the first nor the last
         target, chance = tokens.gather(1, positions), torch.rand(B, K)
         put = torch.where(chance < 0.9, torch.randint(lowest, vocabulary.size, (B, K)), target)
         put.masked_fill_(chance < 0.8, vocabulary.mask)
@@ -135,17 +180,27 @@ def masking(trainer) -> Callable[[], Sequence[torch.Tensor]]:
     return batch
 
 
-def compare(changes: dict, repetitions: int, updates: int, clock: Callable[[], float] = time.process_time,
-            workers: int = 0) -> dict[str, list[float]]:
+def compare(
+    changes: dict,
+    repetitions: int,
+    updates: int,
+    clock: Callable[[], float] = time.process_time,
+    workers: int = 0,
+) -> dict[str, list[float]]:
     """Seconds per update, one per repetition, of `fwk` and of the loops by hand on batches masked before or by the loop."""
     config = tiny_config({**changes, "train": {**changes["train"], "workers": workers}})
     with trainer_of(config) as ours, trainer_of(config) as before, trainer_of(config) as inside:
-        contenders = {"fwk": by_fwk(ours), "masked before": by_hand(before, masked_before(before))[0],
-                      "masking": by_hand(inside, masking(inside))[0]}
+        contenders = {
+            "fwk": by_fwk(ours),
+            "masked before": by_hand(before, masked_before(before))[0],
+            "masking": by_hand(inside, masking(inside))[0],
+        }
         for step in contenders.values():
             for _ in range(max(3, 2 * updates)):
                 step()
-        return dict(zip(contenders, taking_turns([*contenders.values()], repetitions, updates, clock)))
+        return dict(
+            zip(contenders, taking_turns([*contenders.values()], repetitions, updates, clock))
+        )
 
 
 def parts(rounds: int) -> list[tuple[str, float, float]]:
@@ -171,6 +226,7 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
                 start = time.process_time()
                 loss.backward()
                 return time.process_time() - start
+
             return timed
 
         def timed(call: Callable[[], Any]) -> Callable[[], float]:
@@ -178,6 +234,7 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
                 start = time.process_time()
                 call()
                 return time.process_time() - start
+
             return once
 
         def hooks() -> None:
@@ -192,17 +249,36 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
             run.meters.commit()
 
         made = [
-            ("examples, masking and cutting, shared by 64 updates", lambda: [next(updates) for _ in range(64)], 64, None),
+            (
+                "examples, masking and cutting, shared by 64 updates",
+                lambda: [next(updates) for _ in range(64)],
+                64,
+                None,
+            ),
             ("hooks without listeners", hooks, 1, None),
             ("schedule and progress", lambda: (run.learning_rate_factor(), run.progress), 1, None),
             ("micro-batch begun", lambda: module.begin(batches[0], 0, step, run.device), 1, None),
             ("counts", lambda: trainer.agree(micros, step), 1, None),
-            ("forward (`fwk`: also accuracy, terms, contexts)", lambda: module(micros[0], step), 1, hand["forward"]),
-            ("clipping, optimizer (`fwk`: also finite check)", lambda: trainer.apply(1.0, micros, step), 1, hand["apply"]),
+            (
+                "forward (`fwk`: also accuracy, terms, contexts)",
+                lambda: module(micros[0], step),
+                1,
+                hand["forward"],
+            ),
+            (
+                "clipping, optimizer (`fwk`: also finite check)",
+                lambda: trainer.apply(1.0, micros, step),
+                1,
+                hand["apply"],
+            ),
             ("meters", record, 1, None),
         ]
-        calls = {(name, who): (timed(call), share) for name, ours, share, theirs in made
-                 for who, call in (("fwk", ours), ("hand", theirs)) if call is not None}
+        calls = {
+            (name, who): (timed(call), share)
+            for name, ours, share, theirs in made
+            for who, call in (("fwk", ours), ("hand", theirs))
+            if call is not None
+        }
         calls["backward", "fwk"] = backward(lambda: module(micros[0], step).loss), 1
         calls["backward", "hand"] = backward(hand["forward"]), 1
         fastest: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
@@ -210,7 +286,10 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
             for key, (call, share) in calls.items():
                 fastest[key].append(min(call() for _ in range(2 if share > 1 else 5)) / share)
     micros_of = {key: sorted(times)[len(times) // 10] * 1e6 for key, times in fastest.items()}
-    return [(name, micros_of[name, "fwk"], micros_of.get((name, "hand"), 0.0)) for name in dict.fromkeys(n for n, _ in calls)]
+    return [
+        (name, micros_of[name, "fwk"], micros_of.get((name, "hand"), 0.0))
+        for name in dict.fromkeys(n for n, _ in calls)
+    ]
 
 
 def main() -> None:
@@ -219,33 +298,73 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="data-loading processes of `fwk`")
     parser.add_argument("--wall", action="store_true", help="time on the wall instead of CPU time")
-    parser.add_argument("--only", choices=("mini", "toy", "parts"), help="one of the three measurements")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    parser.add_argument(
+        "--only", choices=("mini", "toy", "parts"), help="one of the three measurements"
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="put the tables into docs/benchmarks.md"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     clock = time.perf_counter if arguments.wall else time.process_time
     made = []
     rows = []
-    for name, key, changes, updates in (("BERT-mini, 32 x 128", "mini", MINI, 1), ("toy, 8 x 16", "toy", TOY, 50)):
+    for name, key, changes, updates in (
+        ("BERT-mini, 32 x 128", "mini", MINI, 1),
+        ("toy, 8 x 16", "toy", TOY, 50),
+    ):
         if arguments.only in (None, key):
             times = compare(changes, arguments.repetitions, updates, clock, arguments.workers)
             for loop in ("masked before", "masking"):
                 ours, theirs = statistics.median(times["fwk"]), statistics.median(times[loop])
                 middle, low, high = ratio(times["fwk"], times[loop])
-                rows.append([name, loop, f"{ours * 1e3:.2f}", f"{theirs * 1e3:.2f}", f"{middle:.3f} ({low:.3f} to {high:.3f})",
-                             f"{(middle - 1) * theirs * 1e3:.2f}"])
+                rows.append(
+                    [
+                        name,
+                        loop,
+                        f"{ours * 1e3:.2f}",
+                        f"{theirs * 1e3:.2f}",
+                        f"{middle:.3f} ({low:.3f} to {high:.3f})",
+                        f"{(middle - 1) * theirs * 1e3:.2f}",
+                    ]
+                )
     if rows:
-        made.append(table(["model, batch", "loop by hand", "`fwk`, ms per update", "by hand, ms", "ratio (quartiles)",
-                           "overhead, ms"], rows))
+        made.append(
+            table(
+                [
+                    "model, batch",
+                    "loop by hand",
+                    "`fwk`, ms per update",
+                    "by hand, ms",
+                    "ratio (quartiles)",
+                    "overhead, ms",
+                ],
+                rows,
+            )
+        )
     if arguments.only in (None, "parts"):
         found = parts(10 * arguments.repetitions)
-        rows = [[name, f"{ours:.0f}", f"{theirs:.0f}" if theirs else "", f"{ours - theirs:+.0f}"] for name, ours, theirs in found]
-        rows.append(["together", *(f"{sum(part[i] for part in found):.0f}" for i in (1, 2)),
-                     f"{sum(ours - theirs for _, ours, theirs in found):+.0f}"])
-        made.append(table(["part of the toy's update", "`fwk`, µs", "by hand, µs", "difference"], rows))
+        rows = [
+            [name, f"{ours:.0f}", f"{theirs:.0f}" if theirs else "", f"{ours - theirs:+.0f}"]
+            for name, ours, theirs in found
+        ]
+        rows.append(
+            [
+                "together",
+                *(f"{sum(part[i] for part in found):.0f}" for i in (1, 2)),
+                f"{sum(ours - theirs for _, ours, theirs in found):+.0f}",
+            ]
+        )
+        made.append(
+            table(["part of the toy's update", "`fwk`, µs", "by hand, µs", "difference"], rows)
+        )
     print("\n\n".join(made))
     if arguments.write:
-        write("trainer_tax", "\n\n".join(made), facts={"threads": arguments.threads, "workers": arguments.workers})
+        write(
+            "trainer_tax",
+            "\n\n".join(made),
+            facts={"threads": arguments.threads, "workers": arguments.workers},
+        )
 
 
 if __name__ == "__main__":

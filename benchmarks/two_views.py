@@ -20,9 +20,23 @@ from fwk.engine.plan import Encode, Plan
 from fwk.testing import batches_of, tiny_config, trainer_of
 
 SHAPE = {
-    "task": {"name": "synthetic", "sequences": 4096, "length": 128, "shortest": None, "vocabulary": 4096, "second_source": 0.0},
-    "model": {"size": "mini", "layers": None, "width": None, "heads": None, "positions": "learned", "dropout": 0.1,
-              "attention_dropout": 0.1},
+    "task": {
+        "name": "synthetic",
+        "sequences": 4096,
+        "length": 128,
+        "shortest": None,
+        "vocabulary": 4096,
+        "second_source": 0.0,
+    },
+    "model": {
+        "size": "mini",
+        "layers": None,
+        "width": None,
+        "heads": None,
+        "positions": "learned",
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+    },
     "train": {"updates": 100_000, "batch": 16, "precision": "fp32"},
     "schedule": {"name": "constant", "warmup": 0},
 }
@@ -30,8 +44,13 @@ SHAPE = {
 
 def apart(plan: Plan) -> Plan:
     """The same plan with one call per view."""
-    steps = [part for step in plan.steps
-             for part in ([Encode((view,)) for view in step.views] if isinstance(step, Encode) else [step])]
+    steps = [
+        part
+        for step in plan.steps
+        for part in (
+            [Encode((view,)) for view in step.views] if isinstance(step, Encode) else [step]
+        )
+    ]
     return Plan(plan.static, tuple(steps), plan.dynamic)
 
 
@@ -42,7 +61,10 @@ def updater(trainer) -> Callable[[], None]:
 
 def compare(N: int, repetitions: int) -> list[list[str]]:
     shape = {**SHAPE, "train": {**SHAPE["train"], "batch": N}}
-    one, two = (tiny_config({**shape, "criterion": {name: {}}}) for name in ("masked_lm", "semantic_augment"))
+    one, two = (
+        tiny_config({**shape, "criterion": {name: {}}})
+        for name in ("masked_lm", "semantic_augment")
+    )
     with trainer_of(two) as ours, trainer_of(one) as single, trainer_of(two) as separate:
         separate.run.module.plan = apart(separate.run.module.plan)
         trainers = [ours, single, separate]
@@ -51,12 +73,21 @@ def compare(N: int, repetitions: int) -> list[list[str]]:
             update()
         before = [trainer.run.module.encoder_calls for trainer in trainers]
         times = taking_turns(contenders, repetitions)
-        calls = [(trainer.run.module.encoder_calls - start) / repetitions for trainer, start in zip(trainers, before)]
+        calls = [
+            (trainer.run.module.encoder_calls - start) / repetitions
+            for trainer, start in zip(trainers, before)
+        ]
     if calls != [1, 1, 2]:
         raise SystemExit(f"the encoder was called {calls} times per update, expected 1, 1 and 2")
-    return [[str(N), name, f"{statistics.median(own) * 1e3:.0f}",
-             "1" if own is times[0] else "{:.3f} ({:.3f} to {:.3f})".format(*ratio(times[0], own))]
-            for name, own in zip(("two views in one call", "one view", "two views, two calls"), times)]
+    return [
+        [
+            str(N),
+            name,
+            f"{statistics.median(own) * 1e3:.0f}",
+            "1" if own is times[0] else "{:.3f} ({:.3f} to {:.3f})".format(*ratio(times[0], own)),
+        ]
+        for name, own in zip(("two views in one call", "one view", "two views, two calls"), times)
+    ]
 
 
 def main() -> None:

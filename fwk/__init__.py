@@ -18,18 +18,31 @@ _PLACES = {
     "option": "fwk.schema",
     "hookimpl": "fwk.hookspecs",
     "Criterion": "fwk.criteria.base",
-    "Noiser": "fwk.noisers.base", "LearnedNoiser": "fwk.noisers.base",
+    "Noiser": "fwk.noisers.base",
+    "LearnedNoiser": "fwk.noisers.base",
     "Encoder": "fwk.models.base",
-    "Task": "fwk.tasks.base", "Source": "fwk.tasks.base",
-    "Batch": "fwk.views", "View": "fwk.views", "Encoded": "fwk.views", "LossTerm": "fwk.views", "Output": "fwk.views",
-    "Key": "fwk.keyed", "choose": "fwk.keyed", "exact_share": "fwk.keyed", "invert_cdf": "fwk.keyed",
-    "BuildContext": "fwk.context", "Context": "fwk.context", "Vocabulary": "fwk.context",
+    "Task": "fwk.tasks.base",
+    "Source": "fwk.tasks.base",
+    "Batch": "fwk.views",
+    "View": "fwk.views",
+    "Encoded": "fwk.views",
+    "LossTerm": "fwk.views",
+    "Output": "fwk.views",
+    "Key": "fwk.keyed",
+    "choose": "fwk.keyed",
+    "exact_share": "fwk.keyed",
+    "invert_cdf": "fwk.keyed",
+    "BuildContext": "fwk.context",
+    "Context": "fwk.context",
+    "Vocabulary": "fwk.context",
     "Phase": "fwk.engine.phases",
 }
 
 __all__ = ["__version__", "load", "train", "registry", *_PLACES]
 
-if _os.environ.get("FWK_USER_DIRS"):  # a worker or a spawned rank: user code must be importable before anything asks
+if _os.environ.get(
+    "FWK_USER_DIRS"
+):  # a worker or a spawned rank: user code must be importable before anything asks
     from fwk.user_code import install as _install
 
     _install()

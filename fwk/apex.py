@@ -16,10 +16,15 @@ def apex_part(part: str, key: str, other: str) -> ModuleType:
     try:
         importlib.import_module("apex")
     except ImportError:
-        raise ConfigError(key, f"needs NVIDIA apex, which is not installed; {where}, or use '{other}'") from None
+        raise ConfigError(
+            key, f"needs NVIDIA apex, which is not installed; {where}, or use '{other}'"
+        ) from None
     try:
         return importlib.import_module(f"apex.{part}")
     except ImportError as error:
-        raise ConfigError(key, f"needs NVIDIA apex, and the installed package 'apex' is not it or not whole (no module "
-                          f"apex.{part}: {error}): the package of that name on the public index is something else; "
-                          f"{where}, or use '{other}'") from None
+        raise ConfigError(
+            key,
+            f"needs NVIDIA apex, and the installed package 'apex' is not it or not whole (no module "
+            f"apex.{part}: {error}): the package of that name on the public index is something else; "
+            f"{where}, or use '{other}'",
+        ) from None

@@ -26,7 +26,9 @@ class UnknownName(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
         self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(f"no {kind} is called '{name}'{nearest(name, self.known)}{'; ' + hint if hint else ''}")
+        super().__init__(
+            f"no {kind} is called '{name}'{nearest(name, self.known)}{'; ' + hint if hint else ''}"
+        )
 
 
 class ConfigError(UserError):
@@ -57,13 +59,24 @@ class CodeFailed(RunError):
     """A component's code raised something that is no error of ours. what: whose code. machinery: whether a frame is of
     what called it. `details` is the traceback without such frames."""
 
-    def __init__(self, what: str, error: Exception, machinery: Callable[[traceback.FrameSummary], bool]):
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not machinery(frame)]
-        self.details = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames),
-                                *traceback.format_exception_only(type(error), error)])
+    def __init__(
+        self, what: str, error: Exception, machinery: Callable[[traceback.FrameSummary], bool]
+    ):
+        frames = [
+            frame for frame in traceback.extract_tb(error.__traceback__) if not machinery(frame)
+        ]
+        self.details = "".join(
+            [
+                "Traceback (most recent call last):\n",
+                *traceback.format_list(frames),
+                *traceback.format_exception_only(type(error), error),
+            ]
+        )
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         reason = " ".join(str(error).split()) or "no message"
-        super().__init__(f"{what} raised {type(error).__name__}: {reason}{place}; the last checkpoint is good")
+        super().__init__(
+            f"{what} raised {type(error).__name__}: {reason}{place}; the last checkpoint is good"
+        )
 
 
 class LogFailed(RunError):
@@ -74,7 +87,9 @@ def nearest(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:
     """`; did you mean 'x'?` when something is close, and the list of what there is while it is short enough to read."""
     known = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    close.sort(key=lambda k: not k.startswith(str(name)))  # 'adam' is meant for 'adamw', not for 'radam'
+    close.sort(
+        key=lambda k: not k.startswith(str(name))
+    )  # 'adam' is meant for 'adamw', not for 'radam'
     hint = f"; did you mean '{close[0]}'?" if close else ""
     if known and len(known) <= everything_up_to:
         hint += f"{'' if hint else ';'} There is: {', '.join(sorted(known))}"

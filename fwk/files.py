@@ -55,22 +55,34 @@ class Replacement:
     of `spared`. On an error nothing is there that was not there before. DataError for a target that cannot be one.
     """
 
-    def __init__(self, target: Path, overwrite: bool, ours: Callable[[Path], bool], spared: Sequence[Path] = ()):
+    def __init__(
+        self,
+        target: Path,
+        overwrite: bool,
+        ours: Callable[[Path], bool],
+        spared: Sequence[Path] = (),
+    ):
         self.target, self.overwrite = target, overwrite
         place = target.resolve()
         if target.is_symlink() or target.exists() and not target.is_dir():
             raise DataError(f"{target} is not a folder; choose another place")
         if target.exists() and not overwrite:
-            raise DataError(f"{target} exists; choose another folder, or give --overwrite to replace it")
+            raise DataError(
+                f"{target} exists; choose another folder, or give --overwrite to replace it"
+            )
         if not place.parent.is_dir():
             raise DataError(f"{place.parent} is not a folder; expected one for {place.name}")
         for other in (*spared, Path.cwd()):
             other = other.resolve()
             if place == other or place in other.parents:
-                raise DataError(f"{target} is or holds {other}, which must stay; choose another folder")
+                raise DataError(
+                    f"{target} is or holds {other}, which must stay; choose another folder"
+                )
         if target.exists() and any(target.iterdir()) and not ours(target):
-            raise DataError(f"{target} is a folder of something else, and --overwrite replaces only what the same command made; "
-                            "choose another folder")
+            raise DataError(
+                f"{target} is a folder of something else, and --overwrite replaces only what the same command made; "
+                "choose another folder"
+            )
 
     def __enter__(self) -> Path:
         place = self.target.resolve()
@@ -83,7 +95,10 @@ class Replacement:
             return
         place, mask = self.target.resolve(), os.umask(0)
         os.umask(mask)
-        for path in (self._beside, *self._beside.rglob("*")):  # as any file that is made, not as a temporary one
+        for path in (
+            self._beside,
+            *self._beside.rglob("*"),
+        ):  # as any file that is made, not as a temporary one
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
         aside = place.with_name(f"{self._beside.name}.old")
         if place.exists():
@@ -96,13 +111,19 @@ def check_target(what: str, path: Path, *others: Path) -> None:
     """UserError where `path`, named by `what`, is no place that a file can be put, or is one of the others, which must stay."""
     place = path.resolve()
     if place.is_dir() or place.exists() and not place.is_file():
-        raise UserError(f"{what}: {path} is {'a folder' if place.is_dir() else 'no regular file'}; expected a file")
+        raise UserError(
+            f"{what}: {path} is {'a folder' if place.is_dir() else 'no regular file'}; expected a file"
+        )
     if not place.parent.is_dir():
         raise UserError(f"{what}: there is no folder {path.parent} for {path.name}")
     if not os.access(place.parent, os.W_OK):
-        raise UserError(f"{what}: the folder {path.parent} cannot be written to; choose another place for {path.name}")
+        raise UserError(
+            f"{what}: the folder {path.parent} cannot be written to; choose another place for {path.name}"
+        )
     if any(place == other.resolve() for other in others):
-        raise UserError(f"{what}: {path} is read or written as something else by the same command; choose another file")
+        raise UserError(
+            f"{what}: {path} is read or written as something else by the same command; choose another file"
+        )
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -58,7 +58,11 @@ class Transformer:
         # tokens, positions, segments
         lookups = 2 * self.embedding * (text.vocabulary + text.length + 2) if text.products else 0
         rest = (2 + NORM + DROPOUT) * self.embedding
-        return lookups + rest + (2 * self.width * self.embedding + self.width if self.embedding != self.width else 0)
+        return (
+            lookups
+            + rest
+            + (2 * self.width * self.embedding + self.width if self.embedding != self.width else 0)
+        )
 
     def _layer(self, text: Text) -> float:
         T, D = text.length, self.width
@@ -101,8 +105,13 @@ class Count:
         return None if self.updates is None else self.updates * self.update
 
 
-def count(config: Any, length: int | None = None, vocabulary: int | None = None, products: bool = True,
-          micro_batches: int | None = None) -> Count | None:
+def count(
+    config: Any,
+    length: int | None = None,
+    vocabulary: int | None = None,
+    products: bool = True,
+    micro_batches: int | None = None,
+) -> Count | None:
     """Of a `RunConfig`. length, vocabulary: of the task, where its config does not say them (a token store brings its own).
     products: see `Text`. micro_batches: per update on each rank (by default as many as one process makes). None where sequences
     have no tokens or the main encoder does not say its sizes."""
@@ -128,25 +137,52 @@ def count(config: Any, length: int | None = None, vocabulary: int | None = None,
             uncounted.append(part)
         parts[part] = parts.get(part, 0.0) + (own or 0.0)
 
-    encoded = dict.fromkeys(view for spec in config.criterion.values() for view in spec.component.cls.encoded(spec.component.config))
+    encoded = dict.fromkeys(
+        view
+        for spec in config.criterion.values()
+        for view in spec.component.cls.encoded(spec.component.config)
+    )
     for view in encoded:
         sizes = networks.get(views[view].encoder, ())
         parts[f"encoder on {view}"] = sum(one.forward(text) for one in sizes)
         if not sizes:
             uncounted.append(f"encoder on {view}")
     for name, spec in views.items():
-        network = networks.get(spec.network) if isinstance(spec.network, str) else (
-            _sizes(spec.network.component, networks["main"]) if spec.network else None)
+        network = (
+            networks.get(spec.network)
+            if isinstance(spec.network, str)
+            else (_sizes(spec.network.component, networks["main"]) if spec.network else None)
+        )
         if network is not None:
-            add(f"views.{name}", network, spec.component.cls.flops(spec.component.config, network, text) if network else None)
-    micro_batches = micro_batches or math.ceil(config.train.batch / (config.train.micro_batch or config.train.batch))
-    if any(spec.component.cls.prepares(spec.component.config, micro_batches) for spec in config.criterion.values()):
-        parts["prepare"] = sum(parts.values()) / 2  # a forward pass; `update` counts a backward pass with everything
+            add(
+                f"views.{name}",
+                network,
+                spec.component.cls.flops(spec.component.config, network, text) if network else None,
+            )
+    micro_batches = micro_batches or math.ceil(
+        config.train.batch / (config.train.micro_batch or config.train.batch)
+    )
+    if any(
+        spec.component.cls.prepares(spec.component.config, micro_batches)
+        for spec in config.criterion.values()
+    ):
+        parts["prepare"] = (
+            sum(parts.values()) / 2
+        )  # a forward pass; `update` counts a backward pass with everything
     for label, spec in config.criterion.items():
-        add(f"criterion.{label}", networks["main"], spec.component.cls.flops(spec.component.config, networks["main"], text))
+        add(
+            f"criterion.{label}",
+            networks["main"],
+            spec.component.cls.flops(spec.component.config, networks["main"], text),
+        )
     short = replace(text, length=min(length, INFERENCE))
-    return Count(parts, sum(one.forward(short) + one.binary(short) for one in networks["main"]), config.train.batch,
-                 config.train.updates, tuple(uncounted))
+    return Count(
+        parts,
+        sum(one.forward(short) + one.binary(short) for one in networks["main"]),
+        config.train.batch,
+        config.train.updates,
+        tuple(uncounted),
+    )
 
 
 def main(paths: Sequence[str]) -> None:
@@ -157,9 +193,19 @@ def main(paths: Sequence[str]) -> None:
     load_plugins()
     for path in paths:
         found = count(resolve([path], overrides=["task.data=any"]).config)
-        told = "no tokens, or an encoder that does not say its sizes" if found is None else (
-            f"training {found.training:.3g}  inference {found.inference:.3g}" if found.training else f"update {found.update:.3g}")
-        print(f"{path}  {told}" + (f"  (without {', '.join(found.uncounted)})" if found and found.uncounted else ""))
+        told = (
+            "no tokens, or an encoder that does not say its sizes"
+            if found is None
+            else (
+                f"training {found.training:.3g}  inference {found.inference:.3g}"
+                if found.training
+                else f"update {found.update:.3g}"
+            )
+        )
+        print(
+            f"{path}  {told}"
+            + (f"  (without {', '.join(found.uncounted)})" if found and found.uncounted else "")
+        )
 
 
 def _sizes(component: Any, main: tuple[Transformer, ...] | None) -> tuple[Transformer, ...]:

@@ -41,7 +41,9 @@ def fwk_phase(run: Run) -> Phase | None:
 
 
 @hookspec(firstresult=True)
-def fwk_combine_gradients(run: Run, gradients: dict[str, list[Tensor | None]]) -> list[Tensor | None] | None:
+def fwk_combine_gradients(
+    run: Run, gradients: dict[str, list[Tensor | None]]
+) -> list[Tensor | None] | None:
     """For combiners that are no weighted sum (GradNorm, PCGrad). If a hook implements this, the engine runs one
     backward pass per loss term and reduces each term's gradients over micro-batches and ranks; `gradients` maps
     'label/term' to a list along `run.trainable` (None: the term does not reach that parameter). Returns the gradients

@@ -112,7 +112,9 @@ class Key:
         """63-bit non-negative integers, [B, T] for T positions (an int) or for given position numbers [B, T]."""
         if _with_numpy(self.draws):
             return torch.from_numpy(self._words(positions).view(np.int64))
-        per_draw = _mix_tensor(self.draws * _signed(_GOLDEN) + _signed(_word(self.seed, self.purpose)))
+        per_draw = _mix_tensor(
+            self.draws * _signed(_GOLDEN) + _signed(_word(self.seed, self.purpose))
+        )
         if isinstance(positions, int):
             positions = torch.arange(positions, device=self.draws.device)
         words = _mix_tensor(per_draw[:, None] + (positions + 1) * _signed(_GOLDEN))
@@ -120,7 +122,10 @@ class Key:
 
     def _words(self, positions: int | Tensor) -> np.ndarray:
         """`bits` as a new uint64 array."""
-        per_draw = _mix_in_place(self.draws.numpy().astype(np.uint64) * _U_GOLDEN + np.uint64(_word(self.seed, self.purpose)))
+        per_draw = _mix_in_place(
+            self.draws.numpy().astype(np.uint64) * _U_GOLDEN
+            + np.uint64(_word(self.seed, self.purpose))
+        )
         if isinstance(positions, int):
             steps = _steps(positions)
         else:
@@ -187,13 +192,19 @@ def choose(key: Key, eligible: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
     ranks = ((key.bits(T) >> low) << low) | where
     ranks = torch.where(eligible, ranks, _LAST)
     smallest = ranks.topk(K, dim=1, largest=False, sorted=True).values  # [B, K]
-    valid = torch.arange(K, device=eligible.device) < exact_share(ratio, eligible.sum(1, keepdim=True))  # [B, K]
+    valid = torch.arange(K, device=eligible.device) < exact_share(
+        ratio, eligible.sum(1, keepdim=True)
+    )  # [B, K]
     positions = torch.where(valid, smallest & ((1 << low) - 1), T)
-    positions = positions.sort(dim=1).values  # ascending; invalid slots sort last, so `valid` still lines up
+    positions = positions.sort(
+        dim=1
+    ).values  # ascending; invalid slots sort last, so `valid` still lines up
     return torch.where(valid, positions, 0), valid
 
 
-def _choose_with_numpy(key: Key, eligible: np.ndarray, ratio: float, K: int) -> tuple[Tensor, Tensor] | None:
+def _choose_with_numpy(
+    key: Key, eligible: np.ndarray, ratio: float, K: int
+) -> tuple[Tensor, Tensor] | None:
     """`choose` by the first 32 of the 63 bits, which are sorted several times as fast; None where two positions share
     them and only one of the two is chosen (one sequence of 512 in ten million)."""
     B, T = eligible.shape
@@ -221,4 +232,8 @@ def invert_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """
     cumulative = probabilities.double().cumsum(-1)  # [..., V]
     threshold = (uniform.double() * cumulative[..., -1]).unsqueeze(-1)
-    return torch.searchsorted(cumulative, threshold, right=True).squeeze(-1).clamp_(max=probabilities.shape[-1] - 1)
+    return (
+        torch.searchsorted(cumulative, threshold, right=True)
+        .squeeze(-1)
+        .clamp_(max=probabilities.shape[-1] - 1)
+    )

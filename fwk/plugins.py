@@ -34,20 +34,34 @@ class BrokenPlugin(PluginError):
     """A plugin does not import. `details` is its own traceback, without the machinery that imported it."""
 
     def __init__(self, plugin: str, module: str, error: BaseException):
-        frames = [f for f in traceback.extract_tb(error.__traceback__)
-                  if "importlib" not in f.filename and Path(f.filename).parent != Path(__file__).parent]
-        self.details = "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames),
-                                *traceback.format_exception_only(type(error), error)])
+        frames = [
+            f
+            for f in traceback.extract_tb(error.__traceback__)
+            if "importlib" not in f.filename and Path(f.filename).parent != Path(__file__).parent
+        ]
+        self.details = "".join(
+            [
+                "Traceback (most recent call last):\n",
+                *traceback.format_list(frames),
+                *traceback.format_exception_only(type(error), error),
+            ]
+        )
         self.plugin = plugin
         reason = " ".join(str(error).split()) or "no message"
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         if isinstance(error, SyntaxError) and error.filename:
             place, reason = f" ({error.filename}:{error.lineno})", error.msg
         missing = isinstance(error, ModuleNotFoundError) and error.name
-        if missing and frames and (Path(frames[-1].filename).parent / f"{error.name.split('.')[0]}.py").is_file():
+        if (
+            missing
+            and frames
+            and (Path(frames[-1].filename).parent / f"{error.name.split('.')[0]}.py").is_file()
+        ):
             reason += f"; a file beside it is imported with 'from . import {error.name}'"
-        super().__init__(f"plugin '{plugin}' does not import: {type(error).__name__}: {reason}{place}; mend it, leave it "
-                         "out, or go on without it with --allow-broken-plugins")
+        super().__init__(
+            f"plugin '{plugin}' does not import: {type(error).__name__}: {reason}{place}; mend it, leave it "
+            "out, or go on without it with --allow-broken-plugins"
+        )
 
 
 class HookFailed(CodeFailed):
@@ -55,8 +69,13 @@ class HookFailed(CodeFailed):
 
     def __init__(self, hook: str, plugin: str, error: Exception):
         self.hook, self.plugin = hook, plugin
-        super().__init__(f"{hook} of '{plugin}'", error, lambda frame: "pluggy" in Path(frame.filename).parts
-                         or Path(frame.filename) == Path(__file__))
+        super().__init__(
+            f"{hook} of '{plugin}'",
+            error,
+            lambda frame: (
+                "pluggy" in Path(frame.filename).parts or Path(frame.filename) == Path(__file__)
+            ),
+        )
 
 
 class PluginManager(pluggy.PluginManager):
@@ -69,11 +88,17 @@ class PluginManager(pluggy.PluginManager):
         self.add_hookcall_monitoring(lambda *_: None, self._after)
 
     @staticmethod
-    def _after(outcome: pluggy.Result, hook: str, implementations: Sequence[pluggy.HookImpl], _: Any) -> None:
+    def _after(
+        outcome: pluggy.Result, hook: str, implementations: Sequence[pluggy.HookImpl], _: Any
+    ) -> None:
         error = outcome.exception
         if isinstance(error, Exception) and not isinstance(error, FwkError):
             running = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
-            names = [i.plugin_name for i in implementations if getattr(i.function, "__code__", None) in running]
+            names = [
+                i.plugin_name
+                for i in implementations
+                if getattr(i.function, "__code__", None) in running
+            ]
             failed = HookFailed(hook, names[0] if names else "a plugin", error)
             failed.__cause__ = error
             outcome.force_exception(failed)
@@ -85,8 +110,11 @@ class PluginManager(pluggy.PluginManager):
 
 def hook_signatures() -> dict[str, inspect.Signature]:
     """Every hook there is and its signature."""
-    return {name: inspect.signature(value) for name, value in vars(hookspecs).items()
-            if name.startswith("fwk_") and hasattr(value, "fwk_spec")}
+    return {
+        name: inspect.signature(value)
+        for name, value in vars(hookspecs).items()
+        if name.startswith("fwk_") and hasattr(value, "fwk_spec")
+    }
 
 
 def check_hooks(plugin: Any, owner: str) -> bool:
@@ -99,30 +127,42 @@ def check_hooks(plugin: Any, owner: str) -> bool:
         method = inspect.getattr_static(plugin, name)
         method = getattr(method, "__func__", method)
         if isinstance(plugin, ModuleType) and not (
-                callable(method) and getattr(method, "__module__", None) == plugin.__name__):
+            callable(method) and getattr(method, "__module__", None) == plugin.__name__
+        ):
             continue
         if not callable(method):
             continue
         options = getattr(method, "fwk_impl", None)
         hook = (options or {}).get("specname") or name
-        code = inspect.unwrap(method).__code__ if hasattr(inspect.unwrap(method), "__code__") else None
+        code = (
+            inspect.unwrap(method).__code__ if hasattr(inspect.unwrap(method), "__code__") else None
+        )
         place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
         if hook not in signatures:
-            raise PluginError(f"plugin '{owner}' implements {hook}{place}, which is no hook of fwk"
-                              f"{nearest(hook, signatures, everything_up_to=0)}")
+            raise PluginError(
+                f"plugin '{owner}' implements {hook}{place}, which is no hook of fwk"
+                f"{nearest(hook, signatures, everything_up_to=0)}"
+            )
         if options is None:
-            raise PluginError(f"plugin '{owner}' has a function {name}{place} that is not marked with @fwk.hookimpl, so "
-                              "it would never be called")
+            raise PluginError(
+                f"plugin '{owner}' has a function {name}{place} that is not marked with @fwk.hookimpl, so "
+                "it would never be called"
+            )
         given = list(inspect.signature(method).parameters)
-        if not isinstance(plugin, ModuleType) and given and not isinstance(
-                inspect.getattr_static(plugin, name), staticmethod):
+        if (
+            not isinstance(plugin, ModuleType)
+            and given
+            and not isinstance(inspect.getattr_static(plugin, name), staticmethod)
+        ):
             given = given[1:]
         for argument in given:
             if argument not in signatures[hook].parameters:
                 signature = signatures[hook].replace(return_annotation=inspect.Signature.empty)
-                raise PluginError(f"plugin '{owner}': {hook}{place} takes an argument '{argument}' that the hook does "
-                                  f"not give{nearest(argument, signatures[hook].parameters, 0)}; the hook is "
-                                  f"{hook}{signature}")
+                raise PluginError(
+                    f"plugin '{owner}': {hook}{place} takes an argument '{argument}' that the hook does "
+                    f"not give{nearest(argument, signatures[hook].parameters, 0)}; the hook is "
+                    f"{hook}{signature}"
+                )
         found = True
     return found
 
@@ -158,7 +198,9 @@ def discover(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -
             folder = Path(next(iter(spec.submodule_search_locations)))
             stale = _guarded(allow_broken, registry.see_package, package, folder, prefixes) or set()
         for point in points:
-            if point.module not in stale or _guarded(allow_broken, _load_module, point.module, point.name):
+            if point.module not in stale or _guarded(
+                allow_broken, _load_module, point.module, point.name
+            ):
                 _discovered.add(point.name)
     for path in user_dirs:
         _guarded(allow_broken, load_user_dirs, [path])
@@ -177,8 +219,10 @@ def load_plugins(user_dirs: Iterable[str | Path] = (), allow_broken: bool = Fals
     for path in user_dirs:
         place = existing(path)
         package = user_code.package_name(place)
-        for module in [m for n, m in sorted(sys.modules.items()) if n == package or n.startswith(package + ".")]:
-            label = place.name + module.__name__[len(package):]
+        for module in [
+            m for n, m in sorted(sys.modules.items()) if n == package or n.startswith(package + ".")
+        ]:
+            label = place.name + module.__name__[len(package) :]
             _guarded(allow_broken, _register_module, manager, module, label)
     return manager
 
@@ -224,7 +268,9 @@ def existing(path: str | Path) -> Path:
     if place.exists():
         raise PluginError(f"--user-dir {path}: expected a directory or a .py file")
     around = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
-    raise PluginError(f"--user-dir {path}: there is no such directory or file{nearest(place.name, around, 0)}")
+    raise PluginError(
+        f"--user-dir {path}: there is no such directory or file{nearest(place.name, around, 0)}"
+    )
 
 
 def _load_module(module: str, plugin: str) -> ModuleType:
@@ -255,8 +301,11 @@ def versions() -> dict[str, dict[str, str]]:
     found = {}
     for point in installed():
         dist = point.dist
-        found[point.name] = {"module": point.value, "distribution": dist.name if dist else "",
-                             "version": dist.version if dist else ""}
+        found[point.name] = {
+            "module": point.value,
+            "distribution": dist.name if dist else "",
+            "version": dist.version if dist else "",
+        }
     for package, path in registry.packages.items():
         if package.startswith(user_code.PREFIX):
             found[path] = {"module": package, "distribution": "", "version": "user directory"}
@@ -268,7 +317,10 @@ def provenance() -> dict[str, Any]:
     components: dict[str, list[str]] = {}
     for entry in {**registry.indexed, **registry.live}.values():
         components.setdefault(entry.plugin, []).append(f"{entry.kind} {entry.name}")
-    return {"plugins": versions(), "components": {plugin: sorted(names) for plugin, names in sorted(components.items())}}
+    return {
+        "plugins": versions(),
+        "components": {plugin: sorted(names) for plugin, names in sorted(components.items())},
+    }
 
 
 def required(config: Any) -> dict[str, dict[str, Any]]:
@@ -276,11 +328,20 @@ def required(config: Any) -> dict[str, dict[str, Any]]:
     of the views that its criteria bring included. Imports the classes."""
     from fwk.config import NetworkSpec, complete_views
 
-    components = [config.task, config.model, config.optimizer, config.schedule, *config.hooks.values(),
-                  *(spec.component for spec in config.criterion.values()),
-                  *(spec.component for spec in config.networks.values())]
+    components = [
+        config.task,
+        config.model,
+        config.optimizer,
+        config.schedule,
+        *config.hooks.values(),
+        *(spec.component for spec in config.criterion.values()),
+        *(spec.component for spec in config.networks.values()),
+    ]
     for view in complete_views(config).values():
-        components += [view.component, *([view.network.component] if isinstance(view.network, NetworkSpec) else [])]
+        components += [
+            view.component,
+            *([view.network.component] if isinstance(view.network, NetworkSpec) else []),
+        ]
     used = {(c.kind, c.name) for c in components}
     found: dict[str, dict[str, Any]] = {}
     known = versions()

@@ -73,8 +73,10 @@ class Entry:
             for name in self.qualname.split("."):
                 found = getattr(found, name, None)
             if not isinstance(found, type):
-                raise PluginError(f"{self.place}: there is no class {self.qualname} in {self.module}, which registered "
-                                  f"{self.kind} '{self.name}' when the index was made")
+                raise PluginError(
+                    f"{self.place}: there is no class {self.qualname} in {self.module}, which registered "
+                    f"{self.kind} '{self.name}' when the index was made"
+                )
             self.loaded = found
         return self.loaded
 
@@ -84,7 +86,11 @@ class Entry:
         if self.fields is None:
             config = getattr(self.cls, "Config", None)
             where = f"{self.kind} '{self.name}' ({self.place})"
-            self.fields = () if config is None else schema_of(config, where, RESERVED.get(self.kind, ("name",)))
+            self.fields = (
+                ()
+                if config is None
+                else schema_of(config, where, RESERVED.get(self.kind, ("name",)))
+            )
         return self.fields
 
     @property
@@ -94,7 +100,9 @@ class Entry:
             asked = getattr(self.cls, "views", None) if self.kind == "criterion" else None
             known = asked is not None and not any(spec.required for spec in self.schema)
             views = asked(self.cls.Config()) if known else {}
-            self.views = {name: view["noiser"] for name, view in views.items() if "noiser" in (view or {})}
+            self.views = {
+                name: view["noiser"] for name, view in views.items() if "noiser" in (view or {})
+            }
         return self.views
 
 
@@ -104,7 +112,9 @@ class Registry:
     def __init__(self) -> None:
         self.live: dict[tuple[str, str], Entry] = {}
         self.indexed: dict[tuple[str, str], Entry] = {}
-        self.pending: dict[str, str] = {}  # module not covered by an index -> plugin; imported when a name is missing
+        self.pending: dict[
+            str, str
+        ] = {}  # module not covered by an index -> plugin; imported when a name is missing
         self.packages: dict[str, str] = {"fwk": "fwk"}  # module prefix -> plugin
         self._built_in = False
         self._lock = threading.RLock()
@@ -125,7 +135,9 @@ class Registry:
         if entry is None:
             others = [k for k in KINDS if k != kind and name in self._known(k)]
             hints = [f"'{name}' is a {others[0]}"] if others else []
-            raise UnknownName(kind, name, self._known(kind), "; ".join([*hints, *([hint] if hint else [])]))
+            raise UnknownName(
+                kind, name, self._known(kind), "; ".join([*hints, *([hint] if hint else [])])
+            )
         return entry
 
     def names(self, kind: str) -> list[str]:
@@ -174,7 +186,9 @@ class Registry:
                 return self.packages[prefix]
         return parts[0]
 
-    def see_package(self, package: str, folder: Path, plugins: dict[str, str] | None = None) -> set[str]:
+    def see_package(
+        self, package: str, folder: Path, plugins: dict[str, str] | None = None
+    ) -> set[str]:
         """Take a package's components into account, from its index where that is true to the sources.
 
         plugins: module prefix -> plugin name; only modules under these count (None: all, of plugin `package`).
@@ -196,12 +210,22 @@ class Registry:
             owned = [p for p in prefixes if module == p or module.startswith(p + ".")]
             if not owned or module in stale or owned[0] in stale or item["file"] not in sources:
                 continue
-            entry = Entry(**{**item, "file": str(folder / item["file"]), "plugin": prefixes[owned[0]],
-                             "fields": tuple(FieldSpec.from_mapping(f) for f in item["fields"])})
-            other = self.live.get((entry.kind, entry.name)) or self.indexed.get((entry.kind, entry.name))
+            entry = Entry(
+                **{
+                    **item,
+                    "file": str(folder / item["file"]),
+                    "plugin": prefixes[owned[0]],
+                    "fields": tuple(FieldSpec.from_mapping(f) for f in item["fields"]),
+                }
+            )
+            other = self.live.get((entry.kind, entry.name)) or self.indexed.get(
+                (entry.kind, entry.name)
+            )
             if other is not None and not _same_place(entry, other):
-                raise PluginError(f"{entry.kind} '{entry.name}' is registered twice: at {other.place} "
-                                  f"({other.plugin}) and at {entry.place} ({entry.plugin})")
+                raise PluginError(
+                    f"{entry.kind} '{entry.name}' is registered twice: at {other.place} "
+                    f"({other.plugin}) and at {entry.place} ({entry.plugin})"
+                )
             self.indexed[(entry.kind, entry.name)] = entry
         return stale
 
@@ -228,15 +252,30 @@ def register(kind: str, name: str) -> Callable[[C], C]:
     file, line = frame.f_code.co_filename, frame.f_lineno
 
     def enter(cls: C) -> C:
-        missing = [method for method in dir(cls) if getattr(getattr(cls, method, None), "__isabstractmethod__", False)]
+        missing = [
+            method
+            for method in dir(cls)
+            if getattr(getattr(cls, method, None), "__isabstractmethod__", False)
+        ]
         if missing:
-            raise PluginError(f"{file}:{line}: the {kind} '{name}' leaves out {', '.join(missing)}; expected {cls.__qualname__} to define "
-                              f"{'them' if len(missing) > 1 else 'it'}")
+            raise PluginError(
+                f"{file}:{line}: the {kind} '{name}' leaves out {', '.join(missing)}; expected {cls.__qualname__} to define "
+                f"{'them' if len(missing) > 1 else 'it'}"
+            )
         summary = (cls.__doc__ or "").strip().split("\n")[0]
-        registry.add(Entry(
-            kind=kind, name=name, module=cls.__module__, qualname=cls.__qualname__, file=file, line=line,
-            plugin=registry.plugin_of(cls.__module__), summary=summary, loaded=cls,
-        ))
+        registry.add(
+            Entry(
+                kind=kind,
+                name=name,
+                module=cls.__module__,
+                qualname=cls.__qualname__,
+                file=file,
+                line=line,
+                plugin=registry.plugin_of(cls.__module__),
+                summary=summary,
+                loaded=cls,
+            )
+        )
         return cls
 
     return enter
@@ -259,7 +298,9 @@ def _same_place(new: Entry, old: Entry) -> bool:
         return False
     if new.line == old.line or old.loaded is None:
         return True
-    linecache.checkcache(new.file)  # two classes of one name in one file, unless the file has been edited since
+    linecache.checkcache(
+        new.file
+    )  # two classes of one name in one file, unless the file has been edited since
     was = linecache.getline(new.file, old.line)
     return not ("register" in was and f"{old.name}" in was)
 
@@ -319,20 +360,33 @@ def build_index(package: str) -> dict[str, Any]:
     for entry in registry.live.values():
         if entry.module in sources.values():
             relative = Path(entry.file).resolve().relative_to(folder.resolve()).as_posix()
-            components.append({
-                "kind": entry.kind, "name": entry.name, "module": entry.module, "qualname": entry.qualname,
-                "file": relative, "line": entry.line, "plugin": registry.plugin_of(entry.module), "summary": entry.summary,
-                "fields": [spec.to_mapping() for spec in entry.schema],
-                **({"views": entry.brings} if entry.brings else {}),
-            })
+            components.append(
+                {
+                    "kind": entry.kind,
+                    "name": entry.name,
+                    "module": entry.module,
+                    "qualname": entry.qualname,
+                    "file": relative,
+                    "line": entry.line,
+                    "plugin": registry.plugin_of(entry.module),
+                    "summary": entry.summary,
+                    "fields": [spec.to_mapping() for spec in entry.schema],
+                    **({"views": entry.brings} if entry.brings else {}),
+                }
+            )
     components.sort(key=lambda c: (KINDS.index(c["kind"]), c["name"]))
-    return {"sources": {relative: content_hash(folder / relative) for relative in sources}, "components": components}
+    return {
+        "sources": {relative: content_hash(folder / relative) for relative in sources},
+        "components": components,
+    }
 
 
 def write_index(package: str) -> Path:
     """Write a package's `index.json` beside its code."""
     path = package_folder(package) / INDEX
-    path.write_text(json.dumps(build_index(package), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(build_index(package), indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     return path
 
 

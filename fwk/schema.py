@@ -24,13 +24,24 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def option(
-    default: Any = dataclasses.MISSING, doc: str = "", *, low: float | None = None, high: float | None = None,
-    above: float | None = None, choices: Sequence[Any] | None = None,
+    default: Any = dataclasses.MISSING,
+    doc: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    choices: Sequence[Any] | None = None,
 ) -> Any:
     """A field of a configuration dataclass: its default (none: the user must say it), one line of documentation (the
     `--help` text: unit, range, the paper's value), the inclusive range of numbers, a bound that they must be above, and
     the values there are."""
-    metadata = {"doc": doc, "low": low, "high": high, "above": above, "choices": None if choices is None else tuple(choices)}
+    metadata = {
+        "doc": doc,
+        "low": low,
+        "high": high,
+        "above": above,
+        "choices": None if choices is None else tuple(choices),
+    }
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, (dict, list)):
@@ -55,7 +66,11 @@ class FieldSpec:
     def to_mapping(self) -> dict[str, Any]:
         """Plain data for an index file; what is empty is left out."""
         full = {f.name: plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return {k: v for k, v in full.items() if k in ("name", "type", "default") or not (v is None or v is False or v == "")}
+        return {
+            k: v
+            for k, v in full.items()
+            if k in ("name", "type", "default") or not (v is None or v is False or v == "")
+        }
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> FieldSpec:
@@ -108,25 +123,42 @@ def schema_of(config: type, where: str = "", reserved: Sequence[str] = ()) -> tu
     try:
         hints = typing.get_type_hints(config)
     except Exception as error:
-        raise PluginError(f"{where}: an annotation of Config cannot be resolved: {error}") from error
+        raise PluginError(
+            f"{where}: an annotation of Config cannot be resolved: {error}"
+        ) from error
     specs = []
     for field in dataclasses.fields(config):
         if field.name in reserved:
-            raise PluginError(f"{where}: Config may not have a field '{field.name}', the engine reads that key")
+            raise PluginError(
+                f"{where}: Config may not have a field '{field.name}', the engine reads that key"
+            )
         try:
             text = type_text(hints[field.name])
         except TypeError as error:
             raise PluginError(f"{where}: field '{field.name}' of Config: {error}") from None
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if required:
             default = None
         else:
-            default = field.default_factory() if field.default is dataclasses.MISSING else field.default
+            default = (
+                field.default_factory() if field.default is dataclasses.MISSING else field.default
+            )
         meta = field.metadata
-        specs.append(FieldSpec(
-            name=field.name, type=text, default=plain(default), doc=meta.get("doc", ""), low=meta.get("low"),
-            high=meta.get("high"), above=meta.get("above"), choices=meta.get("choices"), required=required,
-        ))
+        specs.append(
+            FieldSpec(
+                name=field.name,
+                type=text,
+                default=plain(default),
+                doc=meta.get("doc", ""),
+                low=meta.get("low"),
+                high=meta.get("high"),
+                above=meta.get("above"),
+                choices=meta.get("choices"),
+                required=required,
+            )
+        )
     return tuple(specs)
 
 
@@ -169,12 +201,22 @@ def _shape(node: ast.expr) -> tuple:
 
 def _words(shape: tuple) -> str:
     head = shape[0]
-    simple = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "None": "null",
-              "Any": "anything"}
+    simple = {
+        "bool": "true or false",
+        "int": "a whole number",
+        "float": "a number",
+        "str": "text",
+        "None": "null",
+        "Any": "anything",
+    }
     if head in simple:
         return simple[head]
     if head == "Literal":
-        return (f"'{shape[1][0]}'" if len(shape[1]) == 1 else "one of " + ", ".join(f"'{v}'" for v in shape[1]))
+        return (
+            f"'{shape[1][0]}'"
+            if len(shape[1]) == 1
+            else "one of " + ", ".join(f"'{v}'" for v in shape[1])
+        )
     if head == "union":
         return " or ".join(_words(s) for s in shape[1])
     if head == "dict":
@@ -223,8 +265,12 @@ def _fit(value: Any, shape: tuple, spec: FieldSpec) -> Any:
                 failures.append((alternative, wrong))
         # an error inside a matching container, or a number out of range, says more than "expected a or b"
         for alternative, wrong in failures:
-            fits = isinstance(value, {"dict": Mapping, "tuple": (list, tuple), "list": (list, tuple)}.get(
-                alternative[0], ()))
+            fits = isinstance(
+                value,
+                {"dict": Mapping, "tuple": (list, tuple), "list": (list, tuple)}.get(
+                    alternative[0], ()
+                ),
+            )
             if fits or wrong.message.startswith("must be"):
                 raise wrong
         literals = [a for a, _ in failures if a[0] == "Literal"]
@@ -243,7 +289,12 @@ def _fit(value: Any, shape: tuple, spec: FieldSpec) -> Any:
     elif head in ("int", "float"):
         if head == "float" and isinstance(value, str) and _EXPONENT.fullmatch(value):
             value = float(value)
-        if isinstance(value, int) and not isinstance(value, bool) or head == "float" and isinstance(value, float):
+        if (
+            isinstance(value, int)
+            and not isinstance(value, bool)
+            or head == "float"
+            and isinstance(value, float)
+        ):
             try:
                 number = value if head == "int" else float(value)
             except OverflowError:
@@ -266,7 +317,10 @@ def _fit(value: Any, shape: tuple, spec: FieldSpec) -> Any:
         inner, variadic = shape[1], shape[2]
         if not variadic and len(value) != len(inner):
             raise _Wrong(f"expected {_words(shape)}, got {len(value)}")
-        made = [_inside(v, inner[0] if variadic else inner[i], spec, str(i)) for i, v in enumerate(value)]
+        made = [
+            _inside(v, inner[0] if variadic else inner[i], spec, str(i))
+            for i, v in enumerate(value)
+        ]
         return made if head == "list" else tuple(made)
     raise _expected(shape, value)
 
@@ -306,15 +360,24 @@ def convert(value: Any, spec: FieldSpec, key: str, raw: str | None = None, where
             made = _fit(value, shape, spec)
         except _Wrong as wrong:
             heads = {inner[0] for inner in (shape[1] if shape[0] == "union" else [shape])}
-            if raw is None or isinstance(value, str) or value is None or not heads & {"str", "Literal"}:
+            if (
+                raw is None
+                or isinstance(value, str)
+                or value is None
+                or not heads & {"str", "Literal"}
+            ):
                 raise
             try:
                 made = _fit(raw, shape, spec)
             except _Wrong:
                 raise wrong from None
         if spec.choices is not None and made is not None and made not in spec.choices:
-            raise _Wrong(f"expected one of {', '.join(map(str, spec.choices))}, got {shown(made)}"
-                         + (_near(made, spec.choices) if isinstance(made, str) else ""))
+            raise _Wrong(
+                f"expected one of {', '.join(map(str, spec.choices))}, got {shown(made)}"
+                + (_near(made, spec.choices) if isinstance(made, str) else "")
+            )
         return made
     except _Wrong as wrong:
-        raise ConfigError(".".join((key, *wrong.path)), wrong.message + (f" ({where})" if where else "")) from None
+        raise ConfigError(
+            ".".join((key, *wrong.path)), wrong.message + (f" ({where})" if where else "")
+        ) from None

@@ -41,11 +41,32 @@ from fwk.registry import registry
 from fwk.views import View
 
 TINY = {
-    "task": {"name": "synthetic", "sequences": 64, "length": 16, "shortest": 9, "vocabulary": 32, "second_source": 0.4},
-    "model": {"name": "bert", "layers": 2, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0},
+    "task": {
+        "name": "synthetic",
+        "sequences": 64,
+        "length": 16,
+        "shortest": 9,
+        "vocabulary": 32,
+        "second_source": 0.4,
+    },
+    "model": {
+        "name": "bert",
+        "layers": 2,
+        "width": 16,
+        "heads": 2,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
     "hooks": {label: None for label in DEFAULT_HOOKS},
-    "train": {"updates": 6, "batch": 12, "precision": "fp64", "log_every": 2, "validate_every": 3, "save_every": 3,
-              "device": "cpu"},
+    "train": {
+        "updates": 6,
+        "batch": 12,
+        "precision": "fp64",
+        "log_every": 2,
+        "validate_every": 3,
+        "save_every": 3,
+        "device": "cpu",
+    },
     "optimizer": {"name": "adamw", "lr": 1e-3},
 }
 
@@ -60,16 +81,25 @@ class Result:
     expected: str = ""
 
 
-def tiny_config(changes: Mapping[str, Any] | None = None, user_dirs: Sequence[str] = ()) -> RunConfig:
+def tiny_config(
+    changes: Mapping[str, Any] | None = None, user_dirs: Sequence[str] = ()
+) -> RunConfig:
     """A config small enough for a unit test; `changes` is a nested mapping laid over it."""
-    return configuration.from_mapping(_merged(TINY, {**(changes or {}), "user_dirs": list(user_dirs)}))
+    return configuration.from_mapping(
+        _merged(TINY, {**(changes or {}), "user_dirs": list(user_dirs)})
+    )
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
-        replaced = isinstance(value, Mapping) and "name" in value and isinstance(old, Mapping) and value["name"] != old.get("name")
+        replaced = (
+            isinstance(value, Mapping)
+            and "name" in value
+            and isinstance(old, Mapping)
+            and value["name"] != old.get("name")
+        )
         mergeable = isinstance(value, Mapping) and isinstance(old, Mapping) and not replaced
         result[key] = _merged(old, value) if mergeable else value
     return result
@@ -87,24 +117,40 @@ def trainer_of(config: RunConfig, world: World | None = None) -> Iterator[Traine
 
 def batches_of(run: Run, start_update: int = 0) -> Iterator[list]:
     train = run.config.train
-    return iter(train_batches(run.task, run.order, batch=train.batch, micro_batch=train.micro_batch, rank=run.rank,
-                              world_size=run.world_size, workers=train.workers, start_update=start_update, pin=False,
-                              user_dirs=run.config.user_dirs))
+    return iter(
+        train_batches(
+            run.task,
+            run.order,
+            batch=train.batch,
+            micro_batch=train.micro_batch,
+            rank=run.rank,
+            world_size=run.world_size,
+            workers=train.workers,
+            start_update=start_update,
+            pin=False,
+            user_dirs=run.config.user_dirs,
+        )
+    )
 
 
 def gradients(config: RunConfig, world: World | None = None) -> dict[str, Tensor | None]:
     """The gradient of the first update by parameter name, None where no loss term reaches."""
     with trainer_of(config, world) as trainer:
         differentiate_once(trainer)
-        return {name: None if p.grad is None else p.grad.clone() for name, p in trainer.run.module.named_parameters()
-                if name != "anchor"}
+        return {
+            name: None if p.grad is None else p.grad.clone()
+            for name, p in trainer.run.module.named_parameters()
+            if name != "anchor"
+        }
 
 
 def differentiate_once(trainer: Trainer) -> Step:
     run = trainer.run
     batches = next(batches_of(run, run.update))
     step = Step(update=run.update + 1, progress=run.progress, micro_batches=len(batches))
-    micros = [run.module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)]
+    micros = [
+        run.module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)
+    ]
     if run.module.prepares(step):
         for micro in micros:
             run.module.prepare(micro, step)
@@ -119,7 +165,9 @@ def difference(a: Mapping[str, Tensor | None], b: Mapping[str, Tensor | None]) -
     if a.keys() != b.keys() or any((a[name] is None) != (b[name] is None) for name in a):
         return float("inf")
     scale = max((float(x.abs().max()) for x in a.values() if x is not None), default=0.0)
-    worst = max((float((a[name] - b[name]).abs().max()) for name in a if a[name] is not None), default=0.0)
+    worst = max(
+        (float((a[name] - b[name]).abs().max()) for name in a if a[name] is not None), default=0.0
+    )
     return worst / scale if scale else worst
 
 
@@ -137,13 +185,19 @@ def train_briefly(config: RunConfig, folder: Path, updates: int | None = None) -
 # -- rules for criteria ----------------------------------------------------------------------------------------------
 
 
-def _criterion_config(name: str, options: Mapping[str, Any], base: Mapping[str, Any] | None, user_dirs: Sequence[str]) -> RunConfig:
-    return tiny_config(_merged({"criterion": {name: {"name": name, **options}}}, base or {}), user_dirs)
+def _criterion_config(
+    name: str, options: Mapping[str, Any], base: Mapping[str, Any] | None, user_dirs: Sequence[str]
+) -> RunConfig:
+    return tiny_config(
+        _merged({"criterion": {name: {"name": name, **options}}}, base or {}), user_dirs
+    )
 
 
 def rule_geometry(config: RunConfig) -> str:
     """The gradient of an update does not depend on how it is cut into micro-batches."""
-    odd = config.train.batch - 1 + config.train.batch % 2  # cut unevenly, or a mean of means would be the mean
+    odd = (
+        config.train.batch - 1 + config.train.batch % 2
+    )  # cut unevenly, or a mean of means would be the mean
     config = _with(config, {"train": {"batch": odd}})
     whole = gradients(config)
     for size in (3, 6):
@@ -157,7 +211,13 @@ def rule_geometry(config: RunConfig) -> str:
 
 def rule_resume(config: RunConfig) -> str:
     """A run that was stopped and started again has the same weights to the last bit."""
-    config = _with(config, {"train": {"precision": "fp32"}, "model": {"dropout": 0.1} if config.model.name == "bert" else {}})
+    config = _with(
+        config,
+        {
+            "train": {"precision": "fp32"},
+            "model": {"dropout": 0.1} if config.model.name == "bert" else {},
+        },
+    )
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         straight = train_briefly(config, Path(one))
         total = config.train.updates
@@ -172,7 +232,9 @@ def rule_one_encode(config: RunConfig) -> str:
     """Every view is encoded once per micro-batch, in no more calls than the plan has."""
     with trainer_of(config) as trainer:
         module = trainer.run.module
-        planned = [name for step in module.plan.steps if hasattr(step, "views") for name in step.views]
+        planned = [
+            name for step in module.plan.steps if hasattr(step, "views") for name in step.views
+        ]
         if len(planned) != len(set(planned)):
             return f"the plan encodes a view twice: {planned}"
         seen: list[str] = []
@@ -199,7 +261,9 @@ def rule_one_encode(config: RunConfig) -> str:
             module.prepare(micro, step)
             module.exchange([micro])
         seen.clear()
-        planned = [name for name in planned if len(micro.views[name])]  # one that keeps some rows may have none here
+        planned = [
+            name for name in planned if len(micro.views[name])
+        ]  # one that keeps some rows may have none here
         module(micro, step)
         if sorted(seen) != sorted(planned):
             return f"the plan encodes {sorted(planned)}, and {sorted(seen)} were encoded"
@@ -209,21 +273,37 @@ def rule_one_encode(config: RunConfig) -> str:
 def rule_no_global_randomness(config: RunConfig) -> str:
     """Without dropout nothing draws from a global generator."""
     with trainer_of(config) as trainer:
-        trainer.run.module._seed = lambda *call: None  # the engine's own seeding of dropout is not what is looked for
+        trainer.run.module._seed = lambda *call: (
+            None
+        )  # the engine's own seeding of dropout is not what is looked for
         before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
         differentiate_once(trainer)
         after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
-    names = [name for name, same in (
-        ("torch", torch.equal(before[0], after[0])), ("random", before[1] == after[1]),
-        ("numpy", bool((before[2] == after[2]).all()))) if not same]
-    return f"the global generator of {' and '.join(names)} moved; draw from context or key instead" if names else ""
+    names = [
+        name
+        for name, same in (
+            ("torch", torch.equal(before[0], after[0])),
+            ("random", before[1] == after[1]),
+            ("numpy", bool((before[2] == after[2]).all())),
+        )
+        if not same
+    ]
+    return (
+        f"the global generator of {' and '.join(names)} moved; draw from context or key instead"
+        if names
+        else ""
+    )
 
 
 def rule_finite(config: RunConfig) -> str:
     """Every term is finite and is named by `normalizers`; evaluation gives a finite loss too."""
     with trainer_of(config) as trainer:
         differentiate_once(trainer)
-        bad = [name for name, value in trainer.run.meters.pending.items() if not torch.isfinite(value).all()]
+        bad = [
+            name
+            for name, value in trainer.run.meters.pending.items()
+            if not torch.isfinite(value).all()
+        ]
         if bad:
             return f"not finite: {', '.join(bad)}"
         trainer.run.meters.rollback()
@@ -234,20 +314,37 @@ def rule_finite(config: RunConfig) -> str:
 
 
 def _undocumented(cls: type) -> str:
-    silent = [f.name for f in (fields(cls.Config) if is_dataclass(cls.Config) else ()) if not f.metadata.get("doc")]
-    return f"without documentation: {', '.join(silent)}; use option(default, 'what it is')" if silent else ""
+    silent = [
+        f.name
+        for f in (fields(cls.Config) if is_dataclass(cls.Config) else ())
+        if not f.metadata.get("doc")
+    ]
+    return (
+        f"without documentation: {', '.join(silent)}; use option(default, 'what it is')"
+        if silent
+        else ""
+    )
 
 
 CRITERION_RULES: dict[str, Callable[[RunConfig], str]] = {
-    "geometry": rule_geometry, "resume": rule_resume, "one encode per view": rule_one_encode,
-    "no global randomness": rule_no_global_randomness, "finite": rule_finite,
+    "geometry": rule_geometry,
+    "resume": rule_resume,
+    "one encode per view": rule_one_encode,
+    "no global randomness": rule_no_global_randomness,
+    "finite": rule_finite,
 }
 
 
 # -- rules for static noisers ----------------------------------------------------------------------------------------
 
 
-def _noised(name: str, options: Mapping[str, Any], rows: slice = slice(None), seed: int = 1, purpose: str = "view") -> tuple[View, View]:
+def _noised(
+    name: str,
+    options: Mapping[str, Any],
+    rows: slice = slice(None),
+    seed: int = 1,
+    purpose: str = "view",
+) -> tuple[View, View]:
     from fwk.context import BuildContext
 
     config = tiny_config()
@@ -256,13 +353,17 @@ def _noised(name: str, options: Mapping[str, Any], rows: slice = slice(None), se
     draws = np.arange(24)[rows]
     batch = task.collate([source[i] for i in draws], draws, np.zeros(len(draws), dtype=np.int64))
     cls = registry.get("noiser", name).cls
-    noiser = cls(configuration.build(cls, options), BuildContext(name="view", vocabulary=task.vocabulary()))
+    noiser = cls(
+        configuration.build(cls, options), BuildContext(name="view", vocabulary=task.vocabulary())
+    )
     view = View.of(batch)
     return view, noiser.apply(view, Key(seed, purpose, view.draws))
 
 
 def _same(a: View, b: View) -> bool:
-    return len(_tensors(a)) == len(_tensors(b)) and all(torch.equal(x, y) for x, y in zip(_tensors(a), _tensors(b)))
+    return len(_tensors(a)) == len(_tensors(b)) and all(
+        torch.equal(x, y) for x, y in zip(_tensors(a), _tensors(b))
+    )
 
 
 def _tensors(view: View) -> list[Tensor]:
@@ -272,13 +373,21 @@ def _tensors(view: View) -> list[Tensor]:
 
 def noiser_is_repeatable(name: str, options: Mapping[str, Any]) -> str:
     """The same key gives the same view."""
-    return "" if _same(_noised(name, options)[1], _noised(name, options)[1]) else "two calls with one key differ"
+    return (
+        ""
+        if _same(_noised(name, options)[1], _noised(name, options)[1])
+        else "two calls with one key differ"
+    )
 
 
 def noiser_ignores_the_batch(name: str, options: Mapping[str, Any]) -> str:
     """An example's noise does not depend on which other examples are in the batch."""
     whole, part = _noised(name, options)[1], _noised(name, options, slice(5, 13))[1]
-    same = all(torch.equal(a[5:13], b) for a, b in zip(_tensors(whole), _tensors(part)) if a.shape[1:] == b.shape[1:])
+    same = all(
+        torch.equal(a[5:13], b)
+        for a, b in zip(_tensors(whole), _tensors(part))
+        if a.shape[1:] == b.shape[1:]
+    )
     return "" if same else "rows 5 to 12 differ when they are noised alone"
 
 
@@ -287,10 +396,18 @@ def noiser_keeps_rows_apart(name: str, options: Mapping[str, Any]) -> str:
     if not registry.get("noiser", name).cls.by_row:
         return ""
     cuts = (slice(0, 5), slice(5, 6), slice(6, 24))
-    together = Joined.of({"view": _noised(name, options)[1]}, [np.arange(24)[rows] for rows in cuts])
+    together = Joined.of(
+        {"view": _noised(name, options)[1]}, [np.arange(24)[rows] for rows in cuts]
+    )
     alone = [_noised(name, options, rows)[1] for rows in cuts]
-    differ = [rows for rows, views, view in zip(cuts, together, alone) if not _same(views["view"], view)]
-    return f"rows {differ[0].start} to {differ[0].stop - 1} differ when they are noised alone; set by_row = False" if differ else ""
+    differ = [
+        rows for rows, views, view in zip(cuts, together, alone) if not _same(views["view"], view)
+    ]
+    return (
+        f"rows {differ[0].start} to {differ[0].stop - 1} differ when they are noised alone; set by_row = False"
+        if differ
+        else ""
+    )
 
 
 def noiser_keeps_its_source(name: str, options: Mapping[str, Any]) -> str:
@@ -306,13 +423,19 @@ def noiser_keeps_special_tokens(name: str, options: Mapping[str, Any]) -> str:
     if view.tokens.shape != source.tokens.shape:
         return ""
     fixed = source.special | ~source.mask
-    return "" if torch.equal(view.tokens[fixed], source.tokens[fixed]) else "special tokens or padding were changed"
+    return (
+        ""
+        if torch.equal(view.tokens[fixed], source.tokens[fixed])
+        else "special tokens or padding were changed"
+    )
 
 
 NOISER_RULES = {
-    "repeatable": noiser_is_repeatable, "independent of the batch": noiser_ignores_the_batch,
+    "repeatable": noiser_is_repeatable,
+    "independent of the batch": noiser_ignores_the_batch,
     "rows apart": noiser_keeps_rows_apart,
-    "source untouched": noiser_keeps_its_source, "special tokens untouched": noiser_keeps_special_tokens,
+    "source untouched": noiser_keeps_its_source,
+    "special tokens untouched": noiser_keeps_special_tokens,
 }
 
 
@@ -333,16 +456,27 @@ def encoder_is_padding_proof(config: RunConfig) -> str:
             return ""
         with torch.no_grad():
             clean = encoder(view.inputs, view.mask).features
-            garbage = {n: torch.where(view.mask, x, 7) if n == "tokens" else x for n, x in view.inputs.items()}
+            garbage = {
+                n: torch.where(view.mask, x, 7) if n == "tokens" else x
+                for n, x in view.inputs.items()
+            }
             dirty = encoder(garbage, view.mask).features
             worst = float((clean - dirty)[view.mask].abs().max())
             if not worst < 1e-10:
                 return f"tokens in the padding change the features of content by {worst:.1e}"
             short = view.mask.sum(1).argmin()
             T = int(view.mask[short].sum())
-            alone = encoder({n: x[short : short + 1, :T] if x.dim() > 1 else x[short : short + 1] for n, x in view.inputs.items()}, None).features
+            alone = encoder(
+                {
+                    n: x[short : short + 1, :T] if x.dim() > 1 else x[short : short + 1]
+                    for n, x in view.inputs.items()
+                },
+                None,
+            ).features
             worst = float((alone[0] - clean[short, :T]).abs().max())
-    return "" if worst < 1e-10 else f"without its padding a sequence's features differ by {worst:.1e}"
+    return (
+        "" if worst < 1e-10 else f"without its padding a sequence's features differ by {worst:.1e}"
+    )
 
 
 def encoder_returns_named_states(config: RunConfig) -> str:
@@ -360,8 +494,12 @@ def encoder_returns_named_states(config: RunConfig) -> str:
     return ""
 
 
-ENCODER_RULES = {"padding-proof": encoder_is_padding_proof, "named states": encoder_returns_named_states,
-                 "geometry": rule_geometry, "resume": rule_resume}
+ENCODER_RULES = {
+    "padding-proof": encoder_is_padding_proof,
+    "named states": encoder_returns_named_states,
+    "geometry": rule_geometry,
+    "resume": rule_resume,
+}
 
 
 # -- rules for optimizers --------------------------------------------------------------------------------------------
@@ -377,21 +515,35 @@ def optimizer_leaves_what_has_no_gradient(config: RunConfig) -> str:
             parameter.grad = None
         trainer.run.optimizer.step()
         moved = [name for name, parameter in named[::2] if not torch.equal(parameter, before[name])]
-        still = [name for name, parameter in named[1::2] if torch.equal(parameter, before[name]) and parameter.grad.any()]
+        still = [
+            name
+            for name, parameter in named[1::2]
+            if torch.equal(parameter, before[name]) and parameter.grad.any()
+        ]
     if moved:
         return f"{len(moved)} parameters without gradient were stepped, first {moved[0]}"
-    return f"{len(still)} parameters with gradient were not stepped, first {still[0]}" if still else ""
+    return (
+        f"{len(still)} parameters with gradient were not stepped, first {still[0]}" if still else ""
+    )
 
 
 def optimizer_obeys_the_rate(config: RunConfig) -> str:
     """The learning rate that the engine puts into each group is the one that is used: at 0 nothing moves."""
     with trainer_of(config) as trainer:
         trainer.step(next(batches_of(trainer.run)))
-        before = {name: parameter.detach().clone() for name, parameter in trainer.run.named_trainable()}
+        before = {
+            name: parameter.detach().clone() for name, parameter in trainer.run.named_trainable()
+        }
         set_learning_rate(trainer.run.optimizer, 0.0)
         trainer.run.optimizer.step()
-        moved = [name for name, parameter in trainer.run.named_trainable() if not torch.equal(parameter, before[name])]
-    return f"{len(moved)} parameters moved at a learning rate of 0, first {moved[0]}" if moved else ""
+        moved = [
+            name
+            for name, parameter in trainer.run.named_trainable()
+            if not torch.equal(parameter, before[name])
+        ]
+    return (
+        f"{len(moved)} parameters moved at a learning rate of 0, first {moved[0]}" if moved else ""
+    )
 
 
 def optimizer_learns(config: RunConfig) -> str:
@@ -405,8 +557,12 @@ def optimizer_learns(config: RunConfig) -> str:
     return "" if last < first else f"the loss went from {first:.3f} to {last:.3f}"
 
 
-OPTIMIZER_RULES = {"resume": rule_resume, "nothing without gradient": optimizer_leaves_what_has_no_gradient,
-                   "learning rate": optimizer_obeys_the_rate, "learns": optimizer_learns}
+OPTIMIZER_RULES = {
+    "resume": rule_resume,
+    "nothing without gradient": optimizer_leaves_what_has_no_gradient,
+    "learning rate": optimizer_obeys_the_rate,
+    "learns": optimizer_learns,
+}
 
 
 # -- rules for schedules ---------------------------------------------------------------------------------------------
@@ -445,35 +601,72 @@ SCHEDULE_RULES = {"a factor": schedule_is_a_factor, "pure": schedule_is_pure}
 # -- running the kit -------------------------------------------------------------------------------------------------
 
 
-def check(kind: str, name: str, options: Mapping[str, Any] | None = None, base: Mapping[str, Any] | None = None,
-          user_dirs: Sequence[str] = ()) -> list[Result]:
+def check(
+    kind: str,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    base: Mapping[str, Any] | None = None,
+    user_dirs: Sequence[str] = (),
+) -> list[Result]:
     """Every rule for one registered name. options: the component's; base: a nested mapping laid over the tiny config
     (another task, views, an encoder). FwkError inside a rule is its failure."""
     load_plugins(tuple(user_dirs))
     cls = registry.get(kind, name).cls
     options = options or {}
     if kind == "criterion":
-        rules = {rule: _of_config(f, lambda: _criterion_config(name, options, base, user_dirs))
-                 for rule, f in CRITERION_RULES.items()}
+        rules = {
+            rule: _of_config(f, lambda: _criterion_config(name, options, base, user_dirs))
+            for rule, f in CRITERION_RULES.items()
+        }
     elif kind == "noiser" and not issubclass(cls, torch.nn.Module):
         rules = {rule: (lambda f=f: f(name, options)) for rule, f in NOISER_RULES.items()}
-    elif kind == "noiser":  # a learned one keeps the rules of criteria, as the maker of a view that one of them reads
-        network = {"name": "bert", "layers": 1, "width": 16, "heads": 2, "dropout": 0.0, "attention_dropout": 0.0}
+    elif (
+        kind == "noiser"
+    ):  # a learned one keeps the rules of criteria, as the maker of a view that one of them reads
+        network = {
+            "name": "bert",
+            "layers": 1,
+            "width": 16,
+            "heads": 2,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+        }
         noised = {"noiser": name, "of": "masked", "network": network, **options}
-        changed = _merged({"criterion": {"masked_lm": {"view": "noised"}},
-                           "views": {"masked": {"noiser": "bert_mask"}, "noised": noised}}, base or {})
-        rules = {rule: _of_config(f, lambda: tiny_config(changed, user_dirs)) for rule, f in CRITERION_RULES.items()}
+        changed = _merged(
+            {
+                "criterion": {"masked_lm": {"view": "noised"}},
+                "views": {"masked": {"noiser": "bert_mask"}, "noised": noised},
+            },
+            base or {},
+        )
+        rules = {
+            rule: _of_config(f, lambda: tiny_config(changed, user_dirs))
+            for rule, f in CRITERION_RULES.items()
+        }
     elif kind == "model":
-        still = {key: 0.0 for key in ("dropout", "attention_dropout") if key in cls.Config.__dataclass_fields__}
+        still = {
+            key: 0.0
+            for key in ("dropout", "attention_dropout")
+            if key in cls.Config.__dataclass_fields__
+        }
         own = {"name": name, **still, **options}
         # one that is made after the main encoder encodes a view beside it
-        beside = {"networks": {"other": own}, "views": {"masked": {"noiser": "bert_mask", "encoder": "other"}}}
+        beside = {
+            "networks": {"other": own},
+            "views": {"masked": {"noiser": "bert_mask", "encoder": "other"}},
+        }
         changed = _merged({"model": own} if cls.standalone else beside, base or {})
-        rules = {rule: _of_config(f, lambda: tiny_config(changed, user_dirs)) for rule, f in ENCODER_RULES.items()}
+        rules = {
+            rule: _of_config(f, lambda: tiny_config(changed, user_dirs))
+            for rule, f in ENCODER_RULES.items()
+        }
     elif kind == "optimizer":
         own = {"name": name, "lr": cls.Config.__dataclass_fields__["lr"].default, **options}
         changed = _merged({"criterion": "masked_lm", "optimizer": own}, base or {})
-        rules = {rule: _of_config(f, lambda: tiny_config(changed, user_dirs)) for rule, f in OPTIMIZER_RULES.items()}
+        rules = {
+            rule: _of_config(f, lambda: tiny_config(changed, user_dirs))
+            for rule, f in OPTIMIZER_RULES.items()
+        }
     elif kind == "schedule":
         rules = {rule: (lambda f=f: f(name, options)) for rule, f in SCHEDULE_RULES.items()}
     else:
@@ -494,11 +687,19 @@ def assert_conforms(kind: str, name: str, **arguments: Any) -> None:
     """AssertionError lists every rule that is broken without a declared reason, or kept in spite of one."""
     results = check(kind, name, **arguments)
     broken = [f"{r.name}: {r.detail}" for r in results if not r.passed and not r.expected]
-    stale = [f"{r.name}: declared to fail ({r.expected}), but holds" for r in results if r.passed and r.expected]
-    assert not broken and not stale, f"{kind} '{name}' breaks the contract:\n  " + "\n  ".join(broken + stale)
+    stale = [
+        f"{r.name}: declared to fail ({r.expected}), but holds"
+        for r in results
+        if r.passed and r.expected
+    ]
+    assert not broken and not stale, f"{kind} '{name}' breaks the contract:\n  " + "\n  ".join(
+        broken + stale
+    )
 
 
-def _of_config(rule: Callable[[RunConfig], str], make: Callable[[], RunConfig]) -> Callable[[], str]:
+def _of_config(
+    rule: Callable[[RunConfig], str], make: Callable[[], RunConfig]
+) -> Callable[[], str]:
     return lambda: rule(make())
 
 

@@ -58,7 +58,9 @@ class Batch:
         return self.draws.shape[0]
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
-        return Batch(**{f.name: _moved(getattr(self, f.name), device, non_blocking) for f in fields(self)})
+        return Batch(
+            **{f.name: _moved(getattr(self, f.name), device, non_blocking) for f in fields(self)}
+        )
 
     def pin_memory(self) -> Batch:
         return Batch(**{f.name: _pinned(getattr(self, f.name)) for f in fields(self)})
@@ -82,7 +84,9 @@ class Encoded:
         def cut(tensor: Tensor) -> Tensor:
             part = tensor[start:stop]
             T = self.features.shape[1]
-            by_position = length is not None and length < T and part.dim() > 2 and part.shape[1] == T
+            by_position = (
+                length is not None and length < T and part.dim() > 2 and part.shape[1] == T
+            )
             return part[:, :length] if by_position else part
 
         return Encoded(
@@ -101,7 +105,8 @@ class Unmade:
     def _refuse(self) -> RunError:
         return RunError(
             f"view '{self._view}' has no {self._what} yet: its noiser makes it inside the forward pass; set "
-            "'prepare: true' on the view to have it made before the counts are taken")
+            "'prepare: true' on the view to have it made before the counts are taken"
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # Python's own protocols (copying, pickling) ask too
@@ -111,13 +116,19 @@ class Unmade:
     def _raise(self, *others: Any) -> Any:
         raise self._refuse()
 
-    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __and__ = __or__ = __rand__ = __ror__ = __invert__ = _raise
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __getitem__ = __len__ = __iter__ = _raise
+    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __and__ = __or__ = __rand__ = __ror__ = (
+        __invert__
+    ) = _raise
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __getitem__ = (
+        __len__
+    ) = __iter__ = _raise
     __bool__ = __float__ = __int__ = __index__ = _raise
     __hash__ = object.__hash__
 
     @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
         pending = [*args, *(kwargs or {}).values()]
         while pending:
             value = pending.pop()
@@ -167,15 +178,23 @@ class View:
     def of(cls, batch: Batch, name: str = "batch") -> View:
         """The batch itself as a view: nothing changed, the target is the input."""
         return cls(
-            name=name, draws=batch.draws, inputs=batch.inputs, mask=batch.mask, special=batch.special,
-            labels=batch.labels, source=batch.source, target=batch.inputs.get("tokens"),
+            name=name,
+            draws=batch.draws,
+            inputs=batch.inputs,
+            mask=batch.mask,
+            special=batch.special,
+            labels=batch.labels,
+            source=batch.source,
+            target=batch.inputs.get("tokens"),
             padded=batch.mask is not None and not bool(batch.mask.all()),
         )
 
     def to(self, device: torch.device) -> View:
         if self.draws.device == device:
             return self
-        return replace(self, **{f.name: _moved(getattr(self, f.name), device, True) for f in fields(self)})
+        return replace(
+            self, **{f.name: _moved(getattr(self, f.name), device, True) for f in fields(self)}
+        )
 
     def pin_memory(self) -> View:
         return replace(self, **{f.name: _pinned(getattr(self, f.name)) for f in fields(self)})
@@ -208,18 +227,25 @@ class View:
         """A copy with other values; TypeError on a name that is no field."""
         if not changes.keys() <= self.__dict__.keys():
             return replace(self, **changes)  # says which
-        made = object.__new__(type(self))  # an update makes several: its constructor would set each field by itself
+        made = object.__new__(
+            type(self)
+        )  # an update makes several: its constructor would set each field by itself
         made.__dict__.update(self.__dict__, **changes)
         return made
 
     def detached(self) -> View:
         """The same view without graph, encodings or extras: what `prepare` keeps from one phase to the next."""
+
         def cut(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value.detach()
             return {k: cut(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
-        kept = {f.name: cut(getattr(self, f.name)) for f in fields(self) if f.name not in ("encoded", "extra")}
+        kept = {
+            f.name: cut(getattr(self, f.name))
+            for f in fields(self)
+            if f.name not in ("encoded", "extra")
+        }
         return View(**kept)
 
     def keep_positions(self, kept: Tensor, pad: int = 0) -> View:
@@ -245,23 +271,47 @@ class View:
         positions, valid = self.positions, self.valid
         if positions is not None:
             place = kept.cumsum(1) - 1
-            found = torch.where(valid & kept.gather(1, positions), place.gather(1, positions), width).sort(1).values
+            found = (
+                torch.where(valid & kept.gather(1, positions), place.gather(1, positions), width)
+                .sort(1)
+                .values
+            )
             valid = found < width  # padding slots stay behind
             positions = torch.where(valid, found, 0)
-        alignment = torch.arange(T, device=kept.device).expand(B, T) if self.alignment is None else self.alignment
+        alignment = (
+            torch.arange(T, device=kept.device).expand(B, T)
+            if self.alignment is None
+            else self.alignment
+        )
         return self.replace(
-            inputs={name: moved(value, pad if name == "tokens" else 0) for name, value in self.inputs.items()},
-            labels={name: moved(value, -1) if value.dim() > 1 else value for name, value in self.labels.items()},
-            mask=moved(self.content, False), special=moved(self.special, False), target=moved(self.target, pad),
-            changed=moved(self.changed, False), log_q=moved(self.log_q, 0.0), positions=positions, valid=valid,
-            embedding_change=moved(self.embedding_change, 0.0), alignment=moved(alignment, -1),
-            padded=not bool(there.all()), encoded=None)
+            inputs={
+                name: moved(value, pad if name == "tokens" else 0)
+                for name, value in self.inputs.items()
+            },
+            labels={
+                name: moved(value, -1) if value.dim() > 1 else value
+                for name, value in self.labels.items()
+            },
+            mask=moved(self.content, False),
+            special=moved(self.special, False),
+            target=moved(self.target, pad),
+            changed=moved(self.changed, False),
+            log_q=moved(self.log_q, 0.0),
+            positions=positions,
+            valid=valid,
+            embedding_change=moved(self.embedding_change, 0.0),
+            alignment=moved(alignment, -1),
+            padded=not bool(there.all()),
+            encoded=None,
+        )
 
     def at_positions(self, tensor: Tensor) -> Tensor:
         """Rows of `tensor` [B, T, ...] at the chosen positions -> [B, K, ...]; padding slots repeat position 0."""
         index = self.positions
         if tensor.dim() > 2:
-            index = index.view(*index.shape, *[1] * (tensor.dim() - 2)).expand(-1, -1, *tensor.shape[2:])
+            index = index.view(*index.shape, *[1] * (tensor.dim() - 2)).expand(
+                -1, -1, *tensor.shape[2:]
+            )
         return tensor.gather(1, index)
 
 

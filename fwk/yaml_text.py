@@ -22,9 +22,23 @@ _NODES = 100_000  # values of a config file, aliases counted each time they stan
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?((\d[\d_]*)?\.\d+|\d[\d_]*\.?)([eE][-+]?\d+)?")
-_INFINITE = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan")}
-_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "~": None,
-          "": None}
+_INFINITE = {
+    ".inf": float("inf"),
+    "+.inf": float("inf"),
+    "-.inf": float("-inf"),
+    ".nan": float("nan"),
+}
+_WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "null": None,
+    "~": None,
+    "": None,
+}
 _PLAIN = re.compile(r"[A-Za-z0-9_/.+-][\w /.+@%=~()-]*")
 
 
@@ -74,18 +88,24 @@ def read(path: str | Path) -> Layer:
             data = file.read(LARGEST + 1)
     except FileNotFoundError:
         around = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise ConfigError("--config", f"there is no file '{shown}'{nearest(shown, around, 0)}") from None
+        raise ConfigError(
+            "--config", f"there is no file '{shown}'{nearest(shown, around, 0)}"
+        ) from None
     except OSError as error:
         raise ConfigError("--config", f"cannot read '{shown}': {error.strerror}") from None
     except ValueError as error:  # a zero byte, or half a character
         raise ConfigError("--config", f"{shown!r} cannot be a file's name: {error}") from None
     if len(data) > LARGEST:
-        raise ConfigError("--config", f"'{shown}' is larger than {LARGEST} bytes, which is no config file")
+        raise ConfigError(
+            "--config", f"'{shown}' is larger than {LARGEST} bytes, which is no config file"
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data[:error.start].count(b"\n") + 1
-        raise ConfigError("--config", f"{shown}:{line} is not UTF-8 text (byte {data[error.start]:#04x})") from None
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(
+            "--config", f"{shown}:{line} is not UTF-8 text (byte {data[error.start]:#04x})"
+        ) from None
     return parse(text, shown)
 
 
@@ -96,8 +116,11 @@ def parse(text: str, name: str) -> Layer:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError("", f"{name}:1: expected 'key: value' lines at the top, got "
-                          f"{'a list' if isinstance(values, list) else 'a single value'}")
+        raise ConfigError(
+            "",
+            f"{name}:1: expected 'key: value' lines at the top, got "
+            f"{'a list' if isinstance(values, list) else 'a single value'}",
+        )
     return Layer(values, lines, name)
 
 
@@ -108,7 +131,11 @@ def override(text: str | Given) -> tuple[tuple[str, ...], Any, str | None, str]:
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key or not all(key.split(".")):
-        hint = f"; a config file is given by --config {text}" if text.endswith((".yaml", ".yml")) else ""
+        hint = (
+            f"; a config file is given by --config {text}"
+            if text.endswith((".yaml", ".yml"))
+            else ""
+        )
         raise ConfigError("", f"'{text}' is not understood; expected key.path=value{hint}")
     told = " ".join(text.split())
     told = told if len(told) <= 80 else told[:77] + "..."
@@ -117,8 +144,13 @@ def override(text: str | Given) -> tuple[tuple[str, ...], Any, str | None, str]:
     return tuple(key.split(".")), ("" if value == "" else scalar(value)), value, told
 
 
-class _Composer(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser, yaml.composer.Composer,
-                yaml.resolver.BaseResolver):
+class _Composer(
+    yaml.reader.Reader,
+    yaml.scanner.Scanner,
+    yaml.parser.Parser,
+    yaml.composer.Composer,
+    yaml.resolver.BaseResolver,
+):
     """Text -> nodes; scalars are resolved by `scalar`, nothing is constructed."""
 
     def __init__(self, text: str):
@@ -131,7 +163,10 @@ class _Composer(yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser, ya
 
 def _load(text: str, name: str, lines: dict[tuple[str, ...], int], key: str = "") -> Any:
     def wrong(mark: Any, message: str) -> ConfigError:
-        return ConfigError(key, f"{name}: {message}" if key or mark is None else f"{name}:{mark.line + 1}: {message}")
+        return ConfigError(
+            key,
+            f"{name}: {message}" if key or mark is None else f"{name}:{mark.line + 1}: {message}",
+        )
 
     try:
         node = _Composer(text).get_single_node()
@@ -140,12 +175,16 @@ def _load(text: str, name: str, lines: dict[tuple[str, ...], int], key: str = ""
         problem = error.problem or "not YAML"
         if "'\\t'" in problem:
             problem = "a tab stands where YAML wants spaces"
-        elif "could not find expected ':'" in problem or "mapping values are not allowed" in problem:
+        elif (
+            "could not find expected ':'" in problem or "mapping values are not allowed" in problem
+        ):
             problem += "; expected 'key: value', with a space after the colon, and text that holds ': ' in quotes"
         raise wrong(mark, f"not valid YAML: {' '.join(problem.split())}") from None
     except yaml.reader.ReaderError as error:
-        line = text[:error.position].count("\n") if isinstance(error.position, int) else 0
-        raise ConfigError(key, f"{name}:{line + 1}: a character that is not text (#x{error.character:04x})") from None
+        line = text[: error.position].count("\n") if isinstance(error.position, int) else 0
+        raise ConfigError(
+            key, f"{name}:{line + 1}: a character that is not text (#x{error.character:04x})"
+        ) from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(key, f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
     if node is None:
@@ -159,7 +198,13 @@ def _load(text: str, name: str, lines: dict[tuple[str, ...], int], key: str = ""
             raise wrong(node.start_mark, "too many, too deep or circular values for a config file")
         if path not in lines:
             lines[path] = node.start_mark.line + 1
-        if node.tag not in (None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:str"):
+        if node.tag not in (
+            None,
+            "!",
+            "tag:yaml.org,2002:map",
+            "tag:yaml.org,2002:seq",
+            "tag:yaml.org,2002:str",
+        ):
             raise wrong(node.start_mark, f"the tag '{node.tag}' is not allowed in a config")
         inside = (*inside, id(node))
         if isinstance(node, yaml.ScalarNode):
@@ -173,7 +218,9 @@ def _load(text: str, name: str, lines: dict[tuple[str, ...], int], key: str = ""
                 raise wrong(key_node.start_mark, "a key must be plain text")
             word = key_node.value
             if word == "<<" and key_node.style is None:
-                sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                sources = (
+                    value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                )
                 for source in reversed(sources):
                     merged = value_of(source, (*path, "<<"), inside)
                     if not isinstance(merged, dict):
@@ -182,8 +229,10 @@ def _load(text: str, name: str, lines: dict[tuple[str, ...], int], key: str = ""
                 continue
             line = key_node.start_mark.line + 1
             if word in first:
-                raise wrong(key_node.start_mark, f"the key '{word}' stands here a second time (first in line "
-                            f"{first[word]})")
+                raise wrong(
+                    key_node.start_mark,
+                    f"the key '{word}' stands here a second time (first in line {first[word]})",
+                )
             first[word] = line
             lines[(*path, word)] = line
             made[word] = value_of(value_node, (*path, word), inside)
@@ -207,7 +256,13 @@ def dump(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) ->
     return "".join(f"{text:<{width}}  # {note}\n" if note else f"{text}\n" for text, note in rows)
 
 
-def _rows(values: Mapping[str, Any], depth: int, path: tuple[str, ...], rows: list, origins: Mapping[str, str]) -> None:
+def _rows(
+    values: Mapping[str, Any],
+    depth: int,
+    path: tuple[str, ...],
+    rows: list,
+    origins: Mapping[str, str],
+) -> None:
     for key, value in values.items():
         head = f"{'  ' * depth}{_text(key)}:"
         inner = (*path, key)
@@ -234,7 +289,14 @@ def flow(value: Any) -> str:
 def _text(text: str, flow: bool = False) -> str:
     """A string so that `scalar` reads it back as the same string; a literal ${ stays one."""
     text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", text)
-    if _PLAIN.fullmatch(text) and text == text.strip() and scalar(text) == text and not text.startswith(("- ", "-")):
+    if (
+        _PLAIN.fullmatch(text)
+        and text == text.strip()
+        and scalar(text) == text
+        and not text.startswith(("- ", "-"))
+    ):
         return text
     quoted = json.dumps(text, ensure_ascii=False)
-    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)  # YAML breaks lines at more than \n
+    return "".join(
+        c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted
+    )  # YAML breaks lines at more than \n

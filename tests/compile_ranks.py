@@ -17,7 +17,12 @@ from fwk.engine import compiling  # noqa: E402
 from fwk.engine.distributed import World, process_group  # noqa: E402
 from fwk.testing import batches_of, trainer_of  # noqa: E402
 
-NAMES = (*(name for name in REGISTERED if name not in LSTM), "generator with tied embeddings", "teacher view with averaged weights", "virtual adversarial noise")
+NAMES = (
+    *(name for name in REGISTERED if name not in LSTM),
+    "generator with tied embeddings",
+    "teacher view with averaged weights",
+    "virtual adversarial noise",
+)
 
 
 def look(name: str, world: World) -> dict:
@@ -26,13 +31,19 @@ def look(name: str, world: World) -> dict:
     together = testing.gradients(config_of(name, split), world)
     with trainer_of(config_of(name, split), world) as trainer:
         batches = batches_of(trainer.run)
-        for _ in range(compiling.WARM_UP):  # a lone or a cropped sequence comes by after some updates, and is a graph of its own
+        for _ in range(
+            compiling.WARM_UP
+        ):  # a lone or a cropped sequence comes by after some updates, and is a graph of its own
             trainer.step(next(batches))
         before = compiling.graphs()
         for _ in range(3):
             trainer.step(next(batches))
     worst = max(world.objects(min(1e300, testing.difference(alone, together))))
-    return {"difference": worst, "new": max(world.objects(compiling.graphs() - before)), "breaks": compiling.breaks()}
+    return {
+        "difference": worst,
+        "new": max(world.objects(compiling.graphs() - before)),
+        "breaks": compiling.breaks(),
+    }
 
 
 def main(out: str) -> None:

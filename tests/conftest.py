@@ -39,7 +39,9 @@ def no_user_code_stays():
     registry = getattr(sys.modules.get("fwk"), "registry", None)
     if registry is None:
         return
-    for kind, name in [key for key, entry in registry.live.items() if entry.module.startswith(PREFIX)]:
+    for kind, name in [
+        key for key, entry in registry.live.items() if entry.module.startswith(PREFIX)
+    ]:
         registry.remove(kind, name)
     for module in [name for name in sys.modules if name.startswith(PREFIX)]:
         del sys.modules[module]

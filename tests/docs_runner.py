@@ -18,7 +18,17 @@ from pathlib import Path
 from types import ModuleType
 
 NAMED = re.compile(r"# ([\w./-]+\.(?:py|ya?ml|txt))\n")
-CONFIG_KEYS = {"criterion", "task", "model", "optimizer", "schedule", "views", "networks", "hooks", "train"}
+CONFIG_KEYS = {
+    "criterion",
+    "task",
+    "model",
+    "optimizer",
+    "schedule",
+    "views",
+    "networks",
+    "hooks",
+    "train",
+}
 
 
 def words_of(text: str) -> list[list[str]]:
@@ -36,7 +46,10 @@ def words_of(text: str) -> list[list[str]]:
             if not re.search(r"\|\s*fwk-", line):
                 continue
             line = line.split("|", 1)[1]
-        words = shlex.split(line.replace("exec ", "").rstrip("'") if line.startswith("exec") else line, comments=True)
+        words = shlex.split(
+            line.replace("exec ", "").rstrip("'") if line.startswith("exec") else line,
+            comments=True,
+        )
         if words:
             commands.append(words)
     return commands
@@ -79,7 +92,9 @@ def check_command(words: list[str], root: Path) -> str:
 
         status, said = quiet(lambda: main(rest if "--help" in rest else [*rest, "--print-config"]))
     elif name in ("fwk-preprocess", "fwk-evaluate", "fwk-score", "fwk-export", "fwk-import"):
-        parser = import_module(f"fwk.cli.{name.removeprefix('fwk-').replace('import', 'import_')}").parser
+        parser = import_module(
+            f"fwk.cli.{name.removeprefix('fwk-').replace('import', 'import_')}"
+        ).parser
         status, said = quiet(lambda: parser().parse_args(rest) and 0)
     elif name == "fwk-plugins":
         from fwk.cli.plugins import COMMANDS, main
@@ -88,7 +103,9 @@ def check_command(words: list[str], root: Path) -> str:
         if command in ("list", "show", "new", "check"):
             status, said = quiet(lambda: main(rest))
         else:
-            status, said = (0, "") if command in (*COMMANDS, "") else (2, f"there is no command {command}")
+            status, said = (
+                (0, "") if command in (*COMMANDS, "") else (2, f"there is no command {command}")
+            )
     elif name == "make":
         targets = re.findall(r"^([\w-]+):", (root / "Makefile").read_text(), re.MULTILINE)
         return "" if not rest or rest[0] in targets else f"there is no target {rest[0]}"
@@ -124,7 +141,9 @@ def check_yaml(text: str, place: Path) -> str:
 def main() -> int:
     root, page = Path(sys.argv[1]), sys.argv[2]
     sys.path.insert(0, "")
-    namespace = vars(sys.modules.setdefault("docs_page", ModuleType("docs_page")))  # registered classes live in a module
+    namespace = vars(
+        sys.modules.setdefault("docs_page", ModuleType("docs_page"))
+    )  # registered classes live in a module
     complaints = []
     for block in json.loads(sys.stdin.read()):
         lang, text, line = block["lang"], block["text"], block["line"]
@@ -134,10 +153,14 @@ def main() -> int:
             Path(named[1]).parent.mkdir(parents=True, exist_ok=True)
             Path(named[1]).write_text(text, encoding="utf-8")
         if lang == "python" and named:
-            compile(text, named[1], "exec", dont_inherit=True)  # it is loaded by the commands that name it
+            compile(
+                text, named[1], "exec", dont_inherit=True
+            )  # it is loaded by the commands that name it
         elif lang == "python":
             try:
-                code = compile("\n" * (line - 1) + text, str(root / page), "exec", dont_inherit=True)
+                code = compile(
+                    "\n" * (line - 1) + text, str(root / page), "exec", dont_inherit=True
+                )
                 with contextlib.redirect_stdout(io.StringIO()):
                     exec(code, namespace)  # noqa: S102 the project's own pages
             except Exception:  # noqa: BLE001 whatever it is, it is reported with its line

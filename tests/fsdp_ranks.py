@@ -20,8 +20,13 @@ from fwk import testing  # noqa: E402
 from fwk.engine.distributed import World, process_group  # noqa: E402
 from fwk.testing import batches_of, trainer_of  # noqa: E402
 
-NAMES = (*REGISTERED, "generator with tied embeddings", "teacher view", "targets that only a network knows",
-         "several objectives at once")
+NAMES = (
+    *REGISTERED,
+    "generator with tied embeddings",
+    "teacher view",
+    "targets that only a network knows",
+    "several objectives at once",
+)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -31,7 +36,9 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 def sharded_gradients(name: str, world: World) -> tuple[dict, float]:
     """The gradient of the first update with weights in shards, one encoder layer at a time; the share of them held."""
     mesh = init_device_mesh("cpu", (world.size,))
-    with trainer_of(config_of(name, {"train": {"micro_batch": 2, "check_ranks_every": 0}}), world) as trainer:
+    with trainer_of(
+        config_of(name, {"train": {"micro_batch": 2, "check_ranks_every": 0}}), world
+    ) as trainer:
         run, module = trainer.run, trainer.run.module
         for layer in module.networks["main"].layers:
             fully_shard(layer, mesh=mesh)
@@ -49,14 +56,21 @@ def sharded_gradients(name: str, world: World) -> tuple[dict, float]:
         for micro in micros:
             module.set_requires_gradient_sync(micro is micros[-1])
             module(micro, step).loss.backward()
-        held = sum(p.to_local().numel() for p in run.trainable) / sum(p.numel() for p in run.trainable)
-        return {n: None if p.grad is None else whole(p.grad) for n, p in run.named_trainable()}, held
+        held = sum(p.to_local().numel() for p in run.trainable) / sum(
+            p.numel() for p in run.trainable
+        )
+        return {
+            n: None if p.grad is None else whole(p.grad) for n, p in run.named_trainable()
+        }, held
 
 
 def look(name: str, world: World) -> dict:
     alone = {n: g for n, g in testing.gradients(config_of(name)).items()}
     together, held = sharded_gradients(name, world)
-    return {"difference": max(world.objects(min(1e300, testing.difference(alone, together)))), "held": held}
+    return {
+        "difference": max(world.objects(min(1e300, testing.difference(alone, together)))),
+        "held": held,
+    }
 
 
 def main(out: str) -> None:

@@ -46,7 +46,10 @@ def look(world: World) -> dict:
             states.append(weights(trainer))
             found["skipped"].append(trainer.run.skipped)
         found["scale"] = trainer.run.precision.scale
-        found["weights"] = [len({tuple(other) for other in world.objects(states[2])}) == 1, states[0] == states[1]]
+        found["weights"] = [
+            len({tuple(other) for other in world.objects(states[2])}) == 1,
+            states[0] == states[1],
+        ]
         trainer.run.precision.scale = 2.0**-14
         main = trainer.run.module.networks["main"]
         if world.rank == 1:

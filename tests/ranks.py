@@ -32,11 +32,24 @@ def geometry(name: str, world: World) -> float:
 def gathered(world: World) -> float:
     """As `geometry`, of negatives that come from all ranks, where each rank has one micro-batch."""
     config = config_of("COCO-LM", {"criterion": {"sequence_contrastive": {"negatives": "ranks"}}})
-    return max(world.objects(testing.difference(testing.gradients(config), testing.gradients(config, world))))
+    return max(
+        world.objects(
+            testing.difference(testing.gradients(config), testing.gradients(config, world))
+        )
+    )
 
 
 def weights_after(name: str, world: World, updates: int) -> dict[str, torch.Tensor]:
-    config = config_of(name, {"train": {"updates": updates, "precision": "fp32", **(SPLIT["train"] if world.size > 1 else {})}})
+    config = config_of(
+        name,
+        {
+            "train": {
+                "updates": updates,
+                "precision": "fp32",
+                **(SPLIT["train"] if world.size > 1 else {}),
+            }
+        },
+    )
     with testing.trainer_of(config, world) as trainer:
         batches = testing.batches_of(trainer.run)
         for _ in range(updates):
@@ -59,7 +72,10 @@ def same_on_all_ranks(name: str, world: World) -> bool:
 
 def resume(name: str, folder: Path, stop_at: int) -> dict:
     """Bit-identity of weights and metrics of a run that was stopped and went on, on all ranks."""
-    changes = {"train": {"precision": "fp32", "micro_batch": 2, "updates": 6}, "hooks": {"jsonl": {"name": "jsonl"}}}
+    changes = {
+        "train": {"precision": "fp32", "micro_batch": 2, "updates": 6},
+        "hooks": {"jsonl": {"name": "jsonl"}},
+    }
     if name != "batch that is not text":
         changes["model"] = {"dropout": 0.1, **({} if name in LSTM else {"attention_dropout": 0.1})}
     config = config_of(name, changes)
@@ -71,9 +87,15 @@ def resume(name: str, folder: Path, stop_at: int) -> dict:
     lines = []
     for run in ("one", "two"):
         text = (folder / run / "metrics.jsonl").read_text().splitlines()
-        lines.append([{k: v for k, v in json.loads(line).items() if k not in timings} for line in text])
+        lines.append(
+            [{k: v for k, v in json.loads(line).items() if k not in timings} for line in text]
+        )
     lines = [[line for line in of if line.get("event") != "stopped"] for of in lines]
-    return {"weights": all(torch.equal(one[n], two[n]) for n in one), "metrics": lines[0] == lines[1], "lines": len(lines[0])}
+    return {
+        "weights": all(torch.equal(one[n], two[n]) for n in one),
+        "metrics": lines[0] == lines[1],
+        "lines": len(lines[0]),
+    }
 
 
 def main(out: str) -> None:
@@ -90,12 +112,24 @@ def main(out: str) -> None:
     with process_group("cpu", 120) as world:
         for name in CASES:
             attempt("geometry", name, partial(geometry, name, world))
-        for name in (*REGISTERED, "head without examples here and there", "virtual adversarial noise",
-                     "contrast over the whole update", "change of phase", "batch that is not text"):
+        for name in (
+            *REGISTERED,
+            "head without examples here and there",
+            "virtual adversarial noise",
+            "contrast over the whole update",
+            "change of phase",
+            "batch that is not text",
+        ):
             attempt("twenty", name, partial(twenty_updates, name, world))
         attempt("gathered", "sequence_contrastive", partial(gathered, world))
-        attempt("same", "several objectives at once", lambda: same_on_all_ranks("several objectives at once", world))
-        world.at("runs with a watch of their own")  # the last gradient above left it waiting, and these take minutes
+        attempt(
+            "same",
+            "several objectives at once",
+            lambda: same_on_all_ranks("several objectives at once", world),
+        )
+        world.at(
+            "runs with a watch of their own"
+        )  # the last gradient above left it waiting, and these take minutes
         folder = world.objects(tempfile.mkdtemp() if world.main else None)[0]
         for number, name in enumerate(CASES):
             attempt("resume", name, partial(resume, name, Path(folder) / str(number), 3))

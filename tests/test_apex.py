@@ -25,6 +25,7 @@ class FusedLayerNorm(nn.LayerNorm):
 @pytest.fixture
 def install(monkeypatch):
     """Puts a package `apex` with these parts where imports find it first; None: there is no such package."""
+
     def put(parts: dict[str, dict] | None) -> None:
         for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
             monkeypatch.delitem(sys.modules, name)
@@ -45,31 +46,51 @@ def install(monkeypatch):
 
 def test_the_option_puts_the_fused_norm_everywhere_in_the_encoder_and_changes_no_name(install):
     install({"normalization": {"FusedLayerNorm": FusedLayerNorm}})
-    with trainer_of(tiny_config(APEX)) as apex, trainer_of(tiny_config({**APEX, "model": {"norm": "pre"}})) as plain:
-        ours = [m for m in apex.run.module.networks["main"].modules() if isinstance(m, nn.LayerNorm)]
-        assert len(ours) == 6 and {type(m) for m in ours} == {FusedLayerNorm}  # embeddings, 2 x 2, final
+    with (
+        trainer_of(tiny_config(APEX)) as apex,
+        trainer_of(tiny_config({**APEX, "model": {"norm": "pre"}})) as plain,
+    ):
+        ours = [
+            m for m in apex.run.module.networks["main"].modules() if isinstance(m, nn.LayerNorm)
+        ]
+        assert len(ours) == 6 and {type(m) for m in ours} == {
+            FusedLayerNorm
+        }  # embeddings, 2 x 2, final
         assert {m.eps for m in ours} == {1e-12}
         assert list(apex.run.module.state_dict()) == list(plain.run.module.state_dict())
 
 
 def test_the_fused_norm_is_trained_like_the_other(install):
     install({"normalization": {"FusedLayerNorm": FusedLayerNorm}})
-    apex, plain = gradients(tiny_config(APEX)), gradients(tiny_config({**APEX, "model": {"norm": "pre"}}))
+    apex, plain = (
+        gradients(tiny_config(APEX)),
+        gradients(tiny_config({**APEX, "model": {"norm": "pre"}})),
+    )
     assert all(torch.equal(apex[name], plain[name]) for name in plain)
 
 
 def test_another_package_of_that_name_is_told_from_nvidias(install):
     install({})
-    with pytest.raises(ConfigError, match="model.norm_kernel: needs NVIDIA apex, and the installed package 'apex' is not it .*"
-                       "the package of that name on the public index is something else; .*or use 'torch'"), \
-            trainer_of(tiny_config(APEX)):
+    with (
+        pytest.raises(
+            ConfigError,
+            match="model.norm_kernel: needs NVIDIA apex, and the installed package 'apex' is not it .*"
+            "the package of that name on the public index is something else; .*or use 'torch'",
+        ),
+        trainer_of(tiny_config(APEX)),
+    ):
         pass
 
 
 def test_without_any_package_of_that_name_it_says_where_nvidias_is(install):
     install(None)
-    with pytest.raises(ConfigError, match="not installed; NVIDIA's is built from https://github.com/NVIDIA/apex, or use"), \
-            trainer_of(tiny_config(APEX)):
+    with (
+        pytest.raises(
+            ConfigError,
+            match="not installed; NVIDIA's is built from https://github.com/NVIDIA/apex, or use",
+        ),
+        trainer_of(tiny_config(APEX)),
+    ):
         pass
 
 

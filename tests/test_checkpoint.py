@@ -22,10 +22,26 @@ from fwk.errors import CheckpointError, FwkError, RunError
 from fwk.plugins import load_plugins
 from fwk.testing import _merged, _stopped_at, batches_of, tiny_config, trainer_of
 
-BASE = {"criterion": {"masked_lm": {}}, "hooks": {"jsonl": {}},
-        "train": {"updates": 4, "save_every": 2, "validate_every": 0, "keep_best": 0, "precision": "fp32", "ema": 0.9}}
-FILES = ("model.safetensors", "optimizer.safetensors", "average.safetensors", "meters.safetensors", "state.json",
-         "manifest.json")
+BASE = {
+    "criterion": {"masked_lm": {}},
+    "hooks": {"jsonl": {}},
+    "train": {
+        "updates": 4,
+        "save_every": 2,
+        "validate_every": 0,
+        "keep_best": 0,
+        "precision": "fp32",
+        "ema": 0.9,
+    },
+}
+FILES = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "average.safetensors",
+    "meters.safetensors",
+    "state.json",
+    "manifest.json",
+)
 
 
 def config_in(folder: Path, changes: dict | None = None):
@@ -36,7 +52,10 @@ def config_in(folder: Path, changes: dict | None = None):
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "trained"
     assert api.run(config_in(folder)).status == "finished"
-    assert [path.name for path in checkpoint.list_checkpoints(folder)] == ["update-000000002", "update-000000004"]
+    assert [path.name for path in checkpoint.list_checkpoints(folder)] == [
+        "update-000000002",
+        "update-000000004",
+    ]
     return folder
 
 
@@ -59,7 +78,9 @@ def truncate(path: Path) -> None:
 def flip(path: Path) -> None:
     """One bit in a sha256 of the manifest, in the middle of anything else."""
     content = bytearray(path.read_bytes())
-    place = content.index(b'"sha256": "') + 12 if path.name == "manifest.json" else len(content) // 2
+    place = (
+        content.index(b'"sha256": "') + 12 if path.name == "manifest.json" else len(content) // 2
+    )
     content[place] ^= 1
     path.write_bytes(bytes(content))
 
@@ -76,13 +97,17 @@ DAMAGES = [truncate, flip, empty, zeros, Path.unlink]
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("damage", DAMAGES, ids=["truncated", "bit-flipped", "emptied", "zeroed", "missing"])
+@pytest.mark.parametrize(
+    "damage", DAMAGES, ids=["truncated", "bit-flipped", "emptied", "zeroed", "missing"]
+)
 def test_a_damaged_file_is_passed_over_with_a_sentence(run, name, damage):
     damage(newest(run) / name)
     found, complaints = checkpoint.newest_whole(run)
     assert found.name == "update-000000002"
     assert len(complaints) == 1 and "\n" not in complaints[0]
-    assert name in complaints[0] or (damage is flip and "its sha256 is not the one" in complaints[0])
+    assert name in complaints[0] or (
+        damage is flip and "its sha256 is not the one" in complaints[0]
+    )
 
 
 @pytest.mark.parametrize("key", ["files", "bytes", "sha256", "format", "model.safetensors"])
@@ -92,8 +117,17 @@ def test_a_misspelt_manifest_is_passed_over(run, key):
     assert checkpoint.newest_whole(run)[0].name == "update-000000002"
 
 
-@pytest.mark.parametrize("content", ["[]", "1", "null", '{"format": 1, "files": []}', '{"format": 1, "files": {}}',
-                                     '{"format": 1, "files": {"model.safetensors": 3}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "1",
+        "null",
+        '{"format": 1, "files": []}',
+        '{"format": 1, "files": {}}',
+        '{"format": 1, "files": {"model.safetensors": 3}}',
+    ],
+)
 def test_a_manifest_of_another_shape_is_passed_over(run, content):
     (newest(run) / "manifest.json").write_text(content)
     assert checkpoint.newest_whole(run)[0].name == "update-000000002"
@@ -108,11 +142,15 @@ def test_a_manifest_cannot_point_out_of_its_folder(run):
         checkpoint.verify(newest(run))
 
 
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_same(run, trained, capfd):
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_same(
+    run, trained, capfd
+):
     truncate(newest(run) / "model.safetensors")
     assert api.run(config_in(run)).status == "finished"
     assert "passed over a checkpoint" in capfd.readouterr().err
-    same = [(folder / "checkpoints/latest/model.safetensors").read_bytes() for folder in (run, trained)]
+    same = [
+        (folder / "checkpoints/latest/model.safetensors").read_bytes() for folder in (run, trained)
+    ]
     assert same[0] == same[1]
 
 
@@ -133,13 +171,17 @@ def test_none_whole_ends_the_command_with_status_2(run, capsys):
 def test_a_newer_format_is_refused_rather_than_passed_over(run):
     path = newest(run) / "manifest.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(CheckpointError, match="has format 2, and this version of fwk reads up to 1") as caught:
+    with pytest.raises(
+        CheckpointError, match="has format 2, and this version of fwk reads up to 1"
+    ) as caught:
         api.run(config_in(run))
     assert caught.value.exit_status == 2
 
 
 @pytest.mark.parametrize("in_background", [True, False])
-def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(run, monkeypatch, in_background):
+def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(
+    run, monkeypatch, in_background
+):
     def full(*_):
         raise OSError(28, "No space left on device")
 
@@ -156,7 +198,10 @@ def test_what_a_killed_write_left_is_cleaned_up(run):
     (run / "checkpoints" / ".writing-update-000000003").mkdir()
     api.run(config_in(run, {"train": {"updates": 5}}))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
-        "latest", "update-000000004", "update-000000005"]
+        "latest",
+        "update-000000004",
+        "update-000000005",
+    ]
 
 
 def test_a_checkpoint_written_again_is_never_absent(run, monkeypatch):
@@ -195,7 +240,9 @@ def no_pickle(monkeypatch):
     monkeypatch.setattr(pickle, "Unpickler", refused)
     monkeypatch.setattr(torch, "load", refused)
     load = np.load
-    monkeypatch.setattr(np, "load", lambda *a, allow_pickle=False, **k: refused() if allow_pickle else load(*a, **k))
+    monkeypatch.setattr(
+        np, "load", lambda *a, allow_pickle=False, **k: refused() if allow_pickle else load(*a, **k)
+    )
 
 
 def test_going_on_and_loading_read_no_pickle(run, no_pickle):
@@ -206,9 +253,18 @@ def test_going_on_and_loading_read_no_pickle(run, no_pickle):
 def test_tokenizer_store_and_config_are_read_without_pickle(tmp_path, monkeypatch, no_pickle):
     monkeypatch.setenv("FWK_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(f"The {a} {b} reads a {c} file of plain words." for a in ("small", "old", "new", "red")
-                                for b in ("cat", "dog", "fox") for c in ("long", "short", "dull", "fine")))
-    changes = {"task": {"name": "mlm", "data": str(text), "length": 16, "vocabulary": 60}, "train": {"updates": 1}}
+    text.write_text(
+        "\n\n".join(
+            f"The {a} {b} reads a {c} file of plain words."
+            for a in ("small", "old", "new", "red")
+            for b in ("cat", "dog", "fox")
+            for c in ("long", "short", "dull", "fine")
+        )
+    )
+    changes = {
+        "task": {"name": "mlm", "data": str(text), "length": 16, "vocabulary": 60},
+        "train": {"updates": 1},
+    }
     folder = tmp_path / "run"
     for _ in range(2):  # the second time from what the first one built
         shutil.rmtree(folder, ignore_errors=True)
@@ -217,7 +273,9 @@ def test_tokenizer_store_and_config_are_read_without_pickle(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("vouched", [False, True], ids=["as it is", "with a manifest that vouches for it"])
+@pytest.mark.parametrize(
+    "vouched", [False, True], ids=["as it is", "with a manifest that vouches for it"]
+)
 def test_a_malicious_pickle_in_any_file_is_not_executed(run, name, vouched, tmp_path, capfd):
     bomb = pickle.dumps(Malicious(tmp_path / "executed"))
     (newest(run) / name).write_bytes(bomb)
@@ -241,7 +299,9 @@ def test_a_malicious_pickle_in_any_file_is_not_executed(run, name, vouched, tmp_
 
 def test_tied_weights_are_saved_once_and_tied_again(run):
     saved = load_file(newest(run) / "model.safetensors")
-    twice = [name for name in saved if name.endswith(("embeddings.token.weight", "head.output.weight"))]
+    twice = [
+        name for name in saved if name.endswith(("embeddings.token.weight", "head.output.weight"))
+    ]
     assert twice == ["networks.main.embeddings.token.weight"]
     loaded = fwk.load(run)
     output = loaded.module.criteria["masked_lm"].head.output.weight
@@ -259,15 +319,22 @@ def test_every_number_of_the_state_comes_back(run):
         assert all(torch.equal(moments[name], tensors["optimizer"][name]) for name in moments)
         average = trainer.run.average.values
         assert all(torch.equal(average[name], value) for name, value in tensors["average"].items())
-        assert (trainer.run.update, trainer.run.tokens, trainer.run.sequences) == (4, state["tokens"], 48)
+        assert (trainer.run.update, trainer.run.tokens, trainer.run.sequences) == (
+            4,
+            state["tokens"],
+            48,
+        )
 
 
 # -- what is kept ----------------------------------------------------------------------------------------------------
 
 
 def kept(run: Path) -> tuple[list[int], dict[str, str]]:
-    links = {name: os.readlink(run / "checkpoints" / name) for name in ("latest", "best")
-             if (run / "checkpoints" / name).is_symlink()}
+    links = {
+        name: os.readlink(run / "checkpoints" / name)
+        for name in ("latest", "best")
+        if (run / "checkpoints" / name).is_symlink()
+    }
     return [checkpoint.update_of(path) for path in checkpoint.list_checkpoints(run)], links
 
 
@@ -286,8 +353,16 @@ def test_milestones_are_kept_for_good_also_by_a_run_that_is_resumed(tmp_path):
 
 
 def test_a_milestone_is_saved_whatever_else_is_due(tmp_path):
-    api.run(config_in(tmp_path / "run", {"train": {"updates": 10, "save_every": 0, "keep_at": [0.25, 0.301]}}))
-    assert kept(tmp_path / "run")[0] == [3, 4, 10]  # the first updates at which 25% and 30.1% are done
+    api.run(
+        config_in(
+            tmp_path / "run", {"train": {"updates": 10, "save_every": 0, "keep_at": [0.25, 0.301]}}
+        )
+    )
+    assert kept(tmp_path / "run")[0] == [
+        3,
+        4,
+        10,
+    ]  # the first updates at which 25% and 30.1% are done
 
 
 @pytest.mark.parametrize("mode, best", [("min", {2: 1.0, 3: 2.0}), ("max", {1: 5.0, 5: 4.0})])
@@ -295,17 +370,43 @@ def test_the_best_ones_are_kept_by_metric_and_mode(tmp_path, monkeypatch, mode, 
     from fwk.engine import trainer
 
     values = {1: 5.0, 2: 1.0, 3: 2.0, 4: 3.0, 5: 4.0, 6: float("nan"), 7: 3.0}
-    monkeypatch.setattr(trainer, "evaluate", lambda run, split, stop: {"loss": 0.0, "score": values[run.update]})
-    api.run(config_in(tmp_path / "run", {"train": {
-        "updates": 7, "save_every": 1, "keep_last": 1, "keep_best": 2, "best_metric": "score", "best_mode": mode,
-        "validate_every": 1}}))
+    monkeypatch.setattr(
+        trainer, "evaluate", lambda run, split, stop: {"loss": 0.0, "score": values[run.update]}
+    )
+    api.run(
+        config_in(
+            tmp_path / "run",
+            {
+                "train": {
+                    "updates": 7,
+                    "save_every": 1,
+                    "keep_last": 1,
+                    "keep_best": 2,
+                    "best_metric": "score",
+                    "best_mode": mode,
+                    "validate_every": 1,
+                }
+            },
+        )
+    )
     first = min(best, key=best.get) if mode == "min" else max(best, key=best.get)
-    assert kept(tmp_path / "run") == (sorted({*best, 7}), {"latest": "update-000000007", "best": f"update-{first:09d}"})
+    assert kept(tmp_path / "run") == (
+        sorted({*best, 7}),
+        {"latest": "update-000000007", "best": f"update-{first:09d}"},
+    )
 
 
 def test_an_unknown_best_metric_names_those_there_are(tmp_path):
-    with pytest.raises(FwkError, match="train.best_metric: validation gave no 'nll'.* is:? loss, masked_lm/accuracy"):
-        api.run(config_in(tmp_path / "run", {"train": {"keep_best": 1, "best_metric": "nll", "validate_every": 1}}))
+    with pytest.raises(
+        FwkError,
+        match="train.best_metric: validation gave no 'nll'.* is:? loss, masked_lm/accuracy",
+    ):
+        api.run(
+            config_in(
+                tmp_path / "run",
+                {"train": {"keep_best": 1, "best_metric": "nll", "validate_every": 1}},
+            )
+        )
 
 
 def test_a_kill_between_writing_and_linking_is_put_right_by_the_next_start(run):
@@ -321,7 +422,9 @@ def test_changed_data_are_refused(run, monkeypatch):
     from fwk.tasks.synthetic import Synthetic
 
     monkeypatch.setattr(Synthetic, "fingerprint", lambda self: "0" * 64)
-    with pytest.raises(CheckpointError, match="was trained on other data: fingerprint .* there, 000000000000 here"):
+    with pytest.raises(
+        CheckpointError, match="was trained on other data: fingerprint .* there, 000000000000 here"
+    ):
         api.run(config_in(run))
 
 
@@ -334,13 +437,25 @@ def test_a_changed_config_is_refused_by_key_and_accepted_with_overwrite(run):
     assert caught.value.exit_status == 2 and (run / "config.yaml").read_text() == before
     (run / "mine.txt").write_text("a note")
     assert api.run(changed, overwrite=True).status == "finished"
-    assert load_file(newest(run) / "model.safetensors")["networks.main.embeddings.token.weight"].shape[1] == 8
+    assert (
+        load_file(newest(run) / "model.safetensors")["networks.main.embeddings.token.weight"].shape[
+            1
+        ]
+        == 8
+    )
     assert not (run / "mine.txt").exists()
 
 
-@pytest.mark.parametrize("change", [
-    {"updates": 5}, {"log_every": 1}, {"micro_batch": 5}, {"workers": 0, "minutes": 5.0},
-    {"updates": None, "epochs": 1.0}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"updates": 5},
+        {"log_every": 1},
+        {"micro_batch": 5},
+        {"workers": 0, "minutes": 5.0},
+        {"updates": None, "epochs": 1.0},
+    ],
+)
 def test_length_logging_and_micro_batch_may_change(run, change):
     assert api.run(config_in(run, {"train": change})).status == "finished"
 
@@ -367,14 +482,22 @@ def test_other_ranks_and_micro_batches_see_the_same_draws_in_the_same_order(run)
     seen = {}
     for size in (1, 3, 5):
         for micro in (None, 2):
-            config = config_in(run, {"task": {"second_source": 0.0}, "train": {"micro_batch": micro}})
+            config = config_in(
+                run, {"task": {"second_source": 0.0}, "train": {"micro_batch": micro}}
+            )
             ranks = []
             for rank in range(size):
                 one = api.build_run(config, run, load_plugins(), World(rank=rank, size=size))
                 batches = batches_of(one, 4)
-                ranks.append([torch.cat([batch.draws for batch in next(batches)]).tolist() for _ in range(3)])
-            seen[size, micro] = [[draw for rank in ranks for draw in rank[update]] for update in range(3)]
-    assert all(draws == [list(range(u * 12, u * 12 + 12)) for u in (4, 5, 6)] for draws in seen.values())
+                ranks.append(
+                    [torch.cat([batch.draws for batch in next(batches)]).tolist() for _ in range(3)]
+                )
+            seen[size, micro] = [
+                [draw for rank in ranks for draw in rank[update]] for update in range(3)
+            ]
+    assert all(
+        draws == [list(range(u * 12, u * 12 + 12)) for u in (4, 5, 6)] for draws in seen.values()
+    )
     _, indices, _ = one.order.locate(np.arange(64))
     assert sorted(indices.tolist()) == list(range(64))
 
@@ -382,7 +505,9 @@ def test_other_ranks_and_micro_batches_see_the_same_draws_in_the_same_order(run)
 def test_a_window_saved_by_three_ranks_goes_on_with_one():
     from fwk.engine.meters import Meters
 
-    saved = {f"{rank}/sum:x": torch.tensor(float(rank + 1), dtype=torch.float64) for rank in range(3)}
+    saved = {
+        f"{rank}/sum:x": torch.tensor(float(rank + 1), dtype=torch.float64) for rank in range(3)
+    }
     alone = Meters()
     alone.load(saved, World(), 3)
     assert float(alone.window["sum:x"]) == 6.0

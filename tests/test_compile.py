@@ -50,8 +50,12 @@ def ragged(monkeypatch):
     def cut(self, examples, draws, sources):
         batch = collate(self, examples, draws, sources)
         T = int(batch.mask.sum(1).max())
-        return replace(batch, inputs={name: x[:, :T].contiguous() for name, x in batch.inputs.items()},
-                       mask=batch.mask[:, :T].contiguous(), special=batch.special[:, :T].contiguous())
+        return replace(
+            batch,
+            inputs={name: x[:, :T].contiguous() for name, x in batch.inputs.items()},
+            mask=batch.mask[:, :T].contiguous(),
+            special=batch.special[:, :T].contiguous(),
+        )
 
     monkeypatch.setattr(Synthetic, "collate", cut)
 
@@ -79,7 +83,15 @@ def graphs_after_warm_up(name: str, updates: int = 12) -> tuple[list[int], dict]
     """New graphs in each update and evaluation after the first ones, with dropout; and reasons of graph breaks. What
     the engine calls warm-up is long enough for a single sequence to have come by alone, which is a graph of its own."""
     # draws differ in every update, and with them T, K, and what is padded
-    changes = {"train": {"batch": 13, "micro_batch": 4, "precision": "fp32", "updates": 100, **COMPILED["train"]}}
+    changes = {
+        "train": {
+            "batch": 13,
+            "micro_batch": 4,
+            "precision": "fp32",
+            "updates": 100,
+            **COMPILED["train"],
+        }
+    }
     if name != "batch that is not text":
         changes["model"] = {"dropout": 0.1, "attention_dropout": 0.1}
     with trainer_of(objective(name, changes)) as trainer:
@@ -104,8 +116,11 @@ def graphs_after_warm_up(name: str, updates: int = 12) -> tuple[list[int], dict]
 
 # of each shape of objective one is fast: one view, two tied ones, a network that makes another's input, two encodings
 QUICK = ("masked_lm", "semantic_augment", "replaced_token_detection", "simcse")
-TRACED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-          for name in [*REGISTERED, "focal_mlm", "simcse"] if name not in LSTM]
+TRACED = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in [*REGISTERED, "focal_mlm", "simcse"]
+    if name not in LSTM
+]
 SLOW = [*(name for name in CASES if name not in LSTM), "focal_mlm", "simcse"]
 
 
@@ -123,9 +138,13 @@ def test_nothing_is_compiled_after_warm_up_and_no_graph_is_cut(name, ragged, tra
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_generated_code_gives_the_eager_gradients(name, ragged, monkeypatch):
-    if name != "noiser that reads an encoding":  # chooses by norms that a layer norm made equal: rounding decides there
+    if (
+        name != "noiser that reads an encoding"
+    ):  # chooses by norms that a layer norm made equal: rounding decides there
         monkeypatch.setattr(compiling, "BACKEND", "inductor")
-    assert gradients_differ(name) < 1e-10  # fused operations round elsewhere; geometry is held to the same
+    assert (
+        gradients_differ(name) < 1e-10
+    )  # fused operations round elsewhere; geometry is held to the same
 
 
 @pytest.mark.slow
@@ -146,7 +165,10 @@ def test_two_ranks_with_compile_give_the_gradient_of_one_eager_process(tmp_path)
 
 
 def test_dropout_of_a_compiled_run_follows_from_the_update():
-    config = config_of("masked_lm", {"train": {"precision": "fp32", **COMPILED["train"]}, "model": {"dropout": 0.5}})
+    config = config_of(
+        "masked_lm",
+        {"train": {"precision": "fp32", **COMPILED["train"]}, "model": {"dropout": 0.5}},
+    )
     seen = []
     for update in (0, 0, 1):
         with trainer_of(config) as trainer:
@@ -154,7 +176,10 @@ def test_dropout_of_a_compiled_run_follows_from_the_update():
             torch.manual_seed(len(seen))  # of no consequence
             batches = next(batches_of(trainer.run, 0))
             step = testing.Step(update=update + 1, progress=0.0)
-            micros = [trainer.run.module.begin(b, i, step, trainer.run.device) for i, b in enumerate(batches)]
+            micros = [
+                trainer.run.module.begin(b, i, step, trainer.run.device)
+                for i, b in enumerate(batches)
+            ]
             trainer.agree(micros, step)
             trainer.differentiate(micros, step)
             seen.append(trainer.run.module.networks["main"].layers[0].inner.weight.grad.clone())
@@ -187,7 +212,9 @@ def trained(config, updates: int) -> None:
 
 
 def config(changes: dict | None = None):
-    return config_of("masked_lm", _merged({"train": {"precision": "fp32", **COMPILED["train"]}}, changes or {}))
+    return config_of(
+        "masked_lm", _merged({"train": {"precision": "fp32", **COMPILED["train"]}}, changes or {})
+    )
 
 
 def test_a_run_that_does_not_compile_after_warm_up_says_nothing(capsys, monkeypatch, tracing_only):
@@ -211,7 +238,10 @@ def test_compiling_after_warm_up_is_told_with_its_reason(capsys, monkeypatch, tr
     monkeypatch.setattr(testing.Trainer, "step", changing)
     trained(config(), 3)
     said = capsys.readouterr().err
-    assert "fwk: train.compile: update 3 on rank 0 compiled 2 more graphs after warm-up, because" in said
+    assert (
+        "fwk: train.compile: update 3 on rank 0 compiled 2 more graphs after warm-up, because"
+        in said
+    )
     assert "update 1 " not in said
 
 
@@ -226,7 +256,10 @@ def test_graph_breaks_are_told_with_their_reason(capsys, monkeypatch):
 
     monkeypatch.setattr(Layer, "feed_forward", broken)
     trained(config(), 1)
-    assert "fwk: train.compile: update 1 on rank 0 cut into 2 or more graphs" in capsys.readouterr().err
+    assert (
+        "fwk: train.compile: update 1 on rank 0 cut into 2 or more graphs"
+        in capsys.readouterr().err
+    )
 
 
 def test_without_the_option_nothing_is_compiled():
@@ -237,22 +270,38 @@ def test_without_the_option_nothing_is_compiled():
 @pytest.mark.slow
 def test_an_encoder_is_compiled_once_per_situation_whatever_its_shapes(tracing_only):
     """Second time round: every situation again, with B and T that were not there before."""
-    with trainer_of(config_of("teacher view with averaged weights", _merged(COMPILED, {"train": {"ema": 0.9}}))) as trainer:
+    with trainer_of(
+        config_of("teacher view with averaged weights", _merged(COMPILED, {"train": {"ema": 0.9}}))
+    ) as trainer:
         module = trainer.run.module
         view = testing.View.of(next(batches_of(trainer.run))[0])
 
-        def encode(B: int, T: int, padded: bool, change: bool, mode: str, ema: bool, training: bool) -> None:
+        def encode(
+            B: int, T: int, padded: bool, change: bool, mode: str, ema: bool, training: bool
+        ) -> None:
             mask = torch.ones(B, T, dtype=torch.bool)
             extra = torch.zeros(B, T, 16, dtype=torch.float64) if change else None
             tokens = view.tokens[:1, :1].expand(B, T).contiguous()
-            own = view.replace(inputs={"tokens": tokens}, mask=mask, padded=padded, embedding_change=extra)
+            own = view.replace(
+                inputs={"tokens": tokens}, mask=mask, padded=padded, embedding_change=extra
+            )
             module.train(training)
             with torch.set_grad_enabled(training):
                 module.encode([own], mode=mode, ema=ema)
 
-        situations = [(padded, change, mode, ema, training) for padded in (False, True) for change in (False, True)
-                      for mode, ema in (("train", False), ("quiet", False), ("teacher", False), ("teacher", True))
-                      for training in (False, True) if training or mode == "train"]
+        situations = [
+            (padded, change, mode, ema, training)
+            for padded in (False, True)
+            for change in (False, True)
+            for mode, ema in (
+                ("train", False),
+                ("quiet", False),
+                ("teacher", False),
+                ("teacher", True),
+            )
+            for training in (False, True)
+            if training or mode == "train"
+        ]
         for shape in ((5, 9), (7, 12), (4, 8), (1, 11), (1, 7)):
             for situation in situations:
                 encode(*shape, *situation)
@@ -261,4 +310,6 @@ def test_an_encoder_is_compiled_once_per_situation_whatever_its_shapes(tracing_o
             for situation in situations:
                 encode(*shape, *situation)
         assert compiling.graphs() == seen and not compiling.breaks()
-        assert seen <= 5 * len(situations)  # at most: first shape, B varies, T varies; one sequence, T varies
+        assert seen <= 5 * len(
+            situations
+        )  # at most: first shape, B varies, T varies; one sequence, T varies

@@ -10,7 +10,9 @@ from fwk.registry import registry
 from fwk.testing import assert_conforms, check
 
 load_plugins()
-OPTIONS = {"two_tower": {"network": {"name": "scaled", "towers": True}}}  # noisers that need a network of another kind
+OPTIONS = {
+    "two_tower": {"network": {"name": "scaled", "towers": True}}
+}  # noisers that need a network of another kind
 
 
 def registered(kind: str) -> list[str]:
@@ -31,7 +33,9 @@ def test_noisers_conform(name):
 @pytest.mark.parametrize("name", registered("model"))
 def test_encoders_conform(name, tmp_path):
     base = on_a_run(tmp_path / "run") if name == "frozen" else None
-    assert_conforms("model", name, base=base)  # one that is made after the main encoder is tried beside it
+    assert_conforms(
+        "model", name, base=base
+    )  # one that is made after the main encoder is tried beside it
 
 
 @pytest.mark.parametrize("name", registered("optimizer"))
@@ -73,7 +77,11 @@ class Broken(LearnedNoiser):
 ''')
     results = {r.name: r for r in check("noiser", "kit_broken_noiser", user_dirs=[str(tmp_path)])}
     assert not results["geometry"].passed and "micro-batches" in results["geometry"].detail
-    assert results["resume"].passed and results["finite"].passed and results["no global randomness"].passed
+    assert (
+        results["resume"].passed
+        and results["finite"].passed
+        and results["no global randomness"].passed
+    )
 
 
 def test_the_kit_finds_what_it_looks_for(tmp_path):
@@ -108,8 +116,14 @@ class Broken(Criterion):
     results = {r.name: r for r in check("criterion", "kit_broken", user_dirs=[str(tmp_path)])}
     assert not results["geometry"].passed and "micro-batches" in results["geometry"].detail
     assert not results["resume"].passed
-    assert not results["no global randomness"].passed and "torch" in results["no global randomness"].detail
-    assert not results["options documented"].passed and "silent" in results["options documented"].detail
+    assert (
+        not results["no global randomness"].passed
+        and "torch" in results["no global randomness"].detail
+    )
+    assert (
+        not results["options documented"].passed
+        and "silent" in results["options documented"].detail
+    )
     assert results["finite"].passed and results["one encode per view"].passed
     with pytest.raises(AssertionError, match="breaks the contract"):
         assert_conforms("criterion", "kit_broken", user_dirs=[str(tmp_path)])

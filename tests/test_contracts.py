@@ -45,7 +45,10 @@ def test_a_static_noiser_of_a_learned_view_is_counted_only_once_it_is_made():
 
 
 def test_a_head_whose_count_is_zero_everywhere_is_not_stepped():
-    config = config_of("head without examples here and there", {"task": {"second_source": 0.0}, "train": {"updates": 3}})
+    config = config_of(
+        "head without examples here and there",
+        {"task": {"second_source": 0.0}, "train": {"updates": 3}},
+    )
     with trainer_of(config) as trainer:
         head = trainer.run.module.criteria["test_multi_task"].heads[1]
         used = trainer.run.module.criteria["test_multi_task"].heads[0]
@@ -65,14 +68,22 @@ def test_per_term_gradients_summed_equal_the_gradient_of_the_sum():
         @hookimpl
         def fwk_combine_gradients(self, run, gradients):
             assert sorted(gradients) == sorted(
-                ["semantic_augment/masked_lm_a", "semantic_augment/masked_lm_b", "semantic_augment/tie",
-                 "test_multi_task/head0", "test_multi_task/head1"])
+                [
+                    "semantic_augment/masked_lm_a",
+                    "semantic_augment/masked_lm_b",
+                    "semantic_augment/tie",
+                    "test_multi_task/head0",
+                    "test_multi_task/head1",
+                ]
+            )
             total = [None] * len(run.trainable)
             for own in gradients.values():
                 total = [b if a is None else a if b is None else a + b for a, b in zip(total, own)]
             return total
 
-    config = config_of("gradients per term", {"hooks": {"test_pcgrad": None}, "train": {"micro_batch": 4}})
+    config = config_of(
+        "gradients per term", {"hooks": {"test_pcgrad": None}, "train": {"micro_batch": 4}}
+    )
     whole = gradients(config)
     with trainer_of(config) as trainer:
         trainer.run.hooks.register(Sum())
@@ -95,8 +106,10 @@ def test_a_phase_freezes_and_then_trains(tmp_path):
     after = train_briefly(config, tmp_path, 3)
     frozen = [name for name in after if name.startswith("networks.")]
     assert frozen and all(torch.equal(after[name], start[name].float()) for name in frozen)
-    assert not torch.equal(after["criteria.masked_lm.head.transform.weight"],
-                           start["criteria.masked_lm.head.transform.weight"].float())
+    assert not torch.equal(
+        after["criteria.masked_lm.head.transform.weight"],
+        start["criteria.masked_lm.head.transform.weight"].float(),
+    )
     later = train_briefly(config, tmp_path, 6)
     assert any(not torch.equal(later[name], after[name]) for name in frozen)
 
@@ -108,7 +121,12 @@ def test_a_phase_copies_parameters_once_when_it_begins():
     config = config_of("generator with tied embeddings")
     with trainer_of(config) as trainer:
         module = trainer.run.module
-        copy_parameters(module, Phase(name="x", copy={"networks.main.layers.0.": "networks.corrupted_network.layers.0."}))
+        copy_parameters(
+            module,
+            Phase(
+                name="x", copy={"networks.main.layers.0.": "networks.corrupted_network.layers.0."}
+            ),
+        )
         for name, value in module.networks["corrupted_network"].layers[0].named_parameters():
             assert torch.equal(value, module.networks["main"].layers[0].get_parameter(name))
 
@@ -117,7 +135,9 @@ def test_teacher_views_run_without_dropout_and_gradient_and_leave_training_mode_
     config = config_of("teacher view", {"model": {"dropout": 0.5}})
     with trainer_of(config) as trainer:
         module = trainer.run.module
-        view = module.begin(next(batches_of(trainer.run))[0], 0, testing.Step(), trainer.run.device).views["teacher"]
+        view = module.begin(
+            next(batches_of(trainer.run))[0], 0, testing.Step(), trainer.run.device
+        ).views["teacher"]
         a, b = (module.encode([view], mode="teacher")[0].features for _ in range(2))
         assert torch.equal(a, b) and not a.requires_grad
         assert all(m.training for m in module.networks["main"].modules())
@@ -133,13 +153,17 @@ def test_averaged_weights_are_what_the_teacher_sees():
             trainer.step(next(batches_of(run, update)))
         name = "networks.main.layers.0.inner.weight"
         assert not torch.equal(run.module.ema[name], dict(run.module.named_parameters())[name])
-        view = run.module.begin(next(batches_of(run))[0], 0, testing.Step(), run.device).views["teacher"]
+        view = run.module.begin(next(batches_of(run))[0], 0, testing.Step(), run.device).views[
+            "teacher"
+        ]
         seen = run.module.encode([view], mode="teacher", ema=True)[0].features
         with torch.no_grad():
             for name, value in run.module.named_parameters():
                 if name in run.module.ema:
                     value.copy_(run.module.ema[name])
-        assert torch.allclose(seen, run.module.encode([view], mode="teacher")[0].features, atol=1e-12)
+        assert torch.allclose(
+            seen, run.module.encode([view], mode="teacher")[0].features, atol=1e-12
+        )
 
 
 def test_the_average_follows_its_equation():
@@ -149,7 +173,9 @@ def test_the_average_follows_its_equation():
         expected = dict(trainer.run.module.named_parameters())[name].detach().clone()
         for update in range(4):
             trainer.step(next(batches_of(trainer.run, update)))
-            expected = 0.9 * expected + 0.1 * dict(trainer.run.module.named_parameters())[name].detach()
+            expected = (
+                0.9 * expected + 0.1 * dict(trainer.run.module.named_parameters())[name].detach()
+            )
         assert torch.allclose(trainer.run.module.ema[name], expected, atol=1e-14)
 
 
@@ -171,7 +197,9 @@ def test_a_phase_switches_terms_off_with_the_views_that_only_they_need():
         assert [step.views for step in module.plan.steps] == [("masked",)]
         run.meters.read(run.world)
         trainer.step(next(batches_of(run, 1)))
-        assert [name for name in run.meters.window if name.startswith("sum:")] == ["sum:masked_lm/masked_lm"]
+        assert [name for name in run.meters.window if name.startswith("sum:")] == [
+            "sum:masked_lm/masked_lm"
+        ]
         assert module.networks["corrupted_network"].layers[0].inner.weight.grad is None
         trainer.enter_phase(Phase(name="all again"))
         trainer.step(next(batches_of(run, 2)))
@@ -195,8 +223,14 @@ def test_moments_of_frozen_parameters_come_back_when_they_thaw():
 
 def test_a_limit_in_tokens_has_the_learning_rates_of_the_same_limit_in_updates():
     def rates(**limit):
-        config = config_of("masked_lm", {"task": {"shortest": None}, "train": {"updates": None, **limit},
-                                         "schedule": {"name": "linear", "warmup": 0.25}})
+        config = config_of(
+            "masked_lm",
+            {
+                "task": {"shortest": None},
+                "train": {"updates": None, **limit},
+                "schedule": {"name": "linear", "warmup": 0.25},
+            },
+        )
         with trainer_of(config) as trainer:
             found = []
             for update in range(8):
@@ -205,7 +239,9 @@ def test_a_limit_in_tokens_has_the_learning_rates_of_the_same_limit_in_updates()
             return found
 
     by_tokens, by_updates = rates(tokens=8 * 12 * 16), rates(updates=8)
-    assert by_tokens[0] == 0.0  # a share of a length that no update has told yet: the warm-up begins at 0
+    assert (
+        by_tokens[0] == 0.0
+    )  # a share of a length that no update has told yet: the warm-up begins at 0
     assert by_tokens[1:] == pytest.approx(by_updates[1:], rel=1e-12)
 
 
@@ -214,7 +250,9 @@ def test_evaluation_counts_the_examples_of_a_batch_without_the_term():
 
     found = []
     for size in (12, 1):
-        with trainer_of(config_of("head without examples here and there", {"train": {"micro_batch": size}})) as trainer:
+        with trainer_of(
+            config_of("head without examples here and there", {"train": {"micro_batch": size}})
+        ) as trainer:
             found.append(evaluate(trainer.run, "valid"))
     assert found[0] == pytest.approx(found[1], rel=1e-9)
 
@@ -225,7 +263,9 @@ def test_tied_parameters_of_another_network_are_averaged_too():
         trainer.step(next(batches_of(trainer.run, 0)))
         module = trainer.run.module
         averaged = module._averaged(module.networks["corrupted_network"])
-        assert torch.equal(averaged["embeddings.token.weight"], module.ema["networks.main.embeddings.token.weight"])
+        assert torch.equal(
+            averaged["embeddings.token.weight"], module.ema["networks.main.embeddings.token.weight"]
+        )
 
 
 def test_dropout_by_hand_resumes_bit_identically(tmp_path):
@@ -258,8 +298,17 @@ def test_an_outline_explains_itself_whatever_is_asked_of_it():
     from fwk.views import Unmade
 
     missing = Unmade("corrupted", "changed")
-    for ask in (lambda: ~missing, lambda: missing[0], lambda: missing == 1, lambda: float(missing), lambda: missing.sum(),
-                lambda: torch.stack([missing]), lambda: missing & missing, lambda: len(missing), lambda: bool(missing)):
+    for ask in (
+        lambda: ~missing,
+        lambda: missing[0],
+        lambda: missing == 1,
+        lambda: float(missing),
+        lambda: missing.sum(),
+        lambda: torch.stack([missing]),
+        lambda: missing & missing,
+        lambda: len(missing),
+        lambda: bool(missing),
+    ):
         with pytest.raises(RunError, match="prepare: true"):
             ask()
 
@@ -268,7 +317,11 @@ def test_tied_embeddings_are_one_parameter_and_move_by_both_losses():
     with trainer_of(config_of("generator with tied embeddings")) as trainer:
         networks = trainer.run.module.networks
         assert networks["corrupted_network"].embedding() is networks["main"].embedding()
-        names = [name for name, p in trainer.run.named_trainable() if p is networks["main"].embedding().weight]
+        names = [
+            name
+            for name, p in trainer.run.named_trainable()
+            if p is networks["main"].embedding().weight
+        ]
         assert names == ["networks.main.embeddings.token.weight"]
 
 

@@ -27,7 +27,9 @@ def exactly(nll: float, logit: float, same: bool) -> tuple[float, float, float]:
 
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-13), (torch.float32, 2e-5)])
-def test_values_and_derivatives_keep_their_digits_where_the_chance_of_a_copy_is_near_0_or_1(dtype, tolerance, same):
+def test_values_and_derivatives_keep_their_digits_where_the_chance_of_a_copy_is_near_0_or_1(
+    dtype, tolerance, same
+):
     """Relative, however small the number: no digits are lost to a difference of numbers near each other. What is lost is
     an exponent's rounding: up to 120 nats are added up, in units of 2^-53 or 2^-24."""
     pairs = torch.tensor(list(itertools.product(NLLS, LOGITS)), dtype=dtype)
@@ -42,10 +44,16 @@ def test_values_and_derivatives_keep_their_digits_where_the_chance_of_a_copy_is_
 
 @pytest.mark.parametrize("logit", [-40.0, -1.0, 0.0, 1.0, 40.0])
 def test_a_softmax_that_is_rounded_to_more_than_certain_keeps_gradients_finite(logit):
-    nll, a = torch.tensor([-3e-5, -1e-7, 0.0]).requires_grad_(), torch.full((3,), logit).requires_grad_()
+    nll, a = (
+        torch.tensor([-3e-5, -1e-7, 0.0]).requires_grad_(),
+        torch.full((3,), logit).requires_grad_(),
+    )
     for same in (True, False):
         losses = copy_losses(nll, a, torch.full((3,), same))
-        assert all(torch.isfinite(part).all() for part in (losses, *torch.autograd.grad(losses.sum(), (nll, a))))
+        assert all(
+            torch.isfinite(part).all()
+            for part in (losses, *torch.autograd.grad(losses.sum(), (nll, a)))
+        )
 
 
 def test_the_gradient_is_that_of_finite_differences():

@@ -55,11 +55,14 @@ def installation(tmp_path, monkeypatch):
     (tmp_path / "site/tools/again.py").write_text(MODULE)
     (tmp_path / "site/tools/broken.py").write_text(MODULE + "\ndef (:\n")
     (tmp_path / "site/tools/tests/test_walk.py").write_text(MODULE.replace("tree", "test"))
-    (tmp_path / "site/tools/LICENSE.txt").write_text("Permission is hereby granted to all who have got a copy. " * 9)
+    (tmp_path / "site/tools/LICENSE.txt").write_text(
+        "Permission is hereby granted to all who have got a copy. " * 9
+    )
     (tmp_path / "site/tools/guide.rst").write_text(
         "Guide\n=====\n\nA guide to the trees that are in use here, written for those who have never seen one.\n\n"
         ".. code-block:: python\n\n    tree = Tree()\n    tree.walk()\n\n"
-        "The last thing to know about a tree is that it has got a root, and that the root is not a leaf.\n")
+        "The last thing to know about a tree is that it has got a root, and that the root is not a leaf.\n"
+    )
     monkeypatch.setenv("FWK_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(demo, "_installed", lambda: [("tools", tmp_path / "site/tools")])
     monkeypatch.setattr(demo, "_others", lambda: [])
@@ -68,14 +71,16 @@ def installation(tmp_path, monkeypatch):
 
 def test_only_prose_is_kept_and_each_paragraph_once(installation):
     paragraphs = [p for p in demo.corpus().read_text().split("\n") if p]
-    assert sorted(paragraphs) == sorted([
-        "This module walks over the nodes of a tree in the order in which they were added to it.",
-        "Return the nodes of the tree, one after the other, as a list that the caller may change.",
-        "The tree that is walked over; it must not be changed while the walk goes on.",
-        "See walk for what is returned when the tree is empty and nothing can be found in it.",
-        "A guide to the trees that are in use here, written for those who have never seen one.",
-        "The last thing to know about a tree is that it has got a root, and that the root is not a leaf.",
-    ])
+    assert sorted(paragraphs) == sorted(
+        [
+            "This module walks over the nodes of a tree in the order in which they were added to it.",
+            "Return the nodes of the tree, one after the other, as a list that the caller may change.",
+            "The tree that is walked over; it must not be changed while the walk goes on.",
+            "See walk for what is returned when the tree is empty and nothing can be found in it.",
+            "A guide to the trees that are in use here, written for those who have never seen one.",
+            "The last thing to know about a tree is that it has got a root, and that the root is not a leaf.",
+        ]
+    )
 
 
 def test_it_is_built_once_and_again_when_the_installation_changes(installation):
@@ -105,7 +110,7 @@ def test_several_processes_at_once_build_it_once(installation):
 import os, sys
 from pathlib import Path
 from fwk.data import demo
-demo._installed = lambda: [("tools", Path({str(installation / 'site/tools')!r}))]
+demo._installed = lambda: [("tools", Path({str(installation / "site/tools")!r}))]
 demo._others = lambda: []
 build = demo.documents
 def counted(*arguments):
@@ -114,8 +119,10 @@ def counted(*arguments):
 demo.documents = counted
 print(demo.corpus())
 """
-    processes = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-                 for _ in range(3)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     found = {p.communicate()[0] for p in processes}
     assert len(found) == 1 and all(p.returncode == 0 for p in processes)
     builders = {p.name for p in installation.glob("built-*")}

@@ -24,6 +24,7 @@ CLS, SEP = 2, 3
 def documents():
     rng = np.random.default_rng(0)
     words = "the old bridge over a river was built by people who lived near its harbour".split()
+
     def sentence():
         return " ".join(rng.choice(words, rng.integers(3, 12))).capitalize()
 
@@ -34,16 +35,22 @@ def documents():
 def folder(tmp_path_factory):
     where = tmp_path_factory.mktemp("store")
     (where / "text.txt").write_text("\n\n".join(documents()))
-    return build_store([where / "text.txt"], where / "store", TokenizerSpec(size=120),
-                       options=Options(shard_size=2500, valid_share=0.1))
+    return build_store(
+        [where / "text.txt"],
+        where / "store",
+        TokenizerSpec(size=120),
+        options=Options(shard_size=2500, valid_share=0.1),
+    )
 
 
 def test_documents_come_back_in_order(folder):
     store = Store(folder)
     tokenizer, texts = store.tokenizer(), documents()
     splits = {name: store.split(name) for name in store.splits}
-    found = {name: [tokenizer.decode(split.document(d).tolist()) for d in range(split.documents)]
-             for name, split in splits.items()}
+    found = {
+        name: [tokenizer.decode(split.document(d).tolist()) for d in range(split.documents)]
+        for name, split in splits.items()
+    }
     wanted = [t.lower() for t in texts]
     assert sorted(found["train"] + found["valid"]) == sorted(wanted)
     assert [t for t in wanted if t in set(found["train"])] == found["train"]
@@ -58,7 +65,9 @@ def test_another_vocabulary_is_refused(folder):
         Store(folder, "0" * 64)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "manifest", "hash", "json", "counts", "version"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "missing", "manifest", "hash", "json", "counts", "version"]
+)
 def test_damage_is_named(folder, tmp_path, damage):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -81,7 +90,9 @@ def test_damage_is_named(folder, tmp_path, damage):
         data = bytearray(shard.read_bytes())
         data[4] ^= 1
         shard.write_bytes(data)
-        with pytest.raises(DataError, match="train-00001.tokens was changed since the token store was made"):
+        with pytest.raises(
+            DataError, match="train-00001.tokens was changed since the token store was made"
+        ):
             Store(copy)
         os.utime(shard, ns=(0, 0))  # a disk that lies about it: opening does not read everything
         with pytest.raises(DataError, match="train-00001.tokens does not match its hash"):
@@ -119,7 +130,9 @@ def test_files_that_are_newer_than_the_manifest_are_hashed_once(folder, tmp_path
 def test_a_store_that_is_changed_while_it_is_read_gives_no_further_batch(folder, tmp_path, how):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    blocks = Blocks(Store(copy).split("train"), Layout(kind="contiguous", length=16, cls=CLS, sep=SEP))
+    blocks = Blocks(
+        Store(copy).split("train"), Layout(kind="contiguous", length=16, cls=CLS, sep=SEP)
+    )
     blocks.many(range(len(blocks)))
     for shard in copy.glob("train-*.tokens"):
         content = shard.read_bytes()
@@ -129,14 +142,18 @@ def test_a_store_that_is_changed_while_it_is_read_gives_no_further_batch(folder,
         blocks.many([0])
 
 
-def test_a_store_that_is_deleted_while_it_is_read_is_read_on_as_far_as_it_was_opened(folder, tmp_path):
+def test_a_store_that_is_deleted_while_it_is_read_is_read_on_as_far_as_it_was_opened(
+    folder, tmp_path
+):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     store, layout = Store(copy), Layout(kind="contiguous", length=16, cls=CLS, sep=SEP)
     blocks = Blocks(store.split("train"), layout)
     before = blocks.many(range(len(blocks)))
     shutil.rmtree(copy)
-    assert all((a.ids == b.ids).all() for a, b in zip(before, blocks.many(range(len(blocks))), strict=True))
+    assert all(
+        (a.ids == b.ids).all() for a, b in zip(before, blocks.many(range(len(blocks))), strict=True)
+    )
     with pytest.raises(DataError, match="valid-00000.documents|valid-00000.tokens"):
         Blocks(store.split("valid"), layout).many([0])
 
@@ -185,7 +202,9 @@ def test_contiguous_blocks_hold_every_token_once_in_order(folder):
         body += ids[1:-1] if len(ids) == 32 or i == len(blocks) - 1 else ids[1:]
     assert [t for t in body if t != SEP] == [t for d in all_documents(split) for t in d]
     ends = np.cumsum([len(d) + 1 for d in all_documents(split)]) - 1
-    assert [i for i, t in enumerate(body) if t == SEP] == [e for e in ends.tolist() if e < len(body)]
+    assert [i for i, t in enumerate(body) if t == SEP] == [
+        e for e in ends.tolist() if e < len(body)
+    ]
 
 
 def test_within_blocks_do_not_cross_documents(folder):
@@ -200,7 +219,9 @@ def test_within_blocks_do_not_cross_documents(folder):
 def test_documents_are_truncated(folder):
     split = Store(folder).split("train")
     blocks = Blocks(split, layout("document", 16, placement="cls"))
-    assert [blocks[i].ids.tolist() for i in range(len(blocks))] == [[CLS, *d[:15]] for d in all_documents(split)]
+    assert [blocks[i].ids.tolist() for i in range(len(blocks))] == [
+        [CLS, *d[:15]] for d in all_documents(split)
+    ]
 
 
 def test_pairs_are_cut_at_sentences(folder):
@@ -214,12 +235,21 @@ def test_pairs_are_cut_at_sentences(folder):
             continue
         pairs += 1
         first, second = example.ids[1 : example.second - 1], example.ids[example.second : -1]
-        assert example.ids[example.second - 1] == SEP and len(first) and len(second) and SEP not in first
+        assert (
+            example.ids[example.second - 1] == SEP
+            and len(first)
+            and len(second)
+            and SEP not in first
+        )
         at_sentence += tokenizer.decode(first.tolist()).endswith(".")
     assert pairs > 20 and at_sentence > 0.7 * pairs
     arrays = stack([blocks[0], blocks[1]], 0, [0, 2, 3, 4], None)
-    assert arrays["tokens"].shape[1] % 8 == 0 and (arrays["segments"].sum(1) == [len(blocks[i].ids) - blocks[i].second
-                                                                                 for i in (0, 1)]).all()
+    assert (
+        arrays["tokens"].shape[1] % 8 == 0
+        and (
+            arrays["segments"].sum(1) == [len(blocks[i].ids) - blocks[i].second for i in (0, 1)]
+        ).all()
+    )
 
 
 @pytest.mark.parametrize("kind", ["contiguous", "within", "document", "pairs"])
@@ -229,7 +259,9 @@ def test_blocks_are_random_access_and_pickle_small(folder, kind):
     rows = {int(i): blocks[int(i)].ids.tolist() for i in order}
     content = pickle.dumps(blocks)
     again = pickle.loads(content)
-    assert len(content) < 4000 and [again[i].ids.tolist() for i in range(len(again))] == [rows[i] for i in sorted(rows)]
+    assert len(content) < 4000 and [again[i].ids.tolist() for i in range(len(again))] == [
+        rows[i] for i in sorted(rows)
+    ]
     with pytest.raises(IndexError):
         blocks[len(blocks)]
     assert 0 <= blocks.padding_share() < 1

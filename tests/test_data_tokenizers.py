@@ -10,8 +10,12 @@ import pytest
 from fwk.data import tokenizers
 from fwk.errors import ConfigError, DataError
 
-TEXT = [f"The {adjective} {noun} of station {n} was closed; the {noun} is {adjective} again."
-        for n in range(40) for adjective in ("old", "narrow", "famous") for noun in ("bridge", "railway", "harbour")]
+TEXT = [
+    f"The {adjective} {noun} of station {n} was closed; the {noun} is {adjective} again."
+    for n in range(40)
+    for adjective in ("old", "narrow", "famous")
+    for noun in ("bridge", "railway", "harbour")
+]
 
 
 @pytest.fixture(scope="module", params=tokenizers.KINDS)
@@ -37,9 +41,14 @@ def test_special_tokens_in_a_text_are_text(trained):
 def test_text_survives_and_batches_equal_single_calls(trained):
     _, tokenizer = trained
     ids = tokenizer.encode("the narrow railway is famous")
-    assert tokenizer.decode([tokenizer.cls, *ids, tokenizer.sep]).strip() == "the narrow railway is famous"
-    assert tokenizer.encode_batch(["the old bridge", "harbour"]) == [tokenizer.encode("the old bridge"),
-                                                                     tokenizer.encode("harbour")]
+    assert (
+        tokenizer.decode([tokenizer.cls, *ids, tokenizer.sep]).strip()
+        == "the narrow railway is famous"
+    )
+    assert tokenizer.encode_batch(["the old bridge", "harbour"]) == [
+        tokenizer.encode("the old bridge"),
+        tokenizer.encode("harbour"),
+    ]
     assert max(ids) < tokenizer.size and tokenizer.id(tokenizer.token(ids[0])) == ids[0]
 
 
@@ -59,8 +68,14 @@ def test_a_saved_tokenizer_loads_equal_and_pickles(trained, tmp_path):
     _, tokenizer = trained
     tokenizer.save(tmp_path / "t")
     for again in (tokenizers.load(tmp_path / "t"), pickle.loads(pickle.dumps(tokenizer))):
-        assert again.fingerprint == tokenizer.fingerprint and again.encode(TEXT[5]) == tokenizer.encode(TEXT[5])
-    file = tmp_path / "t" / ("tokenizer.model" if tokenizer.kind == "sentencepiece" else "tokenizer.json")
+        assert again.fingerprint == tokenizer.fingerprint and again.encode(
+            TEXT[5]
+        ) == tokenizer.encode(TEXT[5])
+    file = (
+        tmp_path
+        / "t"
+        / ("tokenizer.model" if tokenizer.kind == "sentencepiece" else "tokenizer.json")
+    )
     assert tokenizers.load(file).encode(TEXT[5]) == tokenizer.encode(TEXT[5])
     changed = next(p for p in (tmp_path / "t").iterdir() if p.name.startswith("tokenizer"))
     other = tokenizers.train(TEXT, "bpe" if tokenizer.kind == "sentencepiece" else "wordpiece", 100)
@@ -72,7 +87,9 @@ def test_a_saved_tokenizer_loads_equal_and_pickles(trained, tmp_path):
 
 def test_a_wordpiece_vocabulary_file_is_enough(tmp_path):
     pytest.importorskip("tokenizers")
-    (tmp_path / "vocab.txt").write_text("\n".join([*tokenizers.SPECIAL, "the", "bridge", "##s", "old"]))
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join([*tokenizers.SPECIAL, "the", "bridge", "##s", "old"])
+    )
     tokenizer = tokenizers.load(tmp_path / "vocab.txt")
     assert tokenizer.encode("The old BRIDGES") == [5, 8, 6, 7] and tokenizer.mask == 4
     assert tokenizers.load(tmp_path).fingerprint == tokenizer.fingerprint

@@ -16,7 +16,14 @@ HERE = Path(__file__).parent
 
 def torchrun(*arguments: str, ranks: int, **kwargs) -> subprocess.CompletedProcess:
     env = {**os.environ, "OMP_NUM_THREADS": "1", **kwargs.pop("env", {})}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, **kwargs)
 
 
@@ -35,9 +42,17 @@ def test_four_ranks_with_accumulation_give_the_gradient_of_one_process(four_rank
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*REGISTERED, "head without examples here and there",
-                                  "virtual adversarial noise", "contrast over the whole update", "change of phase",
-                                  "batch that is not text"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *REGISTERED,
+        "head without examples here and there",
+        "virtual adversarial noise",
+        "contrast over the whole update",
+        "change of phase",
+        "batch that is not text",
+    ],
+)
 def test_twenty_fp32_updates_on_four_ranks_agree_with_one_process(four_ranks, name):
     assert four_ranks["twenty"][name] < 1e-5
 

@@ -19,7 +19,10 @@ import yaml
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-PAGES = [str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]]
+PAGES = [
+    str(path.relative_to(ROOT))
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+]
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
@@ -29,8 +32,14 @@ def blocks(page: str) -> list[dict]:
     found = []
     for match in FENCE.finditer(text):
         lang, _, info = match[1].strip().partition(" ")
-        found.append({"lang": lang, "info": info.strip(), "text": match[2],
-                      "line": text.count("\n", 0, match.start(2)) + 1})
+        found.append(
+            {
+                "lang": lang,
+                "info": info.strip(),
+                "text": match[2],
+                "line": text.count("\n", 0, match.start(2)) + 1,
+            }
+        )
     return found
 
 
@@ -38,7 +47,9 @@ def blocks(page: str) -> list[dict]:
 def test_a_block_that_is_not_run_says_why(page):
     for block in blocks(page):
         if "notest" in block["info"]:
-            assert re.fullmatch(r"notest: \S.+", block["info"]), f"{page}:{block['line']}: write 'notest: REASON'"
+            assert re.fullmatch(r"notest: \S.+", block["info"]), (
+                f"{page}:{block['line']}: write 'notest: REASON'"
+            )
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
@@ -46,9 +57,22 @@ def test_blocks_are_true(page, tmp_path):
     for name in ("configs", "user_dir_examples"):  # pages name files from the repository's root
         (tmp_path / name).symlink_to(ROOT / name)
     run = [block for block in blocks(page) if "notest" not in block["info"]]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "FWK_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, str(HERE / "docs_runner.py"), str(ROOT), page], cwd=tmp_path, env=env,
-                          input=json.dumps(run), capture_output=True, text=True, timeout=300, check=False)
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "FWK_CACHE": str(tmp_path / "cache"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [sys.executable, str(HERE / "docs_runner.py"), str(ROOT), page],
+        cwd=tmp_path,
+        env=env,
+        input=json.dumps(run),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
@@ -105,7 +129,11 @@ def test_the_benchmark_runs(monkeypatch):
     import trainer_tax
 
     times = trainer_tax.compare(trainer_tax.TOY, repetitions=3, updates=1)
-    assert times.keys() == {"fwk", "masked before", "masking"} and all(len(own) == 3 and min(own) > 0 for own in times.values())
-    low, middle, high = sorted(ours / theirs for ours, theirs in zip(times["fwk"], times["masking"]))
+    assert times.keys() == {"fwk", "masked before", "masking"} and all(
+        len(own) == 3 and min(own) > 0 for own in times.values()
+    )
+    low, middle, high = sorted(
+        ours / theirs for ours, theirs in zip(times["fwk"], times["masking"])
+    )
     assert common.ratio(times["fwk"], times["masking"])[0] == middle
     assert "<!-- trainer_tax -->\n" in common.PAGE.read_text(encoding="utf-8")

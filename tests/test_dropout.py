@@ -29,7 +29,9 @@ def test_neighbours_are_dropped_independently():
     torch.manual_seed(2)
     kept = (dropout(torch.ones(1 << 20), 0.5) != 0).double().view(-1, 4) - 0.5
     together = (kept.T @ kept) / len(kept)  # [4, 4], 1/4 on the diagonal
-    assert (together - torch.eye(4, dtype=torch.float64) / 4).abs().max() < 5 * 0.25 / math.sqrt(len(kept))
+    assert (together - torch.eye(4, dtype=torch.float64) / 4).abs().max() < 5 * 0.25 / math.sqrt(
+        len(kept)
+    )
 
 
 @pytest.mark.parametrize("shape", [(1,), (3,), (5, 7), (2, 3, 4, 5), (0, 4)])
@@ -56,10 +58,18 @@ def test_attention_without_torchs_kernel_is_the_same(kind, monkeypatch):
     """Its own way is taken under dropout; with dropout that drops nothing it must be torch's."""
     torch.manual_seed(4)
     query, key, value = torch.randn(3, 2, 4, 9, 8, dtype=torch.float64)
-    bias = {"none": None, "numbers": torch.randn(1, 4, 9, 9, dtype=torch.float64),
-            "which": torch.rand(2, 1, 1, 9) < 0.6}[kind]
+    bias = {
+        "none": None,
+        "numbers": torch.randn(1, 4, 9, 9, dtype=torch.float64),
+        "which": torch.rand(2, 1, 1, 9) < 0.6,
+    }[kind]
     if kind == "which":
         bias[..., 0] = True
     monkeypatch.setattr(bert, "dropout", lambda x, p: x)
     ours = attention(query, key, value, bias, 0.1)
-    torch.testing.assert_close(ours, F.scaled_dot_product_attention(query, key, value, attn_mask=bias), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        ours,
+        F.scaled_dot_product_attention(query, key, value, attn_mask=bias),
+        rtol=1e-12,
+        atol=1e-12,
+    )

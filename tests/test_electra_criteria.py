@@ -6,7 +6,19 @@ import math
 
 import pytest
 import torch
-from test_electra_noisers import COUNTS, VOCABULARY, B, Running, T, encoder, key, learned, masked, static, text
+from test_electra_noisers import (
+    COUNTS,
+    VOCABULARY,
+    B,
+    Running,
+    T,
+    encoder,
+    key,
+    learned,
+    masked,
+    static,
+    text,
+)
 from test_masked_lm import Stub
 
 from fwk import BuildContext, View
@@ -33,12 +45,16 @@ def corrupted(ratio=0.4, noiser="unigram") -> View:
     view = static({"unigram": Unigram, "uniform": Uniform}[noiser]).apply(source, key(source))
     torch.manual_seed(5)
     features = torch.randn(B, T, D, dtype=torch.float64, requires_grad=True)
-    return view.replace(name="corrupted", encoded=Encoded(features=features), log_q=view.log_q.double())
+    return view.replace(
+        name="corrupted", encoded=Encoded(features=features), log_q=view.log_q.double()
+    )
 
 
 def criterion(cls, **options):
     torch.manual_seed(3)
-    made = cls(build(cls, options), BuildContext(encoder=Stub(width=D), vocabulary=VOCABULARY)).double()
+    made = cls(
+        build(cls, options), BuildContext(encoder=Stub(width=D), vocabulary=VOCABULARY)
+    ).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -59,17 +75,27 @@ def gelu(x: float) -> float:
 
 
 def dense_head(head, features) -> float:
-    inner = [gelu(sum(w * f for w, f in zip(row, features)) + b) for row, b in zip(head[0].weight.tolist(), head[0].bias.tolist())]
+    inner = [
+        gelu(sum(w * f for w, f in zip(row, features)) + b)
+        for row, b in zip(head[0].weight.tolist(), head[0].bias.tolist())
+    ]
     return sum(w * x for w, x in zip(head[2].weight[0].tolist(), inner)) + head[2].bias.item()
 
 
 @pytest.mark.parametrize("positions", ["all", "chosen"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_detection_is_the_equation(positions, reduction):
-    made, view = criterion(ReplacedTokenDetection, positions=positions, reduction=reduction), corrupted()
+    made, view = (
+        criterion(ReplacedTokenDetection, positions=positions, reduction=reduction),
+        corrupted(),
+    )
     total, count = 0.0, 0
     for row in range(B):
-        where = view.positions[row][view.valid[row]].tolist() if positions == "chosen" else range(int(view.mask[row].sum()))
+        where = (
+            view.positions[row][view.valid[row]].tolist()
+            if positions == "chosen"
+            else range(int(view.mask[row].sum()))
+        )
         for t in where:
             z = dense_head(made.head, view.encoded.features[row, t].tolist())
             replaced = int(view.tokens[row, t]) != int(view.target[row, t])
@@ -96,62 +122,107 @@ def test_noise_contrast_is_the_equation(head):
             if head == "dense":
                 energy = dense_head(made.head, features)
             else:
-                energy = sum(w * f for w, f in zip(made.head.weight[0].tolist(), features)) + made.head.bias.item()
+                energy = (
+                    sum(w * f for w, f in zip(made.head.weight[0].tolist(), features))
+                    + made.head.bias.item()
+                )
             weights = [float(c) + 1 if i > 4 else 0.0 for i, c in enumerate(COUNTS)]
             log_q = math.log(weights[int(view.tokens[row, t])] / sum(weights))
             z = energy + log_q + math.log(k / (n - k))
             total -= math.log(sigmoid(z if t in noise else -z))
         count += n
-    assert mean(made, view, "contrast") == pytest.approx(total / count, rel=1e-6)  # log q is stored in float32
+    assert mean(made, view, "contrast") == pytest.approx(
+        total / count, rel=1e-6
+    )  # log q is stored in float32
     lucky = view.at_positions(~view.changed)[view.valid]
     assert lucky.any()  # a chosen position is noise whatever was drawn there
 
 
-@pytest.mark.parametrize("corrupted", [
-    {"noiser": "masked_lm", "network": {"name": "scaled"}}, {"noiser": "masked_lm", "network": {"name": "scaled"}, "never_true": True},
-    {"noiser": "bert_mask"}, {"noiser": "identity"}])
+@pytest.mark.parametrize(
+    "corrupted",
+    [
+        {"noiser": "masked_lm", "network": {"name": "scaled"}},
+        {"noiser": "masked_lm", "network": {"name": "scaled"}, "never_true": True},
+        {"noiser": "bert_mask"},
+        {"noiser": "identity"},
+    ],
+)
 def test_noise_whose_probability_is_unknown_is_refused_with_the_config(corrupted):
     """Before anything is loaded: no data, no run folder."""
     config = tiny_config({"criterion": "noise_contrastive", "views": {"corrupted": corrupted}})
-    with pytest.raises(ConfigError, match="views.corrupted.noiser: criterion 'noise_contrastive' needs log q of every token, which "
-                       f"'{corrupted['noiser']}' does not know; expected one of two_tower, uniform, unigram"):
+    with pytest.raises(
+        ConfigError,
+        match="views.corrupted.noiser: criterion 'noise_contrastive' needs log q of every token, which "
+        f"'{corrupted['noiser']}' does not know; expected one of two_tower, uniform, unigram",
+    ):
         complete_views(config)
 
 
 @pytest.mark.parametrize("noiser", ["two_tower", "unigram"])
 def test_no_noiser_that_knows_log_q_can_be_told_never_to_draw_the_true_token(noiser):
     with pytest.raises(ConfigError, match="never_true"):
-        tiny_config({"criterion": "noise_contrastive", "views": {"corrupted": {"noiser": noiser, "never_true": True}}})
+        tiny_config(
+            {
+                "criterion": "noise_contrastive",
+                "views": {"corrupted": {"noiser": noiser, "never_true": True}},
+            }
+        )
 
 
-@pytest.mark.parametrize("name", ["replaced_token_detection", "noise_contrastive", "all_tokens_mlm"])
+@pytest.mark.parametrize(
+    "name", ["replaced_token_detection", "noise_contrastive", "all_tokens_mlm"]
+)
 def test_an_encoder_that_cannot_see_the_token_it_judges_is_refused(name, tmp_path):
     towers = {"name": "two_tower", "layers": 1, "width": 16, "heads": 2}
-    with pytest.raises(ConfigError, match=f"criterion.{name}: TwoTower lets no position see its own token"):
-        train_briefly(tiny_config({"criterion": name, "model": towers, "views": {"corrupted": {"noiser": "uniform"}}}), tmp_path)
+    with pytest.raises(
+        ConfigError, match=f"criterion.{name}: TwoTower lets no position see its own token"
+    ):
+        train_briefly(
+            tiny_config(
+                {"criterion": name, "model": towers, "views": {"corrupted": {"noiser": "uniform"}}}
+            ),
+            tmp_path,
+        )
 
 
-@pytest.mark.parametrize("changes", [
-    {"criterion": "replaced_token_detection", "views": {"masked": {"noiser": "identity"}}},
-    {"criterion": {"replaced_token_detection": {"positions": "chosen"}},
-     "views": {"masked": {"noiser": "identity"}, "corrupted": {"noiser": "identity"}}},
-    {"criterion": {"noise_contrastive": {}}, "views": {"masked": {"noiser": "identity"}, "corrupted": {"noiser": "two_tower"}}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"criterion": "replaced_token_detection", "views": {"masked": {"noiser": "identity"}}},
+        {
+            "criterion": {"replaced_token_detection": {"positions": "chosen"}},
+            "views": {"masked": {"noiser": "identity"}, "corrupted": {"noiser": "identity"}},
+        },
+        {
+            "criterion": {"noise_contrastive": {}},
+            "views": {"masked": {"noiser": "identity"}, "corrupted": {"noiser": "two_tower"}},
+        },
+    ],
+)
 def test_a_view_without_chosen_positions_is_one_sentence_where_they_are_needed(changes, tmp_path):
     if "noise_contrastive" in changes["criterion"]:
-        assert train_briefly(tiny_config(changes), tmp_path)  # the noiser chooses where its source does not
+        assert train_briefly(
+            tiny_config(changes), tmp_path
+        )  # the noiser chooses where its source does not
         return
-    with pytest.raises(ConfigError, match="chosen positions of its source|reads positions that were chosen"):
+    with pytest.raises(
+        ConfigError, match="chosen positions of its source|reads positions that were chosen"
+    ):
         complete_views(tiny_config(changes))
 
 
 @pytest.mark.parametrize("name", ["replaced_token_detection", "noise_contrastive"])
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_no_chosen_position_and_nothing_but_chosen_ones_leave_everything_finite(name, ratio):
-    config = tiny_config({"criterion": name, "views": {"masked": {"noiser": "bert_mask", "ratio": ratio}}})
+    config = tiny_config(
+        {"criterion": name, "views": {"masked": {"noiser": "bert_mask", "ratio": ratio}}}
+    )
     gradient = gradients(config)
     assert all(value is None or torch.isfinite(value).all() for value in gradient.values())
     main = [value for label, value in gradient.items() if label.startswith("networks.main.layers")]
-    learns = name == "replaced_token_detection"  # Electric compares noise with data, and there is one of them only
+    learns = (
+        name == "replaced_token_detection"
+    )  # Electric compares noise with data, and there is one of them only
     assert any(value is not None and value.any() for value in main) == learns
 
 
@@ -159,23 +230,39 @@ def test_no_chosen_position_and_nothing_but_chosen_ones_leave_everything_finite(
 def test_a_token_that_noise_never_draws_is_data_without_loss(noiser):
     """[UNK] stands for text, and is special to those who draw."""
     made, view = criterion(NoiseContrastive), corrupted(noiser=noiser)
-    clean = [(row, t) for row in range(B) for t in range(T)
-             if view.mask[row, t] and not view.special[row, t] and t not in view.positions[row][view.valid[row]].tolist()]
+    clean = [
+        (row, t)
+        for row in range(B)
+        for t in range(T)
+        if view.mask[row, t]
+        and not view.special[row, t]
+        and t not in view.positions[row][view.valid[row]].tolist()
+    ]
     row, t = clean[0]
     before = float(made({"corrupted": view}, None).terms["contrast"].sum.detach())
     features = view.encoded.features.detach().requires_grad_()
     log_q = view.log_q.clone()
     log_q[row, t] = -torch.inf
-    loss = made({"corrupted": view.replace(log_q=log_q, encoded=Encoded(features=features))}, None).terms["contrast"].sum
+    loss = (
+        made({"corrupted": view.replace(log_q=log_q, encoded=Encoded(features=features))}, None)
+        .terms["contrast"]
+        .sum
+    )
     loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(features.grad).all() and not features.grad[row, t].any()
+    assert (
+        torch.isfinite(loss)
+        and torch.isfinite(features.grad).all()
+        and not features.grad[row, t].any()
+    )
     assert float(loss.detach()) < before
 
 
 def test_numbers_that_are_none_reach_the_loss_and_stop_nothing_before_it():
     """The engine says what is wrong, or skips the update under fp16."""
     logits = torch.tensor([[float("nan"), 1.0, float("-inf"), float("inf")]])
-    counts = histogram(logits, torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool))
+    counts = histogram(
+        logits, torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool)
+    )
     assert int(counts.sum()) == 4
     network = encoder()
     with torch.no_grad():
@@ -229,7 +316,10 @@ def test_all_tokens_mlm_is_the_equation(copy):
             p = math.exp(z[target]) / math.fsum(math.exp(x) for x in z)
             if copy:
                 features = view.encoded.features[row, t].tolist()
-                c = sigmoid(sum(w * f for w, f in zip(made.copy_head.weight[0].tolist(), features)) + made.copy_head.bias.item())
+                c = sigmoid(
+                    sum(w * f for w, f in zip(made.copy_head.weight[0].tolist(), features))
+                    + made.copy_head.bias.item()
+                )
                 p = c * (token == target) + (1 - c) * p
             total -= math.log(p)
             count += 1
@@ -252,13 +342,21 @@ def test_the_adversarial_loss_is_the_equation():
     policy, fit, slopes = 0.0, 0.0, torch.zeros((), dtype=torch.float64)
     for row in range(B):
         for t in view.positions[row][view.valid[row]].tolist():
-            drawn, target, d = int(view.tokens[row, t]), int(view.target[row, t]), float(original[row, t])
+            drawn, target, d = (
+                int(view.tokens[row, t]),
+                int(view.target[row, t]),
+                float(original[row, t]),
+            )
             reward = -math.log(d) if drawn == target else -math.log(1 - d)
-            v = float((features[row, t] @ noiser.baseline.weight[0] + noiser.baseline.bias).detach())
+            v = float(
+                (features[row, t] @ noiser.baseline.weight[0] + noiser.baseline.bias).detach()
+            )
             log_q = logits[row, t].log_softmax(-1)[drawn]
             policy -= (reward + math.log(sigmoid(v))) * float(log_q.detach())
             slopes = slopes - (reward + math.log(sigmoid(v))) * log_q
-            fit -= math.exp(-reward) * math.log(sigmoid(v)) + (1 - math.exp(-reward)) * math.log(1 - sigmoid(v))
+            fit -= math.exp(-reward) * math.log(sigmoid(v)) + (1 - math.exp(-reward)) * math.log(
+                1 - sigmoid(v)
+            )
     assert float(output.terms["policy"].sum.detach()) == pytest.approx(policy, rel=1e-10)
     assert float(output.terms["baseline"].sum.detach()) == pytest.approx(fit, rel=1e-10)
     assert "masked_lm" not in output.terms
@@ -292,8 +390,14 @@ def test_metrics_are_those_of_the_decisions():
     assert found["precision"] == pytest.approx(float((yes & y).sum() / yes.sum()))
     assert found["recall"] == pytest.approx(float((yes & y).sum() / y.sum()))
     pairs = x[y][:, None] - x[~y][None]
-    assert found["auc"] == pytest.approx(float((pairs > 0).double().mean() + (pairs == 0).double().mean() / 2), abs=1e-3)
-    assert binary_metrics(histogram(logits, positive & False, counted)).keys() == {"accuracy", "precision", "positive"}
+    assert found["auc"] == pytest.approx(
+        float((pairs > 0).double().mean() + (pairs == 0).double().mean() / 2), abs=1e-3
+    )
+    assert binary_metrics(histogram(logits, positive & False, counted)).keys() == {
+        "accuracy",
+        "precision",
+        "positive",
+    }
 
 
 # -- noise contrast in theory: a vocabulary of 3, every sequence and every draw enumerated --------------------------------
@@ -311,15 +415,29 @@ def expected_gradient(energy: torch.Tensor) -> torch.Tensor:
     chance = Q[tokens[:, 0]] * P[tokens[:, 1:]].prod(1)
     features = energy[tokens][..., None].requires_grad_()  # the head below is the identity
     first = torch.zeros(len(tokens), K, dtype=torch.int64)
-    view = View(name="corrupted", draws=torch.arange(len(tokens)), inputs={"tokens": tokens}, target=tokens,
-                mask=torch.ones_like(tokens, dtype=torch.bool), positions=first, valid=first == 0, log_q=Q.log()[tokens],
-                encoded=Encoded(features=features))
-    made = NoiseContrastive(NoiseContrastive.Config(), BuildContext(encoder=Stub(width=1), vocabulary=VOCABULARY)).double()
+    view = View(
+        name="corrupted",
+        draws=torch.arange(len(tokens)),
+        inputs={"tokens": tokens},
+        target=tokens,
+        mask=torch.ones_like(tokens, dtype=torch.bool),
+        positions=first,
+        valid=first == 0,
+        log_q=Q.log()[tokens],
+        encoded=Encoded(features=features),
+    )
+    made = NoiseContrastive(
+        NoiseContrastive.Config(), BuildContext(encoder=Stub(width=1), vocabulary=VOCABULARY)
+    ).double()
     with torch.no_grad():
         made.head.weight.fill_(1.0)
         made.head.bias.zero_()
-    slope = torch.autograd.grad(made({"corrupted": view}, None).terms["contrast"].sum, features)[0][..., 0]
-    return torch.zeros(3, dtype=torch.float64).index_add_(0, tokens.flatten(), (slope * chance[:, None]).flatten())
+    slope = torch.autograd.grad(made({"corrupted": view}, None).terms["contrast"].sum, features)[0][
+        ..., 0
+    ]
+    return torch.zeros(3, dtype=torch.float64).index_add_(
+        0, tokens.flatten(), (slope * chance[:, None]).flatten()
+    )
 
 
 def test_the_minimum_is_the_data_distribution_and_it_is_normalised():

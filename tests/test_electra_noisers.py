@@ -23,7 +23,9 @@ from fwk_plugins.electra.noisers.unigram import Unigram
 
 V, T, B = 23, 12, 9
 COUNTS = torch.arange(V, dtype=torch.float64) ** 2
-VOCABULARY = Vocabulary(size=V, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4), counts=COUNTS)
+VOCABULARY = Vocabulary(
+    size=V, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4), counts=COUNTS
+)
 SIZES = {"layers": 2, "width": 16, "heads": 4, "dropout": 0.0, "attention_dropout": 0.0}
 
 
@@ -50,14 +52,22 @@ def text(rows=B, length=T, seed=0) -> View:
     tokens = tokens.scatter(1, sizes - 1, 3)
     mask = torch.arange(length) < sizes
     tokens = torch.where(mask, tokens, 0)
-    return View(name="batch", draws=torch.arange(rows), inputs={"tokens": tokens}, mask=mask,
-                special=(tokens == 2) | (tokens == 3), target=tokens)
+    return View(
+        name="batch",
+        draws=torch.arange(rows),
+        inputs={"tokens": tokens},
+        mask=mask,
+        special=(tokens == 2) | (tokens == 3),
+        target=tokens,
+    )
 
 
 def masked(view: View, ratio=0.4) -> View:
     from fwk.noisers.bert_mask import BertMask
 
-    made = BertMask(BertMask.Config(ratio=ratio, mask=1.0, random=0.0), BuildContext(vocabulary=VOCABULARY))
+    made = BertMask(
+        BertMask.Config(ratio=ratio, mask=1.0, random=0.0), BuildContext(vocabulary=VOCABULARY)
+    )
     return made.apply(view, Key(1, "masked", view.draws)).replace(name="masked")
 
 
@@ -67,12 +77,17 @@ def encoder(**options) -> Bert:
 
 
 def build_model(cls, options, main=None):
-    return cls(build(cls, options), BuildContext(vocabulary=VOCABULARY, length=T, encoder=main)).double()
+    return cls(
+        build(cls, options), BuildContext(vocabulary=VOCABULARY, length=T, encoder=main)
+    ).double()
 
 
 def learned(cls, network, **options):
     torch.manual_seed(1)
-    return cls(build(cls, options), BuildContext(name="corrupted", of="masked", vocabulary=VOCABULARY, network=network)).double()
+    return cls(
+        build(cls, options),
+        BuildContext(name="corrupted", of="masked", vocabulary=VOCABULARY, network=network),
+    ).double()
 
 
 def static(cls, **options):
@@ -112,7 +127,9 @@ def test_a_sample_that_is_the_original_counts_as_original():
 def test_the_true_token_is_not_drawn_where_that_is_asked_for():
     network = encoder()
     source = masked(text(rows=200))
-    view = learned(MaskedLMNoiser, network, never_true=True, temperature=50.0).apply(source, key(source), Running(network))
+    view = learned(MaskedLMNoiser, network, never_true=True, temperature=50.0).apply(
+        source, key(source), Running(network)
+    )
     assert view.at_positions(view.changed)[view.valid].all()
 
 
@@ -123,9 +140,15 @@ def test_samples_follow_the_network_and_the_temperature():
     with torch.no_grad():
         noiser.head.output.bias.copy_(torch.linspace(-2, 2, V))
     one = masked(text(rows=1))
-    many = View(name="masked", draws=torch.arange(rows), **{
-        part: getattr(one, part).expand(rows, -1) for part in ("mask", "special", "target", "positions", "valid")},
-        inputs={"tokens": one.tokens.expand(rows, -1)})
+    many = View(
+        name="masked",
+        draws=torch.arange(rows),
+        **{
+            part: getattr(one, part).expand(rows, -1)
+            for part in ("mask", "special", "target", "positions", "valid")
+        },
+        inputs={"tokens": one.tokens.expand(rows, -1)},
+    )
     with torch.no_grad():
         view = noiser.apply(many, key(many), Running(network))
         features = one.at_positions(network(one.inputs, one.mask).features)
@@ -142,8 +165,13 @@ def test_keys_decide_and_nothing_else():
     other = noiser.apply(source, key(source, seed=2), run).tokens
     assert torch.equal(once, again) and not torch.equal(once, other)
     part = masked(text())
-    part = part.replace(**{name: getattr(part, name)[3:5] for name in ("draws", "mask", "special", "target", "positions", "valid")},
-                        inputs={"tokens": part.tokens[3:5]})
+    part = part.replace(
+        **{
+            name: getattr(part, name)[3:5]
+            for name in ("draws", "mask", "special", "target", "positions", "valid")
+        },
+        inputs={"tokens": part.tokens[3:5]},
+    )
     assert torch.equal(noiser.apply(part, key(part), run).tokens, once[3:5])
 
 
@@ -157,7 +185,9 @@ def test_sampling_without_dropout_and_in_a_second_run():
         for seed in (1, 2):
             torch.manual_seed(seed)  # of the dropout
             view = noiser.apply(source, key(source), Running(network))
-            drawn.append((view.tokens, noiser.losses({"corrupted": view}, {}, None).terms["masked_lm"].sum))
+            drawn.append(
+                (view.tokens, noiser.losses({"corrupted": view}, {}, None).terms["masked_lm"].sum)
+            )
         return drawn
 
     (a, loss_a), (b, loss_b) = tokens("with_dropout")
@@ -178,12 +208,19 @@ def test_no_gradient_flows_through_samples_or_log_q():
 def test_in_two_towers_no_position_sees_its_own_token_and_every_other_one_is_seen():
     network = build_model(TwoTower, SIZES)
     view = text(rows=1)
-    view = view.replace(mask=torch.ones(1, T, dtype=torch.bool), inputs={"tokens": torch.randint(5, V, (1, T))})
+    view = view.replace(
+        mask=torch.ones(1, T, dtype=torch.bool), inputs={"tokens": torch.randint(5, V, (1, T))}
+    )
     change = torch.zeros(1, T, 16, dtype=torch.float64, requires_grad=True)
     features = network(view.inputs, view.mask, change).features
-    features = features * torch.randn_like(features)  # the plain sum of a normalised vector does not depend on anything
+    features = features * torch.randn_like(
+        features
+    )  # the plain sum of a normalised vector does not depend on anything
     for t in range(T):
-        seen = torch.autograd.grad(features[0, t].sum(), change, retain_graph=True)[0][0].abs().sum(-1) > 0
+        seen = (
+            torch.autograd.grad(features[0, t].sum(), change, retain_graph=True)[0][0].abs().sum(-1)
+            > 0
+        )
         expected = torch.ones(T, dtype=torch.bool)
         expected[t] = False
         assert torch.equal(seen, expected), t
@@ -215,25 +252,41 @@ def test_frequencies_are_those_of_the_corpus_and_their_logarithms_are_known():
     view = text(rows=4000)
     unigram, uniform = static(Unigram), static(Uniform)
     weights = torch.where(torch.arange(V) > 4, COUNTS + 1, 0.0)
-    for noiser, share in ((unigram, weights / weights.sum()), (uniform, (torch.arange(V) > 4) / (V - 5))):
+    for noiser, share in (
+        (unigram, weights / weights.sum()),
+        (uniform, (torch.arange(V) > 4) / (V - 5)),
+    ):
         made = noiser.apply(view, key(view))
         drawn = made.at_positions(made.tokens)[made.valid]
         found = torch.bincount(drawn, minlength=V) / len(drawn)
         assert (found - share).abs().max() < 4 * math.sqrt(0.25 / len(drawn))
         ordinary = view.mask & ~view.special
-        torch.testing.assert_close(made.log_q[ordinary].double(), share[made.tokens[ordinary]].double().log(), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            made.log_q[ordinary].double(),
+            share[made.tokens[ordinary]].double().log(),
+            rtol=1e-6,
+            atol=1e-6,
+        )
 
 
 def test_rare_tokens_are_masked_first():
     """Two tokens, one with three tickets and one with one: of pairs of which one is chosen, the rare one is it 3 times of 4."""
     counts = torch.zeros(V, dtype=torch.float64)
     counts[5], counts[6] = 400, 100
-    vocabulary = Vocabulary(size=V, pad=0, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4), counts=counts)
+    vocabulary = Vocabulary(
+        size=V, pad=0, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4), counts=counts
+    )
     noiser = FrequencyMask(FrequencyMask.Config(ratio=0.5), BuildContext(vocabulary=vocabulary))
     rows = 20_000
     tokens = torch.tensor([[2, 5, 6, 3]]).expand(rows, -1)
-    view = View(name="batch", draws=torch.arange(rows), inputs={"tokens": tokens}, target=tokens,
-                mask=torch.ones_like(tokens, dtype=torch.bool), special=(tokens == 2) | (tokens == 3))
+    view = View(
+        name="batch",
+        draws=torch.arange(rows),
+        inputs={"tokens": tokens},
+        target=tokens,
+        mask=torch.ones_like(tokens, dtype=torch.bool),
+        special=(tokens == 2) | (tokens == 3),
+    )
     made = noiser.apply(view, key(view))
     assert (made.valid.sum(1) == 1).all()
     rare = (made.tokens[:, 2] == 4).double().mean()
@@ -243,7 +296,9 @@ def test_rare_tokens_are_masked_first():
 def test_a_share_of_the_sequences_is_left_as_it_is():
     network = encoder()
     source = masked(text(rows=2000))
-    view = learned(MaskedLMNoiser, network, unchanged=0.2, never_true=True).apply(source, key(source), Running(network))
+    view = learned(MaskedLMNoiser, network, unchanged=0.2, never_true=True).apply(
+        source, key(source), Running(network)
+    )
     left = ~view.changed.any(1)
     assert abs(left.double().mean() - 0.2) < 4 * math.sqrt(0.16 / 2000)
 
@@ -251,41 +306,73 @@ def test_a_share_of_the_sequences_is_left_as_it_is():
 def test_a_smaller_copy_has_the_sizes_and_shares_what_it_says():
     main = encoder(layers=4, width=32, heads=8, positions="learned")
     half = build_model(Scaled, {"width": 0.5, "layers": 0.25}, main).inner
-    assert (half.width, half.heads, len(half.layers), half.layers[0].inner.out_features) == (16, 4, 1, 64)
-    assert half.embeddings.token is main.embeddings.token and half.embeddings.position is main.embeddings.position
-    assert half.embeddings.project.weight.shape == (16, 32) and half.embeddings.norm is not main.embeddings.norm
+    assert (half.width, half.heads, len(half.layers), half.layers[0].inner.out_features) == (
+        16,
+        4,
+        1,
+        64,
+    )
+    assert (
+        half.embeddings.token is main.embeddings.token
+        and half.embeddings.position is main.embeddings.position
+    )
+    assert (
+        half.embeddings.project.weight.shape == (16, 32)
+        and half.embeddings.norm is not main.embeddings.norm
+    )
     token = build_model(Scaled, {"share": "token"}, main).inner
-    assert token.embeddings.token is main.embeddings.token and token.embeddings.position is not main.embeddings.position
+    assert (
+        token.embeddings.token is main.embeddings.token
+        and token.embeddings.position is not main.embeddings.position
+    )
     apart = build_model(Scaled, {"share": "none"}, main).inner
-    assert apart.embeddings.token is not main.embeddings.token and apart.embeddings.token.embedding_dim == apart.width == 8
+    assert (
+        apart.embeddings.token is not main.embeddings.token
+        and apart.embeddings.token.embedding_dim == apart.width == 8
+    )
     whole = build_model(Scaled, {"width": 1.0, "share": "all"}, main)
     assert {id(p) for p in whole.parameters()} == {id(p) for p in main.parameters()}
     towers = build_model(Scaled, {"width": 0.5, "towers": True}, main)
     assert towers.width == 32 and towers.inner.leftwards.embeddings.token is main.embeddings.token
-    assert towers.inner.leftwards.layers[0].inner.weight is not towers.inner.rightwards.layers[0].inner.weight
+    assert (
+        towers.inner.leftwards.layers[0].inner.weight
+        is not towers.inner.rightwards.layers[0].inner.weight
+    )
 
 
-@pytest.mark.parametrize("options, main, match", [
-    ({}, None, "cannot be that itself"),
-    ({"share": "all"}, {}, "must be of its size"),
-    ({"share": "all", "width": 1.0, "towers": True}, {}, "share its embeddings at most"),
-])
+@pytest.mark.parametrize(
+    "options, main, match",
+    [
+        ({}, None, "cannot be that itself"),
+        ({"share": "all"}, {}, "must be of its size"),
+        ({"share": "all", "width": 1.0, "towers": True}, {}, "share its embeddings at most"),
+    ],
+)
 def test_copies_that_cannot_be_made_are_refused(options, main, match):
     with pytest.raises(ConfigError, match=match):
         build_model(Scaled, options, None if main is None else encoder(**main))
 
 
 def test_the_generator_is_a_second_network_whose_output_matrix_is_its_embedding():
-    with trainer_of(tiny_config({"criterion": "replaced_token_detection", "model": {"positions": "learned"}})) as trainer:
+    with trainer_of(
+        tiny_config({"criterion": "replaced_token_detection", "model": {"positions": "learned"}})
+    ) as trainer:
         module = trainer.run.module
         generator, main = module.learned["corrupted"], module.networks["main"]
-        assert generator.head.output.weight is generator.network.embedding().weight is main.embedding().weight
+        assert (
+            generator.head.output.weight
+            is generator.network.embedding().weight
+            is main.embedding().weight
+        )
         assert generator.network.width == 4
         trainer.step(next(batches_of(trainer.run)))
 
 
 def test_only_part_of_the_default_network_can_be_said():
-    changes = {"criterion": "replaced_token_detection", "views": {"corrupted": {"network": {"width": 0.5}}}}
+    changes = {
+        "criterion": "replaced_token_detection",
+        "views": {"corrupted": {"network": {"width": 0.5}}},
+    }
     with trainer_of(tiny_config(changes)) as trainer:
         assert trainer.run.module.learned["corrupted"].network.width == 8
     changes["views"]["corrupted"]["network"] = {"name": "bert", "layers": 1, "width": 8, "heads": 2}

@@ -10,13 +10,19 @@ from fwk.errors import ConfigError
 from fwk.testing import batches_of, gradients, tiny_config, train_briefly, trainer_of
 
 TWO_STAGES = {
-    "criterion": "replaced_token_detection", "views": {"corrupted": {"network": {"width": 1.0, "share": "none"}}},
-    "hooks": {"two_stage": {"updates": 3}}, "train": {"precision": "fp32", "updates": 6},
+    "criterion": "replaced_token_detection",
+    "views": {"corrupted": {"network": {"width": 1.0, "share": "none"}}},
+    "hooks": {"two_stage": {"updates": 3}},
+    "train": {"precision": "fp32", "updates": 6},
 }
 
 
 def parts(trainer, prefix: str) -> dict[str, torch.Tensor]:
-    return {name[len(prefix):]: p.detach().clone() for name, p in trainer.run.module.named_parameters() if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: p.detach().clone()
+        for name, p in trainer.run.module.named_parameters()
+        if name.startswith(prefix)
+    }
 
 
 def test_two_stages_train_one_network_after_the_other():
@@ -39,19 +45,30 @@ def test_two_stages_train_one_network_after_the_other():
 
 def test_two_stages_resume_in_either_stage():
     for updates in (2, 3):
-        assert testing.rule_resume(tiny_config({**TWO_STAGES, "hooks": {"two_stage": {"updates": updates}}})) == ""
+        assert (
+            testing.rule_resume(
+                tiny_config({**TWO_STAGES, "hooks": {"two_stage": {"updates": updates}}})
+            )
+            == ""
+        )
 
 
 def test_two_stages_refuse_a_generator_that_shares_weights(tmp_path):
     config = tiny_config({**TWO_STAGES, "views": {"corrupted": {"network": {"width": 1.0}}}})
-    with pytest.raises(ConfigError, match="shares 2 weights with the main encoder; set it to none|shares . weight"):
+    with pytest.raises(
+        ConfigError, match="shares 2 weights with the main encoder; set it to none|shares . weight"
+    ):
         train_briefly(config, tmp_path)
 
 
-@pytest.mark.parametrize("network, said", [
-    ({"width": 0.5, "share": "none"}, "is not of its shape"),
-    ({"width": 1.0, "layers": 0.5, "share": "none"}, "is not of its shape"),
-    ({"width": 1.0, "share": "none", "towers": True}, "is not of its shape")])
+@pytest.mark.parametrize(
+    "network, said",
+    [
+        ({"width": 0.5, "share": "none"}, "is not of its shape"),
+        ({"width": 1.0, "layers": 0.5, "share": "none"}, "is not of its shape"),
+        ({"width": 1.0, "share": "none", "towers": True}, "is not of its shape"),
+    ],
+)
 def test_two_stages_refuse_a_generator_of_another_shape_at_once(network, said, tmp_path):
     config = tiny_config({**TWO_STAGES, "views": {"corrupted": {"network": network}}})
     with pytest.raises(ConfigError, match=said):
@@ -59,8 +76,13 @@ def test_two_stages_refuse_a_generator_of_another_shape_at_once(network, said, t
 
 
 def test_two_stages_without_a_copy_take_any_generator(tmp_path):
-    config = tiny_config({**TWO_STAGES, "views": {"corrupted": {"network": {"width": 0.5, "share": "none"}}},
-                          "hooks": {"two_stage": {"updates": 3, "copy": False}}})
+    config = tiny_config(
+        {
+            **TWO_STAGES,
+            "views": {"corrupted": {"network": {"width": 0.5, "share": "none"}}},
+            "hooks": {"two_stage": {"updates": 3, "copy": False}},
+        }
+    )
     assert train_briefly(config, tmp_path)
 
 
@@ -71,15 +93,22 @@ def test_a_first_stage_that_leaves_no_second_is_refused(tmp_path):
 
 
 def test_adversarial_training_refuses_prepared_samples(tmp_path):
-    config = tiny_config({"criterion": "replaced_token_detection", "views": {"corrupted": {"learns": "adversarial", "prepare": True}}})
+    config = tiny_config(
+        {
+            "criterion": "replaced_token_detection",
+            "views": {"corrupted": {"learns": "adversarial", "prepare": True}},
+        }
+    )
     with pytest.raises(ConfigError, match="views.corrupted.prepare"):
         train_briefly(config, tmp_path)
 
 
 def test_the_generator_learns_from_its_own_loss_alone():
     """No gradient of the discriminator reaches a generator that shares nothing: samples carry none."""
-    changes = {"criterion": {"replaced_token_detection": {"loss_weight": 0.0}},
-               "views": {"corrupted": {"network": {"share": "none"}}}}
+    changes = {
+        "criterion": {"replaced_token_detection": {"loss_weight": 0.0}},
+        "views": {"corrupted": {"network": {"share": "none"}}},
+    }
     without = gradients(tiny_config(changes))
     changes["criterion"]["replaced_token_detection"]["loss_weight"] = 50.0
     with_it = gradients(tiny_config(changes))
@@ -88,16 +117,28 @@ def test_the_generator_learns_from_its_own_loss_alone():
             torch.testing.assert_close(with_it[name], without[name], rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name, views", [
-    ("replaced_token_detection", {}),
-    ("replaced_token_detection", {"corrupted": {"learns": "adversarial"}}),
-    ("replaced_token_detection", {"corrupted": {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "towers": True}}}),
-    ("replaced_token_detection", {"corrupted": {"noiser": "unigram", "of": "masked"}}),
-    ("replaced_token_detection", {"masked": {"noiser": "frequency_mask"}}),
-    ("noise_contrastive", {"corrupted": {"noiser": "unigram"}}),
-    ("noise_contrastive", {"corrupted": {"temperature": 2.0}}),
-    ("corruption_detection", {}),
-])
+@pytest.mark.parametrize(
+    "name, views",
+    [
+        ("replaced_token_detection", {}),
+        ("replaced_token_detection", {"corrupted": {"learns": "adversarial"}}),
+        (
+            "replaced_token_detection",
+            {
+                "corrupted": {
+                    "noiser": "two_tower",
+                    "of": "masked",
+                    "network": {"name": "scaled", "towers": True},
+                }
+            },
+        ),
+        ("replaced_token_detection", {"corrupted": {"noiser": "unigram", "of": "masked"}}),
+        ("replaced_token_detection", {"masked": {"noiser": "frequency_mask"}}),
+        ("noise_contrastive", {"corrupted": {"noiser": "unigram"}}),
+        ("noise_contrastive", {"corrupted": {"temperature": 2.0}}),
+        ("corruption_detection", {}),
+    ],
+)
 def test_every_combination_keeps_geometry_and_resume(name, views):
     config = tiny_config({"criterion": name, "views": views})
     assert testing.rule_geometry(config) == ""
@@ -106,7 +147,15 @@ def test_every_combination_keeps_geometry_and_resume(name, views):
 
 
 def test_objectives_are_combined_in_one_config_and_share_the_corrupted_view():
-    config = tiny_config({"criterion": {"masked_lm": {}, "replaced_token_detection": {}, "all_tokens_mlm": {"weight": 0.5}}})
+    config = tiny_config(
+        {
+            "criterion": {
+                "masked_lm": {},
+                "replaced_token_detection": {},
+                "all_tokens_mlm": {"weight": 0.5},
+            }
+        }
+    )
     with trainer_of(config) as trainer:
         assert trainer.run.module.plan.steps[-1].views == ("masked", "corrupted")
         trainer.step(next(batches_of(trainer.run)))

@@ -34,7 +34,9 @@ def test_evaluation_with_the_average_is_that_of_a_module_that_holds_it():
         some_updates(trainer)
         own = {name: value.detach().clone() for name, value in run.module.named_parameters()}
         averaged = evaluate(run, "valid")
-        assert all(torch.equal(value, own[name]) for name, value in run.module.named_parameters())  # put back
+        assert all(
+            torch.equal(value, own[name]) for name, value in run.module.named_parameters()
+        )  # put back
         average, run.average = run.average, None
         assert evaluate(run, "valid")["loss"] != averaged["loss"]
         with torch.no_grad():
@@ -49,29 +51,43 @@ def test_the_weights_come_back_when_an_evaluation_fails(monkeypatch):
 
     with trainer_of(config_of()) as trainer:
         some_updates(trainer)
-        own = {name: value.detach().clone() for name, value in trainer.run.module.named_parameters()}
+        own = {
+            name: value.detach().clone() for name, value in trainer.run.module.named_parameters()
+        }
         monkeypatch.setattr(evaluation, "_measure", fails)
         with pytest.raises(RuntimeError, match="in the middle"):
             evaluate(trainer.run, "valid")
-        assert all(torch.equal(value, own[name]) for name, value in trainer.run.module.named_parameters())
+        assert all(
+            torch.equal(value, own[name]) for name, value in trainer.run.module.named_parameters()
+        )
 
 
 def test_without_a_decay_there_is_nothing_to_evaluate_with():
     from fwk.config import check
 
-    with pytest.raises(ConfigError, match=r"train\.evaluate_average: there is no moving average.*train\.ema"):
+    with pytest.raises(
+        ConfigError, match=r"train\.evaluate_average: there is no moving average.*train\.ema"
+    ):
         check(config_of({"train": {"ema": 0.0}}))
 
 
 def test_a_resumed_run_has_the_same_average_and_metrics(tmp_path):
-    config = config_of({"train": {"updates": 6, "precision": "fp32", "keep_last": 9},
-                        "schedule": {"name": "constant", "warmup": 2}})  # which knows no end
+    config = config_of(
+        {
+            "train": {"updates": 6, "precision": "fp32", "keep_last": 9},
+            "schedule": {"name": "constant", "warmup": 2},
+        }
+    )  # which knows no end
     train_briefly(config, tmp_path / "straight")
     train_briefly(config, tmp_path / "stopped", updates=3)
     train_briefly(config, tmp_path / "stopped", updates=6)
-    one, two = (read_checkpoint(find_checkpoint(tmp_path / name)) for name in ("straight", "stopped"))
+    one, two = (
+        read_checkpoint(find_checkpoint(tmp_path / name)) for name in ("straight", "stopped")
+    )
     assert one[0]["average"].keys() == two[0]["average"].keys()
-    assert all(torch.equal(one[0]["average"][name], value) for name, value in two[0]["average"].items())
+    assert all(
+        torch.equal(one[0]["average"][name], value) for name, value in two[0]["average"].items()
+    )
     assert one[1]["last_metrics"] == two[1]["last_metrics"]
 
 
@@ -83,11 +99,20 @@ def test_loading_takes_the_weights_or_their_average(tmp_path):
         module = fwk.load(tmp_path / "with", average=average).module
         assert torch.equal(module.get_parameter(name), tensors[which][name])
     assert not torch.equal(tensors["model"][name], tensors["average"][name])
-    train_briefly(config_of({"train": {"evaluate_average": False, "precision": "fp32"}}), tmp_path / "unused")
-    assert torch.equal(fwk.load(tmp_path / "unused").module.get_parameter(name), read_checkpoint(find_checkpoint(tmp_path / "unused"))[0]["model"][name])
+    train_briefly(
+        config_of({"train": {"evaluate_average": False, "precision": "fp32"}}), tmp_path / "unused"
+    )
+    assert torch.equal(
+        fwk.load(tmp_path / "unused").module.get_parameter(name),
+        read_checkpoint(find_checkpoint(tmp_path / "unused"))[0]["model"][name],
+    )
     fwk.load(tmp_path / "with").save(tmp_path / "copy")
-    assert torch.equal(fwk.load(tmp_path / "copy").module.get_parameter(name), tensors["average"][name])
-    train_briefly(config_of({"train": {"ema": 0.0, "evaluate_average": False}}), tmp_path / "without")
+    assert torch.equal(
+        fwk.load(tmp_path / "copy").module.get_parameter(name), tensors["average"][name]
+    )
+    train_briefly(
+        config_of({"train": {"ema": 0.0, "evaluate_average": False}}), tmp_path / "without"
+    )
     with pytest.raises(CheckpointError, match="holds no moving average"):
         fwk.load(tmp_path / "without", average=True)
 
@@ -97,7 +122,9 @@ def test_the_average_of_copied_weights_restarts_with_the_phase_and_no_other():
         run = trainer.run
         some_updates(trainer)
         kept = {name: value.clone() for name, value in run.average.values.items()}
-        trainer.enter_phase(Phase(name="copied", copy={"networks.main.layers.1.": "networks.main.layers.0."}))
+        trainer.enter_phase(
+            Phase(name="copied", copy={"networks.main.layers.1.": "networks.main.layers.0."})
+        )
         for name, value in run.average.values.items():
             if name.startswith("networks.main.layers.1."):
                 assert torch.equal(value, run.module.get_parameter(name))
@@ -122,7 +149,11 @@ def test_what_a_phase_freezes_keeps_its_average():
         trainer.enter_phase(Phase(name="heads", frozen=("networks.*",)))
         start = {name: value.clone() for name, value in trainer.run.average.values.items()}
         some_updates(trainer)
-        moved = {name for name, value in trainer.run.average.values.items() if not torch.equal(value, start[name])}
+        moved = {
+            name
+            for name, value in trainer.run.average.values.items()
+            if not torch.equal(value, start[name])
+        }
         assert moved and not [name for name in moved if name.startswith("networks.")]
 
 
@@ -135,5 +166,9 @@ def test_buffers_are_the_modules_own_under_averaged_weights():
     running = module[1].running_mean.clone()
     assert running.any() and not [name for name in average.values if "running" in name]
     with average.in_place():
-        assert torch.equal(module[1].running_mean, running) and torch.equal(module[0].weight, average.values["0.weight"])
-    assert torch.equal(module[1].running_mean, running) and not torch.equal(module[0].weight, average.values["0.weight"])
+        assert torch.equal(module[1].running_mean, running) and torch.equal(
+            module[0].weight, average.values["0.weight"]
+        )
+    assert torch.equal(module[1].running_mean, running) and not torch.equal(
+        module[0].weight, average.values["0.weight"]
+    )

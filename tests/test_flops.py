@@ -13,20 +13,37 @@ PAPERS = Path(__file__).parents[1] / "configs" / "papers"
 
 
 def counted(name: str, *overrides: str):
-    return count(resolve([str(PAPERS / f"{name}.yaml")], overrides=["task.data=store", *overrides]).config)
+    return count(
+        resolve([str(PAPERS / f"{name}.yaml")], overrides=["task.data=store", *overrides]).config
+    )
 
 
 # Clark et al. 2020, tables 1 to 3 and 8: training, and inference on one sequence
-@pytest.mark.parametrize("name, overrides, training, inference", [
-    ("bert_small", (), 1.4e18, 3.7e9),
-    ("electra_small", ("views.corrupted.network.width=0.5",), 1.4e18, 3.7e9),
-    ("efficiency_bert", (), 6.4e19, 2.9e10),
-    ("electra_base", (), 6.4e19, 2.9e10),
-    ("efficiency_bert", ("train.updates=464000", "train.batch=2048", "model.layers=24", "model.width=1024", "model.heads=16",
-                         "model.inner=4096", "model.embedding=1024"), 7.1e20, None),
-    ("electra_large_400k", (), 7.1e20, None),
-    ("electra_large_1m75", (), 3.1e21, None),
-])
+@pytest.mark.parametrize(
+    "name, overrides, training, inference",
+    [
+        ("bert_small", (), 1.4e18, 3.7e9),
+        ("electra_small", ("views.corrupted.network.width=0.5",), 1.4e18, 3.7e9),
+        ("efficiency_bert", (), 6.4e19, 2.9e10),
+        ("electra_base", (), 6.4e19, 2.9e10),
+        (
+            "efficiency_bert",
+            (
+                "train.updates=464000",
+                "train.batch=2048",
+                "model.layers=24",
+                "model.width=1024",
+                "model.heads=16",
+                "model.inner=4096",
+                "model.embedding=1024",
+            ),
+            7.1e20,
+            None,
+        ),
+        ("electra_large_400k", (), 7.1e20, None),
+        ("electra_large_1m75", (), 3.1e21, None),
+    ],
+)
 def test_published_counts_come_out_within_5_percent(name, overrides, training, inference):
     found = counted(name, *overrides)
     assert found.training == pytest.approx(training, rel=0.05) and not found.uncounted
@@ -37,7 +54,10 @@ def test_with_the_tables_generator_electra_small_costs_less_than_its_column_says
     assert counted("electra_small").training == pytest.approx(1.29e18, rel=0.01)
 
 
-@pytest.mark.parametrize("name, parameters", [("electra_small", 14e6), ("electra_base", 110e6), ("electra_large_400k", 335e6)])
+@pytest.mark.parametrize(
+    "name, parameters",
+    [("electra_small", 14e6), ("electra_base", 110e6), ("electra_large_400k", 335e6)],
+)
 def test_parameters_are_those_published(name, parameters):
     import torch
 
@@ -45,21 +65,31 @@ def test_parameters_are_those_published(name, parameters):
 
     config = resolve([str(PAPERS / f"{name}.yaml")], overrides=["task.data=store"]).config
     with torch.device("meta"):
-        encoder = config.model.cls(config.model.config, BuildContext(vocabulary=Vocabulary(size=30522, pad=0), length=512))
+        encoder = config.model.cls(
+            config.model.config, BuildContext(vocabulary=Vocabulary(size=30522, pad=0), length=512)
+        )
     assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(parameters, rel=0.05)
 
 
 def test_a_layer_is_its_products_and_what_is_small_beside_them():
     T, V, D, inner, E = 128, 30522, 256, 1024, 128
     one, text = Transformer(layers=12, width=D, heads=4, inner=inner, embedding=E), Text(T, V)
-    products = T * (2 * V * E + 2 * E * D + 12 * (4 * 2 * D * D + 2 * 2 * T * D + 2 * 2 * D * inner))
+    products = T * (
+        2 * V * E + 2 * E * D + 12 * (4 * 2 * D * D + 2 * 2 * T * D + 2 * 2 * D * inner)
+    )
     assert products < one.forward(text) < 1.03 * products
     assert one.softmax(text, share=1.0) == T * ((2 * D + 1 + GELU + NORM) * E + (2 * E + 7) * V)
 
 
 def test_what_does_not_say_its_operations_is_named():
-    config = resolve([], flags={"criterion": ["simcse"]}, overrides=[
-        f"user_dirs=[{Path(__file__).parents[1] / 'user_dir_examples' / 'simcse'}]", "task.vocabulary=1000"]).config
+    config = resolve(
+        [],
+        flags={"criterion": ["simcse"]},
+        overrides=[
+            f"user_dirs=[{Path(__file__).parents[1] / 'user_dir_examples' / 'simcse'}]",
+            "task.vocabulary=1000",
+        ],
+    ).config
     assert counted_parts(config) == ("criterion.simcse",)
 
 

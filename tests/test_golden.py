@@ -25,12 +25,17 @@ def test_fifty_updates_give_the_golden_curve(name):
     differing = [i for i, (a, b) in enumerate(zip(losses, golden)) if a != b]
     if where == make.machine():
         first = differing[0] if differing else 0
-        assert not differing, (f"{len(differing)} of {len(golden)} losses changed, first that of update {first + 1}: "
-                               f"{losses[first]!r}, golden {golden[first]!r}")
+        assert not differing, (
+            f"{len(differing)} of {len(golden)} losses changed, first that of update {first + 1}: "
+            f"{losses[first]!r}, golden {golden[first]!r}"
+        )
         return
     # other kernels round differently, and 50 updates pass the difference on
-    warnings.warn(f"golden curve '{name}' is of {where}, this is {make.machine()}: compared to 1e-5, not exactly "
-                  f"({len(differing)} losses differ)", stacklevel=1)
+    warnings.warn(
+        f"golden curve '{name}' is of {where}, this is {make.machine()}: compared to 1e-5, not exactly "
+        f"({len(differing)} losses differ)",
+        stacklevel=1,
+    )
     assert losses == pytest.approx(golden, rel=1e-5)
 
 

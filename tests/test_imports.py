@@ -17,22 +17,59 @@ LAYERS = (
     ("testing", "scoring", "hf"),  # the conformance kit runs everything but the commands
     ("engine",),
     ("criteria", "noisers", "models", "tasks", "optim", "reporting"),
-    ("data", "registry", "config", "schema", "keyed", "context", "views", "errors", "files", "hookspecs", "plugins", "yaml_text",
-     "user_code", "version", "apex", "compiled", "flops"),
+    (
+        "data",
+        "registry",
+        "config",
+        "schema",
+        "keyed",
+        "context",
+        "views",
+        "errors",
+        "files",
+        "hookspecs",
+        "plugins",
+        "yaml_text",
+        "user_code",
+        "version",
+        "apex",
+        "compiled",
+        "flops",
+    ),
 )
 # rooms of one layer that know nothing of each other, but for these
-NEIGHBOURS = {("reporting", "criteria"), ("reporting", "tasks"), *((room, room) for room in LAYERS[3])}
+NEIGHBOURS = {
+    ("reporting", "criteria"),
+    ("reporting", "tasks"),
+    *((room, room) for room in LAYERS[3]),
+}
 
 # importer -> imported, where not at run time of the module: "type" under TYPE_CHECKING, "late" inside a function
 EXEMPT = {
     ("fwk", "fwk.engine.api", "late"): "fwk.train and fwk.load are the public names of the engine",
-    ("fwk.context", "fwk.models.base", "type"): "a component is handed its encoder; the annotation says so",
+    (
+        "fwk.context",
+        "fwk.models.base",
+        "type",
+    ): "a component is handed its encoder; the annotation says so",
     ("fwk.data.loader", "fwk.tasks.base", "type"): "the loader is handed a task",
     ("fwk.hookspecs", "fwk.engine.run", "type"): "the reference of hooks says what they are handed",
     ("fwk.hookspecs", "fwk.engine.phases", "type"): "a hook may return a phase",
-    ("fwk.config", "fwk.noisers.base", "late"): "views are checked against what kind of noiser makes them",
-    ("fwk.reporting.summary", "fwk.engine.module", "type"): "the closing screen is handed the module",
-    ("fwk.reporting.summary", "fwk.engine.module", "late"): "the closing screen runs the module it is handed on a batch",
+    (
+        "fwk.config",
+        "fwk.noisers.base",
+        "late",
+    ): "views are checked against what kind of noiser makes them",
+    (
+        "fwk.reporting.summary",
+        "fwk.engine.module",
+        "type",
+    ): "the closing screen is handed the module",
+    (
+        "fwk.reporting.summary",
+        "fwk.engine.module",
+        "late",
+    ): "the closing screen runs the module it is handed on a batch",
 }
 """Every exemption has a reason, and is needed (the last test)."""
 
@@ -69,7 +106,9 @@ class Imports(ast.NodeVisitor):
     visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_If(self, node):
-        test = node.test.attr if isinstance(node.test, ast.Attribute) else getattr(node.test, "id", "")
+        test = (
+            node.test.attr if isinstance(node.test, ast.Attribute) else getattr(node.test, "id", "")
+        )
         self.inside("type" if test == "TYPE_CHECKING" else "", node.body)
         self.inside("", node.orelse)
 
@@ -81,13 +120,17 @@ class Imports(ast.NodeVisitor):
         if node.level:
             parts = self.package.split(".")
             base = ".".join([*parts[: len(parts) - node.level + 1], *([base] if base else [])])
-        for alias in node.names:  # `from fwk import errors` imports a module, `from fwk.errors import nearest` does not
+        for alias in (
+            node.names
+        ):  # `from fwk import errors` imports a module, `from fwk.errors import nearest` does not
             whole = fwk._PLACES.get(alias.name, "") if base == "fwk" else f"{base}.{alias.name}"
             whole = whole or f"{base}.{alias.name}"
             self.found.append((whole if whole in MODULES else base, self.how, node.lineno))
 
     def visit_Call(self, node):
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        name = (
+            node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        )
         if name.endswith("import_module") and node.args and isinstance(node.args[0], ast.Constant):
             self.found.append((node.args[0].value, self.how, node.lineno))
         self.generic_visit(node)
@@ -102,7 +145,9 @@ def layer(module: str) -> int:
 
 
 def allowed(importer: str, imported: str) -> bool:
-    if importer == "fwk" or imported == "fwk":  # the package itself: its version, and its public names on demand
+    if (
+        importer == "fwk" or imported == "fwk"
+    ):  # the package itself: its version, and its public names on demand
         return imported == "fwk" or layer(imported) == len(LAYERS) - 1
     if layer(importer) == layer(imported) == 3:
         return (room(importer), room(imported)) in NEIGHBOURS
@@ -110,25 +155,36 @@ def allowed(importer: str, imported: str) -> bool:
 
 
 def imports() -> list[tuple[str, str, str, int]]:
-    return [(module, imported, how, line) for module, path in MODULES.items()
-            for imported, how, line in Imports(module, path).found]
+    return [
+        (module, imported, how, line)
+        for module, path in MODULES.items()
+        for imported, how, line in Imports(module, path).found
+    ]
 
 
 def test_every_room_is_in_the_order():
-    assert {room(module) for module in MODULES if module != "fwk"} == {name for rooms in LAYERS for name in rooms}
+    assert {room(module) for module in MODULES if module != "fwk"} == {
+        name for rooms in LAYERS for name in rooms
+    }
 
 
 def test_imports_point_one_way():
-    wrong = [f"{importer}:{line} imports {imported}{f' ({how})' if how else ''}"
-             for importer, imported, how, line in imports()
-             if imported.split(".")[0] == "fwk" and not allowed(importer, imported)
-             and (importer, imported, how) not in EXEMPT]
+    wrong = [
+        f"{importer}:{line} imports {imported}{f' ({how})' if how else ''}"
+        for importer, imported, how, line in imports()
+        if imported.split(".")[0] == "fwk"
+        and not allowed(importer, imported)
+        and (importer, imported, how) not in EXEMPT
+    ]
     assert not wrong, "; ".join(wrong)
 
 
 def test_fwk_never_imports_its_plugins():
-    assert not [f"{importer}:{line}" for importer, imported, _, line in imports()
-                if imported.split(".")[0] in ("fwk_plugins", "plugins")]
+    assert not [
+        f"{importer}:{line}"
+        for importer, imported, _, line in imports()
+        if imported.split(".")[0] in ("fwk_plugins", "plugins")
+    ]
 
 
 @pytest.mark.parametrize("exemption", EXEMPT, ids=str)

@@ -35,10 +35,16 @@ def test_numbers_depend_on_draw_and_position_only_not_on_the_batch_they_are_in()
 
 def test_purposes_seeds_and_draws_give_unrelated_numbers():
     a = key(torch.arange(2000)).uniform(1).squeeze(1)
-    for other in (key(torch.arange(2000), purpose="other"), key(torch.arange(2000), seed=2), key(torch.arange(2000, 4000))):
+    for other in (
+        key(torch.arange(2000), purpose="other"),
+        key(torch.arange(2000), seed=2),
+        key(torch.arange(2000, 4000)),
+    ):
         b = other.uniform(1).squeeze(1)
         correlation = torch.corrcoef(torch.stack([a, b]))[0, 1]
-        assert abs(float(correlation)) < 0.08  # 3.5 standard deviations of an independent sample of 2000
+        assert (
+            abs(float(correlation)) < 0.08
+        )  # 3.5 standard deviations of an independent sample of 2000
 
 
 def test_uniforms_fill_the_interval_evenly():
@@ -50,7 +56,10 @@ def test_uniforms_fill_the_interval_evenly():
     assert float(values.min()) >= 0 and float(values.max()) < 1
 
 
-@pytest.mark.parametrize("ratio,n,expected", [(0.1, 30, 3), (0.15, 20, 3), (0.15, 21, 4), (0.3, 10, 3), (1.0, 7, 7), (0.0, 5, 0)])
+@pytest.mark.parametrize(
+    "ratio,n,expected",
+    [(0.1, 30, 3), (0.15, 20, 3), (0.15, 21, 4), (0.3, 10, 3), (1.0, 7, 7), (0.0, 5, 0)],
+)
 def test_exact_share_is_the_ceiling_of_the_rational_number(ratio, n, expected):
     assert int(exact_share(ratio, torch.tensor(n))) == expected
     assert expected == -(-Fraction(str(ratio)) * n // 1)
@@ -73,7 +82,9 @@ def test_choose_is_uniform_over_positions():
     positions, valid = choose(key(torch.arange(4000)), torch.ones(4000, 20, dtype=torch.bool), 0.15)
     counts = torch.bincount(positions[valid], minlength=20).double()
     expected = 4000 * 3 / 20
-    assert float(((counts - expected) ** 2 / expected).sum()) < 50  # 99.99% quantile at 19 degrees of freedom is 50.8
+    assert (
+        float(((counts - expected) ** 2 / expected).sum()) < 50
+    )  # 99.99% quantile at 19 degrees of freedom is 50.8
 
 
 def test_inverted_cdf_samples_the_distribution():
@@ -81,7 +92,9 @@ def test_inverted_cdf_samples_the_distribution():
     samples = invert_cdf(probabilities.expand(200, 100, 4), key(torch.arange(200)).uniform(100))
     share = torch.bincount(samples.flatten(), minlength=4).double() / samples.numel()
     assert share[1] == 0
-    assert torch.allclose(share, probabilities, atol=0.015)  # 4 standard deviations of 20,000 samples
+    assert torch.allclose(
+        share, probabilities, atol=0.015
+    )  # 4 standard deviations of 20,000 samples
 
 
 def test_inverted_cdf_at_the_edges():
@@ -93,7 +106,14 @@ def test_inverted_cdf_at_the_edges():
 def test_numpy_and_torch_give_the_same_integers_and_choices(monkeypatch):
     """What the CPU computes with numpy, a GPU computes with torch."""
     rng = np.random.default_rng(3)
-    for B, T, ratio in [(1, 1, 0.15), (5, 16, 0.15), (7, 33, 0.0), (4, 64, 1.0), (40, 512, 0.5), (0, 8, 0.3)]:
+    for B, T, ratio in [
+        (1, 1, 0.15),
+        (5, 16, 0.15),
+        (7, 33, 0.0),
+        (4, 64, 1.0),
+        (40, 512, 0.5),
+        (0, 8, 0.3),
+    ]:
         eligible = torch.from_numpy(rng.random((B, T)) < 0.7)
         draws = torch.from_numpy(rng.integers(0, 2**62, B))
         results = []
@@ -101,15 +121,30 @@ def test_numpy_and_torch_give_the_same_integers_and_choices(monkeypatch):
             monkeypatch.setattr("fwk.keyed._with_numpy", lambda tensor, answer=with_numpy: answer)
             k = key(draws)
             positions, valid = choose(k, eligible, ratio)
-            results.append([k.bits(T), k.bits(positions), k.below(positions, 997), k.uniform(T), positions, valid])
+            results.append(
+                [
+                    k.bits(T),
+                    k.bits(positions),
+                    k.below(positions, 997),
+                    k.uniform(T),
+                    positions,
+                    valid,
+                ]
+            )
         for mine, other in zip(*results):
-            assert mine.dtype == other.dtype and mine.shape == other.shape and torch.equal(mine, other)
+            assert (
+                mine.dtype == other.dtype and mine.shape == other.shape and torch.equal(mine, other)
+            )
 
 
 def test_the_numbers_are_those_of_every_version():
     """A change here would give every run other noise: golden curves, resumes and published seeds depend on it."""
     k = key([0, 1, 10**12])
-    assert k.bits(3)[:, 2].tolist() == [5020362933703974717, 8509397249773321674, 368935651645771926]
+    assert k.bits(3)[:, 2].tolist() == [
+        5020362933703974717,
+        8509397249773321674,
+        368935651645771926,
+    ]
     assert k.below(5, 1000)[2].tolist() == [399, 299, 926, 388, 237]
     positions, valid = choose(k, torch.ones(3, 20, dtype=torch.bool), 0.15)
     assert positions.tolist() == [[10, 14, 16], [8, 11, 16], [2, 16, 19]] and bool(valid.all())
@@ -119,7 +154,11 @@ def test_the_numbers_are_those_of_every_version():
 def test_exact_share_of_an_array_is_that_of_an_integer(ratio, n):
     """A ratio with many digits times a length does not fit into 64 bits: it must not come out wrong."""
     expected = exact_share(ratio, n)  # Python's integers have no end
-    assert int(exact_share(ratio, np.array([n]))[0]) == int(exact_share(ratio, torch.tensor(n))) == expected
+    assert (
+        int(exact_share(ratio, np.array([n]))[0])
+        == int(exact_share(ratio, torch.tensor(n)))
+        == expected
+    )
     assert abs(expected - ratio * n) < 1 + 1e-5 and (expected > 0) == (ratio > 0 and n > 0)
 
 
@@ -131,7 +170,9 @@ def test_two_positions_with_the_same_first_bits_are_told_apart(monkeypatch):
     """The CPU sorts by 32 of the bits; where those do not decide, the rest does, as everywhere."""
     B, T = 6, 40
     words = np.random.default_rng(5).integers(0, 1 << 62, (B, T)).astype(np.uint64)
-    words[2] = words[2] % np.uint64(1 << 20) + np.uint64(1 << 40)  # one sequence in which the first 32 bits are equal
+    words[2] = words[2] % np.uint64(1 << 20) + np.uint64(
+        1 << 40
+    )  # one sequence in which the first 32 bits are equal
     monkeypatch.setattr(Key, "_words", lambda self, positions: words.copy())
     eligible = torch.ones(B, T, dtype=torch.bool)
     positions, valid = choose(key(torch.arange(B)), eligible, 0.25)

@@ -22,8 +22,17 @@ CONFIG = {
     "model": {"dropout": 0.1, "attention_dropout": 0.1},
     "hooks": {"jsonl": {}},
     "task": {"sequences": 40},
-    "train": {"precision": "fp32", "batch": 6, "micro_batch": 4, "save_every": 1, "log_every": 4, "validate_every": 3,
-              "keep_last": 2, "keep_best": 2, "ema": 0.9},
+    "train": {
+        "precision": "fp32",
+        "batch": 6,
+        "micro_batch": 4,
+        "save_every": 1,
+        "log_every": 4,
+        "validate_every": 3,
+        "keep_last": 2,
+        "keep_best": 2,
+        "ema": 0.9,
+    },
 }
 TIMINGS = ("seconds", "tokens_per_second")
 
@@ -91,7 +100,9 @@ def _child(request: dict, writer: int) -> None:
     checkpoint.write_checkpoint = announced
     if request.get("step") is not None:
         _die_at(request["step"], request["in_save"])
-    config = tiny_config({**CONFIG, "train": {**CONFIG["train"], **request["train"]}, "run": request["folder"]})
+    config = tiny_config(
+        {**CONFIG, "train": {**CONFIG["train"], **request["train"]}, "run": request["folder"]}
+    )
     os._exit(run_command("test", lambda _: api.run(config).exit_status, []))
 
 
@@ -122,6 +133,7 @@ def _die_at(step: int, in_save: int) -> None:
                         torn(function, *arguments, **keywords)
                     os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **keywords)
+
         return call
 
     def half_a_file(function, path, parts):
@@ -138,7 +150,11 @@ def _die_at(step: int, in_save: int) -> None:
     checkpoint.shutil.rmtree = watched(checkpoint.shutil.rmtree, half_a_folder)
     for name in ("replace", "fsync"):
         setattr(os, name, watched(getattr(os, name)))
-    Path.mkdir, Path.unlink, Path.symlink_to = watched(Path.mkdir), watched(Path.unlink), watched(Path.symlink_to)
+    Path.mkdir, Path.unlink, Path.symlink_to = (
+        watched(Path.mkdir),
+        watched(Path.unlink),
+        watched(Path.symlink_to),
+    )
 
 
 # -- the tests -------------------------------------------------------------------------------------------------------
@@ -147,8 +163,13 @@ def _die_at(step: int, in_save: int) -> None:
 @pytest.fixture(scope="module")
 def start():
     """A function (folder, train, **how to die) -> exit status; negative: the signal that ended it."""
-    server = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+    server = subprocess.Popen(
+        [sys.executable, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
     def ask(folder: Path, train: dict, **how) -> int:
         server.stdin.write(json.dumps({"folder": str(folder), "train": train, **how}) + "\n")
@@ -165,7 +186,10 @@ def start():
 def records(run: Path) -> list[dict]:
     """Every line of metrics.jsonl, timings aside."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMINGS} for line in lines]
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in TIMINGS}
+        for line in lines
+    ]
 
 
 def left_behind(run: Path) -> dict:
@@ -176,8 +200,11 @@ def left_behind(run: Path) -> dict:
         "metrics": records(run),
         "checkpoints": [path.name for path in folders],
         "links": {name: os.readlink(checkpoints / name) for name in ("latest", "best")},
-        "tensors": {f"{path.parent.name}/{path.name}": path.read_bytes()
-                    for folder in folders for path in folder.glob("*.safetensors")},
+        "tensors": {
+            f"{path.parent.name}/{path.name}": path.read_bytes()
+            for folder in folders
+            for path in folder.glob("*.safetensors")
+        },
     }
 
 
@@ -189,7 +216,9 @@ def assert_the_same(run: Path, undisturbed: Path) -> None:
     assert here["checkpoints"] == there["checkpoints"]
     assert here["links"] == there["links"]
     assert here["tensors"].keys() == there["tensors"].keys()
-    assert [name for name in here["tensors"] if here["tensors"][name] != there["tensors"][name]] == []
+    assert [
+        name for name in here["tensors"] if here["tensors"][name] != there["tensors"][name]
+    ] == []
 
 
 def kill_again_and_again(start, tmp_path: Path, kills: int, updates: int, **train) -> int:
@@ -231,10 +260,14 @@ def test_a_kill_at_each_step_of_a_save_loses_nothing(start, tmp_path, stride):
     assert start(tmp_path / "undisturbed", train) == 0
     step = 1
     # every start saves once in peace and dies in its second save, some steps further on than the start before
-    while (status := start(tmp_path / "killed", train, step=step, in_save=2)) == -signal.SIGKILL and step < 47:
+    while (
+        status := start(tmp_path / "killed", train, step=step, in_save=2)
+    ) == -signal.SIGKILL and step < 47:
         step += stride
     assert status == 99, (tmp_path / "killed.log").read_text()
-    assert step > 20, "a save has more steps than these: files written, flushed, renamed, links, old ones deleted"
+    assert step > 20, (
+        "a save has more steps than these: files written, flushed, renamed, links, old ones deleted"
+    )
     assert start(tmp_path / "killed", train) == 0
     assert_the_same(tmp_path / "killed", tmp_path / "undisturbed")
 

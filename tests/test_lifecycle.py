@@ -23,8 +23,18 @@ from fwk.errors import CheckpointError, RunError
 from fwk.plugins import hook_signatures
 from fwk.testing import _merged, tiny_config
 
-BASE = {"criterion": {"masked_lm": {}}, "hooks": {"jsonl": {}}, "model": {"dropout": 0.1},
-        "train": {"updates": 6, "save_every": 2, "validate_every": 3, "log_every": 4, "precision": "fp32"}}
+BASE = {
+    "criterion": {"masked_lm": {}},
+    "hooks": {"jsonl": {}},
+    "model": {"dropout": 0.1},
+    "train": {
+        "updates": 6,
+        "save_every": 2,
+        "validate_every": 3,
+        "log_every": 4,
+        "precision": "fp32",
+    },
+}
 
 
 def config_in(folder: Path, changes: dict | None = None):
@@ -33,7 +43,10 @@ def config_in(folder: Path, changes: dict | None = None):
 
 def lines(run: Path) -> list[dict]:
     text = (run / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "tokens_per_second")} for line in text]
+    return [
+        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "tokens_per_second")}
+        for line in text
+    ]
 
 
 def model_of(run: Path) -> bytes:
@@ -94,7 +107,11 @@ def test_a_hook_that_only_some_updates_need_is_called_in_those(tmp_path, plugin)
     listener = Listener()
     plugin(listener)
     api.run(config_in(tmp_path / "run"))
-    expected = {"fwk_update_end": 6, "fwk_validated": 2, "fwk_checkpoint_save": 4}  # saved at 2, 4, 6, and best at 3
+    expected = {
+        "fwk_update_end": 6,
+        "fwk_validated": 2,
+        "fwk_checkpoint_save": 4,
+    }  # saved at 2, 4, 6, and best at 3
     assert {name: listener.heard.count(name) for name in expected} == expected
 
 
@@ -114,7 +131,9 @@ class Signal:
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)]
+)
 def test_a_signal_saves_and_going_on_loses_nothing(tmp_path, undisturbed, plugin, number, status):
     before = signal.getsignal(number)
     plugin(Signal(number))
@@ -133,7 +152,9 @@ def test_a_signal_before_the_first_update_saves_too(tmp_path, undisturbed, plugi
     assert api.run(config_in(tmp_path / "run")).exit_status == 75
     assert os.readlink(tmp_path / "run" / "checkpoints" / "latest") == "update-000000000"
     assert api.run(config_in(tmp_path / "run")).status == "finished"
-    assert model_of(tmp_path / "run") == model_of(undisturbed) and lines(tmp_path / "run") == lines(undisturbed)
+    assert model_of(tmp_path / "run") == model_of(undisturbed) and lines(tmp_path / "run") == lines(
+        undisturbed
+    )
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path, plugin):
@@ -145,7 +166,10 @@ def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path, plugin):
 
     listener = Twice()
     plugin(listener)
-    assert run_command("fwk-train", lambda _: api.run(config_in(tmp_path / "run")).exit_status, []) == 130
+    assert (
+        run_command("fwk-train", lambda _: api.run(config_in(tmp_path / "run")).exit_status, [])
+        == 130
+    )
     assert listener.heard[-2:] == ["fwk_exception", "fwk_run_end"]
     assert not (tmp_path / "run" / "checkpoints").exists()
 
@@ -153,13 +177,24 @@ def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path, plugin):
 def test_a_signal_to_the_whole_group_saves_although_workers_hear_it_too(tmp_path):
     """As schedulers send it: to the trainer and its data-loading workers at once."""
     folder = tmp_path / "run"
-    config = config_in(folder, {"train": {"updates": 100000, "workers": 1, "save_every": 0, "validate_every": 0}})
+    config = config_in(
+        folder, {"train": {"updates": 100000, "workers": 1, "save_every": 0, "validate_every": 0}}
+    )
     (tmp_path / "config.yaml").write_text(json.dumps(config.to_mapping()))
-    process = subprocess.Popen([sys.executable, "-m", "fwk.cli.train", "--config", str(tmp_path / "config.yaml")],
-                               env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
-                               stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fwk.cli.train", "--config", str(tmp_path / "config.yaml")],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+    )
     try:
-        until(lambda: process.poll() is not None or (folder / "metrics.jsonl").is_file() and len(lines(folder)) > 2)
+        until(
+            lambda: (
+                process.poll() is not None
+                or (folder / "metrics.jsonl").is_file()
+                and len(lines(folder)) > 2
+            )
+        )
         assert process.poll() is None, process.communicate()[1].decode()[-2000:]
         os.killpg(process.pid, signal.SIGTERM)
         _, said = process.communicate(timeout=60)
@@ -189,7 +224,10 @@ def test_a_finished_run_started_again_does_nothing_and_says_so(tmp_path, capfd):
     assert (again.status, again.exit_status, again.update) == ("finished", 0, 6)
     evaluations = [line["metrics"] for line in before if line["split"] == "valid"]
     assert again.metrics["valid"]["loss"] == evaluations[-1]["loss"]
-    assert "finished at update 6: nothing to do; a longer run (train.updates above 6)" in capfd.readouterr().err
+    assert (
+        "finished at update 6: nothing to do; a longer run (train.updates above 6)"
+        in capfd.readouterr().err
+    )
     assert lines(tmp_path / "run") == before
     assert files == {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*.safetensors")}
 
@@ -205,9 +243,16 @@ def test_more_updates_go_on_where_a_finished_run_ended(tmp_path):
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
 
 
-@pytest.mark.parametrize("limits, updates", [
-    ({"updates": 3}, 3), ({"updates": None, "epochs": 0.5}, 3), ({"updates": None, "epochs": 0.3}, 2),
-    ({"updates": 5, "epochs": 0.3}, 2), ({"updates": 2, "epochs": 3.0, "tokens": 10**9, "minutes": 60.0}, 2)])
+@pytest.mark.parametrize(
+    "limits, updates",
+    [
+        ({"updates": 3}, 3),
+        ({"updates": None, "epochs": 0.5}, 3),
+        ({"updates": None, "epochs": 0.3}, 2),
+        ({"updates": 5, "epochs": 0.3}, 2),
+        ({"updates": 2, "epochs": 3.0, "tokens": 10**9, "minutes": 60.0}, 2),
+    ],
+)
 def test_a_run_ends_at_the_first_of_its_limits(tmp_path, limits, updates):
     # one epoch is 64 sequences, an update takes 12
     config = config_in(tmp_path / "run", {"task": {"second_source": 0.0}, "train": limits})
@@ -215,7 +260,9 @@ def test_a_run_ends_at_the_first_of_its_limits(tmp_path, limits, updates):
 
 
 def test_a_run_ends_when_it_has_seen_enough_tokens(tmp_path):
-    done = api.run(config_in(tmp_path / "run", {"train": {"updates": None, "tokens": 400, "log_every": 1}}))
+    done = api.run(
+        config_in(tmp_path / "run", {"train": {"updates": None, "tokens": 400, "log_every": 1}})
+    )
     seen = [line["tokens"] for line in lines(tmp_path / "run") if "tokens" in line]
     assert done.update == len(seen) and seen[-1] >= 400 > seen[-2]
 
@@ -235,7 +282,10 @@ def test_a_run_ends_when_its_minutes_are_over_and_counts_those_of_earlier_starts
 
 class Keeper:
     def __init__(self):
-        self.state, self.loaded = {"seen": [], "mean": torch.zeros(2, dtype=torch.float64), "name": "ünïcode"}, None
+        self.state, self.loaded = (
+            {"seen": [], "mean": torch.zeros(2, dtype=torch.float64), "name": "ünïcode"},
+            None,
+        )
 
     @hookimpl
     def fwk_update_end(self, run):
@@ -258,8 +308,9 @@ def test_what_a_hook_keeps_comes_back_under_its_plugin_name(tmp_path, plugin):
     plugin(other, "other")
     other.state["name"] = "other"
     api.run(config_in(tmp_path / "run", {"train": {"updates": 2}}))
-    assert checkpoint.read_checkpoint(checkpoint.find_checkpoint(tmp_path / "run"))[1]["plugins"]["other"] == {
-        "seen": [1, 2], "name": "other"}
+    assert checkpoint.read_checkpoint(checkpoint.find_checkpoint(tmp_path / "run"))[1]["plugins"][
+        "other"
+    ] == {"seen": [1, 2], "name": "other"}
     first.__init__()
     other.__init__()
     api.run(config_in(tmp_path / "run", {"train": {"updates": 4}}))
@@ -268,8 +319,17 @@ def test_what_a_hook_keeps_comes_back_under_its_plugin_name(tmp_path, plugin):
     assert torch.equal(first.state["mean"], torch.full((2,), 10.0, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("hook", ["fwk_run_begin", "fwk_phase", "fwk_update_end", "fwk_logged", "fwk_validated",
-                                  "fwk_checkpoint_save"])
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "fwk_run_begin",
+        "fwk_phase",
+        "fwk_update_end",
+        "fwk_logged",
+        "fwk_validated",
+        "fwk_checkpoint_save",
+    ],
+)
 def test_a_hook_that_raises_ends_the_run_and_is_named(tmp_path, plugin, capfd, hook):
     def broken(self, run):
         raise ValueError("the disk of dreams\nis full")
@@ -277,10 +337,14 @@ def test_a_hook_that_raises_ends_the_run_and_is_named(tmp_path, plugin, capfd, h
     listener = Listener()
     plugin(type("Broken", (), {hook: hookimpl(broken)})(), "broken plugin")
     plugin(listener)
-    assert run_command("fwk-train", lambda _: api.run(config_in(tmp_path / "run")).exit_status, []) == 1
+    assert (
+        run_command("fwk-train", lambda _: api.run(config_in(tmp_path / "run")).exit_status, [])
+        == 1
+    )
     said = capfd.readouterr().err.splitlines()
     assert said[-1].startswith(
-        f"fwk-train: error: {hook} of 'broken plugin' raised ValueError: the disk of dreams is full")
+        f"fwk-train: error: {hook} of 'broken plugin' raised ValueError: the disk of dreams is full"
+    )
     assert listener.heard[-2:] == ["fwk_exception", "fwk_run_end"]
 
 
@@ -306,10 +370,14 @@ def test_after_a_failed_run_the_same_command_goes_on(tmp_path, undisturbed, plug
                 raise OSError("the cable")
 
     plugin(Once())
-    with pytest.raises(RunError, match="fwk_update_end of 'plugin under test' raised OSError: the cable"):
+    with pytest.raises(
+        RunError, match="fwk_update_end of 'plugin under test' raised OSError: the cable"
+    ):
         api.run(config_in(tmp_path / "run"))
     assert api.run(config_in(tmp_path / "run")).status == "finished"
-    assert model_of(tmp_path / "run") == model_of(undisturbed) and lines(tmp_path / "run") == lines(undisturbed)
+    assert model_of(tmp_path / "run") == model_of(undisturbed) and lines(tmp_path / "run") == lines(
+        undisturbed
+    )
 
 
 def test_the_status_at_the_end_is_one_of_three(tmp_path, plugin):
@@ -341,14 +409,24 @@ def test_the_status_at_the_end_is_one_of_three(tmp_path, plugin):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_second_process_on_one_folder_is_refused_and_changes_nothing(tmp_path, undisturbed, overwrite):
+def test_a_second_process_on_one_folder_is_refused_and_changes_nothing(
+    tmp_path, undisturbed, overwrite
+):
     folder = tmp_path / "run"
     api.run(config_in(folder, {"train": {"updates": 2}}))
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    before = {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
     said = f"is in use by process {os.getpid()} on {socket.gethostname()}; wait for it, or choose another"
     with folder_lock(folder), pytest.raises(CheckpointError, match=said):
         api.run(config_in(folder), overwrite=overwrite)
-    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert before == {
+        path: path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
     assert api.run(config_in(folder), overwrite=overwrite).status == "finished"
 
 

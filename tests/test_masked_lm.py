@@ -38,19 +38,34 @@ def text(rows=B, seed=0) -> View:
     mask = torch.arange(T) < torch.randint(4, T + 1, (rows, 1), generator=generator)
     tokens = torch.where(mask, tokens, 0)
     special = (tokens == 2) | (tokens == 3)
-    return View(name="batch", draws=torch.arange(rows), inputs={"tokens": tokens}, mask=mask, special=special, target=tokens)
+    return View(
+        name="batch",
+        draws=torch.arange(rows),
+        inputs={"tokens": tokens},
+        mask=mask,
+        special=special,
+        target=tokens,
+    )
 
 
 def masked(view: View, **options) -> View:
-    return BertMask(BertMask.Config(**options), BuildContext(vocabulary=VOCABULARY)).apply(view, Key(1, "masked", view.draws))
+    return BertMask(BertMask.Config(**options), BuildContext(vocabulary=VOCABULARY)).apply(
+        view, Key(1, "masked", view.draws)
+    )
 
 
-def reference_nll(head: MaskedLMHead, features: torch.Tensor, target: int, smoothing: float) -> float:
+def reference_nll(
+    head: MaskedLMHead, features: torch.Tensor, target: int, smoothing: float
+) -> float:
     """-log p of one position in plain Python and float64, from the equation in masked_lm.py."""
     h = features.double()
     x = h @ head.transform.weight.double().T + head.transform.bias.double()
-    x = torch.tensor([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x.tolist()], dtype=torch.float64)
-    x = (x - x.mean()) / (x.var(unbiased=False) + 1e-12).sqrt() * head.norm.weight.double() + head.norm.bias.double()
+    x = torch.tensor(
+        [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x.tolist()], dtype=torch.float64
+    )
+    x = (x - x.mean()) / (
+        x.var(unbiased=False) + 1e-12
+    ).sqrt() * head.norm.weight.double() + head.norm.bias.double()
     logits = (x @ head.output.weight.double().T + head.output.bias.double()).tolist()
     top = max(logits)
     normaliser = top + math.log(sum(math.exp(z - top) for z in logits))
@@ -62,8 +77,10 @@ def reference_nll(head: MaskedLMHead, features: torch.Tensor, target: int, smoot
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_loss_is_the_equation_in_float64(smoothing, tied):
     torch.manual_seed(0)
-    criterion = MaskedLM(MaskedLM.Config(tied_output=tied, label_smoothing=smoothing),
-                         BuildContext(encoder=Stub(), vocabulary=VOCABULARY)).double()
+    criterion = MaskedLM(
+        MaskedLM.Config(tied_output=tied, label_smoothing=smoothing),
+        BuildContext(encoder=Stub(), vocabulary=VOCABULARY),
+    ).double()
     with torch.no_grad():
         for parameter in criterion.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -76,7 +93,9 @@ def test_the_loss_is_the_equation_in_float64(smoothing, tied):
             if view.valid[row, slot]:
                 position = int(view.positions[row, slot])
                 target = int(view.target[row, position])
-                expected += reference_nll(criterion.head, view.encoded.features[row, position], target, smoothing)
+                expected += reference_nll(
+                    criterion.head, view.encoded.features[row, position], target, smoothing
+                )
                 count += 1
     assert int(criterion.normalizers({"masked": view}, None)["masked_lm"]) == count
     assert float(output.terms["masked_lm"].sum.detach()) == pytest.approx(expected, rel=1e-12)
@@ -103,7 +122,9 @@ def test_the_bias_starts_at_the_frequencies_and_features_that_say_nothing_give_t
         share = head(torch.randn(D)).double().softmax(-1)
     torch.testing.assert_close(share, (counts + 0.5) / (counts + 0.5).sum(), rtol=1e-6, atol=0)
     assert not MaskedLM(MaskedLM.Config(output_bias="zeros"), build).head.output.bias.any()
-    assert not MaskedLM(MaskedLM.Config(), BuildContext(encoder=Stub(), vocabulary=VOCABULARY)).head.output.bias.any()
+    assert not MaskedLM(
+        MaskedLM.Config(), BuildContext(encoder=Stub(), vocabulary=VOCABULARY)
+    ).head.output.bias.any()
 
 
 def test_a_factorised_embedding_ties_through_the_transform():
@@ -131,7 +152,9 @@ def test_masking_leaves_specials_padding_and_unchosen_tokens_alone_and_remembers
     assert torch.equal(view.changed, view.tokens != clean.tokens)
 
 
-@pytest.mark.parametrize("mask,random", [(0.8, 0.1), (1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    "mask,random", [(0.8, 0.1), (1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.0, 0.0)]
+)
 def test_the_split_into_mask_random_and_kept_is_as_configured(mask, random):
     rows = 3000
     view = masked(text(rows), ratio=0.5, mask=mask, random=random)
@@ -140,7 +163,9 @@ def test_the_split_into_mask_random_and_kept_is_as_configured(mask, random):
     tolerance = 4 * 0.5 / math.sqrt(n)  # four standard deviations at most
     ordinary = V - 5
     assert float((new == 4).float().mean()) == pytest.approx(mask, abs=tolerance)
-    assert float(((new != 4) & (new != old)).float().mean()) == pytest.approx(random * (1 - 1 / ordinary), abs=tolerance)
+    assert float(((new != 4) & (new != old)).float().mean()) == pytest.approx(
+        random * (1 - 1 / ordinary), abs=tolerance
+    )
     drawn = new[(new != 4) & (new != old)]
     assert random == 0 or (drawn.min() >= 5 and len(drawn.unique()) == ordinary)
 

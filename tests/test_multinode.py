@@ -14,19 +14,49 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-WORDS = ["--task", "synthetic", "--criterion", "semantic_augment", "task.sequences=32", "task.length=12",
-         "task.vocabulary=24", "model.layers=1", "model.width=16", "model.heads=2", "model.dropout=0",
-         "model.attention_dropout=0", "train.updates=4", "train.batch=8", "train.micro_batch=3", "train.device=cpu",
-         "train.log_every=1", "train.validate_every=2",
-         "train.timeout=60", "hooks.terminal=null", "hooks.tensorboard=null", "hooks.summary=null"]
+WORDS = [
+    "--task",
+    "synthetic",
+    "--criterion",
+    "semantic_augment",
+    "task.sequences=32",
+    "task.length=12",
+    "task.vocabulary=24",
+    "model.layers=1",
+    "model.width=16",
+    "model.heads=2",
+    "model.dropout=0",
+    "model.attention_dropout=0",
+    "train.updates=4",
+    "train.batch=8",
+    "train.micro_batch=3",
+    "train.device=cpu",
+    "train.log_every=1",
+    "train.validate_every=2",
+    "train.timeout=60",
+    "hooks.terminal=null",
+    "hooks.tensorboard=null",
+    "hooks.summary=null",
+]
 
 
 def agent(folder: Path, *arguments: str, words: tuple[str, ...] = ()) -> subprocess.Popen:
     """One torchrun agent that trains in `folder`; its own parser would take --run for itself, so it is run=."""
-    command = [sys.executable, "-m", "torch.distributed.run", *arguments, "-m", "fwk.cli.train", *WORDS, f"run={folder}",
-               *words]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *arguments,
+        "-m",
+        "fwk.cli.train",
+        *WORDS,
+        f"run={folder}",
+        *words,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(*agents: subprocess.Popen) -> list[tuple[int, str]]:
@@ -56,7 +86,10 @@ def one_node(tmp_path_factory) -> Path:
 
 def records(run: Path) -> list[dict]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")}
+        for line in lines
+    ]
 
 
 def test_two_ranks_train_by_the_command_and_write_one_run(one_node):
@@ -71,7 +104,10 @@ def test_two_ranks_log_what_one_process_logs(one_node, tmp_path):
 
     assert main([*WORDS, f"run={tmp_path / 'run'}"]) == 0
     for here, there in zip(records(tmp_path / "run"), records(one_node), strict=True):
-        near = [{key: line.pop(key) for key in ("loss", "grad_norm") if key in line} for line in (here, there)]
+        near = [
+            {key: line.pop(key) for key in ("loss", "grad_norm") if key in line}
+            for line in (here, there)
+        ]
         near += [line.pop(key, {}) for key in ("terms", "metrics") for line in (here, there)]
         for one, other in zip(near[::2], near[1::2]):
             assert one == pytest.approx(other, rel=1e-5)  # fp32, added in another order
@@ -81,29 +117,47 @@ def test_two_ranks_log_what_one_process_logs(one_node, tmp_path):
 @pytest.mark.slow
 def test_two_nodes_give_the_weights_of_one_node_to_the_last_bit(one_node, tmp_path):
     port = free_port()
-    common = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}",
-              "--rdzv-id=nodes", "--local-addr=127.0.0.1")
+    common = (
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{port}",
+        "--rdzv-id=nodes",
+        "--local-addr=127.0.0.1",
+    )
     for status, output in finish(*(agent(tmp_path / "run", *common) for _ in range(2))):
         assert status == 0, output[-4000:]
-    here, there = (load_file(run / "checkpoints/latest/model.safetensors") for run in (tmp_path / "run", one_node))
+    here, there = (
+        load_file(run / "checkpoints/latest/model.safetensors")
+        for run in (tmp_path / "run", one_node)
+    )
     assert here.keys() == there.keys() and all((here[name] == there[name]).all() for name in here)
     assert records(tmp_path / "run") == records(one_node)
 
 
 @pytest.mark.slow
 def test_an_error_of_the_user_is_told_once_by_all_ranks_together(tmp_path):
-    [(status, output)] = finish(agent(tmp_path / "run", "--standalone", "--nproc-per-node=2", words=("train.bacth=3",)))
+    [(status, output)] = finish(
+        agent(tmp_path / "run", "--standalone", "--nproc-per-node=2", words=("train.bacth=3",))
+    )
     assert status != 0 and output.count("fwk-train: error: train.bacth") == 1
 
 
 @pytest.mark.slow
 def test_a_signal_to_the_agent_saves_on_all_ranks(tmp_path):
     run = tmp_path / "run"
-    started = agent(run, "--standalone", "--nproc-per-node=2",
-                    words=("train.updates=1000000", "train.validate_every=0", "train.save_every=0"))
+    started = agent(
+        run,
+        "--standalone",
+        "--nproc-per-node=2",
+        words=("train.updates=1000000", "train.validate_every=0", "train.save_every=0"),
+    )
     try:
         end = time.monotonic() + 120
-        while not (run / "metrics.jsonl").is_file() or len((run / "metrics.jsonl").read_text().splitlines()) < 3:
+        while (
+            not (run / "metrics.jsonl").is_file()
+            or len((run / "metrics.jsonl").read_text().splitlines()) < 3
+        ):
             assert time.monotonic() < end and started.poll() is None, "the run did not begin"
             time.sleep(0.1)
         started.send_signal(signal.SIGTERM)

@@ -34,7 +34,9 @@ class Everything(nn.Module):
     def __init__(self):
         super().__init__()
         self.networks = nn.ModuleDict({"main": Encoder(2), "generator": Encoder(1)})
-        self.criteria = nn.ModuleDict({"masked_lm": nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 5)])})})
+        self.criteria = nn.ModuleDict(
+            {"masked_lm": nn.ModuleDict({"layers": nn.ModuleList([nn.Linear(4, 5)])})}
+        )
 
 
 def by_name(groups, key):
@@ -50,7 +52,9 @@ def test_every_parameter_is_in_exactly_one_group_beside_its_name():
     groups = groups_of(module, layer_decay=0.5, lr_scales={"networks.generator.*": 0.1})
     pairs = [pair for group in groups for pair in zip(group["names"], group["params"], strict=True)]
     assert len(pairs) == len(list(module.parameters()))
-    assert {name: id(p) for name, p in pairs} == {name: id(p) for name, p in module.named_parameters()}
+    assert {name: id(p) for name, p in pairs} == {
+        name: id(p) for name, p in module.named_parameters()
+    }
 
 
 def test_groups_are_the_same_for_the_same_module():
@@ -67,7 +71,11 @@ def test_biases_and_norms_do_not_decay_and_matrices_do():
 def test_a_no_decay_rule_may_name_parameters_or_their_shape():
     module = Everything()
     by_pattern = by_name(groups_of(module, no_decay=("*embeddings*",)), "weight_decay")
-    assert by_pattern["networks.main.embeddings.weight"] == 0 < by_pattern["networks.main.layers.0.bias"]
+    assert (
+        by_pattern["networks.main.embeddings.weight"]
+        == 0
+        < by_pattern["networks.main.layers.0.bias"]
+    )
     assert set(by_name(groups_of(module, no_decay=("ndim < 3",)), "weight_decay").values()) == {0.0}
 
 
@@ -78,36 +86,51 @@ def test_layer_decay_counts_down_from_the_top_of_each_encoder():
     assert scale["networks.main.layers.1.bias"] == 0.5
     assert scale["networks.main.final_norm.weight"] == 1
     assert scale["networks.generator.embeddings.weight"] == 0.5**2  # one layer less
-    assert scale["criteria.masked_lm.layers.0.weight"] == 1  # a head, whatever it contains, is at the top
+    assert (
+        scale["criteria.masked_lm.layers.0.weight"] == 1
+    )  # a head, whatever it contains, is at the top
 
 
 def test_depths_of_an_encoder_without_a_prefix():
     assert layer_depths(["token.weight", "layers.0.w", "layers.1.w", "pooler.weight"]) == {
-        "token.weight": (0, 3), "layers.0.w": (1, 3), "layers.1.w": (2, 3), "pooler.weight": (3, 3),
+        "token.weight": (0, 3),
+        "layers.0.w": (1, 3),
+        "layers.1.w": (2, 3),
+        "pooler.weight": (3, 3),
     }
 
 
 def test_depths_may_come_from_outside():
     groups = parameter_groups(
-        Everything().named_parameters(), AdamW.Config(layer_decay=0.5), lambda name: 0 if "main" in name else None
+        Everything().named_parameters(),
+        AdamW.Config(layer_decay=0.5),
+        lambda name: 0 if "main" in name else None,
     )
     assert by_name(groups, "lr_scale")["networks.main.final_norm.weight"] == 0.5
     assert by_name(groups, "lr_scale")["networks.generator.final_norm.weight"] == 1
 
 
 def test_rates_per_network_multiply():
-    scale = by_name(groups_of(Everything(), lr_scales={"networks.*": 0.5, "networks.generator.*": 0.5}), "lr_scale")
+    scale = by_name(
+        groups_of(Everything(), lr_scales={"networks.*": 0.5, "networks.generator.*": 0.5}),
+        "lr_scale",
+    )
     assert scale["networks.generator.layers.0.weight"] == 0.25
     assert scale["networks.main.layers.0.weight"] == 0.5
     assert scale["criteria.masked_lm.layers.0.weight"] == 1
 
 
-@pytest.mark.parametrize("settings, key", [
-    ({"lr_scales": {"networks.generater.*": 0.5}}, "optimizer.lr_scales"),
-    ({"no_decay": ("networks.generater.*",)}, "optimizer.no_decay"),
-])
+@pytest.mark.parametrize(
+    "settings, key",
+    [
+        ({"lr_scales": {"networks.generater.*": 0.5}}, "optimizer.lr_scales"),
+        ({"no_decay": ("networks.generater.*",)}, "optimizer.no_decay"),
+    ],
+)
 def test_a_pattern_that_matches_nothing_is_an_error_with_the_near_miss(settings, key):
-    with pytest.raises(ConfigError, match=r"networks\.generater.*did you mean 'networks\.generator\.\*'") as error:
+    with pytest.raises(
+        ConfigError, match=r"networks\.generater.*did you mean 'networks\.generator\.\*'"
+    ) as error:
         groups_of(Everything(), **settings)
     assert error.value.key == key
 
@@ -119,14 +142,27 @@ def test_the_default_rules_may_match_nothing():
 @pytest.mark.parametrize("factory", [AdamW, SGD])
 def test_the_learning_rate_reaches_every_group_by_its_scale(factory):
     config = factory.Config(lr=0.1, layer_decay=0.5)
-    optimizer = factory.build(config, parameter_groups(Everything().named_parameters(), config), CPU)
+    optimizer = factory.build(
+        config, parameter_groups(Everything().named_parameters(), config), CPU
+    )
     set_learning_rate(optimizer, 0.04)
     for group in optimizer.param_groups:
         assert group["lr"] == 0.04 * group["lr_scale"] and group["names"]
 
 
-@pytest.mark.parametrize("name, settings", [
-    ("adamw", {}), ("sgd", {}), ("sgd", {"momentum": 0.0}), ("sgd", {"nesterov": True}), ("lamb", {}), ("muon", {}), ("adafactor", {}), ("radam", {})])
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("adamw", {}),
+        ("sgd", {}),
+        ("sgd", {"momentum": 0.0}),
+        ("sgd", {"nesterov": True}),
+        ("lamb", {}),
+        ("muon", {}),
+        ("adafactor", {}),
+        ("radam", {}),
+    ],
+)
 def test_a_parameter_may_take_its_first_step_later_than_others(name, settings):
     load_plugins()
     factory, module = registry.get("optimizer", name).cls, Everything()
@@ -147,7 +183,9 @@ def test_adamw_is_fused_where_torch_has_a_kernel():
 
 
 def test_adamw_falls_back_where_torch_has_no_kernel():
-    groups = parameter_groups([("weight", nn.Parameter(torch.zeros(2, 2, device="meta")))], AdamW.Config())
+    groups = parameter_groups(
+        [("weight", nn.Parameter(torch.zeros(2, 2, device="meta")))], AdamW.Config()
+    )
     optimizer = AdamW.build(AdamW.Config(), groups, CPU)
     assert not optimizer.param_groups[0]["fused"] and optimizer.param_groups[0]["foreach"]
 
@@ -201,8 +239,10 @@ def test_wrong_values_name_their_key():
 
 
 MUON = hasattr(torch.optim, "Muon")  # came with torch 2.9
-OPTIMIZERS = {name: registry.get("optimizer", name).cls
-              for name in ("adamw", "sgd", "lamb", "adafactor", "radam", *["muon"] * MUON)}
+OPTIMIZERS = {
+    name: registry.get("optimizer", name).cls
+    for name in ("adamw", "sgd", "lamb", "adafactor", "radam", *["muon"] * MUON)
+}
 NEEDS_MUON = pytest.mark.skipif(not MUON, reason="this torch has no Muon")
 EVERY = pytest.mark.parametrize("name", OPTIMIZERS)
 
@@ -212,7 +252,9 @@ def built(name, module, **settings):
     factory = OPTIMIZERS.get(name) or registry.get("optimizer", name).cls
     config = factory.Config(**settings)
     held = owners(module)
-    groups = parameter_groups(module.named_parameters(), config, kind_of=lambda n, p: factory.kind(config, n, p, held[n]))
+    groups = parameter_groups(
+        module.named_parameters(), config, kind_of=lambda n, p: factory.kind(config, n, p, held[n])
+    )
     optimizer = factory.build(config, groups, CPU)
     checkpoint.remember_built(optimizer)
     return optimizer
@@ -226,13 +268,19 @@ def doubles(layers=2):
 def random_gradients(module, seed, without=()):
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
-        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(
+            parameter.dtype
+        )
         parameter.grad = None if name in without else drawn * 10 ** (seed % 3 - 1)
 
 
 def test_every_registered_optimizer_is_among_these():
     load_plugins()
-    first_party = {e.name for e in registry.entries("optimizer") if e.module.startswith(("fwk.", "fwk_plugins."))}
+    first_party = {
+        e.name
+        for e in registry.entries("optimizer")
+        if e.module.startswith(("fwk.", "fwk_plugins."))
+    }
     assert first_party == {*OPTIMIZERS, "muon"}
 
 
@@ -274,7 +322,9 @@ def adafactor_by_hand(config, t, w, g, kept, lr, decay, kind):
     tiny = np.finfo(np.float64).eps
     if g.ndim > 1:
         kept["rows"] = (1 - share) * kept.get("rows", 0) + share * (g**2).mean(-1, keepdims=True)
-        kept["columns"] = (1 - share) * kept.get("columns", 0) + share * (g**2).mean(-2, keepdims=True)
+        kept["columns"] = (1 - share) * kept.get("columns", 0) + share * (g**2).mean(
+            -2, keepdims=True
+        )
         v = kept["rows"] * kept["columns"] / max(tiny, kept["rows"].mean())
     else:
         v = kept["v"] = (1 - share) * kept.get("v", 0) + share * g**2
@@ -294,7 +344,11 @@ def muon_by_hand(config, t, w, g, kept, lr, decay, kind):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
     rows, columns = w.shape
-    size = 0.2 * math.sqrt(max(rows, columns)) if config.size == "match_rms_adamw" else math.sqrt(max(1, rows / columns))
+    size = (
+        0.2 * math.sqrt(max(rows, columns))
+        if config.size == "match_rms_adamw"
+        else math.sqrt(max(1, rows / columns))
+    )
     return w * (1 - lr * decay) - lr * size * x
 
 
@@ -308,16 +362,27 @@ REFERENCES = [
     ("adafactor", adafactor_by_hand, {}),
     ("adafactor", adafactor_by_hand, {"lr": 0.4, "decay_rate": 0.5, "clip_rms": 1.1}),
     pytest.param("muon", muon_by_hand, {}, marks=NEEDS_MUON),
-    pytest.param("muon", muon_by_hand, {"size": "original", "nesterov": False, "iterations": 3, "adamw_lr": 0.1}, marks=NEEDS_MUON),
+    pytest.param(
+        "muon",
+        muon_by_hand,
+        {"size": "original", "nesterov": False, "iterations": 3, "adamw_lr": 0.1},
+        marks=NEEDS_MUON,
+    ),
 ]
 
 
-@pytest.mark.parametrize("name, by_hand, settings", REFERENCES, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    "name, by_hand, settings", REFERENCES, ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_eight_steps_equal_the_published_equations(name, by_hand, settings):
     """Decay groups, layer-wise rates, rates by pattern and a schedule; one parameter is without gradient now and then."""
     module = doubles()
-    optimizer = built(name, module, **{"weight_decay": 0.1, "layer_decay": 0.7, **settings},
-                      lr_scales={"networks.generator.*": 0.5})
+    optimizer = built(
+        name,
+        module,
+        **{"weight_decay": 0.1, "layer_decay": 0.7, **settings},
+        lr_scales={"networks.generator.*": 0.5},
+    )
     config = OPTIMIZERS[name].Config(**{"weight_decay": 0.1, **settings})
     groups = {n: group for group in optimizer.param_groups for n in group["names"]}
     ours = {n: p.detach().numpy().copy() for n, p in module.named_parameters()}
@@ -325,20 +390,32 @@ def test_eight_steps_equal_the_published_equations(name, by_hand, settings):
     rare = "networks.main.layers.1.weight"
     for update in range(1, 9):
         random_gradients(module, update, without=(rare,) if update in (1, 4) else ())
-        gradients = {n: p.grad.numpy().copy() for n, p in module.named_parameters() if p.grad is not None}
+        gradients = {
+            n: p.grad.numpy().copy() for n, p in module.named_parameters() if p.grad is not None
+        }
         rate = config.lr * (1 - update / 10)
         set_learning_rate(optimizer, rate)
         optimizer.step()
         for n, g in gradients.items():
             count[n] += 1
-            ours[n] = by_hand(config, count[n], ours[n], g, kept[n], rate * groups[n]["lr_scale"],
-                              groups[n]["weight_decay"], groups[n]["kind"])
+            ours[n] = by_hand(
+                config,
+                count[n],
+                ours[n],
+                g,
+                kept[n],
+                rate * groups[n]["lr_scale"],
+                groups[n]["weight_decay"],
+                groups[n]["kind"],
+            )
     assert len({group["lr_scale"] for group in optimizer.param_groups}) > 3
     for n, p in module.named_parameters():
         # Muon's iteration runs in bfloat16 (8 bits); the rest is float64 on both sides, in another order of operations
         tolerance = 2e-2 if groups[n]["kind"] == "muon" else 1e-9
         moved = np.abs(ours[n]).max()
-        np.testing.assert_allclose(p.detach().numpy(), ours[n], rtol=0, atol=tolerance * moved, err_msg=n)
+        np.testing.assert_allclose(
+            p.detach().numpy(), ours[n], rtol=0, atol=tolerance * moved, err_msg=n
+        )
 
 
 @EVERY
@@ -347,16 +424,30 @@ def test_no_optimizer_steps_what_has_no_gradient(name):
     optimizer = built(name, module, weight_decay=0.5)
     random_gradients(module, 1)
     optimizer.step()
-    idle = ("networks.main.layers.0.weight", "networks.main.layers.0.bias", "networks.main.embeddings.weight")
+    idle = (
+        "networks.main.layers.0.weight",
+        "networks.main.layers.0.bias",
+        "networks.main.embeddings.weight",
+    )
     parameters = dict(module.named_parameters())
     before = {n: p.detach().clone() for n, p in parameters.items()}
-    kept = {n: {k: v.clone() for k, v in optimizer.state[parameters[n]].items() if isinstance(v, torch.Tensor)} for n in idle}
+    kept = {
+        n: {
+            k: v.clone()
+            for k, v in optimizer.state[parameters[n]].items()
+            if isinstance(v, torch.Tensor)
+        }
+        for n in idle
+    }
     random_gradients(module, 2, without=idle)
     optimizer.step()
     for n, p in parameters.items():
         assert torch.equal(p, before[n]) == (n in idle), n
     for n in idle:
-        assert all(torch.equal(optimizer.state[parameters[n]][key], value) for key, value in kept[n].items())
+        assert all(
+            torch.equal(optimizer.state[parameters[n]][key], value)
+            for key, value in kept[n].items()
+        )
 
 
 @EVERY
@@ -367,7 +458,12 @@ def test_weights_and_moments_keep_their_type(name, dtype):
     random_gradients(module, 1)
     optimizer.step()
     assert all(p.dtype == dtype for p in module.parameters())
-    kept = [v for p in module.parameters() for k, v in optimizer.state[p].items() if isinstance(v, torch.Tensor) and k != "step"]
+    kept = [
+        v
+        for p in module.parameters()
+        for k, v in optimizer.state[p].items()
+        if isinstance(v, torch.Tensor) and k != "step"
+    ]
     assert kept and all(value.dtype == dtype for value in kept)
 
 
@@ -444,7 +540,9 @@ def averaging(tmp_path):
 
 
 def test_a_run_whose_optimizer_keeps_numbers_in_its_groups_resumes_bit_identically(averaging):
-    config = testing.tiny_config({"criterion": "masked_lm", "optimizer": {"name": "test_averaging", "lr": 0.1}}, [averaging])
+    config = testing.tiny_config(
+        {"criterion": "masked_lm", "optimizer": {"name": "test_averaging", "lr": 0.1}}, [averaging]
+    )
     assert testing.rule_resume(config) == ""
 
 
@@ -460,13 +558,17 @@ def test_what_an_optimizer_keeps_in_its_groups_is_saved_and_comes_back(averaging
     fresh = built("test_averaging", module)
     checkpoint.unpack_optimizer(fresh, tensors, numbers)
     for old, new in zip(optimizer.param_groups, fresh.param_groups, strict=True):
-        assert {k: v for k, v in new.items() if k != "built"} == {k: v for k, v in old.items() if k != "built"}
+        assert {k: v for k, v in new.items() if k != "built"} == {
+            k: v for k, v in old.items() if k != "built"
+        }
 
 
 def test_what_is_kept_in_groups_survives_a_phase_that_groups_otherwise(averaging):
     from fwk import Phase
 
-    config = testing.tiny_config({"criterion": "masked_lm", "optimizer": {"name": "test_averaging"}}, [averaging])
+    config = testing.tiny_config(
+        {"criterion": "masked_lm", "optimizer": {"name": "test_averaging"}}, [averaging]
+    )
     with testing.trainer_of(config) as trainer:
         trainer.step(next(testing.batches_of(trainer.run, 0)))
         trainer.enter_phase(Phase(name="heads only", frozen=("networks.*",)))
@@ -488,13 +590,18 @@ def test_what_cannot_be_saved_of_a_group_is_refused_by_name(averaging):
 def test_lamb_adapts_what_decays_by_rule_even_when_nothing_decays():
     for decay in (0.0, 0.1):
         kinds = by_name(built("lamb", doubles(), weight_decay=decay).param_groups, "kind")
-        assert {n for n, kind in kinds.items() if kind == "spared"} == {n for n in kinds if n.endswith("bias") or "norm" in n}
+        assert {n for n, kind in kinds.items() if kind == "spared"} == {
+            n for n in kinds if n.endswith("bias") or "norm" in n
+        }
 
 
 def test_the_trust_ratio_of_nothing_is_one():
     zero, one = torch.zeros(3), torch.ones(3)
     assert [float(r) for r in trust_ratios([zero, one, one], [one, zero, one], 0.0)] == [1, 1, 1]
-    assert float(trust_ratios([100 * one], [one], 10.0)[0]) == 10 and float(trust_ratios([100 * one], [one], 0.0)[0]) == 100
+    assert (
+        float(trust_ratios([100 * one], [one], 10.0)[0]) == 10
+        and float(trust_ratios([100 * one], [one], 0.0)[0]) == 100
+    )
 
 
 def test_lambs_step_is_in_proportion_to_the_matrix_whatever_the_gradient_is():
@@ -525,19 +632,33 @@ class Tied(nn.Module):
         main.embeddings.project = nn.Linear(4, 4)
         main.relative = nn.Module()
         main.relative.table = nn.Parameter(torch.zeros(2, 5))
-        main.layers = nn.ModuleList([nn.ModuleDict({
-            "tied": nn.Linear(4, 6), "rotary": nn.Embedding(3, 4), "inner": nn.Linear(4, 4), "kernel": nn.Conv1d(4, 4, 3)})])
+        main.layers = nn.ModuleList(
+            [
+                nn.ModuleDict(
+                    {
+                        "tied": nn.Linear(4, 6),
+                        "rotary": nn.Embedding(3, 4),
+                        "inner": nn.Linear(4, 4),
+                        "kernel": nn.Conv1d(4, 4, 3),
+                    }
+                )
+            ]
+        )
         main.layers[0]["tied"].weight = main.embeddings.token.weight
         main.layers[0]["output"] = nn.Linear(4, 6, bias=False)
         main.layers[0]["bag"] = nn.EmbeddingBag(6, 4)
-        main.layers[0]["bag"].weight = main.layers[0]["output"].weight  # first held by a linear layer
+        main.layers[0]["bag"].weight = main.layers[0][
+            "output"
+        ].weight  # first held by a linear layer
         self.criteria = nn.ModuleDict({"masked_lm": nn.ModuleDict({"head": nn.Linear(4, 4)})})
 
 
 @NEEDS_MUON
 def test_muon_steps_hidden_matrices_and_never_an_embedding():
     kinds = by_name(built("muon", Tied()).param_groups, "kind")
-    assert {n for n, kind in kinds.items() if kind == "muon"} == {"networks.main.layers.0.inner.weight"}
+    assert {n for n, kind in kinds.items() if kind == "muon"} == {
+        "networks.main.layers.0.inner.weight"
+    }
 
 
 @NEEDS_MUON
@@ -546,13 +667,21 @@ def test_muon_of_the_built_in_encoder_takes_the_four_matrices_of_each_layer():
     with testing.trainer_of(config) as trainer:
         kinds = by_name(trainer.run.optimizer.param_groups, "kind")
         assert {n for n, kind in kinds.items() if kind == "muon"} == {
-            f"networks.main.layers.{i}.{part}.weight" for i in range(2)
-            for part in ("query_key_value", "attention_output", "inner", "output")}
-        assert kinds["networks.main.embeddings.token.weight"] == kinds["networks.main.relative.table"] == "adamw"
+            f"networks.main.layers.{i}.{part}.weight"
+            for i in range(2)
+            for part in ("query_key_value", "attention_output", "inner", "output")
+        }
+        assert (
+            kinds["networks.main.embeddings.token.weight"]
+            == kinds["networks.main.relative.table"]
+            == "adamw"
+        )
         trainer.step(next(testing.batches_of(trainer.run)))
         state = trainer.run.optimizer.state
         for n, p in trainer.run.named_trainable():
-            assert set(state[p]) == ({"momentum_buffer"} if kinds[n] == "muon" else {"step", "exp_avg", "exp_avg_sq"})
+            assert set(state[p]) == (
+                {"momentum_buffer"} if kinds[n] == "muon" else {"step", "exp_avg", "exp_avg_sq"}
+            )
 
 
 @NEEDS_MUON
@@ -565,18 +694,26 @@ def test_muons_step_is_orthogonal_and_as_large_as_adamws():
     optimizer.step()
     step = (before - weight.detach()) / 0.1 / (0.2 * 2)  # size: 0.2·√4
     values = torch.linalg.svdvals(step)
-    assert 0.5 < float(values.min()) and float(values.max()) < 1.3  # the quintic aims between 0.7 and 1.2, in bfloat16
+    assert (
+        0.5 < float(values.min()) and float(values.max()) < 1.3
+    )  # the quintic aims between 0.7 and 1.2, in bfloat16
 
 
 def test_without_torchs_muon_the_error_says_which_torch_has_it(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    with pytest.raises(ConfigError, match=r"optimizer: 'muon' is torch\.optim\.Muon, which came with torch 2\.9, and this is torch"):
+    with pytest.raises(
+        ConfigError,
+        match=r"optimizer: 'muon' is torch\.optim\.Muon, which came with torch 2\.9, and this is torch",
+    ):
         registry.get("optimizer", "muon").cls.Config()
 
 
 @NEEDS_MUON
 def test_muons_patterns_must_match_and_may_match_nothing_by_default():
-    with pytest.raises(ConfigError, match=r"optimizer\.hidden: 'networks\.main\.layer\.\*' matches no parameter.*layers"):
+    with pytest.raises(
+        ConfigError,
+        match=r"optimizer\.hidden: 'networks\.main\.layer\.\*' matches no parameter.*layers",
+    ):
         built("muon", Tied(), hidden=("networks.main.layer.*",))
     plain = nn.Linear(2, 2)
     optimizer = built("muon", plain)
@@ -604,7 +741,10 @@ def test_several_optimizers_together_load_a_state_dict():
     again.load_state_dict(optimizer.state_dict())
     again.step()
     assert set(again.state) == set(module.parameters())
-    assert all(len(part.state) == len(module_state) for part, module_state in zip(again.parts, [again.state] * 2))
+    assert all(
+        len(part.state) == len(module_state)
+        for part, module_state in zip(again.parts, [again.state] * 2)
+    )
 
 
 # -- NVIDIA apex -----------------------------------------------------------------------------------------------------
@@ -618,13 +758,16 @@ class Fused(torch.optim.SGD):
         self.param_groups = groups
 
 
-APEX = pytest.mark.parametrize("name, cls, settings", [
-    ("adamw", "FusedAdam", {}), ("lamb", "FusedLAMB", {"largest_ratio": 0.0})])
+APEX = pytest.mark.parametrize(
+    "name, cls, settings",
+    [("adamw", "FusedAdam", {}), ("lamb", "FusedLAMB", {"largest_ratio": 0.0})],
+)
 
 
 @pytest.fixture
 def apex(monkeypatch):
     """Puts a fake apex with these submodules in the place of any other."""
+
     def put(**parts):
         for name in [n for n in sys.modules if n.split(".")[0] == "apex"]:
             monkeypatch.delitem(sys.modules, name)
@@ -635,21 +778,38 @@ def apex(monkeypatch):
             module = types.ModuleType(f"apex.{name}")
             vars(module).update(content)
             monkeypatch.setitem(sys.modules, f"apex.{name}", module)
+
     return put
 
 
 def on_gpu(dtype=torch.float32):
     """Groups that say they lie on a GPU; nothing here steps them."""
     parameter = types.SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
-    return [{"params": [parameter], "names": ["weight"], "kind": "", "lr": 1.0, "lr_scale": 1.0, "weight_decay": 0.0}]
+    return [
+        {
+            "params": [parameter],
+            "names": ["weight"],
+            "kind": "",
+            "lr": 1.0,
+            "lr_scale": 1.0,
+            "weight_decay": 0.0,
+        }
+    ]
 
 
 @APEX
 def test_apex_is_given_the_same_settings_and_no_clipping_of_its_own(apex, name, cls, settings):
     apex(normalization={}, optimizers={"FusedAdam": Fused, "FusedLAMB": Fused})
-    config = OPTIMIZERS[name].Config(implementation="apex", lr=0.5, eps=1e-7, betas=(0.8, 0.9), **settings)
+    config = OPTIMIZERS[name].Config(
+        implementation="apex", lr=0.5, eps=1e-7, betas=(0.8, 0.9), **settings
+    )
     given = OPTIMIZERS[name].build(config, on_gpu(), torch.device("cuda")).given
-    assert (given["lr"], given["eps"], given["betas"], given["adam_w_mode"]) == (0.5, 1e-7, (0.8, 0.9), True)
+    assert (given["lr"], given["eps"], given["betas"], given["adam_w_mode"]) == (
+        0.5,
+        1e-7,
+        (0.8, 0.9),
+        True,
+    )
     assert given.get("max_grad_norm", math.inf) == math.inf
 
 
@@ -657,7 +817,10 @@ def test_apex_is_given_the_same_settings_and_no_clipping_of_its_own(apex, name, 
 def test_a_package_apex_of_another_origin_is_told_apart(apex, name, cls, settings):
     apex(optimizers={cls: Fused})  # has everything but `apex.normalization`
     config = OPTIMIZERS[name].Config(implementation="apex", **settings)
-    with pytest.raises(ConfigError, match=r"optimizer\.implementation: needs NVIDIA apex.*public index is something else.*use '"):
+    with pytest.raises(
+        ConfigError,
+        match=r"optimizer\.implementation: needs NVIDIA apex.*public index is something else.*use '",
+    ):
         OPTIMIZERS[name].build(config, on_gpu(), torch.device("cuda"))
 
 
@@ -665,7 +828,9 @@ def test_a_package_apex_of_another_origin_is_told_apart(apex, name, cls, setting
 def test_without_apex_the_error_says_where_it_comes_from(monkeypatch, name, cls, settings):
     monkeypatch.setitem(sys.modules, "apex", None)  # makes the import fail
     config = OPTIMIZERS[name].Config(implementation="apex", **settings)
-    with pytest.raises(ConfigError, match=r"optimizer\.implementation: .*not installed.*github\.com/NVIDIA/apex"):
+    with pytest.raises(
+        ConfigError, match=r"optimizer\.implementation: .*not installed.*github\.com/NVIDIA/apex"
+    ):
         OPTIMIZERS[name].build(config, on_gpu(), torch.device("cuda"))
 
 
@@ -677,11 +842,16 @@ def test_apex_needs_a_cuda_device_a_kernel_and_its_extensions(apex, name, cls, s
     apex(normalization={}, optimizers={cls: broken})
     config = OPTIMIZERS[name].Config(implementation="apex", **settings)
     build, gpu = OPTIMIZERS[name].build, torch.device("cuda")
-    with pytest.raises(ConfigError, match=rf"optimizer\.implementation: apex's {cls} has CUDA kernels.*none for train\.device=cpu"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"optimizer\.implementation: apex's {cls} has CUDA kernels.*none for train\.device=cpu",
+    ):
         build(config, groups_of(Everything()), CPU)
     with pytest.raises(ConfigError, match=r"none for float64"):
         build(config, on_gpu(torch.float64), gpu)
-    with pytest.raises(ConfigError, match=rf"apex's {cls} cannot be used \(.*requires cuda extensions\)"):
+    with pytest.raises(
+        ConfigError, match=rf"apex's {cls} cannot be used \(.*requires cuda extensions\)"
+    ):
         build(config, on_gpu(), gpu)
 
 
@@ -693,7 +863,10 @@ def test_apexs_lamb_has_no_bound_on_its_ratio():
 
 def test_the_default_rate_is_advised_against_for_wide_encoders_and_only_then():
     told = AdamW.advice(AdamW.Config(), 768)
-    assert "suits encoders up to 128 wide; this one is 768 wide" in told and "optimizer.lr=0.0005 is" in told
+    assert (
+        "suits encoders up to 128 wide; this one is 768 wide" in told
+        and "optimizer.lr=0.0005 is" in told
+    )
     assert AdamW.advice(AdamW.Config(), 128) is None
     assert AdamW.advice(AdamW.Config(lr=1e-4), 768) is None
     assert SGD.advice(SGD.Config(), 768) is None

@@ -21,7 +21,9 @@ def test_permutation_is_a_bijection(size):
 def test_every_example_comes_once_per_epoch_and_epochs_differ():
     order = Order(3, {"a": 1013})
     sources, indices, epochs = order.locate(np.arange(3 * 1013))
-    assert set(sources.tolist()) == {0} and epochs.tolist() == [e for e in range(3) for _ in range(1013)]
+    assert set(sources.tolist()) == {0} and epochs.tolist() == [
+        e for e in range(3) for _ in range(1013)
+    ]
     rows = indices.reshape(3, 1013)
     assert all(sorted(row.tolist()) == list(range(1013)) for row in rows)
     assert len({tuple(row) for row in rows}) == 3
@@ -35,8 +37,16 @@ def test_seeds_and_names_give_different_orders():
     assert np.array_equal(first, Order(1, {"a": 500}).locate(np.arange(500))[1])
 
 
-@pytest.mark.parametrize("mixture", [None, {"a": 1, "b": 1, "c": 1}, {"a": 0.7, "b": 0.29, "c": 0.01},
-                                     {"a": 1, "c": 1e-9}, {"a": 0.333, "b": 0.333, "c": 0.334}])
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        None,
+        {"a": 1, "b": 1, "c": 1},
+        {"a": 0.7, "b": 0.29, "c": 0.01},
+        {"a": 1, "c": 1e-9},
+        {"a": 0.333, "b": 0.333, "c": 0.334},
+    ],
+)
 def test_composition_of_blocks_carries_what_is_left_over(mixture):
     sizes = {"a": 1000, "b": 77, "c": 5}
     order = Order(5, sizes, mixture, block=64)
@@ -47,9 +57,14 @@ def test_composition_of_blocks_carries_what_is_left_over(mixture):
     shares = np.array([(mixture or sizes).get(n, 0.0) for n in sizes], float)
     shares /= shares.sum()
     # shares are rounded to 1 / (256 * 64): over 600 blocks that is at most 600 / 256 draws, and one for a tiny share
-    assert np.abs(counts.cumsum(0) - np.outer(np.arange(1, blocks + 1) * 64, shares)).max() < 1 + 600 / 256 + 1
+    assert (
+        np.abs(counts.cumsum(0) - np.outer(np.arange(1, blocks + 1) * 64, shares)).max()
+        < 1 + 600 / 256 + 1
+    )
     spread = counts.max(0) - counts.min(0)
-    assert (spread <= 2).all()  # fixed composition: a block differs from another by the carried draws only
+    assert (
+        spread <= 2
+    ).all()  # fixed composition: a block differs from another by the carried draws only
     first = np.bincount(sources[: 64 * 100 + 13], minlength=3).tolist()
     assert order.drawn(64 * 100 + 13) == dict(zip(sizes, first, strict=True))
 
@@ -79,7 +94,10 @@ def test_1e11_examples_take_no_memory_and_no_time():
     order = Order(1, {"web": 10**11, "books": 10**9}, {"web": 0.9, "books": 0.1})
     sources, indices, _ = order.locate(np.arange(7 * 10**10, 7 * 10**10 + 4096))
     assert time.process_time() - began < 2
-    assert len(set(indices[sources == 0].tolist())) == (sources == 0).sum() and indices[sources == 0].max() > 9 * 10**10
+    assert (
+        len(set(indices[sources == 0].tolist())) == (sources == 0).sum()
+        and indices[sources == 0].max() > 9 * 10**10
+    )
 
 
 @pytest.mark.parametrize("size", [3, 4, 5])
@@ -88,7 +106,9 @@ def test_permutations_of_small_sets_are_close_to_uniform(size):
     rows = Order(1, {"a": size}).locate(np.arange(size * epochs))[1].reshape(epochs, size)
     counts = np.stack([np.bincount(rows[:, k], minlength=size) for k in range(size)])
     expected = epochs / size
-    assert ((counts - expected) ** 2 / expected).sum() < 3 * size * size  # chi-square, (size - 1)^2 degrees of freedom
+    assert (
+        (counts - expected) ** 2 / expected
+    ).sum() < 3 * size * size  # chi-square, (size - 1)^2 degrees of freedom
 
 
 def test_neighbours_do_not_stay_neighbours():
@@ -117,30 +137,44 @@ def test_a_group_of_draws_comes_from_one_source(group):
     draws = np.arange(blocks * order.block * group + group // 2)
     sources, indices, epochs = order.locate(draws)
     whole = sources[: blocks * order.block * group].reshape(-1, group)
-    assert (whole == whole[:, :1]).all() and len(set(sources[-(group // 2):].tolist())) == 1
-    counts = np.stack([np.bincount(block, minlength=3) for block in whole[:, 0].reshape(blocks, -1)])
+    assert (whole == whole[:, :1]).all() and len(set(sources[-(group // 2) :].tolist())) == 1
+    counts = np.stack(
+        [np.bincount(block, minlength=3) for block in whole[:, 0].reshape(blocks, -1)]
+    )
     assert (counts.max(0) - counts.min(0) <= 2).all()
     expected = np.outer(np.arange(1, blocks + 1) * order.block, shares)
-    assert np.abs(counts.cumsum(0) - expected).max() < 2 + blocks / 256  # in groups; shares are rounded
+    assert (
+        np.abs(counts.cumsum(0) - expected).max() < 2 + blocks / 256
+    )  # in groups; shares are rounded
     seen = Counter(zip(sources.tolist(), indices.tolist(), epochs.tolist(), strict=True))
     assert max(seen.values()) == 1
     for source, size in enumerate(sizes.values()):  # and each epoch of a source is complete
         mine = epochs[: whole.size][sources[: whole.size] == source]
         assert (np.bincount(mine)[: mine.max()] == size).all()
     for consumed in (0, 1, group, 3 * group + group // 2, order.block * group, len(draws)):
-        assert list(order.drawn(consumed).values()) == np.bincount(sources[:consumed], minlength=3).tolist()
+        assert (
+            list(order.drawn(consumed).values())
+            == np.bincount(sources[:consumed], minlength=3).tolist()
+        )
     some = np.random.default_rng(0).integers(0, len(draws), 200)
-    assert all(np.array_equal(a, b[some]) for a, b in zip(order.locate(some), (sources, indices, epochs), strict=True))
+    assert all(
+        np.array_equal(a, b[some])
+        for a, b in zip(order.locate(some), (sources, indices, epochs), strict=True)
+    )
 
 
 def test_groups_change_nothing_where_there_is_one_source():
-    for one, other in zip(Order(3, {"a": 101}).locate(np.arange(300)),
-                          Order(3, {"a": 101}, group=7).locate(np.arange(300)), strict=True):
+    for one, other in zip(
+        Order(3, {"a": 101}).locate(np.arange(300)),
+        Order(3, {"a": 101}, group=7).locate(np.arange(300)),
+        strict=True,
+    ):
         assert np.array_equal(one, other)
     assert Order(3, {"a": 101}, group=7).drawn(45) == {"a": 45}
 
 
 def test_half_and_half_in_groups_alternates_from_the_start():
-    sources = Order(1, {"labelled": 100, "unlabelled": 1000}, {"labelled": 1, "unlabelled": 1}, group=32).locate(
-        np.arange(32 * 128))[0]
+    sources = Order(
+        1, {"labelled": 100, "unlabelled": 1000}, {"labelled": 1, "unlabelled": 1}, group=32
+    ).locate(np.arange(32 * 128))[0]
     assert (sources == 0).sum() == 32 * 64  # exact over 4096 draws, not over 4096 updates

@@ -16,31 +16,54 @@ def test_two_static_views_share_one_call():
 
 
 def test_a_view_that_only_criteria_need_waits_for_the_learned_one():
-    made = plan(Node(name="masked"), Node(name="corrupted", source="masked", learned=True), Node(name="cropped"),
-                encoded=["cropped", "corrupted"])
+    made = plan(
+        Node(name="masked"),
+        Node(name="corrupted", source="masked", learned=True),
+        Node(name="cropped"),
+        encoded=["cropped", "corrupted"],
+    )
     assert made.steps == (Make("corrupted"), Encode(("corrupted", "cropped")))
 
 
 def test_a_static_view_of_a_learned_one_is_made_inside_the_forward_pass():
-    made = plan(Node(name="masked"), Node(name="corrupted", source="masked", learned=True),
-                Node(name="cropped", source="corrupted"), encoded=["cropped"])
+    made = plan(
+        Node(name="masked"),
+        Node(name="corrupted", source="masked", learned=True),
+        Node(name="cropped", source="corrupted"),
+        encoded=["cropped"],
+    )
     assert made.static == ("masked",)
     assert made.steps == (Make("corrupted"), Make("cropped"), Encode(("cropped",)))
 
 
 def test_a_noiser_that_reads_an_encoding_gets_it_first_and_nothing_else_is_encoded_early():
-    made = plan(Node(name="plain"), Node(name="other"), Node(name="hard", source="plain", learned=True, reads_encoding=True),
-                encoded=["hard", "other"])
+    made = plan(
+        Node(name="plain"),
+        Node(name="other"),
+        Node(name="hard", source="plain", learned=True, reads_encoding=True),
+        encoded=["hard", "other"],
+    )
     assert made.steps == (Encode(("plain",)), Make("hard"), Encode(("other", "hard")))
 
 
 def test_views_of_different_mode_never_share_a_call():
-    made = plan(Node(name="student"), Node(name="teacher", group=("main", "teacher", False)), encoded=["student", "teacher"])
+    made = plan(
+        Node(name="student"),
+        Node(name="teacher", group=("main", "teacher", False)),
+        encoded=["student", "teacher"],
+    )
     assert made.steps == (Encode(("student",)), Encode(("teacher",)))
 
 
 def test_until_repeats_only_what_a_prepared_view_needs():
-    nodes = {n.name: n for n in (Node(name="masked"), Node(name="corrupted", source="masked", learned=True), Node(name="x"))}
+    nodes = {
+        n.name: n
+        for n in (
+            Node(name="masked"),
+            Node(name="corrupted", source="masked", learned=True),
+            Node(name="x"),
+        )
+    }
     made = make_plan(nodes, ["corrupted", "x"])
     assert made.until(["corrupted"], nodes) == (Make("corrupted"),)
 
@@ -52,11 +75,14 @@ def test_circles_and_unknown_sources_are_refused_by_name():
         plan(Node(name="masked"), Node(name="a", source="maskd"), encoded=["a"])
 
 
-@pytest.mark.parametrize("lengths,calls", [
-    ([32, 32], [[0, 1]]),
-    ([32, 29], [[0, 1]]),
-    ([512, 16], [[0], [1]]),
-    ([16, 512, 500], [[0], [1, 2]]),
-])
+@pytest.mark.parametrize(
+    "lengths,calls",
+    [
+        ([32, 32], [[0, 1]]),
+        ([32, 29], [[0, 1]]),
+        ([512, 16], [[0], [1]]),
+        ([16, 512, 500], [[0], [1, 2]]),
+    ],
+)
 def test_views_share_a_call_where_padding_is_cheap(lengths, calls):
     assert share_calls(lengths, [8] * len(lengths)) == calls

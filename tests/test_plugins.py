@@ -76,15 +76,24 @@ def folder(tmp_path):
 
 
 def test_a_folder_its_modules_and_packages_are_loaded_under_a_private_name(folder):
-    place = folder(one=COMPONENT.format(name="one_u") + "\nfrom .helper import VALUE\nfrom .sub import deep\n",
-                   helper="VALUE = 3\n", sub__slash____init__="from . import deep\n",
-                   sub__slash__deep=COMPONENT.format(name="deep_u"), test_one="raise Exception('a test is not loaded')",
-                   conftest="raise Exception('not loaded')", setup="raise Exception('not loaded')")
+    place = folder(
+        one=COMPONENT.format(name="one_u") + "\nfrom .helper import VALUE\nfrom .sub import deep\n",
+        helper="VALUE = 3\n",
+        sub__slash____init__="from . import deep\n",
+        sub__slash__deep=COMPONENT.format(name="deep_u"),
+        test_one="raise Exception('a test is not loaded')",
+        conftest="raise Exception('not loaded')",
+        setup="raise Exception('not loaded')",
+    )
     (place / "notes.txt").write_text("not code")
     (package,) = load_user_dirs([place])
     assert package.startswith("fwk_user_") and sys.modules[f"{package}.one"].VALUE == 3
     entry = registry.get("schedule", "one_u")
-    assert entry.module == f"{package}.one" and entry.plugin == str(place) and entry.place.startswith(f"{place}/one.py:")
+    assert (
+        entry.module == f"{package}.one"
+        and entry.plugin == str(place)
+        and entry.place.startswith(f"{place}/one.py:")
+    )
     assert registry.get("schedule", "deep_u").summary == "A schedule for a test."
     assert "one" not in sys.modules and "helper" not in sys.modules
 
@@ -95,16 +104,28 @@ def test_one_file_is_a_user_directory_too(folder):
     assert registry.get("schedule", "single_u").module == package
 
 
-@pytest.mark.parametrize("kind, base, missing", [
-    ("criterion", "Criterion", "forward, normalizers, views"), ("noiser", "Noiser", "apply"), ("model", "Encoder", "forward"),
-    ("task", "Task", "collate, fingerprint, sources, splits"), ("optimizer", "OptimizerFactory", "build"),
-])
-def test_a_class_that_leaves_out_what_its_base_needs_is_refused_by_name(folder, kind, base, missing):
+@pytest.mark.parametrize(
+    "kind, base, missing",
+    [
+        ("criterion", "Criterion", "forward, normalizers, views"),
+        ("noiser", "Noiser", "apply"),
+        ("model", "Encoder", "forward"),
+        ("task", "Task", "collate, fingerprint, sources, splits"),
+        ("optimizer", "OptimizerFactory", "build"),
+    ],
+)
+def test_a_class_that_leaves_out_what_its_base_needs_is_refused_by_name(
+    folder, kind, base, missing
+):
     module = {"OptimizerFactory": "fwk.optim.base", "Task": "fwk.tasks.base"}.get(base, "fwk")
-    place = folder(bare=f"from fwk import register\nfrom {module} import {base}\n\n@register('{kind}', 'bare_u')\nclass Bare({base}):\n    pass\n")
+    place = folder(
+        bare=f"from fwk import register\nfrom {module} import {base}\n\n@register('{kind}', 'bare_u')\nclass Bare({base}):\n    pass\n"
+    )
     with pytest.raises(PluginError) as refused:
         load_user_dirs([place])
-    assert f"bare.py:4: the {kind} 'bare_u' leaves out {missing}; expected Bare to define" in str(refused.value)
+    assert f"bare.py:4: the {kind} 'bare_u' leaves out {missing}; expected Bare to define" in str(
+        refused.value
+    )
 
 
 def test_a_folder_with_an_init_file_is_a_package(folder):
@@ -120,16 +141,33 @@ def test_loading_again_does_nothing(folder):
 
 
 def test_two_folders_may_hold_files_of_one_name(folder):
-    load_user_dirs([folder("a", one=COMPONENT.format(name="a_u")), folder("b", one=COMPONENT.format(name="b_u"))])
+    load_user_dirs(
+        [
+            folder("a", one=COMPONENT.format(name="a_u")),
+            folder("b", one=COMPONENT.format(name="b_u")),
+        ]
+    )
     assert registry.get("schedule", "a_u").cls is not registry.get("schedule", "b_u").cls
 
 
 def test_a_name_that_is_taken_names_both_files(folder):
     with pytest.raises(PluginError) as caught:
-        load_user_dirs([folder("a", one=COMPONENT.format(name="same_u")), folder("b", two=COMPONENT.format(name="same_u"))])
+        load_user_dirs(
+            [
+                folder("a", one=COMPONENT.format(name="same_u")),
+                folder("b", two=COMPONENT.format(name="same_u")),
+            ]
+        )
     assert "a/one.py:" in str(caught.value) and "b/two.py:" in str(caught.value)
     with pytest.raises(PluginError, match=r"masked_lm.py:\d+ .*c/mine.py:\d+"):
-        load_user_dirs([folder("c", mine="from fwk import register\n@register('criterion', 'masked_lm')\nclass M: pass\n")])
+        load_user_dirs(
+            [
+                folder(
+                    "c",
+                    mine="from fwk import register\n@register('criterion', 'masked_lm')\nclass M: pass\n",
+                )
+            ]
+        )
 
 
 def test_classes_pickle_into_processes_that_have_not_loaded_the_folder(folder):
@@ -137,9 +175,11 @@ def test_classes_pickle_into_processes_that_have_not_loaded_the_folder(folder):
     load_user_dirs([place])
     cls = registry.get("schedule", "pickled_u").cls
     data = pickle.dumps((Path, cls, cls.Config(share=0.25)))
-    code = ("import sys, pickle, fwk; _, cls, config = pickle.loads(sys.stdin.buffer.read());"
-            "assert config.share == 0.25 and cls.__name__ == 'pickled_u';"
-            "from fwk.registry import registry; assert registry.get('schedule', 'pickled_u').cls is cls")
+    code = (
+        "import sys, pickle, fwk; _, cls, config = pickle.loads(sys.stdin.buffer.read());"
+        "assert config.share == 0.25 and cls.__name__ == 'pickled_u';"
+        "from fwk.registry import registry; assert registry.get('schedule', 'pickled_u').cls is cls"
+    )
     import os
 
     subprocess.run([sys.executable, "-c", code], input=data, check=True, env={**os.environ})
@@ -148,16 +188,20 @@ def test_classes_pickle_into_processes_that_have_not_loaded_the_folder(folder):
 def test_user_code_in_data_loading_workers(folder):
     import torch.utils.data
 
-    place = folder(data="""
+    place = folder(
+        data="""
         from fwk import Source, register
         class Numbers(Source):
             def __len__(self): return 6
             def __getitem__(self, i): return i * i
-    """)
+    """
+    )
     (package,) = load_user_dirs([place])
     source = sys.modules[f"{package}.data"].Numbers()
     for method in ("fork", "spawn"):
-        loader = torch.utils.data.DataLoader(_Wrapped(source), num_workers=1, multiprocessing_context=method, batch_size=None)
+        loader = torch.utils.data.DataLoader(
+            _Wrapped(source), num_workers=1, multiprocessing_context=method, batch_size=None
+        )
         assert list(loader) == [0, 1, 4, 9, 16, 25]
 
 
@@ -176,27 +220,39 @@ class _Wrapped:
 
 def test_config_files_name_user_directories_too(folder, tmp_path):
     place = folder(one=COMPONENT.format(name="from_file_u"))
-    (tmp_path / "a.yaml").write_text(f"user_dirs: ['{place}']\nschedule: {{name: from_file_u, share: 0.1}}\ntask: synthetic\n")
+    (tmp_path / "a.yaml").write_text(
+        f"user_dirs: ['{place}']\nschedule: {{name: from_file_u, share: 0.1}}\ntask: synthetic\n"
+    )
     config = resolve([tmp_path / "a.yaml"]).config
     assert config.user_dirs == (str(place),) and config.schedule.config.share == 0.1
     assert resolve([tmp_path / "a.yaml"], {}, [], [place]).config.user_dirs == (str(place),)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("import nothing_of_this_name\n", "ModuleNotFoundError: No module named 'nothing_of_this_name'"),
-    ("x = 1\nx.y\n", "AttributeError"),
-    ("def f(:\n", "SyntaxError"),
-    ("import sys; sys.exit(3)\n", "SystemExit: 3"),
-    ("raise RuntimeError\n", "RuntimeError: no message"),
-    ("raise RuntimeError('two\\nlines')\n", "RuntimeError: two lines"),
-    ("import helper\n", "a file beside it is imported with 'from . import helper'"),
-    ("from fwk import Critreion\n", "ImportError: cannot import name 'Critreion' from 'fwk'"),
-])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "import nothing_of_this_name\n",
+            "ModuleNotFoundError: No module named 'nothing_of_this_name'",
+        ),
+        ("x = 1\nx.y\n", "AttributeError"),
+        ("def f(:\n", "SyntaxError"),
+        ("import sys; sys.exit(3)\n", "SystemExit: 3"),
+        ("raise RuntimeError\n", "RuntimeError: no message"),
+        ("raise RuntimeError('two\\nlines')\n", "RuntimeError: two lines"),
+        ("import helper\n", "a file beside it is imported with 'from . import helper'"),
+        ("from fwk import Critreion\n", "ImportError: cannot import name 'Critreion' from 'fwk'"),
+    ],
+)
 def test_a_user_directory_that_does_not_import_is_fatal_and_named(folder, text, message, capsys):
     place = folder(broken=text, helper="")
     with pytest.raises(BrokenPlugin) as caught:
         load_user_dirs([place])
-    assert message in str(caught.value) and "broken.py:" in str(caught.value) and str(place) in str(caught.value)
+    assert (
+        message in str(caught.value)
+        and "broken.py:" in str(caught.value)
+        and str(place) in str(caught.value)
+    )
     assert main(["--user-dir", str(place), "--task", "synthetic"]) == 2
     err = capsys.readouterr().err.strip().splitlines()
     assert err[-1].startswith("fwk-train: error: plugin '") and "broken.py" in "".join(err[:-1])
@@ -205,7 +261,14 @@ def test_a_user_directory_that_does_not_import_is_fatal_and_named(folder, text, 
 
 def test_allow_broken_plugins_makes_it_a_warning(folder, capsys):
     place = folder(broken="1 / 0\n")
-    arguments = ["--user-dir", str(place), "--task", "synthetic", "--print-config", "--allow-broken-plugins"]
+    arguments = [
+        "--user-dir",
+        str(place),
+        "--task",
+        "synthetic",
+        "--print-config",
+        "--allow-broken-plugins",
+    ]
     assert main(arguments[:-1]) == 2
     capsys.readouterr()
     assert main(arguments) == 0
@@ -223,7 +286,11 @@ class _Point:
 
 
 def test_an_installed_plugin_is_found_by_its_entry_point(folder, monkeypatch):
-    place = folder("fake_plugin_a", __init__="from fake_plugin_a import one\n", one=COMPONENT.format(name="installed_u"))
+    place = folder(
+        "fake_plugin_a",
+        __init__="from fake_plugin_a import one\n",
+        one=COMPONENT.format(name="installed_u"),
+    )
     monkeypatch.syspath_prepend(str(place.parent))
     monkeypatch.setattr(fwk.plugins, "installed", lambda: [_Point("fake_a", "fake_plugin_a")])
     discover()
@@ -232,27 +299,41 @@ def test_an_installed_plugin_is_found_by_its_entry_point(folder, monkeypatch):
 
 
 def test_an_installed_plugin_with_an_index_is_not_imported_before_it_is_needed(folder, monkeypatch):
-    place = folder("fake_plugin_b", __init__="from fake_plugin_b import one\n", one=COMPONENT.format(name="indexed_u"))
+    place = folder(
+        "fake_plugin_b",
+        __init__="from fake_plugin_b import one\n",
+        one=COMPONENT.format(name="indexed_u"),
+    )
     monkeypatch.syspath_prepend(str(place.parent))
-    code = ("from fwk.registry import registry, write_index; registry.packages['fake_plugin_b'] = 'fake_b'; write_index('fake_plugin_b')")
+    code = "from fwk.registry import registry, write_index; registry.packages['fake_plugin_b'] = 'fake_b'; write_index('fake_plugin_b')"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=place.parent)
     monkeypatch.setattr(fwk.plugins, "installed", lambda: [_Point("fake_b", "fake_plugin_b")])
     discover()
     entry = registry.get("schedule", "indexed_u")
-    assert entry.plugin == "fake_b" and entry.schema[0].name == "share" and "fake_plugin_b" not in sys.modules
+    assert (
+        entry.plugin == "fake_b"
+        and entry.schema[0].name == "share"
+        and "fake_plugin_b" not in sys.modules
+    )
     assert entry.cls.__name__ == "indexed_u" and "fake_plugin_b" in sys.modules
 
 
 def test_an_installed_plugin_that_does_not_import_is_fatal(folder, monkeypatch, capsys):
     place = folder("fake_plugin_c", __init__="import nothing_of_this_name\n")
     monkeypatch.syspath_prepend(str(place.parent))
-    monkeypatch.setattr(fwk.plugins, "installed", lambda: [_Point("fake_c", "fake_plugin_c"), _Point("fake_d", "fake_gone")])
+    monkeypatch.setattr(
+        fwk.plugins,
+        "installed",
+        lambda: [_Point("fake_c", "fake_plugin_c"), _Point("fake_d", "fake_gone")],
+    )
     for _ in range(2):  # again, not only the first time
         with pytest.raises(BrokenPlugin, match="plugin 'fake_c' does not import"):
             discover()
     with pytest.warns(UserWarning) as told:
         manager = load_plugins(allow_broken=True)
-    assert {"fake_c", "fake_d"} == {w.message.args[0].split("'")[1] for w in told} and isinstance(manager, PluginManager)
+    assert {"fake_c", "fake_d"} == {w.message.args[0].split("'")[1] for w in told} and isinstance(
+        manager, PluginManager
+    )
     assert main(["--task", "synthetic"]) == 2 and "plugin 'fake_c'" in capsys.readouterr().err
 
 
@@ -269,7 +350,9 @@ def test_the_engine_names_no_plugin_and_no_objective():
         text = path.read_text()
         assert "import fwk_plugins" not in text and "from fwk_plugins" not in text, path
         if path.parent.name == "engine":
-            assert not any(f"'{n}'" in text or f'"{n}"' in text for n in registry.names("criterion")), path
+            assert not any(
+                f"'{n}'" in text or f'"{n}"' in text for n in registry.names("criterion")
+            ), path
 
 
 # ---- hooks ----
@@ -300,28 +383,46 @@ def _with(name: str, function, mark: bool = True):
     return type("Bad", (), {name: hookimpl(function) if mark else function})()
 
 
-@pytest.mark.parametrize(("plugin", "message"), [
-    (_with("fwk_logged", lambda self, run, recrd: 0), "argument 'recrd' that the hook does not give; did you mean 'record'"),
-    (_with("fwk_logged", lambda self, recrd: 0), "the hook is fwk_logged(run: 'Run', record: 'dict[str, Any]')"),
-    (_with("fwk_loged", lambda self, run: 0), "implements fwk_loged"),
-    (_with("fwk_loged", lambda self, run: 0), "no hook of fwk; did you mean 'fwk_logged'"),
-    (_with("fwk_logged", lambda self, run: 0, mark=False), "not marked with @fwk.hookimpl"),
-    (_with("fwk_update_start", lambda self, run: 0, mark=False), "no hook of fwk; did you mean 'fwk_update_"),
-])
+@pytest.mark.parametrize(
+    ("plugin", "message"),
+    [
+        (
+            _with("fwk_logged", lambda self, run, recrd: 0),
+            "argument 'recrd' that the hook does not give; did you mean 'record'",
+        ),
+        (
+            _with("fwk_logged", lambda self, recrd: 0),
+            "the hook is fwk_logged(run: 'Run', record: 'dict[str, Any]')",
+        ),
+        (_with("fwk_loged", lambda self, run: 0), "implements fwk_loged"),
+        (_with("fwk_loged", lambda self, run: 0), "no hook of fwk; did you mean 'fwk_logged'"),
+        (_with("fwk_logged", lambda self, run: 0, mark=False), "not marked with @fwk.hookimpl"),
+        (
+            _with("fwk_update_start", lambda self, run: 0, mark=False),
+            "no hook of fwk; did you mean 'fwk_update_",
+        ),
+    ],
+)
 def test_a_wrong_hook_is_fatal_and_named(plugin, message):
     with pytest.raises(PluginError) as caught:
         PluginManager().register(plugin, name="mine")
-    assert message in str(caught.value) and "plugin 'mine'" in str(caught.value) and "test_plugins.py:" in str(caught.value)
+    assert (
+        message in str(caught.value)
+        and "plugin 'mine'" in str(caught.value)
+        and "test_plugins.py:" in str(caught.value)
+    )
 
 
 def test_hook_functions_of_a_module_are_called(folder):
-    place = folder(hooks="""
+    place = folder(
+        hooks="""
         from fwk import hookimpl
         from fwk.hookspecs import fwk_run_begin  # imported, not implemented
         @hookimpl
         def fwk_logged(run, record):
             record["from"] = "module"
-    """)
+    """
+    )
     manager = load_plugins([place])
     record = {}
     manager.hook.fwk_logged(run=None, record=record)
@@ -329,11 +430,28 @@ def test_hook_functions_of_a_module_are_called(folder):
 
 
 def test_a_wrong_hook_in_a_module_is_one_message(folder, capsys, tmp_path):
-    place = folder(hooks="from fwk import hookimpl\n@hookimpl\ndef fwk_logged(run, recrod):\n    pass\n")
-    status = main(["--user-dir", str(place), "--task", "synthetic", "--run", str(tmp_path / "run"), "train.updates=1"])
+    place = folder(
+        hooks="from fwk import hookimpl\n@hookimpl\ndef fwk_logged(run, recrod):\n    pass\n"
+    )
+    status = main(
+        [
+            "--user-dir",
+            str(place),
+            "--task",
+            "synthetic",
+            "--run",
+            str(tmp_path / "run"),
+            "train.updates=1",
+        ]
+    )
     err = capsys.readouterr().err
     assert status == 2 and len(err.strip().splitlines()) == 1
-    assert "mine.hooks" in err and "'recrod'" in err and "did you mean 'record'" in err and "hooks.py:2" in err
+    assert (
+        "mine.hooks" in err
+        and "'recrod'" in err
+        and "did you mean 'record'" in err
+        and "hooks.py:2" in err
+    )
 
 
 def test_every_hook_is_documented():
@@ -352,7 +470,8 @@ def test_provenance_says_versions_and_components(folder):
 
 
 def test_what_a_run_needs_includes_what_its_criteria_bring(folder):
-    place = folder(brings='''
+    place = folder(
+        brings='''
         from dataclasses import dataclass
         from fwk import Criterion, Encoded, Encoder, LearnedNoiser, Output, register
 
@@ -383,6 +502,13 @@ def test_what_a_run_needs_includes_what_its_criteria_bring(folder):
 
             def forward(self, views, context):
                 return Output({})
-    ''')
-    needs = required(resolve(flags={"criterion": ["bringing"], "task": "synthetic"}, user_dirs=[place]).config)
-    assert needs[str(place)]["names"] == ["criterion bringing", "model brought_model", "noiser brought_noiser"]
+    '''
+    )
+    needs = required(
+        resolve(flags={"criterion": ["bringing"], "task": "synthetic"}, user_dirs=[place]).config
+    )
+    assert needs[str(place)]["names"] == [
+        "criterion bringing",
+        "model brought_model",
+        "noiser brought_noiser",
+    ]

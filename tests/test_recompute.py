@@ -28,7 +28,9 @@ TEXT = [name for name in CASES if name != "batch that is not text"]
 def test_gradients_are_the_same_to_the_bit_with_dropout(name, precision):
     dropout = {"model": {"dropout": 0.1}} if name in LSTM else DROPOUT
     changes = _merged(dropout, {"train": {"precision": precision, "micro_batch": 5}})
-    kept, again = (testing.gradients(config_of(name, _merged(changes, more))) for more in ({}, AGAIN))
+    kept, again = (
+        testing.gradients(config_of(name, _merged(changes, more))) for more in ({}, AGAIN)
+    )
     assert kept.keys() == again.keys()
     for path in kept:
         assert (kept[path] is None) == (again[path] is None)
@@ -51,9 +53,14 @@ def kept_bytes(config) -> int:
             return tensor
 
         step = testing.Step(update=1)
-        micros = [run.module.begin(b, i, step, run.device) for i, b in enumerate(next(batches_of(run)))]
+        micros = [
+            run.module.begin(b, i, step, run.device) for i, b in enumerate(next(batches_of(run)))
+        ]
         trainer.agree(micros, step)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), run.precision.autocast():
+        with (
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            run.precision.autocast(),
+        ):
             encoded = run.module.encode([micros[0].views["masked"]])
         assert encoded[0].features.requires_grad
         return sum(sizes.values())
@@ -61,8 +68,19 @@ def kept_bytes(config) -> int:
 
 def test_what_is_kept_grows_by_one_tensor_per_layer():
     def config(layers: int, more: dict):
-        model = {"layers": layers, "width": 32, "heads": 4, "dropout": 0.1, "attention_dropout": 0.1}
-        return tiny_config(_merged({"model": model, "criterion": {"masked_lm": {}}, "train": {"precision": "fp32"}}, more))
+        model = {
+            "layers": layers,
+            "width": 32,
+            "heads": 4,
+            "dropout": 0.1,
+            "attention_dropout": 0.1,
+        }
+        return tiny_config(
+            _merged(
+                {"model": model, "criterion": {"masked_lm": {}}, "train": {"precision": "fp32"}},
+                more,
+            )
+        )
 
     features = 12 * 16 * 32 * 4  # bytes of [B, T, D] in fp32
     kept = [kept_bytes(config(layers, {})) for layers in (4, 8)]
@@ -77,8 +95,12 @@ def test_layers_run_again_once_and_only_with_gradient():
     with trainer_of(config_of("masked_lm", AGAIN)) as trainer:
         calls = {"layers": 0, "embeddings": 0}
         main = trainer.run.module.networks["main"]
-        main.layers[0].inner.register_forward_hook(lambda *a: calls.update(layers=calls["layers"] + 1))
-        main.embeddings.register_forward_hook(lambda *a: calls.update(embeddings=calls["embeddings"] + 1))
+        main.layers[0].inner.register_forward_hook(
+            lambda *a: calls.update(layers=calls["layers"] + 1)
+        )
+        main.embeddings.register_forward_hook(
+            lambda *a: calls.update(embeddings=calls["embeddings"] + 1)
+        )
         testing.differentiate_once(trainer)
         assert calls == {"layers": 2, "embeddings": 1}
         with torch.no_grad():
@@ -87,11 +109,15 @@ def test_layers_run_again_once_and_only_with_gradient():
 
 
 def test_a_layer_keeps_its_names_its_class_and_can_be_copied():
-    with trainer_of(config_of("generator with tied embeddings")) as plain, \
-            trainer_of(config_of("generator with tied embeddings", AGAIN)) as again:
+    with (
+        trainer_of(config_of("generator with tied embeddings")) as plain,
+        trainer_of(config_of("generator with tied embeddings", AGAIN)) as again,
+    ):
         assert list(plain.run.module.state_dict()) == list(again.run.module.state_dict())
         layer = again.run.module.networks["main"].layers[0]
-        assert isinstance(layer, Recomputed) and isinstance(layer, type(plain.run.module.networks["main"].layers[0]))
+        assert isinstance(layer, Recomputed) and isinstance(
+            layer, type(plain.run.module.networks["main"].layers[0])
+        )
         assert type(layer).__name__ == "Layer"
         other = copy.deepcopy(layer)
         with torch.no_grad():
@@ -102,6 +128,7 @@ def test_a_layer_keeps_its_names_its_class_and_can_be_copied():
 
 def test_averaged_weights_with_gradient_are_those_of_the_call(monkeypatch):
     """They are in place for the length of the call: run again later, a layer would see the others."""
+
     def gradient(more: dict) -> torch.Tensor:
         config = config_of("masked_lm", _merged({"train": {"ema": 0.5}}, more))
         with trainer_of(config) as trainer:
@@ -110,15 +137,21 @@ def test_averaged_weights_with_gradient_are_those_of_the_call(monkeypatch):
             trainer.step(next(batches))  # weights and averages differ now
             view = testing.View.of(next(batches)[0])
             change = torch.zeros(*view.tokens.shape, 16, dtype=torch.float64, requires_grad=True)
-            (encoded,) = trainer.run.module.encode([view.replace(embedding_change=change)], mode="quiet", ema=True)
+            (encoded,) = trainer.run.module.encode(
+                [view.replace(embedding_change=change)], mode="quiet", ema=True
+            )
             return torch.autograd.grad(encoded.features.square().sum(), change)[0]
 
     assert torch.equal(gradient({}), gradient(AGAIN))
 
 
 def test_an_encoder_without_layers_is_refused_by_name():
-    with pytest.raises(ConfigError, match="train.activation_checkpointing: .* lists no part 'layers'"), \
-            trainer_of(config_of("batch that is not text", AGAIN)):
+    with (
+        pytest.raises(
+            ConfigError, match="train.activation_checkpointing: .* lists no part 'layers'"
+        ),
+        trainer_of(config_of("batch that is not text", AGAIN)),
+    ):
         pass
 
 
@@ -133,7 +166,9 @@ def test_a_run_may_go_on_with_and_without(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled_gradients_are_the_same_with_and_without_and_dropout_falls_the_same_way(backend, monkeypatch):
+def test_compiled_gradients_are_the_same_with_and_without_and_dropout_falls_the_same_way(
+    backend, monkeypatch
+):
     monkeypatch.setattr(compiling, "BACKEND", backend)
     gradients = []
     for more in ({}, AGAIN):
@@ -141,7 +176,9 @@ def test_compiled_gradients_are_the_same_with_and_without_and_dropout_falls_the_
         changes = _merged(DROPOUT, {"train": {"micro_batch": 5, "compile": True}})
         gradients.append(testing.gradients(config_of("semantic_augment", _merged(changes, more))))
         assert not compiling.breaks()
-    assert testing.difference(*gradients) < 1e-10  # fp64; the compiler may order the second run of a layer otherwise
+    assert (
+        testing.difference(*gradients) < 1e-10
+    )  # fp64; the compiler may order the second run of a layer otherwise
 
 
 @pytest.mark.slow

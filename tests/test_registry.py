@@ -31,7 +31,8 @@ def scratch_package(tmp_path, monkeypatch):
     folder = tmp_path / "scratch_fwk"
     folder.mkdir()
     (folder / "__init__.py").write_text("from scratch_fwk import thing\n")
-    (folder / "thing.py").write_text(textwrap.dedent('''
+    (folder / "thing.py").write_text(
+        textwrap.dedent('''
         from dataclasses import dataclass
         from fwk import option, register
 
@@ -44,7 +45,8 @@ def scratch_package(tmp_path, monkeypatch):
             @dataclass(frozen=True, kw_only=True)
             class Config:
                 share: float = option(0.5, "a share", low=0, high=1)
-    '''))
+    ''')
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield folder
     registry.packages.pop("scratch_fwk", None)
@@ -70,12 +72,19 @@ def test_every_entry_says_where_it_came_from():
 def test_one_registered_thing_one_file_named_as_it_is_registered():
     for entry in registry:
         if entry.plugin == "fwk" or entry.module.startswith("fwk_plugins."):
-            assert Path(entry.file).stem == entry.name, f"{entry.kind} {entry.name} is in {entry.file}"
+            assert Path(entry.file).stem == entry.name, (
+                f"{entry.kind} {entry.name} is in {entry.file}"
+            )
 
 
 def test_every_first_party_option_is_documented():
-    silent = [f"{e.kind} {e.name}.{f.name}" for e in registry if e.module.split(".")[0] in ("fwk", "fwk_plugins")
-              for f in e.schema if not f.doc]
+    silent = [
+        f"{e.kind} {e.name}.{f.name}"
+        for e in registry
+        if e.module.split(".")[0] in ("fwk", "fwk_plugins")
+        for f in e.schema
+        if not f.doc
+    ]
     assert not silent
 
 
@@ -97,7 +106,9 @@ def test_public_names_are_the_same_objects():
 
 
 def test_unknown_name_suggests_the_nearest():
-    with pytest.raises(UnknownName, match="no criterion is called 'maskedlm'; did you mean 'masked_lm'") as caught:
+    with pytest.raises(
+        UnknownName, match="no criterion is called 'maskedlm'; did you mean 'masked_lm'"
+    ) as caught:
         registry.get("criterion", "maskedlm")
     assert "masked_lm" in caught.value.known
 
@@ -116,11 +127,17 @@ def test_unknown_kind():
 
 def test_duplicate_names_both_places():
     with pytest.raises(PluginError) as caught:
+
         @register("criterion", "masked_lm")
         class Mine:
             pass
+
     message = str(caught.value)
-    assert "test_registry.py:" in message and "masked_lm.py:" in message and "registered twice" in message
+    assert (
+        "test_registry.py:" in message
+        and "masked_lm.py:" in message
+        and "registered twice" in message
+    )
 
 
 def test_duplicate_in_one_file_is_an_error(scratch_package):
@@ -136,7 +153,9 @@ def test_reload_is_no_duplicate(scratch_package):
     importlib.reload(module)
     second = registry.get("schedule", "scratch_thing").cls
     assert first is not second and second is module.Thing
-    (scratch_package / "thing.py").write_text("# moved down\n" + (scratch_package / "thing.py").read_text())
+    (scratch_package / "thing.py").write_text(
+        "# moved down\n" + (scratch_package / "thing.py").read_text()
+    )
     importlib.reload(module)
     assert registry.get("schedule", "scratch_thing").cls is module.Thing
 
@@ -159,11 +178,17 @@ def test_true_index_is_used_and_a_changed_source_is_not_believed(scratch_package
     assert registry.see_package("scratch_fwk", scratch_package, {"scratch_fwk": "scratch"}) == set()
     entry = registry.get("schedule", "scratch_thing")
     assert "scratch_fwk" not in sys.modules and entry.summary == "A thing."
-    assert [(f.name, f.type, f.default, f.low, f.high) for f in entry.schema] == [("share", "float", 0.5, 0, 1)]
+    assert [(f.name, f.type, f.default, f.low, f.high) for f in entry.schema] == [
+        ("share", "float", 0.5, 0, 1)
+    ]
     assert entry.cls.__name__ == "Thing" and "scratch_fwk.thing" in sys.modules
 
-    (scratch_package / "thing.py").write_text((scratch_package / "thing.py").read_text() + "\n# changed\n")
-    assert registry.see_package("scratch_fwk", scratch_package, {"scratch_fwk": "scratch"}) == {"scratch_fwk"}
+    (scratch_package / "thing.py").write_text(
+        (scratch_package / "thing.py").read_text() + "\n# changed\n"
+    )
+    assert registry.see_package("scratch_fwk", scratch_package, {"scratch_fwk": "scratch"}) == {
+        "scratch_fwk"
+    }
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"sources": 3}', "\x00"])
@@ -173,8 +198,10 @@ def test_unreadable_index_is_an_absent_one(tmp_path, text):
 
 
 def test_names_and_schemas_import_no_torch():
-    code = ("import sys; from fwk.plugins import discover; from fwk.registry import registry, KINDS; discover();"
-            "n = [f for e in registry for f in e.schema]; assert len(n) > 20; assert 'torch' not in sys.modules")
+    code = (
+        "import sys; from fwk.plugins import discover; from fwk.registry import registry, KINDS; discover();"
+        "n = [f for e in registry for f in e.schema]; assert len(n) > 20; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -205,35 +232,78 @@ SPECS = {spec.name: spec for spec in schema_of(Everything)}
 
 def test_schema_of_a_dataclass():
     assert {n: s.type for n, s in SPECS.items()} == {
-        "a": "int", "b": "float | None", "c": "Literal['x', 'y']", "d": "tuple[str, ...]", "e": "dict[str, float]",
-        "f": "Any", "g": "bool", "h": "tuple[int, float]", "i": "str", "j": "int | float | str", "k": "str"}
+        "a": "int",
+        "b": "float | None",
+        "c": "Literal['x', 'y']",
+        "d": "tuple[str, ...]",
+        "e": "dict[str, float]",
+        "f": "Any",
+        "g": "bool",
+        "h": "tuple[int, float]",
+        "i": "str",
+        "j": "int | float | str",
+        "k": "str",
+    }
     assert SPECS["i"].required and not SPECS["a"].required
     for spec in SPECS.values():
         assert FieldSpec.from_mapping(json.loads(json.dumps(spec.to_mapping()))) == spec
 
 
-@pytest.mark.parametrize(("name", "given", "made"), [
-    ("a", 4, 4), ("b", 1, 1.0), ("b", None, None), ("b", "1e-4", 1e-4), ("c", "y", "y"), ("d", ["p", "q"], ("p", "q")),
-    ("d", [], ()), ("e", {"k": 1}, {"k": 1.0}), ("f", {"x": [1]}, {"x": [1]}), ("g", True, True), ("h", [3, 4], (3, 4.0)),
-    ("j", 1, 1), ("j", 1.5, 1.5), ("j", "one", "one"), ("k", "q", "q"),
-])
+@pytest.mark.parametrize(
+    ("name", "given", "made"),
+    [
+        ("a", 4, 4),
+        ("b", 1, 1.0),
+        ("b", None, None),
+        ("b", "1e-4", 1e-4),
+        ("c", "y", "y"),
+        ("d", ["p", "q"], ("p", "q")),
+        ("d", [], ()),
+        ("e", {"k": 1}, {"k": 1.0}),
+        ("f", {"x": [1]}, {"x": [1]}),
+        ("g", True, True),
+        ("h", [3, 4], (3, 4.0)),
+        ("j", 1, 1),
+        ("j", 1.5, 1.5),
+        ("j", "one", "one"),
+        ("k", "q", "q"),
+    ],
+)
 def test_values_that_fit(name, given, made):
     got = convert(given, SPECS[name], "key")
     assert got == made and type(got) is type(made)
 
 
-@pytest.mark.parametrize(("name", "given", "message"), [
-    ("a", 10, "key: must be between 0 and 9, got 10"), ("a", -1, "between 0 and 9"), ("a", True, "a whole number, got true"),
-    ("a", 3.0, "a whole number, got 3.0; write 3"), ("a", "3", "a whole number, got '3'"), ("a", None, "got null"),
-    ("b", -0.5, "at least 0"), ("b", "fast", "a number or null, got 'fast'"), ("b", True, "got true"),
-    ("b", float("nan"), "finite"), ("b", float("inf"), "finite"), ("b", 10**400, "finite"),
-    ("c", "X", "one of 'x', 'y', got 'X'"), ("c", 1, "one of 'x', 'y'"), ("c", False, "YAML reads yes, no"),
-    ("d", "p", "a list of text, got 'p'"), ("d", ["p", 3], "key.1: expected text, got 3; put it in quotes"),
-    ("e", {"k": "v"}, "key.k: expected a number"), ("e", [1], "a mapping of names to a number, got a list"),
-    ("g", 1, "true or false, got 1"), ("g", "true", "true or false"), ("h", [1], "a list of 2 values, got 1"),
-    ("h", [1.5, 2], "key.0: expected a whole number"), ("j", None, "a whole number or a number or text, got null"),
-    ("k", "r", "expected one of p, q"),
-])
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("a", 10, "key: must be between 0 and 9, got 10"),
+        ("a", -1, "between 0 and 9"),
+        ("a", True, "a whole number, got true"),
+        ("a", 3.0, "a whole number, got 3.0; write 3"),
+        ("a", "3", "a whole number, got '3'"),
+        ("a", None, "got null"),
+        ("b", -0.5, "at least 0"),
+        ("b", "fast", "a number or null, got 'fast'"),
+        ("b", True, "got true"),
+        ("b", float("nan"), "finite"),
+        ("b", float("inf"), "finite"),
+        ("b", 10**400, "finite"),
+        ("c", "X", "one of 'x', 'y', got 'X'"),
+        ("c", 1, "one of 'x', 'y'"),
+        ("c", False, "YAML reads yes, no"),
+        ("d", "p", "a list of text, got 'p'"),
+        ("d", ["p", 3], "key.1: expected text, got 3; put it in quotes"),
+        ("e", {"k": "v"}, "key.k: expected a number"),
+        ("e", [1], "a mapping of names to a number, got a list"),
+        ("g", 1, "true or false, got 1"),
+        ("g", "true", "true or false"),
+        ("h", [1], "a list of 2 values, got 1"),
+        ("h", [1.5, 2], "key.0: expected a whole number"),
+        ("j", None, "a whole number or a number or text, got null"),
+        ("k", "r", "expected one of p, q"),
+    ],
+)
 def test_values_that_do_not_fit(name, given, message):
     from fwk.errors import ConfigError
 

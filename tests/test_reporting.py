@@ -22,8 +22,16 @@ from fwk.reporting.terminal import Terminal, duration, live_line, number, short_
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = {
-    "split": "train", "update": 10, "epoch": 0.1, "loss": 6.5, "terms": {"a/masked_lm": 6.25, "a/tie": 0.0123},
-    "metrics": {"a/accuracy": 0.125}, "lr": 1e-4, "grad_norm": 1.5, "tokens": 1000, "tokens_per_second": 54321.0,
+    "split": "train",
+    "update": 10,
+    "epoch": 0.1,
+    "loss": 6.5,
+    "terms": {"a/masked_lm": 6.25, "a/tie": 0.0123},
+    "metrics": {"a/accuracy": 0.125},
+    "lr": 1e-4,
+    "grad_norm": 1.5,
+    "tokens": 1000,
+    "tokens_per_second": 54321.0,
     "seconds": 2.0,
 }
 VALID = {"split": "valid", "update": 10, "metrics": {"loss": 6.25, "a/accuracy": 0.25}}
@@ -31,10 +39,21 @@ VALID = {"split": "valid", "update": 10, "metrics": {"loss": 6.25, "a/accuracy":
 
 def a_run(folder, **changes):
     settings = {
-        "rank": 0, "folder": folder, "update": 0, "total_updates": 100, "progress": 0.0, "seconds": 0.0,
-        "world_size": 1, "last_metrics": {}, "owed": False, "operations": Count({"all": 5e5}, 1e6, 32, 100),
+        "rank": 0,
+        "folder": folder,
+        "update": 0,
+        "total_updates": 100,
+        "progress": 0.0,
+        "seconds": 0.0,
+        "world_size": 1,
+        "last_metrics": {},
+        "owed": False,
+        "operations": Count({"all": 5e5}, 1e6, 32, 100),
         "named_trainable": lambda: [("weight", torch.zeros(1200, 1000))],
-        "config": SimpleNamespace(train=SimpleNamespace(batch=32, micro_batch=None)), "task": SimpleNamespace(length=lambda: 64), "module": SimpleNamespace(work=lambda micro_batches: []), "phase": None,
+        "config": SimpleNamespace(train=SimpleNamespace(batch=32, micro_batch=None)),
+        "task": SimpleNamespace(length=lambda: 64),
+        "module": SimpleNamespace(work=lambda micro_batches: []),
+        "phase": None,
     }
     return SimpleNamespace(**{**settings, **changes})
 
@@ -59,7 +78,11 @@ def test_every_record_is_on_disk_as_one_line_as_soon_as_it_is_logged(tmp_path):
 
 def test_numbers_that_are_not_finite_become_null_and_the_line_stays_json():
     line = as_line({"loss": math.nan, "terms": {"a": math.inf}, "list": [-math.inf, 1]})
-    assert json.loads(line, parse_constant=pytest.fail) == {"loss": None, "terms": {"a": None}, "list": [None, 1]}
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        "loss": None,
+        "terms": {"a": None},
+        "list": [None, 1],
+    }
 
 
 def test_resume_cuts_back_to_the_checkpoint(tmp_path):
@@ -67,7 +90,11 @@ def test_resume_cuts_back_to_the_checkpoint(tmp_path):
     lines = [{"split": s, "update": u} for u in (10, 20, 30) for s in ("train", "valid")]
     kept = "".join(map(as_line, lines[:4]))
     lines.insert(4, {"event": "stopped", "update": 20})
-    path.write_text("".join(map(as_line, lines)) + as_line({"event": "finished", "update": 30}) + '{"split": "tra')
+    path.write_text(
+        "".join(map(as_line, lines))
+        + as_line({"event": "finished", "update": 30})
+        + '{"split": "tra'
+    )
     logged(a_run(tmp_path, update=20), [{"split": "train", "update": 21}], resumed=True)
     assert path.read_text() == kept + as_line({"split": "train", "update": 21})
 
@@ -76,7 +103,9 @@ def test_going_on_with_a_finished_run_removes_its_last_line_only(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(as_line(TRAIN) + as_line({"event": "finished", "update": 10}))
     cut_back(path, 10)
-    assert read_metrics(path) == [TRAIN] and [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert read_metrics(path) == [TRAIN] and [p.name for p in tmp_path.iterdir()] == [
+        "metrics.jsonl"
+    ]
 
 
 def test_a_run_from_the_start_leaves_nothing_of_an_earlier_one(tmp_path):
@@ -95,9 +124,16 @@ def test_only_rank_0_writes(tmp_path):
 
 def test_tensorboard_shows_the_numbers_of_the_jsonl():
     assert dict(scalars(TRAIN)) == {
-        "train/epoch": 0.1, "train/loss": 6.5, "train/terms/a/masked_lm": 6.25, "train/terms/a/tie": 0.0123,
-        "train/a/accuracy": 0.125, "train/lr": 1e-4, "train/grad_norm": 1.5, "train/tokens": 1000,
-        "train/tokens_per_second": 54321.0, "train/seconds": 2.0,
+        "train/epoch": 0.1,
+        "train/loss": 6.5,
+        "train/terms/a/masked_lm": 6.25,
+        "train/terms/a/tie": 0.0123,
+        "train/a/accuracy": 0.125,
+        "train/lr": 1e-4,
+        "train/grad_norm": 1.5,
+        "train/tokens": 1000,
+        "train/tokens_per_second": 54321.0,
+        "train/seconds": 2.0,
     }
     assert dict(scalars(VALID)) == {"valid/loss": 6.25, "valid/a/accuracy": 0.25}
     assert not list(scalars({"event": "finished", "update": 3}))
@@ -110,7 +146,12 @@ def test_tensorboard_is_imported_only_when_there_is_a_number(tmp_path):
         "hook.fwk_run_begin(run=run)\nhook.fwk_logged(run=run, record={'event': 'started'})\nhook.fwk_run_end()\n"
         "assert not [name for name in sys.modules if name.startswith('tensorboard')]\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def test_tensorboard_hides_what_lies_beyond_the_checkpoint(tmp_path):
@@ -172,8 +213,14 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch, tmp_path):
     assert "\x1b" not in text and "\r" not in text
     lines = text.splitlines()
     assert lines[0] == f"run {tmp_path}"
-    assert lines[1] == "1.2M parameters  at most 205k tokens  3.20e7 FLOPs per update, 3.20e9 in all"
-    assert lines[2].startswith("update 10/100  loss 6.5  ") and "  tie 0.0123" in lines[2] and "lr 1.00e-4" in lines[2]
+    assert (
+        lines[1] == "1.2M parameters  at most 205k tokens  3.20e7 FLOPs per update, 3.20e9 in all"
+    )
+    assert (
+        lines[2].startswith("update 10/100  loss 6.5  ")
+        and "  tie 0.0123" in lines[2]
+        and "lr 1.00e-4" in lines[2]
+    )
     assert "  0.000849 TFLOP/s" in lines[2]  # 54,321 tokens of 15,625 FLOPs a second
     assert lines[3] == "valid at update 10  loss 6.25  accuracy 0.25"
     assert "finished after update 20" in lines[-1] and str(tmp_path) in lines[-1]
@@ -194,7 +241,9 @@ def test_no_terminal_is_too_narrow(monkeypatch, tmp_path, columns):
 def test_the_live_line_never_wraps():
     for columns in range(1, 130):
         for total, remaining in ((1500, 75.0), (None, None)):
-            assert live_line(120, total, 0.08, TRAIN, remaining, columns).cell_len <= max(1, columns - 1)
+            assert live_line(120, total, 0.08, TRAIN, remaining, columns).cell_len <= max(
+                1, columns - 1
+            )
 
 
 def test_a_run_without_a_known_end_shows_its_progress():
@@ -217,8 +266,18 @@ def test_names_are_shortened_where_one_component_speaks():
 
 
 def test_the_last_training_line_is_printed_once(monkeypatch, tmp_path):
-    assert a_whole_run(monkeypatch, io.StringIO(), a_run(tmp_path), plain_every=0.0).count("update 20/100") == 1
-    assert a_whole_run(monkeypatch, io.StringIO(), a_run(tmp_path), plain_every=1e9).count("update 20/100") == 1
+    assert (
+        a_whole_run(monkeypatch, io.StringIO(), a_run(tmp_path), plain_every=0.0).count(
+            "update 20/100"
+        )
+        == 1
+    )
+    assert (
+        a_whole_run(monkeypatch, io.StringIO(), a_run(tmp_path), plain_every=1e9).count(
+            "update 20/100"
+        )
+        == 1
+    )
 
 
 def test_a_run_that_fails_at_once_prints_no_training_line(monkeypatch, tmp_path):
@@ -233,8 +292,23 @@ def test_a_run_that_fails_at_once_prints_no_training_line(monkeypatch, tmp_path)
 
 def test_numbers_read_as_people_write_them():
     assert [number(x) for x in (6.54321, 0.00012, 1e-9, 12345, 0, math.nan, None, 2e7, 2e17)] == [
-        "6.543", "1.20e-4", "1.00e-9", "12,345", "0", "nan", "?", "2.00e7", "2.00e17"]
-    assert [duration(x) for x in (0, 65, 3723.9, None, math.inf)] == ["0:00", "1:05", "1:02:03", "?", "?"]
+        "6.543",
+        "1.20e-4",
+        "1.00e-9",
+        "12,345",
+        "0",
+        "nan",
+        "?",
+        "2.00e7",
+        "2.00e17",
+    ]
+    assert [duration(x) for x in (0, 65, 3723.9, None, math.inf)] == [
+        "0:00",
+        "1:05",
+        "1:02:03",
+        "?",
+        "?",
+    ]
     assert [speed(x) for x in (870.4, 12345, 4.5e6, None)] == ["870", "12.3k", "4.5M", "?"]
 
 
@@ -256,8 +330,13 @@ def test_both_are_distributions_over_the_ordinary_tokens():
     rng = np.random.default_rng(0)
     train = [rng.integers(0, 6, 50) for _ in range(3)]
     for key in ("unigram", "bigram"):
-        total = sum(math.exp(-2 * text_baselines(train, [np.array([3, w])], 6, special=(0,))[key]
-                             + text_baselines(train, [np.array([3])], 6, special=(0,))["unigram"]) for w in range(1, 6))
+        total = sum(
+            math.exp(
+                -2 * text_baselines(train, [np.array([3, w])], 6, special=(0,))[key]
+                + text_baselines(train, [np.array([3])], 6, special=(0,))["unigram"]
+            )
+            for w in range(1, 6)
+        )
         assert total == pytest.approx(1)
 
 
@@ -283,7 +362,9 @@ def test_the_limit_bounds_what_is_read():
         while True:
             yield np.arange(10)
 
-    assert text_baselines(endless(), np.arange(10), 10, limit=1000)["unigram"] == pytest.approx(math.log(10))
+    assert text_baselines(endless(), np.arange(10), 10, limit=1000)["unigram"] == pytest.approx(
+        math.log(10)
+    )
 
 
 def test_no_text_gives_no_number():
@@ -296,9 +377,15 @@ def test_no_text_gives_no_number():
 
 def test_the_environment_is_json_and_names_no_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = describe_environment(SimpleNamespace(seed=3), {"tied_mlm": "0.1"}, torch.device("cpu"), 4)
+    found = describe_environment(
+        SimpleNamespace(seed=3), {"tied_mlm": "0.1"}, torch.device("cpu"), 4
+    )
     text = json.dumps(found)
-    assert found["world_size"] == 4 and found["device"] == "cpu" and found["plugins"] == {"tied_mlm": "0.1"}
+    assert (
+        found["world_size"] == 4
+        and found["device"] == "cpu"
+        and found["plugins"] == {"tied_mlm": "0.1"}
+    )
     assert found["packages"]["torch"] == torch.__version__ and found["git"] is None
     host = os.uname().nodename
     assert len(host) < 4 or host not in text

@@ -13,18 +13,31 @@ from fwk.engine.module import ObjectiveModule
 from fwk.models.bert import Bert
 from fwk.noisers.bert_mask import BertMask
 from fwk.reporting import summary
-from fwk.reporting.summary import Summary, documents, fill_in, masked_lm_loss, readable, screen, sentence
+from fwk.reporting.summary import (
+    Summary,
+    documents,
+    fill_in,
+    masked_lm_loss,
+    readable,
+    screen,
+    sentence,
+)
 from fwk.tasks.synthetic import Synthetic
 
 FOUND = {
-    "masked_lm": 4.67, "unigram": 6.44, "entropy": 6.3, "bigram": 5.02,
-    "sentences": [{
-        "text": "return the [1] of the array along the [2] axis ...",
-        "blanks": [
-            {"original": "shape", "guesses": [["shape", 0.31], ["size", 0.22], ["-s", 0.1]]},
-            {"original": "given", "guesses": [["first", 0.2], ["given", 0.11], ["last", 0.1]]},
-        ],
-    }],
+    "masked_lm": 4.67,
+    "unigram": 6.44,
+    "entropy": 6.3,
+    "bigram": 5.02,
+    "sentences": [
+        {
+            "text": "return the [1] of the array along the [2] axis ...",
+            "blanks": [
+                {"original": "shape", "guesses": [["shape", 0.31], ["size", 0.22], ["-s", 0.1]]},
+                {"original": "given", "guesses": [["first", 0.2], ["given", 0.11], ["last", 0.1]]},
+            ],
+        }
+    ],
 }
 
 
@@ -60,8 +73,15 @@ def test_the_screen_compares_with_unigram_and_bigram_and_says_what_next():
     lines = screen(FOUND, Path("runs/demo"), 1500, 100)
     text = "\n".join(lines)
     assert len(lines) <= 24  # one screen
-    for part in ("unigram    6.440", "bigram     5.020", "this run   4.670", "1.63 below the best unigram",
-                 "+ [1] shape  shape 31%, size 22%", "  [2] given  first 20%", "runs/demo"):
+    for part in (
+        "unigram    6.440",
+        "bigram     5.020",
+        "this run   4.670",
+        "1.63 below the best unigram",
+        "+ [1] shape  shape 31%, size 22%",
+        "  [2] given  first 20%",
+        "runs/demo",
+    ):
         assert part in text
 
 
@@ -69,14 +89,22 @@ def test_the_commands_survive_a_folder_with_spaces():
     lines = screen(FOUND, Path("my runs/a"), 1500, 100)
     commands = [line.split("   #")[0] for line in lines if line.startswith("  fwk-train")]
     assert shlex.split(commands[0]) == [
-        "fwk-train", "--config", "my runs/a/config.yaml", "--run", "my runs/a", "train.updates=3000"]
+        "fwk-train",
+        "--config",
+        "my runs/a/config.yaml",
+        "--run",
+        "my runs/a",
+        "train.updates=3000",
+    ]
     assert "my runs/a-mine" in shlex.split(commands[1])
 
 
 @pytest.mark.parametrize("width", [1, 20, 40, 100])
 def test_the_screen_fits_but_for_paths_and_commands(width):
     lines = screen(FOUND, Path("r"), None, width)
-    prose = [line for line in lines if not line.startswith(("  fwk-train", "  tensorboard", "The run"))]
+    prose = [
+        line for line in lines if not line.startswith(("  fwk-train", "  tensorboard", "The run"))
+    ]
     assert max(map(len, prose)) <= max(20, width)
 
 
@@ -124,18 +152,31 @@ def run():
     criterion = MaskedLM(MaskedLM.Config(), replace(build, encoder=encoder))
     spec = SimpleNamespace(of=None, encoder="main", mode="train", ema=False, prepare=False)
     module = ObjectiveModule(
-        networks={"main": encoder}, noisers={"masked": BertMask(BertMask.Config(ratio=0.3), build)},
-        criteria={"masked_lm": criterion}, weights={}, views={"masked": spec}, reads={"masked_lm": ("masked",)},
-            encoded={"masked_lm": ("masked",)}, seed=1,
+        networks={"main": encoder},
+        noisers={"masked": BertMask(BertMask.Config(ratio=0.3), build)},
+        criteria={"masked_lm": criterion},
+        weights={},
+        views={"masked": spec},
+        reads={"masked_lm": ("masked",)},
+        encoded={"masked_lm": ("masked",)},
+        seed=1,
     )
-    return SimpleNamespace(module=module, task=task, rank=0, update=7, total_updates=9,
-                           last_metrics={"valid": {"masked_lm/masked_lm": 4.0}})
+    return SimpleNamespace(
+        module=module,
+        task=task,
+        rank=0,
+        update=7,
+        total_updates=9,
+        last_metrics={"valid": {"masked_lm/masked_lm": 4.0}},
+    )
 
 
 def test_documents_are_the_content_of_every_example(run):
     found = list(documents(run.task, "valid"))
     assert len(found) == len(run.task.sources("valid")["a"])
-    assert all((tokens != 0).all() for tokens in found) and {len(tokens) for tokens in found} != {32}
+    assert all((tokens != 0).all() for tokens in found) and {len(tokens) for tokens in found} != {
+        32
+    }
     assert sum(map(len, documents(run.task, "train", 100))) < 100 + 32
 
 
@@ -146,14 +187,19 @@ def test_blanks_are_filled_in_where_the_criterions_view_has_masks(run):
         assert entry["text"].count("[") == len(entry["blanks"]) and 1 <= len(entry["blanks"]) <= 3
         for blank in entry["blanks"]:
             chances = [chance for _, chance in blank["guesses"]]
-            assert chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1.001  # rounded to 4 digits
+            assert (
+                chances == sorted(chances, reverse=True) and 0 < sum(chances) <= 1.001
+            )  # rounded to 4 digits
             assert blank["original"] not in ("w0", "w2", "w3", "w4")
 
 
 def test_filling_in_leaves_the_module_in_its_mode_and_is_the_same_every_time(run):
     run.module.train()
     first = fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 2)
-    assert run.module.training and fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 2) == first
+    assert (
+        run.module.training
+        and fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 2) == first
+    )
 
 
 def test_a_finished_run_ends_with_its_screen_and_a_file(run, tmp_path, capsys):
@@ -161,17 +207,26 @@ def test_a_finished_run_ends_with_its_screen_and_a_file(run, tmp_path, capsys):
     Summary(Summary.Config()).fwk_run_end(run=run, status="finished")
     assert "the best unigram" in (text := capsys.readouterr().out) and "[1]" in text
     kept = json.loads((tmp_path / "summary.json").read_text())
-    assert kept["masked_lm"] == 4.0 and kept["bigram"] < kept["unigram"] and len(kept["sentences"]) == 3
+    assert (
+        kept["masked_lm"] == 4.0
+        and kept["bigram"] < kept["unigram"]
+        and len(kept["sentences"]) == 3
+    )
 
 
-@pytest.mark.parametrize("change, status", [({}, "stopped"), ({}, "failed"), ({"rank": 1}, "finished")])
+@pytest.mark.parametrize(
+    "change, status", [({}, "stopped"), ({}, "failed"), ({"rank": 1}, "finished")]
+)
 def test_otherwise_it_is_silent(run, tmp_path, capsys, change, status):
-    Summary(Summary.Config()).fwk_run_end(run=SimpleNamespace(**{**vars(run), "folder": tmp_path, **change}), status=status)
+    Summary(Summary.Config()).fwk_run_end(
+        run=SimpleNamespace(**{**vars(run), "folder": tmp_path, **change}), status=status
+    )
     assert not capsys.readouterr().out and not list(tmp_path.iterdir())
 
 
 def test_a_task_without_a_tokenizer_has_no_screen(run, tmp_path, capsys):
     task = Synthetic(Synthetic.Config(), seed=1)
     Summary(Summary.Config()).fwk_run_end(
-        run=SimpleNamespace(**{**vars(run), "folder": tmp_path, "task": task}), status="finished")
+        run=SimpleNamespace(**{**vars(run), "folder": tmp_path, "task": task}), status="finished"
+    )
     assert not capsys.readouterr().out

@@ -16,7 +16,9 @@ from fwk.optim.wsd import WarmupStableDecay as WSD
 
 EVERY = (Linear, Cosine, Constant, Polynomial, InverseSqrt, OneCycle, WSD)
 ALL = pytest.mark.parametrize("schedule", EVERY)
-FROM_ZERO = pytest.mark.parametrize("schedule", [s for s in EVERY if s is not OneCycle])  # whose way up begins higher
+FROM_ZERO = pytest.mark.parametrize(
+    "schedule", [s for s in EVERY if s is not OneCycle]
+)  # whose way up begins higher
 DECAYING = pytest.mark.parametrize("schedule", [Linear, Cosine, Polynomial, WSD])
 ENDING = pytest.mark.parametrize("schedule", [Linear, Cosine, Polynomial, WSD, OneCycle])
 
@@ -61,7 +63,9 @@ def test_the_end_may_be_known_by_progress_only(schedule):
 @ENDING
 def test_the_nearest_limit_governs(schedule):
     made = schedule(schedule.Config(warmup=0))
-    half_as_long = made.factor(26, 100, 0.5)  # half the minutes are gone after a quarter of the updates
+    half_as_long = made.factor(
+        26, 100, 0.5
+    )  # half the minutes are gone after a quarter of the updates
     assert half_as_long == pytest.approx(made.factor(26, 50, 0.5))
     assert made.factor(26, 100, 0.1) == made.factor(26, 100, 0.25) == made.factor(26, 100)
 
@@ -70,7 +74,9 @@ def test_the_nearest_limit_governs(schedule):
 def test_the_first_update_of_a_run_by_minutes_has_a_rate(schedule):
     assert schedule(schedule.Config(warmup=10)).factor(1, None, 0.0) == 0.1
     assert schedule(schedule.Config(warmup=0)).factor(1, None, 0.0) == 1.0
-    assert schedule(schedule.Config(warmup=0.1)).factor(1, None, 0.0) == 0.0  # nobody knows yet how long a tenth is
+    assert (
+        schedule(schedule.Config(warmup=0.1)).factor(1, None, 0.0) == 0.0
+    )  # nobody knows yet how long a tenth is
 
 
 @ENDING
@@ -96,7 +102,9 @@ def test_beyond_the_end_the_rate_rests_at_its_last_value(schedule):
 def test_a_longer_run_changes_nothing_but_the_numbers(schedule):
     # length may change on resume: the factor is a pure function of update, total and progress
     made = schedule(schedule.Config(warmup=5))
-    assert made.factor(50, 200, 49 / 200) == schedule(schedule.Config(warmup=5)).factor(50, 200, 49 / 200)
+    assert made.factor(50, 200, 49 / 200) == schedule(schedule.Config(warmup=5)).factor(
+        50, 200, 49 / 200
+    )
 
 
 @ALL
@@ -126,7 +134,10 @@ def one_parameter():
 def test_polynomial_by_hand():
     assert factors(Polynomial, 4, warmup=0) == [1.0, 0.75**2, 0.5**2, 0.25**2]
     assert factors(Polynomial, 6, warmup=2, power=3.0, final_ratio=0.5) == [
-        0.5, 1.0, *(0.5 + 0.5 * (1 - share) ** 3 for share in (0, 0.25, 0.5, 0.75))]
+        0.5,
+        1.0,
+        *(0.5 + 0.5 * (1 - share) ** 3 for share in (0, 0.25, 0.5, 0.75)),
+    ]
 
 
 def test_polynomial_of_power_one_is_linear():
@@ -136,23 +147,31 @@ def test_polynomial_of_power_one_is_linear():
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0, 3.5])
 def test_polynomial_is_torchs(power):
     optimizer = one_parameter()
-    theirs = rates(torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=40, power=power), optimizer, 40)
+    theirs = rates(
+        torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=40, power=power), optimizer, 40
+    )
     assert factors(Polynomial, 40, warmup=0, power=power) == pytest.approx(theirs, rel=1e-9)
 
 
 def test_linear_and_cosine_are_torchs():
     optimizer = one_parameter()
-    theirs = rates(torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.25, total_iters=40), optimizer, 40)
+    theirs = rates(
+        torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.25, total_iters=40), optimizer, 40
+    )
     assert factors(Linear, 40, warmup=0, final_ratio=0.25) == pytest.approx(theirs, rel=1e-9)
     optimizer = one_parameter()
-    theirs = rates(torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40, eta_min=0.25), optimizer, 40)
+    theirs = rates(
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40, eta_min=0.25), optimizer, 40
+    )
     assert factors(Cosine, 40, warmup=0, final_ratio=0.25) == pytest.approx(theirs, rel=1e-9)
 
 
 def test_inverse_sqrt_is_vaswanis_equation_as_a_share_of_its_peak():
     made = InverseSqrt(InverseSqrt.Config())
     for update in (1, 2, 1000, 3999, 4000, 4001, 16000, 10**7):
-        published = min(update**-0.5, update * 4000**-1.5)  # equation 3, its factor width^-0.5 left out
+        published = min(
+            update**-0.5, update * 4000**-1.5
+        )  # equation 3, its factor width^-0.5 left out
         assert made.factor(update) == pytest.approx(published / 4000**-0.5, rel=1e-12)
 
 
@@ -167,9 +186,13 @@ def test_inverse_sqrt_needs_an_end_only_for_a_warm_up_by_share():
 def test_inverse_time_is_the_rate_of_cross_view_training():
     made = InverseTime(InverseTime.Config())
     for update in (1, 4, 100, 10**6):
-        assert 0.5 * made.factor(update) == pytest.approx(0.5 / (1 + 0.005 * update**0.5), rel=1e-12)
+        assert 0.5 * made.factor(update) == pytest.approx(
+            0.5 / (1 + 0.005 * update**0.5), rel=1e-12
+        )
     warmed = InverseTime(InverseTime.Config(warmup=8.0, rate=0.1, power=1.0))
-    assert warmed.factor(4) == pytest.approx(0.5 / 1.4) and warmed.factor(8) == pytest.approx(1 / 1.8)
+    assert warmed.factor(4) == pytest.approx(0.5 / 1.4) and warmed.factor(8) == pytest.approx(
+        1 / 1.8
+    )
     with pytest.raises(ConfigError, match="a warm-up over 0.1 of the run"):
         InverseTime(InverseTime.Config(warmup=0.1)).factor(1)
 
@@ -179,10 +202,21 @@ def test_inverse_time_is_the_rate_of_cross_view_training():
 def test_one_cycle_is_torchs(anneal, theirs, total, warmup):
     optimizer = one_parameter()
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=1.0, total_steps=total, pct_start=warmup, anneal_strategy=theirs, cycle_momentum=False,
-        div_factor=20.0, final_div_factor=500.0)
-    expected = rates(scheduler, optimizer, total - 1)  # and the last one, which torch refuses to step beyond
-    ours = factors(OneCycle, total, warmup=warmup, anneal=anneal, start_ratio=0.05, final_ratio=0.05 / 500)
+        optimizer,
+        max_lr=1.0,
+        total_steps=total,
+        pct_start=warmup,
+        anneal_strategy=theirs,
+        cycle_momentum=False,
+        div_factor=20.0,
+        final_div_factor=500.0,
+    )
+    expected = rates(
+        scheduler, optimizer, total - 1
+    )  # and the last one, which torch refuses to step beyond
+    ours = factors(
+        OneCycle, total, warmup=warmup, anneal=anneal, start_ratio=0.05, final_ratio=0.05 / 500
+    )
     assert ours[:-1] == pytest.approx(expected, rel=1e-9)
     assert ours[-1] == pytest.approx(0.05 / 500, rel=1e-9)
 
@@ -193,13 +227,21 @@ def test_one_cycle_starts_peaks_and_ends_where_it_says():
     assert found[:31] == sorted(found[:31]) and found[30:] == sorted(found[30:], reverse=True)
 
 
-@pytest.mark.parametrize("shape, equation", [
-    ("linear", lambda s: 1 - s), ("sqrt", lambda s: 1 - s**0.5), ("cosine", lambda s: 0.5 + 0.5 * math.cos(math.pi * s))])
+@pytest.mark.parametrize(
+    "shape, equation",
+    [
+        ("linear", lambda s: 1 - s),
+        ("sqrt", lambda s: 1 - s**0.5),
+        ("cosine", lambda s: 0.5 + 0.5 * math.cos(math.pi * s)),
+    ],
+)
 @pytest.mark.parametrize("final", [0.0, 0.1])
 def test_wsd_by_hand(shape, equation, final):
     found = factors(WSD, 20, warmup=4, decay=0.4, shape=shape, final_ratio=final)
     assert found[:4] == [0.25, 0.5, 0.75, 1.0] and found[4:13] == [1.0] * 9
-    assert found[13:] == pytest.approx([final + (1 - final) * equation(done / 8) for done in range(1, 8)])
+    assert found[13:] == pytest.approx(
+        [final + (1 - final) * equation(done / 8) for done in range(1, 8)]
+    )
 
 
 def test_wsds_decay_as_updates_or_as_a_share_of_the_run_agree():
@@ -242,7 +284,9 @@ def test_the_rate_rises_to_one_peak_and_falls_from_there(schedule):
         found = factors(schedule, 100, warmup=warmup)
         peak = found.index(max(found))
         assert max(found) == 1.0
-        assert found[: peak + 1] == sorted(found[: peak + 1]) and found[peak:] == sorted(found[peak:], reverse=True)
+        assert found[: peak + 1] == sorted(found[: peak + 1]) and found[peak:] == sorted(
+            found[peak:], reverse=True
+        )
 
 
 @ALL
@@ -250,11 +294,14 @@ def test_the_rate_rises_to_one_peak_and_falls_from_there(schedule):
 def test_the_rate_has_no_jumps(schedule, total):
     """Twice as many updates, about half the largest change: what is steep is steep, and nothing is broken. A root falls
     by the root of a step at its start, so for it the steps shrink by the root of two."""
+
     def largest(n):
         found = factors(schedule, n, warmup=0.1)
         return max(abs(a - b) for a, b in zip(found, found[1:]))
 
-    assert largest(total) / largest(2 * total) == pytest.approx(2**0.5 if schedule is WSD else 2, rel=0.05)
+    assert largest(total) / largest(2 * total) == pytest.approx(
+        2**0.5 if schedule is WSD else 2, rel=0.05
+    )
 
 
 @ENDING

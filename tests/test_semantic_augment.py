@@ -16,7 +16,9 @@ from fwk_plugins.tied_mlm.semantic_augment import SemanticAugment, feature_dista
 
 def made(**options):
     torch.manual_seed(0)
-    criterion = SemanticAugment(SemanticAugment.Config(**options), BuildContext(encoder=Stub(), vocabulary=VOCABULARY)).double()
+    criterion = SemanticAugment(
+        SemanticAugment.Config(**options), BuildContext(encoder=Stub(), vocabulary=VOCABULARY)
+    ).double()
     with torch.no_grad():
         for parameter in criterion.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -25,7 +27,9 @@ def made(**options):
     views = {}
     for name in ("masked", "remasked"):
         features = torch.randn(B, T, D, dtype=torch.float64, requires_grad=True)
-        views[name] = noiser.apply(clean, Key(1, name, clean.draws)).replace(encoded=Encoded(features=features))
+        views[name] = noiser.apply(clean, Key(1, name, clean.draws)).replace(
+            encoded=Encoded(features=features)
+        )
     return criterion, views
 
 
@@ -56,11 +60,19 @@ def reference_tie(criterion, views, level, transformed):
 def test_the_objective_is_the_equation_in_float64(level, features):
     criterion, views = made(level=level, features=features, tied_weight=3.0)
     output, counts = criterion(views, None), criterion.normalizers(views, None)
-    loss = sum(float(t.sum.detach()) / float(counts[name]) * t.weight for name, t in output.terms.items())
+    loss = sum(
+        float(t.sum.detach()) / float(counts[name]) * t.weight for name, t in output.terms.items()
+    )
     expected = 0.0
     for view in views.values():
-        losses = [reference_nll(criterion.head, view.encoded.features[r, p].detach(), int(view.target[r, p]), 0.0)
-                  for r in range(B) for p, valid in zip(view.positions[r].tolist(), view.valid[r].tolist()) if valid]
+        losses = [
+            reference_nll(
+                criterion.head, view.encoded.features[r, p].detach(), int(view.target[r, p]), 0.0
+            )
+            for r in range(B)
+            for p, valid in zip(view.positions[r].tolist(), view.valid[r].tolist())
+            if valid
+        ]
         expected += 0.5 * sum(losses) / len(losses)
     total, count = reference_tie(criterion, views, level, features == "transformed")
     assert int(counts["tie"]) == count
@@ -102,13 +114,19 @@ def test_both_views_share_one_encoder_call():
 def test_metrics_are_what_their_names_say():
     criterion, views = made()
     output = criterion(views, None)
-    metrics = criterion.metrics({name: value.detach().double() for name, value in output.statistics.items()})
+    metrics = criterion.metrics(
+        {name: value.detach().double() for name, value in output.statistics.items()}
+    )
     a, b = (view.encoded.features.detach() for view in views.values())
     mask = views["masked"].mask
     cosines = [float(torch.dot(u, v) / u.norm() / v.norm()) for u, v in zip(a[mask], b[mask])]
-    assert metrics["cosine"] == pytest.approx(sum(cosines) / len(cosines), rel=1e-5)  # taken in fp32
+    assert metrics["cosine"] == pytest.approx(
+        sum(cosines) / len(cosines), rel=1e-5
+    )  # taken in fp32
     sums = [float(output.terms[f"masked_lm_{x}"].sum.detach()) for x in "ab"]
-    assert metrics["masked_lm"] == pytest.approx(sum(sums) / sum(int(v.valid.sum()) for v in views.values()), rel=1e-12)
+    assert metrics["masked_lm"] == pytest.approx(
+        sum(sums) / sum(int(v.valid.sum()) for v in views.values()), rel=1e-12
+    )
     assert 0 <= metrics["accuracy"] <= 1
 
 
@@ -125,6 +143,14 @@ def test_the_demo_leaves_the_unigram_plateau(tmp_path):
     import fwk
 
     with _stopped_at(250):
-        done = fwk.train(criterion="semantic_augment", run=str(tmp_path / "run"), **{
-            "train.updates": 600, "train.validate_every": 250, "train.save_every": 0, "train.validate_batches": 16})
+        done = fwk.train(
+            criterion="semantic_augment",
+            run=str(tmp_path / "run"),
+            **{
+                "train.updates": 600,
+                "train.validate_every": 250,
+                "train.save_every": 0,
+                "train.validate_batches": 16,
+            },
+        )
     assert done.metrics["valid"]["semantic_augment/masked_lm"] < 6.0  # unigram: 6.35, at best 6.19

@@ -12,17 +12,40 @@ import fwk
 from fwk.cli.train import main
 from fwk.errors import CheckpointError, ConfigError, UnknownName
 
-TINY = {"task": "synthetic", "task.sequences": 32, "task.length": 12, "task.vocabulary": 24, "model.layers": 1,
-        "model.width": 16, "model.heads": 2, "train.updates": 3, "train.batch": 6, "train.device": "cpu",
-        "optimizer.lr": 0.003, "train.validate_every": 0, "train.log_every": 1,
-        "hooks": {"terminal": None, "tensorboard": None, "summary": None}}
-WORDS = ["--task", "synthetic", *(f"{key}={value}" for key, value in TINY.items() if key not in ("task", "hooks")),
-         "hooks.terminal=null", "hooks.tensorboard=null", "hooks.summary=null"]
+TINY = {
+    "task": "synthetic",
+    "task.sequences": 32,
+    "task.length": 12,
+    "task.vocabulary": 24,
+    "model.layers": 1,
+    "model.width": 16,
+    "model.heads": 2,
+    "train.updates": 3,
+    "train.batch": 6,
+    "train.device": "cpu",
+    "optimizer.lr": 0.003,
+    "train.validate_every": 0,
+    "train.log_every": 1,
+    "hooks": {"terminal": None, "tensorboard": None, "summary": None},
+}
+WORDS = [
+    "--task",
+    "synthetic",
+    *(f"{key}={value}" for key, value in TINY.items() if key not in ("task", "hooks")),
+    "hooks.terminal=null",
+    "hooks.tensorboard=null",
+    "hooks.summary=null",
+]
 
 
 def test_train_from_python_returns_the_run_and_load_gives_what_it_made(tmp_path):
     done = fwk.train(run=str(tmp_path / "run"), criterion="semantic_augment", **TINY)
-    assert (done.status, done.exit_status, done.update, done.folder) == ("finished", 0, 3, tmp_path / "run")
+    assert (done.status, done.exit_status, done.update, done.folder) == (
+        "finished",
+        0,
+        3,
+        tmp_path / "run",
+    )
     assert done.metrics["valid"]["loss"] > 0
     loaded = fwk.load(done.folder)
     assert loaded.update == 3 and loaded.config.criterion.keys() == {"semantic_augment"}
@@ -33,7 +56,9 @@ def test_train_from_python_returns_the_run_and_load_gives_what_it_made(tmp_path)
     assert encoded.features.shape == (1, 4, 16)
 
 
-@pytest.mark.parametrize("name", ["", "checkpoints/latest", "checkpoints/best", "checkpoints/update-000000003"])
+@pytest.mark.parametrize(
+    "name", ["", "checkpoints/latest", "checkpoints/best", "checkpoints/update-000000003"]
+)
 def test_load_takes_a_run_a_checkpoint_or_a_link(tmp_path, name):
     done = fwk.train(run=str(tmp_path / "run"), **TINY)
     assert fwk.load(done.folder / name).folder == done.folder / "checkpoints" / "update-000000003"
@@ -54,10 +79,21 @@ def test_load_reads_no_example(tmp_path, monkeypatch):
 def test_load_makes_a_text_task_from_the_run_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("FWK_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "text.txt"
-    text.write_text("\n\n".join(f"The {a} {b} reads a {c} file of plain words." for a in ("small", "old", "new", "red")
-                                for b in ("cat", "dog", "fox") for c in ("long", "short", "dull", "fine")))
+    text.write_text(
+        "\n\n".join(
+            f"The {a} {b} reads a {c} file of plain words."
+            for a in ("small", "old", "new", "red")
+            for b in ("cat", "dog", "fox")
+            for c in ("long", "short", "dull", "fine")
+        )
+    )
     own = {key: value for key, value in TINY.items() if not key.startswith("task")}
-    done = fwk.train(run=str(tmp_path / "run"), task="mlm", **{"task.data": str(text), "task.vocabulary": 60}, **own)
+    done = fwk.train(
+        run=str(tmp_path / "run"),
+        task="mlm",
+        **{"task.data": str(text), "task.vocabulary": 60},
+        **own,
+    )
     text.unlink()
     elsewhere = tmp_path / "elsewhere"
     (tmp_path / "run").rename(elsewhere)
@@ -100,7 +136,10 @@ def test_a_config_file_a_mapping_and_keys_say_the_same(tmp_path):
             part, name = key.split(".")
             nested.setdefault(part, {})[name] = value
     third = fwk.train(nested, run=str(tmp_path / "c"))
-    weights = [(run.folder / "checkpoints/latest/model.safetensors").read_bytes() for run in (first, second, third)]
+    weights = [
+        (run.folder / "checkpoints/latest/model.safetensors").read_bytes()
+        for run in (first, second, third)
+    ]
     assert weights[0] == weights[1] == weights[2]
 
 
@@ -123,18 +162,46 @@ def test_the_command_trains_and_its_status_is_0(tmp_path, capsys):
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert records[-1]["event"] == "finished"
     line = records[0]
-    assert {"split", "update", "epoch", "loss", "terms", "lr", "grad_norm", "tokens", "sequences", "tokens_per_second",
-            "seconds"} <= line.keys()
+    assert {
+        "split",
+        "update",
+        "epoch",
+        "loss",
+        "terms",
+        "lr",
+        "grad_norm",
+        "tokens",
+        "sequences",
+        "tokens_per_second",
+        "seconds",
+    } <= line.keys()
     assert json.loads((run / "environment.json").read_text())["world_size"] == 1
 
 
-@pytest.mark.parametrize("words, status, said", [
-    (["train.bacth=3"], 2, "did you mean 'batch'"),
-    (["optimizer.no_decay=[nothing.like.it]"], 2, "optimizer.no_decay: 'nothing.like.it' matches no parameter"),
-    (["train.device=cuda:99"], 2, "train.device: 'cuda:99'"),
-    (["train.micro_batch=0"], 2, "train.micro_batch"),
-    (["optimizer.lr=1e6", "optimizer.weight_decay=1e6", "schedule.warmup=0", "train.updates=8", "train.clip=0"], 1, "is not finite"),
-])
+@pytest.mark.parametrize(
+    "words, status, said",
+    [
+        (["train.bacth=3"], 2, "did you mean 'batch'"),
+        (
+            ["optimizer.no_decay=[nothing.like.it]"],
+            2,
+            "optimizer.no_decay: 'nothing.like.it' matches no parameter",
+        ),
+        (["train.device=cuda:99"], 2, "train.device: 'cuda:99'"),
+        (["train.micro_batch=0"], 2, "train.micro_batch"),
+        (
+            [
+                "optimizer.lr=1e6",
+                "optimizer.weight_decay=1e6",
+                "schedule.warmup=0",
+                "train.updates=8",
+                "train.clip=0",
+            ],
+            1,
+            "is not finite",
+        ),
+    ],
+)
 def test_the_status_says_whose_fault_it_was(tmp_path, capsys, words, status, said):
     assert main([*WORDS, f"run={tmp_path / 'run'}", *words]) == status
     error = capsys.readouterr().err.splitlines()[-1]

@@ -17,7 +17,14 @@ from fwk.engine.distributed import World
 from fwk.engine.evaluate import evaluate
 from fwk.engine.module import Step
 from fwk.errors import RunError
-from fwk.testing import _merged, batches_of, differentiate_once, tiny_config, train_briefly, trainer_of
+from fwk.testing import (
+    _merged,
+    batches_of,
+    differentiate_once,
+    tiny_config,
+    train_briefly,
+    trainer_of,
+)
 
 MLM = {"criterion": {"masked_lm": {}}}
 
@@ -40,8 +47,13 @@ def lines(run: Path, split: str = "train") -> list[dict]:
 
 def test_the_first_adamw_step_equals_its_equation_without_decay_on_norms_and_biases():
     """m/(1-b1) = g and v/(1-b2) = g^2 in the first update, so w' = w - lr (g / (|g| + eps) + decay w)."""
-    config = config_of({"optimizer": {"lr": 0.01, "weight_decay": 0.3, "eps": 1e-6}, "schedule": {"warmup": 0},
-                        "train": {"clip": 0.0}})
+    config = config_of(
+        {
+            "optimizer": {"lr": 0.01, "weight_decay": 0.3, "eps": 1e-6},
+            "schedule": {"warmup": 0},
+            "train": {"clip": 0.0},
+        }
+    )
     with trainer_of(config) as trainer:
         before = weights(trainer)
         trainer.step(next(batches_of(trainer.run)))
@@ -50,22 +62,35 @@ def test_the_first_adamw_step_equals_its_equation_without_decay_on_norms_and_bia
         for name, value in trainer.run.named_trainable():
             g, w = value.grad, before[name]
             free = w - 0.01 * g / (g.abs() + 1e-6)
-            spared = w.ndim < 2 or "norm" in name or ".relative." in name  # biases by distance: [heads, distances]
+            spared = (
+                w.ndim < 2 or "norm" in name or ".relative." in name
+            )  # biases by distance: [heads, distances]
             expected = free if spared else free - 0.01 * 0.3 * w
             torch.testing.assert_close(value.detach(), expected, rtol=1e-12, atol=1e-14)
             decayed += [] if spared else [name]
         norms = [name for name in before if "norm" in name]
-        assert norms and "networks.main.embeddings.token.weight" in decayed and len(decayed) < len(before)
+        assert (
+            norms
+            and "networks.main.embeddings.token.weight" in decayed
+            and len(decayed) < len(before)
+        )
 
 
 def test_three_adamw_steps_equal_the_equations_in_float64():
-    config = config_of({"optimizer": {"lr": 0.01, "betas": [0.8, 0.9]}, "schedule": {"name": "constant", "warmup": 3},
-                        "train": {"clip": 0.0}})
+    config = config_of(
+        {
+            "optimizer": {"lr": 0.01, "betas": [0.8, 0.9]},
+            "schedule": {"name": "constant", "warmup": 3},
+            "train": {"clip": 0.0},
+        }
+    )
     with trainer_of(config) as trainer:
         w = weights(trainer)
         m, v = ({name: torch.zeros_like(value) for name, value in w.items()} for _ in range(2))
         batches = batches_of(trainer.run)
-        groups = {name: group for group in trainer.run.optimizer.param_groups for name in group["names"]}
+        groups = {
+            name: group for group in trainer.run.optimizer.param_groups for name in group["names"]
+        }
         for t in (1, 2, 3):
             trainer.step(next(batches))
             rate = 0.01 * t / 3
@@ -79,7 +104,10 @@ def test_three_adamw_steps_equal_the_equations_in_float64():
 
 @pytest.mark.parametrize("clip", [0.0, 0.05, 1e6])
 def test_clipping_scales_the_whole_gradient_and_logs_the_norm_before(clip):
-    sgd = {"optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0, "momentum": 0.0}, "schedule": {"warmup": 0}}
+    sgd = {
+        "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0, "momentum": 0.0},
+        "schedule": {"warmup": 0},
+    }
     with trainer_of(config_of({**sgd, "train": {"clip": clip}})) as trainer:
         before = weights(trainer)
         differentiate_once(trainer)
@@ -89,13 +117,26 @@ def test_clipping_scales_the_whole_gradient_and_logs_the_norm_before(clip):
         assert trainer.grad_norm == pytest.approx(norm, rel=1e-12) and norm > 0.05
         scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
         for name, value in trainer.run.named_trainable():
-            torch.testing.assert_close(value.detach(), before[name] - scale * gradient[name], rtol=1e-10, atol=1e-14)
+            torch.testing.assert_close(
+                value.detach(), before[name] - scale * gradient[name], rtol=1e-10, atol=1e-14
+            )
 
 
 def test_rates_per_network_and_layer_are_in_effect():
-    config = config_of({
-        "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0.0, "momentum": 0.0, "layer_decay": 0.5,
-                      "lr_scales": {"criteria.*": 3.0}}, "schedule": {"warmup": 0}, "train": {"clip": 0.0}})
+    config = config_of(
+        {
+            "optimizer": {
+                "name": "sgd",
+                "lr": 1.0,
+                "weight_decay": 0.0,
+                "momentum": 0.0,
+                "layer_decay": 0.5,
+                "lr_scales": {"criteria.*": 3.0},
+            },
+            "schedule": {"warmup": 0},
+            "train": {"clip": 0.0},
+        }
+    )
     with trainer_of(config) as trainer:
         before = weights(trainer)
         trainer.step(next(batches_of(trainer.run)))
@@ -151,7 +192,9 @@ def overflow_in(trainer, update: int) -> None:
 
 
 def test_fp16_skips_an_overflowing_update_without_a_trace_in_weights_averages_and_schedule():
-    config = config_of({"train": {"precision": "fp16", "ema": 0.9, "updates": 10}, "schedule": {"warmup": 4}})
+    config = config_of(
+        {"train": {"precision": "fp16", "ema": 0.9, "updates": 10}, "schedule": {"warmup": 4}}
+    )
     with trainer_of(config) as trainer:
         run = trainer.run
         overflow_in(trainer, 2)
@@ -163,11 +206,18 @@ def test_fp16_skips_an_overflowing_update_without_a_trace_in_weights_averages_an
         moments = {name: value.clone() for name, value in moments.items()}
         rate, scale = trainer.rate, run.precision.scale
         assert trainer.step(next(batches))
-        assert (run.update, run.skipped, run.sequences) == (2, 1, 24)  # its number and its draws are used up
+        assert (run.update, run.skipped, run.sequences) == (
+            2,
+            1,
+            24,
+        )  # its number and its draws are used up
         assert run.precision.scale == scale / 2 and trainer.rate == rate
         assert all(torch.equal(before[n], v) for n, v in run.named_trainable())
         assert all(torch.equal(average[n], v) for n, v in run.average.values.items())
-        assert all(torch.equal(moments[n], v) for n, v in checkpoint.pack_optimizer(run.optimizer)[0].items())
+        assert all(
+            torch.equal(moments[n], v)
+            for n, v in checkpoint.pack_optimizer(run.optimizer)[0].items()
+        )
         assert window.keys() == run.meters.window.keys() and not run.meters.pending
         assert all(torch.equal(window[n], v) for n, v in run.meters.window.items())
         trainer.step(next(batches))
@@ -186,7 +236,10 @@ def test_a_schedule_after_a_skipped_update_is_resumed_too(tmp_path, monkeypatch)
             self.run.trainable[0].grad[...] = float("inf")
 
     monkeypatch.setattr(Trainer, "differentiate", overflowing)
-    changes = {"train": {"precision": "fp16", "updates": 6, "log_every": 1, "save_every": 3}, "hooks": {"jsonl": {}}}
+    changes = {
+        "train": {"precision": "fp16", "updates": 6, "log_every": 1, "save_every": 3},
+        "hooks": {"jsonl": {}},
+    }
     straight = train_briefly(config_of(changes), tmp_path / "one")
     from fwk.testing import _stopped_at
 
@@ -199,7 +252,10 @@ def test_a_schedule_after_a_skipped_update_is_resumed_too(tmp_path, monkeypatch)
     # linear without an effective warm-up (6% of 6 updates): the share left before each update that counts
     first, rest = 1e-3, [1e-3 * (1 - (applied - 1 - 0.36) / (6 - 0.36)) for applied in (2, 3, 4, 5)]
     assert rates == pytest.approx([first, first, *rest])
-    assert lines(tmp_path / "one")[1]["loss"] is None and lines(tmp_path / "one")[1]["loss_scale"] == 2.0**15
+    assert (
+        lines(tmp_path / "one")[1]["loss"] is None
+        and lines(tmp_path / "one")[1]["loss_scale"] == 2.0**15
+    )
 
 
 def test_fp16_gives_up_with_a_sentence_when_no_scale_helps():
@@ -213,7 +269,9 @@ def test_fp16_gives_up_with_a_sentence_when_no_scale_helps():
 # -- failures --------------------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_names_term_and_draws_and_ends_with_status_1(tmp_path, monkeypatch, capsys):
+def test_a_loss_that_is_not_finite_names_term_and_draws_and_ends_with_status_1(
+    tmp_path, monkeypatch, capsys
+):
     from fwk.criteria.masked_lm import MaskedLM
 
     forward = MaskedLM.forward
@@ -225,13 +283,21 @@ def test_a_loss_that_is_not_finite_names_term_and_draws_and_ends_with_status_1(t
         return output
 
     monkeypatch.setattr(MaskedLM, "forward", bad)
-    config = config_of({"run": str(tmp_path / "run"), "train": {"save_every": 1, "micro_batch": 5},
-                        "hooks": {"jsonl": {}}})
+    config = config_of(
+        {
+            "run": str(tmp_path / "run"),
+            "train": {"save_every": 1, "micro_batch": 5},
+            "hooks": {"jsonl": {}},
+        }
+    )
     assert run_command("fwk-train", lambda _: api.run(config).exit_status, []) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(
-        "fwk-train: error: update 3: loss term masked_lm/masked_lm is not finite (rank 0; draws 24 to 35)")
-    assert checkpoint.newest_whole(tmp_path / "run")[0].name == "update-000000002"  # the weights before the bad update
+        "fwk-train: error: update 3: loss term masked_lm/masked_lm is not finite (rank 0; draws 24 to 35)"
+    )
+    assert (
+        checkpoint.newest_whole(tmp_path / "run")[0].name == "update-000000002"
+    )  # the weights before the bad update
     assert '"event"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
@@ -242,7 +308,9 @@ def test_a_gradient_that_is_not_finite_under_finite_terms_says_so():
         said = "update 1: the gradient is not finite though every loss term is .*draws 0 to 11"
         with pytest.raises(RunError, match=said):
             trainer.step(next(batches_of(trainer.run)))
-        assert all(torch.equal(before[name], value) for name, value in trainer.run.named_trainable())
+        assert all(
+            torch.equal(before[name], value) for name, value in trainer.run.named_trainable()
+        )
 
 
 def test_normalizers_that_change_their_names_are_refused():
@@ -274,7 +342,9 @@ class ByHand:
             output = forward(micro, step, per_term)
             if step.split == "train" and run.module.training:
                 while len(self.updates) < step.update:
-                    self.updates.append({"sums": {}, "counts": {}, "tokens": 0, "weights": output.weights})
+                    self.updates.append(
+                        {"sums": {}, "counts": {}, "tokens": 0, "weights": output.weights}
+                    )
                 own = self.updates[step.update - 1]
                 for path, value in output.sums.items():
                     own["sums"][path] = own["sums"].get(path, 0.0) + float(value)
@@ -300,8 +370,10 @@ def trained_by_hand(tmp_path, monkeypatch, changes: dict) -> tuple[ByHand, list[
 
 
 def test_logged_terms_are_sums_over_counts_of_the_window(tmp_path, monkeypatch):
-    changes = {"criterion": {"semantic_augment": {}, "masked_lm": {"weight": {"from": 0.0, "to": 1.0}}},
-               "train": {"updates": 7, "log_every": 3, "micro_batch": 5, "save_every": 2}}
+    changes = {
+        "criterion": {"semantic_augment": {}, "masked_lm": {"weight": {"from": 0.0, "to": 1.0}}},
+        "train": {"updates": 7, "log_every": 3, "micro_batch": 5, "save_every": 2},
+    }
     hand, logged = trained_by_hand(tmp_path, monkeypatch, changes)
     assert [line["update"] for line in logged] == [3, 6, 7]
     start = 0
@@ -310,23 +382,43 @@ def test_logged_terms_are_sums_over_counts_of_the_window(tmp_path, monkeypatch):
         for path, value in line["terms"].items():
             expected = sum(u["sums"][path] for u in window) / sum(u["counts"][path] for u in window)
             assert value == pytest.approx(expected, rel=1e-12)
-        losses = [sum(u["weights"][p] * u["sums"][p] / u["counts"][p] for p in u["sums"]) for u in window]
+        losses = [
+            sum(u["weights"][p] * u["sums"][p] / u["counts"][p] for p in u["sums"]) for u in window
+        ]
         assert line["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-12)
         assert line["tokens"] == sum(u["tokens"] for u in hand.updates[: line["update"]])
         assert line["sequences"] == 12 * line["update"]
-        assert line["epoch"] == pytest.approx(12 * line["update"] / 128, abs=1e-6)  # two sources of 64
+        assert line["epoch"] == pytest.approx(
+            12 * line["update"] / 128, abs=1e-6
+        )  # two sources of 64
         start = line["update"]
 
 
-@pytest.mark.parametrize("schedule, factor", [
-    ({"name": "linear", "warmup": 3}, lambda u: u / 3 if u <= 3 else 1 - (u - 4) / 7),
-    ({"name": "cosine", "warmup": 0.2}, lambda u: u / 2 if u <= 2 else 0.5 * (1 + math.cos(math.pi * (u - 3) / 8))),
-    ({"name": "constant", "warmup": 4}, lambda u: min(1.0, u / 4))], ids=["linear", "cosine", "constant"])
+@pytest.mark.parametrize(
+    "schedule, factor",
+    [
+        ({"name": "linear", "warmup": 3}, lambda u: u / 3 if u <= 3 else 1 - (u - 4) / 7),
+        (
+            {"name": "cosine", "warmup": 0.2},
+            lambda u: u / 2 if u <= 2 else 0.5 * (1 + math.cos(math.pi * (u - 3) / 8)),
+        ),
+        ({"name": "constant", "warmup": 4}, lambda u: min(1.0, u / 4)),
+    ],
+    ids=["linear", "cosine", "constant"],
+)
 def test_logged_rates_are_those_of_the_equation(tmp_path, schedule, factor):
-    config = config_of({"schedule": schedule, "train": {"updates": 10, "log_every": 1}, "hooks": {"jsonl": {}},
-                        "run": str(tmp_path / "run")})
+    config = config_of(
+        {
+            "schedule": schedule,
+            "train": {"updates": 10, "log_every": 1},
+            "hooks": {"jsonl": {}},
+            "run": str(tmp_path / "run"),
+        }
+    )
     api.run(config)
-    assert [line["lr"] for line in lines(tmp_path / "run")] == pytest.approx([1e-3 * factor(u) for u in range(1, 11)])
+    assert [line["lr"] for line in lines(tmp_path / "run")] == pytest.approx(
+        [1e-3 * factor(u) for u in range(1, 11)]
+    )
 
 
 def test_a_log_window_spans_a_checkpoint(tmp_path):
@@ -346,7 +438,9 @@ def test_a_log_window_spans_a_checkpoint(tmp_path):
 
 
 def evaluated(changes: dict) -> dict[str, float]:
-    with trainer_of(tiny_config(_merged({"criterion": {"semantic_augment": {}}}, changes))) as trainer:
+    with trainer_of(
+        tiny_config(_merged({"criterion": {"semantic_augment": {}}}, changes))
+    ) as trainer:
         return evaluate(trainer.run, "valid")
 
 
@@ -355,7 +449,9 @@ def test_an_evaluation_does_not_depend_on_the_batch_size():
     cosine = whole.pop("semantic_augment/cosine")
     for batch, micro in ((12, None), (12, 5), (1, None), (7, 2)):
         part = evaluated({"train": {"batch": batch, "micro_batch": micro}})
-        assert part.pop("semantic_augment/cosine") == pytest.approx(cosine, rel=1e-6)  # fp32 in any precision
+        assert part.pop("semantic_augment/cosine") == pytest.approx(
+            cosine, rel=1e-6
+        )  # fp32 in any precision
         assert part == pytest.approx(whole, rel=1e-12)
 
 
@@ -372,21 +468,30 @@ def test_an_evaluation_does_not_depend_on_the_world_size():
             run.module.eval()
             seen = []
             for rank in range(size):
-                for batch in evaluation_batches(run.task, "valid", batch=7, rank=rank, world_size=size, workers=0):
+                for batch in evaluation_batches(
+                    run.task, "valid", batch=7, rank=rank, world_size=size, workers=0
+                ):
                     with torch.no_grad():
                         micro = run.module.begin(batch, 0, step := Step(split="valid"), run.device)
-                        counts, output = run.module.normalizers(micro, step), run.module(micro, step)
+                        counts, output = (
+                            run.module.normalizers(micro, step),
+                            run.module(micro, step),
+                        )
                     meters.add(output.sums, "sum:")
                     meters.add(counts, "count:")
                     seen += batch.draws.tolist()
             meters.commit()
             assert sorted(seen) == list(range(32))  # 16 of either source
             found.append(means(meters.window))
-        assert found[1] == pytest.approx(found[0], rel=1e-12) and found[2] == pytest.approx(found[0], rel=1e-12)
+        assert found[1] == pytest.approx(found[0], rel=1e-12) and found[2] == pytest.approx(
+            found[0], rel=1e-12
+        )
 
 
 def test_an_evaluation_changes_nothing_and_comes_out_the_same_again():
-    with trainer_of(tiny_config({"criterion": {"semantic_augment": {}}, "model": {"dropout": 0.3}})) as trainer:
+    with trainer_of(
+        tiny_config({"criterion": {"semantic_augment": {}}, "model": {"dropout": 0.3}})
+    ) as trainer:
         before, state = weights(trainer), torch.get_rng_state()
         first, second = evaluate(trainer.run, "valid"), evaluate(trainer.run, "valid")
         assert first == second and trainer.run.module.training
@@ -398,5 +503,7 @@ def test_an_evaluation_changes_nothing_and_comes_out_the_same_again():
 
 def test_the_evaluated_loss_is_the_weighted_sum_of_its_terms():
     found = evaluated({"criterion": {"semantic_augment": {"weight": 2.0, "tied_weight": 3.0}}})
-    a, b, tie = (found[f"semantic_augment/{name}"] for name in ("masked_lm_a", "masked_lm_b", "tie"))
+    a, b, tie = (
+        found[f"semantic_augment/{name}"] for name in ("masked_lm_a", "masked_lm_b", "tie")
+    )
     assert found["loss"] == pytest.approx(2.0 * (0.5 * a + 0.5 * b + 3.0 * tie), rel=1e-12)

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "user_dir_examples"
-COMPONENTS = {"focal_mlm": [("criterion", "focal_mlm")], "simcse": [("criterion", "simcse"), ("noiser", "dropout_only")]}
+COMPONENTS = {
+    "focal_mlm": [("criterion", "focal_mlm")],
+    "simcse": [("criterion", "simcse"), ("noiser", "dropout_only")],
+}
 
 
 def code_lines(path: Path) -> int:
@@ -21,17 +24,26 @@ def code_lines(path: Path) -> int:
     tree = ast.parse(path.read_text())
     documentation = set()
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+            node
+        ):
             first = node.body[0]
             documentation.update(range(first.lineno, first.end_lineno + 1))
-    return sum(1 for number, line in enumerate(path.read_text().splitlines(), 1)
-               if line.strip() and not line.strip().startswith("#") and number not in documentation)
+    return sum(
+        1
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if line.strip() and not line.strip().startswith("#") and number not in documentation
+    )
 
 
 @pytest.fixture
 def copy(tmp_path):
     def make(name: str) -> Path:
-        return Path(shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")))
+        return Path(
+            shutil.copytree(
+                EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
+        )
 
     return make
 
@@ -39,19 +51,56 @@ def copy(tmp_path):
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_an_example_trains_through_the_command(name, copy, tmp_path):
     place = copy(name)
-    command = [sys.executable, "-m", "fwk.cli.train", "--user-dir", place.name, "--criterion", name, "--task", "synthetic",
-               "--run", "run", "train.updates=8", "train.batch=8", "train.log_every=4", "train.device=cpu", "task.sequences=64",
-               "train.micro_batch=4", "train.workers=1", "hooks={jsonl: {}}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "fwk.cli.train",
+        "--user-dir",
+        place.name,
+        "--criterion",
+        name,
+        "--task",
+        "synthetic",
+        "--run",
+        "run",
+        "train.updates=8",
+        "train.batch=8",
+        "train.log_every=4",
+        "train.device=cpu",
+        "task.sequences=64",
+        "train.micro_batch=4",
+        "train.workers=1",
+        "hooks={jsonl: {}}",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert records[-1]["event"] == "finished"
     assert any(f"{name}/" in key for r in records for key in r.get("terms", {}))
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert str(place) in json.dumps(environment)
     # the run's own config finds the code again, from anywhere
-    again = subprocess.run([sys.executable, "-m", "fwk.cli.train", "--config", str(tmp_path / "run" / "config.yaml"),
-                            "--print-config"], cwd="/", capture_output=True, text=True)
+    again = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "fwk.cli.train",
+            "--config",
+            str(tmp_path / "run" / "config.yaml"),
+            "--print-config",
+        ],
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
     assert again.returncode == 0 and f"name: {name}" in again.stdout, again.stderr
 
 
@@ -65,5 +114,7 @@ def test_an_example_keeps_the_rules(name, copy):
 
 
 def test_examples_are_small():
-    sizes = {name: sum(code_lines(p) for p in (EXAMPLES / name).glob("*.py")) for name in COMPONENTS}
+    sizes = {
+        name: sum(code_lines(p) for p in (EXAMPLES / name).glob("*.py")) for name in COMPONENTS
+    }
     assert sizes["focal_mlm"] <= 30 and sizes["simcse"] <= 45, sizes

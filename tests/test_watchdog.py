@@ -20,13 +20,29 @@ from fwk.engine.watchdog import LostRanks, Watch, process_state
 from fwk.errors import RunError
 
 TIMEOUT = 10
-WORDS = ["--task", "synthetic", "task.sequences=32", "task.length=12", "task.vocabulary=24", "model.layers=1",
-         "model.width=16", "model.heads=2", "train.updates=30", "train.batch=8", "train.device=cpu", "train.log_every=1",
-         "train.validate_every=0", "train.save_every=4", f"train.timeout={TIMEOUT}", "hooks.terminal=null",
-         "hooks.tensorboard=null", "hooks.summary=null"]
+WORDS = [
+    "--task",
+    "synthetic",
+    "task.sequences=32",
+    "task.length=12",
+    "task.vocabulary=24",
+    "model.layers=1",
+    "model.width=16",
+    "model.heads=2",
+    "train.updates=30",
+    "train.batch=8",
+    "train.device=cpu",
+    "train.log_every=1",
+    "train.validate_every=0",
+    "train.save_every=4",
+    f"train.timeout={TIMEOUT}",
+    "hooks.terminal=null",
+    "hooks.tensorboard=null",
+    "hooks.summary=null",
+]
 
 # what one rank does when it comes to one update: FAULT is "RANK:UPDATE:WHAT"
-PLUGIN = '''
+PLUGIN = """
 import os, signal, time
 from fwk import hookimpl
 from fwk.errors import RunError
@@ -51,7 +67,7 @@ def fwk_update_begin(run):
         next(iter(run.trainable)).data.view(-1)[0] += 1e-3
     elif what == "update":
         run.update += 1
-'''
+"""
 
 
 # -- the watch by itself: two ranks in one process, on a store in memory ---------------------------------------------
@@ -94,8 +110,14 @@ def test_a_rank_that_waits_too_long_ends_all_and_names_the_one_that_is_busy(capf
         first.at("the sum of counts", waits=True)
         until(lambda: first.ended is not None and second.ended is not None)
     assert second.ended == ""  # one of them says it
-    assert "update 7: rank 0 waited 2 s for the other ranks in the sum of counts (train.timeout): rank 1" in first.ended
-    assert "last heard of in validation of update 7, is busy there; there is no checkpoint yet" in first.ended
+    assert (
+        "update 7: rank 0 waited 2 s for the other ranks in the sum of counts (train.timeout): rank 1"
+        in first.ended
+    )
+    assert (
+        "last heard of in validation of update 7, is busy there; there is no checkpoint yet"
+        in first.ended
+    )
     said = capfd.readouterr().err
     assert "---- rank 0" in said and "---- rank 1" in said
     assert said.count("test_a_rank_that_waits_too_long") >= 2  # both stacks are of this process
@@ -124,14 +146,19 @@ def test_ranks_that_wait_for_each_other_in_different_places_are_both_named():
         second.at("the gathering of rows", waits=True)
         until(lambda: first.ended or second.ended)
         other = "the gathering of rows" if first.ended else "the sum of counts"
-    assert re.search(rf"last heard of in {other} of update 0, waits too", first.ended or second.ended)
+    assert re.search(
+        rf"last heard of in {other} of update 0, waits too", first.ended or second.ended
+    )
 
 
 def test_the_failure_of_one_rank_reaches_another_before_it_waits_again():
     with watches(timeout=60) as (first, second):
         assert second.tell(RunError("the disk is full"))
         until(lambda: first.alarm is not None)
-        with pytest.raises(LostRanks, match="rank 1 failed in update 0: the disk is full") as caught, first.waiting("a sum"):
+        with (
+            pytest.raises(LostRanks, match="rank 1 failed in update 0: the disk is full") as caught,
+            first.waiting("a sum"),
+        ):
             pass
         assert not caught.value.quiet  # for whoever reads only the first rank's output
         assert not first.tell(RunError("the disk is full"))  # said already
@@ -155,7 +182,9 @@ def test_a_process_that_is_gone_is_told_from_one_that_is_silent(capfd):
         second.close()
         child.wait()
         lost = first.lost(RuntimeError("Connection closed by peer"))
-    assert f"rank 1 (process {child.pid} on " in str(lost) and "is gone: killed, or out of memory" in str(lost)
+    assert f"rank 1 (process {child.pid} on " in str(
+        lost
+    ) and "is gone: killed, or out of memory" in str(lost)
 
 
 def test_a_stopped_process_is_seen_to_be_stopped():
@@ -211,7 +240,12 @@ sys.exit(run_command("fwk-train", command, None))
 def test_a_store_that_answers_too_late_does_not_abort_the_process(tmp_path):
     (tmp_path / "leaving.py").write_text(LEAVING)
     with open(tmp_path / "said.txt", "w") as said:
-        done = subprocess.run([sys.executable, tmp_path / "leaving.py"], stdout=subprocess.PIPE, stderr=said, timeout=60)
+        done = subprocess.run(
+            [sys.executable, tmp_path / "leaving.py"],
+            stdout=subprocess.PIPE,
+            stderr=said,
+            timeout=60,
+        )
     os.kill(int(done.stdout), signal.SIGKILL)
     assert (done.returncode, (tmp_path / "said.txt").read_text()) == (75, "")
 
@@ -239,7 +273,14 @@ def test_a_checksum_sees_every_bit_and_every_place():
 class Job:
     """Ranks started one by one, as `srun` does; by_rank: further words or variables of one rank."""
 
-    def __init__(self, folder: Path, ranks: int = 3, fault: str = "-1:0:none", by_rank: dict | None = None, **variables: str):
+    def __init__(
+        self,
+        folder: Path,
+        ranks: int = 3,
+        fault: str = "-1:0:none",
+        by_rank: dict | None = None,
+        **variables: str,
+    ):
         from test_multinode import free_port
 
         folder.mkdir()
@@ -249,12 +290,37 @@ class Job:
         self.processes = []
         for rank in range(ranks):
             words, own = (by_rank or {}).get(rank, ((), {}))
-            env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": port, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
-                   "FAULT": fault, **variables, **own}
-            self.processes.append(subprocess.Popen(
-                [sys.executable, "-m", "fwk.cli.train", "--user-dir", str(folder / "fault.py"), *WORDS, f"run={self.run}", *words],
-                env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+            env = {
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "GLOO_SOCKET_IFNAME": "lo",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "FAULT": fault,
+                **variables,
+                **own,
+            }
+            self.processes.append(
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "fwk.cli.train",
+                        "--user-dir",
+                        str(folder / "fault.py"),
+                        *WORDS,
+                        f"run={self.run}",
+                        *words,
+                    ],
+                    env=env,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
 
     def end(self, ranks) -> list[tuple[int, str]]:
         """Exit status and output of these ranks; the rest is killed."""
@@ -263,29 +329,50 @@ class Job:
         finally:
             for process in self.processes:
                 process.kill()
-        return [(self.processes[rank].returncode, output) for rank, output in zip(ranks, found, strict=True)]
+        return [
+            (self.processes[rank].returncode, output)
+            for rank, output in zip(ranks, found, strict=True)
+        ]
 
 
 def errors(*outputs: str) -> list[str]:
-    return [line for output in outputs for line in output.splitlines() if line.startswith("fwk-train: error")]
+    return [
+        line
+        for output in outputs
+        for line in output.splitlines()
+        if line.startswith("fwk-train: error")
+    ]
 
 
 @pytest.mark.slow
 def test_a_stopped_rank_ends_the_job_within_the_timeout_with_every_stack(tmp_path):
     job = Job(tmp_path / "job", fault="1:6:stop")
-    until(lambda: process_state(job.processes[1].pid)[0] == "stopped" or job.processes[1].poll() is not None, 120)
+    until(
+        lambda: (
+            process_state(job.processes[1].pid)[0] == "stopped"
+            or job.processes[1].poll() is not None
+        ),
+        120,
+    )
     since = time.monotonic()
     (_, first), (_, third) = ends = job.end([0, 2])
     assert [status for status, _ in ends] == [1, 1]
-    assert time.monotonic() - since < TIMEOUT + 10  # the watch ends it within the timeout; interpreters take time to go
+    assert (
+        time.monotonic() - since < TIMEOUT + 10
+    )  # the watch ends it within the timeout; interpreters take time to go
     [error] = errors(first, third)
     assert "update 6: " in error and f"waited {TIMEOUT} s" in error and "(train.timeout)" in error
-    assert re.search(r"rank 1 \(process \d+ on \S+\), last heard of in .* of update \d, is stopped \(SIGSTOP\)", error)
+    assert re.search(
+        r"rank 1 \(process \d+ on \S+\), last heard of in .* of update \d, is stopped \(SIGSTOP\)",
+        error,
+    )
     assert "the last good checkpoint is update-000000004" in error
     said = first + third
     assert re.search(r"---- rank 1 .* does not answer; where it was \d+ s ago ----\n  File", said)
     for rank in (0, 2):
-        assert re.search(rf"---- rank {rank} \(process \d+ on \S+\) ----\nMainThread:\n  File", said)
+        assert re.search(
+            rf"---- rank {rank} \(process \d+ on \S+\) ----\nMainThread:\n  File", said
+        )
     assert "all_reduce" in said and "Traceback" not in said
 
 
@@ -299,18 +386,29 @@ def test_a_slow_rank_ends_the_job_within_the_timeout_and_is_named_with_what_it_d
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault, victim, said", [
-    ("1:6:kill", 1, r"update \d: rank 1 \(process \d+ on \S+\), last heard of in .*, is gone: killed, or out of memory; "
-                    r"the last good checkpoint is update-000000004"),
-    ("2:6:refuse", 2, "this rank has had enough"),
-])
+@pytest.mark.parametrize(
+    "fault, victim, said",
+    [
+        (
+            "1:6:kill",
+            1,
+            r"update \d: rank 1 \(process \d+ on \S+\), last heard of in .*, is gone: killed, or out of memory; "
+            r"the last good checkpoint is update-000000004",
+        ),
+        ("2:6:refuse", 2, "this rank has had enough"),
+    ],
+)
 def test_the_others_end_soon_and_say_it_once_when_one_rank_is_lost(tmp_path, fault, victim, said):
-    job = Job(tmp_path / "job", fault=fault, by_rank={r: (("train.timeout=100",), {}) for r in range(3)})
+    job = Job(
+        tmp_path / "job", fault=fault, by_rank={r: (("train.timeout=100",), {}) for r in range(3)}
+    )
     ends = job.end([0, 1, 2])
     statuses = [status for status, _ in ends]
     assert statuses == [-9 if fault.endswith("kill") and rank == victim else 1 for rank in range(3)]
     told = errors(*(output for _, output in ends))
-    assert 1 <= len(told) <= 2 and all(re.search(said, error) for error in told)  # the first rank repeats what another said of itself
+    assert 1 <= len(told) <= 2 and all(
+        re.search(said, error) for error in told
+    )  # the first rank repeats what another said of itself
     assert not any("Traceback" in output for _, output in ends)
 
 
@@ -323,13 +421,24 @@ def test_an_error_nobody_foresaw_keeps_its_traceback_and_is_told_to_the_others(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault, said", [
-    ("1:6:weights", r"after update 5 ranks hold different weights: rank 1 differs from the rest"),
-    ("1:6:update", r"ranks disagree about what it consists of: .* they are in updates 6, 7, 6"),
-])
+@pytest.mark.parametrize(
+    "fault, said",
+    [
+        (
+            "1:6:weights",
+            r"after update 5 ranks hold different weights: rank 1 differs from the rest",
+        ),
+        ("1:6:update", r"ranks disagree about what it consists of: .* they are in updates 6, 7, 6"),
+    ],
+)
 def test_ranks_that_drift_apart_are_noticed_in_the_same_update(tmp_path, fault, said):
-    ends = Job(tmp_path / "job", fault=fault, by_rank={
-        rank: (("train.check_ranks_every=1", "train.save_every=0"), {}) for rank in range(3)}).end([0, 1, 2])
+    ends = Job(
+        tmp_path / "job",
+        fault=fault,
+        by_rank={
+            rank: (("train.check_ranks_every=1", "train.save_every=0"), {}) for rank in range(3)
+        },
+    ).end([0, 1, 2])
     assert [status for status, _ in ends] == [1, 1, 1]
     assert all(re.search(said, error) for error in errors(*(output for _, output in ends)))
     assert errors(ends[0][1]) and not any("Traceback" in output for _, output in ends)
@@ -337,7 +446,11 @@ def test_ranks_that_drift_apart_are_noticed_in_the_same_update(tmp_path, fault, 
 
 @pytest.mark.slow
 def test_weights_that_differ_never_reach_a_checkpoint(tmp_path):
-    job = Job(tmp_path / "job", fault="1:6:weights", by_rank={r: (("train.check_ranks_every=0",), {}) for r in range(3)})
+    job = Job(
+        tmp_path / "job",
+        fault="1:6:weights",
+        by_rank={r: (("train.check_ranks_every=0",), {}) for r in range(3)},
+    )
     ends = job.end([0, 1, 2])
     assert "after update 8 ranks hold different weights" in errors(ends[0][1])[0]
     assert os.readlink(job.run / "checkpoints" / "latest") == "update-000000004"
@@ -345,36 +458,77 @@ def test_weights_that_differ_never_reach_a_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_ranks_with_other_configs_are_refused_by_key(tmp_path):
-    ends = Job(tmp_path / "job", ranks=2, by_rank={1: (("optimizer.lr=0.5", "train.save_every=9"), {})}).end([0, 1])
+    ends = Job(
+        tmp_path / "job", ranks=2, by_rank={1: (("optimizer.lr=0.5", "train.save_every=9"), {})}
+    ).end([0, 1])
     assert [status for status, _ in ends] == [1, 1]
-    assert "rank 1 was started otherwise than rank 0: optimizer.lr: 0.5 there, " in errors(ends[0][1])[0]
+    assert (
+        "rank 1 was started otherwise than rank 0: optimizer.lr: 0.5 there, "
+        in errors(ends[0][1])[0]
+    )
     assert "train.save_every: 9 there, 4 on rank 0" in errors(ends[0][1])[0]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks, by_rank, said", [
-    (2, {1: ((), {"WORLD_SIZE": "3"})}, "was started with WORLD_SIZE"),
-    (2, {1: ((), {"RANK": "2", "WORLD_SIZE": "3"}), 0: ((), {"WORLD_SIZE": "3"})}, r"rank 1 did not come within 5 s"),
-    (3, {2: ((), {"RANK": "1"})}, r"rank 1 is process \d+ on \S+ already; give every rank a RANK of its own"),
-    (1, {0: ((), {"WORLD_SIZE": "2", "RANK": "1"})}, r"could not join the job at 127.0.0.1:\d+ within 5 s"),
-])
+@pytest.mark.parametrize(
+    "ranks, by_rank, said",
+    [
+        (2, {1: ((), {"WORLD_SIZE": "3"})}, "was started with WORLD_SIZE"),
+        (
+            2,
+            {1: ((), {"RANK": "2", "WORLD_SIZE": "3"}), 0: ((), {"WORLD_SIZE": "3"})},
+            r"rank 1 did not come within 5 s",
+        ),
+        (
+            3,
+            {2: ((), {"RANK": "1"})},
+            r"rank 1 is process \d+ on \S+ already; give every rank a RANK of its own",
+        ),
+        (
+            1,
+            {0: ((), {"WORLD_SIZE": "2", "RANK": "1"})},
+            r"could not join the job at 127.0.0.1:\d+ within 5 s",
+        ),
+    ],
+)
 def test_ranks_that_do_not_make_a_job_say_so_within_the_timeout(tmp_path, ranks, by_rank, said):
-    by_rank = {rank: (("train.timeout=5",), by_rank.get(rank, ((), {}))[1]) for rank in range(ranks)}
+    by_rank = {
+        rank: (("train.timeout=5",), by_rank.get(rank, ((), {}))[1]) for rank in range(ranks)
+    }
     ends = Job(tmp_path / "job", ranks=ranks, by_rank=by_rank).end(range(ranks))
     assert all(status == 1 for status, _ in ends)
     told = errors(*(output for _, output in ends))
-    assert any(re.search(said, error) for error in told) and not any("Traceback" in output for _, output in ends)
-    plain = [line for _, output in ends for line in output.splitlines() if "[c10d]" not in line]  # torch's own log
+    assert any(re.search(said, error) for error in told) and not any(
+        "Traceback" in output for _, output in ends
+    )
+    plain = [
+        line for _, output in ends for line in output.splitlines() if "[c10d]" not in line
+    ]  # torch's own log
     assert len(plain) == len(told), ends
 
 
-@pytest.mark.parametrize("variables, said", [
-    ({"RANK": "0"}, "WORLD_SIZE is set but LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"),
-    ({"RANK": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "1"}, "RANK 2 does not lie in"),
-    ({"RANK": "zero", "LOCAL_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "1"}, "RANK 'zero' must be an integer"),
-    ({"RANK": "0", "LOCAL_RANK": "x", "MASTER_ADDR": "h", "MASTER_PORT": "1"}, "LOCAL_RANK 'x' must be an integer"),
-    ({"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "99999"}, "MASTER_PORT 99999 is no port"),
-])
+@pytest.mark.parametrize(
+    "variables, said",
+    [
+        ({"RANK": "0"}, "WORLD_SIZE is set but LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"),
+        (
+            {"RANK": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "1"},
+            "RANK 2 does not lie in",
+        ),
+        (
+            {"RANK": "zero", "LOCAL_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "1"},
+            "RANK 'zero' must be an integer",
+        ),
+        (
+            {"RANK": "0", "LOCAL_RANK": "x", "MASTER_ADDR": "h", "MASTER_PORT": "1"},
+            "LOCAL_RANK 'x' must be an integer",
+        ),
+        (
+            {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "99999"},
+            "MASTER_PORT 99999 is no port",
+        ),
+    ],
+)
 def test_variables_that_contradict_are_the_users_error(monkeypatch, variables, said):
     from fwk.engine.distributed import process_group
     from fwk.errors import UserError
@@ -387,7 +541,9 @@ def test_variables_that_contradict_are_the_users_error(monkeypatch, variables, s
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["1:6:kill", "1:6:refuse", "0:6:kill"])
-def test_under_max_restarts_a_job_that_lost_a_rank_ends_with_the_weights_of_one_that_did_not(tmp_path, fault):
+def test_under_max_restarts_a_job_that_lost_a_rank_ends_with_the_weights_of_one_that_did_not(
+    tmp_path, fault
+):
     from test_multinode import records
 
     weights, logs = [], []
@@ -396,11 +552,30 @@ def test_under_max_restarts_a_job_that_lost_a_rank_ends_with_the_weights_of_one_
         folder.mkdir()
         (folder / "fault.py").write_text(PLUGIN)
         done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "--max-restarts=1", "-m",
-             "fwk.cli.train", "--user-dir", str(folder / "fault.py"), *WORDS, f"run={folder / 'run'}", "train.updates=10",
-             "train.timeout=60"], capture_output=True, text=True, timeout=280,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "FAULT": which})
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node=3",
+                "--max-restarts=1",
+                "-m",
+                "fwk.cli.train",
+                "--user-dir",
+                str(folder / "fault.py"),
+                *WORDS,
+                f"run={folder / 'run'}",
+                "train.updates=10",
+                "train.timeout=60",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=280,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "FAULT": which},
+        )
         assert done.returncode == 0, done.stderr[-4000:]
-        weights.append((folder / "run" / "checkpoints" / "latest" / "model.safetensors").read_bytes())
+        weights.append(
+            (folder / "run" / "checkpoints" / "latest" / "model.safetensors").read_bytes()
+        )
         logs.append(records(folder / "run"))
     assert weights[0] == weights[1] and logs[0] == logs[1]

@@ -12,13 +12,19 @@ BEGIN, END = "<!-- results -->\n", "<!-- end -->"
 COLOURS = {"neighbour": "#1f4e8c", "published": "#b3541e"}
 
 
-def report(records: Iterable[Record], conditions: Sequence[str], long: int, page: Path, figure: Path) -> None:
+def report(
+    records: Iterable[Record], conditions: Sequence[str], long: int, page: Path, figure: Path
+) -> None:
     """Writes the tables between the marks of `page`, and the picture. long: updates of the long runs."""
     records = list(records)
     short = [r for r in records if r["limit"] != long]
-    parts = [table(short, conditions, anchor) for anchor in COLOURS] + [long_runs([r for r in records if r["limit"] == long])]
+    parts = [table(short, conditions, anchor) for anchor in COLOURS] + [
+        long_runs([r for r in records if r["limit"] == long])
+    ]
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}{''.join(parts).strip()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    page.write_text(
+        f"{before}{BEGIN}{''.join(parts).strip()}\n{END}{rest.partition(END)[2]}", encoding="utf-8"
+    )
     draw(short, conditions, figure)
 
 
@@ -29,13 +35,21 @@ def table(records: Sequence[Record], conditions: Sequence[str], anchor: str) -> 
         return ""
     sizes = list(dict.fromkeys(r["size"] for r in records))
     heads = [f"{size}: seeds | to 0.3 | to 1.0 | s | at the end" for size in sizes]
-    text = (f"**{anchor}**, at most {max(r['limit'] for r in records):,} updates\n\n| condition | {' | '.join(heads)} |\n"
-            f"|---{'|---' * 5 * len(sizes)}|\n")
+    text = (
+        f"**{anchor}**, at most {max(r['limit'] for r in records):,} updates\n\n| condition | {' | '.join(heads)} |\n"
+        f"|---{'|---' * 5 * len(sizes)}|\n"
+    )
     for condition in conditions:
         cells = []
         for size in sizes:
             runs = [r for r in records if r["size"] == size and r["condition"] == condition]
-            cells += [str(len(runs) or ""), crossing(runs, "0.3", 0), crossing(runs, "1.0", 0), crossing(runs, "1.0", 1), ending(runs)]
+            cells += [
+                str(len(runs) or ""),
+                crossing(runs, "0.3", 0),
+                crossing(runs, "1.0", 0),
+                crossing(runs, "1.0", 1),
+                ending(runs),
+            ]
         if any(cells):
             text += f"| {'the anchor itself' if condition == '-' else condition} | {' | '.join(cells)} |\n"
     return text + "\n"
@@ -67,12 +81,18 @@ def ending(runs: Sequence[Record]) -> str:
 def long_runs(records: Sequence[Record]) -> str:
     if not records:
         return ""
-    text = ("**Ten times as long** (cosine decay to the end; nats below unigram entropy, training and validation)\n\n"
-            "| size | condition | anchor | updates | training, last | validation loss |\n|---|---|---|---|---|---|\n")
+    text = (
+        "**Ten times as long** (cosine decay to the end; nats below unigram entropy, training and validation)\n\n"
+        "| size | condition | anchor | updates | training, last | validation loss |\n|---|---|---|---|---|---|\n"
+    )
     for r in sorted(records, key=lambda r: (r["size"], r["condition"], r["anchor"], r["seed"])):
         valid = r["valid"].get("loss")
-        text += (f"| {r['size']} | {r['condition']} | {r['anchor']} | {r['updates']} | {r['below_at_end']:+.2f} | "
-                 f"{valid:.3f} |\n" if valid else "")
+        text += (
+            f"| {r['size']} | {r['condition']} | {r['anchor']} | {r['updates']} | {r['below_at_end']:+.2f} | "
+            f"{valid:.3f} |\n"
+            if valid
+            else ""
+        )
     return text
 
 
@@ -83,27 +103,68 @@ def draw(records: Sequence[Record], conditions: Sequence[str], figure: Path) -> 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    panels = list(dict.fromkeys((r["anchor"], r["size"]) for r in sorted(records, key=lambda r: list(COLOURS).index(r["anchor"]))))
+    panels = list(
+        dict.fromkeys(
+            (r["anchor"], r["size"])
+            for r in sorted(records, key=lambda r: list(COLOURS).index(r["anchor"]))
+        )
+    )
     shown = [c for c in conditions if any(r["condition"] == c for r in records)]
-    settings = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fwk", "svg.fonttype": "none"}
+    settings = {
+        "font.size": 8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "fwk",
+        "svg.fonttype": "none",
+    }
     with plt.rc_context(settings):
-        drawn, axes = plt.subplots(1, len(panels), figsize=(2 + 2.4 * len(panels), 0.2 * len(shown) + 1.2), sharey=True, squeeze=False)
+        drawn, axes = plt.subplots(
+            1,
+            len(panels),
+            figsize=(2 + 2.4 * len(panels), 0.2 * len(shown) + 1.2),
+            sharey=True,
+            squeeze=False,
+        )
         for axis, (anchor, size) in zip(axes[0], panels):
             inside = [r for r in records if (r["anchor"], r["size"]) == (anchor, size)]
             for y, condition in enumerate(reversed(shown)):
                 runs = [r for r in inside if r["condition"] == condition]
                 if runs and not any(r["crossed"] for r in runs):
-                    axis.text(0.05 * runs[0]["limit"], y, "not within the limit", fontsize=6, va="center", color="grey",
-                              backgroundcolor="white")
+                    axis.text(
+                        0.05 * runs[0]["limit"],
+                        y,
+                        "not within the limit",
+                        fontsize=6,
+                        va="center",
+                        color="grey",
+                        backgroundcolor="white",
+                    )
                 for bar, face in (("0.3", "white"), ("1.0", COLOURS[anchor])):
                     points = [r["crossed"][bar][0] for r in runs if bar in r["crossed"]]
-                    axis.scatter(points, [y] * len(points), s=14, facecolor=face, edgecolor=COLOURS[anchor], linewidth=0.9)
-            axis.set(title=f"{anchor}, {size}", xlabel="updates", xlim=(0, max(r["limit"] for r in inside)))
+                    axis.scatter(
+                        points,
+                        [y] * len(points),
+                        s=14,
+                        facecolor=face,
+                        edgecolor=COLOURS[anchor],
+                        linewidth=0.9,
+                    )
+            axis.set(
+                title=f"{anchor}, {size}",
+                xlabel="updates",
+                xlim=(0, max(r["limit"] for r in inside)),
+            )
             axis.grid(axis="y", linewidth=0.3)
-        axes[0][0].set_yticks(range(len(shown)), ["the anchor itself" if c == "-" else c for c in reversed(shown)])
+        axes[0][0].set_yticks(
+            range(len(shown)), ["the anchor itself" if c == "-" else c for c in reversed(shown)]
+        )
         for bar, face in (("0.3", "white"), ("1.0", "grey")):
-            axes[0][0].scatter([], [], s=14, facecolor=face, edgecolor="grey", label=f"{bar} nats below unigram")
-        drawn.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False)
+            axes[0][0].scatter(
+                [], [], s=14, facecolor=face, edgecolor="grey", label=f"{bar} nats below unigram"
+            )
+        drawn.legend(
+            *axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=2, frameon=False
+        )
         drawn.tight_layout(rect=(0, 0.04, 1, 1))
         drawn.savefig(figure, metadata={"Date": None})
         plt.close(drawn)

@@ -31,15 +31,30 @@ PAGE = HERE.parents[1] / "docs" / "small-models.md"
 FIGURE = HERE.parents[1] / "docs" / "small-models.svg"
 
 SIZES = {"2x64": (2, 64, 4), "2x128": (2, 128, 4), "4x256": (4, 256, 4)}  # layers, width, heads
-ANCHORS = {"published": {"model.positions": "learned"}, "neighbour": {"model.positions": "neighbour"}}
+ANCHORS = {
+    "published": {"model.positions": "learned"},
+    "neighbour": {"model.positions": "neighbour"},
+}
 LIMITS = {"published": 8000, "neighbour": 1500}  # updates; there are 1,576 in an epoch
 LONG = 15_000
 COMMON = {
-    "task": "mlm", "criterion": "scaled_masked_lm", "criterion.output_bias": "zeros",
-    "task.length": 64, "train.batch": 16, "model.dropout": 0.0,
-    "model.attention_dropout": 0.0, "optimizer.lr": 3e-3, "schedule": "constant", "schedule.warmup": 100,
-    "train.log_every": 1, "train.validate_every": 0, "train.save_every": 0, "train.threads": 1, "train.device": "cpu",
-    "hooks.summary.baseline_tokens": 1000, "hooks.tensorboard.flush_seconds": 120,
+    "task": "mlm",
+    "criterion": "scaled_masked_lm",
+    "criterion.output_bias": "zeros",
+    "task.length": 64,
+    "train.batch": 16,
+    "model.dropout": 0.0,
+    "model.attention_dropout": 0.0,
+    "optimizer.lr": 3e-3,
+    "schedule": "constant",
+    "schedule.warmup": 100,
+    "train.log_every": 1,
+    "train.validate_every": 0,
+    "train.save_every": 0,
+    "train.threads": 1,
+    "train.device": "cpu",
+    "hooks.summary.baseline_tokens": 1000,
+    "hooks.tensorboard.flush_seconds": 120,
 }
 # what differs from the anchor; the anchor itself is `-`
 CONDITIONS: dict[str, dict[str, Any]] = {
@@ -78,7 +93,11 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "RAdam": {"optimizer": "radam"},
 }
 # conditions that make sense in one anchor only
-NEEDS = {"position vectors x 10": "published", "neighbour bias +2": "neighbour", "neighbour bias +8": "neighbour"}
+NEEDS = {
+    "position vectors x 10": "published",
+    "neighbour bias +2": "neighbour",
+    "neighbour bias +8": "neighbour",
+}
 # these change the positions, so they are the same in both anchors
 NEEDS |= {"positions: relative, from 0": "published", "positions: none": "published"}
 
@@ -88,28 +107,70 @@ def done(results: Path) -> dict[tuple[str, str, str, int, int], dict[str, Any]]:
     if not results.exists():
         return {}
     records = map(json.loads, results.read_text(encoding="utf-8").splitlines())
-    return {(r["size"], r["anchor"], r["condition"], r["seed"], r["limit"]): r for r in records}  # LONG is no other's limit
+    return {
+        (r["size"], r["anchor"], r["condition"], r["seed"], r["limit"]): r for r in records
+    }  # LONG is no other's limit
 
 
-def arguments_of(size: str, anchor: str, condition: str, seed: int, updates: int, out: Path, stop: bool) -> list[str]:
+def arguments_of(
+    size: str, anchor: str, condition: str, seed: int, updates: int, out: Path, stop: bool
+) -> list[str]:
     layers, width, heads = SIZES[size]
-    keys = {**COMMON, "model.layers": layers, "model.width": width, "model.heads": heads, **ANCHORS[anchor],
-            **CONDITIONS[condition], "seed": seed, "train.updates": updates}
+    keys = {
+        **COMMON,
+        "model.layers": layers,
+        "model.width": width,
+        "model.heads": heads,
+        **ANCHORS[anchor],
+        **CONDITIONS[condition],
+        "seed": seed,
+        "train.updates": updates,
+    }
     if not stop:
         keys |= {"schedule": "cosine"}  # a long run is one that ends
-    flags = [word for name in ("task", "criterion", "optimizer", "schedule") if name in keys
-             for word in (f"--{name}", str(keys.pop(name)))]
-    hook = ["hooks.watch.name=below_unigram", f"hooks.watch.out={out}", f"hooks.watch.stop={str(stop).lower()}"]
-    return [*flags, "--user-dir", str(HERE / "plugin"), *hook, *(f"{key}={value}" for key, value in keys.items())]
+    flags = [
+        word
+        for name in ("task", "criterion", "optimizer", "schedule")
+        if name in keys
+        for word in (f"--{name}", str(keys.pop(name)))
+    ]
+    hook = [
+        "hooks.watch.name=below_unigram",
+        f"hooks.watch.out={out}",
+        f"hooks.watch.stop={str(stop).lower()}",
+    ]
+    return [
+        *flags,
+        "--user-dir",
+        str(HERE / "plugin"),
+        *hook,
+        *(f"{key}={value}" for key, value in keys.items()),
+    ]
 
 
-def run_one(size: str, anchor: str, condition: str, seed: int, updates: int, stop: bool) -> dict[str, Any]:
+def run_one(
+    size: str, anchor: str, condition: str, seed: int, updates: int, stop: bool
+) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "result.json"
-        command = [sys.executable, "-m", "fwk.cli.train", "--run", f"{scratch}/run",
-                   *arguments_of(size, anchor, condition, seed, updates, out, stop)]
-        ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        key = {"size": size, "anchor": anchor, "condition": condition, "seed": seed, "limit": updates}
+        command = [
+            sys.executable,
+            "-m",
+            "fwk.cli.train",
+            "--run",
+            f"{scratch}/run",
+            *arguments_of(size, anchor, condition, seed, updates, out, stop),
+        ]
+        ended = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        key = {
+            "size": size,
+            "anchor": anchor,
+            "condition": condition,
+            "seed": seed,
+            "limit": updates,
+        }
         if not out.exists() or ended.returncode not in (0, 75):
             if "not finite" in ended.stderr:
                 return {**key, "diverged": True, "crossed": {}}
@@ -117,7 +178,7 @@ def run_one(size: str, anchor: str, condition: str, seed: int, updates: int, sto
         found = json.loads(out.read_text(encoding="utf-8"))
         curve = found.pop("curve")
         thin = max(1, len(curve) // 60)
-        means = [round(statistics.mean(curve[i:i + thin]), 3) for i in range(0, len(curve), thin)]
+        means = [round(statistics.mean(curve[i : i + thin]), 3) for i in range(0, len(curve), thin)]
         return {**key, **found, "curve_every": thin, "curve": means}
 
 
@@ -135,12 +196,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sizes", type=lambda text: text.split(","), default=list(SIZES))
     parser.add_argument("--anchors", type=lambda text: text.split(","), default=list(ANCHORS))
-    parser.add_argument("--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 3])
+    parser.add_argument(
+        "--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[1, 2, 3]
+    )
     parser.add_argument("--only", nargs="*", choices=list(CONDITIONS))
-    parser.add_argument("--long", action="store_true", help=f"{LONG} updates with cosine decay to the end, whatever is reached")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no run after these")
+    parser.add_argument(
+        "--long",
+        action="store_true",
+        help=f"{LONG} updates with cosine decay to the end, whatever is reached",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="start no run after these"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--crossed-only", action="store_true", help="only where the first seed got 0.3 nats below")
+    parser.add_argument(
+        "--crossed-only", action="store_true", help="only where the first seed got 0.3 nats below"
+    )
     parser.add_argument("--report", action="store_true", help="write the table and the figure")
     arguments = parser.parse_args()
     if arguments.report:
@@ -150,7 +221,9 @@ def main() -> None:
         return
     began = time.monotonic()
     limits = dict.fromkeys(ANCHORS, LONG) if arguments.long else LIMITS
-    wanted = [cell for cell in cells(arguments) if (*cell, limits[cell[1]]) not in done(arguments.results)]
+    wanted = [
+        cell for cell in cells(arguments) if (*cell, limits[cell[1]]) not in done(arguments.results)
+    ]
     for number, cell in enumerate(wanted, start=1):
         if time.monotonic() - began > 60 * arguments.minutes:
             print(f"{len(wanted) - number + 1} runs left", flush=True)
@@ -159,12 +232,21 @@ def main() -> None:
         if (*cell, limit) in known:  # another process did it
             continue
         first = known.get((*cell[:3], arguments.seeds[0], limit), {})
-        if arguments.crossed_only and cell[3] != arguments.seeds[0] and cell[2] != "-" and not first.get("crossed"):
+        if (
+            arguments.crossed_only
+            and cell[3] != arguments.seeds[0]
+            and cell[2] != "-"
+            and not first.get("crossed")
+        ):
             continue
         record = run_one(*cell, limit, stop=not arguments.long)
         with open(arguments.results, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-        told = "diverged" if record.get("diverged") else f"{record['crossed']}, {record['below_at_end']:+.2f} at {record['updates']}"
+        told = (
+            "diverged"
+            if record.get("diverged")
+            else f"{record['crossed']}, {record['below_at_end']:+.2f} at {record['updates']}"
+        )
         print(f"[{number}/{len(wanted)}] {' | '.join(map(str, cell))}: {told}", flush=True)
 
 

@@ -30,9 +30,15 @@ class Parser(argparse.ArgumentParser):
 def add_model(parser: argparse.ArgumentParser) -> None:
     """A trained model, and how it is loaded: `model`, `--average`, `--user-dir`."""
     parser.add_argument("model", metavar="RUN", help="a run's folder, or one of its checkpoints")
-    parser.add_argument("--average", action="store_true", help="take the moving average of the weights (train.ema), also where "
-                        "train.evaluate_average is false")
-    parser.add_argument("--user-dir", action="append", default=[], metavar="DIR", help="plugins of your own")
+    parser.add_argument(
+        "--average",
+        action="store_true",
+        help="take the moving average of the weights (train.ema), also where "
+        "train.evaluate_average is false",
+    )
+    parser.add_argument(
+        "--user-dir", action="append", default=[], metavar="DIR", help="plugins of your own"
+    )
 
 
 @contextmanager
@@ -43,7 +49,9 @@ def disk_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise RunError(f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}") from error
+        raise RunError(
+            f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"
+        ) from error
 
 
 def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[str] | None) -> int:
@@ -62,7 +70,9 @@ def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[s
 def _run(name: str, command: Callable[[list[str]], int], argv: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without UTF-8 shows '?', and the command goes on
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without UTF-8 shows '?', and the command goes on
     show, warnings.showwarning = warnings.showwarning, _told(name, warnings.showwarning)
     try:
         status = command(list(argv))
@@ -70,7 +80,9 @@ def _run(name: str, command: Callable[[list[str]], int], argv: Sequence[str]) ->
         return status
     except FwkError as error:
         # what is wrong with the command line or a plugin, every rank says alike; anything else may be one rank's alone
-        if not error.quiet and (first_rank() or not isinstance(error, (ConfigError, UnknownName, PluginError))):
+        if not error.quiet and (
+            first_rank() or not isinstance(error, (ConfigError, UnknownName, PluginError))
+        ):
             rank = "" if first_rank() else f"rank {os.environ['RANK']}: "
             if details := getattr(error, "details", ""):
                 print(details.rstrip(), file=sys.stderr)
@@ -89,7 +101,9 @@ def _run(name: str, command: Callable[[list[str]], int], argv: Sequence[str]) ->
         warnings.showwarning = show
 
 
-_ended: dict[str, int] = {}  # status: of the command that this process was started for, once it has ended
+_ended: dict[
+    str, int
+] = {}  # status: of the command that this process was started for, once it has ended
 
 
 def _flush(name: str) -> None:
@@ -100,7 +114,9 @@ def _flush(name: str) -> None:
         raise
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"{name}: warning: cannot write to standard output: {error.strerror}", file=sys.stderr)
+        print(
+            f"{name}: warning: cannot write to standard output: {error.strerror}", file=sys.stderr
+        )
 
 
 @atexit.register
@@ -150,8 +166,12 @@ def field_lines(fields: Iterable[FieldSpec], prefix: str = "") -> list[str]:
     for spec in fields:
         default = "required" if spec.required else f"default {_default(spec)}"
         lines.append(f"  {prefix}{spec.name}  ({_type(spec)}; {default})")
-        lines += textwrap.wrap(spec.doc or "(no documentation)", width() - 6, initial_indent=" " * 6,
-                               subsequent_indent=" " * 6)
+        lines += textwrap.wrap(
+            spec.doc or "(no documentation)",
+            width() - 6,
+            initial_indent=" " * 6,
+            subsequent_indent=" " * 6,
+        )
     return lines
 
 

@@ -26,14 +26,33 @@ object a line. Exit status: 0 done, 2 the input was wrong, 1 something else fail
 
 
 def parser() -> argparse.ArgumentParser:
-    p = Parser(prog=NAME, description="Evaluate a checkpoint on a split of its task.", epilog=_EPILOG,
-               formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    p = Parser(
+        prog=NAME,
+        description="Evaluate a checkpoint on a split of its task.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add_model(p)
-    p.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE",
-                   help="task.KEY=VALUE, train.batch=N, train.device=... over the run's config")
+    p.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="task.KEY=VALUE, train.batch=N, train.device=... over the run's config",
+    )
     p.add_argument("--split", metavar="NAME", help="(default: valid)")
-    p.add_argument("--text", metavar="FILE", help="instead of a split: raw text, one piece a line (.gz, .xz, .zst; - for standard input)")
-    p.add_argument("--predictions", metavar="FILE", type=Path, help="write what the model says, in a form that the task knows (--text: JSON lines)")
+    p.add_argument(
+        "--text",
+        metavar="FILE",
+        help="instead of a split: raw text, one piece a line (.gz, .xz, .zst; - for standard input)",
+    )
+    p.add_argument(
+        "--predictions",
+        metavar="FILE",
+        type=Path,
+        help="write what the model says, in a form that the task knows (--text: JSON lines)",
+    )
     p.add_argument("--output", metavar="FILE", type=Path, help="write the metrics here too")
     return p
 
@@ -50,15 +69,23 @@ def _main(argv: list[str]) -> int:
         if a.text is not None:
             said = _said(a)
             if a.predictions:
-                write_atomically(a.predictions.resolve(), "".join(f"{line}\n" for line in said).encode())
+                write_atomically(
+                    a.predictions.resolve(), "".join(f"{line}\n" for line in said).encode()
+                )
             else:
                 for line in said:
                     print(line)
             return 0
         from fwk.engine.api import evaluate_run
 
-        found = evaluate_run(a.model, a.split or "valid", overrides=a.overrides, user_dirs=tuple(a.user_dir), average=a.average,
-                             predictions=a.predictions)
+        found = evaluate_run(
+            a.model,
+            a.split or "valid",
+            overrides=a.overrides,
+            user_dirs=tuple(a.user_dir),
+            average=a.average,
+            predictions=a.predictions,
+        )
         if not first_rank():
             return 0
         text = json.dumps(found, indent=1)
@@ -70,7 +97,11 @@ def _main(argv: list[str]) -> int:
 
 def _said(a: argparse.Namespace) -> Iterator[str]:
     """What the model says of every line of a file that is not empty, as JSON."""
-    for flag, given in (("--split", a.split), ("--output", a.output), (a.overrides[0].split("=")[0] if a.overrides else "", a.overrides)):
+    for flag, given in (
+        ("--split", a.split),
+        ("--output", a.output),
+        (a.overrides[0].split("=")[0] if a.overrides else "", a.overrides),
+    ):
         if given:
             raise ConfigError(flag, "goes with a split of the task, not with --text")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -82,7 +113,9 @@ def _said(a: argparse.Namespace) -> Iterator[str]:
     if a.text != "-" and not os.path.exists(a.text):
         raise missing(a.text)
     loaded = load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None)
-    lines = ((line, f"{a.text}:{number}") for number, line in numbered_lines(a.text) if line.strip())
+    lines = (
+        (line, f"{a.text}:{number}") for number, line in numbered_lines(a.text) if line.strip()
+    )
     while some := list(islice(lines, 1024)):  # among which like lengths find each other
         for said in predict_texts(loaded.module, loaded.task, *zip(*some)):
             yield json.dumps(said, ensure_ascii=False)

@@ -20,13 +20,27 @@ written. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
 
 
 def parser() -> argparse.ArgumentParser:
-    p = Parser(prog=NAME, description="Write an encoder, its head and its tokenizer for transformers.", epilog=_EPILOG,
-               formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    p = Parser(
+        prog=NAME,
+        description="Write an encoder, its head and its tokenizer for transformers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add_model(p)
     p.add_argument("folder", metavar="FOLDER", help="folder to write")
-    p.add_argument("--by", metavar="NAME", help="whose head: a criterion, a view whose noiser has a network, or 'encoder' for none "
-                   "(default: the only criterion with a head)")
-    p.add_argument("--family", default="auto", choices=("auto", "bert", "electra"), help="(default: auto, the one that holds it)")
+    p.add_argument(
+        "--by",
+        metavar="NAME",
+        help="whose head: a criterion, a view whose noiser has a network, or 'encoder' for none "
+        "(default: the only criterion with a head)",
+    )
+    p.add_argument(
+        "--family",
+        default="auto",
+        choices=("auto", "bert", "electra"),
+        help="(default: auto, the one that holds it)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
     p.add_argument("--quiet", action="store_true", help="print nothing")
     return p
@@ -38,11 +52,22 @@ def _main(argv: list[str]) -> int:
     from fwk.hf.exporting import export
 
     with disk_errors():
-        made = export(load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None), a.folder, a.by, a.family, a.overwrite)
+        made = export(
+            load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None),
+            a.folder,
+            a.by,
+            a.family,
+            a.overwrite,
+        )
     if not a.quiet:
         by = made.pop("by")
-        print(f"{a.folder}: {made.pop('class')}" + ("" if by == "encoder" else f", with the head of '{by}'"))
-        print("\n".join(f"  {what}: largest difference {value:.1e}" for what, value in made.items()))
+        print(
+            f"{a.folder}: {made.pop('class')}"
+            + ("" if by == "encoder" else f", with the head of '{by}'")
+        )
+        print(
+            "\n".join(f"  {what}: largest difference {value:.1e}" for what, value in made.items())
+        )
     return 0
 
 

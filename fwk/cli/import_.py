@@ -18,10 +18,19 @@ and exported again. Exit status: 0 done, 2 the input was wrong, 1 something else
 
 
 def parser() -> argparse.ArgumentParser:
-    p = Parser(prog=NAME, description="Read an encoder, its head and its tokenizer from a folder of transformers.", epilog=_EPILOG,
-               formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    p.add_argument("folder", metavar="FOLDER", help="of a BertModel, BertForMaskedLM, ElectraModel, ElectraForMaskedLM or "
-                   "ElectraForPreTraining")
+    p = Parser(
+        prog=NAME,
+        description="Read an encoder, its head and its tokenizer from a folder of transformers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="of a BertModel, BertForMaskedLM, ElectraModel, ElectraForMaskedLM or "
+        "ElectraForPreTraining",
+    )
     p.add_argument("run", metavar="RUN", help="run's folder to write")
     p.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
     p.add_argument("--quiet", action="store_true", help="print nothing")

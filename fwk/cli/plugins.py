@@ -46,7 +46,9 @@ def _main(argv: list[str]) -> int:
                 raise UserError(f"{flag} needs a value")
             options[flag].append(value if equals else rest.pop(0))
         elif word.startswith("-"):
-            raise UserError(f"there is no flag '{flag}'{nearest(flag, [*options, '--allow-broken-plugins', '--help'], 0)}")
+            raise UserError(
+                f"there is no flag '{flag}'{nearest(flag, [*options, '--allow-broken-plugins', '--help'], 0)}"
+            )
         else:
             words.append(word)
     if not words:
@@ -58,8 +60,10 @@ def _main(argv: list[str]) -> int:
     low, high = COMMANDS[command]
     if not low <= len(arguments) <= high:
         line = next(text for text in USAGE.splitlines() if text.strip().startswith(command))
-        raise UserError(f"'{command}' takes {'one argument' if low else 'at most one argument'}: "
-                        f"{NAME} {' '.join(line.split('  ')[1].split())}")
+        raise UserError(
+            f"'{command}' takes {'one argument' if low else 'at most one argument'}: "
+            f"{NAME} {' '.join(line.split('  ')[1].split())}"
+        )
     if command == "new":
         return new(arguments[0], options["--dir"][-1] if options["--dir"] else arguments[0])
     from fwk.plugins import discover
@@ -112,9 +116,15 @@ def check(path: str, user_dirs: Sequence[str]) -> int:
     from fwk.registry import registry
 
     package = load_user_dirs([path])[0]
-    mine = [e for e in registry.live.values() if e.module == package or e.module.startswith(package + ".")]
+    mine = [
+        e
+        for e in registry.live.values()
+        if e.module == package or e.module.startswith(package + ".")
+    ]
     if not mine:
-        raise PluginError(f"{path} registers nothing; a component is a class with @register(kind, name) above it")
+        raise PluginError(
+            f"{path} registers nothing; a component is a class with @register(kind, name) above it"
+        )
     assert package.startswith(user_code.PREFIX)
     from fwk.testing import check as rules_of
 
@@ -123,11 +133,19 @@ def check(path: str, user_dirs: Sequence[str]) -> int:
         print(f"{entry.kind} {entry.name}")
         for result in rules_of(entry.kind, entry.name, user_dirs=[*user_dirs, path]):
             expected = getattr(result, "expected", "")
-            word = "ok" if result.passed else f"expected failure ({expected})" if expected else "BROKEN"
+            word = (
+                "ok"
+                if result.passed
+                else f"expected failure ({expected})"
+                if expected
+                else "BROKEN"
+            )
             if result.passed and expected:
                 word = f"BROKEN: declared to fail ({expected}), but holds"
             broken += word.startswith("BROKEN")
-            print(f"  {result.name:<28} {word}{': ' + result.detail if result.detail and not expected else ''}")
+            print(
+                f"  {result.name:<28} {word}{': ' + result.detail if result.detail and not expected else ''}"
+            )
     print(f"{broken} broken" if broken else "all rules hold")
     return 1 if broken else 0
 
@@ -139,7 +157,12 @@ def index(packages: Sequence[str]) -> int:
 
     if not packages:
         others = {point.module.split(".")[0] for point in installed()}
-        packages = ["fwk", *sorted(p for p in others if (package_folder(p) / INDEX).is_file() or p == "fwk_plugins")]
+        packages = [
+            "fwk",
+            *sorted(
+                p for p in others if (package_folder(p) / INDEX).is_file() or p == "fwk_plugins"
+            ),
+        ]
     for package in packages:
         print(write_index(package))
     return 0
@@ -148,7 +171,9 @@ def index(packages: Sequence[str]) -> int:
 def new(name: str, folder: str) -> int:
     """A criterion that trains from the first minute, and a test that runs the conformance kit on it."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise UserError(f"'{name}' cannot be a criterion's name: expected lower-case letters, digits and '_', a letter first")
+        raise UserError(
+            f"'{name}' cannot be a criterion's name: expected lower-case letters, digits and '_', a letter first"
+        )
     place = Path(folder)
     if place.exists() and any(place.iterdir() if place.is_dir() else [place]):
         raise UserError(f"'{folder}' exists already; choose another with --dir")
@@ -156,13 +181,17 @@ def new(name: str, folder: str) -> int:
     made = {f"{name}.py": SKELETON, f"test_{name}.py": TEST}
     cls = "".join(part.capitalize() for part in name.split("_")) or "Mine"
     for file, text in made.items():
-        (place / file).write_text(text.replace("NAME", name).replace("CLASS", cls), encoding="utf-8")
+        (place / file).write_text(
+            text.replace("NAME", name).replace("CLASS", cls), encoding="utf-8"
+        )
         print(place / file)
-    print(textwrap.dedent(f"""
+    print(
+        textwrap.dedent(f"""
         Next:
           fwk-plugins check {folder}
           fwk-train --user-dir {folder} --task synthetic --criterion {name} train.updates=20
-          python -m pytest {folder}"""))
+          python -m pytest {folder}""")
+    )
     return 0
 
 
@@ -229,7 +258,7 @@ class CLASS(Criterion):
         return {"accuracy": float(sums["right"] / sums["positions"].clamp(min=1))}
 '''
 
-TEST = '''\
+TEST = """\
 from pathlib import Path
 
 from fwk.testing import assert_conforms
@@ -237,7 +266,7 @@ from fwk.testing import assert_conforms
 
 def test_it_keeps_the_rules():
     assert_conforms("criterion", "NAME", user_dirs=[str(Path(__file__).parent)])
-'''
+"""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -26,32 +26,98 @@ when it is given again. Exit status: 0 done, 2 the input was wrong, 1 something 
 
 
 def parser() -> argparse.ArgumentParser:
-    p = Parser(prog=NAME, description="Say how likely text is under a trained model.", epilog=_EPILOG,
-               formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    p = Parser(
+        prog=NAME,
+        description="Say how likely text is under a trained model.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add_model(p)
     what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument("--text", nargs="+", metavar="FILE", help="text, one piece per line (.gz, .xz, .zst; - for standard input); "
-                      "writes one JSON object per line")
-    what.add_argument("--pairs", nargs="+", metavar="FILE", help="JSON lines with sentence_good and sentence_bad, as BLiMP's: the "
-                      "share of pairs whose good sentence is likelier")
-    what.add_argument("--dev", nargs="+", metavar="FILE", help="n-best lists with references, to choose the weight of log p on")
-    p.add_argument("--test", nargs="+", metavar="FILE", default=[], help="n-best lists to re-rank with that weight, one for each dev "
-                   "file")
-    p.add_argument("--output", "-o", metavar="FILE", help="write scores (--text: JSON lines; else one JSON object) here")
+    what.add_argument(
+        "--text",
+        nargs="+",
+        metavar="FILE",
+        help="text, one piece per line (.gz, .xz, .zst; - for standard input); "
+        "writes one JSON object per line",
+    )
+    what.add_argument(
+        "--pairs",
+        nargs="+",
+        metavar="FILE",
+        help="JSON lines with sentence_good and sentence_bad, as BLiMP's: the "
+        "share of pairs whose good sentence is likelier",
+    )
+    what.add_argument(
+        "--dev",
+        nargs="+",
+        metavar="FILE",
+        help="n-best lists with references, to choose the weight of log p on",
+    )
+    p.add_argument(
+        "--test",
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="n-best lists to re-rank with that weight, one for each dev file",
+    )
+    p.add_argument(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="write scores (--text: JSON lines; else one JSON object) here",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace the output file")
-    p.add_argument("--by", metavar="NAME", help="the criterion that says how likely a token is, or the view whose noiser does "
-                   "(default: the only one)")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an option of its scoring, as in estimate=exact")
-    p.add_argument("--per-token", action="store_true", help="with --text: every token with its log p")
+    p.add_argument(
+        "--by",
+        metavar="NAME",
+        help="the criterion that says how likely a token is, or the view whose noiser does "
+        "(default: the only one)",
+    )
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of its scoring, as in estimate=exact",
+    )
+    p.add_argument(
+        "--per-token", action="store_true", help="with --text: every token with its log p"
+    )
     p.add_argument("--normalise", action="store_true", help="divide scores by the number of tokens")
-    p.add_argument("--weights", default="0.05:1.0:0.05", metavar="FROM:TO:STEP", help="with --dev: the weights that are tried "
-                   "(default: 0.05:1.0:0.05)")
-    p.add_argument("--cut", action="store_true", help="cut text that is longer than the model reads (default: refuse it)")
-    p.add_argument("--lenient", action="store_true", help="with --text: score null for empty and too long text (default: refuse it)")
-    p.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    p.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="(default: fp32)")
-    p.add_argument("--tokens", type=int, default=16384, metavar="N", help="tokens in one call of the encoder (default: 16384)")
-    p.add_argument("--threads", type=int, metavar="N", help="threads of torch (default: its own choice)")
+    p.add_argument(
+        "--weights",
+        default="0.05:1.0:0.05",
+        metavar="FROM:TO:STEP",
+        help="with --dev: the weights that are tried (default: 0.05:1.0:0.05)",
+    )
+    p.add_argument(
+        "--cut",
+        action="store_true",
+        help="cut text that is longer than the model reads (default: refuse it)",
+    )
+    p.add_argument(
+        "--lenient",
+        action="store_true",
+        help="with --text: score null for empty and too long text (default: refuse it)",
+    )
+    p.add_argument(
+        "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)"
+    )
+    p.add_argument(
+        "--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="(default: fp32)"
+    )
+    p.add_argument(
+        "--tokens",
+        type=int,
+        default=16384,
+        metavar="N",
+        help="tokens in one call of the encoder (default: 16384)",
+    )
+    p.add_argument(
+        "--threads", type=int, metavar="N", help="threads of torch (default: its own choice)"
+    )
     p.add_argument("--quiet", action="store_true", help="no progress, no tables")
     return p
 
@@ -65,7 +131,9 @@ def run(a: argparse.Namespace) -> None:
         raise ConfigError("--threads", f"expected from 1 to 1024, got {a.threads}")
     for flag, only in (("test", "dev"), ("per_token", "text"), ("lenient", "text")):
         if getattr(a, flag) and not getattr(a, only):
-            raise ConfigError(f"--{flag.replace('_', '-')}", f"belongs to --{only}, which is not given")
+            raise ConfigError(
+                f"--{flag.replace('_', '-')}", f"belongs to --{only}, which is not given"
+            )
     from fwk.data.text import missing
 
     for file in [*(a.text or ()), *(a.pairs or ()), *(a.dev or ()), *a.test]:
@@ -88,7 +156,9 @@ def _weights(text: str) -> list[float]:
         if not (0 <= low <= high < 1e6 and 0 < step and (high - low) / step < 10_000):
             raise ValueError
     except ValueError:
-        raise ConfigError("--weights", f"expected FROM:TO:STEP, as in 0.05:1.0:0.05, got '{text}'") from None
+        raise ConfigError(
+            "--weights", f"expected FROM:TO:STEP, as in 0.05:1.0:0.05, got '{text}'"
+        ) from None
     return [round(low + number * step, 10) for number in range(int((high - low) / step + 1e-6) + 1)]
 
 
@@ -113,8 +183,14 @@ def _scorer(a: argparse.Namespace, settings: dict[str, Any]) -> Any:
 
     if a.threads:
         torch.set_num_threads(a.threads)
-    return Scorer(load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None), a.by, settings, a.tokens,
-                  choose_device(a.device, 0), a.precision)
+    return Scorer(
+        load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None),
+        a.by,
+        settings,
+        a.tokens,
+        choose_device(a.device, 0),
+        a.precision,
+    )
 
 
 def _identity(a: argparse.Namespace, scorer: Any, files: Sequence[str]) -> dict[str, Any]:
@@ -124,9 +200,20 @@ def _identity(a: argparse.Namespace, scorer: Any, files: Sequence[str]) -> dict[
     from fwk.scoring.stream import file_identity
 
     mode = next(name for name in ("text", "pairs", "dev") if getattr(a, name))
-    return {"format": 1, "mode": mode, "model": digest(scorer.loaded.folder / "manifest.json"), "by": scorer.by, "options": asdict(scorer.options),
-            "files": [file_identity(file) for file in files], "average": a.average or scorer.loaded.config.train.evaluate_average, "precision": a.precision, "cut": a.cut,
-            "normalise": a.normalise, "per_token": a.per_token, "tokens": a.tokens}
+    return {
+        "format": 1,
+        "mode": mode,
+        "model": digest(scorer.loaded.folder / "manifest.json"),
+        "by": scorer.by,
+        "options": asdict(scorer.options),
+        "files": [file_identity(file) for file in files],
+        "average": a.average or scorer.loaded.config.train.evaluate_average,
+        "precision": a.precision,
+        "cut": a.cut,
+        "normalise": a.normalise,
+        "per_token": a.per_token,
+        "tokens": a.tokens,
+    }
 
 
 def _lines(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> None:
@@ -137,9 +224,17 @@ def _lines(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> No
     scorer = _scorer(a, settings)
 
     def records(done: int) -> Iterator[dict[str, Any]]:
-        texts = (Text(line, file, number) for file in a.text for number, line in numbered_lines(file, progress.advance))
+        texts = (
+            Text(line, file, number)
+            for file in a.text
+            for number, line in numbered_lines(file, progress.advance)
+        )
         for text, one in scored(scorer, texts, done, cut=a.cut, lenient=a.lenient):
-            yield {**({"file": text.file} if len(a.text) > 1 else {}), "line": text.line, **_record(one, a)}
+            yield {
+                **({"file": text.file} if len(a.text) > 1 else {}),
+                "line": text.line,
+                **_record(one, a),
+            }
 
     progress.stage("scoring", sum(os.path.getsize(file) for file in a.text if file != "-") or None)
     if a.output is None:
@@ -168,16 +263,26 @@ def _record(one: Any, a: argparse.Namespace) -> dict[str, Any]:
     score = one.score
     if score is not None and a.normalise:
         score /= len(one.tokens)
-    tokens = {"per_token": [list(pair) for pair in zip(one.tokens, one.log_probs)]} if a.per_token else {}
+    tokens = (
+        {"per_token": [list(pair) for pair in zip(one.tokens, one.log_probs)]}
+        if a.per_token
+        else {}
+    )
     return {"score": score, "tokens": len(one.tokens), **tokens}
 
 
-def _scores(a: argparse.Namespace, scorer: Any, texts: Sequence[Any], files: Sequence[str], progress: Any) -> tuple[dict, Any]:
+def _scores(
+    a: argparse.Namespace, scorer: Any, texts: Sequence[Any], files: Sequence[str], progress: Any
+) -> tuple[dict, Any]:
     """Score by text, and the journal that they are in (None without --output)."""
     from fwk.scoring.stream import Journal, scored
 
     progress.stage("scoring", len(texts))
-    journal = Journal(Path(a.output), _identity(a, scorer, files), a.overwrite) if a.output is not None else None
+    journal = (
+        Journal(Path(a.output), _identity(a, scorer, files), a.overwrite)
+        if a.output is not None
+        else None
+    )
     done = journal.done if journal else 0
     if done:
         progress.say(f"going on after {done:,} texts")
@@ -205,13 +310,22 @@ def _pairs(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> No
     both = [(scores[pair.good.text], scores[pair.bad.text]) for pair in pairs]
     about = accuracies(pairs, both)
     if journal is not None:
-        items = [{"paradigm": pair.paradigm, "good": good, "bad": bad} for pair, (good, bad) in zip(pairs, both)]
-        journal.finish(_document({"by": scorer.by, "model": str(scorer.loaded.folder), **about, "items": items}))
+        items = [
+            {"paradigm": pair.paradigm, "good": good, "bad": bad}
+            for pair, (good, bad) in zip(pairs, both)
+        ]
+        journal.finish(
+            _document(
+                {"by": scorer.by, "model": str(scorer.loaded.folder), **about, "items": items}
+            )
+        )
     if not a.quiet:
         print("\n".join(shown(about)))
 
 
-def _lists(a: argparse.Namespace, settings: dict[str, Any], weights: Sequence[float], progress: Any) -> None:
+def _lists(
+    a: argparse.Namespace, settings: dict[str, Any], weights: Sequence[float], progress: Any
+) -> None:
     from fwk.scoring import nbest
 
     nbest.jiwer()  # before the work, not after it
@@ -228,7 +342,9 @@ def _lists(a: argparse.Namespace, settings: dict[str, Any], weights: Sequence[fl
         if not a.quiet:
             print("\n".join(nbest.shown(dev, test, made)))
     if journal is not None:
-        journal.finish(_document({"by": scorer.by, "model": str(scorer.loaded.folder), "portions": portions}))
+        journal.finish(
+            _document({"by": scorer.by, "model": str(scorer.loaded.folder), "portions": portions})
+        )
 
 
 def _document(content: Any) -> bytes:
@@ -247,7 +363,10 @@ def _main(argv: list[str]) -> int:
             run(arguments)
     except KeyboardInterrupt:
         again = arguments.output and "-" not in (arguments.text or ())
-        print(f"{NAME}: interrupted" + ("; give the same command again to go on" if again else ""), file=sys.stderr)
+        print(
+            f"{NAME}: interrupted" + ("; give the same command again to go on" if again else ""),
+            file=sys.stderr,
+        )
         return 130
     return 0
 

@@ -26,7 +26,10 @@ FLAGS = {  # flag -> (what it takes, what it does)
     "--criterion": ("NAME", "the objective; repeatable: objectives are combined"),
     "--optimizer": ("NAME", "the optimizer"),
     "--schedule": ("NAME", "the learning rate over the run"),
-    "--run": ("DIR", "the run's folder (default: runs/TASK-CRITERIA-HASH); an unfinished run there goes on"),
+    "--run": (
+        "DIR",
+        "the run's folder (default: runs/TASK-CRITERIA-HASH); an unfinished run there goes on",
+    ),
     "--seed": ("N", "of everything that is random (default: 1)"),
     "--print-config": ("", "print the resolved YAML, with where each value came from, and stop"),
     "--overwrite": ("", "start a run anew in a folder that holds another"),
@@ -35,8 +38,13 @@ FLAGS = {  # flag -> (what it takes, what it does)
     "--help": ("", "this text; with components chosen, their options too"),
 }
 REPEATABLE = ("--config", "--user-dir", "--criterion")
-CHOSEN = {"--task": "task", "--model": "model", "--criterion": "criterion", "--optimizer": "optimizer",
-          "--schedule": "schedule"}
+CHOSEN = {
+    "--task": "task",
+    "--model": "model",
+    "--criterion": "criterion",
+    "--optimizer": "optimizer",
+    "--schedule": "schedule",
+}
 
 
 @dataclass
@@ -104,8 +112,13 @@ def _main(argv: list[str]) -> int:
         return 0
     from fwk.config import resolve, to_yaml, unused
 
-    resolved = resolve(values.get("--config", ()), arguments.flags(), arguments.overrides,
-                       values.get("--user-dir", ()), allow_broken)
+    resolved = resolve(
+        values.get("--config", ()),
+        arguments.flags(),
+        arguments.overrides,
+        values.get("--user-dir", ()),
+        allow_broken,
+    )
     if values.get("--print-config"):
         print(to_yaml(resolved.config, resolved.provenance), end="")
         return 0
@@ -114,7 +127,11 @@ def _main(argv: list[str]) -> int:
             print(f"{NAME}: warning: {key} is read by nothing and has no effect", file=sys.stderr)
     from fwk.engine.api import run
 
-    done = run(resolved.config, overwrite=bool(values.get("--overwrite")), allow_broken_plugins=allow_broken)
+    done = run(
+        resolved.config,
+        overwrite=bool(values.get("--overwrite")),
+        allow_broken_plugins=allow_broken,
+    )
     return done.exit_status
 
 
@@ -124,20 +141,37 @@ def help_text(arguments: Arguments, allow_broken: bool = False) -> str:
     from fwk.registry import registry
 
     chosen = any(flag in arguments.values for flag in (*CHOSEN, "--config")) or arguments.overrides
-    resolved = resolve(arguments.values.get("--config", ()), arguments.flags(), arguments.overrides,
-                       arguments.values.get("--user-dir", ()), allow_broken).config
+    resolved = resolve(
+        arguments.values.get("--config", ()),
+        arguments.flags(),
+        arguments.overrides,
+        arguments.values.get("--user-dir", ()),
+        allow_broken,
+    ).config
     lines = [f"usage: {USAGE}", ""]
     if not chosen:
-        lines += [*_wrapped("Train an encoder: any task, with any objective, or several at once. Later wins: defaults, "
-                            "--config files in order, flags, key=value."), ""]
+        lines += [
+            *_wrapped(
+                "Train an encoder: any task, with any objective, or several at once. Later wins: defaults, "
+                "--config files in order, flags, key=value."
+            ),
+            "",
+        ]
         for flag, (takes, doc) in FLAGS.items():
             lines.append(f"  {flag + ' ' + takes:<24} {doc}")
         lines.append("")
         for flag, kind in CHOSEN.items():
             default = f" (default: {DEFAULTS[kind]})"
             lines += _wrapped(f"{flag}{default}: {', '.join(registry.names(kind))}", "    ")
-        lines += ["", *_wrapped("Name a component and ask again to see its options, e.g. fwk-train --criterion "
-                                f"{DEFAULTS['criterion']} --help."), "", *_train_lines()]
+        lines += [
+            "",
+            *_wrapped(
+                "Name a component and ask again to see its options, e.g. fwk-train --criterion "
+                f"{DEFAULTS['criterion']} --help."
+            ),
+            "",
+            *_train_lines(),
+        ]
         return "\n".join(lines)
     only = {flag for flag in CHOSEN if flag in arguments.values}
     show = {kind for flag, kind in CHOSEN.items() if flag in only} or set(CHOSEN.values())
@@ -145,16 +179,30 @@ def help_text(arguments: Arguments, allow_broken: bool = False) -> str:
         if kind not in show:
             continue
         if kind != "criterion":
-            lines += [*component_lines(registry.get(kind, getattr(resolved, kind).name), f"{kind}."), ""]
+            lines += [
+                *component_lines(registry.get(kind, getattr(resolved, kind).name), f"{kind}."),
+                "",
+            ]
             continue
         several = len(resolved.criterion) > 1
         for label, spec in resolved.criterion.items():
-            lines += [*component_lines(spec.component.entry, f"criterion.{label}." if several else "criterion."), ""]
+            lines += [
+                *component_lines(
+                    spec.component.entry, f"criterion.{label}." if several else "criterion."
+                ),
+                "",
+            ]
     networks = {spec.name: label for label, spec in resolved.networks.items()} if not only else {}
     for name, label in networks.items():
         lines += [*component_lines(registry.get("model", name), f"networks.{label}."), ""]
-    brought = {name: noiser for spec in resolved.criterion.values() for name, noiser in spec.component.entry.brings.items()}
-    brought.update({name: view["noiser"] for name, view in resolved.views.items() if "noiser" in view})
+    brought = {
+        name: noiser
+        for spec in resolved.criterion.values()
+        for name, noiser in spec.component.entry.brings.items()
+    }
+    brought.update(
+        {name: view["noiser"] for name, view in resolved.views.items() if "noiser" in view}
+    )
     labels: dict[str, list[str]] = {}
     for name, noiser in brought.items():
         labels.setdefault(noiser, []).append(name)

@@ -99,7 +99,9 @@ class Criterion(nn.Module):
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         raise NotImplementedError
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Any, context: Context
+    ) -> Tensor:
         """Optional: log p of each token of a text, under whatever this criterion learns, [B, T] in nats, for `fwk-score`. What it
         says of special tokens is not read. text: sequences of one length without noise. views: what can be known of the
         criterion's views without a network. options: a `Scoring`. context: `context.encode(view)` encodes, `context.budget`

@@ -1,6 +1,6 @@
 """A distribution over tokens that may copy its input, for criteria on corrupted views.
 
-    p(x) = c 1(x~ = x) + (1 - c) s(x)        c: the chance that the token x~ was left as it is; s: a softmax
+p(x) = c 1(x~ = x) + (1 - c) s(x)        c: the chance that the token x~ was left as it is; s: a softmax
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def copies(copy_logit: Tensor, log_input: Tensor, log_best: Tensor) -> Tensor:
 class _CopyLosses(torch.autograd.Function):
     """With n = -log s, a the logit of c, and L = -log p:
 
-        x~ = x    L = -log1p(-u), u = (1 - c)(1 - s), where u is below one half, else -logaddexp(log c, log(1 - c) - n)
-                  dL/dn = (1 - c) s / p        dL/da = -c (1 - c)(1 - s) / p
-        else      L = n - log(1 - c)           dL/dn = 1        dL/da = c
+    x~ = x    L = -log1p(-u), u = (1 - c)(1 - s), where u is below one half, else -logaddexp(log c, log(1 - c) - n)
+              dL/dn = (1 - c) s / p        dL/da = -c (1 - c)(1 - s) / p
+    else      L = n - log(1 - c)           dL/dn = 1        dL/da = c
     """
 
     @staticmethod
@@ -48,11 +48,17 @@ class _CopyLosses(torch.autograd.Function):
     def backward(ctx, grad):
         nll, copy_logit, same, losses = ctx.saved_tensors
         left, copied, rest = _parts(nll, copy_logit)
-        by_nll = torch.where(same, (left - nll + losses).exp(), 1.0)  # products of shares, as sums of logarithms
+        by_nll = torch.where(
+            same, (left - nll + losses).exp(), 1.0
+        )  # products of shares, as sums of logarithms
         by_logit = torch.where(same, -(copied + left + rest + losses).exp(), copied.exp())
         return grad * by_nll, grad * by_logit, None
 
 
 def _parts(nll: Tensor, copy_logit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log(1 - c), log c and log(1 - s); a softmax that is certain may be rounded to a little more than that."""
-    return F.logsigmoid(-copy_logit), F.logsigmoid(copy_logit), (-torch.expm1(-nll.clamp(min=0))).log()
+    return (
+        F.logsigmoid(-copy_logit),
+        F.logsigmoid(copy_logit),
+        (-torch.expm1(-nll.clamp(min=0))).log(),
+    )

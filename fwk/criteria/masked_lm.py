@@ -30,7 +30,10 @@ from fwk.views import LossTerm, Output, View
 OutputBias = Literal["unigram", "zeros"]
 # options of whoever has a `MaskedLMHead`
 TIED_OUTPUT = option(True, "the output matrix is the encoder's token embedding (BERT: yes)")
-OUTPUT_BIAS = option("unigram", "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros (BERT)")
+OUTPUT_BIAS = option(
+    "unigram",
+    "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros (BERT)",
+)
 
 
 class MaskedLMHead(nn.Module):
@@ -40,7 +43,9 @@ class MaskedLMHead(nn.Module):
     half an occurrence), up to a constant, so the first updates need not learn it; without, at zero as in BERT.
     """
 
-    def __init__(self, encoder: Any, vocabulary: int, tied: bool = True, counts: Tensor | None = None):
+    def __init__(
+        self, encoder: Any, vocabulary: int, tied: bool = True, counts: Tensor | None = None
+    ):
         super().__init__()
         embedding = encoder.embedding()
         inner = embedding.embedding_dim if tied else encoder.width
@@ -68,27 +73,37 @@ class MaskedLMHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return self.output(self.transformed(features))
 
-    def losses(self, features: Tensor, target: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    def losses(
+        self, features: Tensor, target: Tensor, smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy in nats and the likeliest id at each position, without all logits at once: features [..., D],
         target int64 [...] -> both [...]."""
         hidden = self.transformed(features).flatten(0, -2)
-        losses, best = cross_entropy(hidden, self.output.weight, self.output.bias, target.flatten(), smoothing)
+        losses, best = cross_entropy(
+            hidden, self.output.weight, self.output.bias, target.flatten(), smoothing
+        )
         return losses.view(target.shape), best.view(target.shape)
 
 
 def count_chosen(view: View) -> Tensor:
     """How many positions of the view are predicted, 0-d. ConfigError when its noiser chooses none at all."""
     if view.valid is None:
-        raise ConfigError(f"views.{view.name}.noiser", "chooses no positions to predict, and a criterion predicts the chosen "
-                          "ones; name one that chooses some, such as 'bert_mask'")
+        raise ConfigError(
+            f"views.{view.name}.noiser",
+            "chooses no positions to predict, and a criterion predicts the chosen "
+            "ones; name one that chooses some, such as 'bert_mask'",
+        )
     return view.valid.sum()
 
 
 def replaced_tokens(view: View) -> Tensor:
     """Where the view's tokens are not the original ones, bool [B, T]. ConfigError when its noiser does not say."""
     if view.changed is None:
-        raise ConfigError(f"views.{view.name}.noiser", "does not say which tokens it changed, and a criterion judges that; name one that "
-                          "replaces tokens, such as 'masked_lm'")
+        raise ConfigError(
+            f"views.{view.name}.noiser",
+            "does not say which tokens it changed, and a criterion judges that; name one that "
+            "replaces tokens, such as 'masked_lm'",
+        )
     return view.changed
 
 
@@ -99,25 +114,36 @@ def masked_lm_sums(head: MaskedLMHead, view: View, smoothing: float = 0.0) -> tu
 
 
 @compiled
-def _sums(head: MaskedLMHead, features: Tensor, target: Tensor, valid: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+def _sums(
+    head: MaskedLMHead, features: Tensor, target: Tensor, valid: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor]:
     losses, best = head.losses(features, target, smoothing)  # each [B, K]
     right = (best == target) & valid
     return losses.masked_fill(~valid, 0.0).sum(), right.sum()
 
 
-def masked_log_probs(head: MaskedLMHead, text: View, mask: int, context: Context, temperature: float = 1.0) -> Tensor:
+def masked_log_probs(
+    head: MaskedLMHead, text: View, mask: int, context: Context, temperature: float = 1.0
+) -> Tensor:
     """log p(x_t | the others) of every ordinary token, [B, T], from one masked copy of the text for each (the pseudo-log-
     likelihood of Salazar et al. 2020, "Masked Language Model Scoring"). mask: the id of [MASK]."""
     if mask < 0:
-        raise ConfigError("task.tokenizer", "has no [MASK] token, and a masked LM scores each token where it is masked")
+        raise ConfigError(
+            "task.tokenizer",
+            "has no [MASK] token, and a masked LM scores each token where it is masked",
+        )
     tokens, places = text.tokens, (~text.special).nonzero()  # [B, T], [M, 2]
     found = torch.zeros(tokens.shape, dtype=torch.float32, device=tokens.device)
-    for row, place in (part.unbind(1) for part in places.split(max(1, context.budget // tokens.shape[1]))):
+    for row, place in (
+        part.unbind(1) for part in places.split(max(1, context.budget // tokens.shape[1]))
+    ):
         number = torch.arange(len(row), device=row.device)
         copies = tokens[row]
         copies[number, place] = mask
         inputs = {name: value[row] for name, value in text.inputs.items()} | {"tokens": copies}
-        features = context.encode(text.replace(inputs=inputs, draws=text.draws[row])).features[number, place]  # [m, D]
+        features = context.encode(text.replace(inputs=inputs, draws=text.draws[row])).features[
+            number, place
+        ]  # [m, D]
         softmax = Softmax(head.transformed(features), head.output.weight, head.output.bias)
         found[row, place] = softmax.log_probs(tokens[row, place], temperature).float()
     return found
@@ -134,7 +160,9 @@ class MaskedLM(Criterion):
         view: str = option("masked", "the view whose chosen positions are predicted")
         tied_output: bool = TIED_OUTPUT
         output_bias: OutputBias = OUTPUT_BIAS
-        label_smoothing: float = option(0.0, "share of the target's mass spread over the vocabulary", low=0, high=1)
+        label_smoothing: float = option(
+            0.0, "share of the target's mass spread over the vocabulary", low=0, high=1
+        )
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -159,10 +187,14 @@ class MaskedLM(Criterion):
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
         total, right = masked_lm_sums(self.head, view, self.config.label_smoothing)
-        return Output(terms={"masked_lm": LossTerm(total)},
-                      statistics={"right": right, "positions": view.valid.sum()})
+        return Output(
+            terms={"masked_lm": LossTerm(total)},
+            statistics={"right": right, "positions": view.valid.sum()},
+        )
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Any, context: Context
+    ) -> Tensor:
         return masked_log_probs(self.head, text, self.mask, context)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

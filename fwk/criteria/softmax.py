@@ -26,12 +26,20 @@ NARROWEST = 2 * BLOCK  # ids in a piece, however many positions there are
 def token_losses(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
     """Negative log-likelihood in nats per position: logits [..., V], target int64 [...] -> [...] in fp32 or wider."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    flat = F.cross_entropy(wide.flatten(0, -2), target.flatten(), reduction="none", label_smoothing=smoothing)
+    flat = F.cross_entropy(
+        wide.flatten(0, -2), target.flatten(), reduction="none", label_smoothing=smoothing
+    )
     return flat.view(target.shape)
 
 
-def cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, target: Tensor, smoothing: float = 0.0,
-                  piece: int | None = None) -> tuple[Tensor, Tensor]:
+def cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    target: Tensor,
+    smoothing: float = 0.0,
+    piece: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """Losses in nats, in fp32 or wider, and the likeliest id of each position.
 
     hidden: [N, E]. weight: [V, E]. bias: [V]. target: int64 [N]. smoothing: share of the target's mass spread evenly
@@ -55,7 +63,14 @@ class Softmax:
     many, as at every position of a batch: pieces are made again for the backward pass, which costs a third more.
     """
 
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor, piece: int | None = None, keep: bool = True):
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        piece: int | None = None,
+        keep: bool = True,
+    ):
         device = hidden.device.type
         piece = piece or (PIECE if device == "cpu" else PIECE_OF_GPU)
         if torch.is_autocast_enabled(device):
@@ -91,28 +106,40 @@ class Softmax:
         return self._at(ids) / temperature - shares.logsumexp(0)
 
     @torch.no_grad()
-    def sample(self, uniform: Tensor, temperature: float = 1.0, never: Tensor | None = None) -> Tensor:
+    def sample(
+        self, uniform: Tensor, temperature: float = 1.0, never: Tensor | None = None
+    ) -> Tensor:
         """An id per position by inverting the distribution's cumulative sum, int64 [N].
 
         uniform: float64 [N] in [0, 1). never: int64 [N], one id of each position that is not drawn. First a block of the
         vocabulary is chosen, then the id in it; the sums over both run in float64, where rounding flips no sample.
         """
-        shares = (self._shares if temperature == 1 and never is None else self._sums(temperature, never)[1]).double()
+        shares = (
+            self._shares
+            if temperature == 1 and never is None
+            else self._sums(temperature, never)[1]
+        ).double()
         block, rest = _first_above((shares - shares.amax(0)).exp_(), uniform)
         index = block * BLOCK + torch.arange(BLOCK, device=block.device)[:, None]  # [ids, N]
         outside = index >= len(self.weight)
         logits = self.hidden.new_empty(index.shape)
-        for (start, stop), piece in zip(self.cuts(), self.pieces, strict=True):  # a block lies in one piece
+        for (start, stop), piece in zip(
+            self.cuts(), self.pieces, strict=True
+        ):  # a block lies in one piece
             here = piece.gather(0, (index - start).clamp_(0, stop - start - 1))
             logits = torch.where((block * BLOCK >= start) & (block * BLOCK < stop), here, logits)
         logits = logits.double() / temperature
         logits.masked_fill_(outside if never is None else outside | (index == never), -torch.inf)
         inside, _ = _first_above((logits - logits.amax(0)).exp_(), rest)
-        return (block * BLOCK + inside).clamp_(max=len(self.weight) - 1)  # more than that only of numbers that are none
+        return (block * BLOCK + inside).clamp_(
+            max=len(self.weight) - 1
+        )  # more than that only of numbers that are none
 
     def _at(self, ids: Tensor) -> Tensor:
         """The logits of ids, [N]."""
-        if not self._kept:  # in the type of a piece of logits, whose products are added up in another order
+        if (
+            not self._kept
+        ):  # in the type of a piece of logits, whose products are added up in another order
             products = (self.hidden.to(self.dtype) * self.weight[ids].to(self.dtype)).sum(-1)
             return (products + self.bias[ids]).to(self.hidden.dtype).to(self.dtype)
         found = self.log_sum
@@ -121,12 +148,16 @@ class Softmax:
             found = torch.where(inside, logits.gather(0, where)[0].to(self.dtype), found)
         return found
 
-    def _sums(self, temperature: float = 1.0, never: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _sums(
+        self, temperature: float = 1.0, never: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The largest logit of each piece, [P, N]; log sum exp of each block, [M, N]; the place of the largest, [P, N].
         Makes the logits where that is yet to be done: each piece is added up while it is in the cache."""
         tops, shares, bests = [], [], []
         keep = self.keep and not self._kept
-        scratch = self.hidden.new_empty(self.width, len(self.hidden), dtype=self.dtype)  # new memory for each piece costs more
+        scratch = self.hidden.new_empty(
+            self.width, len(self.hidden), dtype=self.dtype
+        )  # new memory for each piece costs more
         for (start, stop), made in zip(self.cuts(), self.pieces, strict=True):
             if keep:
                 self._kept.append(made)
@@ -135,13 +166,19 @@ class Softmax:
                 logits = logits / temperature
             if never is not None:
                 inside, where = _place(never, start, stop)
-                logits = logits.scatter(0, where, logits.gather(0, where).masked_fill(inside, torch.finfo(self.dtype).min))
+                logits = logits.scatter(
+                    0,
+                    where,
+                    logits.gather(0, where).masked_fill(inside, torch.finfo(self.dtype).min),
+                )
             top, best = logits.max(0)
             tops.append(top)
             bests.append(best)
             mass = torch.sub(logits, top, out=scratch[: stop - start]).exp_()
             whole = len(mass) // BLOCK * BLOCK
-            shares.append(mass[:whole].view(whole // BLOCK, BLOCK, len(self.hidden)).sum(1).log_().add_(top))
+            shares.append(
+                mass[:whole].view(whole // BLOCK, BLOCK, len(self.hidden)).sum(1).log_().add_(top)
+            )
             if whole < len(mass):  # the end of the vocabulary
                 shares.append(mass[whole:].sum(0, keepdim=True).log_().add_(top))
         return torch.stack(tops), torch.cat(shares), torch.stack(bests)
@@ -165,13 +202,19 @@ class _CrossEntropy(torch.autograd.Function):
     def backward(ctx, grad):
         hidden, weight, bias, target, log_sum, *pieces = ctx.saved_tensors
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
-        d_hidden = torch.zeros_like(hidden, dtype=grad.dtype) if for_hidden else None  # a sum over many pieces
+        d_hidden = (
+            torch.zeros_like(hidden, dtype=grad.dtype) if for_hidden else None
+        )  # a sum over many pieces
         d_weight = torch.empty_like(weight) if for_weight else None
         d_bias = weight.new_empty(len(weight)) if for_bias else None
         share, spread = grad * (1 - ctx.smoothing), grad * (ctx.smoothing / len(weight))
         scratch = grad.new_empty(max(stop - start for start, stop in ctx.cuts), len(hidden))
-        for (start, stop), logits in zip(ctx.cuts, pieces or _pieces(hidden, weight, bias, ctx.cuts), strict=True):
-            delta = torch.sub(logits, log_sum, out=scratch[: stop - start]).exp_().mul_(grad)  # [ids, N]
+        for (start, stop), logits in zip(
+            ctx.cuts, pieces or _pieces(hidden, weight, bias, ctx.cuts), strict=True
+        ):
+            delta = (
+                torch.sub(logits, log_sum, out=scratch[: stop - start]).exp_().mul_(grad)
+            )  # [ids, N]
             if ctx.smoothing:
                 delta -= spread
             inside, where = _place(target, start, stop)
@@ -188,9 +231,13 @@ class _CrossEntropy(torch.autograd.Function):
         return d_hidden.to(hidden.dtype) if for_hidden else None, d_weight, d_bias, None, None, None
 
 
-def _pieces(hidden: Tensor, weight: Tensor, bias: Tensor, cuts: Iterable[tuple[int, int]]) -> Iterator[Tensor]:
+def _pieces(
+    hidden: Tensor, weight: Tensor, bias: Tensor, cuts: Iterable[tuple[int, int]]
+) -> Iterator[Tensor]:
     """The logits of one piece of the vocabulary after the other, [ids, N]."""
-    return (torch.addmm(bias[start:stop, None], weight[start:stop], hidden.t()) for start, stop in cuts)
+    return (
+        torch.addmm(bias[start:stop, None], weight[start:stop], hidden.t()) for start, stop in cuts
+    )
 
 
 def _place(target: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
@@ -203,7 +250,9 @@ def _first_above(masses: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Of masses float64 [M, N], the one on which each uniform [N] falls, int64 [N], and how far into it, in [0, 1)."""
     cumulative = masses.cumsum(0)
     total = cumulative[-1]
-    threshold = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))  # below the total, in spite of rounding
+    threshold = torch.minimum(
+        uniform * total, total.nextafter(torch.zeros_like(total))
+    )  # below the total, in spite of rounding
     found = torch.searchsorted(cumulative.t().contiguous(), threshold[:, None], right=True)[:, 0]
     found = found.clamp_(max=len(masses) - 1)  # of numbers that are none; the loss says so
     mass = masses.gather(0, found[None])[0]

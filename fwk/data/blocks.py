@@ -48,13 +48,22 @@ class Layout:
 
     def __post_init__(self) -> None:
         if self.cls < 0 and "cls" in self.placement.split("_"):
-            raise ConfigError("task.placement", f"'{self.placement}' needs a [CLS] token, which the tokenizer does not "
-                              "have; use sep or none")
+            raise ConfigError(
+                "task.placement",
+                f"'{self.placement}' needs a [CLS] token, which the tokenizer does not "
+                "have; use sep or none",
+            )
         if self.sep < 0 and ("sep" in self.placement.split("_") or self.kind == "pairs"):
-            raise ConfigError("task.placement", f"'{self.placement}' needs a [SEP] token, which the tokenizer does not "
-                              "have; use cls or none")
+            raise ConfigError(
+                "task.placement",
+                f"'{self.placement}' needs a [SEP] token, which the tokenizer does not "
+                "have; use cls or none",
+            )
         if self.body < 2:
-            raise ConfigError("task.length", f"{self.length} leaves {self.body} tokens for text, expected at least 2")
+            raise ConfigError(
+                "task.length",
+                f"{self.length} leaves {self.body} tokens for text, expected at least 2",
+            )
 
     @property
     def before(self) -> int:
@@ -162,7 +171,10 @@ class Blocks:
             base = int(self._stream_ends[shard])
             tokens, starts = self.split.map(shard, "tokens"), self.split.map(shard, "documents")
             documents = len(starts) - 1
-            d = bisect_right(range(documents), start - base, key=lambda i: int(starts[i]) + s * i) - 1
+            d = (
+                bisect_right(range(documents), start - base, key=lambda i: int(starts[i]) + s * i)
+                - 1
+            )
             end_of_shard = int(self._stream_ends[shard + 1])
             while start < min(stop, end_of_shard):
                 first, last = int(starts[d]), int(starts[d + 1])
@@ -186,8 +198,13 @@ class Blocks:
         return 1.0 - content / (len(chosen) * self.layout.length)
 
 
-def stack(examples: Sequence[Example], pad: int, special: Sequence[int], length: int | None = None,
-          multiple: int = 8) -> dict[str, np.ndarray]:
+def stack(
+    examples: Sequence[Example],
+    pad: int,
+    special: Sequence[int],
+    length: int | None = None,
+    multiple: int = 8,
+) -> dict[str, np.ndarray]:
     """Examples -> tokens int64 [B, T], mask bool [B, T], special bool [B, T], segments int64 [B, T].
 
     T is `length`, or without one the longest example's length rounded up to a `multiple`.

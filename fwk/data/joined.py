@@ -36,11 +36,16 @@ class Joined:
         for name, view in views.items():
             rows = view.draws.numpy()
             if (np.diff(rows) < 0).any():
-                raise PluginError(f"the noiser of view '{name}' says `by_row` and reorders the rows; set by_row = False")
+                raise PluginError(
+                    f"the noiser of view '{name}' says `by_row` and reorders the rows; set by_row = False"
+                )
             bounds = np.searchsorted(rows, ends, side="right")
             sizes[name] = np.diff(bounds, prepend=0).tolist()
-            full = [True] * len(draws) if not view.padded else [
-                bool(part.all()) for part in view.mask.split(sizes[name])]
+            full = (
+                [True] * len(draws)
+                if not view.padded
+                else [bool(part.all()) for part in view.mask.split(sizes[name])]
+            )
             padded[name] = [not whole for whole in full]
         return cls(views, sizes, padded)
 
@@ -65,11 +70,16 @@ class Joined:
         return replace(self, views={name: view.pin_memory() for name, view in self.views.items()})
 
 
-def _columns(view: View, sizes: Sequence[int], cut: dict[tuple, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+def _columns(
+    view: View, sizes: Sequence[int], cut: dict[tuple, Sequence[Any]]
+) -> dict[str, Sequence[Any]]:
     """The fields of a view that hold rows, cut: an entry for each micro-batch."""
     values = {field.name: getattr(view, field.name) for field in fields(view)}
-    return {name: _cut(value, sizes, cut) for name, value in values.items()
-            if isinstance(value, Tensor) or (isinstance(value, Mapping) and value)}
+    return {
+        name: _cut(value, sizes, cut)
+        for name, value in values.items()
+        if isinstance(value, Tensor) or (isinstance(value, Mapping) and value)
+    }
 
 
 def _cut(value: Any, sizes: Sequence[int], cut: dict[tuple, Sequence[Any]]) -> Sequence[Any]:
@@ -79,7 +89,10 @@ def _cut(value: Any, sizes: Sequence[int], cut: dict[tuple, Sequence[Any]]) -> S
             cut[key] = value.split(sizes)
         elif isinstance(value, Mapping):
             columns = {name: _cut(entry, sizes, cut) for name, entry in value.items()}
-            cut[key] = [{name: column[number] for name, column in columns.items()} for number in range(len(sizes))]
+            cut[key] = [
+                {name: column[number] for name, column in columns.items()}
+                for number in range(len(sizes))
+            ]
         else:
             cut[key] = [value] * len(sizes)
     return cut[key]

@@ -23,7 +23,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from fwk.data.joined import Joined
 from fwk.data.order import Order
-from fwk.errors import CodeFailed, ConfigError, DataError, FwkError, PluginError, RunError, UserError, nearest
+from fwk.errors import (
+    CodeFailed,
+    ConfigError,
+    DataError,
+    FwkError,
+    PluginError,
+    RunError,
+    UserError,
+    nearest,
+)
 from fwk.views import Batch, View
 
 if TYPE_CHECKING:
@@ -47,8 +56,11 @@ def micro_batches(batch: int, world_size: int, micro_batch: int | None) -> int:
     """Micro-batches per update, the same on every rank. None stays empty: where ranks differ by one example and
     `micro_batch` is 1, one micro-batch of the longer ranks holds two."""
     if batch < world_size:
-        raise ConfigError("train.batch", f"{batch} sequences do not reach for {world_size} ranks; expected at least "
-                          f"{world_size}")
+        raise ConfigError(
+            "train.batch",
+            f"{batch} sequences do not reach for {world_size} ranks; expected at least "
+            f"{world_size}",
+        )
     if micro_batch is not None and micro_batch < 1:
         raise ConfigError("train.micro_batch", f"is {micro_batch}, expected at least 1")
     largest, smallest = -(-batch // world_size), batch // world_size
@@ -77,11 +89,20 @@ class _Failure:
 class _Examples(Dataset):
     """draws int64 [B] -> Batch; without an order, draws are example numbers over the split's sources end to end."""
 
-    def __init__(self, task: Task, split: str, order: Order | None, user_dirs: Sequence[str | Path]):
-        self.task, self.split, self.order, self.user_dirs = task, split, order, tuple(map(str, user_dirs))
+    def __init__(
+        self, task: Task, split: str, order: Order | None, user_dirs: Sequence[str | Path]
+    ):
+        self.task, self.split, self.order, self.user_dirs = (
+            task,
+            split,
+            order,
+            tuple(map(str, user_dirs)),
+        )
         sources = task.sources(split)
         self._sources = list(sources.values())
-        self._numbers = source_numbers(task, list(sources), split)  # int64 [S], what `Batch.source` says of each
+        self._numbers = source_numbers(
+            task, list(sources), split
+        )  # int64 [S], what `Batch.source` says of each
         self._ends = np.cumsum([len(source) for source in self._sources])
 
     def __len__(self) -> int:
@@ -89,7 +110,11 @@ class _Examples(Dataset):
 
     def __reduce__(self) -> Any:
         # a task of a user directory can be rebuilt only once that directory is imported
-        return _rebuild, (_Examples, self.user_dirs, pickle.dumps((self.task, self.split, self.order, self.user_dirs)))
+        return _rebuild, (
+            _Examples,
+            self.user_dirs,
+            pickle.dumps((self.task, self.split, self.order, self.user_dirs)),
+        )
 
     def __getitem__(self, draws: np.ndarray) -> Batch | _Failure:
         try:
@@ -104,7 +129,9 @@ class _Examples(Dataset):
         except (FwkError, MemoryError):
             raise
         except Exception as error:
-            raise CodeFailed(f"task {type(self.task).__name__}", error, lambda frame: frame.filename == __file__) from error
+            raise CodeFailed(
+                f"task {type(self.task).__name__}", error, lambda frame: frame.filename == __file__
+            ) from error
 
     def _read(self, draws: np.ndarray) -> Batch:
         if self.order is not None:
@@ -115,7 +142,9 @@ class _Examples(Dataset):
         examples: list[Any] = [None] * len(draws)
         for source in np.unique(sources).tolist():
             places = np.flatnonzero(sources == source)
-            for place, example in zip(places.tolist(), self._sources[source].many(indices[places].tolist()), strict=True):
+            for place, example in zip(
+                places.tolist(), self._sources[source].many(indices[places].tolist()), strict=True
+            ):
                 examples[place] = example
         return self.task.collate(examples, draws, self._numbers[sources])
 
@@ -123,12 +152,22 @@ class _Examples(Dataset):
 class _Views(_Examples):
     """Draws of several successive micro-batches -> their views. make: a batch -> views by name."""
 
-    def __init__(self, task: Task, order: Order, user_dirs: Sequence[str | Path], make: Callable[[Batch], Views]):
+    def __init__(
+        self,
+        task: Task,
+        order: Order,
+        user_dirs: Sequence[str | Path],
+        make: Callable[[Batch], Views],
+    ):
         super().__init__(task, "train", order, user_dirs)
         self.make = make
 
     def __reduce__(self) -> Any:
-        return _rebuild, (_Views, self.user_dirs, pickle.dumps((self.task, self.order, self.user_dirs, self.make)))
+        return _rebuild, (
+            _Views,
+            self.user_dirs,
+            pickle.dumps((self.task, self.order, self.user_dirs, self.make)),
+        )
 
     def __getitem__(self, draws: list[np.ndarray]) -> list[Joined | _Failure]:
         try:
@@ -137,7 +176,9 @@ class _Views(_Examples):
             failure = _Failure.of(error)
             if len(draws) == 1:
                 return [failure]
-            parts = [made for own in draws for made in self[[own]]]  # each micro-batch fails when it is its turn
+            parts = [
+                made for own in draws for made in self[[own]]
+            ]  # each micro-batch fails when it is its turn
             return parts if any(isinstance(part, _Failure) for part in parts) else [failure]
 
 
@@ -146,8 +187,10 @@ def source_numbers(task: Task, names: Sequence[str], split: str) -> np.ndarray:
     known = task.source_names()
     for name in names:
         if name not in known:
-            raise PluginError(f"source_names() of task {type(task).__name__} lacks '{name}', a source of split '{split}'"
-                              f"{nearest(name, known)}")
+            raise PluginError(
+                f"source_names() of task {type(task).__name__} lacks '{name}', a source of split '{split}'"
+                f"{nearest(name, known)}"
+            )
     return np.array([known.index(name) for name in names], dtype=np.int64)
 
 
@@ -185,7 +228,13 @@ class _TrainDraws:
     """Endless: the draws of this rank's micro-batches, in order."""
 
     def __init__(self, batch: int, pieces: int, rank: int, world_size: int, start_update: int):
-        self.batch, self.pieces, self.rank, self.world_size, self.update = batch, pieces, rank, world_size, start_update
+        self.batch, self.pieces, self.rank, self.world_size, self.update = (
+            batch,
+            pieces,
+            rank,
+            world_size,
+            start_update,
+        )
 
     def __iter__(self) -> Iterator[np.ndarray]:
         update = self.update
@@ -212,7 +261,13 @@ class _Together:
 
 class _EvaluationDraws:
     def __init__(self, examples: int, batch: int, rank: int, world_size: int, limit: int):
-        self.examples, self.batch, self.rank, self.world_size, self.limit = examples, batch, rank, world_size, limit
+        self.examples, self.batch, self.rank, self.world_size, self.limit = (
+            examples,
+            batch,
+            rank,
+            world_size,
+            limit,
+        )
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for step, start in enumerate(range(0, self.examples, self.batch)):
@@ -228,7 +283,9 @@ def _identity(value: Any) -> Any:
     return value
 
 
-_DESCRIPTORS = 100  # that a worker may need in this process: its queues, and one for each tensor on its way
+_DESCRIPTORS = (
+    100  # that a worker may need in this process: its queues, and one for each tensor on its way
+)
 _SHARED = 1 << 20  # bytes of shared memory without which no worker can hand over anything
 
 
@@ -240,21 +297,33 @@ def _foresee(workers: int) -> None:
         allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
         if allowed < needed // 2:
-            raise RunError(f"{workers} data-loading worker{'s' * (workers > 1)} may need {needed} file descriptors, and {allowed} "
-                           "are allowed; raise the limit (ulimit -n), or lower train.workers")
+            raise RunError(
+                f"{workers} data-loading worker{'s' * (workers > 1)} may need {needed} file descriptors, and {allowed} "
+                "are allowed; raise the limit (ulimit -n), or lower train.workers"
+            )
     if os.path.isdir("/dev/shm") and (free := shutil.disk_usage("/dev/shm").free) < _SHARED:
-        raise RunError(f"data-loading workers hand batches over in shared memory, and {free / 1e6:.1f} MB of it are free in "
-                       "/dev/shm; free or enlarge it (docker run --shm-size), or set train.workers=0")
+        raise RunError(
+            f"data-loading workers hand batches over in shared memory, and {free / 1e6:.1f} MB of it are free in "
+            "/dev/shm; free or enlarge it (docker run --shm-size), or set train.workers=0"
+        )
 
 
-def _loader(examples: _Examples, draws: Any, workers: int, pin: bool, start_method: str | None) -> DataLoader:
+def _loader(
+    examples: _Examples, draws: Any, workers: int, pin: bool, start_method: str | None
+) -> DataLoader:
     if workers:
         _foresee(workers)
     # a generator of its own: the loader draws a base seed, which must not move torch's global one
     return DataLoader(
-        examples, sampler=draws, batch_size=None, collate_fn=_identity, num_workers=workers,
-        pin_memory=pin and torch.cuda.is_available(), generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_Begin(examples.user_dirs) if workers else None, prefetch_factor=4 if workers else None,
+        examples,
+        sampler=draws,
+        batch_size=None,
+        collate_fn=_identity,
+        num_workers=workers,
+        pin_memory=pin and torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(0),
+        worker_init_fn=_Begin(examples.user_dirs) if workers else None,
+        prefetch_factor=4 if workers else None,
         multiprocessing_context=start_method if workers else None,
     )
 
@@ -306,12 +375,18 @@ def _guarded(loader: DataLoader, what: str, timeout: float) -> Iterator[Batch]:
             except (RuntimeError, OSError, EOFError) as error:
                 # a dead worker shows as torch's RuntimeError, or as a connection to it that broke
                 if patience.lost:
-                    raise RunError(f"the data-loading workers for {what} gave nothing for {timeout:g} s (train.timeout): one is "
-                                   "stopped, or what it reads hangs") from None
-                if not loader.num_workers or not (worker_died(error) or isinstance(error, (ConnectionError, EOFError))):
+                    raise RunError(
+                        f"the data-loading workers for {what} gave nothing for {timeout:g} s (train.timeout): one is "
+                        "stopped, or what it reads hangs"
+                    ) from None
+                if not loader.num_workers or not (
+                    worker_died(error) or isinstance(error, (ConnectionError, EOFError))
+                ):
                     raise
-                raise RunError(f"a data-loading worker for {what} died ({' '.join(str(error).split())[:120]}); it may "
-                               "have run out of memory or of shared memory: try a smaller train.workers") from None
+                raise RunError(
+                    f"a data-loading worker for {what} died ({' '.join(str(error).split())[:120]}); it may "
+                    "have run out of memory or of shared memory: try a smaller train.workers"
+                ) from None
             if isinstance(item, _Failure):
                 item.throw()
             yield item
@@ -329,12 +404,25 @@ def _guarded(loader: DataLoader, what: str, timeout: float) -> Iterator[Batch]:
 def worker_died(error: BaseException) -> bool:
     """Whether torch says by `error` that a data-loading worker is dead."""
     message = str(error)
-    return "DataLoader worker" in message and ("exited unexpectedly" in message or "is killed by signal" in message)
+    return "DataLoader worker" in message and (
+        "exited unexpectedly" in message or "is killed by signal" in message
+    )
 
 
 def train_batches(
-    task: Task, order: Order, *, batch: int, micro_batch: int | None, rank: int, world_size: int, workers: int,
-    start_update: int, pin: bool, user_dirs: Sequence[str | Path] = (), start_method: str | None = None, timeout: float = 0,
+    task: Task,
+    order: Order,
+    *,
+    batch: int,
+    micro_batch: int | None,
+    rank: int,
+    world_size: int,
+    workers: int,
+    start_update: int,
+    pin: bool,
+    user_dirs: Sequence[str | Path] = (),
+    start_method: str | None = None,
+    timeout: float = 0,
 ) -> Iterator[list[Batch]]:
     """Endless: for each update from `start_update` on, this rank's micro-batches on the CPU.
 
@@ -359,18 +447,39 @@ def train_batches(
 
 
 def train_views(
-    task: Task, order: Order, make: Callable[[Batch], Views], by_row: bool, *, batch: int, micro_batch: int | None, rank: int,
-    world_size: int, workers: int, start_update: int, device: torch.device, user_dirs: Sequence[str | Path] = (),
-    start_method: str | None = None, timeout: float = 0,
+    task: Task,
+    order: Order,
+    make: Callable[[Batch], Views],
+    by_row: bool,
+    *,
+    batch: int,
+    micro_batch: int | None,
+    rank: int,
+    world_size: int,
+    workers: int,
+    start_update: int,
+    device: torch.device,
+    user_dirs: Sequence[str | Path] = (),
+    start_method: str | None = None,
+    timeout: float = 0,
 ) -> Iterator[list[Views]]:
     """As `train_batches`, with what `make` makes of each batch, on `device`. by_row: rows of what `make` makes do not
     depend on each other, so that several micro-batches may be made in one call where the task agrees."""
     pieces = micro_batches(batch, world_size, micro_batch)
     draws = _TrainDraws(batch, pieces, rank, world_size, start_update)
     positions = -(-batch // (world_size * pieces)) * task.length()
-    together = min(_AT_MOST, max(1, _TOGETHER // positions)) if by_row and task.fixed_shape() and positions else 1
-    loader = _loader(_Views(task, order, user_dirs, make), _Together(draws, together), workers, device.type == "cuda",
-                     start_method)
+    together = (
+        min(_AT_MOST, max(1, _TOGETHER // positions))
+        if by_row and task.fixed_shape() and positions
+        else 1
+    )
+    loader = _loader(
+        _Views(task, order, user_dirs, make),
+        _Together(draws, together),
+        workers,
+        device.type == "cuda",
+        start_method,
+    )
 
     def micros() -> Iterator[Views]:
         for made in _guarded(loader, "training", timeout):
@@ -391,8 +500,18 @@ def train_views(
 
 
 def evaluation_batches(
-    task: Task, split: str, *, batch: int, rank: int, world_size: int, workers: int, limit_batches: int = 0,
-    pin: bool = False, user_dirs: Sequence[str | Path] = (), start_method: str | None = None, timeout: float = 0,
+    task: Task,
+    split: str,
+    *,
+    batch: int,
+    rank: int,
+    world_size: int,
+    workers: int,
+    limit_batches: int = 0,
+    pin: bool = False,
+    user_dirs: Sequence[str | Path] = (),
+    start_method: str | None = None,
+    timeout: float = 0,
 ) -> Iterator[Batch]:
     """This rank's part of a split, in order. `batch` counts examples over all ranks; draws are the examples' numbers
     over the sources end to end, and every example comes exactly once over the ranks. In the last step a rank may get

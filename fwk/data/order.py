@@ -84,7 +84,9 @@ def _composition(units: list[int], block: int) -> np.ndarray:
     given = np.zeros_like(rest)
     for slot in range(slots):
         eligible = (slot + 1) * rest > given * slots
-        due = np.where(rest > 0, -(-(given + 1) * slots // np.maximum(rest, 1)), np.iinfo(np.int64).max)
+        due = np.where(
+            rest > 0, -(-(given + 1) * slots // np.maximum(rest, 1)), np.iinfo(np.int64).max
+        )
         chosen = int(np.argmin(np.where(eligible, due, np.iinfo(np.int64).max)))
         given[chosen] += 1
         counts[slot // left_over, chosen] += 1
@@ -100,22 +102,38 @@ class Order:
     (with groups, a whole number of them and at least 16). group: successive draws that share a source.
     """
 
-    def __init__(self, seed: int, sizes: Mapping[str, int], mixture: Mapping[str, float] | None = None,
-                 block: int = 4096, group: int = 1):
+    def __init__(
+        self,
+        seed: int,
+        sizes: Mapping[str, int],
+        mixture: Mapping[str, float] | None = None,
+        block: int = 4096,
+        group: int = 1,
+    ):
         if not sizes:
             raise DataError("there is no training source to draw from")
         for name, size in sizes.items():
             if size <= 0:
                 raise DataError(f"training source '{name}' has no examples")
-        mixture = {name: float(size) for name, size in sizes.items()} if mixture is None else dict(mixture)
+        mixture = (
+            {name: float(size) for name, size in sizes.items()}
+            if mixture is None
+            else dict(mixture)
+        )
         for name, share in mixture.items():
             if name not in sizes:
-                raise ConfigError("task.data", f"the mixture names '{name}', which is not a source"
-                                  f"{nearest(name, sizes)}")
+                raise ConfigError(
+                    "task.data",
+                    f"the mixture names '{name}', which is not a source{nearest(name, sizes)}",
+                )
             if not 0 <= share < float("inf"):
-                raise ConfigError("task.data", f"the share of source '{name}' is {share}, expected a number >= 0")
+                raise ConfigError(
+                    "task.data", f"the share of source '{name}' is {share}, expected a number >= 0"
+                )
         if not sum(mixture.get(name, 0.0) for name in sizes) > 0:
-            raise ConfigError("task.data", "every source has share 0, expected at least one above 0")
+            raise ConfigError(
+                "task.data", "every source has share 0, expected at least one above 0"
+            )
         if block < 1:
             raise ValueError(f"block is {block}, expected at least 1")
         if group < 1:
@@ -155,7 +173,9 @@ class Order:
         sources = (ends <= place[:, None]).sum(axis=1)
         at = np.arange(len(groups))
         start = ends[at, sources] - (after - before)[at, sources]
-        ordinal = (block // _PERIOD) * self._before[-1][sources] + before[at, sources] + place - start
+        ordinal = (
+            (block // _PERIOD) * self._before[-1][sources] + before[at, sources] + place - start
+        )
         return sources.astype(np.int64), ordinal
 
     def locate(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -177,7 +197,10 @@ class Order:
     def drawn(self, draws_consumed: int) -> dict[str, int]:
         """How many of the first `draws_consumed` draws fell on each source."""
         if self._single is not None:
-            return {name: draws_consumed if i == self._single else 0 for i, name in enumerate(self.names)}
+            return {
+                name: draws_consumed if i == self._single else 0
+                for i, name in enumerate(self.names)
+            }
         groups, rest = divmod(draws_consumed, self.group)
         block, place = divmod(groups, self.block)
         counts = (block // _PERIOD) * self._before[-1] + self._before[block % _PERIOD]

@@ -61,9 +61,13 @@ class Options:
 
     def check(self) -> None:
         if self.documents not in ("empty-line", "line", "file"):
-            raise ConfigError("documents", f"'{self.documents}' is unknown, expected empty-line, line or file")
+            raise ConfigError(
+                "documents", f"'{self.documents}' is unknown, expected empty-line, line or file"
+            )
         if not 0 <= self.valid_share < 1:
-            raise ConfigError("valid_share", f"{self.valid_share} is not a share, expected 0 <= share < 1")
+            raise ConfigError(
+                "valid_share", f"{self.valid_share} is not a share, expected 0 <= share < 1"
+            )
         if self.shard_size < 1 or self.sample_size < 1:
             raise ConfigError("shard_size", "expected a positive number of characters")
 
@@ -81,7 +85,9 @@ class Plan:
     fields: dict[str, Any] = field(default_factory=dict)
 
     def is_valid(self, seed: int, document: int) -> bool:
-        return document == self.chosen if self.chosen >= 0 else _hash(seed, document) < self.threshold
+        return (
+            document == self.chosen if self.chosen >= 0 else _hash(seed, document) < self.threshold
+        )
 
 
 def _hash(seed: int, document: int, purpose: str = "valid") -> int:
@@ -99,7 +105,9 @@ class _Sample:
         self.heap: list[tuple[int, int, tuple[str, ...], int]] = []  # largest hash first
 
     def add(self, number: int, document: Document) -> None:
-        heapq.heappush(self.heap, (-_hash(self.seed, number, "sample"), number, document.lines, document.size))
+        heapq.heappush(
+            self.heap, (-_hash(self.seed, number, "sample"), number, document.lines, document.size)
+        )
         self.held += document.size
         while len(self.heap) > 1 and self.held - self.heap[0][3] >= self.limit:
             self.held -= heapq.heappop(self.heap)[3]
@@ -123,7 +131,9 @@ def _readable(files: Sequence[str]) -> list[list[Any]]:
 
 
 @contextmanager
-def lock(path: Path, waiting: str = "", quiet: bool = False, timeout: float = 3600.0) -> Iterator[None]:
+def lock(
+    path: Path, waiting: str = "", quiet: bool = False, timeout: float = 3600.0
+) -> Iterator[None]:
     """An exclusive lock between processes: a file beside what it protects, there only while it is held. The system
     releases it when the holder dies."""
     try:
@@ -166,18 +176,26 @@ def _place(folder: str | Path) -> Iterator[Path]:
             path = Path(os.path.abspath(path))
         if "\0" in str(path):
             raise ValueError("it holds a zero byte")
-        if not path.name or len(os.fsencode(path.name)) > 240:  # beside it stand a lock and what is not whole yet
+        if (
+            not path.name or len(os.fsencode(path.name)) > 240
+        ):  # beside it stand a lock and what is not whole yet
             raise ValueError("the name is too long" if path.name else "it has no name")
         made = [parent for parent in path.parents if not parent.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        taken = not stores.is_store(path) and (path.is_symlink() and not path.exists() or path.exists() and (
-            not path.is_dir() or any(path.iterdir())))
+        taken = not stores.is_store(path) and (
+            path.is_symlink()
+            and not path.exists()
+            or path.exists()
+            and (not path.is_dir() or any(path.iterdir()))
+        )
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, ValueError) as error:
         _remove_empty(made)
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"no token store can be written to {str(path)!r} ({reason}); name another folder") from None
+        raise DataError(
+            f"no token store can be written to {str(path)!r} ({reason}); name another folder"
+        ) from None
     if taken:
         raise DataError(f"{path} exists and is not a token store; name another folder")
     try:
@@ -195,9 +213,16 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 
 def build_store(
-    inputs: Sequence[str | Path], folder: str | Path, tokenizer: Tokenizer | TokenizerSpec, *,
-    options: Options = Options(), valid: Sequence[str | Path] = (), processes: int = 1, overwrite: bool = False,
-    progress: Progress | None = None, identity: str | None = None,
+    inputs: Sequence[str | Path],
+    folder: str | Path,
+    tokenizer: Tokenizer | TokenizerSpec,
+    *,
+    options: Options = Options(),
+    valid: Sequence[str | Path] = (),
+    processes: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    identity: str | None = None,
 ) -> Path:
     """Build the token store `folder` from text; returns it. A store made from the same input with the same options is
     left as it is; another one there is an error unless `overwrite`. valid: text of its own for the valid split (then
@@ -211,25 +236,50 @@ def build_store(
         raise DataError("standard input can be read only once")
     if isinstance(tokenizer, TokenizerSpec):
         if tokenizer.path:
-            tokenizer = load(tokenizer.path, tokenizer.lower if tokenizer.path.endswith(".txt") else None)
+            tokenizer = load(
+                tokenizer.path, tokenizer.lower if tokenizer.path.endswith(".txt") else None
+            )
         else:
             check_kind(tokenizer.kind, "tokenizer")
-    with _place(folder) as folder, lock(
-            folder.with_name(f".{folder.name}.lock"), f"waiting for another process that builds {folder}",
-            quiet=bool(progress and progress.quiet)):
-        build = _Build(files, valid_files, folder, tokenizer, options, processes, overwrite, progress or Progress(True))
+    with (
+        _place(folder) as folder,
+        lock(
+            folder.with_name(f".{folder.name}.lock"),
+            f"waiting for another process that builds {folder}",
+            quiet=bool(progress and progress.quiet),
+        ),
+    ):
+        build = _Build(
+            files,
+            valid_files,
+            folder,
+            tokenizer,
+            options,
+            processes,
+            overwrite,
+            progress or Progress(True),
+        )
         build.identity = identity
         return build.run()
 
 
-def train_tokenizer(inputs: Sequence[str | Path], folder: str | Path, spec: TokenizerSpec, *,
-                    options: Options = Options(), progress: Progress | None = None) -> Tokenizer:
+def train_tokenizer(
+    inputs: Sequence[str | Path],
+    folder: str | Path,
+    spec: TokenizerSpec,
+    *,
+    options: Options = Options(),
+    progress: Progress | None = None,
+) -> Tokenizer:
     """Train a tokenizer alone and keep it in `folder`; one that is there already is loaded."""
     options.check()
     folder, progress = Path(folder), progress or Progress(True)
     files = find_files([str(i) for i in inputs])
-    with lock(folder.with_name(f".{folder.name}.lock"), f"waiting for another process that builds {folder}",
-              quiet=progress.quiet):
+    with lock(
+        folder.with_name(f".{folder.name}.lock"),
+        f"waiting for another process that builds {folder}",
+        quiet=progress.quiet,
+    ):
         if folder.is_dir():
             return load(folder)
         sample = _Sample(options.sample_size, options.seed)
@@ -249,9 +299,23 @@ def train_tokenizer(inputs: Sequence[str | Path], folder: str | Path, spec: Toke
 class _Build:
     identity: str | None = None
 
-    def __init__(self, files: list[str], valid_files: list[str], folder: Path, tokenizer: Tokenizer | TokenizerSpec,
-                 options: Options, processes: int, overwrite: bool, progress: Progress):
-        self.files, self.valid_files, self.folder, self.options = files, valid_files, folder, options
+    def __init__(
+        self,
+        files: list[str],
+        valid_files: list[str],
+        folder: Path,
+        tokenizer: Tokenizer | TokenizerSpec,
+        options: Options,
+        processes: int,
+        overwrite: bool,
+        progress: Progress,
+    ):
+        self.files, self.valid_files, self.folder, self.options = (
+            files,
+            valid_files,
+            folder,
+            options,
+        )
         self.tokenizer, self.processes = tokenizer, max(processes, 1)
         self.overwrite, self.progress = overwrite, progress
         self.partial = folder.with_name(folder.name + ".partial")
@@ -262,13 +326,17 @@ class _Build:
             self._spool()
             asked = self._asked()
             if stores.is_store(self.folder):
-                if not self.overwrite and stores.Store(self.folder).manifest.get("asked") == _key(asked):
+                if not self.overwrite and stores.Store(self.folder).manifest.get("asked") == _key(
+                    asked
+                ):
                     shutil.rmtree(self.partial)
                     self.progress.say(f"{self.folder} is already there, made from the same input")
                     return self.folder
                 if not self.overwrite:
-                    raise DataError(f"{self.folder} is a token store made from other input or with other options; name "
-                                    "another folder or say --overwrite")
+                    raise DataError(
+                        f"{self.folder} is a token store made from other input or with other options; name "
+                        "another folder or say --overwrite"
+                    )
             plan, tokenizer = self._plan(asked)
             self._write(asked, plan, tokenizer)
         except FwkError:
@@ -299,8 +367,11 @@ class _Build:
         tokenizer = self.tokenizer
         listed = [self._listed(self.files), self._listed(self.valid_files)]
         return {
-            "input": self.identity or listed, "options": asdict(self.options),
-            "tokenizer": asdict(tokenizer) if isinstance(tokenizer, TokenizerSpec) else tokenizer.fingerprint,
+            "input": self.identity or listed,
+            "options": asdict(self.options),
+            "tokenizer": asdict(tokenizer)
+            if isinstance(tokenizer, TokenizerSpec)
+            else tokenizer.fingerprint,
             "version": stores.VERSION,
         }
 
@@ -310,7 +381,9 @@ class _Build:
 
     def _reader(self, files: list[str], advanced: Any) -> Reader:
         o = self.options
-        return _Named(files, o.documents, o.field, o.format, advanced, str(self.partial / "stdin.txt"))
+        return _Named(
+            files, o.documents, o.field, o.format, advanced, str(self.partial / "stdin.txt")
+        )
 
     def _bytes(self, files: list[str]) -> int:
         return sum(os.path.getsize(file) for file in files)
@@ -330,17 +403,23 @@ class _Build:
             if old.name != "stdin.txt":
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
         o = self.options
-        sample = _Sample(o.sample_size, o.seed) if isinstance(self.tokenizer, TokenizerSpec) else None
+        sample = (
+            _Sample(o.sample_size, o.seed) if isinstance(self.tokenizer, TokenizerSpec) else None
+        )
         self.progress.stage("reading text", self._bytes(self.files) + self._bytes(self.valid_files))
         train_plan = self._count(self.files, sample, 0.0 if self.valid_files else o.valid_share)
         if not train_plan.documents:
-            named = ", ".join(self.files[:3]).replace(str(self.partial / "stdin.txt"), "standard input")
+            named = ", ".join(self.files[:3]).replace(
+                str(self.partial / "stdin.txt"), "standard input"
+            )
             raise DataError(f"there is no text in {named}{' ...' if len(self.files) > 3 else ''}")
         plans = {"train": train_plan}
         if self.valid_files:
             plans["valid"] = self._count(self.valid_files, None, 0.0)
             if not plans["valid"].documents:
-                raise DataError(f"there is no text in {', '.join(self.valid_files[:3])}, named for validation")
+                raise DataError(
+                    f"there is no text in {', '.join(self.valid_files[:3])}, named for validation"
+                )
         if sample is not None:
             spec = self.tokenizer
             assert isinstance(spec, TokenizerSpec)
@@ -350,7 +429,10 @@ class _Build:
             assert isinstance(self.tokenizer, Tokenizer)
             tokenizer = self.tokenizer
         tokenizer.save(self.partial / "tokenizer")
-        saved = {"asked": _key(asked), "plans": {name: asdict(plan) for name, plan in plans.items()}}
+        saved = {
+            "asked": _key(asked),
+            "plans": {name: asdict(plan) for name, plan in plans.items()},
+        }
         write_atomically(kept, json.dumps(saved).encode())
         return plans, tokenizer
 
@@ -367,7 +449,10 @@ class _Build:
                 plan.valid_documents += hashed < plan.threshold
                 smallest = min(smallest, (hashed, number))
         if share and plan.documents > 1 and plan.valid_documents in (0, plan.documents):
-            plan.chosen, plan.valid_documents = smallest[1], 1  # small corpora still get something to validate on
+            plan.chosen, plan.valid_documents = (
+                smallest[1],
+                1,
+            )  # small corpora still get something to validate on
         elif share and plan.documents == 1:
             plan.threshold = plan.valid_documents = 0
         return plan
@@ -381,14 +466,28 @@ class _Build:
             texts: list[list[tuple[str, ...]]] = [[], []]
             size = number = shard = 0
             for number, document in enumerate(self._reader(files, lambda n: None)):
-                held_out = name == "valid" or (plan.valid_documents > 0 and plan.is_valid(seed, number))
+                held_out = name == "valid" or (
+                    plan.valid_documents > 0 and plan.is_valid(seed, number)
+                )
                 texts[held_out].append(document.lines)
                 size += document.size
                 if size >= self.options.shard_size:
-                    yield {"pass": name, "shard": shard, "train": texts[0], "valid": texts[1], "size": size}
+                    yield {
+                        "pass": name,
+                        "shard": shard,
+                        "train": texts[0],
+                        "valid": texts[1],
+                        "size": size,
+                    }
                     texts, size, shard = [[], []], 0, shard + 1
             if size:
-                yield {"pass": name, "shard": shard, "train": texts[0], "valid": texts[1], "size": size}
+                yield {
+                    "pass": name,
+                    "shard": shard,
+                    "train": texts[0],
+                    "valid": texts[1],
+                    "size": size,
+                }
 
     def _write(self, asked: dict[str, Any], plans: dict[str, Plan], tokenizer: Tokenizer) -> None:
         self.progress.stage("tokenizing", sum(plan.characters for plan in plans.values()))
@@ -402,7 +501,9 @@ class _Build:
         for record in records:
             counts += np.load(self.partial / record["counts"], allow_pickle=False)
             for name, shard in record["shards"].items():
-                split = splits.setdefault(name, {"tokens": 0, "documents": 0, "sentences": 0, "shards": []})
+                split = splits.setdefault(
+                    name, {"tokens": 0, "documents": 0, "sentences": 0, "shards": []}
+                )
                 split["shards"].append(shard)
                 for part in stores.PARTS:
                     split[part] += shard[part]
@@ -413,18 +514,28 @@ class _Build:
         np.save(self.partial / "unigrams.npy", counts, allow_pickle=False)
         sync(self.partial / "unigrams.npy")
         manifest = {
-            "format": stores.FORMAT, "version": stores.VERSION, "dtype": dtype,
+            "format": stores.FORMAT,
+            "version": stores.VERSION,
+            "dtype": dtype,
             "vocabulary": {"size": tokenizer.size, "fingerprint": tokenizer.fingerprint},
-            "splits": splits, "options": asdict(self.options), "asked": _key(asked),
+            "splits": splits,
+            "options": asdict(self.options),
+            "asked": _key(asked),
         }
         manifest["fingerprint"] = stores.fingerprint_of(manifest)
         for record in records:
             (self.partial / record["counts"]).unlink()
             (self.partial / record["record"]).unlink()
-        for left in (self.partial / "plan.json", self.partial / "stdin.txt", *self.partial.glob(".*.tmp"),
-                     *self.partial.glob("tokenizer/.*.tmp")):
+        for left in (
+            self.partial / "plan.json",
+            self.partial / "stdin.txt",
+            *self.partial.glob(".*.tmp"),
+            *self.partial.glob("tokenizer/.*.tmp"),
+        ):
             left.unlink(missing_ok=True)
-        write_atomically(self.partial / stores.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+        write_atomically(
+            self.partial / stores.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode()
+        )
         sync(self.partial)
         if self.folder.exists():
             old = self.folder.with_name(f".{self.folder.name}.old")
@@ -436,7 +547,9 @@ class _Build:
             os.replace(self.partial, self.folder)
         sync(self.folder.parent)
 
-    def _records(self, work: Iterator[dict[str, Any]], tokenizer: Tokenizer, dtype: str) -> Iterator[tuple[dict, int]]:
+    def _records(
+        self, work: Iterator[dict[str, Any]], tokenizer: Tokenizer, dtype: str
+    ) -> Iterator[tuple[dict, int]]:
         folder = str(self.partial)
         if self.processes == 1:
             for item in work:
@@ -447,8 +560,12 @@ class _Build:
         from concurrent.futures import ProcessPoolExecutor
         from concurrent.futures.process import BrokenProcessPool
 
-        pool = ProcessPoolExecutor(self.processes, multiprocessing.get_context("spawn"), _begin_worker,
-                                   (str(self.partial / "tokenizer"), os.getpid()))
+        pool = ProcessPoolExecutor(
+            self.processes,
+            multiprocessing.get_context("spawn"),
+            _begin_worker,
+            (str(self.partial / "tokenizer"), os.getpid()),
+        )
         try:
             waiting: deque = deque()
             for item in work:
@@ -459,8 +576,10 @@ class _Build:
             for future, size in waiting:
                 yield future.result(), size
         except BrokenProcessPool:
-            raise RunError("a preprocessing process died (killed, or out of memory); run the same command again to go "
-                           "on, with fewer --processes if memory was short") from None
+            raise RunError(
+                "a preprocessing process died (killed, or out of memory); run the same command again to go "
+                "on, with fewer --processes if memory was short"
+            ) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -468,7 +587,9 @@ class _Build:
 class _Named(Reader):
     """A reader whose messages say 'standard input' for its spooled copy."""
 
-    def __init__(self, files: list[str], split: str, field: str, format: str, advanced: Any, stdin: str):
+    def __init__(
+        self, files: list[str], split: str, field: str, format: str, advanced: Any, stdin: str
+    ):
         super().__init__(files, split, field, format, advanced)
         self._stdin = stdin
 
@@ -510,7 +631,9 @@ def _work(item: dict[str, Any], folder: str, dtype: str) -> dict[str, Any]:
     return _make_shard(item, folder, dtype, _worker_tokenizer)
 
 
-def _encode(documents: Sequence[Sequence[str]], tokenizer: Tokenizer, dtype: str) -> dict[str, np.ndarray]:
+def _encode(
+    documents: Sequence[Sequence[str]], tokenizer: Tokenizer, dtype: str
+) -> dict[str, np.ndarray]:
     """Lines by document -> the tokens of all, and where documents and sentences begin in them, with the end of the last.
     Those that give no token are left out."""
     tokens, lengths, per_document, batch = [np.zeros(0, dtype)], [np.zeros(1, np.int64)], [0], []
@@ -525,11 +648,16 @@ def _encode(documents: Sequence[Sequence[str]], tokenizer: Tokenizer, dtype: str
             batch = []
     ends = np.cumsum(np.concatenate(lengths))  # of each sentence, after a 0
     of_documents = ends[np.cumsum(per_document)]
-    return {"tokens": np.concatenate(tokens), "documents": np.unique(of_documents).astype(np.uint32),
-            "sentences": np.unique(ends).astype(np.uint32)}
+    return {
+        "tokens": np.concatenate(tokens),
+        "documents": np.unique(of_documents).astype(np.uint32),
+        "sentences": np.unique(ends).astype(np.uint32),
+    }
 
 
-def _make_shard(item: dict[str, Any], folder: str, dtype: str, tokenizer: Tokenizer) -> dict[str, Any]:
+def _make_shard(
+    item: dict[str, Any], folder: str, dtype: str, tokenizer: Tokenizer
+) -> dict[str, Any]:
     """Tokenize one shard and write it, unless an earlier run did."""
     where = Path(folder)
     stem = f"{item['pass']}-{item['shard']:05d}"
@@ -561,8 +689,13 @@ def _make_shard(item: dict[str, Any], folder: str, dtype: str, tokenizer: Tokeni
             data = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
             hashes[part] = hashlib.sha256(data).hexdigest()
             write_atomically(where / f"{shard_stem}.{part}", data)
-        shards[name] = {"name": shard_stem, "tokens": len(arrays["tokens"]), "documents": len(arrays["documents"]) - 1,
-                        "sentences": len(arrays["sentences"]) - 1, "sha256": hashes}
+        shards[name] = {
+            "name": shard_stem,
+            "tokens": len(arrays["tokens"]),
+            "documents": len(arrays["documents"]) - 1,
+            "sentences": len(arrays["sentences"]) - 1,
+            "sha256": hashes,
+        }
     counts_name = f"counts-{stem}.npy"
     np.save(where / counts_name, counts, allow_pickle=False)
     record = {"text": text_hash, "shards": shards, "counts": counts_name, "record": record_name}

@@ -22,8 +22,14 @@ class Progress:
             from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bars
 
-            self._bar = Bars(TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-                             console=Console(stderr=True), transient=True)
+            self._bar = Bars(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
             self._bar.start()
         return self
 
@@ -47,7 +53,11 @@ class Progress:
         elif not self.quiet and time.monotonic() - self._said >= self.every:
             self._said = time.monotonic()
             share = f" {100 * min(self._done / self._total, 1):.0f}%" if self._total else ""
-            print(f"fwk: {self._stage}{share} ({self._said - self._began:.0f} s)", file=sys.stderr, flush=True)
+            print(
+                f"fwk: {self._stage}{share} ({self._said - self._began:.0f} s)",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def say(self, line: str) -> None:
         if self.quiet:

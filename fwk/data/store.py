@@ -40,7 +40,10 @@ def is_store(path: str | Path) -> bool:
 
 def fingerprint_of(manifest: dict[str, Any]) -> str:
     """sha256 over the vocabulary's fingerprint and every shard's name, sizes and hashes."""
-    text = json.dumps([manifest["vocabulary"]["fingerprint"], manifest["dtype"], manifest["splits"]], sort_keys=True)
+    text = json.dumps(
+        [manifest["vocabulary"]["fingerprint"], manifest["dtype"], manifest["splits"]],
+        sort_keys=True,
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -62,8 +65,10 @@ class Shard:
             return np.memmap(self.path(part), dtype=dtype, mode="r", shape=(length,))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise DataError(f"{self.path(part)} cannot be read: {reason}; the token store was changed after it was opened, "
-                            "restore it and start the same command again") from error
+            raise DataError(
+                f"{self.path(part)} cannot be read: {reason}; the token store was changed after it was opened, "
+                "restore it and start the same command again"
+            ) from error
 
 
 class Split:
@@ -74,7 +79,9 @@ class Split:
         self.token_ends = np.cumsum([0, *(s.tokens for s in shards)], dtype=np.int64)
         self.document_ends = np.cumsum([0, *(s.documents for s in shards)], dtype=np.int64)
         self._maps: dict[tuple[int, str], np.ndarray] = {}
-        self._seen: dict[tuple[int, str], tuple[int, ...]] = {}  # what each mapped file was when it was mapped
+        self._seen: dict[
+            tuple[int, str], tuple[int, ...]
+        ] = {}  # what each mapped file was when it was mapped
         self._looked_at: set[tuple[int, str]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -110,9 +117,13 @@ class Split:
             status = os.stat(shard.path(part))
             now = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             before = self._seen.setdefault(key, now)
-            if now[:2] == before[:2] and now != before:  # the same file; another one under its name is not the one we read
-                raise DataError(f"{shard.path(part)} was changed while it was read: restore the token store and start the "
-                                "same command again; it goes on from the last checkpoint")
+            if (
+                now[:2] == before[:2] and now != before
+            ):  # the same file; another one under its name is not the one we read
+                raise DataError(
+                    f"{shard.path(part)} was changed while it was read: restore the token store and start the "
+                    "same command again; it goes on from the last checkpoint"
+                )
         self._looked_at.add(key)
 
     def locate(self, document: int) -> tuple[int, int]:
@@ -130,7 +141,9 @@ class Split:
 
     def lengths(self) -> np.ndarray:
         """Tokens of every document, int64 [documents]."""
-        parts = [np.diff(self.map(i, "documents").astype(np.int64)) for i in range(len(self.shards))]
+        parts = [
+            np.diff(self.map(i, "documents").astype(np.int64)) for i in range(len(self.shards))
+        ]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def sentence_starts(self, document: int) -> np.ndarray:
@@ -151,18 +164,28 @@ class Store:
         self.manifest = _manifest(self.folder)
         found = self.manifest["vocabulary"]["fingerprint"]
         if vocabulary is not None and vocabulary != found:
-            raise DataError(f"the token store {self.folder} was made with another vocabulary: its fingerprint is "
-                            f"{found[:12]}, the tokenizer's is {vocabulary[:12]}; preprocess the text again with this "
-                            "tokenizer")
+            raise DataError(
+                f"the token store {self.folder} was made with another vocabulary: its fingerprint is "
+                f"{found[:12]}, the tokenizer's is {vocabulary[:12]}; preprocess the text again with this "
+                "tokenizer"
+            )
         self.fingerprint = self.manifest["fingerprint"]
         self.dtype = self.manifest["dtype"]
         self._splits: dict[str, Split] = {}
-        self._written, self._hashed = (self.folder / MANIFEST).stat().st_mtime_ns, 0  # files hashed on opening
+        self._written, self._hashed = (
+            (self.folder / MANIFEST).stat().st_mtime_ns,
+            0,
+        )  # files hashed on opening
         for name, split in self.manifest["splits"].items():
             shards = []
             for entry in split["shards"]:
-                shard = Shard(self.folder / Path(entry["name"]).name, self.dtype, entry["tokens"], entry["documents"],
-                              entry["sentences"])
+                shard = Shard(
+                    self.folder / Path(entry["name"]).name,
+                    self.dtype,
+                    entry["tokens"],
+                    entry["documents"],
+                    entry["sentences"],
+                )
                 self._check_sizes(shard)
                 self._check_changed(shard, entry)
                 if shard.tokens:
@@ -178,23 +201,32 @@ class Store:
             path = shard.path(part)
             if path.stat().st_mtime_ns > self._written:
                 if digest(path) != entry["sha256"][part]:
-                    raise DataError(f"{path} was changed since the token store was made: it does not match its hash in the "
-                                    "manifest; restore it, or preprocess the text again")
+                    raise DataError(
+                        f"{path} was changed since the token store was made: it does not match its hash in the "
+                        "manifest; restore it, or preprocess the text again"
+                    )
                 self._hashed += 1
 
     def _check_sizes(self, shard: Shard) -> None:
         width = np.dtype(shard.dtype).itemsize
-        wanted = {"tokens": shard.tokens * width, "documents": 4 * (shard.documents + 1),
-                  "sentences": 4 * (shard.sentences + 1)}
+        wanted = {
+            "tokens": shard.tokens * width,
+            "documents": 4 * (shard.documents + 1),
+            "sentences": 4 * (shard.sentences + 1),
+        }
         for part, size in wanted.items():
             path = shard.path(part)
             try:
                 is_size = path.stat().st_size
             except OSError:
-                raise DataError(f"the token store {self.folder} lacks {path.name}, which its manifest lists") from None
+                raise DataError(
+                    f"the token store {self.folder} lacks {path.name}, which its manifest lists"
+                ) from None
             if is_size != size:
-                raise DataError(f"{path} has {is_size} bytes, the manifest says {size}: the shard was truncated or "
-                                "changed; preprocess the text again")
+                raise DataError(
+                    f"{path} has {is_size} bytes, the manifest says {size}: the shard was truncated or "
+                    "changed; preprocess the text again"
+                )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -202,7 +234,9 @@ class Store:
 
     def split(self, name: str) -> Split:
         if name not in self._splits:
-            raise DataError(f"the token store {self.folder} has no split '{name}'{nearest(name, self._splits)}")
+            raise DataError(
+                f"the token store {self.folder} has no split '{name}'{nearest(name, self._splits)}"
+            )
         return self._splits[name]
 
     def tokenizer(self) -> Any:
@@ -210,7 +244,9 @@ class Store:
 
         tokenizer = load(self.folder / "tokenizer")
         if tokenizer.fingerprint != self.manifest["vocabulary"]["fingerprint"]:
-            raise DataError(f"the tokenizer in {self.folder} is not the one the store was made with")
+            raise DataError(
+                f"the tokenizer in {self.folder} is not the one the store was made with"
+            )
         return tokenizer
 
     def unigrams(self) -> np.ndarray:
@@ -231,7 +267,9 @@ class Store:
                 for part in PARTS:
                     path = self.folder / f"{Path(entry['name']).name}.{part}"
                     if digest(path) != entry["sha256"][part]:
-                        raise DataError(f"{path} does not match its hash in the manifest: it was changed")
+                        raise DataError(
+                            f"{path} does not match its hash in the manifest: it was changed"
+                        )
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -246,9 +284,13 @@ def _manifest(folder: Path) -> dict[str, Any]:
         if manifest["format"] != FORMAT:
             raise DataError(f"{path} describes a '{manifest['format']}', expected a {FORMAT}")
         if manifest["version"] != VERSION:
-            raise DataError(f"{folder} has token store version {manifest['version']}, this fwk reads version {VERSION}")
+            raise DataError(
+                f"{folder} has token store version {manifest['version']}, this fwk reads version {VERSION}"
+            )
         if manifest["dtype"] not in ("uint16", "uint32"):
-            raise DataError(f"{path} names tokens of type {manifest['dtype']!r}, expected uint16 or uint32")
+            raise DataError(
+                f"{path} names tokens of type {manifest['dtype']!r}, expected uint16 or uint32"
+            )
         int(manifest["vocabulary"]["size"])
         for split in manifest["splits"].values():
             for entry in split["shards"]:

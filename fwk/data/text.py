@@ -43,7 +43,9 @@ def missing(entry: str) -> DataError:
         folder, path = folder.parent, path.parent
     there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     hint = nearest(path.name, there, everything_up_to=0)
-    return DataError(f"there is no file, folder or glob match for {entry} (looked in {folder}){hint}")
+    return DataError(
+        f"there is no file, folder or glob match for {entry} (looked in {folder}){hint}"
+    )
 
 
 def find_files(entries: Sequence[str]) -> list[str]:
@@ -60,22 +62,30 @@ def find_files(entries: Sequence[str]) -> list[str]:
             inside = sorted(
                 os.path.join(folder, name)
                 for folder, folders, names in os.walk(entry)
-                if not folders.sort() and not any(p.startswith(".") for p in Path(folder).relative_to(entry).parts)
-                for name in names if not name.startswith(".") and _inner_suffix(name) in TEXT
+                if not folders.sort()
+                and not any(p.startswith(".") for p in Path(folder).relative_to(entry).parts)
+                for name in names
+                if not name.startswith(".") and _inner_suffix(name) in TEXT
             )
             if not inside:
-                raise DataError(f"the folder {entry} holds no text file (looked for {', '.join(TEXT)}, also "
-                                f"compressed as {', '.join(COMPRESSED)})")
+                raise DataError(
+                    f"the folder {entry} holds no text file (looked for {', '.join(TEXT)}, also "
+                    f"compressed as {', '.join(COMPRESSED)})"
+                )
             for file in inside:
                 if not os.path.isfile(file):
-                    raise DataError(f"the folder {entry} holds {os.path.relpath(file, entry)}, which is no regular file but a "
-                                    "pipe, a device or a link to nothing; move it elsewhere, or name the files one by one")
+                    raise DataError(
+                        f"the folder {entry} holds {os.path.relpath(file, entry)}, which is no regular file but a "
+                        "pipe, a device or a link to nothing; move it elsewhere, or name the files one by one"
+                    )
             found += inside
         elif os.path.isfile(entry):
             found.append(entry)
         elif os.path.exists(entry):
-            raise DataError(f"{entry} is no regular file but a pipe, a socket or a device, and text is read twice; pipe it "
-                            "into fwk-preprocess -")
+            raise DataError(
+                f"{entry} is no regular file but a pipe, a socket or a device, and text is read twice; pipe it "
+                "into fwk-preprocess -"
+            )
         else:
             globbed = glob.glob(entry, recursive=True) if glob.has_magic(entry) else []
             matches = sorted(match for match in globbed if os.path.isfile(match))
@@ -107,8 +117,9 @@ def _open(file: str) -> tuple[BinaryIO, BinaryIO]:
             import zstandard
         except ImportError:
             raw.close()
-            raise DataError(f"reading {file} needs the package 'zstandard'; install it with pip install zstandard"
-                            ) from None
+            raise DataError(
+                f"reading {file} needs the package 'zstandard'; install it with pip install zstandard"
+            ) from None
         return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), raw
     return raw, raw
 
@@ -144,13 +155,27 @@ class Reader:
     bytes of the files (as stored) were read.
     """
 
-    def __init__(self, files: Sequence[str], split: str = "empty-line", field: str = "text", format: str = "auto",
-                 advanced: Callable[[int], Any] = lambda n: None):
-        self.files, self.split, self.field, self.format, self.advanced = list(files), split, field, format, advanced
+    def __init__(
+        self,
+        files: Sequence[str],
+        split: str = "empty-line",
+        field: str = "text",
+        format: str = "auto",
+        advanced: Callable[[int], Any] = lambda n: None,
+    ):
+        self.files, self.split, self.field, self.format, self.advanced = (
+            list(files),
+            split,
+            field,
+            format,
+            advanced,
+        )
 
     def __iter__(self) -> Iterator[Document]:
         for file in self.files:
-            jsonl = self.format == "jsonl" or (self.format == "auto" and _inner_suffix(file) in (".jsonl", ".ndjson"))
+            jsonl = self.format == "jsonl" or (
+                self.format == "auto" and _inner_suffix(file) in (".jsonl", ".ndjson")
+            )
             yield from self._documents(file, jsonl)
 
     def _documents(self, file: str, jsonl: bool) -> Iterator[Document]:
@@ -191,7 +216,12 @@ class Reader:
                         pieces = [*_short(self._record(text, shown, number).split("\n"))]
                     else:
                         pieces = [*_short([text])]
-                    yield pieces, jsonl or whole and (self.split == "line" or self.split == "empty-line" and not bare)
+                    yield (
+                        pieces,
+                        jsonl
+                        or whole
+                        and (self.split == "line" or self.split == "empty-line" and not bare),
+                    )
                     number += 1  # which records alone tell of
                 if left:
                     yield (), True
@@ -200,19 +230,27 @@ class Reader:
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{shown}, line {number}: not a JSON object ({str(error)[:80]})") from None
+            raise DataError(
+                f"{shown}, line {number}: not a JSON object ({str(error)[:80]})"
+            ) from None
         if isinstance(record, str):
             return whole(record, shown, number)
         if not isinstance(record, dict):
-            raise DataError(f"{shown}, line {number}: expected a JSON object with the field '{self.field}'")
+            raise DataError(
+                f"{shown}, line {number}: expected a JSON object with the field '{self.field}'"
+            )
         value: Any = record
         for part in self.field.split("."):
             if not isinstance(value, dict) or part not in value:
-                raise DataError(f"{shown}, line {number}: there is no field '{self.field}'{nearest(part, record)}")
+                raise DataError(
+                    f"{shown}, line {number}: there is no field '{self.field}'{nearest(part, record)}"
+                )
             value = value[part]
         if not isinstance(value, str):
-            raise DataError(f"{shown}, line {number}: the field '{self.field}' is {type(value).__name__}, "
-                            "expected text")
+            raise DataError(
+                f"{shown}, line {number}: the field '{self.field}' is {type(value).__name__}, "
+                "expected text"
+            )
         return whole(value, shown, number).replace("\r\n", "\n")
 
     def _blocks(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[int, str, bool]]:
@@ -226,8 +264,10 @@ class Reader:
                 try:
                     chunk = stream.read(_CHUNK)
                 except _read_errors() as error:
-                    raise DataError(f"{shown} is damaged or not what its name says "
-                                    f"({' '.join(str(error).split())[:100]})") from None
+                    raise DataError(
+                        f"{shown} is damaged or not what its name says "
+                        f"({' '.join(str(error).split())[:100]})"
+                    ) from None
                 now = at + len(chunk) if raw is stream else raw.tell()
                 self.advanced(now - at)
                 at = now
@@ -247,7 +287,9 @@ class Reader:
                     held = held[end:]
                 if len(held) > longest:
                     if jsonl:
-                        raise DataError(f"{shown}, line {number}: one line is longer than {longest >> 20} MiB")
+                        raise DataError(
+                            f"{shown}, line {number}: one line is longer than {longest >> 20} MiB"
+                        )
                     end = held.rfind(b" ") + 1
                     if not end:  # no blank at all: cut between characters
                         end = len(held)
@@ -272,8 +314,10 @@ class Reader:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             line = number + data[: error.start].count(b"\n")
-            raise DataError(f"{shown}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file "
-                            "first, for example with iconv") from None
+            raise DataError(
+                f"{shown}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file "
+                "first, for example with iconv"
+            ) from None
         return text.replace("\r\n", "\n")
 
 
@@ -283,18 +327,27 @@ def whole(text: str, shown: str, number: int) -> str:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"{shown}, line {number}: not text (\\u{ord(text[error.start]):04x} is half a character)") from None
+            raise DataError(
+                f"{shown}, line {number}: not text (\\u{ord(text[error.start]):04x} is half a character)"
+            ) from None
     return text
 
 
-def numbered_lines(file: str, advanced: Callable[[int], Any] = lambda n: None) -> Iterator[tuple[int, str]]:
+def numbered_lines(
+    file: str, advanced: Callable[[int], Any] = lambda n: None
+) -> Iterator[tuple[int, str]]:
     """Every line of a text file (.gz, .xz, .zst; - for standard input) with its number, from 1. `advanced` as in `Reader`."""
-    for number, text, _ in Reader([file], advanced=advanced)._blocks(file, "standard input" if file == "-" else file, True):
+    for number, text, _ in Reader([file], advanced=advanced)._blocks(
+        file, "standard input" if file == "-" else file, True
+    ):
         yield from enumerate(text.split("\n"), start=number)
 
 
 _END = r"[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])"
-_AFTER_STOP, _AFTER_ANY = re.compile(r"\." + _END), re.compile(r"[.!?]" + _END)  # a single character is found much faster
+_AFTER_STOP, _AFTER_ANY = (
+    re.compile(r"\." + _END),
+    re.compile(r"[.!?]" + _END),
+)  # a single character is found much faster
 _ONE_SENTENCE = 40  # characters; a line of fewer is not cut
 
 

@@ -23,8 +23,11 @@ from fwk.files import write_atomically
 KINDS = ("unigram", "bpe", "wordpiece", "byte_bpe")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0..4 in every tokenizer trained here
 _ALIASES = {
-    "pad": ("[PAD]", "<pad>", "<|pad|>"), "unk": ("[UNK]", "<unk>"), "cls": ("[CLS]", "<cls>", "<s>"),
-    "sep": ("[SEP]", "<sep>", "</s>"), "mask": ("[MASK]", "<mask>"),
+    "pad": ("[PAD]", "<pad>", "<|pad|>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<cls>", "<s>"),
+    "sep": ("[SEP]", "<sep>", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
 }
 _META = "fwk-tokenizer.json"
 
@@ -60,7 +63,9 @@ class Tokenizer:
     @property
     def special(self) -> tuple[int, ...]:
         """Ids that never stand for text, in ascending order."""
-        return tuple(sorted(i for i in {self.pad, self.unk, self.cls, self.sep, self.mask} if i >= 0))
+        return tuple(
+            sorted(i for i in {self.pad, self.unk, self.cls, self.sep, self.mask} if i >= 0)
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -102,8 +107,11 @@ class SentencePiece(Tokenizer):
             self.pad = self._processor.pad_id()
         if self.unk < 0:
             self.unk = self._processor.unk_id()
-        self._specials = tuple(i for i in range(self._size) if self._processor.is_control(i)
-                               or self._processor.is_unknown(i))
+        self._specials = tuple(
+            i
+            for i in range(self._size)
+            if self._processor.is_control(i) or self._processor.is_unknown(i)
+        )
         prepared = b"lower" if self.lower else b""
         self._fingerprint = hashlib.sha256(b"sentencepiece" + prepared + self._proto).hexdigest()
 
@@ -150,15 +158,22 @@ class SentencePiece(Tokenizer):
 
     def id(self, token: str) -> int:
         index = self._processor.piece_to_id(token)
-        return index if 0 <= index < self._size and self._processor.id_to_piece(index) == token else -1
+        return (
+            index if 0 <= index < self._size and self._processor.id_to_piece(index) == token else -1
+        )
 
     @property
     def fingerprint(self) -> str:
         return self._fingerprint
 
     def save(self, folder: str | Path) -> None:
-        meta = {"format": 1, "library": "sentencepiece", "file": "tokenizer.model", "lower": self.lower,
-                "fingerprint": self.fingerprint}
+        meta = {
+            "format": 1,
+            "library": "sentencepiece",
+            "file": "tokenizer.model",
+            "lower": self.lower,
+            "fingerprint": self.fingerprint,
+        }
         _save(Path(folder), {"tokenizer.model": self._proto}, meta)
 
 
@@ -175,7 +190,9 @@ class HFTokenizer(Tokenizer):
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(self._content)
         except Exception as error:  # the library raises bare Exception
-            raise DataError(f"{where} is not a tokenizer of the tokenizers library ({_short(error)})") from None
+            raise DataError(
+                f"{where} is not a tokenizer of the tokenizers library ({_short(error)})"
+            ) from None
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
@@ -208,7 +225,9 @@ class HFTokenizer(Tokenizer):
 
     def decode(self, ids: Iterable[int]) -> str:
         hidden = {self.pad, self.cls, self.sep}
-        return self._tokenizer.decode([int(i) for i in ids if int(i) not in hidden], skip_special_tokens=False)
+        return self._tokenizer.decode(
+            [int(i) for i in ids if int(i) not in hidden], skip_special_tokens=False
+        )
 
     def token(self, index: int) -> str:
         return self._tokenizer.id_to_token(int(index))
@@ -222,7 +241,12 @@ class HFTokenizer(Tokenizer):
         return self._fingerprint
 
     def save(self, folder: str | Path) -> None:
-        meta = {"format": 1, "library": "tokenizers", "file": "tokenizer.json", "fingerprint": self.fingerprint}
+        meta = {
+            "format": 1,
+            "library": "tokenizers",
+            "file": "tokenizer.json",
+            "fingerprint": self.fingerprint,
+        }
         _save(Path(folder), {"tokenizer.json": self._content.encode()}, meta)
 
 
@@ -234,8 +258,10 @@ def _hf() -> Any:
     try:
         import tokenizers
     except ImportError:
-        raise DataError("WordPiece and byte-level BPE need the package 'tokenizers'; install it with "
-                        "pip install 'fwk[hf]', or use the kinds unigram or bpe") from None
+        raise DataError(
+            "WordPiece and byte-level BPE need the package 'tokenizers'; install it with "
+            "pip install 'fwk[hf]', or use the kinds unigram or bpe"
+        ) from None
     return tokenizers
 
 
@@ -266,7 +292,9 @@ def load(path: str | Path, lower: bool | None = None) -> Tokenizer:
     path = Path(path).expanduser()
     if not path.exists():
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(f"there is no tokenizer at {path}{nearest(path.name, there, everything_up_to=0)}")
+        raise DataError(
+            f"there is no tokenizer at {path}{nearest(path.name, there, everything_up_to=0)}"
+        )
     if path.is_dir():
         if (path / _META).is_file():
             try:
@@ -275,14 +303,20 @@ def load(path: str | Path, lower: bool | None = None) -> Tokenizer:
             except (ValueError, KeyError, TypeError):
                 raise DataError(f"{path / _META} does not describe a tokenizer") from None
             if library == "sentencepiece":
-                found: Tokenizer = SentencePiece(_read(file), str(file), bool(meta.get("lower", False)))
+                found: Tokenizer = SentencePiece(
+                    _read(file), str(file), bool(meta.get("lower", False))
+                )
             elif library == "tokenizers":
                 found = HFTokenizer(_text(file), str(file))
             else:
-                raise DataError(f"{path / _META} names the library '{library}', expected sentencepiece or tokenizers")
+                raise DataError(
+                    f"{path / _META} names the library '{library}', expected sentencepiece or tokenizers"
+                )
             if meta.get("fingerprint") not in (None, found.fingerprint):
-                raise DataError(f"the tokenizer in {path} was changed after it was saved: its fingerprint is "
-                                f"{found.fingerprint[:12]}, {_META} says {str(meta['fingerprint'])[:12]}")
+                raise DataError(
+                    f"the tokenizer in {path} was changed after it was saved: its fingerprint is "
+                    f"{found.fingerprint[:12]}, {_META} says {str(meta['fingerprint'])[:12]}"
+                )
             return found
         for name in ("tokenizer.json", "vocab.txt"):
             if (path / name).is_file():
@@ -293,8 +327,10 @@ def load(path: str | Path, lower: bool | None = None) -> Tokenizer:
         for inner in ("tokenizer",):  # a run's folder or a token store
             if (path / inner).is_dir():
                 return load(path / inner, lower)
-        raise DataError(f"the folder {path} holds no tokenizer: expected {_META}, tokenizer.json, vocab.txt or one "
-                        ".model file")
+        raise DataError(
+            f"the folder {path} holds no tokenizer: expected {_META}, tokenizer.json, vocab.txt or one "
+            ".model file"
+        )
     if path.suffix == ".json":
         return HFTokenizer(_text(path), str(path))
     if path.suffix == ".txt":
@@ -332,13 +368,19 @@ def check_kind(kind: str, key: str = "task.tokenizer") -> None:
 
 
 def train(
-    texts: Iterable[str], kind: str = "unigram", size: int = 32000, lower: bool = True, threads: int = 4,
+    texts: Iterable[str],
+    kind: str = "unigram",
+    size: int = 32000,
+    lower: bool = True,
+    threads: int = 4,
 ) -> Tokenizer:
     """Train on an iterable of paragraphs. The result is a pure function of the texts, in order: `threads` is fixed by
     default because sentencepiece's sums depend on it. A vocabulary larger than the text supports comes out smaller."""
     check_kind(kind)
     if size < len(SPECIAL) + 1:
-        raise ConfigError("task.vocabulary", f"{size} is too small, expected more than {len(SPECIAL) + 1}")
+        raise ConfigError(
+            "task.vocabulary", f"{size} is too small, expected more than {len(SPECIAL) + 1}"
+        )
     if kind in ("unigram", "bpe"):
         return _train_sentencepiece(texts, kind, size, lower, threads)
     return _train_hf(texts, kind, size, lower)
@@ -353,7 +395,9 @@ def _pieces(texts: Iterable[str], longest: int) -> Iterator[str]:
             yield head
 
 
-def _train_sentencepiece(texts: Iterable[str], kind: str, size: int, lower: bool, threads: int) -> Tokenizer:
+def _train_sentencepiece(
+    texts: Iterable[str], kind: str, size: int, lower: bool, threads: int
+) -> Tokenizer:
     import sentencepiece
 
     longest = 16384
@@ -369,11 +413,27 @@ def _train_sentencepiece(texts: Iterable[str], kind: str, size: int, lower: bool
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=counted(), model_writer=model, vocab_size=size, model_type=kind,
-                hard_vocab_limit=False, num_threads=threads, character_coverage=0.9999, max_sentence_length=longest,
-                normalization_rule_name="nmt_nfkc_cf" if lower else "nmt_nfkc", minloglevel=4,
-                pad_id=0, unk_id=1, bos_id=2, eos_id=3, pad_piece="[PAD]", unk_piece="[UNK]", bos_piece="[CLS]",
-                eos_piece="[SEP]", unk_surface="[UNK]", control_symbols=["[MASK]"], shuffle_input_sentence=False,
+                sentence_iterator=counted(),
+                model_writer=model,
+                vocab_size=size,
+                model_type=kind,
+                hard_vocab_limit=False,
+                num_threads=threads,
+                character_coverage=0.9999,
+                max_sentence_length=longest,
+                normalization_rule_name="nmt_nfkc_cf" if lower else "nmt_nfkc",
+                minloglevel=4,
+                pad_id=0,
+                unk_id=1,
+                bos_id=2,
+                eos_id=3,
+                pad_piece="[PAD]",
+                unk_piece="[UNK]",
+                bos_piece="[CLS]",
+                eos_piece="[SEP]",
+                unk_surface="[UNK]",
+                control_symbols=["[MASK]"],
+                shuffle_input_sentence=False,
             )
             return SentencePiece(model.getvalue())
         except RuntimeError as error:
@@ -381,11 +441,13 @@ def _train_sentencepiece(texts: Iterable[str], kind: str, size: int, lower: bool
                 raise DataError("there is no text to train a tokenizer on") from None
             fits = _largest(str(error))
             if attempt or fits is None:
-                raise DataError(f"sentencepiece could not train a {kind} vocabulary of {size}: "
-                                f"{_short(error)}") from None
+                raise DataError(
+                    f"sentencepiece could not train a {kind} vocabulary of {size}: {_short(error)}"
+                ) from None
             if not isinstance(texts, Sequence):
-                raise DataError(f"the text is too small for a {kind} vocabulary of {size}; the largest is {fits}"
-                                ) from None
+                raise DataError(
+                    f"the text is too small for a {kind} vocabulary of {size}; the largest is {fits}"
+                ) from None
             size = fits
     raise AssertionError("unreachable")
 
@@ -408,12 +470,21 @@ def _train_hf(texts: Iterable[str], kind: str, size: int, lower: bool) -> Tokeni
         tokenizer = _wordpiece(None, lower)
         normalizer = t.normalizers.BertNormalizer(lowercase=lower, strip_accents=lower)
         # the trainer numbers characters as a hash map happens to list them; naming them first makes it deterministic
-        characters = _characters(normalizer, texts, limit=max(min(1000, (size - len(SPECIAL)) // 2), 1))
+        characters = _characters(
+            normalizer, texts, limit=max(min(1000, (size - len(SPECIAL)) // 2), 1)
+        )
         first = [*SPECIAL, *characters, *("##" + c for c in characters)]
-        trainer = t.trainers.WordPieceTrainer(vocab_size=max(size, len(first)), special_tokens=first,
-                                              limit_alphabet=len(characters) + 1, show_progress=False)
+        trainer = t.trainers.WordPieceTrainer(
+            vocab_size=max(size, len(first)),
+            special_tokens=first,
+            limit_alphabet=len(characters) + 1,
+            show_progress=False,
+        )
         kept = set(characters)
-        cleaned = ["".join(c if c in kept else " " for c in normalizer.normalize_str(text)) for text in texts]
+        cleaned = [
+            "".join(c if c in kept else " " for c in normalizer.normalize_str(text))
+            for text in texts
+        ]
         tokenizer.train_from_iterator(cleaned, trainer=trainer)
         tokenizer = _wordpiece(tokenizer.get_vocab(), lower)
         if not characters:
@@ -425,7 +496,9 @@ def _train_hf(texts: Iterable[str], kind: str, size: int, lower: bool) -> Tokeni
         tokenizer.pre_tokenizer = t.pre_tokenizers.ByteLevel(add_prefix_space=True)
         tokenizer.decoder = t.decoders.ByteLevel()
         trainer = t.trainers.BpeTrainer(
-            vocab_size=size, special_tokens=list(SPECIAL), show_progress=False,
+            vocab_size=size,
+            special_tokens=list(SPECIAL),
+            show_progress=False,
             initial_alphabet=sorted(t.pre_tokenizers.ByteLevel.alphabet()),
         )
         tokenizer.train_from_iterator(texts, trainer=trainer)

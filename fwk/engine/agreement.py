@@ -23,7 +23,9 @@ def testify(run: Run, micros: Sequence[MicroBatch]) -> tuple[Tensor | int, int, 
         return 0, 0, 0
     first = run.update * run.config.train.batch
     place = sum((micro.batch.draws - first).sum() for micro in micros)
-    weights = checksum(run.module.parameters()) % (1 << 20) if every and run.update % every == 0 else 0
+    weights = (
+        checksum(run.module.parameters()) % (1 << 20) if every and run.update % every == 0 else 0
+    )
     return place, weights, weights * weights
 
 
@@ -34,9 +36,15 @@ def cross_examine(run: Run, sequences: float, place: float, weights: int, square
         return
     if sequences != batch or place != batch * (batch - 1) // 2:
         updates = run.world.objects(run.update + 1)
-        ranks = f"they are in updates {', '.join(map(str, updates))}" if len(set(updates)) > 1 else "their draws overlap"
-        raise RunError(f"update {run.update + 1}: ranks disagree about what it consists of: together they read "
-                       f"{sequences:.0f} sequences of train.batch={batch}, and {ranks}; the last checkpoint is good")
+        ranks = (
+            f"they are in updates {', '.join(map(str, updates))}"
+            if len(set(updates)) > 1
+            else "their draws overlap"
+        )
+        raise RunError(
+            f"update {run.update + 1}: ranks disagree about what it consists of: together they read "
+            f"{sequences:.0f} sequences of train.batch={batch}, and {ranks}; the last checkpoint is good"
+        )
     if run.world_size * squared != weights * weights:  # equal just where all summands are
         compare_weights(run)
 
@@ -45,15 +53,25 @@ def compare_data(run: Run) -> None:
     """RunError when ranks do not read the same data in the same order."""
     if run.world_size == 1:
         return
-    draws = np.arange(run.update * run.config.train.batch, (run.update + 1) * run.config.train.batch, dtype=np.int64)
-    said = run.world.objects([run.task.fingerprint()[:12], [part.tolist() for part in run.order.locate(draws)]])
+    draws = np.arange(
+        run.update * run.config.train.batch,
+        (run.update + 1) * run.config.train.batch,
+        dtype=np.int64,
+    )
+    said = run.world.objects(
+        [run.task.fingerprint()[:12], [part.tolist() for part in run.order.locate(draws)]]
+    )
     for rank, (data, examples) in enumerate(said):
         if data != said[0][0]:
-            raise RunError(f"ranks read different data: its fingerprint is {data} on rank {rank} and {said[0][0]} on rank 0; "
-                           "the data of all ranks must be the same")
+            raise RunError(
+                f"ranks read different data: its fingerprint is {data} on rank {rank} and {said[0][0]} on rank 0; "
+                "the data of all ranks must be the same"
+            )
         if examples != said[0][1]:
-            raise RunError(f"ranks disagree about the order of the data: the draws of update {run.update + 1} are other "
-                           f"examples on rank {rank} than on rank 0")
+            raise RunError(
+                f"ranks disagree about the order of the data: the draws of update {run.update + 1} are other "
+                f"examples on rank {rank} than on rank 0"
+            )
 
 
 def compare_weights(run: Run) -> None:
@@ -63,6 +81,8 @@ def compare_weights(run: Run) -> None:
     sums = run.world.objects(checksum(run.module.parameters()))
     most = Counter(sums).most_common(1)[0][0]
     if others := [rank for rank, own in enumerate(sums) if own != most]:
-        raise RunError(f"after update {run.update} ranks hold different weights: rank {', '.join(map(str, others))} "
-                       f"differs from the rest (checksums {', '.join(f'{own:x}' for own in sums)} in rank order); "
-                       "the last checkpoint is good, go on from it")
+        raise RunError(
+            f"after update {run.update} ranks hold different weights: rank {', '.join(map(str, others))} "
+            f"differs from the rest (checksums {', '.join(f'{own:x}' for own in sums)} in rank order); "
+            "the last checkpoint is good, go on from it"
+        )

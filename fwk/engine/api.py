@@ -43,10 +43,24 @@ from fwk.tasks.base import Task
 from fwk.version import __version__
 
 TOGETHER = 16  # batches of raw texts among which those of like lengths are looked for
-KEPT = ("update", "skipped", "tokens", "sequences", "seconds", "phase", "fingerprint")  # of a run's state, in a copy of its weights
+KEPT = (
+    "update",
+    "skipped",
+    "tokens",
+    "sequences",
+    "seconds",
+    "phase",
+    "fingerprint",
+)  # of a run's state, in a copy of its weights
 COPY = "a trained run"  # where the weights of a copy are from
 # what of `train.` a finished model may be evaluated with otherwise than it was trained
-EVALUATION_KEYS = ("train.batch", "train.micro_batch", "train.device", "train.precision", "train.timeout")
+EVALUATION_KEYS = (
+    "train.batch",
+    "train.micro_batch",
+    "train.device",
+    "train.precision",
+    "train.timeout",
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +81,9 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{config.task.name}-{criteria}-{configuration.identity(config)}"
 
 
-def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: bool = False) -> Finished:
+def run(
+    config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: bool = False
+) -> Finished:
     """Trains as `config` says, or goes on where its folder left off."""
     hooks = load_plugins(config.user_dirs, allow_broken=allow_broken_plugins)
     folder = Path(config.run) if config.run else default_folder(config)
@@ -75,8 +91,14 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
     if train.threads:
         torch.set_num_threads(train.threads)
     stop = StopRequest()
-    with stop.listening(), process_group(train.device, train.timeout) as world, _determinism(train.deterministic, world):
-        new = world.main and not os.path.exists(folder)  # which a name that cannot be does not trouble
+    with (
+        stop.listening(),
+        process_group(train.device, train.timeout) as world,
+        _determinism(train.deterministic, world),
+    ):
+        new = world.main and not os.path.exists(
+            folder
+        )  # which a name that cannot be does not trouble
         try:
             with explained(), folder_lock(folder) if world.main else nullcontext():
                 if world.main:
@@ -89,7 +111,9 @@ def run(config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: boo
             raise
 
 
-def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: StopRequest) -> Finished:
+def _train(
+    config: RunConfig, folder: Path, hooks: Any, world: World, stop: StopRequest
+) -> Finished:
     this = build_run(config, folder, hooks, world)
     trainer = Trainer(this, stop)
     latest = _newest(folder, this)
@@ -98,11 +122,16 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
         if world.main:
             trainer.settle(latest)
             if this.done:
-                print(f"fwk: {folder} is finished at update {this.update}: nothing to do; a longer run "
-                      f"({_longer(config)}) goes on from there", file=sys.stderr)
+                print(
+                    f"fwk: {folder} is finished at update {this.update}: nothing to do; a longer run "
+                    f"({_longer(config)}) goes on from there",
+                    file=sys.stderr,
+                )
     if world.main:
         checkpoint.foresee_space(folder, checkpoint.size_of(model_tensors(this.module)))
-        _write(folder / "config.yaml", configuration.to_yaml(config))  # nothing refuses this start any more
+        _write(
+            folder / "config.yaml", configuration.to_yaml(config)
+        )  # nothing refuses this start any more
     if world.main and latest is None:
         _describe(this)
         optimizer = config.optimizer
@@ -117,9 +146,23 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
             trainer.finish_saving()
             world.at("the end")
         if status == "finished":
-            trainer.emit({"event": "finished", "split": "train", "update": this.update, "seconds": round(this.seconds, 3)})
+            trainer.emit(
+                {
+                    "event": "finished",
+                    "split": "train",
+                    "update": this.update,
+                    "seconds": round(this.seconds, 3),
+                }
+            )
         elif world.main:
-            trainer.emit({"event": "stopped", "split": "train", "update": this.update, "seconds": round(this.seconds, 3)})
+            trainer.emit(
+                {
+                    "event": "stopped",
+                    "split": "train",
+                    "update": this.update,
+                    "seconds": round(this.seconds, 3),
+                }
+            )
         trainer.complain()
     except BaseException as error:
         hooks.hook.fwk_exception(run=this, error=error)
@@ -128,16 +171,33 @@ def _train(config: RunConfig, folder: Path, hooks: Any, world: World, stop: Stop
         raise
     finally:
         hooks.hook.fwk_run_end(run=this, status=status)
-    return Finished(folder, status, 0 if status == "finished" else stop.exit_status, this.update, this.last_metrics)
+    return Finished(
+        folder,
+        status,
+        0 if status == "finished" else stop.exit_status,
+        this.update,
+        this.last_metrics,
+    )
 
 
-def build_run(config: RunConfig, folder: Path, hooks: Any, world: World, task: Task | None = None) -> Run:
+def build_run(
+    config: RunConfig, folder: Path, hooks: Any, world: World, task: Task | None = None
+) -> Run:
     task = task or config.task.cls(config.task.config, config.seed)
     if "train" not in task.splits():
-        raise UserError(f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}")
+        raise UserError(
+            f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}"
+        )
     sizes = {name: len(source) for name, source in task.sources("train").items()}
-    order = Order(config.seed, sizes, task.mixture(), group=config.train.batch if task.one_source_per_update() else 1)
-    precision = Precision(config.train.precision, world.device, growth_interval=config.train.scale_growth_interval)
+    order = Order(
+        config.seed,
+        sizes,
+        task.mixture(),
+        group=config.train.batch if task.one_source_per_update() else 1,
+    )
+    precision = Precision(
+        config.train.precision, world.device, growth_interval=config.train.scale_growth_interval
+    )
     module = build_module(config, task).to(device=world.device, dtype=precision.dtype)
     module.world = world
     if config.train.activation_checkpointing:
@@ -151,10 +211,25 @@ def build_run(config: RunConfig, folder: Path, hooks: Any, world: World, task: T
         hooks.register(component.cls(component.config), name=label)
     schedule = config.schedule.cls(config.schedule.config)
     vocabulary = task.vocabulary()
-    operations = count_operations(config, task.length(), vocabulary.size if vocabulary else None,
-                                  micro_batches=micro_batches(config.train.batch, world.size, config.train.micro_batch))
-    return Run(config=config, folder=folder, task=task, order=order, module=module, world=world, precision=precision,
-               hooks=hooks, schedule=schedule, average=average, operations=operations)
+    operations = count_operations(
+        config,
+        task.length(),
+        vocabulary.size if vocabulary else None,
+        micro_batches=micro_batches(config.train.batch, world.size, config.train.micro_batch),
+    )
+    return Run(
+        config=config,
+        folder=folder,
+        task=task,
+        order=order,
+        module=module,
+        world=world,
+        precision=precision,
+        hooks=hooks,
+        schedule=schedule,
+        average=average,
+        operations=operations,
+    )
 
 
 def _open_folder(folder: Path, config: RunConfig, overwrite: bool) -> None:
@@ -163,16 +238,26 @@ def _open_folder(folder: Path, config: RunConfig, overwrite: bool) -> None:
         if overwrite:
             inside = [path for path in folder.iterdir() if path.name != LOCK]
             if inside and not (folder / "config.yaml").is_file():
-                raise CheckpointError(f"--overwrite: {folder} is not empty and no run (it has no config.yaml); nothing was deleted")
-            for old in sorted(inside, key=lambda path: path.name == "config.yaml"):  # which says that this is a run: last
+                raise CheckpointError(
+                    f"--overwrite: {folder} is not empty and no run (it has no config.yaml); nothing was deleted"
+                )
+            for old in sorted(
+                inside, key=lambda path: path.name == "config.yaml"
+            ):  # which says that this is a run: last
                 shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         path = folder / "config.yaml"
-        if path.is_file() and checkpoint.list_checkpoints(folder):  # without one there is nothing to go on from
+        if path.is_file() and checkpoint.list_checkpoints(
+            folder
+        ):  # without one there is nothing to go on from
             before = configuration.read(path)
             if changed := configuration.differences(before, config):
-                told = "; ".join(f"{key}: {old} there, {new} here" for key, (old, new) in sorted(changed.items()))
-                raise CheckpointError(f"{folder} holds a run with another config ({told}; 'there' is {path}); choose another --run, or start "
-                                      "it anew with --overwrite")
+                told = "; ".join(
+                    f"{key}: {old} there, {new} here" for key, (old, new) in sorted(changed.items())
+                )
+                raise CheckpointError(
+                    f"{folder} holds a run with another config ({told}; 'there' is {path}); choose another --run, or start "
+                    "it anew with --overwrite"
+                )
     except OSError as error:
         raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
 
@@ -186,13 +271,22 @@ def _write(path: Path, text: str) -> None:
 def _longer(config: RunConfig) -> str:
     """The limits that are set, as keys to raise."""
     limits = ("updates", "epochs", "tokens", "minutes")
-    return ", ".join(f"train.{name} above {value}" for name in limits if (value := getattr(config.train, name)) is not None)
+    return ", ".join(
+        f"train.{name} above {value}"
+        for name in limits
+        if (value := getattr(config.train, name)) is not None
+    )
 
 
 def _describe(this: Run) -> None:
     """environment.json and tokenizer/, once per run."""
-    environment = describe_environment(this.config, plugin_provenance(), this.device, this.world_size)
-    _write(this.folder / "environment.json", json.dumps(environment, indent=1, sort_keys=True, default=str))
+    environment = describe_environment(
+        this.config, plugin_provenance(), this.device, this.world_size
+    )
+    _write(
+        this.folder / "environment.json",
+        json.dumps(environment, indent=1, sort_keys=True, default=str),
+    )
     (this.folder / "tokenizer").mkdir(exist_ok=True)
     this.task.save_assets(this.folder / "tokenizer")
 
@@ -200,12 +294,19 @@ def _describe(this: Run) -> None:
 def _agree_on_start(world: World, config: RunConfig) -> None:
     """Every rank must have been started with the same config and software; rank 0 has opened the folder once this
     returns."""
-    mine = {"fwk": __version__, "torch": str(torch.__version__)} | configuration.shared_by_ranks(config)
+    mine = {"fwk": __version__, "torch": str(torch.__version__)} | configuration.shared_by_ranks(
+        config
+    )
     first, *others = world.objects({key: str(value) for key, value in mine.items()})
     for rank, theirs in enumerate(others, start=1):
-        if different := [f"{key}: {theirs.get(key, 'nothing')} there, {first.get(key, 'nothing')} on rank 0"
-                         for key in sorted(first.keys() | theirs.keys()) if first.get(key) != theirs.get(key)]:
-            raise RunError(f"rank {rank} was started otherwise than rank 0: {'; '.join(different[:8])}")
+        if different := [
+            f"{key}: {theirs.get(key, 'nothing')} there, {first.get(key, 'nothing')} on rank 0"
+            for key in sorted(first.keys() | theirs.keys())
+            if first.get(key) != theirs.get(key)
+        ]:
+            raise RunError(
+                f"rank {rank} was started otherwise than rank 0: {'; '.join(different[:8])}"
+            )
 
 
 def _newest(folder: Path, this: Run) -> Path | None:
@@ -227,8 +328,12 @@ def _newest(folder: Path, this: Run) -> Path | None:
 @contextmanager
 def _determinism(wanted: bool, world: World) -> Iterator[None]:
     """Deterministic kernels while inside, or not, and as it was before outside."""
-    before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
-              torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark)
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.backends.cudnn.benchmark,
+    )
     if wanted and world.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
@@ -240,7 +345,9 @@ def _determinism(wanted: bool, world: World) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark = before[2:]
+        torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark = (
+            before[2:]
+        )
 
 
 @dataclass(frozen=True)
@@ -273,7 +380,13 @@ class Loaded:
         texts, found = list(texts), []
         for start in range(0, max(len(texts), 1), TOGETHER * batch):
             some = texts[start : start + TOGETHER * batch]
-            found += predict_texts(self.module, self.task, some, [f"texts[{n}]" for n in range(start, start + len(some))], batch)
+            found += predict_texts(
+                self.module,
+                self.task,
+                some,
+                [f"texts[{n}]" for n in range(start, start + len(some))],
+                batch,
+            )
         return found
 
     def save(self, folder: str | Path) -> None:
@@ -284,14 +397,23 @@ class Loaded:
             raise CheckpointError(f"{folder} is not a folder; choose another place for the copy")
         for there in checkpoint.list_checkpoints(folder):
             if not checkpoint.is_copy(there):
-                raise CheckpointError(f"{folder} holds a run, whose checkpoint {there.name} can be gone on from; choose another folder for the copy")
+                raise CheckpointError(
+                    f"{folder} holds a run, whose checkpoint {there.name} can be gone on from; choose another folder for the copy"
+                )
         (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
         self.task.save_assets(folder / "tokenizer")
         write_weights(folder, model_tensors(self.module), self.config, COPY, **self.state)
 
 
-def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[str] = (), user_dirs: tuple[str, ...] = (),
-                 average: bool = False, predictions: Path | None = None) -> dict[str, Any]:
+def evaluate_run(
+    path: str | Path,
+    split: str = "valid",
+    *,
+    overrides: Sequence[str] = (),
+    user_dirs: tuple[str, ...] = (),
+    average: bool = False,
+    predictions: Path | None = None,
+) -> dict[str, Any]:
     """Evaluates a checkpoint, or a run's newest whole one, on a split of its task: {checkpoint, update, split, metrics}.
 
     overrides: `task.KEY=VALUE`, `train.batch` and the like, over the run's own config. predictions: a file for what the model
@@ -300,19 +422,28 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
     """
     for key in (override.split("=")[0].split(".") for override in overrides):
         if key[0] != "task" and ".".join(key) not in EVALUATION_KEYS:
-            raise ConfigError(".".join(key), f"does not change how a model is evaluated; expected task.KEY or {', '.join(EVALUATION_KEYS)}")
+            raise ConfigError(
+                ".".join(key),
+                f"does not change how a model is evaluated; expected task.KEY or {', '.join(EVALUATION_KEYS)}",
+            )
     found, tensors, state, config, hooks = _opened(path, user_dirs, average, overrides)
     folder = found.parent.parent
     config = replace(config, hooks={})
     with process_group(config.train.device, config.train.timeout) as world:
         trained = configuration.read(folder / "config.yaml", user_dirs) if overrides else config
-        own_batch = replace(config, train=replace(config.train, batch=trained.train.batch, micro_batch=None))
-        task = config.task.cls.for_evaluation(config.task.config, config.seed, folder, split, trained.task.config)
+        own_batch = replace(
+            config, train=replace(config.train, batch=trained.train.batch, micro_batch=None)
+        )
+        task = config.task.cls.for_evaluation(
+            config.task.config, config.seed, folder, split, trained.task.config
+        )
         run = build_run(own_batch, folder, hooks, world, task)
         if run.task.fingerprint() != state["fingerprint"]:
             raise CheckpointError(f"{found} {_other_data(state)}")
         if split not in run.task.splits():
-            raise UserError(f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}")
+            raise UserError(
+                f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}"
+            )
         if not any(len(source) for source in run.task.sources(split).values()):
             raise UserError(f"--split: '{split}' holds no example")
         locate(run, state)
@@ -320,19 +451,33 @@ def evaluate_run(path: str | Path, split: str = "valid", *, overrides: Sequence[
         targets: dict[str, Path] = {}
         if predictions is not None:
             if world.size > 1:
-                raise UserError("--predictions: are written by one process; start it without torchrun")
+                raise UserError(
+                    "--predictions: are written by one process; start it without torchrun"
+                )
             if not run.module.predictors:
-                raise UserError(f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)")
+                raise UserError(
+                    f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)"
+                )
             targets = _targets(predictions, tuple(run.task.sources(split)))
             run.task.check_predictions(split, targets)
         checkpoint.refuse_not_finite(found, tensors["model"], run.module)
         load_model_tensors(run.module, tensors["model"], found)
         if run.average is not None:
-            run.average.load(tensors["model" if "imported" in state else "average"])  # a copy holds the chosen weights alone
+            run.average.load(
+                tensors["model" if "imported" in state else "average"]
+            )  # a copy holds the chosen weights alone
         averaged = average or config.train.evaluate_average
         # the run's length is that with its own batch
-        run.config = replace(config, train=replace(config.train, validate_batches=0, evaluate_average=averaged, epochs=None,
-                                                   updates=run.total_updates))
+        run.config = replace(
+            config,
+            train=replace(
+                config.train,
+                validate_batches=0,
+                evaluate_average=averaged,
+                epochs=None,
+                updates=run.total_updates,
+            ),
+        )
         metrics = evaluate(run, split)
         if predictions is not None:
             with run.average.in_place() if averaged else nullcontext():
@@ -346,32 +491,48 @@ def _other_data(state: Mapping[str, Any]) -> str:
     """Why a checkpoint is not evaluated on the data that the task has now."""
     if (origin := state.get("imported")) and (origin != COPY or not state["fingerprint"]):
         return f"holds weights alone ({origin}), which do not say what data they were trained on; expected a run, or a copy that `Loaded.save` wrote"
-    return ("was trained on other data than the task has now, or with other options of the task, so that words and labels may be others; "
-            "expected those of its config.yaml")
+    return (
+        "was trained on other data than the task has now, or with other options of the task, so that words and labels may be others; "
+        "expected those of its config.yaml"
+    )
 
 
 def _targets(predictions: Path, sources: Sequence[str]) -> dict[str, Path]:
     """The file of each source's predictions. UserError for one that cannot be written."""
-    if len(sources) > 1 and (bad := next((name for name in sources if "/" in name or os.sep in name), None)):
-        raise UserError(f"--predictions: the source '{bad}' has a file of its own, and its name is none that a file can have")
-    found = {name: predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}") if len(sources) > 1 else predictions for name in sources}
+    if len(sources) > 1 and (
+        bad := next((name for name in sources if "/" in name or os.sep in name), None)
+    ):
+        raise UserError(
+            f"--predictions: the source '{bad}' has a file of its own, and its name is none that a file can have"
+        )
+    found = {
+        name: predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}")
+        if len(sources) > 1
+        else predictions
+        for name in sources
+    }
     for path in found.values():
         check_target("--predictions", path)
     return found
 
 
-def _opened(path: str | Path, user_dirs: Sequence[str], average: bool, overrides: Sequence[str] = ()
-            ) -> tuple[Path, dict[str, dict[str, torch.Tensor]], dict[str, Any], RunConfig, PluginManager]:
+def _opened(
+    path: str | Path, user_dirs: Sequence[str], average: bool, overrides: Sequence[str] = ()
+) -> tuple[Path, dict[str, dict[str, torch.Tensor]], dict[str, Any], RunConfig, PluginManager]:
     """A run's newest whole checkpoint, or the one named: where it is, its tensors and state, the run's config, its plugins."""
     found = checkpoint.find_checkpoint(Path(path))
     tensors, state = checkpoint.read_checkpoint(found)
     try:
         config = configuration.read(found.parent.parent / "config.yaml", user_dirs, overrides)
     except (UnknownName, PluginError) as error:
-        raise CheckpointError(f"{found} cannot be used here: {error}{checkpoint.wanted(state)}") from error
+        raise CheckpointError(
+            f"{found} cannot be used here: {error}{checkpoint.wanted(state)}"
+        ) from error
     if average and "average" not in tensors:
-        raise CheckpointError(f"{found} holds no moving average of the weights; "
-                              f"{f'it is a copy of one set of weights ({origin})' if (origin := state.get('imported')) else 'it was trained with train.ema=0'}")
+        raise CheckpointError(
+            f"{found} holds no moving average of the weights; "
+            f"{f'it is a copy of one set of weights ({origin})' if (origin := state.get('imported')) else 'it was trained with train.ema=0'}"
+        )
     return found, tensors, state, config, load_plugins(config.user_dirs)
 
 
@@ -384,10 +545,17 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
     task = config.task.cls.without_data(config.task.config, config.seed, found.parent.parent)
     module = build_module(config, task)
     checkpoint.refuse_not_finite(found, tensors["model"], module)
-    load_model_tensors(module, {**tensors["model"], **(tensors["average"] if average else {})}, found)
+    load_model_tensors(
+        module, {**tensors["model"], **(tensors["average"] if average else {})}, found
+    )
     module.eval()
     module.ema = tensors.get("average")  # for views that are encoded with it
-    return Loaded(found, config, module, getattr(task, "tokenizer", None), state["update"], task,
-                  {key: state[key] for key in KEPT if key in state})
-
-
+    return Loaded(
+        found,
+        config,
+        module,
+        getattr(task, "tokenizer", None),
+        state["update"],
+        task,
+        {key: state[key] for key in KEPT if key in state},
+    )

@@ -22,8 +22,15 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
     """ConfigError names the key when a part cannot be built or does not fit another."""
     views = complete_views(config)
     vocabulary = task.vocabulary()
-    base = dict(seed=config.seed, vocabulary=vocabulary, length=task.length(), labels=task.labels(), inputs=task.inputs(),
-                sources=task.source_names(), missing_sources=task.missing_sources())
+    base = dict(
+        seed=config.seed,
+        vocabulary=vocabulary,
+        length=task.length(),
+        labels=task.labels(),
+        inputs=task.inputs(),
+        sources=task.source_names(),
+        missing_sources=task.missing_sources(),
+    )
     networks = {"main": _construct(config.model, "main", base)}
     for name, spec in _networks(config, views).items():
         networks[name] = _construct(spec.component, name, {**base, "encoder": networks["main"]})
@@ -34,31 +41,62 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
     for name, spec in views.items():
         network = _network_name(name, spec)
         if spec.encoder not in networks:
-            raise ConfigError(f"views.{name}.encoder", f"there is no network '{spec.encoder}'{nearest(spec.encoder, networks)}")
+            raise ConfigError(
+                f"views.{name}.encoder",
+                f"there is no network '{spec.encoder}'{nearest(spec.encoder, networks)}",
+            )
         if network is not None and network not in networks:
-            raise ConfigError(f"views.{name}.network", f"there is no network '{network}'{nearest(network, networks)}")
-        noisers[name] = _construct(spec.component, name, {
-            **base, "encoder": networks[spec.encoder], "network": networks.get(network), "of": spec.of or BATCH})
+            raise ConfigError(
+                f"views.{name}.network",
+                f"there is no network '{network}'{nearest(network, networks)}",
+            )
+        noisers[name] = _construct(
+            spec.component,
+            name,
+            {
+                **base,
+                "encoder": networks[spec.encoder],
+                "network": networks.get(network),
+                "of": spec.of or BATCH,
+            },
+        )
         if network is not None and not isinstance(noisers[name], LearnedNoiser):
-            raise ConfigError(f"views.{name}.network", f"noiser '{spec.noiser}' has no use for a network")
+            raise ConfigError(
+                f"views.{name}.network", f"noiser '{spec.noiser}' has no use for a network"
+            )
     criteria, reads, encoded = {}, {}, {}
     for label, spec in config.criterion.items():
         spec.component.cls.check_labels(spec.component.config, task.labels(), f"criterion.{label}")
         for wanted in spec.component.cls.needs_labels(spec.component.config):
             if wanted not in task.labels():
-                raise ConfigError(f"criterion.{label}", f"reads the label '{wanted}', and task '{config.task.name}' has "
-                                  f"{f'no such label{nearest(wanted, task.labels())}' if task.labels() else 'none'}")
+                raise ConfigError(
+                    f"criterion.{label}",
+                    f"reads the label '{wanted}', and task '{config.task.name}' has "
+                    f"{f'no such label{nearest(wanted, task.labels())}' if task.labels() else 'none'}",
+                )
         reads[label] = tuple(spec.component.cls.views(spec.component.config))
         encoded[label] = tuple(spec.component.cls.encoded(spec.component.config))
         used = {views[view].encoder for view in encoded[label]}
         encoder = networks[min(used)] if len(used) == 1 else networks["main"]
         criteria[label] = _construct(spec.component, label, {**base, "encoder": encoder})
-    if clash := set(criteria) & {name for name, noiser in noisers.items() if isinstance(noiser, LearnedNoiser)}:
-        raise ConfigError(f"views.{min(clash)}", "a criterion has the same label; losses are logged by these names, rename one")
+    if clash := set(criteria) & {
+        name for name, noiser in noisers.items() if isinstance(noiser, LearnedNoiser)
+    }:
+        raise ConfigError(
+            f"views.{min(clash)}",
+            "a criterion has the same label; losses are logged by these names, rename one",
+        )
     return ObjectiveModule(
-        networks=networks, noisers=noisers, criteria=criteria, views=views, reads=reads, encoded=encoded, seed=config.seed,
+        networks=networks,
+        noisers=noisers,
+        criteria=criteria,
+        views=views,
+        reads=reads,
+        encoded=encoded,
+        seed=config.seed,
         weights={label: spec.weight for label, spec in config.criterion.items()},
-        pad=max(vocabulary.pad, 0) if vocabulary else 0)
+        pad=max(vocabulary.pad, 0) if vocabulary else 0,
+    )
 
 
 def _construct(component: Component, name: str, build: Mapping) -> nn.Module | Noiser:
@@ -88,13 +126,19 @@ def tie(network: Encoder, main: Encoder, part: str, name: str) -> None:
     """`part` of `network` becomes the very module (or parameter) of `main`."""
     for owner, whose in ((network, f"network '{name}'"), (main, "the main encoder")):
         if part not in owner.parts():
-            raise ConfigError(f"networks.{name}.tie", f"{whose} has no part '{part}'{nearest(part, owner.parts())}")
+            raise ConfigError(
+                f"networks.{name}.tie",
+                f"{whose} has no part '{part}'{nearest(part, owner.parts())}",
+            )
     path, shared = network.parts()[part], _resolve(main, main.parts()[part])
     mine = _resolve(network, path)
     shapes = [_shapes(module) for module in (mine, shared)]
     if shapes[0] != shapes[1]:
-        raise ConfigError(f"networks.{name}.tie", f"'{part}' has the shapes {shapes[0]} here and {shapes[1]} in the main "
-                          "encoder; only equal shapes can be tied")
+        raise ConfigError(
+            f"networks.{name}.tie",
+            f"'{part}' has the shapes {shapes[0]} here and {shapes[1]} in the main "
+            "encoder; only equal shapes can be tied",
+        )
     parent, _, attribute = path.rpartition(".")
     setattr(network.get_submodule(parent), attribute, shared)
 
@@ -104,8 +148,13 @@ def verify_ties(networks: Mapping[str, Encoder], specs: Mapping[str, NetworkSpec
     main = networks["main"]
     for name, spec in specs.items():
         for part in spec.tie:
-            if _resolve(networks[name], networks[name].parts()[part]) is not _resolve(main, main.parts()[part]):
-                raise ConfigError(f"networks.{name}.tie", f"'{part}' is no longer shared with the main encoder after the build")
+            if _resolve(networks[name], networks[name].parts()[part]) is not _resolve(
+                main, main.parts()[part]
+            ):
+                raise ConfigError(
+                    f"networks.{name}.tie",
+                    f"'{part}' is no longer shared with the main encoder after the build",
+                )
 
 
 def _resolve(module: nn.Module, path: str) -> nn.Module | nn.Parameter:
@@ -116,5 +165,3 @@ def _resolve(module: nn.Module, path: str) -> nn.Module | nn.Parameter:
 
 def _shapes(part: nn.Module | nn.Parameter) -> list[tuple[int, ...]]:
     return [tuple(p.shape) for p in (part.parameters() if isinstance(part, nn.Module) else [part])]
-
-

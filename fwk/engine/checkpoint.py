@@ -35,12 +35,41 @@ from fwk.files import digest, sync, write_hashed
 FORMAT = 1
 NAME = re.compile(r"update-(\d{9,})$")
 ESSENTIAL = {"model.safetensors", "optimizer.safetensors", "meters.safetensors", "state.json"}
-STATE = {"update", "skipped", "tokens", "sequences", "seconds", "world_size", "phase", "optimizer", "schedule_start",
-         "precision", "best", "last_metrics", "rate", "grad_norm", "owed", "fingerprint", "plugins", "listeners"}
+STATE = {
+    "update",
+    "skipped",
+    "tokens",
+    "sequences",
+    "seconds",
+    "world_size",
+    "phase",
+    "optimizer",
+    "schedule_start",
+    "precision",
+    "best",
+    "last_metrics",
+    "rate",
+    "grad_norm",
+    "owed",
+    "fingerprint",
+    "plugins",
+    "listeners",
+}
 WRITING, REPLACED = ".writing-", ".replaced-"
-TYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-         torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-         torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
 
 
 class NewerFormat(CheckpointError):
@@ -57,11 +86,17 @@ def update_of(checkpoint: Path) -> int:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first; whether they are whole is not looked at."""
-    found = [path for path in (run / "checkpoints").glob("update-*") if NAME.match(path.name) and path.is_dir()]
+    found = [
+        path
+        for path in (run / "checkpoints").glob("update-*")
+        if NAME.match(path.name) and path.is_dir()
+    ]
     return sorted(found, key=update_of)
 
 
-def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str) -> Path:
+def write_checkpoint(
+    run: Path, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str
+) -> Path:
     """Writes `checkpoints/update-N` so that it is there whole or not at all. state: JSON. OSError when the disk says
     no; what was there before is untouched then."""
     parent = run / "checkpoints"
@@ -72,16 +107,23 @@ def write_checkpoint(run: Path, update: int, tensors: Mapping[str, Mapping[str, 
         shutil.rmtree(left)
     needed = sum(size_of(group) for group in tensors.values())
     if needed > (free := shutil.disk_usage(parent).free):
-        raise OSError(errno.ENOSPC, f"it needs {_megabytes(needed)}, and {_megabytes(free)} are free on its disk")
+        raise OSError(
+            errno.ENOSPC,
+            f"it needs {_megabytes(needed)}, and {_megabytes(free)} are free on its disk",
+        )
     try:
         beside.mkdir()
-        files = {f"{name}.safetensors": write_hashed(beside / f"{name}.safetensors", serialized(group))
-                 for name, group in tensors.items()}
+        files = {
+            f"{name}.safetensors": write_hashed(beside / f"{name}.safetensors", serialized(group))
+            for name, group in tensors.items()
+        }
         files["state.json"] = write_hashed(beside / "state.json", [state.encode()])
         manifest = {"format": FORMAT, "update": update, "files": dict(sorted(files.items()))}
         write_hashed(beside / "manifest.json", [json.dumps(manifest, indent=1).encode()])
         sync(beside)
-        if final.exists():  # of the same update: until the new one is in place, `newest_whole` finds it aside
+        if (
+            final.exists()
+        ):  # of the same update: until the new one is in place, `newest_whole` finds it aside
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(final, aside)
         os.replace(beside, final)
@@ -102,20 +144,30 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
 def foresee_space(run: Path, needed: int) -> None:
     """CheckpointError when not even `needed` bytes are free for a checkpoint."""
     if needed > (free := shutil.disk_usage(run).free):
-        raise CheckpointError(f"a checkpoint needs at least {_megabytes(needed)}, and {_megabytes(free)} are free on the disk "
-                              f"of {run}; free some, or choose another --run")
+        raise CheckpointError(
+            f"a checkpoint needs at least {_megabytes(needed)}, and {_megabytes(free)} are free on the disk "
+            f"of {run}; free some, or choose another --run"
+        )
 
 
 def serialized(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     """Tensors in the safetensors format, piece by piece: the length of a header, the header (JSON: type, shape and
     bounds of each tensor), the bytes of each. `safetensors.save_file` makes a copy of all of it first."""
     header, end = {}, 0
-    ordered = sorted(tensors.items(), key=lambda pair: (-pair[1].element_size(), pair[0]))  # so that each is aligned
+    ordered = sorted(
+        tensors.items(), key=lambda pair: (-pair[1].element_size(), pair[0])
+    )  # so that each is aligned
     for name, value in ordered:
         if value.dtype not in TYPES:
-            raise CheckpointError(f"'{name}' is of type {value.dtype}, which a checkpoint cannot hold")
+            raise CheckpointError(
+                f"'{name}' is of type {value.dtype}, which a checkpoint cannot hold"
+            )
         start, end = end, end + value.numel() * value.element_size()
-        header[name] = {"dtype": TYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": TYPES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
@@ -124,7 +176,9 @@ def serialized(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
             yield memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
 
 
-def settle(run: Path, newest: Path, best: Sequence[int], milestones: Sequence[int], keep_last: int) -> None:
+def settle(
+    run: Path, newest: Path, best: Sequence[int], milestones: Sequence[int], keep_last: int
+) -> None:
     """Points `latest` and `best` to what they name and deletes what is neither among the last, nor among the best
     (updates, the best one first), nor a milestone. Also after a resume: the run may have been killed between writing a checkpoint and
     this."""
@@ -159,20 +213,32 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     manifest = _json(checkpoint / "manifest.json")
     version = manifest.get("format") if isinstance(manifest, dict) else None
     if isinstance(version, int) and version > FORMAT:
-        raise NewerFormat(f"{checkpoint} has format {version}, and this version of fwk reads up to {FORMAT}; "
-                          "install the version that wrote it (environment.json in the run's folder names it)")
+        raise NewerFormat(
+            f"{checkpoint} has format {version}, and this version of fwk reads up to {FORMAT}; "
+            "install the version that wrote it (environment.json in the run's folder names it)"
+        )
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    if version != FORMAT or not isinstance(files, dict) or not ESSENTIAL <= files.keys() or not all(
-            isinstance(entry, dict) and Path(name).name == name for name, entry in files.items()):
+    if (
+        version != FORMAT
+        or not isinstance(files, dict)
+        or not ESSENTIAL <= files.keys()
+        or not all(
+            isinstance(entry, dict) and Path(name).name == name for name, entry in files.items()
+        )
+    ):
         raise CheckpointError(f"{checkpoint / 'manifest.json'} is not a checkpoint's manifest")
     for name, expected in files.items():
         path = checkpoint / name
         if not path.is_file():
             raise CheckpointError(f"{checkpoint} lacks {name}")
         if path.stat().st_size != expected.get("bytes"):
-            raise CheckpointError(f"{path} has {path.stat().st_size} bytes, expected {expected.get('bytes')}")
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size} bytes, expected {expected.get('bytes')}"
+            )
         if digest(path) != expected.get("sha256"):
-            raise CheckpointError(f"{path} was changed: its sha256 is not the one it was written with")
+            raise CheckpointError(
+                f"{path} was changed: its sha256 is not the one it was written with"
+            )
     return manifest
 
 
@@ -180,7 +246,11 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dic
     """Tensors by file and name, and the state; verified."""
     manifest = verify(checkpoint)
     try:
-        tensors = {Path(name).stem: load_file(checkpoint / name) for name in manifest["files"] if name.endswith(".safetensors")}
+        tensors = {
+            Path(name).stem: load_file(checkpoint / name)
+            for name in manifest["files"]
+            if name.endswith(".safetensors")
+        }
     except SafetensorError as error:
         raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
     return tensors, _json(checkpoint / "state.json")
@@ -193,11 +263,18 @@ def is_copy(checkpoint: Path) -> bool:
 
 def not_finite(tensors: Mapping[str, Tensor], module: torch.nn.Module) -> list[str]:
     """Names of parameters with a value that is not finite. Buffers may have such values (a mask of -inf)."""
-    return [name for name, _ in module.named_parameters() if name in tensors and tensors[name].is_floating_point()
-            and not torch.isfinite(tensors[name].sum(dtype=torch.float64))]
+    return [
+        name
+        for name, _ in module.named_parameters()
+        if name in tensors
+        and tensors[name].is_floating_point()
+        and not torch.isfinite(tensors[name].sum(dtype=torch.float64))
+    ]
 
 
-def refuse_not_finite(checkpoint: Path, tensors: Mapping[str, Tensor], module: torch.nn.Module) -> None:
+def refuse_not_finite(
+    checkpoint: Path, tensors: Mapping[str, Tensor], module: torch.nn.Module
+) -> None:
     if bad := not_finite(tensors, module):
         raise CheckpointError(f"{checkpoint}: {', '.join(bad[:3])} is not finite")
 
@@ -206,8 +283,12 @@ def newest_whole(run: Path, module: torch.nn.Module | None = None) -> tuple[Path
     """The newest checkpoint that verifies, and a sentence for each newer one that does not. module: whose parameters
     must be finite. CheckpointError when there are checkpoints and none is whole, or one is of a newer format."""
     complaints = []
-    replaced = (run / "checkpoints").glob(f"{REPLACED}update-*")  # there only if a run was killed at that instant
-    for checkpoint in sorted([*list_checkpoints(run), *replaced], key=lambda p: (update_of(p), p.name), reverse=True):
+    replaced = (run / "checkpoints").glob(
+        f"{REPLACED}update-*"
+    )  # there only if a run was killed at that instant
+    for checkpoint in sorted(
+        [*list_checkpoints(run), *replaced], key=lambda p: (update_of(p), p.name), reverse=True
+    ):
         try:
             verify(checkpoint)
             if module is not None:
@@ -227,9 +308,17 @@ def newest_whole(run: Path, module: torch.nn.Module | None = None) -> tuple[Path
 
 def wanted(state: Mapping[str, Any]) -> str:
     """`; it needs ...`: the plugins that a checkpoint says it needs, with versions and what they bring."""
-    needs = [f"{name} {facts.get('version', '')} ({', '.join(facts.get('names', []))})".replace("  ", " ")
-             for name, facts in state.get("needs", {}).items()]
-    return f"; it needs {'; '.join(needs)}: install them, or name the user directories" if needs else ""
+    needs = [
+        f"{name} {facts.get('version', '')} ({', '.join(facts.get('names', []))})".replace(
+            "  ", " "
+        )
+        for name, facts in state.get("needs", {}).items()
+    ]
+    return (
+        f"; it needs {'; '.join(needs)}: install them, or name the user directories"
+        if needs
+        else ""
+    )
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -245,7 +334,9 @@ def find_checkpoint(path: Path) -> Path:
         raise CheckpointError(f"{path} is a run that has no checkpoint yet")
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint or run at {path}")
-    raise CheckpointError(f"{path} is neither a checkpoint nor a run's folder (it has no manifest.json and no checkpoints/)")
+    raise CheckpointError(
+        f"{path} is neither a checkpoint nor a run's folder (it has no manifest.json and no checkpoints/)"
+    )
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -263,24 +354,33 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
                 elif value is None or isinstance(value, (bool, int, float, str)):
                     numbers[f"{name}::{key}"] = value
                 else:
-                    raise CheckpointError(f"{type(optimizer).__name__} keeps a {type(value).__name__} as '{key}' of {name}; "
-                                          "only tensors and numbers can be saved")
+                    raise CheckpointError(
+                        f"{type(optimizer).__name__} keeps a {type(value).__name__} as '{key}' of {name}; "
+                        "only tensors and numbers can be saved"
+                    )
     return tensors, numbers
 
 
 def remember_built(optimizer: torch.optim.Optimizer) -> None:
     """Notes in each group, under `built`, what stands in it before the first step."""
     for group in optimizer.param_groups:
-        group["built"] = {key: value.clone() if isinstance(value, Tensor) else value
-                          for key, value in group.items() if key not in ("params", "names")}
+        group["built"] = {
+            key: value.clone() if isinstance(value, Tensor) else value
+            for key, value in group.items()
+            if key not in ("params", "names")
+        }
 
 
 def _changed(group: Mapping[str, Any]) -> dict[str, Any]:
     """What an optimizer changed or added in a group since it was built. The rest comes from the config, and must: which
     kernels there are depends on the device, and the device may change."""
     built = group["built"]
-    return {key: value for key, value in group.items() if key not in ("params", "names", "lr", "built")
-            and (key not in built or not _same(value, built[key]))}
+    return {
+        key: value
+        for key, value in group.items()
+        if key not in ("params", "names", "lr", "built")
+        and (key not in built or not _same(value, built[key]))
+    }
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -289,9 +389,15 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and a == b
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
+) -> None:
     """The inverse of `pack_optimizer`, for the parameters that are stepped now."""
-    groups = {n: (group, p) for group in optimizer.param_groups for n, p in zip(group["names"], group["params"])}
+    groups = {
+        n: (group, p)
+        for group in optimizer.param_groups
+        for n, p in zip(group["names"], group["params"])
+    }
     optimizer.state.clear()
     for path, value in [*tensors.items(), *numbers.items()]:
         name, key = path.rsplit("::", 1)

@@ -22,7 +22,10 @@ def compile_networks(module: ObjectiveModule, backend: str | None = None) -> Non
     """Encoders, and functions marked `fwk.compiled.compiled`, are compiled when they are first called."""
     import torch._dynamo as dynamo
 
-    for name in ("recompile_limit", "cache_size_limit"):  # by its name in this and in older versions
+    for name in (
+        "recompile_limit",
+        "cache_size_limit",
+    ):  # by its name in this and in older versions
         if hasattr(dynamo.config, name):
             setattr(dynamo.config, name, max(GRAPHS, getattr(dynamo.config, name)))
     if any(isinstance(part, Recomputed) for part in module.modules()):
@@ -72,18 +75,26 @@ class CompileWatch:
         self.updates += 1
         new, reasons = graphs() - self.before, breaks()
         if sum(reasons.values()) > self.cut:
-            self.say(run, f"cut into {len(reasons) + 1} or more graphs, which costs time: "
-                          f"{'; '.join(' '.join(reason.split())[:200] for reason in reasons)}")
+            self.say(
+                run,
+                f"cut into {len(reasons) + 1} or more graphs, which costs time: "
+                f"{'; '.join(' '.join(reason.split())[:200] for reason in reasons)}",
+            )
         elif new and self.updates > WARM_UP:
-            self.say(run, f"compiled {new} more graph{'s' if new > 1 else ''} after warm-up{_reason()}")
+            self.say(
+                run, f"compiled {new} more graph{'s' if new > 1 else ''} after warm-up{_reason()}"
+            )
         self.cut = sum(reasons.values())
 
     def say(self, run: Any, what: str) -> None:
         self.said += 1
         if self.said <= WARNINGS:
             last = "; further ones are not told" if self.said == WARNINGS else ""
-            print(f"fwk: train.compile: update {run.update} on rank {run.rank} {what} (TORCH_LOGS=recompiles,graph_breaks "
-                  f"tells more){last}", file=sys.stderr)
+            print(
+                f"fwk: train.compile: update {run.update} on rank {run.rank} {what} (TORCH_LOGS=recompiles,graph_breaks "
+                f"tells more){last}",
+                file=sys.stderr,
+            )
 
 
 def _reason() -> str:

@@ -57,7 +57,11 @@ def _agree(run: Run, mine: Finding | None) -> Finding | None:
     if not found:
         return None
     *order, rank, kind, text = min(found)
-    return Finding(text + (f" on rank {rank}" if run.world_size > 1 and kind != "weights" else ""), kind, tuple(order))
+    return Finding(
+        text + (f" on rank {rank}" if run.world_size > 1 and kind != "weights" else ""),
+        kind,
+        tuple(order),
+    )
 
 
 def _weights(run: Run) -> Finding | None:
@@ -83,10 +87,18 @@ def _data(run: Run, micros: Sequence[MicroBatch]) -> Finding | None:
             given["the embedding change"] = view.embedding_change
             for what, value in given.items():
                 if isinstance(value, Tensor) and bad(value):
-                    rows = (~torch.isfinite(value)).flatten(1).any(1) if value.dim() > 1 else ~torch.isfinite(value)
+                    rows = (
+                        (~torch.isfinite(value)).flatten(1).any(1)
+                        if value.dim() > 1
+                        else ~torch.isfinite(value)
+                    )
                     draws = view.draws[rows]
-                    return Finding(f"{what} of view '{view.name}' is not finite in the data of {_draws(draws)} "
-                                   f"({_examples(run, draws)})", "data", (micro.index, 0))
+                    return Finding(
+                        f"{what} of view '{view.name}' is not finite in the data of {_draws(draws)} "
+                        f"({_examples(run, draws)})",
+                        "data",
+                        (micro.index, 0),
+                    )
     return None
 
 
@@ -94,7 +106,10 @@ def _examples(run: Run, draws: Tensor, most: int = 3) -> str:
     """Which examples of which sources these draws are."""
     names = list(run.task.sources("train"))
     sources, indices, _ = run.order.locate(draws[:most].cpu().numpy())
-    said = ", ".join(f"example {index} of source '{names[source]}'" for source, index in zip(sources.tolist(), indices.tolist()))
+    said = ", ".join(
+        f"example {index} of source '{names[source]}'"
+        for source, index in zip(sources.tolist(), indices.tolist())
+    )
     return said + (", ..." if len(draws) > most else "")
 
 
@@ -103,9 +118,16 @@ def _gradients(run: Run) -> str:
     gradients = {name: p.grad for name, p in run.named_trainable() if p.grad is not None}
     if names := not_finite(gradients):
         hooks = [hook.plugin_name for hook in run.hooks.hook.fwk_combine_gradients.get_hookimpls()]
-        how = f"as combined by hook {', '.join(hooks)}" if hooks else "as summed over micro-batches and ranks"
+        how = (
+            f"as combined by hook {', '.join(hooks)}"
+            if hooks
+            else "as summed over micro-batches and ranks"
+        )
         return f"the gradient of {names[0]}{f' (and {len(names) - 1} more)' if len(names) > 1 else ''}, {how}, is not"
-    largest = max(((float(g.abs().max()), name) for name, g in gradients.items() if g.numel()), default=(0.0, "none"))
+    largest = max(
+        ((float(g.abs().max()), name) for name, g in gradients.items() if g.numel()),
+        default=(0.0, "none"),
+    )
     return f"entries of the gradient reach {largest[0]:.3g} ({largest[1]}), and its norm overflows"
 
 
@@ -118,7 +140,9 @@ def _pass(run: Run, micros: Sequence[MicroBatch], step: Step) -> Finding | None:
     module, parameters = run.module, run.trainable
     for parameter in module.parameters():
         parameter.grad = None
-    compiled = torch.compiler.set_stance("force_eager") if run.config.train.compile else nullcontext()
+    compiled = (
+        torch.compiler.set_stance("force_eager") if run.config.train.compile else nullcontext()
+    )
     with compiled, Watch(module) as watch:
         for micro in micros:
             watch.begin(micro)
@@ -126,12 +150,18 @@ def _pass(run: Run, micros: Sequence[MicroBatch], step: Step) -> Finding | None:
                 output = module(micro, step, per_term=True)
             for name, value in (*output.sums.items(), *output.terms.items()):
                 if bad(value):
-                    watch.find(f"loss term {name} is the first that is not finite: the output of every module is finite")
+                    watch.find(
+                        f"loss term {name} is the first that is not finite: the output of every module is finite"
+                    )
             terms = [(name, loss) for name, loss in output.terms.items() if loss.requires_grad]
             for number, (name, loss) in enumerate(terms, start=1):
                 watch.term = name
-                torch.autograd.grad(loss * run.precision.scale, parameters, allow_unused=True,
-                                    retain_graph=number < len(terms))
+                torch.autograd.grad(
+                    loss * run.precision.scale,
+                    parameters,
+                    allow_unused=True,
+                    retain_graph=number < len(terms),
+                )
             del output, terms
     return watch.found
 
@@ -169,7 +199,9 @@ class Watch:
     def __enter__(self) -> Watch:
         for name, module in self.module.named_modules():
             if name:
-                self.handles.append(module.register_forward_hook(self._after(name), with_kwargs=True))
+                self.handles.append(
+                    module.register_forward_hook(self._after(name), with_kwargs=True)
+                )
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
                 self.handles.append(parameter.register_hook(self._of_parameter(name)))
@@ -196,7 +228,9 @@ class Watch:
         self.nodes: Any = WeakTensorKeyDictionary()
 
     def find(self, text: str, where: str | None = None, doubtful: bool = False) -> None:
-        finding = Finding(f"{text} ({where or self._where()})", "pass", (self.micro.index, self.events))
+        finding = Finding(
+            f"{text} ({where or self._where()})", "pass", (self.micro.index, self.events)
+        )
         if doubtful:
             self.doubt = self.doubt or finding
         else:
@@ -207,7 +241,9 @@ class Watch:
     def _after(self, name: str) -> Any:
         def hook(module: nn.Module, arguments: tuple, keywords: dict, output: Any) -> None:
             self.events += 1
-            if self.found or self.term is not None:  # a checkpointed layer is run again on the way back
+            if (
+                self.found or self.term is not None
+            ):  # a checkpointed layer is run again on the way back
                 return
             inputs, outputs = list(_floats((arguments, keywords))), list(_floats(output))
             leaf = next(module.children(), None) is None
@@ -227,19 +263,28 @@ class Watch:
                     node = self._node(value)
                     node.made_by.append(call)
                     call.outputs.append(node)
+
         return hook
 
-    def _not_finite(self, name: str, inputs: Sequence[Tensor], value: Tensor, leaf: bool, has_parameters: bool) -> None:
+    def _not_finite(
+        self, name: str, inputs: Sequence[Tensor], value: Tensor, leaf: bool, has_parameters: bool
+    ) -> None:
         kind = _kind(value)
         came_in = [x for x in inputs if (bad(x) if leaf else _kind(x) in ("nan", "inf"))]
         parent, _, last = name.rpartition(".")
         if came_in and parent:
             text = f"inside {parent}, {_kind(came_in[0])} reaches '{last}': what came before it is finite"
         else:
-            reach = max((float(x.detach().abs().max()) for x in inputs if x.numel() and not bad(x)), default=None)
+            reach = max(
+                (float(x.detach().abs().max()) for x in inputs if x.numel() and not bad(x)),
+                default=None,
+            )
             text = f"the output of {name} is the first that is not finite: {kind}" + (
-                f" from inputs of at most {reach:.3g}" if reach is not None else "")
-        self.find(text, self._where(value), doubtful=kind == "-inf" and not (leaf and has_parameters))
+                f" from inputs of at most {reach:.3g}" if reach is not None else ""
+            )
+        self.find(
+            text, self._where(value), doubtful=kind == "-inf" and not (leaf and has_parameters)
+        )
 
     # -- backward ----------------------------------------------------------------------------------------------------
 
@@ -258,23 +303,37 @@ class Watch:
         if self.found:
             return
         kind = _kind(gradient)
-        reader = next((call for call in node.read_by if any(output.reached for output in call.outputs)), None)
+        reader = next(
+            (call for call in node.read_by if any(output.reached for output in call.outputs)), None
+        )
         if reader is not None:
-            self.find(f"backward of {self._whose()}: {reader.name} makes {kind} of a finite gradient", reader.where)
+            self.find(
+                f"backward of {self._whose()}: {reader.name} makes {kind} of a finite gradient",
+                reader.where,
+            )
         elif node.made_by:
             inner, outer = node.made_by[0], node.made_by[-1]
             inside = outer.name.rpartition(".")[0]
-            self.find(f"backward of {self._whose()}: {kind} arises inside {inside}, after {inner.name}", inner.where)
+            self.find(
+                f"backward of {self._whose()}: {kind} arises inside {inside}, after {inner.name}",
+                inner.where,
+            )
         else:
             readers = " and ".join(call.name for call in node.read_by)
-            self.find(f"backward of {self._whose()}: the gradient of what {readers} reads is {kind}", node.read_by[0].where)
+            self.find(
+                f"backward of {self._whose()}: the gradient of what {readers} reads is {kind}",
+                node.read_by[0].where,
+            )
 
     def _of_parameter(self, name: str) -> Any:
         def hook(gradient: Tensor) -> None:
             self.events += 1
             if not self.found and bad(gradient):
-                self.find(f"backward of {self._whose()}: the gradient of parameter {name} is the first that is not finite: "
-                          f"{_kind(gradient)}")
+                self.find(
+                    f"backward of {self._whose()}: the gradient of parameter {name} is the first that is not finite: "
+                    f"{_kind(gradient)}"
+                )
+
         return hook
 
     def _whose(self) -> str:
@@ -302,7 +361,13 @@ def _kind(value: Tensor) -> str:
     if not bad(value):
         return ""
     value = value.detach()
-    return "nan" if bool(value.isnan().any()) else "inf" if bool((value == torch.inf).any()) else "-inf"
+    return (
+        "nan"
+        if bool(value.isnan().any())
+        else "inf"
+        if bool((value == torch.inf).any())
+        else "-inf"
+    )
 
 
 def _floats(value: Any) -> Iterator[Tensor]:

@@ -21,12 +21,16 @@ class Average:
     def __init__(self, module: nn.Module, decay: float):
         self.decay = decay
         self.module = module
-        self.parameters = {name: p for name, p in module.named_parameters() if name != "anchor"}  # no weight
+        self.parameters = {
+            name: p for name, p in module.named_parameters() if name != "anchor"
+        }  # no weight
         self.values = {name: p.detach().clone() for name, p in self.parameters.items()}
 
     @torch.no_grad()
     def update(self) -> None:
-        torch._foreach_lerp_(list(self.values.values()), list(self.parameters.values()), 1.0 - self.decay)
+        torch._foreach_lerp_(
+            list(self.values.values()), list(self.parameters.values()), 1.0 - self.decay
+        )
 
     @torch.no_grad()
     def restart(self, prefixes: Iterable[str]) -> None:

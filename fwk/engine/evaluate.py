@@ -33,10 +33,21 @@ def evaluate(run: Run, split: str, stop: Any = False) -> dict[str, float] | None
     module, meters, train = run.module, Meters(), run.config.train
     step = Step(update=run.update, progress=run.progress, split=split)
     weights: dict[str, float] = {}
-    size = min(train.batch, train.micro_batch * run.world_size) if train.micro_batch else train.batch
-    limit = math.ceil(train.validate_batches * train.batch / size)  # the same examples however they are cut
-    batches = evaluation_batches(run.task, split, batch=size, rank=run.rank, world_size=run.world_size,
-                                 workers=0, limit_batches=limit)
+    size = (
+        min(train.batch, train.micro_batch * run.world_size) if train.micro_batch else train.batch
+    )
+    limit = math.ceil(
+        train.validate_batches * train.batch / size
+    )  # the same examples however they are cut
+    batches = evaluation_batches(
+        run.task,
+        split,
+        batch=size,
+        rank=run.rank,
+        world_size=run.world_size,
+        workers=0,
+        limit_batches=limit,
+    )
     was_training = module.training
     module.eval()
     averaged = run.average.in_place() if run.average and train.evaluate_average else nullcontext()
@@ -59,13 +70,18 @@ def evaluate(run: Run, split: str, stop: Any = False) -> dict[str, float] | None
 def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dict[int, Any]]]:
     """What the model says of a split, in one process: by source and label, example number -> its value (on the CPU). examples: at a
     time, at most, and no more than evaluation has."""
-    module, examples = run.module.eval(), min(examples, run.config.train.micro_batch or run.config.train.batch)
+    module, examples = (
+        run.module.eval(),
+        min(examples, run.config.train.micro_batch or run.config.train.batch),
+    )
     step = Step(update=run.update, progress=run.progress, split=split)
     bounds, start = {}, 0
     for name, source in run.task.sources(split).items():
         bounds[name] = range(start, start := start + len(source))
     found: dict[str, dict[str, dict[int, Any]]] = {name: {} for name in bounds}
-    for batch in evaluation_batches(run.task, split, batch=examples, rank=0, world_size=1, workers=0):
+    for batch in evaluation_batches(
+        run.task, split, batch=examples, rank=0, world_size=1, workers=0
+    ):
         micro = module.begin(batch, 0, step, run.device)
         with run.precision.autocast():
             said = module.predictions(micro, step)
@@ -77,14 +93,26 @@ def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dic
 
 
 @torch.no_grad()
-def predict_texts(module: ObjectiveModule, task: Task, texts: Sequence[Any], places: Sequence[str], batch: int = 64) -> list[Any]:
+def predict_texts(
+    module: ObjectiveModule,
+    task: Task,
+    texts: Sequence[Any],
+    places: Sequence[str],
+    batch: int = 64,
+) -> list[Any]:
     """What the model says of raw texts, as the task words it. places: of each text, for errors. batch: how many at a time, at most;
     texts of like lengths stand together."""
     if type(task).example_of is Task.example_of:
         raise UserError(f"'{type(task).__name__}' reads no raw text (`Task.example_of`)")
     if not module.predictors:
-        raise UserError(f"no criterion of this model predicts anything (`Criterion.predict`); it has {', '.join(module.criteria)}")
-    examples, lengths = zip(*(_example(module, task, text, place) for text, place in zip(texts, places))) if texts else ((), ())
+        raise UserError(
+            f"no criterion of this model predicts anything (`Criterion.predict`); it has {', '.join(module.criteria)}"
+        )
+    examples, lengths = (
+        zip(*(_example(module, task, text, place) for text, place in zip(texts, places)))
+        if texts
+        else ((), ())
+    )
     found: dict[int, dict[str, Tensor]] = {}
     was_training = module.training
     module.eval()
@@ -96,12 +124,18 @@ def predict_texts(module: ObjectiveModule, task: Task, texts: Sequence[Any], pla
     return [task.readable(text, found[row]) for row, text in enumerate(texts)]
 
 
-def batches_by_length(lengths: Sequence[int], most: int, positions: int = POSITIONS) -> list[list[int]]:
+def batches_by_length(
+    lengths: Sequence[int], most: int, positions: int = POSITIONS
+) -> list[list[int]]:
     """Texts by number in batches of at most `most`, each of at most so many positions with its padding, or of one text. The
     longest come first, so that memory that is too small is told at once."""
     found: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if found and len(found[-1]) < most and (len(found[-1]) + 1) * lengths[found[-1][0]] <= positions:
+        if (
+            found
+            and len(found[-1]) < most
+            and (len(found[-1]) + 1) * lengths[found[-1][0]] <= positions
+        ):
             found[-1].append(row)
         else:
             found.append([row])
@@ -124,7 +158,9 @@ def _said(module: ObjectiveModule, task: Task, examples: Sequence[Any]) -> list[
             for row, value in zip(rows.tolist(), values.cpu()):
                 if best[label] == name or label not in found[row]:
                     found[row][label] = value
-        if all(said.keys() <= own.keys() for own in found) and not set(best.values()) & set(names[source + 1 :]):
+        if all(said.keys() <= own.keys() for own in found) and not set(best.values()) & set(
+            names[source + 1 :]
+        ):
             break
     return found
 
@@ -138,11 +174,15 @@ def _example(module: ObjectiveModule, task: Task, text: Any, place: str) -> tupl
     mask = task.collate([example], np.arange(1), np.zeros(1, dtype=np.int64)).mask
     length = int(mask.sum()) if mask is not None else 1
     if 0 < module.longest < length:
-        raise DataError(f"{place}: the text has {length:,} positions, more than the {module.longest:,} that the model reads")
+        raise DataError(
+            f"{place}: the text has {length:,} positions, more than the {module.longest:,} that the model reads"
+        )
     return example, length
 
 
-def _measure(run: Run, batches: Iterable[Batch], step: Step, meters: Meters, weights: dict[str, float]) -> None:
+def _measure(
+    run: Run, batches: Iterable[Batch], step: Step, meters: Meters, weights: dict[str, float]
+) -> None:
     module = run.module
     for batch in batches:
         micro = module.begin(batch, 0, step, run.device)

@@ -54,7 +54,10 @@ class StopRequest:
                 raise KeyboardInterrupt
             self.signal = number
 
-        previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
+        previous = {
+            number: signal.signal(number, handle)
+            for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        }
         try:
             yield self
         finally:
@@ -85,25 +88,34 @@ def folder_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         opened = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  closed below
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise CheckpointError(f"cannot use the run folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}") from error
+        raise CheckpointError(
+            f"cannot use the run folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise CheckpointError(f"{folder} is in use by process {holder}; wait for it, or choose another --run") from None
+            raise CheckpointError(
+                f"{folder} is in use by process {holder}; wait for it, or choose another --run"
+            ) from None
         file.seek(0)
         before = file.read().strip()
         if before.partition(" on ")[2] not in ("", mine.partition(" on ")[2]):
-            print(f"fwk: {folder} was last used by process {before}, which did not give it back; if it still runs there, stop "
-                  "one of the two", file=sys.stderr)
+            print(
+                f"fwk: {folder} was last used by process {before}, which did not give it back; if it still runs there, stop "
+                "one of the two",
+                file=sys.stderr,
+            )
         try:
             file.truncate(0)
             file.write(mine)
             file.flush()
         except OSError as error:
-            raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
+            raise CheckpointError(
+                f"cannot use the run folder {folder}: {error.strerror}"
+            ) from error
         _held.add(file)
         try:
             yield

@@ -65,7 +65,12 @@ class Meters:
         self._window = {}
         for path in sorted(state):
             rank, name = path.split("/", 1)
-            if saved_world_size == world.size and int(rank) != world.rank or saved_world_size != world.size and world.rank:
+            if (
+                saved_world_size == world.size
+                and int(rank) != world.rank
+                or saved_world_size != world.size
+                and world.rank
+            ):
                 continue
             value = state[path]
             _add(self._window, name, value.item() if value.dim() == 0 else value.to(world.device))
@@ -84,8 +89,8 @@ def means(sums: Mapping[str, Tensor], prefix: str = "sum:") -> dict[str, float]:
     found = {}
     for path, total in sums.items():
         if path.startswith(prefix):
-            count = float(sums.get("count:" + path[len(prefix):], torch.tensor(0.0)))
-            found[path[len(prefix):]] = float(total) / count if count else 0.0
+            count = float(sums.get("count:" + path[len(prefix) :], torch.tensor(0.0)))
+            found[path[len(prefix) :]] = float(total) / count if count else 0.0
     return found
 
 
@@ -94,7 +99,11 @@ def component_metrics(module: ObjectiveModule, sums: Mapping[str, Tensor]) -> di
     metrics: dict[str, float] = {}
     for name, component in (*module.criteria.items(), *module.learned.items()):
         prefix = f"stat:{name}/"
-        own = {path[len(prefix):]: value for path, value in sums.items() if path.startswith(prefix)}
+        own = {
+            path[len(prefix) :]: value for path, value in sums.items() if path.startswith(prefix)
+        }
         if own:
-            metrics.update({f"{name}/{key}": value for key, value in component.metrics(own).items()})
+            metrics.update(
+                {f"{name}/{key}": value for key, value in component.metrics(own).items()}
+            )
     return metrics

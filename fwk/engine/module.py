@@ -81,13 +81,24 @@ class StepOutput(NamedTuple):
 class ObjectiveModule(nn.Module):
     """networks: encoders by name ('main' is `model:`). noisers: by view. criteria and weights: by label."""
 
-    def __init__(self, *, networks: Mapping[str, Encoder], noisers: Mapping[str, Noiser],
-                 criteria: Mapping[str, Criterion], weights: Mapping[str, float | Mapping[str, float]],
-                 views: Mapping[str, ViewSpec], reads: Mapping[str, Sequence[str]],
-                 encoded: Mapping[str, Sequence[str]], seed: int, pad: int = 0):
+    def __init__(
+        self,
+        *,
+        networks: Mapping[str, Encoder],
+        noisers: Mapping[str, Noiser],
+        criteria: Mapping[str, Criterion],
+        weights: Mapping[str, float | Mapping[str, float]],
+        views: Mapping[str, ViewSpec],
+        reads: Mapping[str, Sequence[str]],
+        encoded: Mapping[str, Sequence[str]],
+        seed: int,
+        pad: int = 0,
+    ):
         super().__init__()
         self.networks = nn.ModuleDict(networks)
-        self.learned = nn.ModuleDict({n: x for n, x in noisers.items() if isinstance(x, LearnedNoiser)})
+        self.learned = nn.ModuleDict(
+            {n: x for n, x in noisers.items() if isinstance(x, LearnedNoiser)}
+        )
         self.criteria = nn.ModuleDict(criteria)
         # reached by every loss, so that a rank without one term still takes part in the reduction; never optimised
         self.anchor = nn.Parameter(torch.zeros(()))
@@ -99,13 +110,22 @@ class ObjectiveModule(nn.Module):
         self.ema: dict[str, Tensor] | None = None
         self.encoder_calls = 0
         self.compiled: str | None = None  # the backend of torch.compile, where it is in use
-        self.masked: set[tuple[str, bool]] = set()  # networks that have been given a mask, and in which mode
-        self.nodes = {name: Node(
-            name=name, source=spec.of or BATCH, learned=name in self.learned,
-            reads_encoding=noisers[name].reads_encoding,
-            group=(spec.encoder, spec.mode, spec.ema),
-        ) for name, spec in views.items()}
-        make_plan(self.nodes, {name for names in self.encoded.values() for name in names})  # refuses circles at once
+        self.masked: set[tuple[str, bool]] = (
+            set()
+        )  # networks that have been given a mask, and in which mode
+        self.nodes = {
+            name: Node(
+                name=name,
+                source=spec.of or BATCH,
+                learned=name in self.learned,
+                reads_encoding=noisers[name].reads_encoding,
+                group=(spec.encoder, spec.mode, spec.ema),
+            )
+            for name, spec in views.items()
+        }
+        make_plan(
+            self.nodes, {name for names in self.encoded.values() for name in names}
+        )  # refuses circles at once
         self.states = self._states_by_network()
         self.switch_off(())
         self.every_static = self.static  # what any phase can ask for
@@ -115,21 +135,30 @@ class ObjectiveModule(nn.Module):
         else needs. RunError on a name there is not."""
         off = frozenset(labels)
         if unknown := sorted(off - {*self.criteria, *self.learned}):
-            raise RunError(f"there is no criterion or learned view '{unknown[0]}' to switch off"
-                           f"{nearest(unknown[0], [*self.criteria, *self.learned])}")
+            raise RunError(
+                f"there is no criterion or learned view '{unknown[0]}' to switch off"
+                f"{nearest(unknown[0], [*self.criteria, *self.learned])}"
+            )
         self.off = off
         active = [label for label in self.criteria if label not in off]
         needed: set[str] = set()
-        pending = [name for label in active for name in self.reads[label]] + [n for n in self.learned if n not in off]
+        pending = [name for label in active for name in self.reads[label]] + [
+            n for n in self.learned if n not in off
+        ]
         while pending:
             name = pending.pop()
             if name not in needed and name != BATCH:
                 needed.add(name)
                 pending.append(self.nodes[name].source)
         nodes = {name: node for name, node in self.nodes.items() if name in needed}
-        self.plan: Plan = make_plan(nodes, {name for label in active for name in self.encoded[label]})
-        self.static = StaticViews(self.seed, {name: self.noisers[name] for name in self.plan.static},
-                                  {name: nodes[name].source for name in self.plan.static})
+        self.plan: Plan = make_plan(
+            nodes, {name for label in active for name in self.encoded[label]}
+        )
+        self.static = StaticViews(
+            self.seed,
+            {name: self.noisers[name] for name in self.plan.static},
+            {name: nodes[name].source for name in self.plan.static},
+        )
         self.prepared_views = tuple(name for name in self.plan.dynamic if self.specs[name].prepare)
 
     def work(self, micro_batches: int = 1) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -140,15 +169,35 @@ class ObjectiveModule(nn.Module):
             if isinstance(step, Encode):
                 network, mode, ema = self.nodes[step.views[0]].group
                 how = [mode] * (mode != "train") + ["averaged weights"] * ema
-                found.append((network, f"encodes {', '.join(step.views)}" + (f" ({', '.join(how)})" if how else ""),
-                              tuple(f"encoder on {view}" for view in step.views)))
+                found.append(
+                    (
+                        network,
+                        f"encodes {', '.join(step.views)}"
+                        + (f" ({', '.join(how)})" if how else ""),
+                        tuple(f"encoder on {view}" for view in step.views),
+                    )
+                )
             elif step.view in self.learned and self.learned[step.view].network is not None:
-                found.append((self._network_of(f"learned.{step.view}"), f"makes {step.view} of {self.nodes[step.view].source}",
-                              (f"views.{step.view}",)))
-        found += [(label, f"reads {', '.join(self.encoded[label])}", (f"criterion.{label}",))
-                  for label in self.criteria if label not in self.off]
-        return found + [(label, "has the views made and encoded once more before, without gradient", ("prepare",))
-                        for label in self.preparing(micro_batches)[:1]]
+                found.append(
+                    (
+                        self._network_of(f"learned.{step.view}"),
+                        f"makes {step.view} of {self.nodes[step.view].source}",
+                        (f"views.{step.view}",),
+                    )
+                )
+        found += [
+            (label, f"reads {', '.join(self.encoded[label])}", (f"criterion.{label}",))
+            for label in self.criteria
+            if label not in self.off
+        ]
+        return found + [
+            (
+                label,
+                "has the views made and encoded once more before, without gradient",
+                ("prepare",),
+            )
+            for label in self.preparing(micro_batches)[:1]
+        ]
 
     def _states_by_network(self) -> dict[str, tuple[str, ...]]:
         wanted: dict[str, dict[str, None]] = {name: {} for name in self.networks}
@@ -161,7 +210,9 @@ class ObjectiveModule(nn.Module):
 
     # -- before the forward pass -------------------------------------------------------------------------------------
 
-    def begin(self, batch: Batch | Mapping[str, View], index: int, step: Step, device: torch.device) -> MicroBatch:
+    def begin(
+        self, batch: Batch | Mapping[str, View], index: int, step: Step, device: torch.device
+    ) -> MicroBatch:
         """Static views and outlines of the rest, on `device`. batch: or the static views that were made of it already."""
         made = self.static(batch, step.split) if isinstance(batch, Batch) else batch
         views = {name: view.to(device) for name, view in made.items()}
@@ -172,8 +223,19 @@ class ObjectiveModule(nn.Module):
                 unknown = [what for what in ("changed", "log_q") if getattr(outline, what) is None]
             else:  # what it does to tokens that are not there yet, nobody knows
                 outline = source
-                unknown = ["target", "positions", "valid", "mask", "special", "changed", "log_q", "alignment", "draws",
-                           "labels", "source"]
+                unknown = [
+                    "target",
+                    "positions",
+                    "valid",
+                    "mask",
+                    "special",
+                    "changed",
+                    "log_q",
+                    "alignment",
+                    "draws",
+                    "labels",
+                    "source",
+                ]
             missing = {what: Unmade(name, what) for what in unknown}
             views[name] = outline.replace(name=name, outline=True, **missing)
         return MicroBatch(index=index, views=views)
@@ -183,8 +245,11 @@ class ObjectiveModule(nn.Module):
 
     def preparing(self, micro_batches: int) -> tuple[str, ...]:
         """Criteria whose `prepare` is run in an update of so many micro-batches."""
-        return tuple(label for label, criterion in self.criteria.items()
-                     if label not in self.off and criterion.prepares(criterion.config, micro_batches))
+        return tuple(
+            label
+            for label, criterion in self.criteria.items()
+            if label not in self.off and criterion.prepares(criterion.config, micro_batches)
+        )
 
     @torch.no_grad()
     def prepare(self, micro: MicroBatch, step: Step) -> None:
@@ -200,7 +265,9 @@ class ObjectiveModule(nn.Module):
             readable = self._readable(label, views)
             micro.prepared[label] = self.criteria[label].prepare(readable, context)
             micro.prepared_draws[label] = {
-                name: _draws_of(label, name, rows, readable.values()) for name, rows in micro.prepared[label].items()}
+                name: _draws_of(label, name, rows, readable.values())
+                for name, rows in micro.prepared[label].items()
+            }
 
     @torch.no_grad()
     def exchange(self, micros: Sequence[MicroBatch], alone: bool = False) -> None:
@@ -213,9 +280,15 @@ class ObjectiveModule(nn.Module):
                 draws = world.rows(torch.cat(own))
                 order = draws.argsort()
                 place = {draw: row for row, draw in enumerate(draws[order].tolist())}
-                rows = world.rows(torch.cat([micro.prepared[label][name] for micro in micros]))[order]
+                rows = world.rows(torch.cat([micro.prepared[label][name] for micro in micros]))[
+                    order
+                ]
                 for micro, mine in zip(micros, own):
-                    where = torch.tensor([place[draw] for draw in mine.tolist()], dtype=torch.int64, device=rows.device)
+                    where = torch.tensor(
+                        [place[draw] for draw in mine.tolist()],
+                        dtype=torch.int64,
+                        device=rows.device,
+                    )
                     micro.over_update.setdefault(label, {})[name] = (rows, where)
 
     def normalizers(self, micro: MicroBatch, step: Step) -> dict[str, Tensor]:
@@ -224,8 +297,15 @@ class ObjectiveModule(nn.Module):
         for path, component in self._components():
             context = self._context(path, micro, step)
             name = path.split(".", 1)[1]
-            views = self._readable(name, micro.views) if path.startswith("criteria.") else micro.views
-            counts.update({f"{name}/{term}": count for term, count in component.normalizers(views, context).items()})
+            views = (
+                self._readable(name, micro.views) if path.startswith("criteria.") else micro.views
+            )
+            counts.update(
+                {
+                    f"{name}/{term}": count
+                    for term, count in component.normalizers(views, context).items()
+                }
+            )
         return counts
 
     # -- the forward pass --------------------------------------------------------------------------------------------
@@ -253,13 +333,18 @@ class ObjectiveModule(nn.Module):
     @property
     def predictors(self) -> tuple[str, ...]:
         """The criteria that predict."""
-        return tuple(label for label, criterion in self.criteria.items()
-                     if label not in self.off and type(criterion).predict is not Criterion.predict)
+        return tuple(
+            label
+            for label, criterion in self.criteria.items()
+            if label not in self.off and type(criterion).predict is not Criterion.predict
+        )
 
     @property
     def longest(self) -> int:
         """Positions of the longest sequence that every network reads; 0: any number."""
-        return min((network.longest for network in self.networks.values() if network.longest), default=0)
+        return min(
+            (network.longest for network in self.networks.values() if network.longest), default=0
+        )
 
     @torch.no_grad()
     def predictions(self, micro: MicroBatch, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
@@ -267,10 +352,16 @@ class ObjectiveModule(nn.Module):
         views, found, said_by = self._run(self.plan.steps, micro, step), {}, {}
         for label in self.predictors:
             readable = self._readable(label, views)
-            for name, values in self.criteria[label].predict(readable, self._context(f"criteria.{label}", micro, step)).items():
+            for name, values in (
+                self.criteria[label]
+                .predict(readable, self._context(f"criteria.{label}", micro, step))
+                .items()
+            ):
                 if said_by.setdefault(name, label) != label:
-                    raise UserError(f"criterion: '{said_by[name]}' and '{label}' both predict the label '{name}', so there are two answers; "
-                                    "expected one criterion for each label that is predicted")
+                    raise UserError(
+                        f"criterion: '{said_by[name]}' and '{label}' both predict the label '{name}', so there are two answers; "
+                        "expected one criterion for each label that is predicted"
+                    )
                 found[name] = readable[self.encoded[label][0]].draws, values
         return found
 
@@ -286,27 +377,40 @@ class ObjectiveModule(nn.Module):
                 sums[path] = value.sum.detach()
                 weights[path] = weight * value.weight
                 if value.sum.dtype in (torch.float16, torch.bfloat16):
-                    raise RunError(f"'{name}' summed the loss term '{term}' in {value.sum.dtype}; sum in float32 or wider")
+                    raise RunError(
+                        f"'{name}' summed the loss term '{term}' in {value.sum.dtype}; sum in float32 or wider"
+                    )
                 if step.counts is None:
                     continue
                 if path not in step.counts:
-                    raise RunError(f"'{name}' returned the loss term '{term}' without a count of that name; its "
-                                   f"normalizers gave {', '.join(sorted(step.counts)) or 'none'}")
+                    raise RunError(
+                        f"'{name}' returned the loss term '{term}' without a count of that name; its "
+                        f"normalizers gave {', '.join(sorted(step.counts)) or 'none'}"
+                    )
                 if step.counts[path] > 0:
                     share = value.sum * (weights[path] * self.world.size / step.counts[path])
                     terms[path] = share
                     shares.append(share)
-            statistics.update({f"{name}/{key}": value.detach() for key, value in output.statistics.items()})
+            statistics.update(
+                {f"{name}/{key}": value.detach() for key, value in output.statistics.items()}
+            )
         loss = None
         if step.counts is not None and not per_term:
             loss = sum(shares[1:], shares[0]) if shares else self.anchor * 0.0
             if self.world.size > 1 or not loss.requires_grad:
                 # nothing to the loss, and a gradient that is not finite on every rank where the loss is not on one
                 loss = loss + self.anchor * (loss.detach() * 0.0)
-        return StepOutput(loss=loss, sums=sums, statistics=statistics,
-                          terms=terms if per_term else {}, weights=weights)
+        return StepOutput(
+            loss=loss,
+            sums=sums,
+            statistics=statistics,
+            terms=terms if per_term else {},
+            weights=weights,
+        )
 
-    def _run(self, steps: Iterable[Make | Encode], micro: MicroBatch, step: Step) -> dict[str, View]:
+    def _run(
+        self, steps: Iterable[Make | Encode], micro: MicroBatch, step: Step
+    ) -> dict[str, View]:
         views = dict(micro.views)
         for action in steps:
             if isinstance(action, Make):
@@ -315,7 +419,9 @@ class ObjectiveModule(nn.Module):
                 self._encode_group(action.views, views, micro, step)
         return views
 
-    def _make(self, name: str, views: Mapping[str, View], step: Step, micro: MicroBatch | None) -> View:
+    def _make(
+        self, name: str, views: Mapping[str, View], step: Step, micro: MicroBatch | None
+    ) -> View:
         noiser, source = self.noisers[name], views[self.nodes[name].source]
         key = self._key(name, source, step)
         if isinstance(noiser, LearnedNoiser):
@@ -326,7 +432,9 @@ class ObjectiveModule(nn.Module):
             made = noiser.apply(source, key)
         return made.replace(name=name, encoded=None, ema=False, outline=False)
 
-    def _encode_group(self, names: Sequence[str], views: dict[str, View], micro: MicroBatch, step: Step) -> None:
+    def _encode_group(
+        self, names: Sequence[str], views: dict[str, View], micro: MicroBatch, step: Step
+    ) -> None:
         network, mode, ema = self.nodes[names[0]].group
         alike: dict[tuple, list[View]] = {}
         for view in (views[name] for name in names):
@@ -335,28 +443,41 @@ class ObjectiveModule(nn.Module):
             else:  # a view that keeps some rows only may have none here
                 T = 0 if view.mask is None else view.mask.shape[1]
                 encoder = self.networks[network]
-                states = {name: self.anchor.new_zeros((0, T, encoder.state_width(name))) for name in self.states[network]}
+                states = {
+                    name: self.anchor.new_zeros((0, T, encoder.state_width(name)))
+                    for name in self.states[network]
+                }
                 empty = self.anchor.new_zeros((0, T, encoder.width))
                 views[view.name] = view.replace(encoded=Encoded(features=empty, states=states))
         for members in alike.values():
             lengths = [0 if view.mask is None else view.mask.shape[1] for view in members]
-            calls = share_calls(lengths, [len(view) for view in members]) if len(members) > 1 else [[0]]
+            calls = (
+                share_calls(lengths, [len(view) for view in members]) if len(members) > 1 else [[0]]
+            )
             for call in calls:
                 chosen = [members[i] for i in call]
                 self._seed(step, micro, f"encode/{chosen[0].name}")
                 for view, encoded in zip(chosen, self.encode(chosen, network, mode, ema)):
                     views[view.name] = view.replace(encoded=encoded, ema=ema)
 
-    def encode(self, views: Sequence[View], network: str = "main", mode: str = "train", ema: bool = False,
-               states: Sequence[str] | None = None) -> list[Encoded]:
+    def encode(
+        self,
+        views: Sequence[View],
+        network: str = "main",
+        mode: str = "train",
+        ema: bool = False,
+        states: Sequence[str] | None = None,
+    ) -> list[Encoded]:
         """One call of one network on several views, padded to a common T. `quiet`: no dropout; `teacher`: no dropout
         and no gradient; `ema`: with the averaged weights."""
         encoder = self.networks[network]
         inputs, mask, change = _stack(views, self.pad)
         T = max((view.mask.shape[1] for view in views if view.mask is not None), default=0)
         if encoder.longest and T > encoder.longest:
-            raise DataError(f"the view '{views[0].name}' has a sequence of {T:,} positions, more than the {encoder.longest:,} that the "
-                            f"network '{network}' reads; expected shorter ones, or a longer network")
+            raise DataError(
+                f"the view '{views[0].name}' has a sequence of {T:,} positions, more than the {encoder.longest:,} that the "
+                f"network '{network}' reads; expected shorter ones, or a longer network"
+            )
         if self.compiled:
             mask = self._one_kind_of_mask(views, mask, network)
         states = self.states[network] if states is None else states
@@ -366,23 +487,34 @@ class ObjectiveModule(nn.Module):
             return [encoded]
         parts, start = [], 0
         for view in views:
-            parts.append(encoded.rows(start, start + len(view), None if view.mask is None else view.mask.shape[1]))
+            parts.append(
+                encoded.rows(
+                    start, start + len(view), None if view.mask is None else view.mask.shape[1]
+                )
+            )
             start += len(view)
         return parts
 
-    def _one_kind_of_mask(self, views: Sequence[View], mask: Tensor | None, network: str) -> Tensor | None:
+    def _one_kind_of_mask(
+        self, views: Sequence[View], mask: Tensor | None, network: str
+    ) -> Tensor | None:
         """With a mask and without are two graphs. Where lengths vary, a call in which nothing happens to be padded is
         rare, and would be compiled in the middle of a run: it gets a mask as well."""
         if mask is not None:
             self.masked.add((network, self.training))
-        elif (network, self.training) in self.masked and all(view.mask is not None for view in views):
+        elif (network, self.training) in self.masked and all(
+            view.mask is not None for view in views
+        ):
             return torch.cat([view.mask for view in views])
         return mask
 
     def _call(self, module: nn.Module, arguments: tuple, mode: str, ema: bool) -> Any:
         if mode == "train" and not ema:
             return module(*arguments)
-        with torch.no_grad() if mode == "teacher" else nullcontext(), self._quiet(module, mode != "train"):
+        with (
+            torch.no_grad() if mode == "teacher" else nullcontext(),
+            self._quiet(module, mode != "train"),
+        ):
             if ema:
                 with paused():
                     result = torch.func.functional_call(module, self._averaged(module), arguments)
@@ -396,17 +528,31 @@ class ObjectiveModule(nn.Module):
     def _averaged(self, module: nn.Module) -> dict[str, Tensor]:
         """The averaged weights of a sub-module by its own names; tied ones are found by what they are."""
         if self.ema is None:
-            raise ConfigError("train.ema", "averaged weights are asked for, and there are none; set train.ema to a decay "
-                              "such as 0.999")
+            raise ConfigError(
+                "train.ema",
+                "averaged weights are asked for, and there are none; set train.ema to a decay "
+                "such as 0.999",
+            )
         names = {id(parameter): name for name, parameter in self.named_parameters()}
-        return {own: self.ema[names[id(p)]] for own, p in module.named_parameters(remove_duplicate=False)}
+        return {
+            own: self.ema[names[id(p)]]
+            for own, p in module.named_parameters(remove_duplicate=False)
+        }
 
     # -- what components are told ------------------------------------------------------------------------------------
 
     def _components(self) -> Iterator[tuple[str, Any]]:
         """Criteria, then learned noisers, that are not switched off."""
-        yield from ((f"criteria.{label}", criterion) for label, criterion in self.criteria.items() if label not in self.off)
-        yield from ((f"learned.{name}", noiser) for name, noiser in self.learned.items() if name not in self.off)
+        yield from (
+            (f"criteria.{label}", criterion)
+            for label, criterion in self.criteria.items()
+            if label not in self.off
+        )
+        yield from (
+            (f"learned.{name}", noiser)
+            for name, noiser in self.learned.items()
+            if name not in self.off
+        )
 
     def _readable(self, label: str, views: Mapping[str, View]) -> dict[str, View]:
         return {name: views[name] for name in self.reads[label]}
@@ -414,26 +560,47 @@ class ObjectiveModule(nn.Module):
     def _context(self, path: str, micro: MicroBatch, step: Step) -> Context:
         name = path.split(".", 1)[1]
         return Context(
-            seed=self.seed, training=self.training, update=step.update, progress=step.progress,
-            micro_batch=micro.index, encode=partial(self._encode_one, default=self._network_of(path)), head=self._head,
+            seed=self.seed,
+            training=self.training,
+            update=step.update,
+            progress=step.progress,
+            micro_batch=micro.index,
+            encode=partial(self._encode_one, default=self._network_of(path)),
+            head=self._head,
             gather=self.world.gather if self.training else _alone,
-            over_update=partial(_over_update, micro, name), count=partial(_count, step, name),
+            over_update=partial(_over_update, micro, name),
+            count=partial(_count, step, name),
             prepared=micro.prepared.get(name, {}),
         )
 
     def scoring_context(self, path: str, micro: MicroBatch, step: Step, budget: int) -> Context:
         """What a component at `path` may ask in `log_probs`."""
+
         def ask(view: str, text: View) -> Tensor:
             noiser, there = self.noisers[view], f"learned.{view}" if view in self.learned else path
             if type(noiser).log_probs is Noiser.log_probs:
-                raise ConfigError(f"views.{view}.noiser", "does not know how likely it is to draw a token, given all others; one "
-                                  "that does is needed to score")
-            return noiser.log_probs(text, micro.views, noiser.Scoring(), self.scoring_context(there, micro, step, budget))
+                raise ConfigError(
+                    f"views.{view}.noiser",
+                    "does not know how likely it is to draw a token, given all others; one "
+                    "that does is needed to score",
+                )
+            return noiser.log_probs(
+                text,
+                micro.views,
+                noiser.Scoring(),
+                self.scoring_context(there, micro, step, budget),
+            )
 
         kind, name = path.split(".", 1)
-        network = self.specs[self.encoded[name][0]].encoder if kind == "criteria" and self.encoded[name] else self._network_of(path)
+        network = (
+            self.specs[self.encoded[name][0]].encoder
+            if kind == "criteria" and self.encoded[name]
+            else self._network_of(path)
+        )
         encode = partial(self._encode_one, default=network)
-        return replace(self._context(path, micro, step), encode=encode, log_probs=ask, budget=budget)
+        return replace(
+            self._context(path, micro, step), encode=encode, log_probs=ask, budget=budget
+        )
 
     def _network_of(self, path: str) -> str:
         """The network a component encodes with unless it says otherwise: a learned noiser's own, else the main one."""
@@ -441,8 +608,15 @@ class ObjectiveModule(nn.Module):
         mine = self.learned[name].network if kind == "learned" else None
         return next((other for other, network in self.networks.items() if network is mine), "main")
 
-    def _encode_one(self, view: View, mode: str = "train", ema: bool = False, network: str | None = None,
-                    states: Sequence[str] | None = None, default: str = "main") -> Encoded:
+    def _encode_one(
+        self,
+        view: View,
+        mode: str = "train",
+        ema: bool = False,
+        network: str | None = None,
+        states: Sequence[str] | None = None,
+        default: str = "main",
+    ) -> Encoded:
         return self.encode([view], network or default, mode, ema, states)[0]
 
     def _head(self, path: str, mode: str = "train", ema: bool = False) -> Callable[..., Any]:
@@ -454,12 +628,17 @@ class ObjectiveModule(nn.Module):
     def _find_head(self, path: str) -> nn.Module:
         label = path.split(".")[0]
         if label not in self.criteria:
-            raise ConfigError("criterion", f"there is no criterion '{label}' to take a head of{nearest(label, self.criteria)}")
+            raise ConfigError(
+                "criterion",
+                f"there is no criterion '{label}' to take a head of{nearest(label, self.criteria)}",
+            )
         try:
             return self.criteria.get_submodule(path)
         except AttributeError:
             names = [name for name, _ in self.criteria[label].named_children()]
-            raise ConfigError(f"criterion.{label}", f"it has no head '{path}'{nearest(path, names)}") from None
+            raise ConfigError(
+                f"criterion.{label}", f"it has no head '{path}'{nearest(path, names)}"
+            ) from None
 
     def _key(self, name: str, source: View, step: Step) -> Key:
         return Key(self.seed, f"{step.split}/{name}", source.draws)
@@ -493,7 +672,9 @@ def weight_at(weight: float | Mapping[str, float], progress: float) -> float:
     return weight["from"] + (weight["to"] - weight["from"]) * share
 
 
-def _stack(views: Sequence[View], pad: int) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+def _stack(
+    views: Sequence[View], pad: int
+) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
     """Inputs of several views below each other, padded to the longest: by name [sum B, T, ...], mask, change."""
     if len(views) == 1:
         view = views[0]
@@ -504,23 +685,35 @@ def _stack(views: Sequence[View], pad: int) -> tuple[dict[str, Tensor], Tensor |
     def column(parts: Sequence[Tensor], fill: float) -> Tensor:
         padded = [
             F.pad(part, (*[0, 0] * (part.dim() - 2), 0, T - part.shape[1]), value=fill)
-            if mask is not None and part.dim() > 1 and part.shape[1] == mask.shape[1] and part.shape[1] < T else part
+            if mask is not None
+            and part.dim() > 1
+            and part.shape[1] == mask.shape[1]
+            and part.shape[1] < T
+            else part
             for part, mask in zip(parts, masks)
         ]
         return torch.cat(padded)
 
-    inputs = {name: column([view.inputs[name] for view in views], pad if name == "tokens" else 0)
-              for name in views[0].inputs}
-    padded = any(view.padded or (view.mask is not None and view.mask.shape[1] < T) for view in views)
+    inputs = {
+        name: column([view.inputs[name] for view in views], pad if name == "tokens" else 0)
+        for name in views[0].inputs
+    }
+    padded = any(
+        view.padded or (view.mask is not None and view.mask.shape[1] < T) for view in views
+    )
     mask = column(masks, False) if padded and all(m is not None for m in masks) else None
     change = None
     if any(view.embedding_change is not None for view in views):
         like = next(view.embedding_change for view in views if view.embedding_change is not None)
-        change = column([
-            view.embedding_change if view.embedding_change is not None
-            else like.new_zeros((len(view), view.mask.shape[1], *like.shape[2:]))
-            for view in views
-        ], 0.0)
+        change = column(
+            [
+                view.embedding_change
+                if view.embedding_change is not None
+                else like.new_zeros((len(view), view.mask.shape[1], *like.shape[2:]))
+                for view in views
+            ],
+            0.0,
+        )
     return inputs, mask, change
 
 
@@ -529,13 +722,17 @@ def _draws_of(label: str, name: str, rows: Tensor, views: Iterable[View]) -> Ten
     for view in views:
         if len(view) == len(rows):
             return view.draws
-    raise RunError(f"criterion '{label}' prepared '{name}' with {len(rows)} rows, and none of its views has as many")
+    raise RunError(
+        f"criterion '{label}' prepared '{name}' with {len(rows)} rows, and none of its views has as many"
+    )
 
 
 def _over_update(micro: MicroBatch, component: str, name: str) -> tuple[Tensor, Tensor]:
     rows = micro.over_update.get(component, {})
     if name not in rows:
-        raise RunError(f"'{component}' asks for '{name}' over the update{nearest(name, rows)}; its `prepare` returns it")
+        raise RunError(
+            f"'{component}' asks for '{name}' over the update{nearest(name, rows)}; its `prepare` returns it"
+        )
     return rows[name]
 
 

@@ -33,8 +33,14 @@ class Phase:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Phase:
-        return cls(name=state["name"], frozen=tuple(state["frozen"]), off=tuple(state["off"]), copy=dict(state["copy"]),
-                   reset_optimizer=state["reset_optimizer"], restart_schedule=state["restart_schedule"])
+        return cls(
+            name=state["name"],
+            frozen=tuple(state["frozen"]),
+            off=tuple(state["off"]),
+            copy=dict(state["copy"]),
+            reset_optimizer=state["reset_optimizer"],
+            restart_schedule=state["restart_schedule"],
+        )
 
 
 def freeze(module: nn.Module, phase: Phase | None) -> None:
@@ -44,9 +50,13 @@ def freeze(module: nn.Module, phase: Phase | None) -> None:
     names = [name for name, _ in module.named_parameters() if name != "anchor"]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            raise RunError(f"phase '{phase.name}' freezes '{pattern}', which is no parameter{nearest(pattern, names)}")
+            raise RunError(
+                f"phase '{phase.name}' freezes '{pattern}', which is no parameter{nearest(pattern, names)}"
+            )
     for name, parameter in module.named_parameters():
-        frozen = name != "anchor" and any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+        frozen = name != "anchor" and any(
+            fnmatch.fnmatchcase(name, pattern) for pattern in patterns
+        )
         parameter.requires_grad_(not frozen)
         if frozen:
             parameter.grad = None
@@ -56,13 +66,21 @@ def freeze(module: nn.Module, phase: Phase | None) -> None:
 def copy_parameters(module: nn.Module, phase: Phase) -> None:
     """Parameters (and buffers) under each target prefix take the values of those under its source prefix. RunError
     where nothing matches or shapes differ."""
-    tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(
+        module.named_buffers(remove_duplicate=False)
+    )
     for target, source in phase.copy.items():
-        pairs = [(name, source + name[len(target):]) for name in tensors if name.startswith(target)]
+        pairs = [
+            (name, source + name[len(target) :]) for name in tensors if name.startswith(target)
+        ]
         pairs = [(a, b) for a, b in pairs if b in tensors]
         if not pairs:
-            raise RunError(f"phase '{phase.name}' copies '{source}' to '{target}', but no parameter is under both")
+            raise RunError(
+                f"phase '{phase.name}' copies '{source}' to '{target}', but no parameter is under both"
+            )
         for a, b in pairs:
             if tensors[a].shape != tensors[b].shape:
-                raise RunError(f"phase '{phase.name}' copies {b} {list(tensors[b].shape)} to {a} {list(tensors[a].shape)}")
+                raise RunError(
+                    f"phase '{phase.name}' copies {b} {list(tensors[b].shape)} to {a} {list(tensors[a].shape)}"
+                )
             tensors[a].copy_(tensors[b])

@@ -76,10 +76,15 @@ def make_plan(nodes: Mapping[str, Node], encoded: Iterable[str]) -> Plan:
     """nodes by view name; encoded: the views somebody reads encoded. ConfigError on unknown sources and cycles."""
     for node in nodes.values():
         if node.source != BATCH and node.source not in nodes:
-            raise ConfigError(f"views.{node.name}.of", f"there is no view '{node.source}'{nearest(node.source, nodes)}")
+            raise ConfigError(
+                f"views.{node.name}.of",
+                f"there is no view '{node.source}'{nearest(node.source, nodes)}",
+            )
     static, pending = [], dict(nodes)
     made = {BATCH}
-    while ready := [n for n in pending.values() if n.source in made and not n.learned and not n.reads_encoding]:
+    while ready := [
+        n for n in pending.values() if n.source in made and not n.learned and not n.reads_encoding
+    ]:
         for node in ready:
             static.append(node.name)
             made.add(node.name)
@@ -88,7 +93,9 @@ def make_plan(nodes: Mapping[str, Node], encoded: Iterable[str]) -> Plan:
     dynamic = []
     wanted = set(encoded) | {n.source for n in nodes.values() if n.reads_encoding}
     if BATCH in wanted:
-        raise ConfigError("views", "a noiser reads the encoded batch; give it a view of noiser 'identity' to read")
+        raise ConfigError(
+            "views", "a noiser reads the encoded batch; give it a view of noiser 'identity' to read"
+        )
     order = {name: number for number, name in enumerate(nodes)}
     done: set[str] = set()
 
@@ -100,7 +107,11 @@ def make_plan(nodes: Mapping[str, Node], encoded: Iterable[str]) -> Plan:
         done.update(*groups.values())
 
     while pending:
-        ready = [n for n in pending.values() if n.source in made and (not n.reads_encoding or n.source in done)]
+        ready = [
+            n
+            for n in pending.values()
+            if n.source in made and (not n.reads_encoding or n.source in done)
+        ]
         if ready:
             for node in ready:
                 steps.append(Make(node.name))
@@ -110,7 +121,10 @@ def make_plan(nodes: Mapping[str, Node], encoded: Iterable[str]) -> Plan:
             continue
         blocking = {n.source for n in pending.values() if n.reads_encoding and n.source in made}
         if not blocking:
-            raise ConfigError("views", f"the views {', '.join(sorted(pending))} are made of each other in a circle")
+            raise ConfigError(
+                "views",
+                f"the views {', '.join(sorted(pending))} are made of each other in a circle",
+            )
         encode(blocking)
     encode(name for name in wanted if name not in done)
     return Plan(tuple(static), tuple(steps), tuple(dynamic))

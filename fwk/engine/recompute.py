@@ -48,15 +48,21 @@ def recompute_layers(networks: Mapping[str, Encoder]) -> None:
         if path is None:
             continue
         part = network.get_submodule(path)
-        for layer in part.children() if isinstance(part, (nn.ModuleList, nn.Sequential)) else [part]:
+        for layer in (
+            part.children() if isinstance(part, (nn.ModuleList, nn.Sequential)) else [part]
+        ):
             found = True
             if not isinstance(layer, Recomputed):  # a tied layer comes by more than once
                 cls = type(layer)
-                layer.__class__ = type(cls.__name__, (Recomputed, cls), {"__module__": cls.__module__})
+                layer.__class__ = type(
+                    cls.__name__, (Recomputed, cls), {"__module__": cls.__module__}
+                )
     if not found:
         names = ", ".join(sorted({type(network).__name__ for network in networks.values()}))
-        raise ConfigError("train.activation_checkpointing", f"{names} lists no part 'layers' that could be run again "
-                          "(`Encoder.parts`)")
+        raise ConfigError(
+            "train.activation_checkpointing",
+            f"{names} lists no part 'layers' that could be run again (`Encoder.parts`)",
+        )
 
 
 @contextmanager

@@ -49,7 +49,9 @@ class Run:
     seconds_before: float = 0.0
     agreed_seconds: float = 0.0
     best: list[tuple[float, int]] = field(default_factory=list)
-    milestones: list[int] = field(default_factory=list)  # updates whose checkpoints are kept for good (train.keep_at)
+    milestones: list[int] = field(
+        default_factory=list
+    )  # updates whose checkpoints are kept for good (train.keep_at)
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     schedule_start: tuple[int, float] | None = None
     owed: bool = False  # a validation of this update that a request to stop cut short
@@ -79,8 +81,11 @@ class Run:
         return [parameter for _, parameter in self.named_trainable()]
 
     def named_trainable(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, parameter) for name, parameter in self.module.named_parameters()
-                if parameter.requires_grad and name != "anchor"]
+        return [
+            (name, parameter)
+            for name, parameter in self.module.named_parameters()
+            if parameter.requires_grad and name != "anchor"
+        ]
 
     @property
     def total_updates(self) -> int | None:

@@ -20,16 +20,34 @@ class Saver:
     """folder: the run's. background: False writes before `begin` returns, from the tensors themselves. module: whose
     parameters must be finite. written: is told the name of each checkpoint once it is whole."""
 
-    def __init__(self, folder: Path, background: bool, keep_last: int, module: torch.nn.Module | None = None,
-                 written: Callable[[str], None] = lambda name: None):
-        self.folder, self.background, self.keep_last, self.module, self.written = folder, background, keep_last, module, written
+    def __init__(
+        self,
+        folder: Path,
+        background: bool,
+        keep_last: int,
+        module: torch.nn.Module | None = None,
+        written: Callable[[str], None] = lambda name: None,
+    ):
+        self.folder, self.background, self.keep_last, self.module, self.written = (
+            folder,
+            background,
+            keep_last,
+            module,
+            written,
+        )
         self.good: str = ""  # name of the newest checkpoint that is known to be whole
         self.failure: RunError | None = None
         self._buffers: dict[tuple[str, str], Tensor] = {}
         self._writer: threading.Thread | None = None
 
-    def begin(self, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str, best: Sequence[int],
-              milestones: Sequence[int] = ()) -> None:
+    def begin(
+        self,
+        update: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: str,
+        best: Sequence[int],
+        milestones: Sequence[int] = (),
+    ) -> None:
         """Once this returns, the tensors may change. RunError when this checkpoint or the one before cannot be
         written. state: JSON. best: the best updates, the very best first. milestones: those kept for good."""
         self.wait()
@@ -37,8 +55,12 @@ class Saver:
             self._write(update, tensors, state, best, milestones)
             self.wait()
             return
-        self._writer = threading.Thread(target=self._write, args=(update, self._copy(tensors), state, best, milestones),
-                                        daemon=True, name="fwk checkpoint")
+        self._writer = threading.Thread(
+            target=self._write,
+            args=(update, self._copy(tensors), state, best, milestones),
+            daemon=True,
+            name="fwk checkpoint",
+        )
         self._writer.start()
 
     def wait(self, seconds: float | None = None) -> None:
@@ -73,15 +95,25 @@ class Saver:
                 have = before.pop((file, name), None)
                 if have is None or have.shape != value.shape or have.dtype != value.dtype:
                     have = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-                copied[file][name] = self._buffers[file, name] = have.copy_(value.detach(), non_blocking=True)
+                copied[file][name] = self._buffers[file, name] = have.copy_(
+                    value.detach(), non_blocking=True
+                )
         if any(value.is_cuda for group in tensors.values() for value in group.values()):
             torch.cuda.synchronize()
         return copied
 
-    def _write(self, update: int, tensors: Mapping[str, Mapping[str, Tensor]], state: str, best: Sequence[int],
-               milestones: Sequence[int]) -> None:
+    def _write(
+        self,
+        update: int,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: str,
+        best: Sequence[int],
+        milestones: Sequence[int],
+    ) -> None:
         try:
-            if self.module is not None and (bad := checkpoint.not_finite(tensors["model"], self.module)):
+            if self.module is not None and (
+                bad := checkpoint.not_finite(tensors["model"], self.module)
+            ):
                 raise CheckpointError(f"{', '.join(bad[:3])} is not finite")
             newest = checkpoint.write_checkpoint(self.folder, update, tensors, state)
             self.good = newest.name
@@ -89,6 +121,12 @@ class Saver:
             checkpoint.settle(self.folder, newest, best, milestones, self.keep_last)
         except (OSError, CheckpointError, MemoryError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            good = f"the last good checkpoint is {self.good}, and untouched" if self.good else "there is no earlier one"
-            self.failure = RunError(f"cannot write the checkpoint {self.folder / 'checkpoints' / checkpoint.folder_name(update)}: "
-                                    f"{reason}; {good}")
+            good = (
+                f"the last good checkpoint is {self.good}, and untouched"
+                if self.good
+                else "there is no earlier one"
+            )
+            self.failure = RunError(
+                f"cannot write the checkpoint {self.folder / 'checkpoints' / checkpoint.folder_name(update)}: "
+                f"{reason}; {good}"
+            )

@@ -18,12 +18,20 @@ from fwk.errors import CheckpointError, FwkError, RunError
 from fwk.plugins import HookFailed, required
 
 
-def snapshot(run: Run, optimizer: tuple[dict[str, Tensor], dict[str, Any]], meters: dict[str, Tensor],
-             **own: Any) -> tuple[dict[str, Mapping[str, Tensor]], str]:
+def snapshot(
+    run: Run,
+    optimizer: tuple[dict[str, Tensor], dict[str, Any]],
+    meters: dict[str, Tensor],
+    **own: Any,
+) -> tuple[dict[str, Mapping[str, Tensor]], str]:
     """What a checkpoint holds: tensors by file and name, and the state as JSON. optimizer: its tensors and numbers by
     parameter. own: the trainer's, under its names."""
     moments, numbers = optimizer
-    tensors: dict[str, Mapping[str, Tensor]] = {"model": model_tensors(run.module), "optimizer": moments, "meters": meters}
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        "model": model_tensors(run.module),
+        "optimizer": moments,
+        "meters": meters,
+    }
     if run.average is not None:
         tensors["average"] = run.average.values
     plugins: dict[str, Any] = {}
@@ -32,30 +40,60 @@ def snapshot(run: Run, optimizer: tuple[dict[str, Tensor], dict[str, Any]], mete
             tensors[f"plugin-{name}"] = {k: v for k, v in kept.items() if isinstance(v, Tensor)}
             plugins[name] = {k: v for k, v in kept.items() if not isinstance(v, Tensor)}
     state = {
-        "update": run.update, "skipped": run.skipped, "tokens": run.tokens, "sequences": run.sequences, "seconds": run.seconds,
-        "draws": run.update * run.config.train.batch, "world_size": run.world_size,
-        "phase": run.phase.to_state() if run.phase else None, "optimizer": numbers,
+        "update": run.update,
+        "skipped": run.skipped,
+        "tokens": run.tokens,
+        "sequences": run.sequences,
+        "seconds": run.seconds,
+        "draws": run.update * run.config.train.batch,
+        "world_size": run.world_size,
+        "phase": run.phase.to_state() if run.phase else None,
+        "optimizer": numbers,
         "schedule_start": run.schedule_start,
         "precision": {"scale": run.precision.scale, "good": run.precision.good},
-        "best": [list(pair) for pair in run.best], "milestones": run.milestones, "last_metrics": run.last_metrics,
-        "owed": run.owed, **own,
-        "fingerprint": run.task.fingerprint(), "plugins": plugins,
-        "listeners": [name for name in plugins if getattr(run.hooks.get_plugin(name), "listens_only", False)],
+        "best": [list(pair) for pair in run.best],
+        "milestones": run.milestones,
+        "last_metrics": run.last_metrics,
+        "owed": run.owed,
+        **own,
+        "fingerprint": run.task.fingerprint(),
+        "plugins": plugins,
+        "listeners": [
+            name for name in plugins if getattr(run.hooks.get_plugin(name), "listens_only", False)
+        ],
         "needs": required(run.config),
     }
     try:
         return tensors, json.dumps(state, indent=1, sort_keys=True)
     except (TypeError, ValueError) as error:
-        raise RunError(f"what fwk_checkpoint_save of {', '.join(plugins) or 'a plugin'} keeps is not JSON: {error}") from error
+        raise RunError(
+            f"what fwk_checkpoint_save of {', '.join(plugins) or 'a plugin'} keeps is not JSON: {error}"
+        ) from error
 
 
-def write_weights(folder: Path, tensors: Mapping[str, Tensor], config: RunConfig, origin: str, **known: Any) -> None:
+def write_weights(
+    folder: Path, tensors: Mapping[str, Tensor], config: RunConfig, origin: str, **known: Any
+) -> None:
     """config.yaml and a checkpoint of weights alone: what `fwk.load` reads, with nothing to go on training from. origin: where they
     are from, in words. known: of the state of the run that they are from."""
-    state = {"update": 0, "tokens": 0, "sequences": 0, "seconds": 0.0, "last_metrics": {}, "fingerprint": "", **known,
-             "needs": required(config), "imported": origin}
+    state = {
+        "update": 0,
+        "tokens": 0,
+        "sequences": 0,
+        "seconds": 0.0,
+        "last_metrics": {},
+        "fingerprint": "",
+        **known,
+        "needs": required(config),
+        "imported": origin,
+    }
     (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    checkpoint.write_checkpoint(folder, state["update"], {"model": tensors, "optimizer": {}, "meters": {}}, json.dumps(state, indent=1, sort_keys=True))
+    checkpoint.write_checkpoint(
+        folder,
+        state["update"],
+        {"model": tensors, "optimizer": {}, "meters": {}},
+        json.dumps(state, indent=1, sort_keys=True),
+    )
 
 
 def read(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -63,22 +101,41 @@ def read(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, 
     holds, or it was trained on other data."""
     tensors, state = checkpoint.read_checkpoint(path)
     if "imported" in state:
-        raise CheckpointError(f"{path} holds imported weights ({state['imported']}) and nothing to go on training from; choose another --run")
-    if missing := sorted(checkpoint.STATE - state.keys()) + ["average.safetensors"] * (run.average is not None and "average" not in tensors):
-        raise CheckpointError(f"{path} lacks {', '.join(missing)}: it was written by another version of fwk; install "
-                              "that one (environment.json in the run's folder names it)")
-    if absent := sorted(state["plugins"].keys() - {name for name, _ in run.hooks.list_name_plugin()} - set(state["listeners"])):
-        raise CheckpointError(f"{path} holds the state of {', '.join(absent)}, which is not loaded here{checkpoint.wanted(state)}")
+        raise CheckpointError(
+            f"{path} holds imported weights ({state['imported']}) and nothing to go on training from; choose another --run"
+        )
+    if missing := sorted(checkpoint.STATE - state.keys()) + ["average.safetensors"] * (
+        run.average is not None and "average" not in tensors
+    ):
+        raise CheckpointError(
+            f"{path} lacks {', '.join(missing)}: it was written by another version of fwk; install "
+            "that one (environment.json in the run's folder names it)"
+        )
+    if absent := sorted(
+        state["plugins"].keys()
+        - {name for name, _ in run.hooks.list_name_plugin()}
+        - set(state["listeners"])
+    ):
+        raise CheckpointError(
+            f"{path} holds the state of {', '.join(absent)}, which is not loaded here{checkpoint.wanted(state)}"
+        )
     if state["fingerprint"] != (here := run.task.fingerprint()):
-        raise CheckpointError(f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
-                              f"{here[:12]} here; restore the data, or choose another --run")
+        raise CheckpointError(
+            f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
+            f"{here[:12]} here; restore the data, or choose another --run"
+        )
     return tensors, state
 
 
-def load(run: Run, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], path: Path) -> None:
+def load(
+    run: Run, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], path: Path
+) -> None:
     """Counters, weights, averages, meters and phase. Optimizer and hooks are the trainer's."""
     locate(run, state)
-    run.precision.scale, run.precision.good = state["precision"]["scale"], state["precision"]["good"]
+    run.precision.scale, run.precision.good = (
+        state["precision"]["scale"],
+        state["precision"]["good"],
+    )
     run.best = [(value, update) for value, update in state["best"]]
     run.milestones = list(state.get("milestones", ()))  # checkpoints of older versions have none
     run.last_metrics, run.owed = state["last_metrics"], state["owed"]
@@ -107,7 +164,14 @@ def call_each(run: Run, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
             continue
         own = {"run": run, **{argument: values[name] for argument, values in arguments.items()}}
         try:
-            returned.append((name, implementation.function(*(own[argument] for argument in implementation.argnames))))
+            returned.append(
+                (
+                    name,
+                    implementation.function(
+                        *(own[argument] for argument in implementation.argnames)
+                    ),
+                )
+            )
         except FwkError:
             raise
         except Exception as error:
@@ -128,10 +192,16 @@ def load_model_tensors(module: torch.nn.Module, tensors: dict[str, Tensor], path
     """Copies every tensor in. RunError names what is missing, left over, or of another shape."""
     own = model_tensors(module)
     if missing := sorted(own.keys() - tensors.keys()):
-        raise RunError(f"{path} lacks {len(missing)} of the model's tensors: {', '.join(missing[:5])}")
+        raise RunError(
+            f"{path} lacks {len(missing)} of the model's tensors: {', '.join(missing[:5])}"
+        )
     if extra := sorted(tensors.keys() - own.keys()):
-        raise RunError(f"{path} holds {len(extra)} tensors that the model lacks: {', '.join(extra[:5])}")
+        raise RunError(
+            f"{path} holds {len(extra)} tensors that the model lacks: {', '.join(extra[:5])}"
+        )
     for name, value in own.items():
         if value.shape != tensors[name].shape:
-            raise RunError(f"{path}: {name} is {list(tensors[name].shape)}, the model's is {list(value.shape)}")
+            raise RunError(
+                f"{path}: {name} is {list(tensors[name].shape)}, the model's is {list(value.shape)}"
+            )
         value.copy_(tensors[name])

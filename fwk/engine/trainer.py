@@ -1,20 +1,20 @@
 """The training loop. It sees one module, micro-batches, counts and a scalar; it knows no objective.
 
-    fwk_run_begin
-    until the run is done or asked to stop:
-        fwk_phase                                    a new phase: freeze, rebuild the distributed wrapper
-        fwk_update_begin
-        static views of every micro-batch            keyed noise
-        prepare, exchange                            only if a view or a criterion declares it
-        counts                                       summed over micro-batches, ONE all-reduce
-        for each micro-batch: forward, backward      gradients are reduced in the last one
-        (fwk_combine_gradients)                      instead of the sum, if a hook implements it
-        unscale, clip, finite check, step, average
-        fwk_update_end
-        fwk_logged                                   every train.log_every updates
-        fwk_logged, fwk_validated                    every train.validate_every updates, and at the end
-        fwk_checkpoint_save                          every train.save_every updates, when best, and at the end
-    fwk_logged (the last line), fwk_run_end
+fwk_run_begin
+until the run is done or asked to stop:
+    fwk_phase                                    a new phase: freeze, rebuild the distributed wrapper
+    fwk_update_begin
+    static views of every micro-batch            keyed noise
+    prepare, exchange                            only if a view or a criterion declares it
+    counts                                       summed over micro-batches, ONE all-reduce
+    for each micro-batch: forward, backward      gradients are reduced in the last one
+    (fwk_combine_gradients)                      instead of the sum, if a hook implements it
+    unscale, clip, finite check, step, average
+    fwk_update_end
+    fwk_logged                                   every train.log_every updates
+    fwk_logged, fwk_validated                    every train.validate_every updates, and at the end
+    fwk_checkpoint_save                          every train.save_every updates, when best, and at the end
+fwk_logged (the last line), fwk_run_end
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Trainer:
     def __init__(self, run: Run, stop: StopRequest):
         self.run, self.stop = run, stop
         self.wrapped: torch.nn.Module = run.module
-        self.parameters: list[torch.nn.Parameter] = []  # all of the module's, and those that are trained in this phase
+        self.parameters: list[
+            torch.nn.Parameter
+        ] = []  # all of the module's, and those that are trained in this phase
         self.trainable: list[torch.nn.Parameter] = []
         self.combine = bool(run.hooks.hook.fwk_combine_gradients.get_hookimpls())
         self.count_names: list[str] | None = None
@@ -66,13 +68,23 @@ class Trainer:
         self.idle = False  # whether an update had nothing to learn
         self.micros: Sequence[MicroBatch] = ()  # of the update under way
         self.unlogged: LogFailed | None = None  # why the log cannot be written any more
-        self.saver = Saver(run.folder, run.config.train.async_save, run.config.train.keep_last, run.module,
-                           run.world.saved)
+        self.saver = Saver(
+            run.folder,
+            run.config.train.async_save,
+            run.config.train.keep_last,
+            run.module,
+            run.world.saved,
+        )
         if run.world.watch is not None:
             run.world.watch.last_words.append(self.saver.wait)
-        self.shelf: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})  # optimizer state of frozen parameters, by name
+        self.shelf: tuple[dict[str, Tensor], dict[str, Any]] = (
+            {},
+            {},
+        )  # optimizer state of frozen parameters, by name
         self.mark = (0.0, 0)  # seconds and tokens at the last log line
-        self.wrapped_for: str | None = None  # name of the phase that `wrapped` and the optimizer were built for
+        self.wrapped_for: str | None = (
+            None  # name of the phase that `wrapped` and the optimizer were built for
+        )
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -105,16 +117,29 @@ class Trainer:
         """Endless: the static views of this rank's micro-batches, update by update from the next one on."""
         run, train, static = self.run, self.run.config.train, self.run.module.every_static
         return train_views(
-            run.task, run.order, partial(static, split="train"), static.by_row, batch=train.batch,
-            micro_batch=train.micro_batch, rank=run.rank, world_size=run.world_size, workers=train.workers,
-            start_update=run.update, device=run.device, user_dirs=run.config.user_dirs, timeout=train.timeout)
+            run.task,
+            run.order,
+            partial(static, split="train"),
+            static.by_row,
+            batch=train.batch,
+            micro_batch=train.micro_batch,
+            rank=run.rank,
+            world_size=run.world_size,
+            workers=train.workers,
+            start_update=run.update,
+            device=run.device,
+            user_dirs=run.config.user_dirs,
+            timeout=train.timeout,
+        )
 
     def step(self, batches: Sequence[Batch | Mapping[str, View]]) -> bool:
         """One update; False when the run was asked to stop instead, and nothing was changed."""
         run, module = self.run, self.run.module
         factor = run.learning_rate_factor()  # before this update's tokens and time count as spent
         step = Step(update=run.update + 1, progress=run.progress, micro_batches=len(batches))
-        micros = [module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)]
+        micros = [
+            module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)
+        ]
         if module.prepares(step):
             with run.precision.autocast():
                 for micro in micros:
@@ -139,10 +164,24 @@ class Trainer:
         if self.idle or not run.world.main:
             return
         self.idle, names = True, run.task.source_names()
-        seen = sorted({int(number) for micro in micros if micro.batch.source is not None for number in micro.batch.source.unique()})
-        where = f" (its examples are of {', '.join(names[number] for number in seen)})" if seen and names else ""
-        print(f"fwk: update {run.update + 1} has nothing to learn: no criterion has a use for any of its examples{where}, and others may be "
-              "like it", file=sys.stderr)
+        seen = sorted(
+            {
+                int(number)
+                for micro in micros
+                if micro.batch.source is not None
+                for number in micro.batch.source.unique()
+            }
+        )
+        where = (
+            f" (its examples are of {', '.join(names[number] for number in seen)})"
+            if seen and names
+            else ""
+        )
+        print(
+            f"fwk: update {run.update + 1} has nothing to learn: no criterion has a use for any of its examples{where}, and others may be "
+            "like it",
+            file=sys.stderr,
+        )
 
     def agree(self, micros: Sequence[MicroBatch], step: Step) -> bool:
         """Sums counts over micro-batches and ranks, with everything else that ranks must agree on: tokens and
@@ -157,17 +196,32 @@ class Trainer:
             self.count_names = names
             for other in run.world.objects(names):
                 if other != names:
-                    raise RunError(f"ranks count different loss terms: {', '.join(names)} and {', '.join(other)}; "
-                                   "normalizers must name the same terms on every rank, with a count of 0 where there is none")
+                    raise RunError(
+                        f"ranks count different loss terms: {', '.join(names)} and {', '.join(other)}; "
+                        "normalizers must name the same terms on every rank, with a count of 0 where there is none"
+                    )
         elif names != self.count_names:
-            raise RunError(f"normalizers named the loss terms {', '.join(names)}, and {', '.join(self.count_names)} before; "
-                           "a term that does not occur in a micro-batch has the count 0")
-        content = [micro.batch.mask.sum() if micro.batch.mask is not None and "tokens" in micro.batch.inputs else 0
-                   for micro in micros]
+            raise RunError(
+                f"normalizers named the loss terms {', '.join(names)}, and {', '.join(self.count_names)} before; "
+                "a term that does not occur in a micro-batch has the count 0"
+            )
+        content = [
+            micro.batch.mask.sum()
+            if micro.batch.mask is not None and "tokens" in micro.batch.inputs
+            else 0
+            for micro in micros
+        ]
         with run.world.waiting("the sum of the update's counts"):
-            *sums, tokens, sequences, seconds, stop, place, weights, squared = run.world.totals([
-                *(counts[name] for name in names), sum(content), sum(len(micro.batch) for micro in micros),
-                run.seconds if run.world.main else 0.0, float(bool(self.stop)), *testify(run, micros)])
+            *sums, tokens, sequences, seconds, stop, place, weights, squared = run.world.totals(
+                [
+                    *(counts[name] for name in names),
+                    sum(content),
+                    sum(len(micro.batch) for micro in micros),
+                    run.seconds if run.world.main else 0.0,
+                    float(bool(self.stop)),
+                    *testify(run, micros),
+                ]
+            )
         if stop:
             return False
         cross_examine(run, sequences, place, int(weights), int(squared))
@@ -203,7 +257,9 @@ class Trainer:
     def differentiate_per_term(self, micros: Sequence[MicroBatch], step: Step) -> None:
         run, parameters = self.run, self.trainable
         terms = [name for name in self.count_names if step.counts[name] > 0]
-        gradients: dict[str, list[Tensor | None]] = {term: [None] * len(parameters) for term in terms}
+        gradients: dict[str, list[Tensor | None]] = {
+            term: [None] * len(parameters) for term in terms
+        }
         marks = torch.zeros((), device=run.device)  # not finite where a loss is not
         for micro in micros:
             with run.precision.autocast():
@@ -211,22 +267,37 @@ class Trainer:
             for number, (term, loss) in enumerate(output.terms.items()):
                 if not loss.requires_grad:
                     continue
-                new = torch.autograd.grad(loss * run.precision.scale, parameters, allow_unused=True,
-                                          retain_graph=number + 1 < len(output.terms))
-                gradients[term] = [b if a is None else a if b is None else a + b for a, b in zip(gradients[term], new)]
-            total = sum((loss.detach() for loss in output.terms.values()), torch.zeros((), device=run.device))
+                new = torch.autograd.grad(
+                    loss * run.precision.scale,
+                    parameters,
+                    allow_unused=True,
+                    retain_graph=number + 1 < len(output.terms),
+                )
+                gradients[term] = [
+                    b if a is None else a if b is None else a + b
+                    for a, b in zip(gradients[term], new)
+                ]
+            total = sum(
+                (loss.detach() for loss in output.terms.values()),
+                torch.zeros((), device=run.device),
+            )
             marks = marks + total * 0.0
             self.record(output, total / run.world_size)
         run.module.anchor.grad = run.world.sum(marks).to(run.module.anchor.dtype)
         for term in terms:
-            reached = run.world.sum(torch.tensor([g is not None for g in gradients[term]], dtype=torch.float32,
-                                                 device=run.device)).tolist()
+            reached = run.world.sum(
+                torch.tensor(
+                    [g is not None for g in gradients[term]], dtype=torch.float32, device=run.device
+                )
+            ).tolist()
             for i, parameter in enumerate(parameters):
                 if reached[i]:
                     mine = gradients[term][i]
                     mine = torch.zeros_like(parameter) if mine is None else mine.contiguous()
                     gradients[term][i] = run.world.sum(mine / run.world_size)
-            run.precision.unscale([gradient for gradient in gradients[term] if gradient is not None])
+            run.precision.unscale(
+                [gradient for gradient in gradients[term] if gradient is not None]
+            )
         combined = run.hooks.hook.fwk_combine_gradients(run=run, gradients=gradients)
         for parameter, gradient in zip(parameters, combined):
             parameter.grad = gradient
@@ -237,7 +308,9 @@ class Trainer:
         meters.add(output.sums, "sum:")
         meters.add(output.statistics, "stat:")
 
-    def apply(self, factor: float, micros: Sequence[MicroBatch] = (), step: Step | None = None) -> bool:
+    def apply(
+        self, factor: float, micros: Sequence[MicroBatch] = (), step: Step | None = None
+    ) -> bool:
         """Gradients -> new weights, at `factor` times the learning rate; False when fp16 overflowed and the update is
         skipped. micros, step: what the gradients are of, to be looked into when they are not finite."""
         run, train = self.run, self.run.config.train
@@ -245,7 +318,9 @@ class Trainer:
         gradients = [p.grad for p in with_gradient]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
         loss_mark = run.module.anchor.grad  # not finite on every rank when some rank's loss is not
-        if not bool(torch.isfinite(norm if loss_mark is None else norm + loss_mark.to(norm.device))):
+        if not bool(
+            torch.isfinite(norm if loss_mark is None else norm + loss_mark.to(norm.device))
+        ):
             if not run.precision.may_skip:
                 raise RunError(self.explain_not_finite(micros, step))
             run.precision.skipped()
@@ -266,23 +341,36 @@ class Trainer:
         """What was not finite, where it began, and what to do. The gradient is not finite on any rank, so every rank
         comes here."""
         run, batch = self.run, self.run.config.train.batch
-        mine = [name[4:] for name, value in run.meters.pending.items()
-                if name.startswith("sum:") and not torch.isfinite(value).all()]
+        mine = [
+            name[4:]
+            for name, value in run.meters.pending.items()
+            if name.startswith("sum:") and not torch.isfinite(value).all()
+        ]
         by_rank = run.world.objects(mine)
         terms = sorted({name for names in by_rank for name in names})
         ranks = [rank for rank, names in enumerate(by_rank) if names] or range(run.world_size)
-        what = f"loss term {', '.join(terms)} is not finite" if terms else "the gradient is not finite though every loss term is"
+        what = (
+            f"loss term {', '.join(terms)} is not finite"
+            if terms
+            else "the gradient is not finite though every loss term is"
+        )
         if run.precision.name == "fp16":
             what += f" and the loss scale has come down to {run.precision.scale:g}: gradients are not finite at any scale"
-        found = diagnose(run, micros, step) if step is not None else Finding("nothing more is known of it", "pass")
+        found = (
+            diagnose(run, micros, step)
+            if step is not None
+            else Finding("nothing more is known of it", "pass")
+        )
         advice = {
             "weights": f"a checkpoint of update {run.update} holds the same; go on from an earlier one with a lower optimizer.lr",
             "data": "the last checkpoint is good; mend the data",
             "pass": "the last checkpoint is good; lower optimizer.lr or set train.clip"
-                    + (", or use train.precision=bf16 or fp32" if run.precision.name == "fp16" else ""),
+            + (", or use train.precision=bf16 or fp32" if run.precision.name == "fp16" else ""),
         }[found.kind]
-        return (f"update {run.update + 1}: {what} (rank {', '.join(map(str, ranks))}; draws {run.update * batch} "
-                f"to {(run.update + 1) * batch - 1}); {found.text}; {advice}")
+        return (
+            f"update {run.update + 1}: {what} (rank {', '.join(map(str, ranks))}; draws {run.update * batch} "
+            f"to {(run.update + 1) * batch - 1}); {found.text}; {advice}"
+        )
 
     # -- phases ------------------------------------------------------------------------------------------------------
 
@@ -290,7 +378,11 @@ class Trainer:
         """Applies a phase between updates when it is not the one the run is in (or nothing is built yet)."""
         run = self.run
         changed = phase is not None and (run.phase is None or phase.name != run.phase.name)
-        if not changed and run.optimizer is not None and self.wrapped_for == (run.phase.name if run.phase else None):
+        if (
+            not changed
+            and run.optimizer is not None
+            and self.wrapped_for == (run.phase.name if run.phase else None)
+        ):
             return
         self.wrapped = run.module  # the old wrapper goes before anything changes under it
         if changed:
@@ -314,20 +406,29 @@ class Trainer:
         """The optimizer's state by name, with what is kept of parameters that are frozen in this phase."""
         tensors, numbers = checkpoint.pack_optimizer(self.run.optimizer)
         stepped = {name for group in self.run.optimizer.param_groups for name in group["names"]}
-        kept = [{path: value for path, value in shelf.items() if path.rsplit("::", 1)[0] not in stepped}
-                for shelf in self.shelf]
+        kept = [
+            {path: value for path, value in shelf.items() if path.rsplit("::", 1)[0] not in stepped}
+            for shelf in self.shelf
+        ]
         return {**kept[0], **tensors}, {**kept[1], **numbers}
 
     def build_optimizer(self) -> torch.optim.Optimizer:
         component = self.run.config.optimizer
         if not self.run.trainable:
-            raise RunError(f"phase '{self.run.phase.name}' freezes every parameter" if self.run.phase else
-                           "there is no parameter to train")
+            raise RunError(
+                f"phase '{self.run.phase.name}' freezes every parameter"
+                if self.run.phase
+                else "there is no parameter to train"
+            )
         held = owners(self.run.module)
         groups = parameter_groups(
-            self.run.named_trainable(), component.config,
-            kind_of=lambda name, parameter: component.cls.kind(component.config, name, parameter, held[name]),
-            every_name=[name for name, _ in self.run.module.named_parameters()])
+            self.run.named_trainable(),
+            component.config,
+            kind_of=lambda name, parameter: component.cls.kind(
+                component.config, name, parameter, held[name]
+            ),
+            every_name=[name for name, _ in self.run.module.named_parameters()],
+        )
         optimizer = component.cls.build(component.config, groups, self.run.device)
         checkpoint.remember_built(optimizer)
         return optimizer
@@ -344,7 +445,9 @@ class Trainer:
             self.wrapped = DistributedDataParallel(run.module, find_unused_parameters=True)
             self.wrapped.register_forward_hook(self.announce_reduction)
 
-    def announce_reduction(self, wrapped: DistributedDataParallel, inputs: Any, output: Any) -> None:
+    def announce_reduction(
+        self, wrapped: DistributedDataParallel, inputs: Any, output: Any
+    ) -> None:
         """The backward pass that follows waits for the other ranks' gradients."""
         if wrapped.require_backward_grad_sync and torch.is_grad_enabled():
             self.run.world.at("the reduction of gradients", waits=True)
@@ -365,7 +468,12 @@ class Trainer:
         passed = sum(run.progress >= share for share in train.keep_at)
         if milestone := passed > len(run.milestones):
             run.milestones += [run.update] * (passed - len(run.milestones))
-        if improved or milestone or run.done or (train.save_every and run.update % train.save_every == 0):
+        if (
+            improved
+            or milestone
+            or run.done
+            or (train.save_every and run.update % train.save_every == 0)
+        ):
             self.save()
 
     def log(self) -> None:
@@ -375,10 +483,16 @@ class Trainer:
         seconds, tokens = self.mark
         self.mark = (run.seconds, run.tokens)
         record = {
-            "split": "train", "update": run.update, "epoch": round(run.epoch, 6),
+            "split": "train",
+            "update": run.update,
+            "epoch": round(run.epoch, 6),
             "loss": float(sums["loss"]) / updates if updates else None,
-            "terms": means(sums), "metrics": component_metrics(run.module, sums),
-            "lr": self.rate, "grad_norm": self.grad_norm, "tokens": run.tokens, "sequences": run.sequences,
+            "terms": means(sums),
+            "metrics": component_metrics(run.module, sums),
+            "lr": self.rate,
+            "grad_norm": self.grad_norm,
+            "tokens": run.tokens,
+            "sequences": run.sequences,
             "tokens_per_second": round((run.tokens - tokens) / max(1e-9, run.seconds - seconds), 1),
             "seconds": round(run.seconds, 3),
         }
@@ -411,12 +525,17 @@ class Trainer:
         if train.best_metric not in metrics:
             run.best = []
             self.save()  # nothing that was learned is lost to a wrong name
-            raise ConfigError("train.best_metric", f"validation gave no '{train.best_metric}'{nearest(train.best_metric, metrics)}")
+            raise ConfigError(
+                "train.best_metric",
+                f"validation gave no '{train.best_metric}'{nearest(train.best_metric, metrics)}",
+            )
         value = metrics[train.best_metric]
         if not math.isfinite(value):
             return False
         sign = 1 if train.best_mode == "min" else -1
-        run.best = sorted([*run.best, (value, run.update)], key=lambda pair: (sign * pair[0], pair[1]))[: train.keep_best]
+        run.best = sorted(
+            [*run.best, (value, run.update)], key=lambda pair: (sign * pair[0], pair[1])
+        )[: train.keep_best]
         return any(update == run.update for _, update in run.best)
 
     def emit(self, record: dict[str, Any]) -> None:
@@ -442,9 +561,14 @@ class Trainer:
         self.saved_at = run.update
         compare_weights(run)
         meters = run.meters.state(run.world)
-        self.on_first_rank(lambda: self.saver.begin(
-            run.update, *snapshot(run, self.pack(), meters, rate=self.rate, grad_norm=self.grad_norm),
-            best=[update for _, update in run.best], milestones=run.milestones))
+        self.on_first_rank(
+            lambda: self.saver.begin(
+                run.update,
+                *snapshot(run, self.pack(), meters, rate=self.rate, grad_norm=self.grad_norm),
+                best=[update for _, update in run.best],
+                milestones=run.milestones,
+            )
+        )
 
     def finish_saving(self) -> None:
         """Until the last checkpoint is written."""
@@ -461,11 +585,19 @@ class Trainer:
             except Exception as error:  # the other ranks must hear of it before this one raises
                 failure = error
         if run.world.objects(failure is not None)[0]:
-            raise failure or LostRanks("rank 0 could not write the checkpoint; its own message says why", quiet=True)
+            raise failure or LostRanks(
+                "rank 0 could not write the checkpoint; its own message says why", quiet=True
+            )
 
     def settle(self, newest: Path) -> None:
         run = self.run
-        checkpoint.settle(run.folder, newest, [update for _, update in run.best], run.milestones, run.config.train.keep_last)
+        checkpoint.settle(
+            run.folder,
+            newest,
+            [update for _, update in run.best],
+            run.milestones,
+            run.config.train.keep_last,
+        )
 
     def restore(self, path: Path) -> None:
         """Goes on from a checkpoint. CheckpointError when it does not fit this run."""
@@ -474,7 +606,11 @@ class Trainer:
         run.resumed_from = path
         self.saver.good = path.name
         run.world.saved(path.name)
-        self.saved_at, self.rate, self.grad_norm = state["update"], state["rate"], state["grad_norm"]
+        self.saved_at, self.rate, self.grad_norm = (
+            state["update"],
+            state["rate"],
+            state["grad_norm"],
+        )
         load(run, tensors, state, path)
         freeze(run.module, run.phase)
         run.module.switch_off(run.phase.off if run.phase else ())
@@ -482,5 +618,11 @@ class Trainer:
         self.shelf = tensors["optimizer"], state["optimizer"]
         checkpoint.unpack_optimizer(run.optimizer, *self.shelf)
         self.wrap()
-        call_each(run, "fwk_checkpoint_load", state={
-            name: {**numbers, **tensors.get(f"plugin-{name}", {})} for name, numbers in state["plugins"].items()})
+        call_each(
+            run,
+            "fwk_checkpoint_load",
+            state={
+                name: {**numbers, **tensors.get(f"plugin-{name}", {})}
+                for name, numbers in state["plugins"].items()
+            },
+        )

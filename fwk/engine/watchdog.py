@@ -66,11 +66,18 @@ class Watch:
         self.update = 0
         self.good = ""  # name of the last checkpoint that this rank knows to be whole
         self.alarm: dict[str, Any] | None = None
-        self.last_words: list[Callable[[float], Any]] = []  # called with seconds before the process ends from here
+        self.last_words: list[
+            Callable[[float], Any]
+        ] = []  # called with seconds before the process ends from here
         self.heard: dict[int, Heard] = {}
         self.deaf = False  # the store does not answer any more
         self.main = threading.main_thread().ident
-        self.me = {"rank": rank, "pid": os.getpid(), "host": socket.gethostname(), "born": process_state(os.getpid())[1]}
+        self.me = {
+            "rank": rank,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "born": process_state(os.getpid())[1],
+        }
         self._words = 0
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -81,14 +88,18 @@ class Watch:
             self.store.set(f"rank/{self.rank}", json.dumps(self._word()))
             self.store.compare_set("alarm", "", "{}")
         for job in (self._talk, self._look) if self.store is not None else (self._look,):
-            self._threads.append(threading.Thread(target=job, daemon=True, name=f"fwk{job.__name__}"))
+            self._threads.append(
+                threading.Thread(target=job, daemon=True, name=f"fwk{job.__name__}")
+            )
             self._threads[-1].start()
 
     def close(self) -> None:
         self._over.set()
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(2 * self.tick)  # one that hangs in the store is left behind: it is a daemon
+                thread.join(
+                    2 * self.tick
+                )  # one that hangs in the store is left behind: it is a daemon
 
     # -- what the main thread says -----------------------------------------------------------------------------------
 
@@ -109,7 +120,11 @@ class Watch:
 
     def tell(self, error: BaseException) -> bool:
         """Tells the other ranks that this one fails; False when another rank said the same before."""
-        said = " ".join(str(error).split()) if isinstance(error, FwkError) else f"{type(error).__name__}: {error}"
+        said = (
+            " ".join(str(error).split())
+            if isinstance(error, FwkError)
+            else f"{type(error).__name__}: {error}"
+        )
         first = self._sound({"kind": "failed", "said": said[:1000]})
         return first["rank"] == self.rank or first.get("said") != said[:1000]
 
@@ -133,8 +148,14 @@ class Watch:
 
     def _word(self) -> dict[str, Any]:
         self._words += 1
-        return {**self.me, "number": self._words, "update": self.update, "what": self.place.what,
-                "waits": self.place.waits, "good": self.good}
+        return {
+            **self.me,
+            "number": self._words,
+            "update": self.update,
+            "what": self.place.what,
+            "waits": self.place.waits,
+            "good": self.good,
+        }
 
     def _talk(self) -> None:
         names = [f"rank/{rank}" for rank in range(self.size)]
@@ -187,14 +208,19 @@ class Watch:
         place, waited, alarmed, before = self.place, 0.0, 0.0, time.monotonic()
         while not self._over.wait(self.tick):
             now = time.monotonic()
-            passed, before = min(now - before, 4 * self.tick), now  # a process that was stopped did not wait
+            passed, before = (
+                min(now - before, 4 * self.tick),
+                now,
+            )  # a process that was stopped did not wait
             waited = waited + passed if self.place is place else 0.0
             place = self.place
             if self.alarm is not None:
                 alarmed += passed
                 if self.alarm["kind"] == "stuck":
                     self._report() if self.alarm["rank"] == self.rank else self._answer()
-                elif place.waits and min(alarmed, waited) > self.grace:  # it did not come to an end by itself
+                elif (
+                    place.waits and min(alarmed, waited) > self.grace
+                ):  # it did not come to an end by itself
                     self._end(self._sentence(self.alarm), self._quiet(self.alarm))
             elif place.waits and waited > self.timeout - self.grace:
                 self._sound({"kind": "stuck", "what": place.what, "update": self.update})
@@ -205,7 +231,11 @@ class Watch:
         """Another rank raised the alarm of a stuck job: our stacks to it, and the end."""
         self._briefly(lambda: self.store.set(f"stack/{self.rank}", self.stacks()))
         end = time.monotonic() + self.grace
-        while time.monotonic() < end and not self.deaf and not self._briefly(lambda: self.store.check(["reported"])):
+        while (
+            time.monotonic() < end
+            and not self.deaf
+            and not self._briefly(lambda: self.store.check(["reported"]))
+        ):
             time.sleep(self.tick / 5)
         self._end("", quiet=True)
 
@@ -217,17 +247,29 @@ class Watch:
         while len(stacks) < self.size and time.monotonic() < end and not self.deaf:
             for rank in [rank for rank in ranks if rank not in stacks]:
                 if self._briefly(lambda rank=rank: self.store.check([f"stack/{rank}"])):
-                    stacks[rank] = (self._briefly(lambda rank=rank: self.store.get(f"stack/{rank}")) or b"").decode()
+                    stacks[rank] = (
+                        self._briefly(lambda rank=rank: self.store.get(f"stack/{rank}")) or b""
+                    ).decode()
             time.sleep(self.tick / 5)
         lines = []
         for rank in range(self.size):
-            said = self.heard[rank].said if rank in self.heard else self.me if rank == self.rank else {}
+            said = (
+                self.heard[rank].said
+                if rank in self.heard
+                else self.me
+                if rank == self.rank
+                else {}
+            )
             if rank in stacks:
                 lines += [f"---- rank {rank}{_of(said)} ----", stacks[rank].rstrip()]
             else:
-                last = said and self._briefly(lambda rank=rank: self.store.multi_get([f"last/{rank}"])[0].decode())
-                lines += [f"---- rank {rank}{_of(said)} does not answer; where it was {self._age(rank):.0f} s ago ----",
-                          (last or "  unknown").rstrip()]
+                last = said and self._briefly(
+                    lambda rank=rank: self.store.multi_get([f"last/{rank}"])[0].decode()
+                )
+                lines += [
+                    f"---- rank {rank}{_of(said)} does not answer; where it was {self._age(rank):.0f} s ago ----",
+                    (last or "  unknown").rstrip(),
+                ]
         sentence = self._sentence(self.alarm, stuck=[rank for rank in ranks if rank not in stacks])
         print("\n".join(lines), file=sys.stderr)
         self._briefly(lambda: self.store.set("reported", "1"))
@@ -256,12 +298,19 @@ class Watch:
 
     def _silent(self) -> list[int]:
         """Ranks that have not been heard of for some looks."""
-        return [rank for rank in range(self.size) if rank != self.rank and self._age(rank) > 5 * self.tick]
+        return [
+            rank
+            for rank in range(self.size)
+            if rank != self.rank and self._age(rank) > 5 * self.tick
+        ]
 
     def _gone(self) -> list[int]:
         """Ranks of this host whose process is not there any more (and that are silent: a process may be out of sight)."""
-        return [rank for rank in self.heard if rank != self.rank and self._age(rank) > 2 * self.tick
-                and self._state(rank) == "gone"]
+        return [
+            rank
+            for rank in self.heard
+            if rank != self.rank and self._age(rank) > 2 * self.tick and self._state(rank) == "gone"
+        ]
 
     def _state(self, rank: int) -> str:
         """'gone', 'stopped', 'there', or '' where one cannot see (another host)."""
@@ -276,35 +325,71 @@ class Watch:
         said of itself, for whoever reads only its output."""
         return alarm["rank"] != self.rank and not (alarm["kind"] == "failed" and self.rank == 0)
 
-    def _sentence(self, alarm: dict[str, Any], error: BaseException | None = None, stuck: list[int] | None = None) -> str:
+    def _sentence(
+        self,
+        alarm: dict[str, Any],
+        error: BaseException | None = None,
+        stuck: list[int] | None = None,
+    ) -> str:
         good = max([self.good, *(heard.said.get("good", "") for heard in self.heard.values())])
-        rest = (f"the last good checkpoint is {good}; the same command goes on from there" if good else
-                "there is no checkpoint yet" if self.rank == 0 else "the same command goes on from the last good checkpoint")
+        rest = (
+            f"the last good checkpoint is {good}; the same command goes on from there"
+            if good
+            else "there is no checkpoint yet"
+            if self.rank == 0
+            else "the same command goes on from the last good checkpoint"
+        )
         if alarm["kind"] == "failed":
             return f"rank {alarm['rank']} failed in update {self.update}: {alarm['said']}"
         if alarm["kind"] == "gone":
             ranks = alarm["ranks"]
             if not ranks:
                 what = f" ({' '.join(str(error).split())[:150]})" if error else ""
-                return f"the connection to another rank was lost in update {self.update}{what}; {rest}"
+                return (
+                    f"the connection to another rank was lost in update {self.update}{what}; {rest}"
+                )
             what = " and ".join(f"rank {rank}{self._where(rank)}" for rank in ranks[:4])
             return f"update {self.update}: {what}, is gone: killed, or out of memory; {rest}"
         why = "; ".join(self._suspects(alarm, stuck or [])[:8])
-        return (f"update {alarm['update']}: rank {self.rank} waited {self.timeout:g} s for the other ranks in {alarm['what']} "
-                f"(train.timeout): {why}; {rest}")
+        return (
+            f"update {alarm['update']}: rank {self.rank} waited {self.timeout:g} s for the other ranks in {alarm['what']} "
+            f"(train.timeout): {why}; {rest}"
+        )
 
     def _suspects(self, alarm: dict[str, Any], stuck: list[int]) -> list[str]:
         """What keeps the ranks that wait waiting, as far as it is known."""
         states = {rank: self._state(rank) for rank in range(self.size) if rank != self.rank}
-        told = [f"rank {rank}{self._where(rank)}, {WORDS[state]}" for rank, state in states.items() if state in WORDS]
+        told = [
+            f"rank {rank}{self._where(rank)}, {WORDS[state]}"
+            for rank, state in states.items()
+            if state in WORDS
+        ]
         if self.deaf:
             return told or ["the store that the job met at does not answer either"]
-        told += [f"rank {rank}{self._where(rank)}, does not answer" for rank in stuck if states[rank] not in WORDS]
-        others = {rank: heard.said for rank, heard in self.heard.items() if rank != self.rank and rank not in stuck}
-        told += [f"rank {rank}{self._where(rank)}, is busy there" for rank, said in others.items() if not said["waits"]]
-        return told or [f"rank {rank}{self._where(rank)}, waits too" for rank, said in others.items()
-                        if said["what"] != alarm["what"]] or [
-                            "every rank waits at the same place, so the network between them does not deliver"]
+        told += [
+            f"rank {rank}{self._where(rank)}, does not answer"
+            for rank in stuck
+            if states[rank] not in WORDS
+        ]
+        others = {
+            rank: heard.said
+            for rank, heard in self.heard.items()
+            if rank != self.rank and rank not in stuck
+        }
+        told += [
+            f"rank {rank}{self._where(rank)}, is busy there"
+            for rank, said in others.items()
+            if not said["waits"]
+        ]
+        return (
+            told
+            or [
+                f"rank {rank}{self._where(rank)}, waits too"
+                for rank, said in others.items()
+                if said["what"] != alarm["what"]
+            ]
+            or ["every rank waits at the same place, so the network between them does not deliver"]
+        )
 
     def _where(self, rank: int) -> str:
         said = self.heard[rank].said if rank in self.heard else {}
@@ -317,7 +402,9 @@ class Watch:
         """The main thread's frames, innermost last; cheap enough to be published at every look."""
         frame, lines = sys._current_frames().get(self.main), []
         while frame is not None and len(lines) < 60:
-            lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}')
+            lines.append(
+                f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+            )
             frame = frame.f_back
         return "\n".join(reversed(lines))
 
@@ -326,8 +413,11 @@ class Watch:
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         watching = {ident for ident, name in names.items() if name.startswith("fwk")}
         frames = sorted(sys._current_frames().items(), key=lambda pair: pair[0] == self.main)
-        return "".join(f"{names.get(ident, 'a thread')}:\n{''.join(traceback.format_stack(frame))}"
-                       for ident, frame in frames if ident not in watching)
+        return "".join(
+            f"{names.get(ident, 'a thread')}:\n{''.join(traceback.format_stack(frame))}"
+            for ident, frame in frames
+            if ident not in watching
+        )
 
 
 WORDS = {"stopped": "is stopped (SIGSTOP)", "gone": "is gone"}
@@ -342,7 +432,12 @@ def process_state(pid: int) -> tuple[str, str]:
     if not Path("/proc/self/stat").exists():
         return "", ""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except OSError:
         return "gone", ""
     state = {"T": "stopped", "t": "stopped", "Z": "gone", "X": "gone"}.get(fields[0], "there")

@@ -18,7 +18,14 @@ from fwk.engine.api import Loaded
 from fwk.errors import ConfigError, DataError, RunError, nearest
 from fwk.files import Replacement
 from fwk.hf import tokenizer as tokenizers
-from fwk.hf.families import Shape, names, options_there, refuse_what_does_not_fit, shape_for, to_there
+from fwk.hf.families import (
+    Shape,
+    names,
+    options_there,
+    refuse_what_does_not_fit,
+    shape_for,
+    to_there,
+)
 from fwk.models.bert import Bert
 
 TOLERANCE = 1e-5
@@ -43,7 +50,10 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
     noisers = {name: one for name, one in module.learned.items() if one.roles}
     if by is None:
         if len(criteria) > 1:
-            raise ConfigError("--by", f"several criteria have a head; name one of {', '.join(criteria)}, or '{ENCODER}' for none")
+            raise ConfigError(
+                "--by",
+                f"several criteria have a head; name one of {', '.join(criteria)}, or '{ENCODER}' for none",
+            )
         by = next(iter(criteria), ENCODER)
     if by == ENCODER:
         encoder, role, head = loaded.model, None, None
@@ -54,22 +64,40 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
         encoder, role, head = noisers[by].network, noisers[by].roles[0], noisers[by].head
     else:
         known = [*criteria, *noisers, ENCODER]
-        raise ConfigError("--by", f"'{by}' has no head that transformers knows; expected one of {', '.join(known)}{nearest(by, known, everything_up_to=0)}")
+        raise ConfigError(
+            "--by",
+            f"'{by}' has no head that transformers knows; expected one of {', '.join(known)}{nearest(by, known, everything_up_to=0)}",
+        )
     encoder = encoder.innermost()
     refuse_what_does_not_fit(encoder, role)
     return Part(by, encoder, role, head)
 
 
-def export(loaded: Loaded, folder: str | Path, by: str | None = None, family: str = "auto", overwrite: bool = False) -> dict[str, Any]:
+def export(
+    loaded: Loaded,
+    folder: str | Path,
+    by: str | None = None,
+    family: str = "auto",
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Writes config, weights (safetensors), tokenizer and a model card, loads them back with transformers and compares; the
     folder is there in whole or not at all. Returns what was compared. ConfigError for what the families cannot hold."""
     transformers = _transformers()
-    replacement = Replacement(Path(folder), overwrite, lambda there: "tags: [fwk]" in _start_of(there / "README.md"),
-                              (loaded.folder.parent.parent,))
+    replacement = Replacement(
+        Path(folder),
+        overwrite,
+        lambda there: "tags: [fwk]" in _start_of(there / "README.md"),
+        (loaded.folder.parent.parent,),
+    )
     if loaded.tokenizer is None:
-        raise ConfigError("task", f"{loaded.folder} was trained on a task without text, which transformers has no tokenizer for")
+        raise ConfigError(
+            "task",
+            f"{loaded.folder} was trained on a task without text, which transformers has no tokenizer for",
+        )
     part = find_part(loaded, by)
-    if family == "auto" and any("replaced_token" in one.roles for one in loaded.module.criteria.values()):
+    if family == "auto" and any(
+        "replaced_token" in one.roles for one in loaded.module.criteria.values()
+    ):
         family = "electra"  # generator and discriminator are of one family
     shape = shape_for(part.encoder.config, part.role, family)
     with replacement as beside:
@@ -94,33 +122,54 @@ def _write(transformers: Any, loaded: Loaded, part: Part, shape: Shape, folder: 
     if shape.family == "bert":
         del options["embedding_size"]
     config_class = getattr(transformers, f"{shape.family.capitalize()}Config")
-    config = config_class(**options, pad_token_id=max(tokenizer.pad, 0),
-                          tie_word_embeddings=part.role != "masked_lm" or part.head.output.weight is encoder.embeddings.token.weight)
+    config = config_class(
+        **options,
+        pad_token_id=max(tokenizer.pad, 0),
+        tie_word_embeddings=part.role != "masked_lm"
+        or part.head.output.weight is encoder.embeddings.token.weight,
+    )
     kept = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    kept |= {f"head.{name}": value for name, value in (part.head.state_dict().items() if part.head is not None else ())}
+    kept |= {
+        f"head.{name}": value
+        for name, value in (part.head.state_dict().items() if part.head is not None else ())
+    }
     weights = to_there(kept, names(encoder.config, shape))
     model_class = getattr(transformers, shape.class_name)
-    model = model_class(config, add_pooling_layer=False) if shape.class_name == "BertModel" else model_class(config)
+    model = (
+        model_class(config, add_pooling_layer=False)
+        if shape.class_name == "BertModel"
+        else model_class(config)
+    )
     for name, width in (("position", "max_position_embeddings"), ("segment", "type_vocab_size")):
         if getattr(encoder.embeddings, name) is None:  # adds nothing there either
             there = {"position": "position_embeddings", "segment": "token_type_embeddings"}[name]
-            weights[f"{shape.prefix}embeddings.{there}.weight"] = torch.zeros(options[width], encoder.embeddings.token.embedding_dim)
+            weights[f"{shape.prefix}embeddings.{there}.weight"] = torch.zeros(
+                options[width], encoder.embeddings.token.embedding_dim
+            )
     if shape == Shape("bert", "masked_lm"):
         weights["cls.predictions.bias"] = weights["cls.predictions.decoder.bias"]
     missing, unexpected = model.load_state_dict(weights, strict=False)
-    missing = [name for name in missing if "position_ids" not in name and "token_type_ids" not in name]
+    missing = [
+        name for name in missing if "position_ids" not in name and "token_type_ids" not in name
+    ]
     if missing or unexpected:
-        raise RunError(f"this version of transformers ({transformers.__version__}) has other weights in {shape.class_name}: "
-                       f"{', '.join([*missing, *unexpected][:4])}")
+        raise RunError(
+            f"this version of transformers ({transformers.__version__}) has other weights in {shape.class_name}: "
+            f"{', '.join([*missing, *unexpected][:4])}"
+        )
     try:
         model.save_pretrained(folder)
     except SafetensorError as error:  # a full disk, in the words of the library that writes
         raise RunError(f"the weights could not be written ({str(error)[:120]})") from None
-    tokenizers.write(tokenizer, folder, config.max_position_embeddings, pairs=encoder.config.segments > 1)
+    tokenizers.write(
+        tokenizer, folder, config.max_position_embeddings, pairs=encoder.config.segments > 1
+    )
 
 
 @torch.no_grad()
-def _compare(transformers: Any, loaded: Loaded, part: Part, shape: Shape, folder: Path) -> dict[str, float]:
+def _compare(
+    transformers: Any, loaded: Loaded, part: Part, shape: Shape, folder: Path
+) -> dict[str, float]:
     """Largest differences of features and logits, in fp64 and fp32, over what is no padding. RunError above the tolerance, which
     in fp32 grows with the size of numbers above 1: so does their rounding."""
     tokenizers.compare(loaded.tokenizer, folder)
@@ -129,12 +178,21 @@ def _compare(transformers: Any, loaded: Loaded, part: Part, shape: Shape, folder
     vocabulary, limit = theirs.config.vocab_size, theirs.config.max_position_embeddings
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(vocabulary, (4, min(limit, 64)), generator=generator)
-    length = torch.tensor([tokens.shape[1], max(tokens.shape[1] // 2, 1), max(tokens.shape[1] - 1, 1), 1])
+    length = torch.tensor(
+        [tokens.shape[1], max(tokens.shape[1] // 2, 1), max(tokens.shape[1] - 1, 1), 1]
+    )
     mask = torch.arange(tokens.shape[1]) < length[:, None]
-    pairs = (torch.arange(tokens.shape[1]) >= length[:, None] // 2).long() if part.encoder.config.segments > 1 else torch.zeros_like(tokens)
+    pairs = (
+        (torch.arange(tokens.shape[1]) >= length[:, None] // 2).long()
+        if part.encoder.config.segments > 1
+        else torch.zeros_like(tokens)
+    )
     found, sizes = {}, {}
     for dtype in (torch.float64, torch.float32):
-        encoder, head = part.encoder.to(dtype).eval(), None if part.head is None else part.head.to(dtype).eval()
+        encoder, head = (
+            part.encoder.to(dtype).eval(),
+            None if part.head is None else part.head.to(dtype).eval(),
+        )
         theirs = theirs.to(dtype)
         features = encoder({"tokens": tokens, "segments": pairs}, mask).features
         base = getattr(theirs, shape.family) if shape.role else theirs
@@ -142,33 +200,72 @@ def _compare(transformers: Any, loaded: Loaded, part: Part, shape: Shape, folder
         differ = {"features": (features - base(**inputs).last_hidden_state)[mask]}
         if head is not None:
             logits = head(features)
-            differ["logits"] = (logits.squeeze(-1) if shape.role == "replaced_token" else logits)[mask] - theirs(**inputs).logits[mask]
+            differ["logits"] = (logits.squeeze(-1) if shape.role == "replaced_token" else logits)[
+                mask
+            ] - theirs(**inputs).logits[mask]
         for what, values in differ.items():
             name = f"{what}, {str(dtype).removeprefix('torch.')}"
             found[name] = float(values.abs().max())
-            sizes[name] = max(1.0, float((features if what == "features" else logits).abs().max())) if dtype == torch.float32 else 1.0
+            sizes[name] = (
+                max(1.0, float((features if what == "features" else logits).abs().max()))
+                if dtype == torch.float32
+                else 1.0
+            )
     for what, value in found.items():
         if not value <= TOLERANCE * sizes[what]:
-            raise RunError(f"transformers gives other {what} than fwk: they differ by {value:.1e}, expected at most "
-                           f"{TOLERANCE * sizes[what]:.1e}; nothing was written")
+            raise RunError(
+                f"transformers gives other {what} than fwk: they differ by {value:.1e}, expected at most "
+                f"{TOLERANCE * sizes[what]:.1e}; nothing was written"
+            )
     return found
 
 
 def card(loaded: Loaded, part: Part, shape: Shape, found: dict[str, float]) -> str:
     """The model card: what was trained on what, how, how well, and how to load it."""
     state = json.loads((loaded.folder / "state.json").read_text(encoding="utf-8"))
-    lines = ["---", "library_name: transformers", "tags: [fwk]", "---", "",
-             f"# {shape.class_name} trained with fwk", "",
-             f"Objective: {', '.join(f'{label} ({spec.component.name})' for label, spec in loaded.config.criterion.items())}; the head is that of "
-             f"`{part.by}`." if part.head is not None else "An encoder without a head.",
-             f"Update {state['update']:,}, {state.get('tokens', 0):,} tokens. Data fingerprint `{state.get('fingerprint', 'unknown')}`.", "",
-             "```python", "from transformers import AutoTokenizer, " + shape.class_name, "",
-             f'model = {shape.class_name}.from_pretrained("FOLDER")', 'tokenizer = AutoTokenizer.from_pretrained("FOLDER")', "```", "",
-             "## Metrics", ""]
+    lines = [
+        "---",
+        "library_name: transformers",
+        "tags: [fwk]",
+        "---",
+        "",
+        f"# {shape.class_name} trained with fwk",
+        "",
+        f"Objective: {', '.join(f'{label} ({spec.component.name})' for label, spec in loaded.config.criterion.items())}; the head is that of "
+        f"`{part.by}`."
+        if part.head is not None
+        else "An encoder without a head.",
+        f"Update {state['update']:,}, {state.get('tokens', 0):,} tokens. Data fingerprint `{state.get('fingerprint', 'unknown')}`.",
+        "",
+        "```python",
+        "from transformers import AutoTokenizer, " + shape.class_name,
+        "",
+        f'model = {shape.class_name}.from_pretrained("FOLDER")',
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+        "```",
+        "",
+        "## Metrics",
+        "",
+    ]
     metrics = state.get("last_metrics") or {}
-    lines += [f"- {split}/{name}: {value:.6g}" for split, values in metrics.items() for name, value in values.items()] or ["none recorded"]
-    lines += ["", "## Compared with fwk", "", *(f"- {what}: largest difference {value:.1e}" for what, value in found.items()), "",
-              "## Configuration", "", "```yaml", to_yaml(loaded.config).rstrip(), "```", ""]
+    lines += [
+        f"- {split}/{name}: {value:.6g}"
+        for split, values in metrics.items()
+        for name, value in values.items()
+    ] or ["none recorded"]
+    lines += [
+        "",
+        "## Compared with fwk",
+        "",
+        *(f"- {what}: largest difference {value:.1e}" for what, value in found.items()),
+        "",
+        "## Configuration",
+        "",
+        "```yaml",
+        to_yaml(loaded.config).rstrip(),
+        "```",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -191,5 +288,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError:
-        raise DataError("this needs the package 'transformers'; install it with pip install 'fwk[hf]'") from None
+        raise DataError(
+            "this needs the package 'transformers'; install it with pip install 'fwk[hf]'"
+        ) from None
     return transformers

@@ -32,22 +32,35 @@ def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) 
     was read and which weights were left behind. DataError and ConfigError name what does not fit."""
     source, run = Path(source), Path(run)
     state = Path("checkpoints") / checkpoint.folder_name(0) / "state.json"
-    replacement = Replacement(run, overwrite, lambda there: (there / state).is_file() and '"imported"' in (there / state).read_text(), (source,))
+    replacement = Replacement(
+        run,
+        overwrite,
+        lambda there: (there / state).is_file() and '"imported"' in (there / state).read_text(),
+        (source,),
+    )
     there = _config(source)
     shape = _shape(there, source)
     tensors = _tensors(source)
     options = options_here(there, shape.family, str(source / "config.json"))
     tokenizer = tokenizers.load(source, lower=_lower(source))
     if tokenizer.size != (size := there.get("vocab_size")):
-        raise DataError(f"{source}: the tokenizer has {tokenizer.size:,} tokens and config.json says {size!r} (vocab_size); expected the same")
+        raise DataError(
+            f"{source}: the tokenizer has {tokenizer.size:,} tokens and config.json says {size!r} (vocab_size); expected the same"
+        )
     load_plugins()
     with replacement as beside:
         found = _write(shape, options, tensors, tokenizer, beside, run)
     return {"class": shape.class_name, **found}
 
 
-def _write(shape: Shape, options: Mapping[str, Any], tensors: dict[str, Tensor], tokenizer: tokenizers.Tokenizer, folder: Path,
-           run: Path) -> dict[str, Any]:
+def _write(
+    shape: Shape,
+    options: Mapping[str, Any],
+    tensors: dict[str, Tensor],
+    tokenizer: tokenizers.Tokenizer,
+    folder: Path,
+    run: Path,
+) -> dict[str, Any]:
     (folder / "tokenizer").mkdir()
     tokenizer.save(folder / "tokenizer")
     tied = True
@@ -56,44 +69,81 @@ def _write(shape: Shape, options: Mapping[str, Any], tensors: dict[str, Tensor],
     if shape.role == "masked_lm":
         refuse_another_eps(options["norm_eps"])
     config = _run_config(shape, options, tied, run)
-    module = build_module(config, config.task.cls.without_data(config.task.config, config.seed, folder))
+    module = build_module(
+        config, config.task.cls.without_data(config.task.config, config.seed, folder)
+    )
     own = model_tensors(module)
     pairs = names(config.model.config, shape)
     read = to_here(tensors, pairs)
     label = next(iter(config.criterion))
     targets = {"encoder.": "networks.main.", "head.": f"criteria.{label}.head."}
-    values = {targets[name.partition(".")[0] + "."] + name.partition(".")[2]: value for name, value in read.items()}
-    wanted = {name for name in own if name.startswith(("networks.main.", f"criteria.{label}.head."))}
+    values = {
+        targets[name.partition(".")[0] + "."] + name.partition(".")[2]: value
+        for name, value in read.items()
+    }
+    wanted = {
+        name for name in own if name.startswith(("networks.main.", f"criteria.{label}.head."))
+    }
     if shape.role is None:
         wanted = {name for name in wanted if name.startswith("networks.main.")}
     if missing := sorted(wanted - values.keys()):
-        raise DataError(f"the weights lack {', '.join(missing[:4])} (in our names), which a {shape.class_name} has")
+        raise DataError(
+            f"the weights lack {', '.join(missing[:4])} (in our names), which a {shape.class_name} has"
+        )
     for name in wanted:
         if own[name].shape != values[name].shape:
-            raise DataError(f"the weight {name} is {list(values[name].shape)} and its configuration says {list(own[name].shape)}")
-    model = {name: values[name].to(own[name].dtype) if name in wanted else value for name, value in own.items()}
+            raise DataError(
+                f"the weight {name} is {list(values[name].shape)} and its configuration says {list(own[name].shape)}"
+            )
+    model = {
+        name: values[name].to(own[name].dtype) if name in wanted else value
+        for name, value in own.items()
+    }
     known = {one for theirs in pairs.values() for one in theirs}
     left = sorted(name for name in tensors if name not in known)
     if odd := [name for name in left if not any(part in name for part in LEFT)]:
-        raise DataError(f"there are weights that a {shape.class_name} does not have: {', '.join(odd[:4])}")
+        raise DataError(
+            f"there are weights that a {shape.class_name} does not have: {', '.join(odd[:4])}"
+        )
     write_weights(folder, model, config, shape.class_name, fingerprint=tokenizer.fingerprint)
-    return {"by": label if shape.role else "encoder", "left": [name for name in left if not name.endswith("_ids")]}
+    return {
+        "by": label if shape.role else "encoder",
+        "left": [name for name in left if not name.endswith("_ids")],
+    }
 
 
 def _run_config(shape: Shape, options: Mapping[str, Any], tied: bool, run: Path) -> RunConfig:
-    role = shape.role or "masked_lm"  # an encoder alone gets a fresh head, as every run has an objective
-    names_of_role = [entry.name for entry in registry.entries("criterion") if role in registry.get("criterion", entry.name).cls.roles]
+    role = (
+        shape.role or "masked_lm"
+    )  # an encoder alone gets a fresh head, as every run has an objective
+    names_of_role = [
+        entry.name
+        for entry in registry.entries("criterion")
+        if role in registry.get("criterion", entry.name).cls.roles
+    ]
     if not names_of_role:
-        raise DataError(f"no criterion here has a head of the kind '{role}'; install the plugin that has one")
+        raise DataError(
+            f"no criterion here has a head of the kind '{role}'; install the plugin that has one"
+        )
     name = role if role in names_of_role else sorted(names_of_role)[0]
     criterion: dict[str, Any] = {} if tied else {"tied_output": False}
     cls = registry.get("criterion", name).cls
     views = {}
     if role != "masked_lm":  # noise that needs no network: whoever goes on training chooses another
         views = {cls.Config().view: {"noiser": "bert_mask", "of": None, "mask": 0.0, "random": 1.0}}
-    return from_mapping({
-        "task": {"name": "mlm", "length": max(int(options["length"]), 8), "tokenizer": str(run / "tokenizer")},
-        "model": {"name": "bert", **options}, "criterion": {name: criterion}, "views": views, "run": str(run)})
+    return from_mapping(
+        {
+            "task": {
+                "name": "mlm",
+                "length": max(int(options["length"]), 8),
+                "tokenizer": str(run / "tokenizer"),
+            },
+            "model": {"name": "bert", **options},
+            "criterion": {name: criterion},
+            "views": views,
+            "run": str(run),
+        }
+    )
 
 
 def _untie(shape: Shape, tensors: dict[str, Tensor]) -> bool:
@@ -112,7 +162,9 @@ def _untie(shape: Shape, tensors: dict[str, Tensor]) -> bool:
 def _config(source: Path) -> dict[str, Any]:
     path = source / "config.json"
     if not source.is_dir():
-        raise DataError(f"{source} is not a folder; expected one with config.json, model.safetensors and a tokenizer")
+        raise DataError(
+            f"{source} is not a folder; expected one with config.json, model.safetensors and a tokenizer"
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -126,12 +178,16 @@ def _config(source: Path) -> dict[str, Any]:
 
 def _shape(there: Mapping[str, Any], source: Path) -> Shape:
     said = there.get("architectures")
-    said = said[0] if isinstance(said, list) and len(said) == 1 and isinstance(said[0], str) else said
+    said = (
+        said[0] if isinstance(said, list) and len(said) == 1 and isinstance(said[0], str) else said
+    )
     if said == "BertForPreTraining":
         said = "BertForMaskedLM"  # its second head, of the next sentence, is left behind
     if isinstance(said, str) and said in PARTS:
         return PARTS[said]
-    raise DataError(f"{source / 'config.json'}: the architecture is {said!r}; expected one of {', '.join(PARTS)}")
+    raise DataError(
+        f"{source / 'config.json'}: the architecture is {said!r}; expected one of {', '.join(PARTS)}"
+    )
 
 
 def _tensors(source: Path) -> dict[str, Tensor]:
@@ -139,19 +195,31 @@ def _tensors(source: Path) -> dict[str, Tensor]:
     files = [source / "model.safetensors"]
     if index.is_file():
         try:
-            files = sorted({source / Path(name).name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+            files = sorted(
+                {
+                    source / Path(name).name
+                    for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+                }
+            )
         except (ValueError, KeyError, AttributeError, TypeError):
             raise DataError(f"{index} is not an index of weights") from None
     found: dict[str, Tensor] = {}
     for file in files:
         if not file.is_file():
-            pickled = " (pytorch_model.bin is a pickle, which is not read: save it as safetensors)" if (source / "pytorch_model.bin").exists() else ""
+            pickled = (
+                " (pytorch_model.bin is a pickle, which is not read: save it as safetensors)"
+                if (source / "pytorch_model.bin").exists()
+                else ""
+            )
             raise DataError(f"{file} is not there{pickled}")
         try:
             found.update(load_file(file))
         except (SafetensorError, OSError) as error:
             raise DataError(f"{file} cannot be read ({str(error)[:100]})") from None
-    renamed = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}  # of weights from before there was torch
+    renamed = {
+        "LayerNorm.gamma": "LayerNorm.weight",
+        "LayerNorm.beta": "LayerNorm.bias",
+    }  # of weights from before there was torch
     for name in list(found):
         for old, new in renamed.items():
             if name.endswith(old):
@@ -163,10 +231,16 @@ def _lower(source: Path) -> bool | None:
     """What tokenizer_config.json says of case, for a vocab.txt alone. DataError for what a vocab.txt cannot be read with here."""
     try:
         said = json.loads((source / "tokenizer_config.json").read_text(encoding="utf-8"))
-        lower, accents, chinese = (said.get(key) for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"))
+        lower, accents, chinese = (
+            said.get(key) for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
+        )
     except (OSError, ValueError, AttributeError):
         return None
-    if not (source / "tokenizer.json").is_file() and (accents not in (None, lower) or chinese is False):
-        raise DataError(f"{source / 'tokenizer_config.json'}: strip_accents {accents} with do_lower_case {lower}, or tokenize_chinese_chars false, "
-                        "is read from a tokenizer.json only; save the tokenizer as one")
+    if not (source / "tokenizer.json").is_file() and (
+        accents not in (None, lower) or chinese is False
+    ):
+        raise DataError(
+            f"{source / 'tokenizer_config.json'}: strip_accents {accents} with do_lower_case {lower}, or tokenize_chinese_chars false, "
+            "is read from a tokenizer.json only; save the tokenizer as one"
+        )
     return lower

@@ -36,7 +36,10 @@ class Encoder(nn.Module):
 
     @abstractmethod
     def forward(
-        self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
+        self,
+        inputs: Mapping[str, Tensor],
+        mask: Tensor | None,
+        embedding_change: Tensor | None = None,
         states: Sequence[str] = (),
     ) -> Encoded:
         """inputs: by name, each [B, ...]. mask: bool [B, T], True on content. embedding_change: [B, T, E], E being
@@ -48,7 +51,9 @@ class Encoder(nn.Module):
         return self
 
     @classmethod
-    def transformers(cls, config: Any, main: tuple[Transformer, ...] | None) -> tuple[Transformer, ...]:
+    def transformers(
+        cls, config: Any, main: tuple[Transformer, ...] | None
+    ) -> tuple[Transformer, ...]:
         """The Transformers it consists of, for counting operations (`fwk.flops`); none: unknown. main: those of the main
         encoder, for one that is made after it."""
         return ()
@@ -82,11 +87,17 @@ class Encoder(nn.Module):
             if name not in self.state_names():
                 from fwk.errors import nearest
 
-                raise ConfigError("model", f"{who} reads state '{name}', which {type(self).__name__} does not have"
-                                  f"{nearest(name, self.state_names())}")
+                raise ConfigError(
+                    "model",
+                    f"{who} reads state '{name}', which {type(self).__name__} does not have"
+                    f"{nearest(name, self.state_names())}",
+                )
 
     def check_sees_itself(self, who: str) -> None:
         """ConfigError when `who` (a key) judges tokens and no position of this encoder sees its own."""
         if not self.sees_itself:
-            raise ConfigError(who, f"{type(self).__name__} lets no position see its own token, so there is no judging it; expected an "
-                              "encoder such as 'bert' (--model bert)")
+            raise ConfigError(
+                who,
+                f"{type(self).__name__} lets no position see its own token, so there is no judging it; expected an "
+                "encoder such as 'bert' (--model bert)",
+            )

@@ -52,32 +52,77 @@ class Bert(Encoder):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         size: Literal["tiny", "mini", "small", "medium", "base", "large"] = option(
-            "tiny", "layers x width / heads: tiny 2x128/2, mini 4x256/4, small 4x512/8, medium 8x512/8, base 12x768/12,"
-            " large 24x1024/16")
-        layers: int | None = option(None, "number of layers (default: the size's)", low=1, high=10_000)
-        width: int | None = option(None, "D, width of the hidden states (default: the size's)", low=1, high=1_000_000)
-        heads: int | None = option(None, "attention heads (default: the size's; 4 where positions are 'neighbour' and"
-                                   " the size has fewer)", low=1, high=100_000)
-        inner: int | None = option(None, "width of the feed-forward layer (default: 4 x width)", low=1, high=10_000_000)
-        embedding: int | None = option(None, "E, width of the token embedding (default: width)", low=1, high=1_000_000)
+            "tiny",
+            "layers x width / heads: tiny 2x128/2, mini 4x256/4, small 4x512/8, medium 8x512/8, base 12x768/12,"
+            " large 24x1024/16",
+        )
+        layers: int | None = option(
+            None, "number of layers (default: the size's)", low=1, high=10_000
+        )
+        width: int | None = option(
+            None, "D, width of the hidden states (default: the size's)", low=1, high=1_000_000
+        )
+        heads: int | None = option(
+            None,
+            "attention heads (default: the size's; 4 where positions are 'neighbour' and"
+            " the size has fewer)",
+            low=1,
+            high=100_000,
+        )
+        inner: int | None = option(
+            None, "width of the feed-forward layer (default: 4 x width)", low=1, high=10_000_000
+        )
+        embedding: int | None = option(
+            None, "E, width of the token embedding (default: width)", low=1, high=1_000_000
+        )
         positions: Literal["learned", "relative", "neighbour", "none"] = option(
-            "neighbour", "how positions are told: learned (BERT), relative bias, neighbour-initialised relative bias, none")
-        reach: int = option(32, "offsets beyond +-reach share one relative bias", low=1, high=1_000_000)
-        buckets: int = option(0, "buckets of T5's relative position bias, beside `positions` (0: without it; T5: 32)", low=0,
-                              high=1024)
-        farthest: int = option(128, "offsets beyond +-farthest share the last of these buckets (T5: 128)", low=1, high=100_000)
-        length: int | None = option(None, "longest sequence of learned positions (default: the task's)", low=1, high=10_000_000)
+            "neighbour",
+            "how positions are told: learned (BERT), relative bias, neighbour-initialised relative bias, none",
+        )
+        reach: int = option(
+            32, "offsets beyond +-reach share one relative bias", low=1, high=1_000_000
+        )
+        buckets: int = option(
+            0,
+            "buckets of T5's relative position bias, beside `positions` (0: without it; T5: 32)",
+            low=0,
+            high=1024,
+        )
+        farthest: int = option(
+            128,
+            "offsets beyond +-farthest share the last of these buckets (T5: 128)",
+            low=1,
+            high=100_000,
+        )
+        length: int | None = option(
+            None,
+            "longest sequence of learned positions (default: the task's)",
+            low=1,
+            high=10_000_000,
+        )
         direction: Literal["both", "left_to_right", "right_to_left"] = option(
-            "both", "what a position sees: everything (BERT), itself and what precedes it, itself and what follows it")
+            "both",
+            "what a position sees: everything (BERT), itself and what precedes it, itself and what follows it",
+        )
         segments: int = option(2, "number of segment embeddings (0: none)", low=0, high=1_000_000)
-        norm: Literal["post", "pre"] = option("post", "layer norm after each residual sum (BERT) or before each block")
+        norm: Literal["post", "pre"] = option(
+            "post", "layer norm after each residual sum (BERT) or before each block"
+        )
         norm_eps: float = option(1e-12, "epsilon of the layer norms (BERT: 1e-12)", low=0)
         norm_kernel: Literal["torch", "apex"] = option(
-            "torch", "who computes the layer norms: torch, or NVIDIA apex's fused kernel (CUDA only)")
-        dropout: float = option(0.1, "dropout of embeddings and residual branches (BERT: 0.1)", low=0, high=1)
-        attention_dropout: float = option(0.1, "dropout of attention probabilities (BERT: 0.1)", low=0, high=1)
+            "torch",
+            "who computes the layer norms: torch, or NVIDIA apex's fused kernel (CUDA only)",
+        )
+        dropout: float = option(
+            0.1, "dropout of embeddings and residual branches (BERT: 0.1)", low=0, high=1
+        )
+        attention_dropout: float = option(
+            0.1, "dropout of attention probabilities (BERT: 0.1)", low=0, high=1
+        )
         initialisation: Literal["bert", "torch", "fan_in"] = option(
-            "bert", "weights: normal with deviation 0.02 (BERT), torch's defaults, or normal with 1/sqrt(fan-in)")
+            "bert",
+            "weights: normal with deviation 0.02 (BERT), torch's defaults, or normal with 1/sqrt(fan-in)",
+        )
 
         def __post_init__(self):
             _, width, heads = self.shape()
@@ -88,12 +133,20 @@ class Bert(Encoder):
         def check_buckets(self) -> None:
             sides = 2 if self.direction == "both" else 1
             if self.buckets % sides or 0 < self.buckets < 2 * sides:
-                raise ConfigError("buckets", f"expected 0 or {'an even number from 4' if sides == 2 else 'a number from 2'} on, "
-                                  f"got {self.buckets}")
-            nearest = self.buckets // sides // 2  # offsets of each side that have a bucket of their own
+                raise ConfigError(
+                    "buckets",
+                    f"expected 0 or {'an even number from 4' if sides == 2 else 'a number from 2'} on, "
+                    f"got {self.buckets}",
+                )
+            nearest = (
+                self.buckets // sides // 2
+            )  # offsets of each side that have a bucket of their own
             if self.buckets and self.farthest <= nearest:
-                raise ConfigError("farthest", f"the nearest {nearest} offsets have buckets of their own; expected more than that, got "
-                                  f"{self.farthest}")
+                raise ConfigError(
+                    "farthest",
+                    f"the nearest {nearest} offsets have buckets of their own; expected more than that, got "
+                    f"{self.farthest}",
+                )
 
         def shape(self) -> tuple[int, int, int]:
             """Layers, width and heads: what is said of them, and the size's for the rest."""
@@ -109,20 +162,33 @@ class Bert(Encoder):
             raise ConfigError("model", "'bert' reads tokens, and this task has no vocabulary")
         layers, self.width, self.heads = config.shape()
         self.embeddings = Embeddings(config, self.width, build)
-        self.layers = nn.ModuleList(
-            [Layer(config, self.width, self.heads) for _ in range(layers)])
+        self.layers = nn.ModuleList([Layer(config, self.width, self.heads) for _ in range(layers)])
         self.final_norm = layer_norm(config, self.width) if config.norm == "pre" else nn.Identity()
         relative = config.positions in ("relative", "neighbour")
-        self.relative = RelativeBias(self.heads, config.reach, config.positions == "neighbour") if relative else None
-        self.bucket_bias = BucketedBias(self.heads, config.buckets, config.farthest, config.direction) if config.buckets else None
+        self.relative = (
+            RelativeBias(self.heads, config.reach, config.positions == "neighbour")
+            if relative
+            else None
+        )
+        self.bucket_bias = (
+            BucketedBias(self.heads, config.buckets, config.farthest, config.direction)
+            if config.buckets
+            else None
+        )
         self.initialise(config.initialisation)
         self.direction = config.direction
-        self.longest = 0 if self.embeddings.position is None else self.embeddings.position.num_embeddings
+        self.longest = (
+            0 if self.embeddings.position is None else self.embeddings.position.num_embeddings
+        )
 
     @classmethod
-    def transformers(cls, config: Config, main: tuple[Transformer, ...] | None) -> tuple[Transformer, ...]:
+    def transformers(
+        cls, config: Config, main: tuple[Transformer, ...] | None
+    ) -> tuple[Transformer, ...]:
         layers, width, heads = config.shape()
-        return (Transformer(layers, width, heads, config.inner or 4 * width, config.embedding or width),)
+        return (
+            Transformer(layers, width, heads, config.inner or 4 * width, config.embedding or width),
+        )
 
     def initialise(self, how: str) -> None:
         for module in self.modules():
@@ -134,8 +200,13 @@ class Bert(Encoder):
                 if how != "torch" and isinstance(module, nn.Linear) and module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
-                states: Sequence[str] = ()) -> Encoded:
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        mask: Tensor | None,
+        embedding_change: Tensor | None = None,
+        states: Sequence[str] = (),
+    ) -> Encoded:
         kept: dict[str, Tensor] = {}
         x = self.embeddings(inputs, embedding_change)  # [B, T, D]
         if "embedding" in states:
@@ -154,8 +225,12 @@ class Bert(Encoder):
             seen = seen.tril() if self.config.direction == "left_to_right" else seen.triu()
             own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
             # a position of padding sees itself at least: attention over nothing is not a number
-            allowed = seen[None, None] if allowed is None else (seen & allowed) | own  # [B or 1, 1, T, T]
-        biases = [part(x.shape[1]) for part in (self.relative, self.bucket_bias) if part is not None]  # each [heads, T, T]
+            allowed = (
+                seen[None, None] if allowed is None else (seen & allowed) | own
+            )  # [B or 1, 1, T, T]
+        biases = [
+            part(x.shape[1]) for part in (self.relative, self.bucket_bias) if part is not None
+        ]  # each [heads, T, T]
         if not biases:
             return allowed
         bias = sum(biases[1:], biases[0]).to(x.dtype)[None]  # [1, heads, T, T]
@@ -168,7 +243,11 @@ class Bert(Encoder):
         return self.embeddings.token
 
     def parts(self) -> dict[str, str]:
-        parts = {"embedding": "embeddings.token", "layers": "layers", "all_embeddings": "embeddings"}
+        parts = {
+            "embedding": "embeddings.token",
+            "layers": "layers",
+            "all_embeddings": "embeddings",
+        }
         if self.embeddings.position is not None:
             parts["positions"] = "embeddings.position"
         if self.relative is not None:
@@ -182,7 +261,9 @@ def layer_norm(config: Bert.Config, width: int) -> nn.Module:
     """Over the last dimension, with weight and bias [width] by those names whoever computes it. ConfigError when apex is
     asked for and is not NVIDIA's."""
     if config.norm_kernel == "apex":
-        return apex_part("normalization", "model.norm_kernel", "torch").FusedLayerNorm(width, eps=config.norm_eps)
+        return apex_part("normalization", "model.norm_kernel", "torch").FusedLayerNorm(
+            width, eps=config.norm_eps
+        )
     return nn.LayerNorm(width, eps=config.norm_eps)
 
 
@@ -192,7 +273,9 @@ class Embeddings(nn.Module):
         size = config.embedding or width
         length = config.length or build.length
         if config.positions == "learned" and not length:
-            raise ConfigError("model.length", "learned positions need a longest sequence, and the task names none")
+            raise ConfigError(
+                "model.length", "learned positions need a longest sequence, and the task names none"
+            )
         self.token = nn.Embedding(build.vocabulary.size, size)
         self.position = nn.Embedding(length, size) if config.positions == "learned" else None
         self.segment = nn.Embedding(config.segments, size) if config.segments else None
@@ -212,14 +295,22 @@ class Embeddings(nn.Module):
         return self.project(self.dropout(self.norm(x)))  # [B, T, D]
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropped: float) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropped: float
+) -> Tensor:
     """softmax(query keyᵀ / √d + bias) value, its probabilities under dropout: [B, heads, T, d] each. bias: numbers that
     are added, or bool, which keys may be seen; broadcast to [B, heads, T, T]."""
     if not dropped or query.device.type != "cpu" or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropped)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # torch has no faster way on a CPU with dropout
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(
+        -2, -1
+    )  # torch has no faster way on a CPU with dropout
     if bias is not None:
-        scores = scores.masked_fill(~bias, torch.finfo(scores.dtype).min) if bias.dtype == torch.bool else scores + bias
+        scores = (
+            scores.masked_fill(~bias, torch.finfo(scores.dtype).min)
+            if bias.dtype == torch.bool
+            else scores + bias
+        )
     return dropout(scores.softmax(-1), dropped) @ value
 
 

@@ -25,7 +25,9 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
         return F.dropout(x, p)
     words = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(1 << 63), None)
     drawn, scale = words.view(torch.int16)[: x.numel()].view(x.shape), LEVELS / (LEVELS - dropped)
-    if x.dtype.itemsize < 4:  # a factor in so few digits would be off by the same share in every element
+    if (
+        x.dtype.itemsize < 4
+    ):  # a factor in so few digits would be off by the same share in every element
         return torch.where(drawn >= dropped - LEVELS // 2, x * scale, 0.0)
     with torch.no_grad():
         factors = torch.ge(drawn, dropped - LEVELS // 2, out=torch.empty_like(x)).mul_(scale)

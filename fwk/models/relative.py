@@ -44,7 +44,9 @@ class BucketedBias(nn.Module):
         self.register_buffer("place", places, persistent=False)
 
     def forward(self, T: int) -> Tensor:
-        return self.table[:, self.place[_offsets(T, self.farthest, self.table.device)]]  # [heads, T, T]
+        return self.table[
+            :, self.place[_offsets(T, self.farthest, self.table.device)]
+        ]  # [heads, T, T]
 
 
 def buckets_of(offsets: Tensor, buckets: int, farthest: int, direction: str = "both") -> Tensor:
@@ -56,14 +58,24 @@ def buckets_of(offsets: Tensor, buckets: int, farthest: int, direction: str = "b
     else:  # what lies on the other side is not attended to
         start, distance = 0, (-offsets if direction == "left_to_right" else offsets).clamp(min=0)
     exact = buckets // 2
-    bounds = torch.tensor(_bounds(exact, buckets - exact, farthest), dtype=torch.int64, device=offsets.device)
-    return start + torch.where(distance < exact, distance, exact + torch.bucketize(distance, bounds, right=True))
+    bounds = torch.tensor(
+        _bounds(exact, buckets - exact, farthest), dtype=torch.int64, device=offsets.device
+    )
+    return start + torch.where(
+        distance < exact, distance, exact + torch.bucketize(distance, bounds, right=True)
+    )
 
 
 def _bounds(exact: int, wide: int, farthest: int) -> list[int]:
     """For steps 1 to wide - 1 the least distance of that step, in integers: a logarithm rounds otherwise elsewhere."""
-    return [bisect_left(range(farthest), True, key=lambda d, step=step: d**wide * exact**step >= farthest**step * exact**wide)
-            for step in range(1, wide)]
+    return [
+        bisect_left(
+            range(farthest),
+            True,
+            key=lambda d, step=step: d**wide * exact**step >= farthest**step * exact**wide,
+        )
+        for step in range(1, wide)
+    ]
 
 
 def _offsets(T: int, reach: int, device: torch.device) -> Tensor:

@@ -45,14 +45,19 @@ class Noiser:
     def __init__(self, config: Any, build: BuildContext):
         self.config = config
         self.vocabulary = build.vocabulary
-        self.view, self.source = build.name, build.of  # the names of the view it makes and of the one it makes it of
+        self.view, self.source = (
+            build.name,
+            build.of,
+        )  # the names of the view it makes and of the one it makes it of
 
     @abstractmethod
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         """`source` -> the new view. Must not modify `source`. The engine sets the view's name afterwards."""
         raise NotImplementedError
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Any, context: Context
+    ) -> Tensor:
         """Optional: log of the probability with which each token of a text would be drawn at its place, [B, T]; as
         `Criterion.log_probs`."""
         raise NotImplementedError
@@ -89,7 +94,12 @@ class LearnedNoiser(Noiser, nn.Module):
         """Counts of this noiser's own loss terms, as `Criterion.normalizers`."""
         return {}
 
-    def losses(self, views: Mapping[str, View], outcomes: Mapping[str, Mapping[str, Tensor]], context: Context) -> Output:
+    def losses(
+        self,
+        views: Mapping[str, View],
+        outcomes: Mapping[str, Mapping[str, Tensor]],
+        context: Context,
+    ) -> Output:
         """This noiser's own terms, after the criteria ran; `outcomes[label]` is what criterion `label` reported."""
         return Output()
 

@@ -24,9 +24,15 @@ class BertMask(Noiser):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        ratio: float = option(0.15, "share of the ordinary tokens that is chosen (BERT: 0.15)", low=0, high=1)
-        mask: float = option(0.8, "share of the chosen that becomes [MASK] (BERT: 0.8)", low=0, high=1)
-        random: float = option(0.1, "share of the chosen that becomes a random token (BERT: 0.1)", low=0, high=1)
+        ratio: float = option(
+            0.15, "share of the ordinary tokens that is chosen (BERT: 0.15)", low=0, high=1
+        )
+        mask: float = option(
+            0.8, "share of the chosen that becomes [MASK] (BERT: 0.8)", low=0, high=1
+        )
+        random: float = option(
+            0.1, "share of the chosen that becomes a random token (BERT: 0.1)", low=0, high=1
+        )
 
         def __post_init__(self):
             if self.mask + self.random > 1 + 1e-9:
@@ -38,7 +44,9 @@ class BertMask(Noiser):
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         if self.vocabulary is None or self.vocabulary.mask < 0:
-            raise ConfigError(f"views.{build.name}", "'bert_mask' needs a tokenizer with a [MASK] token")
+            raise ConfigError(
+                f"views.{build.name}", "'bert_mask' needs a tokenizer with a [MASK] token"
+            )
         ordinary = torch.ones(self.vocabulary.size, dtype=torch.bool)
         ordinary[list(self.vocabulary.special)] = False
         self.ordinary = ordinary.nonzero().squeeze(1)  # ids a random token may have
@@ -47,20 +55,47 @@ class BertMask(Noiser):
         tokens = source.tokens  # [B, T]
         positions, valid = choose(key.child("choice"), source.ordinary, self.config.ratio)  # [B, K]
         self.ordinary = self.ordinary.to(tokens.device)
-        noised = corrupt(tokens, positions, valid, key, self.vocabulary.mask, self.ordinary,
-                         self.config.mask, self.config.random)
-        return source.replace(inputs={**source.inputs, "tokens": noised}, target=tokens, positions=positions,
-                              valid=valid, changed=noised != tokens)
+        noised = corrupt(
+            tokens,
+            positions,
+            valid,
+            key,
+            self.vocabulary.mask,
+            self.ordinary,
+            self.config.mask,
+            self.config.random,
+        )
+        return source.replace(
+            inputs={**source.inputs, "tokens": noised},
+            target=tokens,
+            positions=positions,
+            valid=valid,
+            changed=noised != tokens,
+        )
 
 
-def corrupt(tokens: Tensor, positions: Tensor, valid: Tensor, key: Key, mask_id: int, ordinary: Tensor,
-            mask: float, random: float) -> Tensor:
+def corrupt(
+    tokens: Tensor,
+    positions: Tensor,
+    valid: Tensor,
+    key: Key,
+    mask_id: int,
+    ordinary: Tensor,
+    mask: float,
+    random: float,
+) -> Tensor:
     """tokens [B, T] with those at positions [B, K] (where valid) replaced by [MASK], a random id of `ordinary`, or
     left, in the shares `mask`, `random` and the rest."""
-    positions = torch.where(valid, positions, positions[:, :1])  # padding slots, which come last, repeat the first one
+    positions = torch.where(
+        valid, positions, positions[:, :1]
+    )  # padding slots, which come last, repeat the first one
     fate = key.child("fate").below(positions, THOUSANDTHS)  # [B, K]
     drawn = ordinary[key.child("token").below(positions, len(ordinary))]  # [B, K]
     old = tokens.gather(1, positions)  # [B, K]
     masked = round(mask * THOUSANDTHS)
-    new = torch.where(fate < masked, mask_id, torch.where(fate < masked + round(random * THOUSANDTHS), drawn, old))
-    return tokens.scatter(1, positions, torch.where(valid[:, :1], new, old))  # a row may have none to repeat
+    new = torch.where(
+        fate < masked, mask_id, torch.where(fate < masked + round(random * THOUSANDTHS), drawn, old)
+    )
+    return tokens.scatter(
+        1, positions, torch.where(valid[:, :1], new, old)
+    )  # a row may have none to repeat

@@ -28,7 +28,9 @@ class Crop(Noiser):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        keep: float = option(0.9, "share of the ordinary tokens that is kept (COCO-LM: 0.9)", above=0, high=1)
+        keep: float = option(
+            0.9, "share of the ordinary tokens that is kept (COCO-LM: 0.9)", above=0, high=1
+        )
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -36,8 +38,14 @@ class Crop(Noiser):
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         if source.target is None or source.target.dim() != 2:
-            raise ConfigError(f"views.{self.view}.of", "'crop' keeps a part of a sequence of tokens, and its source has none")
-        return source.keep_positions(spans(source.ordinary, key, self.config.keep) | (source.content & ~source.ordinary), self.pad)
+            raise ConfigError(
+                f"views.{self.view}.of",
+                "'crop' keeps a part of a sequence of tokens, and its source has none",
+            )
+        return source.keep_positions(
+            spans(source.ordinary, key, self.config.keep) | (source.content & ~source.ordinary),
+            self.pad,
+        )
 
 
 def spans(ordinary: Tensor, key: Key, keep: float) -> Tensor:
@@ -45,6 +53,8 @@ def spans(ordinary: Tensor, key: Key, keep: float) -> Tensor:
     equally likely."""
     n = ordinary.sum(1, keepdim=True)  # [B, 1]
     length = exact_share(keep, n)
-    start = key.child("start").bits(1).to(n.device) % (n - length + 1)  # the modulo's bias is below T / 2^63
+    start = key.child("start").bits(1).to(n.device) % (
+        n - length + 1
+    )  # the modulo's bias is below T / 2^63
     place = ordinary.cumsum(1) - 1  # the number of each ordinary position in its row
     return ordinary & (place >= start) & (place < torch.add(start, length))

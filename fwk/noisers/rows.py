@@ -28,10 +28,18 @@ class Rows(Noiser):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        sources: tuple[str, ...] = option((), "names of the sources whose rows are kept (none: those of every source)")
-        without: tuple[str, ...] = option((), "names of sources whose rows are left out, where the task has them")
-        label: str | None = option(None, "keep the rows that have this label, which is >= 0 there (null: labelled or not)")
-        unlabelled: bool = option(False, "keep the rows without that label instead, where it is < 0")
+        sources: tuple[str, ...] = option(
+            (), "names of the sources whose rows are kept (none: those of every source)"
+        )
+        without: tuple[str, ...] = option(
+            (), "names of sources whose rows are left out, where the task has them"
+        )
+        label: str | None = option(
+            None, "keep the rows that have this label, which is >= 0 there (null: labelled or not)"
+        )
+        unlabelled: bool = option(
+            False, "keep the rows without that label instead, where it is < 0"
+        )
 
         def __post_init__(self):
             if self.unlabelled and self.label is None:
@@ -44,28 +52,45 @@ class Rows(Noiser):
         super().__init__(config, build)
         self.name = build.name
         if config.label is not None and build.labels and config.label not in build.labels:
-            raise ConfigError(f"views.{build.name}.label", f"the task has no label '{config.label}'"
-                              f"{nearest(config.label, build.labels)}")
-        for name in config.sources if build.sources else ():  # not known where a model is used without its data
+            raise ConfigError(
+                f"views.{build.name}.label",
+                f"the task has no label '{config.label}'{nearest(config.label, build.labels)}",
+            )
+        for name in (
+            config.sources if build.sources else ()
+        ):  # not known where a model is used without its data
             if name not in build.sources:
                 why = build.missing_sources.get(name)
-                raise ConfigError(f"views.{build.name}.sources", f"the task has no source '{name}'"
-                                  f"{f': {why}' if why else nearest(name, build.sources)}")
-        self.without = [build.sources.index(name) for name in config.without if name in build.sources]
-        self.numbers = [build.sources.index(name) for name in config.sources] if build.sources else None
+                raise ConfigError(
+                    f"views.{build.name}.sources",
+                    f"the task has no source '{name}'"
+                    f"{f': {why}' if why else nearest(name, build.sources)}",
+                )
+        self.without = [
+            build.sources.index(name) for name in config.without if name in build.sources
+        ]
+        self.numbers = (
+            [build.sources.index(name) for name in config.sources] if build.sources else None
+        )
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         keep = torch.ones(len(source), dtype=torch.bool, device=source.draws.device)  # [B]
         if self.config.sources:
             if self.numbers is None or source.source is None:
-                raise ConfigError(f"views.{self.name}.sources", "the batch does not say which sources its rows are from")
+                raise ConfigError(
+                    f"views.{self.name}.sources",
+                    "the batch does not say which sources its rows are from",
+                )
             keep &= torch.isin(source.source, torch.tensor(self.numbers, device=keep.device))
         if self.without:
             keep &= ~torch.isin(source.source, torch.tensor(self.without, device=keep.device))
         if self.config.label is not None:
             if self.config.label not in source.labels:
-                raise ConfigError(f"views.{self.name}.label", f"the batch has no label '{self.config.label}'"
-                                  f"{nearest(self.config.label, source.labels)}")
+                raise ConfigError(
+                    f"views.{self.name}.label",
+                    f"the batch has no label '{self.config.label}'"
+                    f"{nearest(self.config.label, source.labels)}",
+                )
             labelled = source.labels[self.config.label] >= 0  # [B] or [B, ...]
             if labelled.dim() > 1:  # of a label per position, one is enough
                 labelled = labelled.flatten(1).any(1)
@@ -75,10 +100,19 @@ class Rows(Noiser):
 
 def only(view: View, keep: Tensor) -> View:
     """The rows of a view where `keep` [B] is true; what was encoded or handed on for all rows is left behind."""
+
     def cut(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value[keep]
-        return {name: cut(entry) for name, entry in value.items()} if isinstance(value, Mapping) else value
+        return (
+            {name: cut(entry) for name, entry in value.items()}
+            if isinstance(value, Mapping)
+            else value
+        )
 
-    kept = {f.name: cut(getattr(view, f.name)) for f in fields(view) if f.name not in ("encoded", "extra")}
+    kept = {
+        f.name: cut(getattr(view, f.name))
+        for f in fields(view)
+        if f.name not in ("encoded", "extra")
+    }
     return View(**kept)

@@ -29,14 +29,35 @@ class Adafactor(OptimizerFactory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
-        lr: float = option(0.05, "peak learning rate, relative to each parameter's root mean square (paper: 0.01)", low=0,
-                           high=LARGE)
-        decay_rate: float = option(0.8, "the second moment's decay is 1 - t^-decay_rate (paper: 0.8)", above=0, high=1)
-        clip_rms: float = option(1.0, "largest root mean square of the update before it is scaled (paper: 1)", low=1, high=LARGE)
-        floor: float = option(1e-3, "a parameter counts as at least this large (paper: 1e-3)", low=0, high=LARGE)
+        lr: float = option(
+            0.05,
+            "peak learning rate, relative to each parameter's root mean square (paper: 0.01)",
+            low=0,
+            high=LARGE,
+        )
+        decay_rate: float = option(
+            0.8, "the second moment's decay is 1 - t^-decay_rate (paper: 0.8)", above=0, high=1
+        )
+        clip_rms: float = option(
+            1.0,
+            "largest root mean square of the update before it is scaled (paper: 1)",
+            low=1,
+            high=LARGE,
+        )
+        floor: float = option(
+            1e-3, "a parameter counts as at least this large (paper: 1e-3)", low=0, high=LARGE
+        )
 
     @classmethod
-    def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    def build(
+        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+    ) -> torch.optim.Optimizer:
         return torch.optim.Adafactor(
-            groups, lr=config.lr, beta2_decay=-config.decay_rate, eps=(None, config.floor), d=config.clip_rms,
-            weight_decay=config.weight_decay, foreach=True)
+            groups,
+            lr=config.lr,
+            beta2_decay=-config.decay_rate,
+            eps=(None, config.floor),
+            d=config.clip_rms,
+            weight_decay=config.weight_decay,
+            foreach=True,
+        )

@@ -16,7 +16,14 @@ from typing import Any, Literal
 import torch
 
 from fwk.config import option
-from fwk.optim.base import LARGE, OptimizerConfig, OptimizerFactory, apex_optimizer, check_betas, implementation
+from fwk.optim.base import (
+    LARGE,
+    OptimizerConfig,
+    OptimizerFactory,
+    apex_optimizer,
+    check_betas,
+    implementation,
+)
 from fwk.registry import register
 
 
@@ -29,9 +36,17 @@ class AdamW(OptimizerFactory):
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
         betas: tuple[float, float] = option(
-            (0.9, 0.999), "decay of the first and second moment (BERT: 0.9, 0.999; RoBERTa: 0.9, 0.98)", low=0, high=1
+            (0.9, 0.999),
+            "decay of the first and second moment (BERT: 0.9, 0.999; RoBERTa: 0.9, 0.98)",
+            low=0,
+            high=1,
         )
-        eps: float = option(1e-6, "added to the root of the second moment (BERT, RoBERTa, ELECTRA: 1e-6)", low=0, high=LARGE)
+        eps: float = option(
+            1e-6,
+            "added to the root of the second moment (BERT, RoBERTa, ELECTRA: 1e-6)",
+            low=0,
+            high=LARGE,
+        )
         implementation: Literal["torch", "apex"] = option(
             "torch", "torch's own, or NVIDIA apex's FusedAdam (CUDA only, where apex is installed)"
         )
@@ -40,8 +55,15 @@ class AdamW(OptimizerFactory):
             check_betas(self.betas)
 
     @classmethod
-    def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
-        settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
+    def build(
+        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+    ) -> torch.optim.Optimizer:
+        settings = {
+            "lr": config.lr,
+            "betas": config.betas,
+            "eps": config.eps,
+            "weight_decay": config.weight_decay,
+        }
         if config.implementation == "apex":
             return apex_optimizer("FusedAdam", groups, "torch", **settings, adam_w_mode=True)
         return torch.optim.AdamW(groups, **settings, **implementation(groups))

@@ -33,23 +33,36 @@ LARGE = 1e6  # above any rate that makes sense, and far below what a 32-bit numb
 class OptimizerConfig:
     """What every optimizer has. The fields are read by `parameter_groups` and by the trainer."""
 
-    lr: float = option(3e-3, "peak learning rate, reached when the warm-up ends (default for tiny encoders; BERT-base: 1e-4)", low=0,
-                       high=LARGE)
-    weight_decay: float = option(0.01, "weight decay of the parameters that `no_decay` does not name", low=0, high=LARGE)
+    lr: float = option(
+        3e-3,
+        "peak learning rate, reached when the warm-up ends (default for tiny encoders; BERT-base: 1e-4)",
+        low=0,
+        high=LARGE,
+    )
+    weight_decay: float = option(
+        0.01, "weight decay of the parameters that `no_decay` does not name", low=0, high=LARGE
+    )
     no_decay: tuple[str, ...] = option(
         ("ndim<2", "*.bias", "*_bias*", "*norm.*", "*.relative.*"),
         "rules for parameters without weight decay: 'ndim<N', or a glob pattern over parameter names",
     )
     layer_decay: float = option(
-        1.0, "each layer's learning rate is this times that of the layer above; the embedding is lowest (1: off)",
-        low=0, high=1,
+        1.0,
+        "each layer's learning rate is this times that of the layer above; the embedding is lowest (1: off)",
+        low=0,
+        high=1,
     )
     lr_scales: dict[str, float] = option(
-        {}, "glob pattern over parameter names -> factor on the learning rate ('networks.generator.*': 0.5); "
-        "the factors of all patterns that match a parameter multiply", low=0, high=LARGE,
+        {},
+        "glob pattern over parameter names -> factor on the learning rate ('networks.generator.*': 0.5); "
+        "the factors of all patterns that match a parameter multiply",
+        low=0,
+        high=LARGE,
     )
     decay_scales: dict[str, float] = option(
-        {}, "glob pattern over parameter names -> factor on the weight decay ('criteria.corrective_lm.*': 0.1), likewise", low=0,
+        {},
+        "glob pattern over parameter names -> factor on the weight decay ('criteria.corrective_lm.*': 0.1), likewise",
+        low=0,
         high=LARGE,
     )
 
@@ -58,7 +71,9 @@ class OptimizerFactory:
     """Base class of what is registered under `optimizer`; never instantiated."""
 
     Config = OptimizerConfig
-    suits: int | None = None  # width of the widest encoder for which the default learning rate is a good one, where known
+    suits: int | None = (
+        None  # width of the widest encoder for which the default learning rate is a good one, where known
+    )
 
     @classmethod
     def advice(cls, config: Any, width: int) -> str | None:
@@ -66,18 +81,24 @@ class OptimizerFactory:
         default = type(config).__dataclass_fields__["lr"].default
         if cls.suits is None or width <= cls.suits or config.lr != default:
             return None
-        return (f"optimizer.lr is {default:g}, the default, which suits encoders up to {cls.suits} wide; this one is {width} wide and "
-                f"may not learn with it: optimizer.lr={default * cls.suits / width:.1g} is a better start (docs/small-models.md)")
+        return (
+            f"optimizer.lr is {default:g}, the default, which suits encoders up to {cls.suits} wide; this one is {width} wide and "
+            f"may not learn with it: optimizer.lr={default * cls.suits / width:.1g} is a better start (docs/small-models.md)"
+        )
 
     @classmethod
-    def kind(cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]) -> str:
+    def kind(
+        cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]
+    ) -> str:
         """A word for what sort of parameter this is, where the optimizer treats some differently: parameters of two
         kinds never share a group, and the group says it under `kind`. owners: the modules that hold the parameter."""
         return ""
 
     @classmethod
     @abstractmethod
-    def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    def build(
+        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+    ) -> torch.optim.Optimizer:
         """`groups` as `parameter_groups` returns them -> an optimizer whose `param_groups` keep all their keys."""
         raise NotImplementedError
 
@@ -94,16 +115,22 @@ def implementation(groups: list[dict[str, Any]]) -> dict[str, bool]:
     return {"foreach": True}
 
 
-def apex_optimizer(name: str, groups: list[dict[str, Any]], other: str, **settings: Any) -> torch.optim.Optimizer:
+def apex_optimizer(
+    name: str, groups: list[dict[str, Any]], other: str, **settings: Any
+) -> torch.optim.Optimizer:
     """`apex.optimizers.NAME`. ConfigError where there is no NVIDIA apex, no CUDA device, or no kernel for fp64. other:
     the implementation that there always is."""
     key, parameters = "optimizer.implementation", [p for group in groups for p in group["params"]]
     apex_part("normalization", key, other)  # only NVIDIA's has it
     cls = getattr(apex_part("optimizers", key, other), name)
-    wrong = next((p for p in parameters if p.device.type != "cuda" or p.dtype == torch.float64), None)
+    wrong = next(
+        (p for p in parameters if p.device.type != "cuda" or p.dtype == torch.float64), None
+    )
     if wrong is not None:
         what = "float64" if wrong.device.type == "cuda" else f"train.device={wrong.device}"
-        raise ConfigError(key, f"apex's {name} has CUDA kernels up to float32, and none for {what}; use '{other}'")
+        raise ConfigError(
+            key, f"apex's {name} has CUDA kernels up to float32, and none for {what}; use '{other}'"
+        )
     try:
         return cls(groups, **settings)
     except RuntimeError as error:  # built without its CUDA extensions
@@ -113,7 +140,9 @@ def apex_optimizer(name: str, groups: list[dict[str, Any]], other: str, **settin
 def check_betas(betas: tuple[float, ...]) -> None:
     """ConfigError unless these are the decays of two moments."""
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ConfigError("optimizer.betas", f"expected two numbers in [0, 1), {list(betas)} was given")
+        raise ConfigError(
+            "optimizer.betas", f"expected two numbers in [0, 1), {list(betas)} was given"
+        )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -45,11 +45,23 @@ def parameter_groups(
     groups: dict[tuple[float, float, str], dict[str, Any]] = {}
     for name, parameter in named:
         scale = config.layer_decay ** below_top.get(name, 0) * _factor(name, config.lr_scales)
-        decay = 0.0 if without_decay(name, parameter, config.no_decay) else config.weight_decay * _factor(name, config.decay_scales)
+        decay = (
+            0.0
+            if without_decay(name, parameter, config.no_decay)
+            else config.weight_decay * _factor(name, config.decay_scales)
+        )
         kind = kind_of(name, parameter) if kind_of else ""
-        group = groups.setdefault((scale, decay, kind), {
-            "params": [], "names": [], "kind": kind, "lr_scale": scale, "weight_decay": decay, "lr": config.lr * scale,
-        })
+        group = groups.setdefault(
+            (scale, decay, kind),
+            {
+                "params": [],
+                "names": [],
+                "kind": kind,
+                "lr_scale": scale,
+                "weight_decay": decay,
+                "lr": config.lr * scale,
+            },
+        )
         group["params"].append(parameter)
         group["names"].append(name)
     return list(groups.values())
@@ -57,7 +69,9 @@ def parameter_groups(
 
 def _factor(name: str, scales: Mapping[str, float]) -> float:
     """The product of the factors whose patterns match."""
-    return math.prod((factor for pattern, factor in scales.items() if fnmatchcase(name, pattern)), start=1.0)
+    return math.prod(
+        (factor for pattern, factor in scales.items() if fnmatchcase(name, pattern)), start=1.0
+    )
 
 
 def layer_depths(names: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -71,7 +85,7 @@ def layer_depths(names: Sequence[str]) -> dict[str, tuple[int, int]]:
     for name in names:
         found = _LAYER.search(name)
         if found and not name.startswith("criteria."):
-            prefix = name[:found.start()]
+            prefix = name[: found.start()]
             tops[prefix] = max(tops.get(prefix, 0), int(found.group(1)) + 2)
     depths: dict[str, tuple[int, int]] = {}
     for name in names:
@@ -80,15 +94,17 @@ def layer_depths(names: Sequence[str]) -> dict[str, tuple[int, int]]:
             continue
         prefix = max(inside, key=len)
         found = _LAYER.search(name)
-        if found and name[:found.start()] == prefix:
+        if found and name[: found.start()] == prefix:
             depth = int(found.group(1)) + 1
         else:
-            depth = tops[prefix] if _ABOVE_THE_LAYERS.search(name[len(prefix):]) else 0
+            depth = tops[prefix] if _ABOVE_THE_LAYERS.search(name[len(prefix) :]) else 0
         depths[name] = (depth, tops[prefix])
     return depths
 
 
-def _distances(names: Sequence[str], depth_of: Callable[[str], int | None] | None) -> dict[str, int]:
+def _distances(
+    names: Sequence[str], depth_of: Callable[[str], int | None] | None
+) -> dict[str, int]:
     """Parameter name -> number of steps below the top."""
     if depth_of is None:
         return {name: top - depth for name, (depth, top) in layer_depths(names).items()}
@@ -126,7 +142,9 @@ def check_patterns(key: str, patterns: Iterable[str], names: Sequence[str]) -> N
     for pattern in patterns:
         if any(fnmatchcase(name, pattern) for name in names):
             continue
-        parents = (name.split(".")[:depth] for name in names for depth in range(1, name.count(".") + 1))
+        parents = (
+            name.split(".")[:depth] for name in names for depth in range(1, name.count(".") + 1)
+        )
         folders = {".".join(parent) + ".*" for parent in parents}
         near = nearest(pattern, [*folders, *names], everything_up_to=12)
         raise ConfigError(key, f"'{pattern}' matches no parameter{near}")

@@ -28,8 +28,11 @@ class InverseSqrt(Schedule):
     @dataclass(frozen=True, kw_only=True)
     class Config(ScheduleConfig):
         warmup: float = option(
-            4000.0, "linear warm-up from 0, and time scale of the decay: a number of updates if 1 or more, a share of "
-            "the run if below 1 (paper: 4000)", low=0)
+            4000.0,
+            "linear warm-up from 0, and time scale of the decay: a number of updates if 1 or more, a share of "
+            "the run if below 1 (paper: 4000)",
+            low=0,
+        )
 
     def at(self, update: int, warmup: float, end: float | None) -> float:
         return update / warmup if update <= warmup else math.sqrt(max(1.0, warmup) / update)

@@ -24,9 +24,17 @@ class InverseTime(Schedule):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ScheduleConfig):
-        warmup: float = option(0.0, "linear warm-up from 0: a number of updates if 1 or more, a share of the run if below 1 (0: none)", low=0)
+        warmup: float = option(
+            0.0,
+            "linear warm-up from 0: a number of updates if 1 or more, a share of the run if below 1 (0: none)",
+            low=0,
+        )
         rate: float = option(0.005, "how fast it decays (CVT: 0.005)", low=0, high=1e6)
-        power: float = option(0.5, "of the number of the update (CVT: 0.5, its square root)", low=0, high=10)
+        power: float = option(
+            0.5, "of the number of the update (CVT: 0.5, its square root)", low=0, high=10
+        )
 
     def at(self, update: int, warmup: float, end: float | None) -> float:
-        return min(update / warmup if warmup else 1.0, 1.0) / (1.0 + self.config.rate * update**self.config.power)
+        return min(update / warmup if warmup else 1.0, 1.0) / (
+            1.0 + self.config.rate * update**self.config.power
+        )

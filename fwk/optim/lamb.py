@@ -37,34 +37,67 @@ class LAMB(OptimizerFactory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
-        lr: float = option(0.02, "peak learning rate (default for tiny encoders; BERT-large, batch 512: 1.25e-3)", low=0,
-                           high=LARGE)
-        betas: tuple[float, float] = option((0.9, 0.999), "decay of the first and second moment (paper: 0.9, 0.999)",
-                                            low=0, high=1)
-        eps: float = option(1e-6, "added to the root of the second moment (paper: 1e-6)", low=0, high=LARGE)
-        largest_ratio: float = option(10.0, "upper bound of the trust ratio |w|/|u| (0: none, as published)", low=0,
-                                      high=LARGE)
-        bias_correction: bool = option(True, "correct the moments for their start at zero (paper: yes)")
+        lr: float = option(
+            0.02,
+            "peak learning rate (default for tiny encoders; BERT-large, batch 512: 1.25e-3)",
+            low=0,
+            high=LARGE,
+        )
+        betas: tuple[float, float] = option(
+            (0.9, 0.999), "decay of the first and second moment (paper: 0.9, 0.999)", low=0, high=1
+        )
+        eps: float = option(
+            1e-6, "added to the root of the second moment (paper: 1e-6)", low=0, high=LARGE
+        )
+        largest_ratio: float = option(
+            10.0,
+            "upper bound of the trust ratio |w|/|u| (0: none, as published)",
+            low=0,
+            high=LARGE,
+        )
+        bias_correction: bool = option(
+            True, "correct the moments for their start at zero (paper: yes)"
+        )
         implementation: Literal["own", "apex"] = option(
-            "own", "the equations above over lists of tensors, or NVIDIA apex's FusedLAMB (CUDA only, where apex is installed)"
+            "own",
+            "the equations above over lists of tensors, or NVIDIA apex's FusedLAMB (CUDA only, where apex is installed)",
         )
 
         def __post_init__(self) -> None:
             check_betas(self.betas)
             if self.implementation == "apex" and self.largest_ratio:
-                raise ConfigError("optimizer.largest_ratio", "apex's FusedLAMB has no bound on the ratio; set this to 0")
+                raise ConfigError(
+                    "optimizer.largest_ratio",
+                    "apex's FusedLAMB has no bound on the ratio; set this to 0",
+                )
 
     @classmethod
-    def kind(cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]) -> str:
+    def kind(
+        cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]
+    ) -> str:
         return "spared" if without_decay(name, parameter, config.no_decay) else "adapted"
 
     @classmethod
-    def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
-        settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay,
-                    "bias_correction": config.bias_correction}
+    def build(
+        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+    ) -> torch.optim.Optimizer:
+        settings = {
+            "lr": config.lr,
+            "betas": config.betas,
+            "eps": config.eps,
+            "weight_decay": config.weight_decay,
+            "bias_correction": config.bias_correction,
+        }
         if config.implementation == "apex":
-            return apex_optimizer("FusedLAMB", groups, "own", **settings, adam_w_mode=True, use_nvlamb=False,
-                                  max_grad_norm=math.inf)
+            return apex_optimizer(
+                "FusedLAMB",
+                groups,
+                "own",
+                **settings,
+                adam_w_mode=True,
+                use_nvlamb=False,
+                max_grad_norm=math.inf,
+            )
         return Lamb(groups, {**settings, "largest_ratio": config.largest_ratio})
 
 
@@ -87,7 +120,11 @@ class Lamb(torch.optim.Optimizer):
         gradients = [p.grad for p in parameters]
         for p in parameters:
             if not self.state[p]:
-                self.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                self.state[p] = {
+                    "step": torch.zeros(()),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
         states = [self.state[p] for p in parameters]
         m, v = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq"))
 

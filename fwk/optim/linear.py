@@ -17,7 +17,9 @@ class Linear(Schedule):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ScheduleConfig):
-        final_ratio: float = option(0.0, "learning rate that the decay aims at, as a share of the peak", low=0, high=1)
+        final_ratio: float = option(
+            0.0, "learning rate that the decay aims at, as a share of the peak", low=0, high=1
+        )
 
     def after_warmup(self, share: float) -> float:
         return self.config.final_ratio + (1 - self.config.final_ratio) * (1 - share)

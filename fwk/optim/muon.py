@@ -42,33 +42,52 @@ class Muon(OptimizerFactory):
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
         hidden: tuple[str, ...] = option(
-            LAYERS, "glob patterns over names of parameters that Muon steps, where they are matrices and no embedding"
+            LAYERS,
+            "glob patterns over names of parameters that Muon steps, where they are matrices and no embedding",
         )
-        momentum: float = option(0.95, "μ, share of the average kept in the next one (paper: 0.95)", low=0, high=1)
+        momentum: float = option(
+            0.95, "μ, share of the average kept in the next one (paper: 0.95)", low=0, high=1
+        )
         nesterov: bool = option(True, "look ahead along the momentum (paper: yes)")
         iterations: int = option(5, "Newton-Schulz iterations (paper: 5)", low=1, high=99)
         size: Literal["match_rms_adamw", "original"] = option(
-            "match_rms_adamw", "a step's size: like AdamW's (Liu et al.), or for learning rates like 0.02 (Jordan et al.)"
+            "match_rms_adamw",
+            "a step's size: like AdamW's (Liu et al.), or for learning rates like 0.02 (Jordan et al.)",
         )
-        adamw_lr: float = option(1.0, "factor on the learning rate of what AdamW steps (with size=original: 0.02 to 0.1)",
-                                 low=0, high=LARGE)
-        betas: tuple[float, float] = option((0.9, 0.999), "AdamW's decay of the first and second moment", low=0, high=1)
-        eps: float = option(1e-6, "AdamW's number added to the root of the second moment", low=0, high=LARGE)
+        adamw_lr: float = option(
+            1.0,
+            "factor on the learning rate of what AdamW steps (with size=original: 0.02 to 0.1)",
+            low=0,
+            high=LARGE,
+        )
+        betas: tuple[float, float] = option(
+            (0.9, 0.999), "AdamW's decay of the first and second moment", low=0, high=1
+        )
+        eps: float = option(
+            1e-6, "AdamW's number added to the root of the second moment", low=0, high=LARGE
+        )
 
         def __post_init__(self) -> None:
             check_betas(self.betas)
             if not hasattr(torch.optim, "Muon"):
-                raise ConfigError("optimizer", f"'muon' is torch.optim.Muon, which came with torch 2.9, and this is torch "
-                                  f"{torch.__version__}; install a newer torch or choose another optimizer")
+                raise ConfigError(
+                    "optimizer",
+                    f"'muon' is torch.optim.Muon, which came with torch 2.9, and this is torch "
+                    f"{torch.__version__}; install a newer torch or choose another optimizer",
+                )
 
     @classmethod
-    def kind(cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]) -> str:
+    def kind(
+        cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]
+    ) -> str:
         embedding = any(isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) for owner in owners)
         named = any(fnmatchcase(name, pattern) for pattern in config.hidden)
         return "muon" if parameter.ndim == 2 and named and not embedding else "adamw"
 
     @classmethod
-    def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    def build(
+        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+    ) -> torch.optim.Optimizer:
         names = [name for group in groups for name in group["names"]]
         if config.hidden != LAYERS:
             check_patterns("optimizer.hidden", config.hidden, names)
@@ -79,12 +98,28 @@ class Muon(OptimizerFactory):
             group["lr"] *= config.adamw_lr
         parts: list[torch.optim.Optimizer] = []
         if mine:
-            parts.append(torch.optim.Muon(
-                mine, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum, nesterov=config.nesterov,
-                ns_steps=config.iterations, adjust_lr_fn=config.size))
+            parts.append(
+                torch.optim.Muon(
+                    mine,
+                    lr=config.lr,
+                    weight_decay=config.weight_decay,
+                    momentum=config.momentum,
+                    nesterov=config.nesterov,
+                    ns_steps=config.iterations,
+                    adjust_lr_fn=config.size,
+                )
+            )
         if others:
-            parts.append(torch.optim.AdamW(others, lr=config.lr, betas=config.betas, eps=config.eps,
-                                           weight_decay=config.weight_decay, **implementation(others)))
+            parts.append(
+                torch.optim.AdamW(
+                    others,
+                    lr=config.lr,
+                    betas=config.betas,
+                    eps=config.eps,
+                    weight_decay=config.weight_decay,
+                    **implementation(others),
+                )
+            )
         return Together(parts)
 
 

@@ -27,10 +27,19 @@ class OneCycle(Schedule):
     @dataclass(frozen=True, kw_only=True)
     class Config(ScheduleConfig):
         warmup: float = option(
-            0.3, "the way up: a number of updates if 1 or more, a share of the run if below 1 (0: none)", low=0)
-        start_ratio: float = option(0.04, "learning rate of the first update, as a share of the peak", low=0, high=1)
-        final_ratio: float = option(4e-6, "learning rate of the last update, as a share of the peak", low=0, high=1)
-        anneal: Literal["cosine", "linear"] = option("cosine", "half a cosine, or a line, from one rate to the next")
+            0.3,
+            "the way up: a number of updates if 1 or more, a share of the run if below 1 (0: none)",
+            low=0,
+        )
+        start_ratio: float = option(
+            0.04, "learning rate of the first update, as a share of the peak", low=0, high=1
+        )
+        final_ratio: float = option(
+            4e-6, "learning rate of the last update, as a share of the peak", low=0, high=1
+        )
+        anneal: Literal["cosine", "linear"] = option(
+            "cosine", "half a cosine, or a line, from one rate to the next"
+        )
 
     def at(self, update: int, warmup: float, end: float | None) -> float:
         if update < warmup:

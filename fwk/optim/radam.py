@@ -29,13 +29,22 @@ class RAdam(OptimizerFactory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
-        betas: tuple[float, float] = option((0.9, 0.999), "decay of the first and second moment", low=0, high=1)
+        betas: tuple[float, float] = option(
+            (0.9, 0.999), "decay of the first and second moment", low=0, high=1
+        )
         eps: float = option(1e-6, "added to the root of the second moment", low=0, high=LARGE)
 
         def __post_init__(self) -> None:
             check_betas(self.betas)
 
     @classmethod
-    def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
-        settings = {"lr": config.lr, "betas": config.betas, "eps": config.eps, "weight_decay": config.weight_decay}
+    def build(
+        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+    ) -> torch.optim.Optimizer:
+        settings = {
+            "lr": config.lr,
+            "betas": config.betas,
+            "eps": config.eps,
+            "weight_decay": config.weight_decay,
+        }
         return torch.optim.RAdam(groups, **settings, decoupled_weight_decay=True, foreach=True)

@@ -15,7 +15,9 @@ class ScheduleConfig:
     """What every schedule has."""
 
     warmup: float = option(
-        0.06, "linear warm-up from 0: a number of updates if 1 or more, a share of the run if below 1 (0: none)", low=0
+        0.06,
+        "linear warm-up from 0: a number of updates if 1 or more, a share of the run if below 1 (0: none)",
+        low=0,
     )
 
     def __post_init__(self) -> None:
@@ -45,7 +47,11 @@ class Schedule:
         """
         end = estimated_end(update, total, progress)
         if end is None and (self.needs_end or 0 < self.config.warmup < 1):
-            who = f"schedule '{self.name}'" if self.needs_end else f"a warm-up over {self.config.warmup} of the run"
+            who = (
+                f"schedule '{self.name}'"
+                if self.needs_end
+                else f"a warm-up over {self.config.warmup} of the run"
+            )
             raise ConfigError(
                 "train.updates",
                 f"{who} needs to know where the run ends; set this, train.epochs, train.tokens or train.minutes",
@@ -81,7 +87,9 @@ def share_of(update: int, start: float, end: float) -> float:
 def check_updates(key: str, value: float) -> None:
     """ConfigError unless this is a whole number of updates or a share below 1."""
     if value >= 1 and value != int(value):
-        raise ConfigError(key, f"expected a whole number of updates or a share below 1, {value} was given")
+        raise ConfigError(
+            key, f"expected a whole number of updates or a share below 1, {value} was given"
+        )
 
 
 def estimated_end(update: int, total: int | None, progress: float | None) -> float | None:

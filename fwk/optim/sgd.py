@@ -20,7 +20,9 @@ class SGD(OptimizerFactory):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
-        lr: float = option(0.1, "peak learning rate, reached when the warm-up ends", low=0, high=LARGE)
+        lr: float = option(
+            0.1, "peak learning rate, reached when the warm-up ends", low=0, high=LARGE
+        )
         momentum: float = option(0.9, "share of the last step kept in the next one", low=0, high=1)
         nesterov: bool = option(False, "look ahead along the momentum before the gradient is taken")
 
@@ -29,7 +31,9 @@ class SGD(OptimizerFactory):
                 raise ConfigError("optimizer.nesterov", "needs optimizer.momentum above 0")
 
     @classmethod
-    def build(cls, config: Any, groups: list[dict[str, Any]], device: torch.device) -> torch.optim.Optimizer:
+    def build(
+        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+    ) -> torch.optim.Optimizer:
         settings = {"lr": config.lr, "momentum": config.momentum, "nesterov": config.nesterov}
         # torch's fused kernel wants momentum of all parameters or of none, and one whose loss terms had no example has none yet
         how = {"foreach": True} if config.momentum else implementation(groups)

@@ -36,10 +36,17 @@ class WarmupStableDecay(Schedule):
     @dataclass(frozen=True, kw_only=True)
     class Config(ScheduleConfig):
         decay: float = option(
-            0.2, "the decay at the end: a number of updates if 1 or more, a share of the run if below 1 (MiniCPM: 0.1; "
-            "Hägele et al.: 0.1 to 0.2)", low=0)
-        shape: Literal["linear", "sqrt", "cosine"] = option("sqrt", "how the decay falls; sqrt: 1 - root of its share")
-        final_ratio: float = option(0.0, "learning rate that the decay aims at, as a share of the peak", low=0, high=1)
+            0.2,
+            "the decay at the end: a number of updates if 1 or more, a share of the run if below 1 (MiniCPM: 0.1; "
+            "Hägele et al.: 0.1 to 0.2)",
+            low=0,
+        )
+        shape: Literal["linear", "sqrt", "cosine"] = option(
+            "sqrt", "how the decay falls; sqrt: 1 - root of its share"
+        )
+        final_ratio: float = option(
+            0.0, "learning rate that the decay aims at, as a share of the peak", low=0, high=1
+        )
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -49,7 +56,9 @@ class WarmupStableDecay(Schedule):
         if update <= warmup:
             return update / warmup
         decay = self.config.decay
-        start = max(warmup, end * (1 - decay) if decay < 1 else end - decay)  # what is left after a long warm-up, if less
+        start = max(
+            warmup, end * (1 - decay) if decay < 1 else end - decay
+        )  # what is left after a long warm-up, if less
         if update <= start + 1:
             return 1.0
         shape = SHAPES[self.config.shape](share_of(update, start, end))

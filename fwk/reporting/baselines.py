@@ -20,8 +20,11 @@ import numpy as np
 
 
 def text_baselines(
-    train_tokens: Iterable[np.ndarray], valid_tokens: Iterable[np.ndarray] | np.ndarray, vocabulary_size: int,
-    special: Sequence[int] = (), limit: int = 20_000_000,
+    train_tokens: Iterable[np.ndarray],
+    valid_tokens: Iterable[np.ndarray] | np.ndarray,
+    vocabulary_size: int,
+    special: Sequence[int] = (),
+    limit: int = 20_000_000,
 ) -> dict[str, float]:
     """Token ids, one array per document (or block), -> {"unigram", "bigram", "entropy"} in nats per token.
 
@@ -44,7 +47,9 @@ def text_baselines(
     unigram = (counts + 0.5) / (counts.sum() + 0.5 * ordinary.sum())
 
     pairs = (train[:-1] >= 0) & (train[1:] >= 0) & ordinary[train[1:]]
-    keys, seen = np.unique(train[:-1][pairs] * vocabulary_size + train[1:][pairs], return_counts=True)
+    keys, seen = np.unique(
+        train[:-1][pairs] * vocabulary_size + train[1:][pairs], return_counts=True
+    )
     followed = np.bincount(keys // vocabulary_size, weights=seen, minlength=vocabulary_size)
     distinct = np.bincount(keys // vocabulary_size, minlength=vocabulary_size)
 
@@ -53,7 +58,9 @@ def text_baselines(
     found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     together = np.where(keys[found] == wanted, seen[found], 0) if len(keys) else np.zeros(0)
     probability = unigram[token]
-    probability[known] = (together + distinct[after] * probability[known]) / (followed[after] + distinct[after])
+    probability[known] = (together + distinct[after] * probability[known]) / (
+        followed[after] + distinct[after]
+    )
 
     own = np.bincount(token, minlength=vocabulary_size) / len(token)
     own = own[own > 0]
@@ -67,7 +74,11 @@ def text_baselines(
 def _joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
     """Arrays of ids -> one int64 array with a -1 before each."""
     boundary = np.full(1, -1, dtype=np.int64)
-    parts = [part for array in arrays for part in (boundary, np.asarray(array).reshape(-1).astype(np.int64))]
+    parts = [
+        part
+        for array in arrays
+        for part in (boundary, np.asarray(array).reshape(-1).astype(np.int64))
+    ]
     return np.concatenate(parts) if parts else boundary
 
 

@@ -15,8 +15,17 @@ import torch
 from fwk.version import __version__
 
 PACKAGES = (
-    "torch", "numpy", "omegaconf", "pluggy", "sentencepiece", "safetensors", "rich", "tensorboard", "tokenizers",
-    "transformers", "datasets",
+    "torch",
+    "numpy",
+    "omegaconf",
+    "pluggy",
+    "sentencepiece",
+    "safetensors",
+    "rich",
+    "tensorboard",
+    "tokenizers",
+    "transformers",
+    "datasets",
 )
 
 
@@ -64,7 +73,9 @@ def git_revision(folder: Path) -> str | None:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -22,7 +22,9 @@ TRAIN, VALID, LINE = "#9db8d9", "#1f4e8c", "#777777"
 OTHER = ("#b3541e", "#2f7d4f", "#7a4b94", "#8a7a1f")
 
 
-def draw_run(metrics_path: str | Path, out: str | Path, baselines: Mapping[str, float] | None = None) -> Path:
+def draw_run(
+    metrics_path: str | Path, out: str | Path, baselines: Mapping[str, float] | None = None
+) -> Path:
     """Draw `metrics.jsonl` into `out` (.svg, .png or .pdf). baselines: "unigram" and "bigram" in nats; without them
     those of the `summary.json` beside the metrics, if there is one. Raises DataError when there is nothing to draw."""
     metrics_path, out = Path(metrics_path), Path(out)
@@ -42,22 +44,58 @@ def draw_run(metrics_path: str | Path, out: str | Path, baselines: Mapping[str, 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    settings = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "fwk"}
+    settings = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "fwk",
+    }
     with plt.rc_context(settings):
         wide = {"ncols": 2, "figsize": (8, 3), "width_ratios": [3, 2]}
         figure, axes = plt.subplots(squeeze=False, **(wide if others else {"figsize": (5, 3)}))
         left = axes[0][0]
         for name in main:
-            left.plot(*train[name], color=TRAIN, linewidth=1, label="training" if name == main[0] else None)
+            left.plot(
+                *train[name],
+                color=TRAIN,
+                linewidth=1,
+                label="training" if name == main[0] else None,
+            )
         measured = [n for n in valid if n in main or is_masked_lm(n)]
-        for name in sorted(measured, key=len)[:1]:  # 'masked_lm', the mean of 'masked_lm_a' and 'masked_lm_b', if there
-            left.plot(*valid[name], color=VALID, linewidth=1.6, marker="o", markersize=3, label="validation")
+        for name in sorted(measured, key=len)[
+            :1
+        ]:  # 'masked_lm', the mean of 'masked_lm_a' and 'masked_lm_b', if there
+            left.plot(
+                *valid[name],
+                color=VALID,
+                linewidth=1.6,
+                marker="o",
+                markersize=3,
+                label="validation",
+            )
         for name, value in (baselines or {}).items():
-            if name in ("unigram", "bigram") and isinstance(value, (int, float)) and math.isfinite(value):
+            if (
+                name in ("unigram", "bigram")
+                and isinstance(value, (int, float))
+                and math.isfinite(value)
+            ):
                 left.axhline(value, color=LINE, linewidth=0.8, linestyle="--")
-                left.annotate(f"{name} {value:.2f}", (1, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
-                              textcoords="offset points", ha="right", va="bottom", color=LINE, fontsize=8)
-        left.set(xlabel="update", ylabel="nats per token" if lm else "loss", title="masked LM" if lm else "loss")
+                left.annotate(
+                    f"{name} {value:.2f}",
+                    (1, value),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(0, 2),
+                    textcoords="offset points",
+                    ha="right",
+                    va="bottom",
+                    color=LINE,
+                    fontsize=8,
+                )
+        left.set(
+            xlabel="update",
+            ylabel="nats per token" if lm else "loss",
+            title="masked LM" if lm else "loss",
+        )
         left.legend(frameon=False, fontsize=8)
         if others:
             right = axes[0][1]

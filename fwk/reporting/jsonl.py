@@ -52,12 +52,16 @@ class JSONL:
     def fwk_logged(self, record: dict[str, Any]) -> None:
         if self.path is not None:
             try:
-                with open(self.path, "a", encoding="utf-8") as file:  # closed, so flushed, after every line
+                with open(
+                    self.path, "a", encoding="utf-8"
+                ) as file:  # closed, so flushed, after every line
                     file.write(as_line(record))
             except OSError as error:
                 path, self.path = self.path, None
-                raise LogFailed(f"cannot write {path}: {error.strerror}; the run has saved and ended at this, and the same "
-                                "command goes on once it can be written") from error
+                raise LogFailed(
+                    f"cannot write {path}: {error.strerror}; the run has saved and ended at this, and the same "
+                    "command goes on once it can be written"
+                ) from error
 
 
 def as_line(record: Mapping[str, Any]) -> str:

@@ -46,7 +46,9 @@ class Summary:
     @dataclass(frozen=True, kw_only=True)
     class Config:
         sentences: int = option(3, "masked validation sentences that are filled in", low=0)
-        baseline_tokens: int = option(2_000_000, "training tokens that the unigram and bigram models count", low=1)
+        baseline_tokens: int = option(
+            2_000_000, "training tokens that the unigram and bigram models count", low=1
+        )
 
     listens_only = True  # a run is the same run with and without it
 
@@ -65,11 +67,22 @@ class Summary:
         loss = masked_lm_loss(run.last_metrics.get("valid", {}), label)
         found: dict[str, Any] = {"update": run.update, "masked_lm": loss}
         found |= text_baselines(
-            documents(run.task, "train", self.config.baseline_tokens), documents(run.task, "valid"), vocabulary.size,
-            [token for token in vocabulary.special if token != vocabulary.unk],  # [UNK] stands for text: it is masked
+            documents(run.task, "train", self.config.baseline_tokens),
+            documents(run.task, "valid"),
+            vocabulary.size,
+            [
+                token for token in vocabulary.special if token != vocabulary.unk
+            ],  # [UNK] stands for text: it is masked
         )
-        found["sentences"] = fill_in(run.module, label, run.task, tokenizer, self.config.sentences, run.update)
-        text = json.dumps({key: _finite(value) for key, value in found.items()}, indent=2, ensure_ascii=False) + "\n"
+        found["sentences"] = fill_in(
+            run.module, label, run.task, tokenizer, self.config.sentences, run.update
+        )
+        text = (
+            json.dumps(
+                {key: _finite(value) for key, value in found.items()}, indent=2, ensure_ascii=False
+            )
+            + "\n"
+        )
         try:
             (Path(run.folder) / "summary.json").write_text(text, encoding="utf-8")
         except OSError as error:  # the run has ended well, and all else is written
@@ -113,7 +126,8 @@ def _batches(task: Task, split: str, size: int) -> Iterator[Batch]:
 
 def _collated(task: Task, source: Any, number: int, indices: Sequence[int]) -> Batch:
     return task.collate(
-        [source[index] for index in indices], np.asarray(indices, dtype=np.int64),
+        [source[index] for index in indices],
+        np.asarray(indices, dtype=np.int64),
         np.full(len(indices), number, dtype=np.int64),
     )
 
@@ -134,7 +148,9 @@ def fill_in(
     if not count or not len(source):
         return []
     spread = np.unique(np.linspace(0, len(source) - 1, 8 * count).astype(np.int64))
-    batch = _collated(task, source, task.source_names().index(first), [int(index) for index in spread])
+    batch = _collated(
+        task, source, task.source_names().index(first), [int(index) for index in spread]
+    )
     name = next((name for name in module.reads[label] if name in module.plan.static), None)
     if name is None:
         return []
@@ -144,7 +160,9 @@ def fill_in(
         device = next(module.parameters()).device
         view = module.begin(batch, 0, Step(update=update, split="valid"), device).views[name]
         features = module.encode([view], module.specs[name].encoder)[0].features
-        chances = module.criteria[label].head(view.at_positions(features)).float().softmax(-1)  # [B, K, V]
+        chances = (
+            module.criteria[label].head(view.at_positions(features)).float().softmax(-1)
+        )  # [B, K, V]
     finally:
         module.train(was_training)
     likely, ids = chances.topk(GUESSES, -1)  # [B, K, GUESSES]
@@ -154,23 +172,29 @@ def fill_in(
         tokens, target = view.tokens[row].tolist(), view.target[row].tolist()
         length = len(tokens) if view.mask is None else int(view.mask[row].sum())
         blanks = sorted(
-            (position, slot) for slot, position in enumerate(view.positions[row].tolist())
+            (position, slot)
+            for slot, position in enumerate(view.positions[row].tolist())
             if view.valid[row, slot] and tokens[position] == tokenizer.mask
         )
-        shown = tokens[:min([WINDOW, length, *(position for position, _ in blanks[BLANKS:])])]
+        shown = tokens[: min([WINDOW, length, *(position for position, _ in blanks[BLANKS:])])]
         blanks = [(position, slot) for position, slot in blanks if position < len(shown)]
         if not blanks or len(found) == count:
             continue
-        found.append({
-            "text": sentence(shown, tokenizer) + (" ..." if length > len(shown) else ""),
-            "blanks": [{
-                "original": readable(tokenizer, target[position]),
-                "guesses": [
-                    [readable(tokenizer, int(token)), round(float(chance), 4)]
-                    for token, chance in zip(ids[row, slot], likely[row, slot], strict=True)
+        found.append(
+            {
+                "text": sentence(shown, tokenizer) + (" ..." if length > len(shown) else ""),
+                "blanks": [
+                    {
+                        "original": readable(tokenizer, target[position]),
+                        "guesses": [
+                            [readable(tokenizer, int(token)), round(float(chance), 4)]
+                            for token, chance in zip(ids[row, slot], likely[row, slot], strict=True)
+                        ],
+                    }
+                    for position, slot in blanks
                 ],
-            } for position, slot in blanks],
-        })
+            }
+        )
     return found
 
 
@@ -206,8 +230,11 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
     """The lines of the closing screen, none wider than `width` unless a path or a command is."""
     lines = ["", "What was learned", "", *_wrapped("Nats per token of the validation text:", width)]
     rows = [
-        ("unigram", found["unigram"],
-         f"knows how often each token occurs, reads nothing (at best, on this text: {found['entropy']:.3f})"),
+        (
+            "unigram",
+            found["unigram"],
+            f"knows how often each token occurs, reads nothing (at best, on this text: {found['entropy']:.3f})",
+        ),
         ("bigram", found["bigram"], "reads the token before"),
     ]
     loss = found["masked_lm"]
@@ -218,7 +245,9 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
     for name, value, what in rows:
         lines += _wrapped(f"{name:<9} {value:6.3f}   {what}", width, indent=2, hang=21)
     if found["sentences"]:
-        title = f"Masked validation sentences, taken evenly, and the model's first {GUESSES} guesses:"
+        title = (
+            f"Masked validation sentences, taken evenly, and the model's first {GUESSES} guesses:"
+        )
         lines += ["", *_wrapped(title, width)]
     for entry in found["sentences"]:
         lines += _wrapped(entry["text"], width, indent=2)
@@ -226,12 +255,20 @@ def screen(found: Mapping[str, Any], folder: Path, total: int | None, width: int
         for number, blank in enumerate(entry["blanks"], start=1):
             guesses = ", ".join(f"{token} {percent(chance)}" for token, chance in blank["guesses"])
             hit = "+" if blank["guesses"][0][0] == blank["original"] else " "
-            lines += _wrapped(f"{hit} [{number}] {blank['original']:<{widest}}  {guesses}", width, indent=4, hang=6)
+            lines += _wrapped(
+                f"{hit} [{number}] {blank['original']:<{widest}}  {guesses}",
+                width,
+                indent=4,
+                hang=6,
+            )
     run, config = shlex.quote(str(folder)), shlex.quote(str(folder / "config.yaml"))
     another = shlex.quote(f"{folder}-mine")
     longer = f" train.updates={2 * total}" if total else ""
     return [
-        *lines, "", f"The run is in {folder}: metrics.jsonl, summary.json, tensorboard/, checkpoints/best", "",
+        *lines,
+        "",
+        f"The run is in {folder}: metrics.jsonl, summary.json, tensorboard/, checkpoints/best",
+        "",
         "What to try next:",
         f"  {command('fwk-train')} --config {config} --run {run}{longer}   # go on from where it stands",
         f"  {command('fwk-train')} --config {config} --run {another} task.data=FILE.txt   # the same on your text",
@@ -244,14 +281,20 @@ def command(name: str) -> str:
     beside = Path(sys.executable).parent / name
     if shutil.which(name) or not beside.exists():
         return name
-    return shlex.quote(os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside))
+    return shlex.quote(
+        os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+    )
 
 
 def _wrapped(text: str, width: int, indent: int = 0, hang: int | None = None) -> list[str]:
     hang = min(indent if hang is None else hang, width // 2)
     return textwrap.wrap(
-        " " * indent + text, max(20, width), subsequent_indent=" " * hang, replace_whitespace=False,
-        drop_whitespace=True, break_on_hyphens=False,
+        " " * indent + text,
+        max(20, width),
+        subsequent_indent=" " * hang,
+        replace_whitespace=False,
+        drop_whitespace=True,
+        break_on_hyphens=False,
     )
 
 

@@ -21,7 +21,9 @@ class TensorBoard:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        flush_seconds: int = option(30, "seconds until what was logged is on disk at the latest", low=1, high=86400)
+        flush_seconds: int = option(
+            30, "seconds until what was logged is on disk at the latest", low=1, high=86400
+        )
 
     listens_only = True  # a run is the same run with and without it
 
@@ -33,7 +35,9 @@ class TensorBoard:
 
     @hookimpl
     def fwk_run_begin(self, run: Any) -> None:
-        self.purge = run.update + 1  # hides what a killed process wrote beyond the state we start from
+        self.purge = (
+            run.update + 1
+        )  # hides what a killed process wrote beyond the state we start from
 
     @hookimpl
     def fwk_logged(self, run: Any, record: dict[str, Any]) -> None:
@@ -42,11 +46,18 @@ class TensorBoard:
             return
         with self._surviving():
             if self.writer is None:
-                from torch.utils.tensorboard import SummaryWriter  # costs over a second, so only when there is a number
+                from torch.utils.tensorboard import (
+                    SummaryWriter,
+                )  # costs over a second, so only when there is a number
 
-                self.excepthook, threading.excepthook = threading.excepthook, _quiet(threading.excepthook)
+                self.excepthook, threading.excepthook = (
+                    threading.excepthook,
+                    _quiet(threading.excepthook),
+                )
                 self.writer = SummaryWriter(
-                    str(Path(run.folder) / "tensorboard"), purge_step=self.purge, flush_secs=self.config.flush_seconds
+                    str(Path(run.folder) / "tensorboard"),
+                    purge_step=self.purge,
+                    flush_secs=self.config.flush_seconds,
                 )
             for name, value in numbers:
                 self.writer.add_scalar(name, value, record["update"])
@@ -66,12 +77,17 @@ class TensorBoard:
             yield
         except OSError as error:
             self.failed = True
-            warnings.warn(f"cannot write tensorboard/: {error.strerror or error}; the run goes on without it", stacklevel=1)
+            warnings.warn(
+                f"cannot write tensorboard/: {error.strerror or error}; the run goes on without it",
+                stacklevel=1,
+            )
 
 
 def _quiet(fallback: Callable) -> Callable:
     """A `threading.excepthook` that leaves out what the writer's own thread raises: it raises it here again."""
-    return lambda arguments: None if type(arguments.thread).__name__ == "_AsyncWriterThread" else fallback(arguments)
+    return lambda arguments: (
+        None if type(arguments.thread).__name__ == "_AsyncWriterThread" else fallback(arguments)
+    )
 
 
 def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -81,9 +97,15 @@ def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     split = record.get("split", "train")
     for name, value in record.items():
         if name == "metrics":
-            yield from ((f"{split}/{key}", number) for key, number in value.items() if _is_number(number))
+            yield from (
+                (f"{split}/{key}", number) for key, number in value.items() if _is_number(number)
+            )
         elif isinstance(value, Mapping):
-            yield from ((f"{split}/{name}/{key}", number) for key, number in value.items() if _is_number(number))
+            yield from (
+                (f"{split}/{name}/{key}", number)
+                for key, number in value.items()
+                if _is_number(number)
+            )
         elif name != "update" and _is_number(value):
             yield f"{split}/{name}", value
 

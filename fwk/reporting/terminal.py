@@ -31,14 +31,19 @@ class Screen(Console):
 
     def on_broken_pipe(self) -> None:  # rich would end the process
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what is still to be flushed
 
     def print(self, *things: Any, **how: Any) -> None:
         try:
             super().print(*things, **how)
         except OSError as error:
             self.on_broken_pipe()
-            print(f"fwk: cannot write to standard output: {error.strerror}; the run goes on without it", file=sys.stderr)
+            print(
+                f"fwk: cannot write to standard output: {error.strerror}; the run goes on without it",
+                file=sys.stderr,
+            )
 
 
 @register("hook", "terminal")
@@ -48,7 +53,9 @@ class Terminal:
     @dataclass(frozen=True, kw_only=True)
     class Config:
         plain_every: float = option(
-            10.0, "seconds between two training lines when the output is not a terminal (0: every logged line)", low=0
+            10.0,
+            "seconds between two training lines when the output is not a terminal (0: every logged line)",
+            low=0,
         )
 
     listens_only = True  # a run is the same run with and without it
@@ -70,13 +77,17 @@ class Terminal:
             return
         self.console = Screen()
         self.start = (float(run.progress or 0.0), float(run.seconds or 0.0))
-        self._say(f"run {run.folder}" + (f", going on after update {run.update:,}" if resumed else ""))
+        self._say(
+            f"run {run.folder}" + (f", going on after update {run.update:,}" if resumed else "")
+        )
         self._say(sizes_line(run))
         if run.operations is not None:
             self.per_token = run.operations.update / (run.config.train.batch * run.task.length())
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             # No refreshing thread: data-loading workers are forked, and a lock held at that instant would hang them.
-            self.live = Live(console=self.console, auto_refresh=False, transient=True, vertical_overflow="crop")
+            self.live = Live(
+                console=self.console, auto_refresh=False, transient=True, vertical_overflow="crop"
+            )
             self.live.start()
 
     @hookimpl
@@ -103,7 +114,10 @@ class Terminal:
             self._say(evaluation_line(record))
         else:
             if self.per_token and record.get("tokens_per_second"):
-                record = {**record, "flops_per_second": self.per_token * record["tokens_per_second"]}
+                record = {
+                    **record,
+                    "flops_per_second": self.per_token * record["tokens_per_second"],
+                }
             self.record = record
             now = time.monotonic()
             if self.live is not None:
@@ -124,7 +138,9 @@ class Terminal:
         if self.record and self.record is not self.said:
             self._say(training_line(self.record, run.total_updates, None))
         spent = duration(run.seconds)
-        self._say(f"{status} after update {run.update:,}, {spent} of training; the run is in {run.folder}")
+        self._say(
+            f"{status} after update {run.update:,}, {spent} of training; the run is in {run.folder}"
+        )
 
     def _remaining(self, run: Any) -> float | None:
         """Seconds to the end at the pace of this process."""
@@ -134,8 +150,15 @@ class Terminal:
 
     def _draw(self, run: Any) -> None:
         self.drawn = time.monotonic()
-        line = live_line(run.update, run.total_updates, float(run.progress or 0.0), self.record, self._remaining(run),
-                         self.console.width, "#-" if self.console.options.ascii_only else "━─")
+        line = live_line(
+            run.update,
+            run.total_updates,
+            float(run.progress or 0.0),
+            self.record,
+            self._remaining(run),
+            self.console.width,
+            "#-" if self.console.options.ascii_only else "━─",
+        )
         self.live.update(line, refresh=True)
 
     def _say(self, line: str) -> None:
@@ -208,10 +231,18 @@ def sizes_line(run: Any) -> str:
     facts = [f"{quantity(parameters)} parameters"]
     train, counted = run.config.train, run.operations
     if run.total_updates and run.task.length():
-        facts.append(f"at most {quantity(run.total_updates * train.batch * run.task.length())} tokens")
+        facts.append(
+            f"at most {quantity(run.total_updates * train.batch * run.task.length())} tokens"
+        )
     if counted is not None:
-        facts.append(f"{number(counted.update)} FLOPs per update" + (
-            f", {number(counted.update * run.total_updates)} in all" if run.total_updates else ""))
+        facts.append(
+            f"{number(counted.update)} FLOPs per update"
+            + (
+                f", {number(counted.update * run.total_updates)} in all"
+                if run.total_updates
+                else ""
+            )
+        )
         if counted.uncounted:
             facts[-1] += f" (without {', '.join(counted.uncounted)})"
     return "  ".join(facts)
@@ -226,7 +257,11 @@ def work_lines(run: Any) -> list[str]:
     lines = []
     for who, does, counted_as in work:
         known = [parts[part] for part in counted_as if parts.get(part)]
-        cost = f"  {number(2 * run.operations.sequences * sum(known))} FLOPs per update" if known else ""
+        cost = (
+            f"  {number(2 * run.operations.sequences * sum(known))} FLOPs per update"
+            if known
+            else ""
+        )
         lines.append(f"  {who:<{width}}  {does}{cost}")
     return lines
 
@@ -247,12 +282,19 @@ def training_line(record: Mapping[str, Any], total: int | None, remaining: float
 
 def evaluation_line(record: Mapping[str, Any]) -> str:
     """An evaluation record as one plain line."""
-    metrics = "  ".join(f"{name} {number(value)}" for name, value in short_names(record.get("metrics", {})).items())
+    metrics = "  ".join(
+        f"{name} {number(value)}" for name, value in short_names(record.get("metrics", {})).items()
+    )
     return f"{record.get('split', 'evaluation')} at update {record.get('update', 0):,}  {metrics}"
 
 
 def live_line(
-    update: int, total: int | None, progress: float, record: Mapping[str, Any], remaining: float | None, width: int,
+    update: int,
+    total: int | None,
+    progress: float,
+    record: Mapping[str, Any],
+    remaining: float | None,
+    width: int,
     strokes: str = "━─",
 ) -> Text:
     """The live line, in `width` columns and never more: as many facts as fit, the most important first; what is left
@@ -267,7 +309,9 @@ def live_line(
     text = Text(no_wrap=True, overflow="crop", end="")
     if room >= 5:
         full = round(room * min(1.0, max(0.0, progress)))
-        text.append(strokes[0] * full, style="green").append(strokes[1] * (room - full), style="dim").append(" ")
+        text.append(strokes[0] * full, style="green").append(
+            strokes[1] * (room - full), style="dim"
+        ).append(" ")
     text.append(line)
     text.truncate(max(1, width - 1))
     return text

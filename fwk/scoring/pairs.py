@@ -41,13 +41,23 @@ def read_pairs(files: Sequence[str]) -> list[Pair]:
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{where}: not a JSON object ({str(error)[:80]})") from None
             if not isinstance(record, dict):
-                raise DataError(f"{where}: expected a JSON object with '{GOOD}' and '{BAD}', got {type(record).__name__}")
+                raise DataError(
+                    f"{where}: expected a JSON object with '{GOOD}' and '{BAD}', got {type(record).__name__}"
+                )
             for key in (GOOD, BAD):
                 if not isinstance(record.get(key), str):
-                    raise DataError(f"{where}: expected text in '{key}'{'' if key in record else nearest(key, record)}")
+                    raise DataError(
+                        f"{where}: expected text in '{key}'{'' if key in record else nearest(key, record)}"
+                    )
                 whole(record[key], file, number)
-            pairs.append(Pair(Text(record[GOOD], file, number), Text(record[BAD], file, number), str(record.get("UID", "")),
-                              str(record.get("field", ""))))
+            pairs.append(
+                Pair(
+                    Text(record[GOOD], file, number),
+                    Text(record[BAD], file, number),
+                    str(record.get("UID", "")),
+                    str(record.get("field", "")),
+                )
+            )
         if len(pairs) == before:
             raise DataError(f"{file} has no pairs; expected JSON lines with '{GOOD}' and '{BAD}'")
     return pairs
@@ -65,7 +75,10 @@ def accuracies(pairs: Sequence[Pair], scores: Iterable[tuple[float, float]]) -> 
         every.append(points(good, bad))
         for kind, name in (("fields", pair.field), ("paradigms", pair.paradigm)):
             groups[kind].setdefault(name, []).append(every[-1])
-    about = {kind: {name: _mean(found) for name, found in sorted(named.items()) if name} for kind, named in groups.items()}
+    about = {
+        kind: {name: _mean(found) for name, found in sorted(named.items()) if name}
+        for kind, named in groups.items()
+    }
     return {"overall": _mean(every), **about}
 
 
@@ -78,6 +91,12 @@ def shown(about: dict[str, Any]) -> list[str]:
     lines = []
     for kind in ("paradigms", "fields"):
         width = max(map(len, about[kind]), default=0)
-        lines += [f"{name:<{width}}  {100 * one['accuracy']:6.2f}  of {one['pairs']:,}" for name, one in about[kind].items()]
+        lines += [
+            f"{name:<{width}}  {100 * one['accuracy']:6.2f}  of {one['pairs']:,}"
+            for name, one in about[kind].items()
+        ]
         lines += [""] if about[kind] else []
-    return [*lines, f"overall {100 * about['overall']['accuracy']:.2f} of {about['overall']['pairs']:,} pairs"]
+    return [
+        *lines,
+        f"overall {100 * about['overall']['accuracy']:.2f} of {about['overall']['pairs']:,} pairs",
+    ]

@@ -72,37 +72,71 @@ class Scorer:
     ConfigError where nothing can score, or what is named cannot.
     """
 
-    def __init__(self, loaded: Loaded, by: str | None = None, options: Mapping[str, Any] | None = None, budget: int = 16384,
-                 device: torch.device | str = "cpu", precision: str = "fp32"):
+    def __init__(
+        self,
+        loaded: Loaded,
+        by: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        budget: int = 16384,
+        device: torch.device | str = "cpu",
+        precision: str = "fp32",
+    ):
         self.loaded, self.budget, self.device = loaded, budget, torch.device(device)
         self.module = loaded.module.to(self.device).eval()
         if loaded.tokenizer is None:
-            raise ConfigError("task", f"{loaded.folder} was trained on a task without text, which cannot be scored")
+            raise ConfigError(
+                "task",
+                f"{loaded.folder} was trained on a task without text, which cannot be scored",
+            )
         self.by = self._chosen(by)
-        self.path = f"criteria.{self.by}" if self.by in self.module.criteria else f"learned.{self.by}"
-        self.component = (self.module.criteria if self.by in self.module.criteria else self.module.noisers)[self.by]
+        self.path = (
+            f"criteria.{self.by}" if self.by in self.module.criteria else f"learned.{self.by}"
+        )
+        self.component = (
+            self.module.criteria if self.by in self.module.criteria else self.module.noisers
+        )[self.by]
         self.options = self._options(options or {})
         self.precision = Precision(precision, self.device)
         self.task = loaded.task
         self._calls = 0
 
     def _chosen(self, by: str | None) -> str:
-        criteria = {name: one for name, one in self.module.criteria.items() if type(one).log_probs is not Criterion.log_probs}
-        views = {name: one for name, one in self.module.noisers.items() if type(one).log_probs is not Noiser.log_probs}
+        criteria = {
+            name: one
+            for name, one in self.module.criteria.items()
+            if type(one).log_probs is not Criterion.log_probs
+        }
+        views = {
+            name: one
+            for name, one in self.module.noisers.items()
+            if type(one).log_probs is not Noiser.log_probs
+        }
         if by is not None:
             if by not in {**criteria, **views}:
                 there = [*self.module.criteria, *self.module.noisers]
-                said = "cannot say how likely a token is" if by in there else "is neither a criterion nor a view"
-                raise ConfigError("--by", f"'{by}' {said}; what can: {', '.join([*criteria, *views]) or 'nothing here'}"
-                                  f"{nearest(by, [*criteria, *views], everything_up_to=0)}")
+                said = (
+                    "cannot say how likely a token is"
+                    if by in there
+                    else "is neither a criterion nor a view"
+                )
+                raise ConfigError(
+                    "--by",
+                    f"'{by}' {said}; what can: {', '.join([*criteria, *views]) or 'nothing here'}"
+                    f"{nearest(by, [*criteria, *views], everything_up_to=0)}",
+                )
             return by
         found = criteria or views
         if len(found) == 1:
             return next(iter(found))
         if not found:
-            raise ConfigError("--by", f"nothing in {self.loaded.folder} can say how likely a token is (its criteria: "
-                              f"{', '.join(self.module.criteria)})")
-        raise ConfigError("--by", f"several can say how likely a token is; name one of {', '.join(found)}")
+            raise ConfigError(
+                "--by",
+                f"nothing in {self.loaded.folder} can say how likely a token is (its criteria: "
+                f"{', '.join(self.module.criteria)})",
+            )
+        raise ConfigError(
+            "--by", f"several can say how likely a token is; name one of {', '.join(found)}"
+        )
 
     def _options(self, said: Mapping[str, Any]) -> Any:
         schema = {field.name: field for field in schema_of(type(self.component).Scoring)}
@@ -110,7 +144,10 @@ class Scorer:
         for name, value in said.items():
             if name not in schema:
                 known = f"; its options: {', '.join(schema)}" if schema else "; it has none"
-                raise ConfigError(name, f"scoring by '{self.by}' has no such option{nearest(name, schema, everything_up_to=0)}{known}")
+                raise ConfigError(
+                    name,
+                    f"scoring by '{self.by}' has no such option{nearest(name, schema, everything_up_to=0)}{known}",
+                )
             values[name] = convert(value, schema[name], name)
         return type(self.component).Scoring(**values)
 
@@ -119,23 +156,42 @@ class Scorer:
         """Tokens that the encoders can read at once, [CLS] and [SEP] included; 0: any number."""
         return self.module.longest
 
-    def encode(self, texts: Sequence[Text], cut: bool = False, lenient: bool = False) -> list[np.ndarray]:
+    def encode(
+        self, texts: Sequence[Text], cut: bool = False, lenient: bool = False
+    ) -> list[np.ndarray]:
         """Framed ids, int64 [T] each; empty where there is nothing to score and `lenient`. DataError names the place of
         text without tokens, and of text that is too long unless it may be `cut`."""
         rows = []
-        if self.longest and (cut or lenient):  # what is cut, or not scored, need not be tokenized to its end
+        if self.longest and (
+            cut or lenient
+        ):  # what is cut, or not scored, need not be tokenized to its end
             most = (1000 if cut else 4000) * self.longest
-            texts = [text if len(text.text) <= most else replace(text, text=text.text[:most]) for text in texts]
-        for text, ids in zip(texts, self.loaded.tokenizer.encode_batch([text.text for text in texts]), strict=True):
+            texts = [
+                text if len(text.text) <= most else replace(text, text=text.text[:most])
+                for text in texts
+            ]
+        for text, ids in zip(
+            texts, self.loaded.tokenizer.encode_batch([text.text for text in texts]), strict=True
+        ):
             row = self.task.framed(np.asarray(ids, dtype=np.int64))
             if self.longest and len(row) > self.longest and cut:
-                row = self.task.framed(np.asarray(ids[: len(ids) - (len(row) - self.longest)], dtype=np.int64))
-            fault = "has no tokens" if not ids else (
-                f"has {len(row):,} tokens with [CLS] and [SEP], more than the {self.longest:,} that the model reads"
-                if self.longest and len(row) > self.longest else None)
+                row = self.task.framed(
+                    np.asarray(ids[: len(ids) - (len(row) - self.longest)], dtype=np.int64)
+                )
+            fault = (
+                "has no tokens"
+                if not ids
+                else (
+                    f"has {len(row):,} tokens with [CLS] and [SEP], more than the {self.longest:,} that the model reads"
+                    if self.longest and len(row) > self.longest
+                    else None
+                )
+            )
             if fault and not lenient:
-                raise DataError(f"{text.where}: the text {fault}; expected "
-                                + ("some text" if not ids else "shorter text (or --cut, or --lenient)"))
+                raise DataError(
+                    f"{text.where}: the text {fault}; expected "
+                    + ("some text" if not ids else "shorter text (or --cut, or --lenient)")
+                )
             rows.append(row if not fault else row[:0])
         return rows
 
@@ -147,7 +203,9 @@ class Scorer:
         for number, row in enumerate(rows):
             if len(row):
                 by_length.setdefault(len(row), []).append(number)
-        for length in sorted(by_length, reverse=True):  # the largest call first: if memory does not suffice, at once
+        for length in sorted(
+            by_length, reverse=True
+        ):  # the largest call first: if memory does not suffice, at once
             numbers, size = by_length[length], max(1, self.budget // length)
             for start in range(0, len(numbers), size):
                 self._calls += 1
@@ -170,11 +228,20 @@ class Scorer:
         rows = zip(ids, ~batch.special.numpy(), values.double().cpu().numpy(), strict=True)
         return [(row[ordinary], value[ordinary]) for row, ordinary, value in rows]
 
-    def __call__(self, texts: Sequence[Text], cut: bool = False, lenient: bool = False) -> list[Scored]:
+    def __call__(
+        self, texts: Sequence[Text], cut: bool = False, lenient: bool = False
+    ) -> list[Scored]:
         """What is said of each text, in order; `encode` says what cut and lenient mean."""
         scored = []
         for ids, values in self.log_probs(self.encode(texts, cut, lenient)):
             if not np.isfinite(values).all():
-                raise RunError(f"'{self.by}' gave a log-probability that is not finite; was the checkpoint trained as it should be?")
-            scored.append(Scored(tuple(self.loaded.tokenizer.token(int(one)) for one in ids), tuple(map(float, values))))
+                raise RunError(
+                    f"'{self.by}' gave a log-probability that is not finite; was the checkpoint trained as it should be?"
+                )
+            scored.append(
+                Scored(
+                    tuple(self.loaded.tokenizer.token(int(one)) for one in ids),
+                    tuple(map(float, values)),
+                )
+            )
         return scored

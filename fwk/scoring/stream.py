@@ -13,16 +13,21 @@ from fwk.errors import DataError
 from fwk.files import write_atomically
 from fwk.scoring.scorer import Scored, Scorer, Text
 
-WINDOW, LETTERS = 4096, 1 << 20  # texts that are sorted by length together, and how long they are together at most
+WINDOW, LETTERS = (
+    4096,
+    1 << 20,
+)  # texts that are sorted by length together, and how long they are together at most
 
 
-def scored(scorer: Scorer, texts: Iterable[Text], done: int = 0, window: int = WINDOW, **how: Any) -> Iterator[tuple[Text, Scored]]:
+def scored(
+    scorer: Scorer, texts: Iterable[Text], done: int = 0, window: int = WINDOW, **how: Any
+) -> Iterator[tuple[Text, Scored]]:
     """Every text but the first `done` with what is said of it, in order. how: see `Scorer.encode`. Texts share calls with those
     they would have shared them with from the start, so what comes out is the same to the last bit."""
     before = 0
     for some in _windows(texts, window):
         if before + len(some) > done:
-            yield from list(zip(some, scorer(some, **how), strict=True))[max(done - before, 0):]
+            yield from list(zip(some, scorer(some, **how), strict=True))[max(done - before, 0) :]
         before += len(some)
 
 
@@ -51,11 +56,17 @@ class Journal:
         self.output, self.path = output, output.with_name(output.name + ".partial")
         self.about = output.with_name(output.name + ".partial.json")
         if output.exists() and not overwrite:
-            raise DataError(f"{output} exists; choose another --output, or give --overwrite to replace it")
+            raise DataError(
+                f"{output} exists; choose another --output, or give --overwrite to replace it"
+            )
         if not output.parent.is_dir():
             raise DataError(f"{output.parent} is not a folder; expected one for {output.name}")
         said = json.dumps(identity, sort_keys=True)
-        if not (self.path.exists() and self.about.exists() and self.about.read_text(encoding="utf-8") == said):
+        if not (
+            self.path.exists()
+            and self.about.exists()
+            and self.about.read_text(encoding="utf-8") == said
+        ):
             self.path.write_bytes(b"")
             write_atomically(self.about, said.encode())
         self.done = self._whole_lines()

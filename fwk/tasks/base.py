@@ -144,9 +144,13 @@ class Task:
         """UserError where `write_predictions` has no form for this split, or would replace a file of the task's own; before a model
         has said anything. targets: the file of each source's predictions."""
         if type(self).write_predictions is Task.write_predictions:
-            raise UserError(f"task: '{type(self).__name__}' has no form in which predictions are written")
+            raise UserError(
+                f"task: '{type(self).__name__}' has no form in which predictions are written"
+            )
 
-    def write_predictions(self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path) -> None:
+    def write_predictions(
+        self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path
+    ) -> None:
         """Writes what a model said of one source of a split. predictions: by label, example number in the source -> what a
         criterion's `predict` gave for it."""
         raise NotImplementedError

@@ -34,15 +34,24 @@ class Synthetic(Task):
     class Config:
         sequences: int = option(512, "training sequences (validation has a quarter as many)", low=1)
         length: int = option(32, "tokens per sequence with [CLS] and [SEP]", low=4, high=65536)
-        shortest: int | None = option(None, "lengths vary between this and `length` (default: all of full length)", low=4)
-        vocabulary: int = option(64, "vocabulary size with the five special tokens", low=8, high=10_000_000)
+        shortest: int | None = option(
+            None, "lengths vary between this and `length` (default: all of full length)", low=4
+        )
+        vocabulary: int = option(
+            64, "vocabulary size with the five special tokens", low=8, high=10_000_000
+        )
         classes: int = option(4, "number of classes of the label", low=2, high=10_000_000)
-        labelled: float = option(1.0, "share of the sequences that has a label (-1 elsewhere)", low=0, high=1)
+        labelled: float = option(
+            1.0, "share of the sequences that has a label (-1 elsewhere)", low=0, high=1
+        )
         second_source: float = option(0.0, "share of draws from a second source", low=0, high=1)
 
         def __post_init__(self) -> None:
             if self.shortest is not None and self.shortest > self.length:
-                raise ConfigError("task.shortest", f"{self.shortest} is longer than task.length, which is {self.length}")
+                raise ConfigError(
+                    "task.shortest",
+                    f"{self.shortest} is longer than task.length, which is {self.length}",
+                )
 
     def splits(self) -> tuple[str, ...]:
         return ("train", "valid")
@@ -50,7 +59,10 @@ class Synthetic(Task):
     def sources(self, split: str) -> Mapping[str, Source]:
         count = self.config.sequences if split == "train" else max(1, self.config.sequences // 4)
         names = ("a", "b") if self.config.second_source else ("a",)
-        return {name: _Sequences(self.config, fold(self.seed, "synthetic", split, name), name, count) for name in names}
+        return {
+            name: _Sequences(self.config, fold(self.seed, "synthetic", split, name), name, count)
+            for name in names
+        }
 
     def mixture(self) -> Mapping[str, float]:
         share = self.config.second_source
@@ -64,17 +76,29 @@ class Synthetic(Task):
         tokens[:, 0] = CLS
         tokens[(where >= 1) & (where <= lengths)] = np.concatenate([words for words, _ in examples])
         tokens = torch.from_numpy(tokens)
-        return Batch(inputs={"tokens": tokens}, draws=torch.from_numpy(draws), mask=tokens != PAD,
-                     special=(tokens == CLS) | (tokens == SEP), source=torch.from_numpy(sources),
-                     labels={"label": torch.tensor([label for _, label in examples])})
+        return Batch(
+            inputs={"tokens": tokens},
+            draws=torch.from_numpy(draws),
+            mask=tokens != PAD,
+            special=(tokens == CLS) | (tokens == SEP),
+            source=torch.from_numpy(sources),
+            labels={"label": torch.tensor([label for _, label in examples])},
+        )
 
     def fixed_shape(self) -> bool:
         return True
 
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(size=self.config.vocabulary, pad=PAD, unk=UNK, cls=CLS, sep=SEP, mask=MASK,
-                          special=(PAD, UNK, CLS, SEP, MASK),
-                          counts=torch.ones(self.config.vocabulary, dtype=torch.float64))
+        return Vocabulary(
+            size=self.config.vocabulary,
+            pad=PAD,
+            unk=UNK,
+            cls=CLS,
+            sep=SEP,
+            mask=MASK,
+            special=(PAD, UNK, CLS, SEP, MASK),
+            counts=torch.ones(self.config.vocabulary, dtype=torch.float64),
+        )
 
     def length(self) -> int:
         return self.config.length
@@ -99,7 +123,9 @@ class _Sequences(Source):
     def many(self, indices: Sequence[int]) -> list[tuple[np.ndarray, int]]:
         config, length = self.config, self.config.length
         words = config.vocabulary - FIRST
-        seeds = np.array(indices, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03) + np.uint64(self.word)  # [B]
+        seeds = np.array(indices, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03) + np.uint64(
+            self.word
+        )  # [B]
         steps = np.arange(1, 2 * length + 3, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         noise = mix_array(seeds[:, None] + steps)  # [B, 2 length + 2]
         shortest = config.shortest or length
@@ -109,8 +135,13 @@ class _Sequences(Source):
         follow = np.take_along_axis(noise, where, axis=1) % np.uint64(2) == 0  # [B, T]
         salt = 7 if self.name == "a" else 11
         for t in range(1, length):
-            tokens[:, t] = np.where(follow[:, t], (tokens[:, t - 1] * salt + 3) % words, tokens[:, t])
+            tokens[:, t] = np.where(
+                follow[:, t], (tokens[:, t - 1] * salt + 3) % words, tokens[:, t]
+            )
         labelled = noise[:, -2] % np.uint64(1000) < config.labelled * 1000
         labels = np.where(labelled, tokens[:, 0] % config.classes, -1)
         tokens += FIRST
-        return [(row[:size], label) for row, size, label in zip(tokens, n.tolist(), labels.tolist(), strict=True)]
+        return [
+            (row[:size], label)
+            for row, size, label in zip(tokens, n.tolist(), labels.tolist(), strict=True)
+        ]

@@ -36,8 +36,11 @@ class CausalLM(Criterion):
         super().__init__(config, build)
         self.direction = build.encoder.direction
         if self.direction == "both":
-            raise ConfigError(f"criterion.{build.name}", "the encoder sees the token that is to be predicted; expected one that reads in "
-                              "one direction (model.direction=left_to_right)")
+            raise ConfigError(
+                f"criterion.{build.name}",
+                "the encoder sees the token that is to be predicted; expected one that reads in "
+                "one direction (model.direction=left_to_right)",
+            )
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
@@ -52,7 +55,11 @@ class CausalLM(Criterion):
         """Which positions are predicted, and which features they are predicted from; bool [B, T - 1], what of it is content."""
         first, last = slice(0, -1), slice(1, None)
         target, source = (last, first) if self.direction == "left_to_right" else (first, last)
-        return target, source, view.content[:, 1:]  # where the later of two neighbours is content, both are
+        return (
+            target,
+            source,
+            view.content[:, 1:],
+        )  # where the later of two neighbours is content, both are
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"causal_lm": self.predicted(views[self.config.view])[2].sum()}
@@ -60,16 +67,30 @@ class CausalLM(Criterion):
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
         target, source, counted = self.predicted(view)
-        losses, best = self.head.losses(view.encoded.features[:, source], view.target[:, target])  # [B, T - 1]
-        return Output(terms={"causal_lm": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
-                      statistics={"right": ((best == view.target[:, target]) & counted).sum(), "tokens": counted.sum()})
+        losses, best = self.head.losses(
+            view.encoded.features[:, source], view.target[:, target]
+        )  # [B, T - 1]
+        return Output(
+            terms={"causal_lm": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
+            statistics={
+                "right": ((best == view.target[:, target]) & counted).sum(),
+                "tokens": counted.sum(),
+            },
+        )
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Any, context: Context
+    ) -> Tensor:
         given = text.special[:, 0 if self.direction == "left_to_right" else -1]
         if not bool(given.all()):
-            raise ConfigError("task.placement", "the token that a causal LM begins with has no probability; expected a special one")
+            raise ConfigError(
+                "task.placement",
+                "the token that a causal LM begins with has no probability; expected a special one",
+            )
         target, source, _ = self.predicted(text)
-        losses, _ = self.head.losses(context.encode(text).features[:, source], text.target[:, target])
+        losses, _ = self.head.losses(
+            context.encode(text).features[:, source], text.target[:, target]
+        )
         return F.pad(-losses, (1, 0) if self.direction == "left_to_right" else (0, 1))
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

@@ -30,19 +30,32 @@ from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.criteria.copying import copies, copy_losses
-from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias, count_chosen, replaced_tokens
+from fwk.criteria.masked_lm import (
+    OUTPUT_BIAS,
+    TIED_OUTPUT,
+    MaskedLMHead,
+    OutputBias,
+    count_chosen,
+    replaced_tokens,
+)
 from fwk.criteria.softmax import Softmax
 from fwk.flops import Text, Transformer
 
 # what stands in the place of masked tokens unless the config says otherwise: samples of a shallow network of full width, which
 # runs once, without dropout
-AUXILIARY: dict[str, Any] = {"noiser": "masked_lm", "of": "masked", "sampling": "without_dropout",
-                             "network": {"name": "scaled", "width": 1.0, "layers": 1 / 3}}
+AUXILIARY: dict[str, Any] = {
+    "noiser": "masked_lm",
+    "of": "masked",
+    "sampling": "without_dropout",
+    "network": {"name": "scaled", "width": 1.0, "layers": 1 / 3},
+}
 
 
 def copy_sum(copy_logit: Tensor, original: Tensor, counted: Tensor) -> Tensor:
     """Sum of the sigmoid losses where counted, 0-d: copy_logit in fp32 or wider, bool original and counted, all [B, T]."""
-    losses = F.binary_cross_entropy_with_logits(copy_logit, original.to(copy_logit.dtype), reduction="none")
+    losses = F.binary_cross_entropy_with_logits(
+        copy_logit, original.to(copy_logit.dtype), reduction="none"
+    )
     return losses.masked_fill(~counted, 0.0).sum()
 
 
@@ -53,21 +66,35 @@ class CorrectiveLM(Criterion):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         view: str = option("corrupted", "the view whose tokens are corrected")
-        copy_weight: float = option(50.0, "weight of the copy loss (the paper's main text gives none; ELECTRA: 50)", low=0)
-        lm_weight: float = option(1.0, "weight of the language-modelling loss; at 0 it is left out, with its head", low=0)
+        copy_weight: float = option(
+            50.0, "weight of the copy loss (the paper's main text gives none; ELECTRA: 50)", low=0
+        )
+        lm_weight: float = option(
+            1.0, "weight of the language-modelling loss; at 0 it is left out, with its head", low=0
+        )
         copy: bool = option(True, "the language model may copy its input")
-        stop_gradient: bool = option(True, "the language-modelling loss leaves the copy mechanism alone")
-        positions: Literal["chosen", "all"] = option("chosen", "where the language model predicts: masked positions, or all tokens")
-        reduction: Literal["mean", "sum"] = option("mean", "over positions, or a sum over each sequence's (the printed equations)")
+        stop_gradient: bool = option(
+            True, "the language-modelling loss leaves the copy mechanism alone"
+        )
+        positions: Literal["chosen", "all"] = option(
+            "chosen", "where the language model predicts: masked positions, or all tokens"
+        )
+        reduction: Literal["mean", "sum"] = option(
+            "mean", "over positions, or a sum over each sequence's (the printed equations)"
+        )
         tied_output: bool = TIED_OUTPUT
         output_bias: OutputBias = OUTPUT_BIAS
 
         def __post_init__(self):
             if not self.copy_weight and not self.lm_weight:
-                raise ValueError("copy_weight and lm_weight are both 0, so there is nothing to learn")
+                raise ValueError(
+                    "copy_weight and lm_weight are both 0, so there is nothing to learn"
+                )
             if not self.copy_weight and self.copy and self.stop_gradient:
-                raise ValueError("copy_weight 0 with stop_gradient leaves nothing to train the copy mechanism; set stop_gradient or "
-                                 "copy to false")
+                raise ValueError(
+                    "copy_weight 0 with stop_gradient leaves nothing to train the copy mechanism; set stop_gradient or "
+                    "copy to false"
+                )
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -94,7 +121,9 @@ class CorrectiveLM(Criterion):
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
         share = 1.0 if config.positions == "all" else None
-        copy_head = 2.0 * encoder[0].width * text.length if config.copy_weight or config.copy else 0.0
+        copy_head = (
+            2.0 * encoder[0].width * text.length if config.copy_weight or config.copy else 0.0
+        )
         return copy_head + (encoder[0].softmax(text, share) if config.lm_weight else 0.0)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
@@ -103,25 +132,39 @@ class CorrectiveLM(Criterion):
         counts = {"copy": tokens.sum()} if self.config.copy_weight else {}
         if self.config.lm_weight:
             counts["lm"] = tokens.sum() if self.config.positions == "all" else count_chosen(view)
-        return counts if self.config.reduction == "mean" else dict.fromkeys(counts, tokens.any(1).sum())
+        return (
+            counts
+            if self.config.reduction == "mean"
+            else dict.fromkeys(counts, tokens.any(1).sum())
+        )
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view, terms, statistics = views[self.config.view], {}, {}
-        features, counted, original = view.encoded.features, view.content, ~replaced_tokens(view)  # [B, T, D], [B, T], [B, T]
+        features, counted, original = (
+            view.encoded.features,
+            view.content,
+            ~replaced_tokens(view),
+        )  # [B, T, D], [B, T], [B, T]
         copy_logit = None
         if self.copying:
             copy_logit = self.copy_head(features).squeeze(-1)  # [B, T]
             copy_logit = copy_logit.to(torch.promote_types(copy_logit.dtype, torch.float32))
             statistics |= split("copy", (copy_logit > 0) == original, original, counted)
         if self.config.copy_weight:
-            terms["copy"] = LossTerm(copy_sum(copy_logit, original, counted), weight=self.config.copy_weight)
+            terms["copy"] = LossTerm(
+                copy_sum(copy_logit, original, counted), weight=self.config.copy_weight
+            )
         if self.config.lm_weight:
             losses, right, of_original, predicted = self._language_model(view, copy_logit)
-            terms["lm"] = LossTerm(losses.masked_fill(~predicted, 0.0).sum(), weight=self.config.lm_weight)
+            terms["lm"] = LossTerm(
+                losses.masked_fill(~predicted, 0.0).sum(), weight=self.config.lm_weight
+            )
             statistics |= split("lm", right, of_original, predicted)
         return Output(terms=terms, statistics=statistics)
 
-    def _language_model(self, view: View, copy_logit: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _language_model(
+        self, view: View, copy_logit: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Losses, whether the likeliest token is the true one, whether the input is, and where that counts; [B, K] at the chosen
         positions, or [B, T]."""
         chosen = self.config.positions == "chosen"
@@ -130,11 +173,18 @@ class CorrectiveLM(Criterion):
         hidden = self.head.transformed(at(view.encoded.features)).flatten(0, 1)  # [N, E]
         # at all tokens the logits are made twice instead of kept: [B, T, V] would be more than all else
         softmax = Softmax(hidden, self.head.output.weight, self.head.output.bias, keep=chosen)
-        losses, best = softmax.losses(target.flatten()).view_as(target), softmax.best.view_as(target)
+        losses, best = (
+            softmax.losses(target.flatten()).view_as(target),
+            softmax.best.view_as(target),
+        )
         if self.config.copy:
             logit = at(copy_logit)
-            losses = copy_losses(losses, logit.detach() if self.config.stop_gradient else logit, given == target)
-            log_input, log_best = (softmax.log_probs(ids.flatten()).view_as(target) for ids in (given, best))
+            losses = copy_losses(
+                losses, logit.detach() if self.config.stop_gradient else logit, given == target
+            )
+            log_input, log_best = (
+                softmax.log_probs(ids.flatten()).view_as(target) for ids in (given, best)
+            )
             best = torch.where(copies(logit.detach(), log_input, log_best), given, best)
         return losses, best == target, given == target, view.valid if chosen else view.content
 
@@ -145,7 +195,9 @@ class CorrectiveLM(Criterion):
             for which in ("replaced", "original"):
                 tokens = sums.get(f"{part}_{which}", torch.tensor(0))
                 if tokens > 0:
-                    found[f"{part}_accuracy_{which}"] = float(sums[f"{part}_right_{which}"] / tokens)
+                    found[f"{part}_accuracy_{which}"] = float(
+                        sums[f"{part}_right_{which}"] / tokens
+                    )
         return found
 
 

@@ -33,8 +33,14 @@ from fwk.errors import ConfigError
 from fwk.flops import Text, Transformer
 from fwk_plugins.coco_lm.corrective_lm import AUXILIARY
 
-DEFAULTS = {"corrupted": AUXILIARY, "cropped": {"noiser": "crop"}, "masked": {"noiser": "bert_mask"}}
-ROWS = 1024  # anchors whose cosines with all others are held at once, where nothing is differentiated
+DEFAULTS = {
+    "corrupted": AUXILIARY,
+    "cropped": {"noiser": "crop"},
+    "masked": {"noiser": "bert_mask"},
+}
+ROWS = (
+    1024  # anchors whose cosines with all others are held at once, where nothing is differentiated
+)
 
 
 def log_sums(vectors: Tensor, temperature: float) -> Tensor:
@@ -61,9 +67,13 @@ def share_of_the_whole(logits: Tensor, log_sum: Tensor, own: Tensor, positive: T
     """
     fixed = logits.detach()
     slopes = (fixed - log_sum[own][:, None]).exp() + (fixed - log_sum).exp()
-    slopes = slopes.scatter(1, own[:, None], 0.0).scatter_add(1, positive[:, None], torch.full_like(fixed[:, :1], -2.0))
+    slopes = slopes.scatter(1, own[:, None], 0.0).scatter_add(
+        1, positive[:, None], torch.full_like(fixed[:, :1], -2.0)
+    )
     change = (slopes * logits).sum()
-    return change - change.detach() + (log_sum[own] - fixed.gather(1, positive[:, None])[:, 0]).sum()
+    return (
+        change - change.detach() + (log_sum[own] - fixed.gather(1, positive[:, None])[:, 0]).sum()
+    )
 
 
 @register("criterion", "sequence_contrastive")
@@ -75,8 +85,10 @@ class SequenceContrastive(Criterion):
         views: tuple[str, ...] = option(("corrupted", "cropped"), "the two views of each sequence")
         temperature: float = option(1.0, "divides the cosines (COCO-LM: 1)", low=1e-4)
         negatives: Literal["micro_batch", "ranks", "update"] = option(
-            "update", "other sequences of the micro-batch, of that on all ranks, or of the whole update (which encodes twice where it has "
-            "several micro-batches)")
+            "update",
+            "other sequences of the micro-batch, of that on all ranks, or of the whole update (which encodes twice where it has "
+            "several micro-batches)",
+        )
 
         def __post_init__(self):
             if len(self.views) != 2 or self.views[0] == self.views[1]:
@@ -86,8 +98,11 @@ class SequenceContrastive(Criterion):
         super().__init__(config, build)
         self.label = build.name
         if build.encoder.innermost().direction == "left_to_right":
-            raise ConfigError("model.direction", f"criterion '{build.name}' reads the first position, which sees nothing but itself in an "
-                              "encoder that reads left to right; expected both")
+            raise ConfigError(
+                "model.direction",
+                f"criterion '{build.name}' reads the first position, which sees nothing but itself in an "
+                "encoder that reads left to right; expected both",
+            )
 
     @classmethod
     def views(cls, config: Config) -> dict[str, dict[str, Any] | None]:
@@ -121,7 +136,10 @@ class SequenceContrastive(Criterion):
         elif self.config.negatives != "micro_batch":
             rows, mine = context.gather(rows)
         N, tau = len(rows), self.config.temperature
-        anchors, everyone = torch.cat([first, second]), torch.cat([rows[:, 0], rows[:, 1]])  # [2B, D], [2N, D]
+        anchors, everyone = (
+            torch.cat([first, second]),
+            torch.cat([rows[:, 0], rows[:, 1]]),
+        )  # [2B, D], [2N, D]
         own, positive = torch.cat([mine, mine + N]), torch.cat([mine + N, mine])  # [2B] each
         with torch.autocast(anchors.device.type, enabled=False):
             logits = anchors @ everyone.T / tau  # [2B, 2N]
@@ -133,25 +151,51 @@ class SequenceContrastive(Criterion):
         near, itself = (cosines.gather(1, where[:, None]).sum() for where in (positive, own))
         nearest = cosines.scatter(1, own[:, None], -torch.inf).argmax(1) if N else own
         count = torch.tensor(len(anchors), device=anchors.device)
-        return Output(terms={"contrast": LossTerm(total)}, statistics={
-            "positive": near, "negative": cosines.sum() - near - itself, "right": (nearest == positive).sum(),
-            "anchors": count, "negatives": count * (2 * N - 2)})
+        return Output(
+            terms={"contrast": LossTerm(total)},
+            statistics={
+                "positive": near,
+                "negative": cosines.sum() - near - itself,
+                "right": (nearest == positive).sum(),
+                "anchors": count,
+                "negatives": count * (2 * N - 2),
+            },
+        )
 
     def _vectors(self, views: Mapping[str, View]) -> list[Tensor]:
         """Of each view, [B, D] of length 1, in fp32 or wider."""
         first, second = (views[name] for name in self.config.views)
         if not torch.equal(first.draws, second.draws):
-            raise ConfigError(f"criterion.{self.label}.views", f"'{first.name}' and '{second.name}' have different sequences; expected two "
-                              "views of the same ones")
-        found = [view.encoded.features[:, 0] if len(view) else view.encoded.features.sum(1) for view in (first, second)]
+            raise ConfigError(
+                f"criterion.{self.label}.views",
+                f"'{first.name}' and '{second.name}' have different sequences; expected two "
+                "views of the same ones",
+            )
+        found = [
+            view.encoded.features[:, 0] if len(view) else view.encoded.features.sum(1)
+            for view in (first, second)
+        ]
         if found[0].shape != found[1].shape:
-            raise ConfigError(f"criterion.{self.label}.views", f"'{first.name}' and '{second.name}' are encoded {found[0].shape[1]} and "
-                              f"{found[1].shape[1]} wide; cosines need one width")
-        return [F.normalize(each.to(torch.promote_types(each.dtype, torch.float32)), dim=-1) for each in found]
+            raise ConfigError(
+                f"criterion.{self.label}.views",
+                f"'{first.name}' and '{second.name}' are encoded {found[0].shape[1]} and "
+                f"{found[1].shape[1]} wide; cosines need one width",
+            )
+        return [
+            F.normalize(each.to(torch.promote_types(each.dtype, torch.float32)), dim=-1)
+            for each in found
+        ]
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Mean cosines of positive and of negative pairs; how often the positive is the nearest."""
         if not sums["anchors"] > 0:
             return {}
-        found = {"positive_cosine": float(sums["positive"] / sums["anchors"]), "accuracy": float(sums["right"] / sums["anchors"])}
-        return found | ({"negative_cosine": float(sums["negative"] / sums["negatives"])} if sums["negatives"] > 0 else {})
+        found = {
+            "positive_cosine": float(sums["positive"] / sums["anchors"]),
+            "accuracy": float(sums["right"] / sums["anchors"]),
+        }
+        return found | (
+            {"negative_cosine": float(sums["negative"] / sums["negatives"])}
+            if sums["negatives"] > 0
+            else {}
+        )

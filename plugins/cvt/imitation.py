@@ -87,7 +87,9 @@ def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """[..., C] twice -> [...]."""
     C = a.shape[-1]
-    with torch.autocast(a.device.type, enabled=False):  # which would round scores, and those of pairs that cannot be to infinity
+    with torch.autocast(
+        a.device.type, enabled=False
+    ):  # which would round scores, and those of pairs that cannot be to infinity
         return (a.reshape(-1, 1, C) @ b.reshape(-1, C, 1)).view(a.shape[:-1])
 
 
@@ -118,54 +120,105 @@ class CrossView(Criterion):
         label: str = option("label", "the label that is predicted")
         hidden: int = option(128, "hidden units of a prediction module", low=1, high=1_000_000)
         modules: tuple[str, ...] = option((), "auxiliary modules")
-        students: Students = option("auxiliary", "who imitates on unlabelled sentences: the auxiliary modules (CVT), the primary module "
-                                                 "under the view's noise (consistency) or under virtual adversarial noise, or nobody (supervised)")
-        targets: Targets = option("soft", "what is imitated: the primary module's distribution, or its likeliest value")
-        threshold: float = option(0.0, "words whose likeliest value has less probability than this are not imitated", low=0, high=1)
-        auxiliary_labels: bool = option(False, "auxiliary modules learn from labels too (purely supervised cross-view training)")
+        students: Students = option(
+            "auxiliary",
+            "who imitates on unlabelled sentences: the auxiliary modules (CVT), the primary module "
+            "under the view's noise (consistency) or under virtual adversarial noise, or nobody (supervised)",
+        )
+        targets: Targets = option(
+            "soft", "what is imitated: the primary module's distribution, or its likeliest value"
+        )
+        threshold: float = option(
+            0.0,
+            "words whose likeliest value has less probability than this are not imitated",
+            low=0,
+            high=1,
+        )
+        auxiliary_labels: bool = option(
+            False, "auxiliary modules learn from labels too (purely supervised cross-view training)"
+        )
         labelled: str = option("labelled", "the view of labelled sentences")
         unlabelled: str = option("unlabelled", "the view of unlabelled sentences that students see")
-        teacher: str = option("teacher", "the view of the same sentences, without dropout, that is imitated")
+        teacher: str = option(
+            "teacher", "the view of the same sentences, without dropout, that is imitated"
+        )
         adversarial_norm: float = option(
-            5.0, "students: adversarial: length of the noise on the word vectors of a sentence, in units of their root mean square "
-            "(Miyato et al. 2017: 5)", low=0, high=1e6)
-        turns: int = option(1, "so many criteria take turns at random on unlabelled updates (1: all imitate on all of them, as CVT)", low=1)
+            5.0,
+            "students: adversarial: length of the noise on the word vectors of a sentence, in units of their root mean square "
+            "(Miyato et al. 2017: 5)",
+            low=0,
+            high=1e6,
+        )
+        turns: int = option(
+            1,
+            "so many criteria take turns at random on unlabelled updates (1: all imitate on all of them, as CVT)",
+            low=1,
+        )
         turn: int = option(0, "which of those that take turns this one is, from 0", low=0)
         cvt_weight: float = option(1.0, "weight of the imitation (CVT: 1)", low=0)
-        ramp_up: float = option(0.0, "share of the run over which this weight rises from 0 (CVT: 0, none; mean teachers need one)", low=0, high=1)
+        ramp_up: float = option(
+            0.0,
+            "share of the run over which this weight rises from 0 (CVT: 0, none; mean teachers need one)",
+            low=0,
+            high=1,
+        )
 
         def __post_init__(self):
             for name in self.modules:
                 if name not in self.known:
-                    raise ConfigError("modules", f"there is no module '{name}'{nearest(name, self.known)}")
+                    raise ConfigError(
+                        "modules", f"there is no module '{name}'{nearest(name, self.known)}"
+                    )
             if self.turn >= self.turns:
-                raise ConfigError("turn", f"is {self.turn}, and turns are counted from 0; expected less than turns, {self.turns}")
+                raise ConfigError(
+                    "turn",
+                    f"is {self.turn}, and turns are counted from 0; expected less than turns, {self.turns}",
+                )
 
     def __init__(self, config: Any, build: BuildContext):
         super().__init__(config, build)
         self.name = build.name
-        self.vectors = (build.encoder.embedding(),)  # a tuple hides it from torch: it is the encoder's
+        self.vectors = (
+            build.encoder.embedding(),
+        )  # a tuple hides it from torch: it is the encoder's
         if config.students == "adversarial" and self.vectors[0] is None:
-            raise ConfigError(f"{build.key}.students", "'adversarial' changes word vectors, and this encoder has none")
-        self.needed = config.modules if config.students == "auxiliary" or config.auxiliary_labels else ()
+            raise ConfigError(
+                f"{build.key}.students",
+                "'adversarial' changes word vectors, and this encoder has none",
+            )
+        self.needed = (
+            config.modules if config.students == "auxiliary" or config.auxiliary_labels else ()
+        )
 
     @classmethod
     def views(cls, config: Any) -> dict[str, dict[str, Any]]:
         """Those that every criterion of this plugin reads, so that they are encoded once for all of them."""
-        found: dict[str, dict[str, Any]] = {config.labelled: {"noiser": "rows", "without": ["unlabelled"]}}
+        found: dict[str, dict[str, Any]] = {
+            config.labelled: {"noiser": "rows", "without": ["unlabelled"]}
+        }
         if config.students != "none":
             found[config.unlabelled] = {"noiser": "rows", "sources": ["unlabelled"]}
-            found[config.teacher] = {"noiser": "identity", "of": config.unlabelled, "mode": "teacher"}
+            found[config.teacher] = {
+                "noiser": "identity",
+                "of": config.unlabelled,
+                "mode": "teacher",
+            }
         return found
 
     @classmethod
     def encoded(cls, config: Any) -> tuple[str, ...]:
         """The adversary encodes the unlabelled sentences itself, as it changes them."""
         found = tuple(cls.views(config))
-        return tuple(name for name in found if name != config.unlabelled) if config.students == "adversarial" else found
+        return (
+            tuple(name for name in found if name != config.unlabelled)
+            if config.students == "adversarial"
+            else found
+        )
 
     def states(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(name for module in self.students.values() for name in module.reads))
+        return tuple(
+            dict.fromkeys(name for module in self.students.values() for name in module.reads)
+        )
 
     @abstractmethod
     def here(self, view: View) -> Tensor:
@@ -206,23 +259,42 @@ class CrossView(Criterion):
         logits = self.primary(labelled) if taught else nothing.expand(*target.shape, 1)
         terms = {"supervised": LossTerm(supervised(logits) if taught else nothing)}
         if self.config.auxiliary_labels:
-            of_all = (supervised(module(labelled)) for module in self.students.values()) if taught else ()
+            of_all = (
+                (supervised(module(labelled)) for module in self.students.values())
+                if taught
+                else ()
+            )
             terms["auxiliary"] = LossTerm(sum(of_all, nothing))
         if self.config.students != "none":
             turn = self.has_turn(context) and len(views[self.config.unlabelled])
-            weight = self.config.cvt_weight * min(1.0, context.progress / self.config.ramp_up if self.config.ramp_up else 1.0)
-            terms["cvt"] = LossTerm(self.imitation(views, context) if turn else nothing, weight=weight)
+            weight = self.config.cvt_weight * min(
+                1.0, context.progress / self.config.ramp_up if self.config.ramp_up else 1.0
+            )
+            terms["cvt"] = LossTerm(
+                self.imitation(views, context) if turn else nothing, weight=weight
+            )
         return Output(terms=terms, statistics=self.judged(logits.detach(), labelled, context))
 
     def has_turn(self, context: Context) -> bool:
         """Whether this criterion imitates in this update: the same for all micro-batches and ranks."""
-        return self.config.turns == 1 or fold(context.seed, "turn", context.update) % self.config.turns == self.config.turn
+        return (
+            self.config.turns == 1
+            or fold(context.seed, "turn", context.update) % self.config.turns == self.config.turn
+        )
 
     def imitation(self, views: Mapping[str, View], context: Context) -> Tensor:
         """Sum over students and words of what divides them from the primary module, 0-d."""
-        student, students, teacher = views[self.config.unlabelled], self.students.values(), views[self.config.teacher]
+        student, students, teacher = (
+            views[self.config.unlabelled],
+            self.students.values(),
+            views[self.config.teacher],
+        )
         with torch.no_grad():  # where the encoder has averaged weights, so has the module on it
-            module = context.head(f"{self.name}.primary", mode="teacher", ema=True) if teacher.ema else self.primary
+            module = (
+                context.head(f"{self.name}.primary", mode="teacher", ema=True)
+                if teacher.ema
+                else self.primary
+            )
             imitated = Imitated(module(teacher), student.content, self.config.threshold)
         if self.config.students != "auxiliary":
             students = [self.primary]
@@ -247,8 +319,12 @@ class CrossView(Criterion):
                     plain = view.replace(encoded=context.encode(view, mode="teacher"))
                     imitated = Imitated(self.primary(plain), imitated.counted)
             changed = view.replace(embedding_change=start)
-            moved = imitated.divergence(self.primary(changed.replace(encoded=context.encode(changed, mode="quiet"))))
+            moved = imitated.divergence(
+                self.primary(changed.replace(encoded=context.encode(changed, mode="quiet")))
+            )
             direction = torch.autograd.grad(moved, start)[0]
-        noise = perturbation(direction.masked_fill(~words, 0.0), self.config.adversarial_norm * unit)
+        noise = perturbation(
+            direction.masked_fill(~words, 0.0), self.config.adversarial_norm * unit
+        )
         changed = view.replace(embedding_change=noise)
         return changed.replace(encoded=context.encode(changed))

@@ -16,7 +16,9 @@ class Packed:
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[str, int] | None = {}  # of distinct words, in the order in which they came
+        self._numbers: (
+            dict[str, int] | None
+        ) = {}  # of distinct words, in the order in which they came
         self._kinds: list[str] = []
         self._said, self._starts = array("i"), array("q", [0])
 
@@ -33,7 +35,11 @@ class Packed:
 
     def counts(self) -> Iterator[tuple[str, int]]:
         """Every distinct word and how often it is there; before `pack`."""
-        found = np.bincount(np.frombuffer(self._said, dtype=np.int32), minlength=len(self._kinds)) if self._kinds else ()
+        found = (
+            np.bincount(np.frombuffer(self._said, dtype=np.int32), minlength=len(self._kinds))
+            if self._kinds
+            else ()
+        )
         return zip(self._kinds, map(int, found), strict=True)
 
     def pack(self, ids: Callable[[str], int]) -> None:
@@ -42,14 +48,20 @@ class Packed:
         self._ids = np.fromiter(map(ids, self._kinds), dtype=np.int32, count=len(self._kinds))
         self._ends = np.cumsum([0, *map(len, spelled)], dtype=np.int64)  # [K + 1], in `_bytes`
         self._bytes = np.frombuffer(b"".join(spelled), dtype=np.uint8)
-        self._said, self._starts = (np.array(of, dtype=kind) for of, kind in ((self._said, np.int32), (self._starts, np.int64)))
+        self._said, self._starts = (
+            np.array(of, dtype=kind)
+            for of, kind in ((self._said, np.int32), (self._starts, np.int64))
+        )
         self._numbers, self._kinds = None, []
 
     def words(self, index: int) -> tuple[str, ...]:
         numbers = self._said[self._starts[index] : self._starts[index + 1]]
         if self._numbers is not None:
             return tuple(self._kinds[number] for number in numbers)
-        return tuple(self._bytes[self._ends[number] : self._ends[number + 1]].tobytes().decode() for number in numbers)
+        return tuple(
+            self._bytes[self._ends[number] : self._ends[number + 1]].tobytes().decode()
+            for number in numbers
+        )
 
     def encoded(self, index: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the words, int32 [n], and their bytes from 1, int16 [n, W]; of more than `longest` bytes the middle is left out.

@@ -33,7 +33,9 @@ from fwk.errors import CheckpointError, ConfigError
 UNLABELLED = "unlabelled"  # the source of sentences without labels
 OWN = "pretrained_"  # begins the names of inputs that the pretrained encoder reads
 PIECES = OWN + "pieces"
-LABELLED_SET = "labelled_set"  # input int64 [B]: from 1, in the order of `task.data`; 0: none of them
+LABELLED_SET = (
+    "labelled_set"  # input int64 [B]: from 1, in the order of `task.data`; 0: none of them
+)
 NO_SET = -1  # the source of an example that is of none
 
 
@@ -66,10 +68,18 @@ class OwnWords:
     def inputs(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """Those of the other task's batch, each [B, ...], under their names behind `OWN`."""
         draws = np.arange(len(examples))
-        return {OWN + name: value for name, value in self.task.collate(examples, draws, np.full(len(examples), NO_SET)).inputs.items()}
+        return {
+            OWN + name: value
+            for name, value in self.task.collate(
+                examples, draws, np.full(len(examples), NO_SET)
+            ).inputs.items()
+        }
 
     def shapes(self, length: int) -> dict[str, tuple[int, ...]]:
-        return {OWN + name: (length, *shape[1:]) if shape else () for name, shape in self.task.inputs().items()}
+        return {
+            OWN + name: (length, *shape[1:]) if shape else ()
+            for name, shape in self.task.inputs().items()
+        }
 
 
 class OwnPieces:
@@ -90,13 +100,17 @@ class OwnPieces:
 
     def _cut(self, word: str) -> list[int]:
         if word not in self._known:
-            ids = self.tokenizer.encode(word)[: self.most] or [max(self.tokenizer.unk, 0)]  # every word has a piece
+            ids = self.tokenizer.encode(word)[: self.most] or [
+                max(self.tokenizer.unk, 0)
+            ]  # every word has a piece
             self._known[word] = [index + 1 for index in ids]
         return self._known[word]
 
     def inputs(self, examples: Sequence[np.ndarray]) -> dict[str, Tensor]:
         """`pretrained_pieces`, int64 [B, T, P]."""
-        pieces = np.zeros((len(examples), *np.max([one.shape for one in examples], axis=0)), dtype=np.int64)
+        pieces = np.zeros(
+            (len(examples), *np.max([one.shape for one in examples], axis=0)), dtype=np.int64
+        )
         for row, one in enumerate(examples):
             pieces[row, : one.shape[0], : one.shape[1]] = one
         return {PIECES: torch.from_numpy(pieces)}
@@ -113,7 +127,9 @@ class LaidOut(NamedTuple):
     where: Tensor
 
 
-def lay_out(pieces: Tensor, window: int, before: Sequence[int], after: Sequence[int], last: bool = False) -> LaidOut:
+def lay_out(
+    pieces: Tensor, window: int, before: Sequence[int], after: Sequence[int], last: bool = False
+) -> LaidOut:
     """Pieces [B, T, P] (ids from 1, 0: none) -> a sequence for each sentence; those of more than `window` pieces are cut into
     several of as many, each read by itself. Every sequence has `before` and `after` around it. A word is where its first piece
     is, or its `last`."""
@@ -163,7 +179,10 @@ class Frozen(nn.Module):
             limits = [limit for limit in (self.encoder.longest, loaded.task.length()) if limit]
             self.window = max(min(limits, default=512) - len(framed) + 1, 1)
         elif 0 < self.encoder.longest < length:
-            raise ConfigError("task.length", f"is {length}, and the encoder of task.pretrained reads up to {self.encoder.longest} words")
+            raise ConfigError(
+                "task.length",
+                f"is {length}, and the encoder of task.pretrained reads up to {self.encoder.longest} words",
+            )
 
     @property
     def encoder(self) -> Encoder:
@@ -173,24 +192,45 @@ class Frozen(nn.Module):
         self.encoder._apply(fn)
         return super()._apply(fn, recurse)
 
-    def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, change: Tensor | None = None,
-                states: Sequence[str] = ()) -> Encoded:
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        mask: Tensor | None,
+        change: Tensor | None = None,
+        states: Sequence[str] = (),
+    ) -> Encoded:
         """Features [B, T, D] and states of words. change: as of an `Encoder`; a gradient goes through to it."""
         with torch.no_grad() if change is None else nullcontext():
             if not self.pieces:
-                own = {name.removeprefix(OWN): value for name, value in inputs.items() if name.startswith(OWN)}
+                own = {
+                    name.removeprefix(OWN): value
+                    for name, value in inputs.items()
+                    if name.startswith(OWN)
+                }
                 return self.encoder(own, mask, change, states)
             if change is not None:
-                raise ConfigError("task.pretrained", "this run reads pieces of words, whose vectors cannot be changed word by word; "
-                                  "expected a run of words")
-            laid = lay_out(inputs[PIECES], self.window, self.before, self.after, self.encoder.direction == "left_to_right")
+                raise ConfigError(
+                    "task.pretrained",
+                    "this run reads pieces of words, whose vectors cannot be changed word by word; "
+                    "expected a run of words",
+                )
+            laid = lay_out(
+                inputs[PIECES],
+                self.window,
+                self.before,
+                self.after,
+                self.encoder.direction == "left_to_right",
+            )
             found = self.encoder({"tokens": laid.tokens}, laid.mask, None, states)
 
             def of_words(x: Tensor) -> Tensor:
                 x = x.flatten(0, 1)[laid.where]  # [B, T, D]
                 return x if mask is None else x.masked_fill(~mask[..., None], 0.0)
 
-            return Encoded(features=of_words(found.features), states={name: of_words(state) for name, state in found.states.items()})
+            return Encoded(
+                features=of_words(found.features),
+                states={name: of_words(state) for name, state in found.states.items()},
+            )
 
 
 def layers(encoder: Encoder) -> list[tuple[str, ...]]:
@@ -201,7 +241,9 @@ def layers(encoder: Encoder) -> list[tuple[str, ...]]:
         number = re.search(r"_(\d+)$", name)
         found.setdefault(number.group(1) if number else name, []).append(name)
     widths = [sum(map(encoder.state_width, names)) for names in found.values()]
-    return [tuple(names) for names, width in zip(found.values(), widths) if width == widths[-1]] or [()]
+    return [
+        tuple(names) for names, width in zip(found.values(), widths) if width == widths[-1]
+    ] or [()]
 
 
 class ScalarMix(nn.Module):
@@ -232,5 +274,8 @@ class MixedLayers(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
         encoded = self.frozen(inputs, mask, None, [name for names in self.layers for name in names])
-        found = [torch.cat([encoded.states[name] for name in names], -1) if names else encoded.features for names in self.layers]
+        found = [
+            torch.cat([encoded.states[name] for name in names], -1) if names else encoded.features
+            for names in self.layers
+        ]
         return self.mix(found, inputs[LABELLED_SET])

@@ -1,9 +1,9 @@
 """Spans as tags: IOB1, IOB2 and BIOES.
 
-    words   the  United  Nations  and  its  US   Ukraine  envoys       types of the spans
-    IOB1    O    I-ORG   I-ORG    O    O    I-L  B-L      O            a B only where a span of the same type ends just before
-    IOB2    O    B-ORG   I-ORG    O    O    B-L  B-L      O            a B begins each span
-    BIOES   O    B-ORG   E-ORG    O    O    S-L  S-L      O            an E ends it, an S is a span of one word
+words   the  United  Nations  and  its  US   Ukraine  envoys       types of the spans
+IOB1    O    I-ORG   I-ORG    O    O    I-L  B-L      O            a B only where a span of the same type ends just before
+IOB2    O    B-ORG   I-ORG    O    O    B-L  B-L      O            a B begins each span
+BIOES   O    B-ORG   E-ORG    O    O    S-L  S-L      O            an E ends it, an S is a span of one word
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def split(tag: str, prefixes: str = "BIES", place: str = "") -> tuple[str, str]:
     if tag == "O":
         return tag, ""
     if not dash or not kind or len(prefix) != 1 or prefix not in prefixes:
-        raise DataError(f"{place}{': ' if place else ''}the tag is '{tag}', expected O or PREFIX-TYPE with a prefix of "
-                        f"{', '.join(prefixes)}")
+        raise DataError(
+            f"{place}{': ' if place else ''}the tag is '{tag}', expected O or PREFIX-TYPE with a prefix of "
+            f"{', '.join(prefixes)}"
+        )
     return prefix, kind
 
 
@@ -60,7 +62,9 @@ def tagged(found: Iterable[Span], length: int, scheme: Scheme) -> tuple[str, ...
     return tuple(tags)
 
 
-def convert(tags: Sequence[str], source: Scheme, target: Scheme, place: str = "") -> tuple[str, ...]:
+def convert(
+    tags: Sequence[str], source: Scheme, target: Scheme, place: str = ""
+) -> tuple[str, ...]:
     """The spans that `spans` finds, in another scheme. DataError for what is no tag of the source."""
     return tagged(spans(tags, source, place), len(tags), target)
 
@@ -78,8 +82,14 @@ def follows(before: str, after: str, scheme: Scheme) -> bool:
 def detect(sequences: Iterable[Sequence[str]], places: Iterable[str] | None = None) -> Scheme:
     """The scheme that all sequences follow strictly; IOB2 where there is no span. places: of each sequence, for the error;
     otherwise they are counted from 1."""
-    first: dict[tuple[str, str], str] = {}  # where each pair of neighbours was seen first: pairs are few
-    places = (f"sentence {number}" for number, _ in enumerate(iter(int, 1), start=1)) if places is None else places
+    first: dict[
+        tuple[str, str], str
+    ] = {}  # where each pair of neighbours was seen first: pairs are few
+    places = (
+        (f"sentence {number}" for number, _ in enumerate(iter(int, 1), start=1))
+        if places is None
+        else places
+    )
     for place, tags in zip(places, sequences):
         before = "O"
         for word, tag in enumerate([*tags, "O"]):
@@ -94,11 +104,18 @@ def detect(sequences: Iterable[Sequence[str]], places: Iterable[str] | None = No
             return scheme
         breaks[scheme] = broken
     seen = list(first)
-    last = max(breaks, key=lambda scheme: seen.index(breaks[scheme]))  # the likeliest meant: it lasted longest
-    told = "; ".join(f"'{after}' after '{before}' at {first[before, after]} is not {scheme}"
-                     for scheme, (before, after) in breaks.items() if scheme != last)
+    last = max(
+        breaks, key=lambda scheme: seen.index(breaks[scheme])
+    )  # the likeliest meant: it lasted longest
+    told = "; ".join(
+        f"'{after}' after '{before}' at {first[before, after]} is not {scheme}"
+        for scheme, (before, after) in breaks.items()
+        if scheme != last
+    )
     before, after = breaks[last]
-    raise DataError(f"{first[before, after]}: '{after}' after '{before}' is not {last}, and no other scheme fits: {told}")
+    raise DataError(
+        f"{first[before, after]}: '{after}' after '{before}' is not {last}, and no other scheme fits: {told}"
+    )
 
 
 def _prefixes(scheme: str) -> str:

@@ -31,12 +31,16 @@ def decode(scores: Tensor, lengths: Tensor, single_root: bool = True) -> Tensor:
     """
     batch, size = scores.shape[0], scores.shape[-1]
     if scores.dim() != 3 or scores.shape[1] != size or size < 1 or lengths.shape != (batch,):
-        raise ValueError(f"scores are {list(scores.shape)} and lengths {list(lengths.shape)}; expected [B, T+1, T+1] and [B]")
+        raise ValueError(
+            f"scores are {list(scores.shape)} and lengths {list(lengths.shape)}; expected [B, T+1, T+1] and [B]"
+        )
     if batch == 0 or size == 1:
         return torch.zeros(batch, size - 1, dtype=torch.int64, device=scores.device)
     lengths = lengths.to(scores.device)
     if bool(((lengths < 0) | (lengths >= size)).any()):
-        raise ValueError(f"lengths run from {int(lengths.min())} to {int(lengths.max())}; expected 0 to {size - 1}")
+        raise ValueError(
+            f"lengths run from {int(lengths.min())} to {int(lengths.max())}; expected 0 to {size - 1}"
+        )
     heads = best_heads(scores, lengths)  # [B, T+1]
     done = are_trees(heads)
     if single_root:
@@ -47,7 +51,9 @@ def decode(scores: Tensor, lengths: Tensor, single_root: bool = True) -> Tensor:
         solved = np.zeros((len(left), size), dtype=np.int64)
         sentences = scores[left].detach().to("cpu", torch.float64).numpy()
         for row, sentence, length in zip(solved, sentences, lengths[left].tolist()):
-            row[:length + 1] = arborescence(weights(sentence[:length + 1, :length + 1], single_root))
+            row[: length + 1] = arborescence(
+                weights(sentence[: length + 1, : length + 1], single_root)
+            )
         heads[left] = torch.from_numpy(solved).to(heads.device)
     return heads[:, 1:]
 
@@ -89,13 +95,19 @@ def arborescence(weight: np.ndarray) -> np.ndarray:
     head h for dependent d at [d, h], which is overwritten."""
     size = len(weight)
     every = np.arange(size)
-    arc = every[:, None] * size + every  # which arc between words an arc between nodes stands for, d * (n+1) + h
-    node = every.copy()  # the node that each word is part of; a node is called after one of its words
+    arc = (
+        every[:, None] * size + every
+    )  # which arc between words an arc between nodes stands for, d * (n+1) + h
+    node = (
+        every.copy()
+    )  # the node that each word is part of; a node is called after one of its words
     into = np.zeros(size, dtype=np.int64)  # for each node on the walk, the arc that leads to it,
     worth = np.zeros(size, dtype=np.complex128)  # and its weight
     finished = np.zeros(size, dtype=bool)
     finished[0] = True
-    cycles: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []  # words, the node of each; nodes, the arc into each
+    cycles: list[
+        tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+    ] = []  # words, the node of each; nodes, the arc into each
     for start in range(1, size):
         walk: list[int] = []
         at = int(node[start])
@@ -118,7 +130,9 @@ def arborescence(weight: np.ndarray) -> np.ndarray:
     heads = np.full(size, -1)
     kept = into[node[1:]]
     heads[kept // size] = kept % size
-    for words, nodes, cycle, arcs in reversed(cycles):  # the outermost first: one word of each has its head by now, from outside
+    for words, nodes, cycle, arcs in reversed(
+        cycles
+    ):  # the outermost first: one word of each has its head by now, from outside
         entered = nodes[heads[words] >= 0]
         kept = arcs[cycle != entered]
         heads[kept // size] = kept % size

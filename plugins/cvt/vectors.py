@@ -45,7 +45,9 @@ class WordVocabulary(Vocabulary):
     pretrained: str | None = None
 
 
-def read_vectors(path: str, wanted: Iterable[str], normal: Callable[[str], str], loosest: Callable[[str], str]) -> Vectors:
+def read_vectors(
+    path: str, wanted: Iterable[str], normal: Callable[[str], str], loosest: Callable[[str], str]
+) -> Vectors:
     """The vectors of the wanted words. A word of the file stands for a wanted one that is, from the best to the worst: itself;
     its lower case; itself as `normal` has it; `loosest` of it. Among equally good ones the first of the file wins.
 
@@ -61,7 +63,9 @@ def read_vectors(path: str, wanted: Iterable[str], normal: Callable[[str], str],
     width = 0
     for number, size, word, values in _lines(path):
         width, vector = size, None
-        for rank, words in enumerate(((word,), lowered.get(word, ()), (normal(word),), loosened.get(loosest(word), ()))):
+        for rank, words in enumerate(
+            ((word,), lowered.get(word, ()), (normal(word),), loosened.get(loosest(word), ()))
+        ):
             for one in words:
                 if one in wanted and (one not in best or rank < best[one][0]):
                     if vector is None:
@@ -90,13 +94,22 @@ def _lines(path: str) -> Iterator[tuple[int, int, str, str]]:
         if blanks > width:
             word, *numbers = line.rsplit(" ", width)
             values = " ".join(numbers)
-        if not width or blanks < width or blanks > width and all(map(_is_number, word.split(" ")[1:])):
-            raise DataError(f"{path}:{number}: expected a word and {width or 'its'} numbers, got {blanks}: {line[:60]!r}")
+        if (
+            not width
+            or blanks < width
+            or blanks > width
+            and all(map(_is_number, word.split(" ")[1:]))
+        ):
+            raise DataError(
+                f"{path}:{number}: expected a word and {width or 'its'} numbers, got {blanks}: {line[:60]!r}"
+            )
         found += 1
         yield number, width, word, values
     if said is not None and found != said:
-        raise DataError(f"{path}:1: says that there are {said:,} words, and there are {found:,}; the file was cut off, or this line is "
-                        "wrong")
+        raise DataError(
+            f"{path}:1: says that there are {said:,} words, and there are {found:,}; the file was cut off, or this line is "
+            "wrong"
+        )
 
 
 def _is_number(text: str) -> bool:
@@ -112,6 +125,8 @@ def _numbers(path: str, number: int, word: str, values: str) -> Tensor:
     numbers = []
     for text in values.split(" "):
         if not _is_number(text) or not math.isfinite(float(text)):
-            raise DataError(f"{path}:{number}: the vector of '{word[:40]}' holds {text[:40]!r}, expected a finite number")
+            raise DataError(
+                f"{path}:{number}: the vector of '{word[:40]}' holds {text[:40]!r}, expected a finite number"
+            )
         numbers.append(float(text))
     return torch.tensor(numbers)

@@ -15,7 +15,12 @@ from torch import Tensor
 
 from fwk import Key, View, choose, option
 
-RATIO = option(0.15, "share of the ordinary tokens that is chosen, where the source view chooses none", low=0, high=1)
+RATIO = option(
+    0.15,
+    "share of the ordinary tokens that is chosen, where the source view chooses none",
+    low=0,
+    high=1,
+)
 
 
 def with_positions(source: View, key: Key, ratio: float) -> View:
@@ -30,9 +35,13 @@ def replaced(source: View, drawn: Tensor, keep: Tensor | None = None) -> View:
     """The original sequence with `drawn` [B, K] at the chosen positions. keep: bool [B], sequences left as they are."""
     put = source.valid if keep is None else source.valid & ~keep[:, None]  # [B, K]
     T = source.target.shape[1]
-    where = torch.where(put, source.positions, T)  # what is not put goes to a column that is cut off again
+    where = torch.where(
+        put, source.positions, T
+    )  # what is not put goes to a column that is cut off again
     tokens = F.pad(source.target, (0, 1)).scatter(1, where, drawn)[:, :T]
-    return source.replace(inputs={**source.inputs, "tokens": tokens}, changed=tokens != source.target, log_q=None)
+    return source.replace(
+        inputs={**source.inputs, "tokens": tokens}, changed=tokens != source.target, log_q=None
+    )
 
 
 def kept(key: Key, share: float, like: Tensor) -> Tensor | None:

@@ -12,7 +12,11 @@ from fwk.compiled import compiled
 
 # what a criterion reads unless the config says otherwise: samples of a generator, and of a cloze model
 GENERATED: dict[str, Any] = {"noiser": "masked_lm", "of": "masked", "network": {"name": "scaled"}}
-CLOZE: dict[str, Any] = {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "towers": True}}
+CLOZE: dict[str, Any] = {
+    "noiser": "two_tower",
+    "of": "masked",
+    "network": {"name": "scaled", "towers": True},
+}
 
 
 def token_head(width: int) -> nn.Sequential:

@@ -29,20 +29,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import MaskedLMHead, OutputBias, count_chosen, masked_lm_sums, masked_log_probs
+from fwk.criteria.masked_lm import (
+    MaskedLMHead,
+    OutputBias,
+    count_chosen,
+    masked_lm_sums,
+    masked_log_probs,
+)
 from fwk.flops import Text, Transformer
 
 
 def tied_vectors(features: Tensor, view: View, level: str) -> tuple[Tensor, Tensor]:
     """The vectors that are tied and which of them count: [B, N, D] and bool [B, N]; N is T (word) or 1."""
-    content = torch.ones_like(view.target, dtype=torch.bool) if view.mask is None else view.mask  # [B, T]
+    content = (
+        torch.ones_like(view.target, dtype=torch.bool) if view.mask is None else view.mask
+    )  # [B, T]
     if level == "word":
         return features, content
     if level == "cls":
         return features[:, :1], content[:, :1]
     words = content if view.special is None else content & ~view.special  # [B, T]
     weights = words.to(features.dtype)
-    mean = (features * weights.unsqueeze(-1)).sum(1, keepdim=True) / weights.sum(1).clamp(min=1)[:, None, None]
+    mean = (features * weights.unsqueeze(-1)).sum(1, keepdim=True) / weights.sum(1).clamp(min=1)[
+        :, None, None
+    ]
     return mean, words.any(1, keepdim=True)  # [B, 1, D], [B, 1]
 
 
@@ -62,17 +72,25 @@ class SemanticAugment(Criterion):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         views: tuple[str, ...] = option(("masked", "remasked"), "the two views")
-        tied_weight: float = option(1.0, "weight of the tie (paper: 0 for the baseline, else one of 1, 3, 5, 7, 10)",
-                                    low=0)
+        tied_weight: float = option(
+            1.0, "weight of the tie (paper: 0 for the baseline, else one of 1, 3, 5, 7, 10)", low=0
+        )
         level: Literal["word", "sentence", "cls"] = option(
-            "word", "what is tied: every position, the mean of the words, or the [CLS] vector")
+            "word", "what is tied: every position, the mean of the words, or the [CLS] vector"
+        )
         features: Literal["hidden", "transformed"] = option(
-            "hidden", "tie the last hidden states, or what the masked-LM head's transform makes of them")
+            "hidden",
+            "tie the last hidden states, or what the masked-LM head's transform makes of them",
+        )
         tied_output: bool = option(True, "the output matrix is the encoder's token embedding")
         output_bias: OutputBias = option(
-            "zeros", "start the output's bias at zeros (BERT), or at the tokens' log frequency, where the task knows it: a small "
-            "encoder's features then have nothing to tell at first, and the tie makes them constant")
-        label_smoothing: float = option(0.0, "share of the target's mass spread over the vocabulary", low=0, high=1)
+            "zeros",
+            "start the output's bias at zeros (BERT), or at the tokens' log frequency, where the task knows it: a small "
+            "encoder's features then have nothing to tell at first, and the tie makes them constant",
+        )
+        label_smoothing: float = option(
+            0.0, "share of the target's mass spread over the vocabulary", low=0, high=1
+        )
 
         def __post_init__(self):
             if len(self.views) != 2 or self.views[0] == self.views[1]:
@@ -108,16 +126,23 @@ class SemanticAugment(Criterion):
         sum_b, right_b = masked_lm_sums(self.head, b, self.config.label_smoothing)
         tie_a, counted = tied_vectors(self._features(a), a, self.config.level)
         tie_b, _ = tied_vectors(self._features(b), b, self.config.level)
-        cosine = F.cosine_similarity(tie_a.detach().float(), tie_b.detach().float(), dim=-1)  # [B, N]
+        cosine = F.cosine_similarity(
+            tie_a.detach().float(), tie_b.detach().float(), dim=-1
+        )  # [B, N]
         return Output(
             terms={
                 "masked_lm_a": LossTerm(sum_a, weight=0.5),
                 "masked_lm_b": LossTerm(sum_b, weight=0.5),
-                "tie": LossTerm(feature_distance(tie_a, tie_b, counted), weight=self.config.tied_weight),
+                "tie": LossTerm(
+                    feature_distance(tie_a, tie_b, counted), weight=self.config.tied_weight
+                ),
             },
             statistics={
-                "nll": (sum_a + sum_b).detach(), "right": right_a + right_b, "positions": a.valid.sum() + b.valid.sum(),
-                "cosine": cosine.masked_fill(~counted, 0.0).sum(), "vectors": counted.sum(),
+                "nll": (sum_a + sum_b).detach(),
+                "right": right_a + right_b,
+                "positions": a.valid.sum() + b.valid.sum(),
+                "cosine": cosine.masked_fill(~counted, 0.0).sum(),
+                "vectors": counted.sum(),
             },
         )
 
@@ -125,10 +150,15 @@ class SemanticAugment(Criterion):
         hidden = view.encoded.features
         return hidden if self.config.features == "hidden" else self.head.transformed(hidden)
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Any, context: Context
+    ) -> Tensor:
         return masked_log_probs(self.head, text, self.mask, context)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         positions = sums["positions"].clamp(min=1)
-        return {"masked_lm": float(sums["nll"] / positions), "accuracy": float(sums["right"] / positions),
-                "cosine": float(sums["cosine"] / sums["vectors"].clamp(min=1))}
+        return {
+            "masked_lm": float(sums["nll"] / positions),
+            "accuracy": float(sums["right"] / positions),
+            "cosine": float(sums["cosine"] / sums["vectors"].clamp(min=1)),
+        }

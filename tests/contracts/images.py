@@ -47,9 +47,12 @@ class DigitTask(Task):
         return {"digits": Digits(self.images[rows], self.digits[rows])}
 
     def collate(self, examples, draws, sources):
-        return Batch(inputs={"pixels": torch.tensor(np.stack([image for image, _ in examples]))},
-                     draws=torch.from_numpy(draws), source=torch.from_numpy(sources),
-                     labels={"digit": torch.tensor([label for _, label in examples])})
+        return Batch(
+            inputs={"pixels": torch.tensor(np.stack([image for image, _ in examples]))},
+            draws=torch.from_numpy(draws),
+            source=torch.from_numpy(sources),
+            labels={"digit": torch.tensor([label for _, label in examples])},
+        )
 
     def labels(self):
         return {"digit": tuple("0123456789")}
@@ -102,4 +105,10 @@ class Classify(Criterion):
     def forward(self, views, context):
         view = views["plain"]
         logits = self.head(view.encoded.features.mean(1))
-        return Output(terms={"classify": LossTerm(F.cross_entropy(logits, view.labels[self.config.label], reduction="sum"))})
+        return Output(
+            terms={
+                "classify": LossTerm(
+                    F.cross_entropy(logits, view.labels[self.config.label], reduction="sum")
+                )
+            }
+        )

@@ -47,7 +47,10 @@ class MultiTask(Criterion):
 
     def __init__(self, config, build):
         super().__init__(config, build)
-        self.heads = nn.ModuleList(nn.Linear(build.encoder.width, len(build.labels["label"])) for _ in range(config.sources))
+        self.heads = nn.ModuleList(
+            nn.Linear(build.encoder.width, len(build.labels["label"]))
+            for _ in range(config.sources)
+        )
 
     @classmethod
     def views(cls, config):
@@ -66,7 +69,9 @@ class MultiTask(Criterion):
         for i, head in enumerate(self.heads):
             rows = (view.source == i).nonzero().squeeze(1)
             if len(rows):
-                losses = F.cross_entropy(head(mean_features(view)[rows]), view.labels["label"][rows], reduction="sum")
+                losses = F.cross_entropy(
+                    head(mean_features(view)[rows]), view.labels["label"][rows], reduction="sum"
+                )
                 terms[f"head{i}"] = LossTerm(losses)
         return Output(terms=terms)
 
@@ -77,7 +82,9 @@ class Generator(LearnedNoiser):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        reinforce: bool = option(False, "learn from the reward in criterion outcomes instead of by likelihood")
+        reinforce: bool = option(
+            False, "learn from the reward in criterion outcomes instead of by likelihood"
+        )
 
     def __init__(self, config, build):
         super().__init__(config, build)
@@ -88,14 +95,19 @@ class Generator(LearnedNoiser):
         logits = self.head(source.at_positions(features))  # [B, K, V]
         target = source.at_positions(source.target)
         if prepared is None:
-            sampled = invert_cdf(logits.detach().double().softmax(-1), key.uniform(source.positions))  # [B, K]
+            sampled = invert_cdf(
+                logits.detach().double().softmax(-1), key.uniform(source.positions)
+            )  # [B, K]
         else:
             sampled = prepared.at_positions(prepared.tokens)
         T = source.target.shape[1]
         wide = torch.cat([source.target, source.target[:, :1]], 1)
         tokens = wide.scatter(1, torch.where(source.valid, source.positions, T), sampled)[:, :T]
-        return source.replace(inputs={**source.inputs, "tokens": tokens}, changed=tokens != source.target,
-                              extra={"logits": logits, "target": target, "sampled": sampled})
+        return source.replace(
+            inputs={**source.inputs, "tokens": tokens},
+            changed=tokens != source.target,
+            extra={"logits": logits, "target": target, "sampled": sampled},
+        )
 
     def normalizers(self, views, context):
         return {"generator": views[self.source].valid.sum()}
@@ -117,7 +129,9 @@ class Detection(Criterion):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         view: str = option("corrupted", "view")
-        only_changed: bool = option(False, "count only replaced positions: how many only a network knows")
+        only_changed: bool = option(
+            False, "count only replaced positions: how many only a network knows"
+        )
 
     def __init__(self, config, build):
         super().__init__(config, build)
@@ -125,8 +139,15 @@ class Detection(Criterion):
 
     @classmethod
     def views(cls, config):
-        return {config.view: {"noiser": "test_generator", "of": "masked", "network": {"name": "bert", "tie": ["embedding"]},
-                              "prepare": config.only_changed}, "masked": {"noiser": "bert_mask"}}
+        return {
+            config.view: {
+                "noiser": "test_generator",
+                "of": "masked",
+                "network": {"name": "bert", "tie": ["embedding"]},
+                "prepare": config.only_changed,
+            },
+            "masked": {"noiser": "bert_mask"},
+        }
 
     @classmethod
     def encoded(cls, config):
@@ -141,9 +162,13 @@ class Detection(Criterion):
     def forward(self, views, context):
         view = views[self.config.view]
         logits = self.head(view.encoded.features).squeeze(-1)  # [B, T]
-        losses = F.binary_cross_entropy_with_logits(logits, view.changed.to(logits.dtype), reduction="none")
-        return Output(terms={"detection": LossTerm(losses.masked_fill(~self._counted(view), 0.0).sum())},
-                      outcomes={"reward": losses.detach()})
+        losses = F.binary_cross_entropy_with_logits(
+            logits, view.changed.to(logits.dtype), reduction="none"
+        )
+        return Output(
+            terms={"detection": LossTerm(losses.masked_fill(~self._counted(view), 0.0).sum())},
+            outcomes={"reward": losses.detach()},
+        )
 
 
 @register("criterion", "test_contrast_over_update")
@@ -164,7 +189,10 @@ class ContrastOverUpdate(Criterion):
         return {name: {"noiser": "bert_mask"} for name in config.pairs}
 
     def _vectors(self, views):
-        return [F.normalize(self.project(mean_features(views[name])), dim=-1) for name in self.config.pairs]
+        return [
+            F.normalize(self.project(mean_features(views[name])), dim=-1)
+            for name in self.config.pairs
+        ]
 
     def prepare(self, views, context):
         return dict(zip(("a", "b"), self._vectors(views)))
@@ -178,7 +206,9 @@ class ContrastOverUpdate(Criterion):
         for name, mine in zip(("a", "b"), live):
             rows, where = context.over_update(name)
             both.append(rows.index_copy(0, where, mine))
-        losses = F.cross_entropy(both[0] @ both[1].T / 0.1, torch.arange(len(both[0])), reduction="none")
+        losses = F.cross_entropy(
+            both[0] @ both[1].T / 0.1, torch.arange(len(both[0])), reduction="none"
+        )
         # the value is the sum over our anchors, the gradient that of the sum over all
         own = losses[where].sum().detach()
         return Output(terms={"contrast": LossTerm(losses.sum() - losses.sum().detach() + own)})
@@ -210,7 +240,9 @@ class VirtualAdversarial(Criterion):
         clean = self.head(mean_features(view)).detach().log_softmax(-1)
         E = self.embedding_width
         start = Key(context.seed, "vat", view.draws).uniform(view.tokens.shape[1] * E) - 0.5
-        direction = F.normalize(start.view(len(view), -1), dim=-1).to(clean.dtype).view(len(view), -1, E)
+        direction = (
+            F.normalize(start.view(len(view), -1), dim=-1).to(clean.dtype).view(len(view), -1, E)
+        )
 
         def divergence(change):
             encoded = context.encode(view.replace(embedding_change=change))
@@ -235,7 +267,10 @@ class Teacher(Criterion):
 
     @classmethod
     def views(cls, config):
-        return {"student": {"noiser": "bert_mask"}, "teacher": {"noiser": "identity", "mode": "teacher", "ema": config.averaged}}
+        return {
+            "student": {"noiser": "bert_mask"},
+            "teacher": {"noiser": "identity", "mode": "teacher", "ema": config.averaged},
+        }
 
     def normalizers(self, views, context):
         return {"imitate": views["student"].mask.sum()}
@@ -271,8 +306,11 @@ class Confident(Criterion):
         return {"pseudo": context.prepared["confident"].sum()}
 
     def forward(self, views, context):
-        losses = F.cross_entropy(self.head(mean_features(views[self.config.view])), context.prepared["label"],
-                                 reduction="none")
+        losses = F.cross_entropy(
+            self.head(mean_features(views[self.config.view])),
+            context.prepared["label"],
+            reduction="none",
+        )
         return Output(terms={"pseudo": LossTerm((losses * context.prepared["confident"]).sum())})
 
 
@@ -308,8 +346,10 @@ class PCGrad:
 
     @hookimpl
     def fwk_combine_gradients(self, run, gradients):
-        flat = {name: [torch.zeros_like(p) if g is None else g for p, g in zip(run.trainable, gs)]
-                for name, gs in gradients.items()}
+        flat = {
+            name: [torch.zeros_like(p) if g is None else g for p, g in zip(run.trainable, gs)]
+            for name, gs in gradients.items()
+        }
         total = None
         for name, own in flat.items():
             own = list(own)
@@ -331,13 +371,24 @@ class MostUsed(LearnedNoiser):
     reads_encoding = True
 
     def apply(self, source, key, context, prepared=None):
-        where = source.encoded.features.detach().norm(dim=-1).masked_fill(source.special | ~source.mask, 0.0).argmax(1)
+        where = (
+            source.encoded.features.detach()
+            .norm(dim=-1)
+            .masked_fill(source.special | ~source.mask, 0.0)
+            .argmax(1)
+        )
         tokens = source.tokens.scatter(1, where[:, None], self.vocabulary.mask)
-        return source.replace(inputs={**source.inputs, "tokens": tokens}, target=source.tokens,
-                              positions=where[:, None], valid=torch.ones_like(where[:, None], dtype=torch.bool))
+        return source.replace(
+            inputs={**source.inputs, "tokens": tokens},
+            target=source.tokens,
+            positions=where[:, None],
+            valid=torch.ones_like(where[:, None], dtype=torch.bool),
+        )
 
     def outline(self, source, key):
-        return source.replace(outline=True, positions=None, valid=torch.ones(len(source), 1, dtype=torch.bool))
+        return source.replace(
+            outline=True, positions=None, valid=torch.ones(len(source), 1, dtype=torch.bool)
+        )
 
 
 @register("noiser", "test_drop_last")
@@ -346,6 +397,12 @@ class DropLast(Noiser):
 
     def apply(self, source, key, context=None):
         T = source.tokens.shape[1] - 1
-        return source.replace(inputs={name: x[:, :T] for name, x in source.inputs.items()}, mask=source.mask[:, :T],
-                              special=source.special[:, :T], target=source.target[:, :T], changed=source.changed[:, :T],
-                              positions=source.positions.clamp(max=T - 1), valid=source.valid & (source.positions < T))
+        return source.replace(
+            inputs={name: x[:, :T] for name, x in source.inputs.items()},
+            mask=source.mask[:, :T],
+            special=source.special[:, :T],
+            target=source.target[:, :T],
+            changed=source.changed[:, :T],
+            positions=source.positions.clamp(max=T - 1),
+            valid=source.valid & (source.positions < T),
+        )

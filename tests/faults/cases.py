@@ -24,6 +24,7 @@ group = ""
 def fault(title: str, **options) -> Callable:
     """Enters a function into the matrix. options: ranks, data (made | long | store | text | digits | reached), words for every
     start, hf=False with the reason `why` where the fault has no counterpart there."""
+
     def enter(function: Callable[[Side], None]) -> Callable[[Side], None]:
         CASES[function.__name__] = Fault(function.__name__, group, title, function, **options)
         return function
@@ -164,7 +165,9 @@ def newer_version(s):
     for checkpoint in s.checkpoints():
         path = checkpoint / ("manifest.json" if s.name == "fwk" else "config.json")
         content = json.loads(path.read_text())
-        content["format" if s.name == "fwk" else "transformers_version"] = 99 if s.name == "fwk" else "99.0.0"
+        content["format" if s.name == "fwk" else "transformers_version"] = (
+            99 if s.name == "fwk" else "99.0.0"
+        )
         path.write_text(json.dumps(content))
     s.refuses("has format 99, and this version of fwk reads up to", status=2, unchanged=True)
 
@@ -173,14 +176,20 @@ def newer_version(s):
 def other_rate(s):
     s.interrupted()
     s.start_words = ("optimizer.lr=2e-3",)
-    s.refuses("holds a run with another config .*optimizer.lr: 0.001 there, 0.002 here", status=2, unchanged=True)
+    s.refuses(
+        "holds a run with another config .*optimizer.lr: 0.001 there, 0.002 here",
+        status=2,
+        unchanged=True,
+    )
 
 
 @fault("the command now asks for another width of the model")
 def other_width(s):
     s.interrupted()
     s.start_words = ("model.width=32",)
-    s.refuses("holds a run with another config .*model.width: 16 there, 32 here", status=2, unchanged=True)
+    s.refuses(
+        "holds a run with another config .*model.width: 16 there, 32 here", status=2, unchanged=True
+    )
 
 
 @fault("the command now asks for another seed")
@@ -190,17 +199,27 @@ def other_seed(s):
     s.refuses("holds a run with another config .*seed: 1 there, 7 here", status=2, unchanged=True)
 
 
-@fault("the run's config file is damaged", hf=False, why="it keeps its arguments as a pickle that is not read again")
+@fault(
+    "the run's config file is damaged",
+    hf=False,
+    why="it keeps its arguments as a pickle that is not read again",
+)
 def config_damaged(s):
     s.interrupted()
     cut(s.run / "config.yaml", 0.6)
     s.refuses("config.yaml", status=2, unchanged=True)
 
 
-@fault("the objective's plugin is no longer there", hf=False, why="the model's class is imported by the user's own program")
+@fault(
+    "the objective's plugin is no longer there",
+    hf=False,
+    why="the model's class is imported by the user's own program",
+)
 def plugin_gone(s):
     s.fresh()
-    shutil.copytree(Path(__file__).parents[2] / "user_dir_examples" / "focal_mlm", s.folder / "objective")
+    shutil.copytree(
+        Path(__file__).parents[2] / "user_dir_examples" / "focal_mlm", s.folder / "objective"
+    )
     s.start_words = ("--user-dir=objective", "--criterion=focal_mlm")
     s.dies(fault=inside("signal", name="SIGKILL", at=10))
     shutil.rmtree(s.folder / "objective")
@@ -246,7 +265,16 @@ def killed_at_random(s):
     s.fresh()
     moments = np.random.default_rng()
     for _ in range(3):
-        s.dies(fault=inside("kill_when_written", "save", 2, pattern="*", files=0, seconds=float(moments.uniform(0, 0.02))))
+        s.dies(
+            fault=inside(
+                "kill_when_written",
+                "save",
+                2,
+                pattern="*",
+                files=0,
+                seconds=float(moments.uniform(0, 0.02)),
+            )
+        )
     s.goes_on()
 
 
@@ -257,7 +285,12 @@ def hung_up(s):
     s.goes_on()
 
 
-@fault("SIGKILL while text is preprocessed into the cache", data="text", hf=False, why="it does not preprocess")
+@fault(
+    "SIGKILL while text is preprocessed into the cache",
+    data="text",
+    hf=False,
+    why="it does not preprocess",
+)
 def killed_in_cache(s):
     s.fresh()
     (s.folder / "text.txt").write_text("".join(prose(n) for n in range(40)))
@@ -335,7 +368,10 @@ group = "Disk"
 def full_in_save(s):
     s.mount("2m")
     s.fresh()
-    s.refuses("No space left|are free on its disk", fault=inside("fill", at=7, path="run/ballast", leave=8192))
+    s.refuses(
+        "No space left|are free on its disk",
+        fault=inside("fill", at=7, path="run/ballast", leave=8192),
+    )
     (s.run / "ballast").unlink()
     s.goes_on()
 
@@ -347,7 +383,11 @@ def file_limit_in_save(s):
     s.goes_on()
 
 
-@fault("full while metrics are logged", hf=False, why="it has no such file: its history is part of the checkpoint")
+@fault(
+    "full while metrics are logged",
+    hf=False,
+    why="it has no such file: its history is part of the checkpoint",
+)
 def full_in_log(s):
     s.fresh()
     s.run.mkdir()
@@ -358,14 +398,20 @@ def full_in_log(s):
     s.goes_on()
 
 
-@fault("full while TensorBoard writes", words=("hooks.tensorboard.name=tensorboard", "hooks.tensorboard.flush_seconds=1"))
+@fault(
+    "full while TensorBoard writes",
+    words=("hooks.tensorboard.name=tensorboard", "hooks.tensorboard.flush_seconds=1"),
+)
 def full_in_tensorboard(s):
     s.fresh()
     s.mount("64k", s.folder / "small")
     s.run.mkdir()
     (s.run / "tensorboard").symlink_to("../small")
-    s.answers("(?i)tensorboard.*No space left|No space left.*tensorboard", env={"TENSORBOARD_LOGGING_DIR": "run/tensorboard"},
-              fault=inside("fill", at=3, path="small/ballast"))
+    s.answers(
+        "(?i)tensorboard.*No space left|No space left.*tensorboard",
+        env={"TENSORBOARD_LOGGING_DIR": "run/tensorboard"},
+        fault=inside("fill", at=3, path="small/ballast"),
+    )
     (s.folder / "small" / "ballast").unlink()
     shutil.rmtree(s.run)
     s.goes_on()
@@ -410,7 +456,10 @@ def tensorboard_is_a_file(s):
     s.fresh()
     s.run.mkdir()
     (s.run / "tensorboard").write_text("")
-    s.answers("(?i)tensorboard.*(File exists|Not a directory)", env={"TENSORBOARD_LOGGING_DIR": "run/tensorboard"})
+    s.answers(
+        "(?i)tensorboard.*(File exists|Not a directory)",
+        env={"TENSORBOARD_LOGGING_DIR": "run/tensorboard"},
+    )
     (s.run / "tensorboard").unlink()
     s.goes_on(metrics=False)
 
@@ -477,13 +526,21 @@ def nan_weight_before_save(s):
     s.goes_on()
 
 
-@fault("a learning rate that is far too large", words=("--optimizer=sgd", "optimizer.lr=1e6", "train.clip=0"))
+@fault(
+    "a learning rate that is far too large",
+    words=("--optimizer=sgd", "optimizer.lr=1e6", "train.clip=0"),
+)
 def huge_rate(s):
     s.fresh()
     s.refuses(NOT_FINITE, status=1)
 
 
-@fault("inputs that are NaN (pixels)", data="digits", hf=False, why="its masked language model reads token ids")
+@fault(
+    "inputs that are NaN (pixels)",
+    data="digits",
+    hf=False,
+    why="its masked language model reads token ids",
+)
 def nan_data(s):
     s.fresh()
     s.refuses(NOT_FINITE + ".*draws", status=1, fault=inside("nan_data"))
@@ -561,7 +618,10 @@ def store_changed(s):
     s.refuses("store|train-.*tokens.*(changed|hash)", status=2)
 
 
-LARGE = ("task.length=256", "train.batch=32")  # a loader may read small batches long before they are needed
+LARGE = (
+    "task.length=256",
+    "train.batch=32",
+)  # a loader may read small batches long before they are needed
 
 
 @fault("the store cut short during the run", data="store", words=LARGE)
@@ -593,14 +653,24 @@ def store_deleted_during(s):
     s.goes_on()
 
 
-@fault("the store's manifest is damaged", data="store", hf=False, why="a memory-mapped array has no manifest")
+@fault(
+    "the store's manifest is damaged",
+    data="store",
+    hf=False,
+    why="a memory-mapped array has no manifest",
+)
 def store_manifest_damaged(s):
     s.fresh()
     cut(s.folder / "store" / "manifest.json")
     s.refuses("manifest.json is damaged", status=2)
 
 
-@fault("the store's tokenizer is missing", data="store", hf=False, why="its tokenizer is made in the user's program")
+@fault(
+    "the store's tokenizer is missing",
+    data="store",
+    hf=False,
+    why="its tokenizer is made in the user's program",
+)
 def tokenizer_missing(s):
     s.fresh()
     shutil.rmtree(s.folder / "store" / "tokenizer")
@@ -624,22 +694,36 @@ def worker_stopped(s):
     if s.name == "fwk":  # small batches would all be made before it stops
         s.words += ("task.length=256", "train.batch=64")
     s.fresh()
-    s.refuses(r"data-loading workers .* gave nothing for 10 s \(train.timeout\)", status=1, limit=40, fault=inside("worker", at=2, name="SIGSTOP"))
+    s.refuses(
+        r"data-loading workers .* gave nothing for 10 s \(train.timeout\)",
+        status=1,
+        limit=40,
+        fault=inside("worker", at=2, name="SIGSTOP"),
+    )
     s.goes_on()
 
 
 @fault("user code raises in a data-loading worker", data="reached", words=("train.workers=1",))
 def worker_raises(s):
     s.fresh()
-    s.refuses("error: task .* raised ZeroDivisionError: raised by the fault matrix", status=1, own_traceback=True, fault=inside("raise", "example", 30))
+    s.refuses(
+        "error: task .* raised ZeroDivisionError: raised by the fault matrix",
+        status=1,
+        own_traceback=True,
+        fault=inside("raise", "example", 30),
+    )
     s.goes_on()
 
 
 @fault("user code raises in a hook")
 def hook_raises(s):
     s.fresh()
-    s.refuses("fwk_update_begin of .* raised ZeroDivisionError: raised by the fault matrix", status=1, own_traceback=True,
-              fault=inside("raise"))
+    s.refuses(
+        "fwk_update_begin of .* raised ZeroDivisionError: raised by the fault matrix",
+        status=1,
+        own_traceback=True,
+        fault=inside("raise"),
+    )
     s.goes_on()
 
 
@@ -664,8 +748,18 @@ def no_memory(s):
     if s.name == "hf":
         rows = np.random.default_rng(0).integers(5, 24, (6000, 256))
         np.save(s.folder / "tokens.npy", rows)
-    s.start_words = ("train.batch=4000", "task.sequences=4000", "task.length=256", "train.updates=2", "model.width=64")
-    s.refuses(r"(?i)memory.*\d+ ?x ?\d+.*train.micro_batch", status=1, before=["prlimit", f"--as={6 << 30}"])
+    s.start_words = (
+        "train.batch=4000",
+        "task.sequences=4000",
+        "task.length=256",
+        "train.updates=2",
+        "model.width=64",
+    )
+    s.refuses(
+        r"(?i)memory.*\d+ ?x ?\d+.*train.micro_batch",
+        status=1,
+        before=["prlimit", f"--as={6 << 30}"],
+    )
 
 
 @fault("the clock jumps a day ahead", words=("train.minutes=10",))
@@ -686,11 +780,20 @@ group = "Variables of a distributed start"
 @fault("RANK is not below WORLD_SIZE")
 def rank_too_large(s):
     s.fresh()
-    s.refuses(r"RANK 5 does not lie in \[0, WORLD_SIZE 2\)", status=2, limit=30, env=variables(RANK="5"))
+    s.refuses(
+        r"RANK 5 does not lie in \[0, WORLD_SIZE 2\)", status=2, limit=30, env=variables(RANK="5")
+    )
 
 
 def variables(**changes: str) -> dict[str, str]:
-    return {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29687", **changes}
+    return {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29687",
+        **changes,
+    }
 
 
 @fault("WORLD_SIZE is no number")
@@ -708,13 +811,20 @@ def local_rank_no_number(s):
 @fault("WORLD_SIZE is set and nothing else")
 def only_world_size(s):
     s.fresh()
-    s.refuses("WORLD_SIZE is set but .*MASTER_ADDR.* not", status=2, limit=30, env={"WORLD_SIZE": "2"})
+    s.refuses(
+        "WORLD_SIZE is set but .*MASTER_ADDR.* not", status=2, limit=30, env={"WORLD_SIZE": "2"}
+    )
 
 
 @fault("two ranks are announced, one comes")
 def one_rank_missing(s):
     s.fresh()
-    s.refuses("could not join the job at 127.0.0.1:29687.* within 10 s", status=1, limit=30, env=variables())
+    s.refuses(
+        "could not join the job at 127.0.0.1:29687.* within 10 s",
+        status=1,
+        limit=30,
+        env=variables(),
+    )
 
 
 # -- ranks -----------------------------------------------------------------------------------------------------------
@@ -773,7 +883,9 @@ def rank_killed_and_restarted(s):
 @fault("user code raises on one rank", ranks=2)
 def rank_raises(s):
     s.fresh()
-    s.refuses("raised ZeroDivisionError", own_traceback=True, seconds=STUCK, fault=inside("raise", rank=1))
+    s.refuses(
+        "raised ZeroDivisionError", own_traceback=True, seconds=STUCK, fault=inside("raise", rank=1)
+    )
     s.goes_on()
 
 
@@ -787,13 +899,18 @@ def rank_terminated(s):
 @fault("a rank runs another config", ranks=2)
 def rank_other_config(s):
     s.fresh()
-    s.refuses("rank 1 was started otherwise than rank 0: optimizer.lr: 0.005 there, 0.001", rank_words={1: ["optimizer.lr=5e-3"]})
+    s.refuses(
+        "rank 1 was started otherwise than rank 0: optimizer.lr: 0.005 there, 0.001",
+        rank_words={1: ["optimizer.lr=5e-3"]},
+    )
 
 
 @fault("a rank runs another seed", ranks=2)
 def rank_other_seed(s):
     s.fresh()
-    s.refuses("rank 1 was started otherwise than rank 0: seed: 9 there, 1", rank_words={1: ["seed=9"]})
+    s.refuses(
+        "rank 1 was started otherwise than rank 0: seed: 9 there, 1", rank_words={1: ["seed=9"]}
+    )
 
 
 @fault("a rank reads another version of the data", ranks=2, data="store")
@@ -838,5 +955,3 @@ def rank_other_order(s):
     s.fresh()
     s.refuses(DISAGREE, seconds=STUCK, fault=inside("other_order", "begin", None, rank=1))
     s.goes_on()
-
-

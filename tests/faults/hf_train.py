@@ -56,8 +56,12 @@ class Places(TrainerCallback):
 
     def __init__(self, model: torch.nn.Module):
         self.model, self.count = model, {"save": 0, "validate": 0}
-        model.register_state_dict_pre_hook(lambda *_: self.reach("save"))  # what a checkpoint asks for first
-        model.register_forward_pre_hook(lambda module, _: None if module.training else self.reach("validate"))
+        model.register_state_dict_pre_hook(
+            lambda *_: self.reach("save")
+        )  # what a checkpoint asks for first
+        model.register_forward_pre_hook(
+            lambda module, _: None if module.training else self.reach("validate")
+        )
 
     def reach(self, place: str) -> None:
         if self.training:
@@ -75,35 +79,88 @@ class Places(TrainerCallback):
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = {word: number for number, word in enumerate([*SPECIAL, *(f"w{n}" for n in range(VOCABULARY - 5))])}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="[UNK]")), pad_token="[PAD]",
-                                   unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+    words = {
+        word: number
+        for number, word in enumerate([*SPECIAL, *(f"w{n}" for n in range(VOCABULARY - 5))])
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="[UNK]")),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )
 
 
 def main(words: list[str]) -> None:
     given = {key[2:]: value for key, value in zip(words[::2], words[1::2], strict=True)}
     data, width = given.pop("data"), int(given.pop("hidden_size", 16))
-    fields = {key: kind(given[key]) for key, kind in (
-        ("output_dir", str), ("learning_rate", float), ("seed", int), ("data_seed", int), ("max_steps", int),
-        ("dataloader_num_workers", int), ("per_device_train_batch_size", int), ("report_to", str),
-        ("auto_find_batch_size", bool), ("optim", str), ("max_grad_norm", float)) if key in given}
+    fields = {
+        key: kind(given[key])
+        for key, kind in (
+            ("output_dir", str),
+            ("learning_rate", float),
+            ("seed", int),
+            ("data_seed", int),
+            ("max_steps", int),
+            ("dataloader_num_workers", int),
+            ("per_device_train_batch_size", int),
+            ("report_to", str),
+            ("auto_find_batch_size", bool),
+            ("optim", str),
+            ("max_grad_norm", float),
+        )
+        if key in given
+    }
     if acts.meant("begin") and acts.SPEC["act"] == "other_order":
         fields["data_seed"] = 999
     rows = len(np.load(data, mmap_mode="r"))
     size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    args = TrainingArguments(**{
-        "max_steps": 16, "per_device_train_batch_size": 8 // size, "per_device_eval_batch_size": 8, "learning_rate": 5e-4,
-        "save_strategy": "steps", "save_steps": 4, "save_total_limit": 3, "eval_strategy": "steps", "eval_steps": 8,
-        "logging_steps": 2, "seed": 1, "data_seed": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True,
-        "ddp_timeout": 10, "ddp_backend": "gloo" if size > 1 else None, "ignore_data_skip": False,
-        "enable_jit_checkpoint": True, "full_determinism": False, **fields})
+    args = TrainingArguments(
+        **{
+            "max_steps": 16,
+            "per_device_train_batch_size": 8 // size,
+            "per_device_eval_batch_size": 8,
+            "learning_rate": 5e-4,
+            "save_strategy": "steps",
+            "save_steps": 4,
+            "save_total_limit": 3,
+            "eval_strategy": "steps",
+            "eval_steps": 8,
+            "logging_steps": 2,
+            "seed": 1,
+            "data_seed": 1,
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "ddp_timeout": 10,
+            "ddp_backend": "gloo" if size > 1 else None,
+            "ignore_data_skip": False,
+            "enable_jit_checkpoint": True,
+            "full_determinism": False,
+            **fields,
+        }
+    )
     set_seed(args.seed)
-    model = BertForMaskedLM(BertConfig(
-        vocab_size=VOCABULARY, hidden_size=width, num_hidden_layers=2, num_attention_heads=2, intermediate_size=4 * width,
-        max_position_embeddings=256))
+    model = BertForMaskedLM(
+        BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=4 * width,
+            max_position_embeddings=256,
+        )
+    )
     trainer = Trainer(
-        model=model, args=args, train_dataset=Tokens(data, slice(0, rows * 4 // 5)), eval_dataset=Tokens(data, slice(rows * 4 // 5, rows)),
-        data_collator=DataCollatorForLanguageModeling(tokenizer(), mlm_probability=0.15), callbacks=[Places(model)])
+        model=model,
+        args=args,
+        train_dataset=Tokens(data, slice(0, rows * 4 // 5)),
+        eval_dataset=Tokens(data, slice(rows * 4 // 5, rows)),
+        data_collator=DataCollatorForLanguageModeling(tokenizer(), mlm_probability=0.15),
+        callbacks=[Places(model)],
+    )
     last = get_last_checkpoint(args.output_dir) if os.path.isdir(args.output_dir) else None
     trainer.train(resume_from_checkpoint=last)
     trainer.save_model()

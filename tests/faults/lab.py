@@ -30,7 +30,13 @@ HERE = Path(__file__).resolve().parent
 INSIDE = HERE / "inside"
 TRACEBACK = "Traceback (most recent call last)"
 TIMINGS = ("seconds", "tokens_per_second")
-KILL = {"act": "signal", "name": "SIGKILL", "place": "update", "at": 10, "first": 1.0}  # the save at 8 has a second
+KILL = {
+    "act": "signal",
+    "name": "SIGKILL",
+    "place": "update",
+    "at": 10,
+    "first": 1.0,
+}  # the save at 8 has a second
 UPDATES, EVERY = 16, 4  # of every run here: its length, and the updates between two checkpoints
 
 
@@ -91,7 +97,9 @@ class Side:
     undo: ExitStack = field(default_factory=ExitStack)
 
     name = ""
-    reads: ClassVar[Mapping[str, str]] = {}  # the data a case asks for -> what it reads instead ("": for all others)
+    reads: ClassVar[
+        Mapping[str, str]
+    ] = {}  # the data a case asks for -> what it reads instead ("": for all others)
     shards = ""  # pattern of the files of training data
     saving = ""  # pattern of the files of the checkpoint at update 8, being written or whole
     step_key = ""  # what the number of updates done is called in a checkpoint's state
@@ -113,33 +121,63 @@ class Side:
         """Words of fwk as this side's."""
         return list(words)
 
-    def launch(self, *words: str, fault: dict | None = None, before: Sequence[str] = (), env: Mapping[str, str] | None = None,
-               restarts: int = 0, rank_words: Mapping[int, Sequence[str]] | None = None,
-               rank_folder: Mapping[int, str] | None = None, **how) -> Started:
+    def launch(
+        self,
+        *words: str,
+        fault: dict | None = None,
+        before: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        restarts: int = 0,
+        rank_words: Mapping[int, Sequence[str]] | None = None,
+        rank_folder: Mapping[int, str] | None = None,
+        **how,
+    ) -> Started:
         """A command on its way. fault: for `inside/acts.py`. before: a command that starts this one. rank_words and
         rank_folder: what a rank is told besides, and where it works. how: for `Popen`."""
         self.starts += 1
         program = self.program()
         if self.ranks > 1:
-            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}",
-                        "--monitor-interval=0.1",
-                        f"--max-restarts={restarts}", str(HERE / "rank.py")]
+            launcher = [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                f"--nproc-per-node={self.ranks}",
+                "--monitor-interval=0.1",
+                f"--max-restarts={restarts}",
+                str(HERE / "rank.py"),
+            ]
             command = [sys.executable, *launcher, *(word for word in program if word != "-m")]
         else:
             command = [sys.executable, *program]
         command = [*before, *command, *self.options([*self.start_words, *words], fault)]
         mark = uuid.uuid4().hex
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "FWK_CACHE": str(self.folder / "cache"),
-                       "HF_HUB_OFFLINE": "1", "FAULTS_MARK": mark,
-                       "RANK_WORDS": json.dumps({rank: self.translate(more) for rank, more in (rank_words or {}).items()}),
-                       "RANK_FOLDER": json.dumps(rank_folder or {}),
-                       **({"FAULT": json.dumps(fault)} if fault else {}), **(env or {})}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+            "FWK_CACHE": str(self.folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+            "FAULTS_MARK": mark,
+            "RANK_WORDS": json.dumps(
+                {rank: self.translate(more) for rank, more in (rank_words or {}).items()}
+            ),
+            "RANK_FOLDER": json.dumps(rank_folder or {}),
+            **({"FAULT": json.dumps(fault)} if fault else {}),
+            **(env or {}),
+        }
         for old in self.folder.glob("rank-*.txt"):
             old.unlink()
         log = self.folder / f"start-{self.starts}.txt"
         how.setdefault("stdout", open(log, "w"))  # noqa: SIM115  closed with the process
         how.setdefault("stderr", subprocess.STDOUT)
-        process = subprocess.Popen(command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, **how)
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            **how,
+        )
         started = Started(process, log, mark, self.folder, self.ranks)
         self.undo.callback(started.clear)
         return started
@@ -150,11 +188,21 @@ class Side:
     # -- runs to begin with ------------------------------------------------------------------------------------------
 
     def template(self, kind: str, fault: dict | None) -> Path:
-        key = hashlib.sha256(repr((self.name, self.data, self.ranks, self.words)).encode()).hexdigest()[:12]
+        key = hashlib.sha256(
+            repr((self.name, self.data, self.ranks, self.words)).encode()
+        ).hexdigest()[:12]
         kept = self.templates / f"{self.name}-{kind}-{key}"
         if not kept.is_dir():
-            making = replace(self, folder=kept.with_name(f".{kept.name}"), start_words=(), starts=0, seen=[], told=[],
-                             problems=[], undo=ExitStack())
+            making = replace(
+                self,
+                folder=kept.with_name(f".{kept.name}"),
+                start_words=(),
+                starts=0,
+                seen=[],
+                told=[],
+                problems=[],
+                undo=ExitStack(),
+            )
             shutil.rmtree(making.folder, ignore_errors=True)
             if kind == "resumed":
                 shutil.copytree(self.template("interrupted", KILL), making.folder, symlinks=True)
@@ -164,8 +212,15 @@ class Side:
             with making.undo:
                 ended = making.start(fault=fault, limit=120)
             there = [self.update_of(path) for path in making.checkpoints()]
-            if kind == "undisturbed" and ended.status != 0 or kind == "interrupted" and there != [4, 8]:
-                raise RuntimeError(f"{self.name} does not get as far as that without a fault: {ended.output[-3000:]}")
+            if (
+                kind == "undisturbed"
+                and ended.status != 0
+                or kind == "interrupted"
+                and there != [4, 8]
+            ):
+                raise RuntimeError(
+                    f"{self.name} does not get as far as that without a fault: {ended.output[-3000:]}"
+                )
             making.folder.rename(kept)
         return kept
 
@@ -180,7 +235,9 @@ class Side:
         shutil.copytree(kept, self.folder, symlinks=True, dirs_exist_ok=True)
 
     def prepare_data(self) -> None:
-        made = make_data(self.templates, self.reads.get(self.data, self.reads[""]) if self.reads else self.data)
+        made = make_data(
+            self.templates, self.reads.get(self.data, self.reads[""]) if self.reads else self.data
+        )
         if made is not None:
             to = self.folder / made.name
             shutil.copytree(made, to) if made.is_dir() else shutil.copy(made, to)
@@ -189,7 +246,11 @@ class Side:
         """A file system of its own in the run's folder (or elsewhere), so that it can be full or read-only."""
         place = place or self.run
         place.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], capture_output=True, text=True)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)],
+            capture_output=True,
+            text=True,
+        )
         if done.returncode:
             raise Skip(f"a file system cannot be mounted here ({tidy(done.stderr, self.folder)})")
         self.undo.callback(subprocess.run, ["umount", "-l", str(place)], check=False)
@@ -220,11 +281,22 @@ class Side:
             if not all(np.isfinite(w).all() for w in weights.values()):
                 return Seen("nan", "went on, the weights became NaN")
             there = self.weights(self.template("undisturbed", None) / "run")
-            same = weights.keys() == there.keys() and all(np.array_equal(weights[n], there[n]) for n in there)
-            return Seen("same", "went on to the same weights") if same else Seen("other", "went on to other weights")
+            same = weights.keys() == there.keys() and all(
+                np.array_equal(weights[n], there[n]) for n in there
+            )
+            return (
+                Seen("same", "went on to the same weights")
+                if same
+                else Seen("other", "went on to other weights")
+            )
         if ended.status == 0:
             updates = [self.update_of(path) for path in self.checkpoints()]
-            return Seen("stopped", f"stopped with status 0, saved at update {max(updates)}" if updates else "ended with status 0, nothing saved")
+            return Seen(
+                "stopped",
+                f"stopped with status 0, saved at update {max(updates)}"
+                if updates
+                else "ended with status 0, nothing saved",
+            )
         if TRACEBACK in ended.output:
             return Seen("traceback", f"traceback: {last_error(ended.output)}")
         if ended.status < 0:
@@ -257,8 +329,12 @@ class Started:
         if self.ranks > 1:  # torchrun ends with a traceback of its own: the ranks' words count
             ranks = sorted(self.folder.glob("rank-*.txt"))
             output = "".join(path.read_text(errors="replace") for path in ranks)
-            if status is not None:  # to the last word of a rank: torchrun then waits half a minute for one that is stopped
-                seconds = max((path.stat().st_mtime for path in ranks), default=began + seconds) - began
+            if (
+                status is not None
+            ):  # to the last word of a rank: torchrun then waits half a minute for one that is stopped
+                seconds = (
+                    max((path.stat().st_mtime for path in ranks), default=began + seconds) - began
+                )
             self.log.with_suffix(".ranks.txt").write_text(output)
         return Ended(status, output, seconds)
 
@@ -266,7 +342,10 @@ class Started:
         """Ends whatever this start has left running: known by a mark in its environment."""
         for entry in Path("/proc").iterdir():
             try:
-                if entry.name.isdigit() and f"FAULTS_MARK={self.mark}".encode() in (entry / "environ").read_bytes():
+                if (
+                    entry.name.isdigit()
+                    and f"FAULTS_MARK={self.mark}".encode() in (entry / "environ").read_bytes()
+                ):
                     os.kill(int(entry.name), signal.SIGKILL)
             except OSError:
                 continue
@@ -283,7 +362,11 @@ class Fwk(Side):
     shards = "store/train-*.tokens"
     saving = "run/checkpoints/*update-000000008/*"
     step_key = "update"
-    files = {"weights": "model.safetensors", "optimizer": "optimizer.safetensors", "state": "state.json"}
+    files = {
+        "weights": "model.safetensors",
+        "optimizer": "optimizer.safetensors",
+        "state": "state.json",
+    }
 
     def program(self) -> list[str]:
         return ["-m", "fwk.cli.train"]
@@ -293,16 +376,40 @@ class Fwk(Side):
         made = [*text, "task.sequences=64", "task.vocabulary=24"]
         user = [f"--user-dir={INSIDE}"] if fault or self.data == "reached" else []
         source = {
-            "made": made, "long": made, "reached": made,
+            "made": made,
+            "long": made,
+            "reached": made,
             "store": [*text, "task.data=store"],
             "text": [*text, "task.data=text.txt", "task.vocabulary=64", "task.valid_share=0.1"],
-            "digits": [f"--user-dir={HERE.parent / 'contracts' / 'images.py'}", "--model=test_pixels", "--criterion=test_classify"],
+            "digits": [
+                f"--user-dir={HERE.parent / 'contracts' / 'images.py'}",
+                "--model=test_pixels",
+                "--criterion=test_classify",
+            ],
         }[self.data]
-        task = {"store": "mlm", "text": "mlm", "digits": "test_digits", "reached": "reached"}.get(self.data, "synthetic")
-        return [f"--task={task}", *user, *source, "optimizer.lr=1e-3", f"train.updates={UPDATES}", "train.batch=8",
-                f"train.save_every={EVERY}", "train.keep_last=3", "train.validate_every=8", "train.log_every=2",
-                "train.device=cpu", "train.timeout=10", "hooks.terminal=null", "hooks.summary=null", "hooks.tensorboard=null",
-                "run=run", *self.words, *words]
+        task = {"store": "mlm", "text": "mlm", "digits": "test_digits", "reached": "reached"}.get(
+            self.data, "synthetic"
+        )
+        return [
+            f"--task={task}",
+            *user,
+            *source,
+            "optimizer.lr=1e-3",
+            f"train.updates={UPDATES}",
+            "train.batch=8",
+            f"train.save_every={EVERY}",
+            "train.keep_last=3",
+            "train.validate_every=8",
+            "train.log_every=2",
+            "train.device=cpu",
+            "train.timeout=10",
+            "hooks.terminal=null",
+            "hooks.summary=null",
+            "hooks.tensorboard=null",
+            "run=run",
+            *self.words,
+            *words,
+        ]
 
     def checkpoints(self) -> list[Path]:
         return sorted(path for path in (self.run / "checkpoints").glob("update-*") if path.is_dir())
@@ -347,10 +454,20 @@ class Fwk(Side):
         self.hear(ended, says)
         if metrics and seen.kind == "same":
             there = self.records(self.template("undisturbed", None) / "run")
-            self.expect(self.records(self.run) == there, "metrics.jsonl differs from that of an undisturbed run")
+            self.expect(
+                self.records(self.run) == there,
+                "metrics.jsonl differs from that of an undisturbed run",
+            )
 
-    def refuses(self, says: str, status: int | None = None, unchanged: bool = False, own_traceback: bool = False,
-                seconds: float | None = None, **how) -> None:
+    def refuses(
+        self,
+        says: str,
+        status: int | None = None,
+        unchanged: bool = False,
+        own_traceback: bool = False,
+        seconds: float | None = None,
+        **how,
+    ) -> None:
         """The command ends with a status that is not 0 and one sentence. unchanged: nothing in the run's folder is.
         own_traceback: that of the user's own code may be shown above the sentence. seconds: the most it may take."""
         before, good = self.snapshot() if unchanged else None, self.whole()
@@ -361,20 +478,39 @@ class Fwk(Side):
         lost = [name for name in sorted(good)[-1:] if now.get(name) != good[name]]
         self.expect(not lost, f"the good checkpoint {', '.join(lost)} is gone")
 
-    def refused(self, ended: Ended, says: str, status: int | None = None, own_traceback: bool = False,
-                seconds: float | None = None) -> None:
+    def refused(
+        self,
+        ended: Ended,
+        says: str,
+        status: int | None = None,
+        own_traceback: bool = False,
+        seconds: float | None = None,
+    ) -> None:
         seen = self.look(ended)
         self.seen.append(seen)
         wanted = {status} if status else {1, 2}
-        self.expect(ended.status in wanted, f"status {ended.status}, expected {' or '.join(map(str, sorted(wanted)))} ({seen.text})")
+        self.expect(
+            ended.status in wanted,
+            f"status {ended.status}, expected {' or '.join(map(str, sorted(wanted)))} ({seen.text})",
+        )
         if not own_traceback:
             self.expect(TRACEBACK not in ended.output, f"a traceback: {last_error(ended.output)}")
-        errors = [line for line in ended.output.splitlines() if line.startswith("fwk-train: error:")]
-        self.expect(len(errors) == 1 if self.ranks == 1 else len(errors) >= 1, f"{len(errors)} sentences, expected one")
+        errors = [
+            line for line in ended.output.splitlines() if line.startswith("fwk-train: error:")
+        ]
+        self.expect(
+            len(errors) == 1 if self.ranks == 1 else len(errors) >= 1,
+            f"{len(errors)} sentences, expected one",
+        )
         self.hear(ended, says)
         if seconds is not None:
-            self.expect(ended.seconds <= seconds, f"it took {ended.seconds:.0f} s, expected {seconds:.0f} at most")
-        self.expect(not self.poisoned(), "a checkpoint with numbers that are not finite was written")
+            self.expect(
+                ended.seconds <= seconds,
+                f"it took {ended.seconds:.0f} s, expected {seconds:.0f} at most",
+            )
+        self.expect(
+            not self.poisoned(), "a checkpoint with numbers that are not finite was written"
+        )
 
     def answers(self, says: str, **how) -> None:
         """As `answered`."""
@@ -395,7 +531,9 @@ class Fwk(Side):
     def stopped(self, ended: Ended, status: int, says: str = "") -> None:
         seen = self.look(ended)
         self.seen.append(Seen("stopped", f"saved and stopped with status {ended.status}"))
-        self.expect(ended.status == status, f"status {ended.status}, expected {status} ({seen.text})")
+        self.expect(
+            ended.status == status, f"status {ended.status}, expected {status} ({seen.text})"
+        )
         self.expect(TRACEBACK not in ended.output, f"a traceback: {last_error(ended.output)}")
         self.expect(bool(self.whole()), "it left no whole checkpoint")
         self.hear(ended, says)
@@ -408,7 +546,9 @@ class Fwk(Side):
     def dies(self, **how) -> None:
         """The fault itself ends the process; nothing is asked of it."""
         ended = self.start(**how)
-        self.expect(ended.status not in (0, None), f"the fault did not end it: status {ended.status}")
+        self.expect(
+            ended.status not in (0, None), f"the fault did not end it: status {ended.status}"
+        )
 
     # -- judging
 
@@ -425,8 +565,15 @@ class Fwk(Side):
         self.told += lines[:1]
 
     def snapshot(self) -> dict[str, str]:
-        return {str(path.relative_to(self.run)): digest(path) for path in sorted(self.run.rglob("*"))
-                if path.is_file() and path.name != ".lock"} if self.run.is_dir() else {}
+        return (
+            {
+                str(path.relative_to(self.run)): digest(path)
+                for path in sorted(self.run.rglob("*"))
+                if path.is_file() and path.name != ".lock"
+            }
+            if self.run.is_dir()
+            else {}
+        )
 
     def poisoned(self) -> bool:
         paths = [self.run / "checkpoints" / name / "model.safetensors" for name in self.whole()]
@@ -461,16 +608,33 @@ class HF(Side):
     shards = "tokens.npy"
     saving = "run/checkpoint-8/*"
     step_key = "global_step"
-    files = {"weights": "model.safetensors", "optimizer": "optimizer.pt", "state": "trainer_state.json"}
-    translated = {"optimizer.lr": "learning_rate", "seed": "seed", "train.workers": "dataloader_num_workers",
-                  "--optimizer": "optim", "train.clip": "max_grad_norm",
-                  "train.batch": "per_device_train_batch_size", "model.width": "hidden_size", "train.updates": "max_steps"}
+    files = {
+        "weights": "model.safetensors",
+        "optimizer": "optimizer.pt",
+        "state": "trainer_state.json",
+    }
+    translated = {
+        "optimizer.lr": "learning_rate",
+        "seed": "seed",
+        "train.workers": "dataloader_num_workers",
+        "--optimizer": "optim",
+        "train.clip": "max_grad_norm",
+        "train.batch": "per_device_train_batch_size",
+        "model.width": "hidden_size",
+        "train.updates": "max_steps",
+    }
 
     def program(self) -> list[str]:
         return [str(HERE / "hf_train.py")]
 
     def options(self, words: Sequence[str], fault: dict | None) -> list[str]:
-        return ["--output_dir", "run", "--data", "tokens.npy", *self.translate([*self.words, *words])]
+        return [
+            "--output_dir",
+            "run",
+            "--data",
+            "tokens.npy",
+            *self.translate([*self.words, *words]),
+        ]
 
     def translate(self, words: Sequence[str]) -> list[str]:
         """The words of fwk that have a counterpart, as those."""
@@ -484,7 +648,9 @@ class HF(Side):
         return found
 
     def checkpoints(self) -> list[Path]:
-        return sorted((path for path in self.run.glob("checkpoint-*") if path.is_dir()), key=self.update_of)
+        return sorted(
+            (path for path in self.run.glob("checkpoint-*") if path.is_dir()), key=self.update_of
+        )
 
     def weights(self, folder: Path | None = None) -> dict | None:
         path = (folder or self.run) / f"checkpoint-{UPDATES}" / "model.safetensors"
@@ -504,8 +670,15 @@ class HF(Side):
     def goes_on(self, says: str = "", warns: str = "", metrics: bool = True, **how) -> None:
         self.went_on(self.start(**how))
 
-    def refuses(self, says: str, status: int | None = None, unchanged: bool = False, own_traceback: bool = False,
-                seconds: float | None = None, **how) -> None:
+    def refuses(
+        self,
+        says: str,
+        status: int | None = None,
+        unchanged: bool = False,
+        own_traceback: bool = False,
+        seconds: float | None = None,
+        **how,
+    ) -> None:
         self.went_on(self.start(**how))
 
     def answers(self, says: str, **how) -> None:
@@ -529,12 +702,25 @@ class HF(Side):
     def new_line(self, ended: Ended) -> str:
         """The first line that a run prints neither undisturbed nor when it goes on after a SIGKILL, numbers and
         progress aside."""
+
         def lines(text: str) -> list[str]:
-            kept = [line for line in text.replace("\r", "\n").splitlines() if line.strip() and not line.startswith(("{", "Writing model"))]
+            kept = [
+                line
+                for line in text.replace("\r", "\n").splitlines()
+                if line.strip() and not line.startswith(("{", "Writing model"))
+            ]
             return [line for line in kept if "mtime may not" not in line]
 
-        logs = [path for kind in ("undisturbed", "resumed") for path in self.template(kind, None).glob("*.txt")]
-        usual = {re.sub(r"[\d.]+", "0", line) for path in logs for line in lines(path.read_text(errors="replace"))}
+        logs = [
+            path
+            for kind in ("undisturbed", "resumed")
+            for path in self.template(kind, None).glob("*.txt")
+        ]
+        usual = {
+            re.sub(r"[\d.]+", "0", line)
+            for path in logs
+            for line in lines(path.read_text(errors="replace"))
+        }
         new = [line for line in lines(ended.output) if re.sub(r"[\d.]+", "0", line) not in usual]
         return tidy(new[0], self.folder, 90) if new else ""
 
@@ -544,14 +730,32 @@ class HF(Side):
     def kind(self) -> str:
         """The worst that happened, and whether a later start went on to the same weights."""
         kinds = {seen.kind for seen in self.seen}
-        silent = any(seen.kind in ("other", "nan") and "without a word" in seen.text for seen in self.seen)
-        worst = next((words for true, words in (
-            (bool(self.problems), "not to be provoked"), ("hung" in kinds, "hung"),
-            (silent, "other or NaN weights without a word"), ("nan" in kinds or "other" in kinds, "other or NaN weights with a warning"),
-            ("traceback" in kinds, "a traceback"), ("signal" in kinds, "ended by a signal"), ("sentence" in kinds, "a sentence"),
-            ("silent" in kinds, "ended without a word")) if true), "")
+        silent = any(
+            seen.kind in ("other", "nan") and "without a word" in seen.text for seen in self.seen
+        )
+        worst = next(
+            (
+                words
+                for true, words in (
+                    (bool(self.problems), "not to be provoked"),
+                    ("hung" in kinds, "hung"),
+                    (silent, "other or NaN weights without a word"),
+                    ("nan" in kinds or "other" in kinds, "other or NaN weights with a warning"),
+                    ("traceback" in kinds, "a traceback"),
+                    ("signal" in kinds, "ended by a signal"),
+                    ("sentence" in kinds, "a sentence"),
+                    ("silent" in kinds, "ended without a word"),
+                )
+                if true
+            ),
+            "",
+        )
         recovered = bool(self.seen) and self.seen[-1].kind == "same"
-        return f"{worst}, then recovered" if worst and recovered else worst or ("recovered" if recovered else "stopped")
+        return (
+            f"{worst}, then recovered"
+            if worst and recovered
+            else worst or ("recovered" if recovered else "stopped")
+        )
 
     def verdict(self) -> str:
         """What happened, start by start."""
@@ -568,7 +772,11 @@ def digest(path: Path) -> str:
 
 def last_error(output: str) -> str:
     """`KindOfError: its message`, of the last traceback."""
-    found = re.findall(r"^(?:\[rank\d\]: ?)?((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed)\w*)(?:: (.*))?$", output, re.MULTILINE)
+    found = re.findall(
+        r"^(?:\[rank\d\]: ?)?((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed)\w*)(?:: (.*))?$",
+        output,
+        re.MULTILINE,
+    )
     if not found:
         return last_line(output)
     kind, message = found[-1]
@@ -582,8 +790,17 @@ def last_line(output: str) -> str:
 
 def tidy(line: str, folder: Path, longest: int = 170) -> str:
     """A line of output for a table: no paths, no program's name, no newline, shortened."""
-    line = re.sub(r"^(\[transformers\] |fwk-train: (error|warning): |fwk: |\S*Warning: )", "", " ".join(line.split()))
-    line = line.replace(f"{folder}/", "").replace(str(folder), ".").replace(str(HERE.parents[1]) + "/", "").replace("run/checkpoints/", "")
+    line = re.sub(
+        r"^(\[transformers\] |fwk-train: (error|warning): |fwk: |\S*Warning: )",
+        "",
+        " ".join(line.split()),
+    )
+    line = (
+        line.replace(f"{folder}/", "")
+        .replace(str(folder), ".")
+        .replace(str(HERE.parents[1]) + "/", "")
+        .replace("run/checkpoints/", "")
+    )
     line = re.sub(r"(?<![\w.])/[\w./-]+/", "", line)
     line = line.replace("|", "\\|")
     return line if len(line) <= longest else line[: longest - 3].rsplit(" ", 1)[0] + " ..."
@@ -626,5 +843,22 @@ def prose(seed: int) -> str:
 
 
 def make_store(text: Path, store: Path) -> None:
-    subprocess.run([sys.executable, "-m", "fwk.cli.preprocess", str(text), "--output", str(store), "--vocabulary", "64",
-                    "--valid-share", "0.1", "--processes", "1", "--quiet"], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "fwk.cli.preprocess",
+            str(text),
+            "--output",
+            str(store),
+            "--vocabulary",
+            "64",
+            "--valid-share",
+            "0.1",
+            "--processes",
+            "1",
+            "--quiet",
+        ],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )

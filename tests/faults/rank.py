@@ -15,4 +15,6 @@ os.dup2(log, 2)
 sys.argv = [*sys.argv[1:], *json.loads(os.environ.get("RANK_WORDS", "{}")).get(rank, [])]
 if folder := json.loads(os.environ.get("RANK_FOLDER", "{}")).get(rank):
     os.chdir(folder)
-(runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module)(sys.argv[0], run_name="__main__")
+(runpy.run_path if sys.argv[0].endswith(".py") else runpy.run_module)(
+    sys.argv[0], run_name="__main__"
+)

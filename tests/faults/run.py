@@ -41,15 +41,28 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 def code(case: Fault, side: type[Side]) -> str:
     """A hash of everything that decides how a case ends on a side."""
-    files = [HERE / "lab.py", HERE / "rank.py", HERE / "hf_train.py", *sorted((HERE / "inside").glob("*.py"))]
+    files = [
+        HERE / "lab.py",
+        HERE / "rank.py",
+        HERE / "hf_train.py",
+        *sorted((HERE / "inside").glob("*.py")),
+    ]
     files += sorted((ROOT / "fwk").rglob("*.py")) if side is Fwk else []
-    texts = [inspect.getsource(case.run), repr((case.ranks, case.data, case.words)), *(path.read_text() for path in files)]
+    texts = [
+        inspect.getsource(case.run),
+        repr((case.ranks, case.data, case.words)),
+        *(path.read_text() for path in files),
+    ]
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:16]
 
 
 def template_code(side: type[Side]) -> str:
     """A hash of what undisturbed runs follow from."""
-    files = [HERE / "lab.py", HERE / "hf_train.py"] if side is HF else sorted((ROOT / "fwk").rglob("*.py"))
+    files = (
+        [HERE / "lab.py", HERE / "hf_train.py"]
+        if side is HF
+        else sorted((ROOT / "fwk").rglob("*.py"))
+    )
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
@@ -57,14 +70,24 @@ def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
     """The side after the case ran on it; the reason if it cannot be provoked here."""
     folder = scratch / "cases" / f"{case.name}-{side.name}"
     shutil.rmtree(folder, ignore_errors=True)
-    made = side(folder, scratch / "templates" / template_code(side), ranks=case.ranks, data=case.data, words=case.words)
+    made = side(
+        folder,
+        scratch / "templates" / template_code(side),
+        ranks=case.ranks,
+        data=case.data,
+        words=case.words,
+    )
     with made.undo:
         try:
             case.run(made)
         except Skip as reason:
             return str(reason)
-        except Exception as error:  # the case, not what it tries: the others are still worth running
-            made.problems.append(f"the case itself broke: {type(error).__name__}: {' '.join(str(error).split())[-300:]}")
+        except (
+            Exception
+        ) as error:  # the case, not what it tries: the others are still worth running
+            made.problems.append(
+                f"the case itself broke: {type(error).__name__}: {' '.join(str(error).split())[-300:]}"
+            )
     return made
 
 
@@ -73,12 +96,17 @@ def outcome(case: Fault, side: type[Side], scratch: Path) -> dict:
     began = time.monotonic()
     found = attempt(case, side, scratch)
     skipped = isinstance(found, str)
-    return {"verdict": f"skipped: {found}" if skipped else found.verdict(), "kind": "skipped" if skipped else found.kind(),
-            "says": "" if skipped else found.sentence(),
-            "seconds": round(time.monotonic() - began, 1)}
+    return {
+        "verdict": f"skipped: {found}" if skipped else found.verdict(),
+        "kind": "skipped" if skipped else found.kind(),
+        "says": "" if skipped else found.sentence(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
-def result_of(case: Fault, side: type[Side], scratch: Path, again: bool = False, keep: bool = False) -> dict:
+def result_of(
+    case: Fault, side: type[Side], scratch: Path, again: bool = False, keep: bool = False
+) -> dict:
     """The outcome, from an earlier call where the code is the same. again: never; keep: whatever the code."""
     if side is HF and not case.hf:
         return {"verdict": f"- ({case.why})", "kind": "", "says": "", "seconds": 0}
@@ -96,25 +124,45 @@ def result_of(case: Fault, side: type[Side], scratch: Path, again: bool = False,
 
 def counts(results: dict[str, dict], side: str) -> str:
     """`31 recovered, 2 refused`: how often each kind of verdict occurs, the most frequent first."""
-    kinds = Counter(result[side]["kind"] for result in results.values() if side in result and result[side]["kind"])
+    kinds = Counter(
+        result[side]["kind"]
+        for result in results.values()
+        if side in result and result[side]["kind"]
+    )
     return ", ".join(f"{number} {kind}" for kind, number in kinds.most_common())
 
 
 def tables(results: dict[str, dict]) -> str:
     """The matrix as Markdown, a table per group, and the counts."""
     applies = [name for name, result in results.items() if result.get("hf", {}).get("kind")]
-    lines = [f"`fwk-train`, {len(results)} faults: {counts(results, 'fwk')}.", "",
-             f"Hugging Face `Trainer`, the {len(applies)} that apply to it: {counts(results, 'hf')}. `fwk-train` on these: "
-             f"{counts({name: results[name] for name in applies}, 'fwk')}.", ""]
-    used = ", ".join(f"{name} {installed(name)}" for name in ("fwk", "torch", "transformers", "accelerate"))
-    lines += [f"Run with {used}, Python {platform.python_version()}, on {platform.system()} with {os.cpu_count()} CPU cores and "
-              "no GPU.", ""]
+    lines = [
+        f"`fwk-train`, {len(results)} faults: {counts(results, 'fwk')}.",
+        "",
+        f"Hugging Face `Trainer`, the {len(applies)} that apply to it: {counts(results, 'hf')}. `fwk-train` on these: "
+        f"{counts({name: results[name] for name in applies}, 'fwk')}.",
+        "",
+    ]
+    used = ", ".join(
+        f"{name} {installed(name)}" for name in ("fwk", "torch", "transformers", "accelerate")
+    )
+    lines += [
+        f"Run with {used}, Python {platform.python_version()}, on {platform.system()} with {os.cpu_count()} CPU cores and "
+        "no GPU.",
+        "",
+    ]
     for group in dict.fromkeys(CASES[name].group for name in results):
-        lines += [f"### {group}", "", "| fault | `fwk-train` | what it says | Hugging Face `Trainer` |", "|---|---|---|---|"]
+        lines += [
+            f"### {group}",
+            "",
+            "| fault | `fwk-train` | what it says | Hugging Face `Trainer` |",
+            "|---|---|---|---|",
+        ]
         for name, result in results.items():
             if CASES[name].group == group:
                 fwk, hf = result["fwk"], result.get("hf", {"verdict": "not run"})
-                lines.append(f"| {CASES[name].title} | {fwk['verdict']} | {fwk['says'] or '-'} | {hf['verdict']} |")
+                lines.append(
+                    f"| {CASES[name].title} | {fwk['verdict']} | {fwk['says'] or '-'} | {hf['verdict']} |"
+                )
         lines.append("")
     return re.sub(r"process \d+ on [\w.-]+", "process 4711 on HOST", "\n".join(lines))
 
@@ -134,14 +182,24 @@ def write(results: dict[str, dict]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults")
     parser.add_argument("--list", action="store_true", help="name the faults and stop")
-    parser.add_argument("--write", action="store_true", help="write the tables to docs/reliability.md (with all faults)")
-    parser.add_argument("--side", nargs="+", choices=("fwk", "hf"), default=["fwk", "hf"], help="only this trainer")
+    parser.add_argument(
+        "--write",
+        action="store_true",
+        help="write the tables to docs/reliability.md (with all faults)",
+    )
+    parser.add_argument(
+        "--side", nargs="+", choices=("fwk", "hf"), default=["fwk", "hf"], help="only this trainer"
+    )
     parser.add_argument("--without-hf", action="store_true", help="leave out Hugging Face Trainer")
     parser.add_argument("--again", action="store_true", help="run again what an earlier call found")
-    parser.add_argument("--keep", action="store_true", help="take over what was found with other code")
+    parser.add_argument(
+        "--keep", action="store_true", help="take over what was found with other code"
+    )
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "fwk-faults")
     given = parser.parse_args()
     if given.list:
@@ -152,17 +210,32 @@ def main() -> int:
         parser.error(f"there is no fault '{unknown[0]}'; --list names them")
     if given.write and (given.only or given.side != ["fwk", "hf"]):
         parser.error("--write needs all faults and both sides; leave out --only and --side")
-    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-        signal.signal(number, handler)  # what is started must hear them, also where this runs behind `nohup` or `&`
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        signal.signal(
+            number, handler
+        )  # what is started must hear them, also where this runs behind `nohup` or `&`
     names = given.only or list(CASES)
-    sides = [side for side in (Fwk, HF) if side.name in given.side and (side is Fwk or not given.without_hf)]
+    sides = [
+        side
+        for side in (Fwk, HF)
+        if side.name in given.side and (side is Fwk or not given.without_hf)
+    ]
     results: dict[str, dict] = {}
     for number, name in enumerate(names, 1):
-        results[name] = {side.name: result_of(CASES[name], side, given.scratch, given.again, given.keep) for side in sides}
+        results[name] = {
+            side.name: result_of(CASES[name], side, given.scratch, given.again, given.keep)
+            for side in sides
+        }
         print(f"[{number}/{len(names)}] {name}")
         for side, result in results[name].items():
-            print(f"    {side}: {result['verdict']}{'  <' + result['says'] + '>' if result['says'] else ''}"
-                  f"  ({result['seconds']:.0f} s)", flush=True)
+            print(
+                f"    {side}: {result['verdict']}{'  <' + result['says'] + '>' if result['says'] else ''}"
+                f"  ({result['seconds']:.0f} s)",
+                flush=True,
+            )
     if Fwk not in sides:
         return 0
     print(counts(results, "fwk"))

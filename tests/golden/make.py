@@ -30,15 +30,28 @@ CURVES = {
     "replace_mlm": {"criterion": {"replace_mlm": {}}},
     "all_tokens_mlm": {"criterion": {"all_tokens_mlm": {}}},
     "corruption_detection": {"criterion": {"corruption_detection": {}}},
-    "cloze": {"criterion": {"cloze": {}}, "model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2}},
+    "cloze": {
+        "criterion": {"cloze": {}},
+        "model": {"name": "two_tower", "layers": 2, "width": 16, "heads": 2},
+    },
     "causal_lm": {"criterion": {"causal_lm": {}}, "model": {"direction": "left_to_right"}},
     "corrective_lm": {"criterion": {"corrective_lm": {}}, "model": {"buckets": 8, "farthest": 12}},
     "sequence_contrastive": {"criterion": {"sequence_contrastive": {}}},
-    "coco_lm_and_semantic_augment": {"criterion": {"semantic_augment": {}, "corrective_lm": {}, "sequence_contrastive": {
-        "weight": {"from": 0.0, "to": 1.0, "start": 0.1, "end": 0.5}}}},
+    "coco_lm_and_semantic_augment": {
+        "criterion": {
+            "semantic_augment": {},
+            "corrective_lm": {},
+            "sequence_contrastive": {"weight": {"from": 0.0, "to": 1.0, "start": 0.1, "end": 0.5}},
+        }
+    },
     "cvt_tagging": {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "hidden": 8}}},
     "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
-    "combined": {"criterion": {"semantic_augment": {"weight": 0.5}, "masked_lm": {"weight": {"from": 1.0, "to": 0.0}}}},
+    "combined": {
+        "criterion": {
+            "semantic_augment": {"weight": 0.5},
+            "masked_lm": {"weight": {"from": 1.0, "to": 0.0}},
+        }
+    },
 }
 
 
@@ -49,9 +62,19 @@ def curve(name: str) -> list[float]:
     torch.use_deterministic_algorithms(True)
     try:
         own = CURVES[name].get("model", {})
-        noisy = {"dropout": 0.3, "unlabelled_dropout": 0.1} if own.get("name") == "cnn_bilstm" else NOISY
-        config = tiny_config({**CURVES[name], "model": {**own, **noisy}, "optimizer": {"lr": 3e-3},
-                              "train": {"updates": UPDATES, "precision": "fp32", "micro_batch": 7}})
+        noisy = (
+            {"dropout": 0.3, "unlabelled_dropout": 0.1}
+            if own.get("name") == "cnn_bilstm"
+            else NOISY
+        )
+        config = tiny_config(
+            {
+                **CURVES[name],
+                "model": {**own, **noisy},
+                "optimizer": {"lr": 3e-3},
+                "train": {"updates": UPDATES, "precision": "fp32", "micro_batch": 7},
+            }
+        )
         losses = []
         with trainer_of(config) as trainer:
             batches = batches_of(trainer.run)
@@ -68,11 +91,16 @@ def machine() -> dict[str, str]:
     """What the last bits depend on: torch, the instructions it uses, and whose CPU it is (matrix products are those of
     a library that looks at that too)."""
     try:
-        vendor = re.search(r"^vendor_id\s*:\s*(\S+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        vendor = re.search(
+            r"^vendor_id\s*:\s*(\S+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+        )
     except OSError:
         vendor = None
-    return {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability(),
-            "vendor": vendor[1] if vendor else "unknown"}
+    return {
+        "torch": torch.__version__,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "vendor": vendor[1] if vendor else "unknown",
+    }
 
 
 def write(name: str) -> None:

@@ -41,7 +41,10 @@ class FocalMLM(Criterion):
         focal = (1 - (-losses).exp()) ** self.config.gamma * losses
         return Output(
             terms={"focal": LossTerm(focal.masked_fill(~view.valid, 0.0).sum())},
-            statistics={"nll": losses.detach().masked_fill(~view.valid, 0.0).sum(), "positions": view.valid.sum()},
+            statistics={
+                "nll": losses.detach().masked_fill(~view.valid, 0.0).sum(),
+                "positions": view.valid.sum(),
+            },
         )
 
     def metrics(self, sums):

@@ -46,10 +46,15 @@ class SimCSE(Criterion):
         a, b = (self.sentence(views[name]) for name in self.config.views)  # [B, D] each
         everyone, target = context.gather(b)  # [N, D], and [B], where my own other pass stands
         cosines = a @ everyone.T / self.config.temperature  # [B, N]
-        losses = F.cross_entropy(cosines.to(torch.promote_types(cosines.dtype, torch.float32)), target, reduction="sum")
+        losses = F.cross_entropy(
+            cosines.to(torch.promote_types(cosines.dtype, torch.float32)), target, reduction="sum"
+        )
         return Output(
             terms={"contrast": LossTerm(losses)},
-            statistics={"right": (cosines.argmax(1) == target).sum(), "sequences": torch.tensor(len(target))},
+            statistics={
+                "right": (cosines.argmax(1) == target).sum(),
+                "sequences": torch.tensor(len(target)),
+            },
         )
 
     def sentence(self, view):

@@ -28,22 +28,34 @@ class ScaledMaskedLM(MaskedLM):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(MaskedLM.Config):
-        scale: float = fwk.option(1.0, "factor on the products of features and output embeddings", low=0)
+        scale: float = fwk.option(
+            1.0, "factor on the products of features and output embeddings", low=0
+        )
 
     def __init__(self, config: Config, build: fwk.BuildContext):
         super().__init__(config, build)
         self.mask = build.vocabulary.mask
-        self.register_buffer("log_share", torch.zeros(build.vocabulary.size), persistent=False)  # set by the hook below
+        self.register_buffer(
+            "log_share", torch.zeros(build.vocabulary.size), persistent=False
+        )  # set by the hook below
         self.head.norm.register_forward_hook(lambda module, inputs, output: config.scale * output)
 
     def forward(self, views: Mapping[str, fwk.View], context: fwk.Context) -> fwk.Output:
         view = views[self.config.view]
         target = view.at_positions(view.target)  # [B, K]
-        losses = token_losses(self.head(view.at_positions(view.encoded.features)), target, self.config.label_smoothing)
+        losses = token_losses(
+            self.head(view.at_positions(view.encoded.features)), target, self.config.label_smoothing
+        )
         hidden = view.valid & (view.at_positions(view.tokens) == self.mask)  # [B, K]
         return fwk.Output(
             terms={"masked_lm": fwk.LossTerm(losses.masked_fill(~view.valid, 0.0).sum())},
-            statistics={"gained": (-self.log_share[target] - losses.detach()).masked_fill(~hidden, 0.0).sum(), "hidden": hidden.sum()})
+            statistics={
+                "gained": (-self.log_share[target] - losses.detach())
+                .masked_fill(~hidden, 0.0)
+                .sum(),
+                "hidden": hidden.sum(),
+            },
+        )
 
     def metrics(self, sums: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Nats below the unigram model on the same tokens: how easy a batch is cancels."""
@@ -67,7 +79,9 @@ class BelowUnigram:
         below: tuple[float, ...] = fwk.option((0.3, 1.0), "nats below unigram that are noted")
         window: int = fwk.option(25, "updates of the running mean", low=1)
         stop: bool = fwk.option(True, "stop at the last bar")
-        scales: dict[str, float] = fwk.option({}, "glob pattern over parameter names -> factor on their initial values")
+        scales: dict[str, float] = fwk.option(
+            {}, "glob pattern over parameter names -> factor on their initial values"
+        )
 
     def __init__(self, config: Config):
         self.config = config
@@ -91,7 +105,9 @@ class BelowUnigram:
             criterion.log_share.copy_(log_share)
         with torch.no_grad():
             for pattern, factor in self.config.scales.items():
-                matching = [p for name, p in run.module.named_parameters() if fnmatchcase(name, pattern)]
+                matching = [
+                    p for name, p in run.module.named_parameters() if fnmatchcase(name, pattern)
+                ]
                 if not matching:
                     raise ConfigError("hooks.watch.scales", f"'{pattern}' matches no parameter")
                 for parameter in matching:
@@ -107,7 +123,11 @@ class BelowUnigram:
 
     @fwk.hookimpl
     def fwk_logged(self, run: Any, record: dict[str, Any]) -> None:
-        gained = [value for name, value in record.get("metrics", {}).items() if name.endswith("/below_unigram")]
+        gained = [
+            value
+            for name, value in record.get("metrics", {}).items()
+            if name.endswith("/below_unigram")
+        ]
         if record.get("split") != "train" or not gained:
             return
         self.gains.append(gained[0])
@@ -118,12 +138,26 @@ class BelowUnigram:
             if sum(self.gains) / len(self.gains) > bar:
                 self.crossed.setdefault(str(bar), [run.update, round(self.seconds, 2)])
         if self.config.stop and len(self.crossed) == len(self.config.below):
-            signal.raise_signal(signal.SIGUSR1)  # the trainer stops after this update, as a scheduler would have it
+            signal.raise_signal(
+                signal.SIGUSR1
+            )  # the trainer stops after this update, as a scheduler would have it
 
     @fwk.hookimpl
     def fwk_run_end(self, run: Any, status: str) -> None:
         parameters = sum(p.numel() for p in run.module.parameters())
-        Path(self.config.out).write_text(json.dumps({
-            "unigram": self.unigram, "crossed": self.crossed, "updates": run.update, "seconds": round(self.seconds, 2),
-            "below_at_end": sum(self.gains) / max(1, len(self.gains)), "parameters": parameters, "valid": run.last_metrics.get("valid", {}),
-            "curve": self.curve, "status": status}), encoding="utf-8")
+        Path(self.config.out).write_text(
+            json.dumps(
+                {
+                    "unigram": self.unigram,
+                    "crossed": self.crossed,
+                    "updates": run.update,
+                    "seconds": round(self.seconds, 2),
+                    "below_at_end": sum(self.gains) / max(1, len(self.gains)),
+                    "parameters": parameters,
+                    "valid": run.last_metrics.get("valid", {}),
+                    "curve": self.curve,
+                    "status": status,
+                }
+            ),
+            encoding="utf-8",
+        )

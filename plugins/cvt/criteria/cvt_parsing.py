@@ -29,8 +29,11 @@ from fwk_plugins.cvt.trees import decode
 
 # auxiliary module: the states of the head and of the dependent (none: the features)
 MODULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    **{f"{head}_{dependent}": ((f"{head}_1",), (f"{dependent}_1",))
-       for head in ("forward", "backward") for dependent in ("forward", "backward")},
+    **{
+        f"{head}_{dependent}": ((f"{head}_1",), (f"{dependent}_1",))
+        for head in ("forward", "backward")
+        for dependent in ("forward", "backward")
+    },
     "full": ((), ()),
 }
 
@@ -38,7 +41,14 @@ MODULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 class Biaffine(nn.Module):
     """Encoded words [B, T, D] -> scores of relations and heads, [B, T, R (T + 1)]; head 0 is ROOT."""
 
-    def __init__(self, widths: tuple[int, int], hidden: int, relations: int, heads: tuple[str, ...] = (), dependents: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        widths: tuple[int, int],
+        hidden: int,
+        relations: int,
+        heads: tuple[str, ...] = (),
+        dependents: tuple[str, ...] = (),
+    ):
         super().__init__()
         self.heads, self.dependents, self.reads = heads, dependents, (*heads, *dependents)
         self.head, self.dependent = nn.Linear(widths[0], hidden), nn.Linear(widths[1], hidden)
@@ -48,19 +58,31 @@ class Biaffine(nn.Module):
 
     def forward(self, view: View) -> Tensor:
         def read(names: tuple[str, ...]) -> Tensor:
-            return torch.cat([view.encoded.states[name] for name in names], -1) if names else view.encoded.features
+            return (
+                torch.cat([view.encoded.states[name] for name in names], -1)
+                if names
+                else view.encoded.features
+            )
 
         heads = F.relu(self.head(read(self.heads)))  # [B, T, P]
-        heads = torch.cat([self.root.expand(len(heads), 1, -1).to(heads.dtype), heads], 1)  # [B, T + 1, P]
+        heads = torch.cat(
+            [self.root.expand(len(heads), 1, -1).to(heads.dtype), heads], 1
+        )  # [B, T + 1, P]
         dependents = F.relu(self.dependent(read(self.dependents)))  # [B, T, P]
         B, T, P = dependents.shape
         R = len(self.own)
-        turned = dependents @ (self.own + self.shared).permute(2, 0, 1).reshape(P, R * P)  # [B, T, R P]
+        turned = dependents @ (self.own + self.shared).permute(2, 0, 1).reshape(
+            P, R * P
+        )  # [B, T, R P]
         scores = (turned.view(B, T * R, P) @ heads.transpose(1, 2)).view(B, T, R, T + 1)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         # added, and in place, because there are many scores: filling them in would need a pass more, and another one back
         allowed = possible(view)[:, :, None]  # [B, T, 1, T + 1]
-        return scores.add_(torch.zeros_like(allowed, dtype=scores.dtype).masked_fill_(~allowed, torch.finfo(scores.dtype).min / 4)).flatten(2)
+        return scores.add_(
+            torch.zeros_like(allowed, dtype=scores.dtype).masked_fill_(
+                ~allowed, torch.finfo(scores.dtype).min / 4
+            )
+        ).flatten(2)
 
 
 def possible(view: View) -> Tensor:
@@ -80,9 +102,15 @@ class CvtParsing(CrossView):
     class Config(CrossView.Config):
         known: ClassVar[tuple[str, ...]] = tuple(MODULES)
         label: str = option("tree", "the label that is predicted: its heads and relations")
-        hidden: int = option(64, "width of the projections of heads and dependents", low=1, high=100_000)
-        modules: tuple[str, ...] = option(tuple(MODULES), f"auxiliary modules: {', '.join(MODULES)}")
-        subtypes: bool = option(True, "LAS tells subtypes of relations apart (nsubj:pass from nsubj)")
+        hidden: int = option(
+            64, "width of the projections of heads and dependents", low=1, high=100_000
+        )
+        modules: tuple[str, ...] = option(
+            tuple(MODULES), f"auxiliary modules: {', '.join(MODULES)}"
+        )
+        subtypes: bool = option(
+            True, "LAS tells subtypes of relations apart (nsubj:pass from nsubj)"
+        )
 
         def __post_init__(self):
             super().__post_init__()
@@ -93,14 +121,19 @@ class CvtParsing(CrossView):
         relations, encoder = build.labels[f"{config.label}_relation"], build.encoder
 
         def made(heads: tuple[str, ...] = (), dependents: tuple[str, ...] = ()) -> Biaffine:
-            widths = tuple(sum(map(encoder.state_width, names)) or encoder.width for names in (heads, dependents))
+            widths = tuple(
+                sum(map(encoder.state_width, names)) or encoder.width
+                for names in (heads, dependents)
+            )
             return Biaffine(widths, config.hidden, len(relations), heads, dependents)
 
         check_states(build, {module: sum(MODULES[module], ()) for module in self.needed})
         self.relations = len(relations)
         self.same = None if config.subtypes else without_subtypes(relations)
         self.primary = made()
-        self.students = nn.ModuleDict({f"{name}_module": made(*MODULES[name]) for name in self.needed})
+        self.students = nn.ModuleDict(
+            {f"{name}_module": made(*MODULES[name]) for name in self.needed}
+        )
 
     @classmethod
     def needs_labels(cls, config: Config) -> tuple[str, ...]:
@@ -114,24 +147,38 @@ class CvtParsing(CrossView):
         return view.labels[f"{self.config.label}_head"] != ABSENT
 
     def gold(self, view: View) -> tuple[Tensor, Tensor]:
-        heads, relations = (view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation"))  # [B, T] each
-        return relations.clamp(min=0) * (heads.shape[1] + 1) + heads.clamp(min=0), (heads >= 0) & (relations >= 0)
+        heads, relations = (
+            view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation")
+        )  # [B, T] each
+        return relations.clamp(min=0) * (heads.shape[1] + 1) + heads.clamp(min=0), (heads >= 0) & (
+            relations >= 0
+        )
 
     def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
-        heads, relations, scored = (view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation", "scored"))
+        heads, relations, scored = (
+            view.labels[f"{self.config.label}_{part}"] for part in ("head", "relation", "scored")
+        )
         here = self.here(view).any(1)  # [B], the sentences that have a tree
         if context.training or not here.any():
             return {"attached": torch.zeros(3, dtype=torch.int64, device=logits.device)}
         found = self.trees(logits[here], view.content[here])
-        return {"attached": attachment_counts(*found, heads[here], relations[here], scored[here] > 0, self.same)}
+        return {
+            "attached": attachment_counts(
+                *found, heads[here], relations[here], scored[here] > 0, self.same
+            )
+        }
 
     def trees(self, logits: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
         """Heads and relations of the best trees, int64 [B, T] each; logits [B, T, C], content bool [B, T]."""
         B, T, _ = logits.shape
         scores = logits.view(B, T, self.relations, T + 1)
-        arcs = F.pad(scores.logsumexp(2), (0, 0, 1, 0))  # [B, T + 1, T + 1]: the row of ROOT says nothing
+        arcs = F.pad(
+            scores.logsumexp(2), (0, 0, 1, 0)
+        )  # [B, T + 1, T + 1]: the row of ROOT says nothing
         heads = decode(arcs, content.sum(1))  # [B, T]
-        of_arc = scores.gather(3, heads[..., None, None].expand(-1, -1, self.relations, 1))[..., 0]  # [B, T, R]
+        of_arc = scores.gather(3, heads[..., None, None].expand(-1, -1, self.relations, 1))[
+            ..., 0
+        ]  # [B, T, R]
         return heads, of_arc.argmax(-1)
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:

@@ -23,13 +23,22 @@ from torch import Tensor, nn
 from fwk import BuildContext, Context, View, option, register
 from fwk_plugins.cvt.checks import check_kind, check_modules, check_states
 from fwk_plugins.cvt.imitation import CrossView
-from fwk_plugins.cvt.scores import ABSENT, UNSEEN, span_counts, span_scores, token_counts, token_scores
+from fwk_plugins.cvt.scores import (
+    ABSENT,
+    UNSEEN,
+    span_counts,
+    span_scores,
+    token_counts,
+    token_scores,
+)
 from fwk_plugins.cvt.tags import Span, spans
 
 # auxiliary module: the states it reads (none: the features), and by how many words they are shifted to the right
 MODULES: dict[str, tuple[tuple[str, ...], int]] = {
-    "forward": (("forward_1",), 0), "backward": (("backward_1",), 0),
-    "future": (("forward_1",), 1), "past": (("backward_1",), -1),
+    "forward": (("forward_1",), 0),
+    "backward": (("backward_1",), 0),
+    "future": (("forward_1",), 1),
+    "past": (("backward_1",), -1),
     "full": ((), 0),
 }
 
@@ -42,16 +51,24 @@ def shifted(states: Tensor, by: int) -> Tensor:
 class TagModule(nn.Module):
     """states [B, T, D] -> logits [B, T, C]. reads: names of encoder states; none: the features."""
 
-    def __init__(self, width: int, hidden: int, values: int, reads: tuple[str, ...] = (), shift: int = 0):
+    def __init__(
+        self, width: int, hidden: int, values: int, reads: tuple[str, ...] = (), shift: int = 0
+    ):
         super().__init__()
         self.reads, self.shift = reads, shift
         self.hidden, self.output = nn.Linear(width, hidden), nn.Linear(hidden, values)
 
     def forward(self, view: View) -> Tensor:
         encoded = view.encoded
-        states = torch.cat([encoded.states[name] for name in self.reads], -1) if self.reads else encoded.features
+        states = (
+            torch.cat([encoded.states[name] for name in self.reads], -1)
+            if self.reads
+            else encoded.features
+        )
         if self.shift < 0 and view.mask is not None:
-            states = states.masked_fill(~view.mask[..., None], 0.0)  # what comes after the last word is nothing, not padding
+            states = states.masked_fill(
+                ~view.mask[..., None], 0.0
+            )  # what comes after the last word is nothing, not padding
         return self.output(F.relu(self.hidden(shifted(states, self.shift))))
 
 
@@ -70,8 +87,12 @@ class CvtTagging(CrossView):
     class Config(CrossView.Config):
         known: ClassVar[tuple[str, ...]] = tuple(MODULES)
         label: str = option("label", "the label that is predicted, one for each word")
-        modules: tuple[str, ...] = option(tuple(MODULES), f"auxiliary modules: {', '.join(MODULES)}")
-        smoothing: float = option(0.1, "label smoothing of the supervised loss (CVT: 0.1)", low=0, high=1)
+        modules: tuple[str, ...] = option(
+            tuple(MODULES), f"auxiliary modules: {', '.join(MODULES)}"
+        )
+        smoothing: float = option(
+            0.1, "label smoothing of the supervised loss (CVT: 0.1)", low=0, high=1
+        )
 
         def __post_init__(self):
             super().__post_init__()
@@ -84,9 +105,17 @@ class CvtTagging(CrossView):
         encoder, C = build.encoder, len(self.values)
         check_states(build, {module: MODULES[module][0] for module in self.needed})
         self.primary = TagModule(encoder.width, config.hidden, C)
-        self.students = nn.ModuleDict({
-            f"{name}_module": TagModule(sum(map(encoder.state_width, MODULES[name][0])) or encoder.width, config.hidden, C, *MODULES[name])
-            for name in self.needed})
+        self.students = nn.ModuleDict(
+            {
+                f"{name}_module": TagModule(
+                    sum(map(encoder.state_width, MODULES[name][0])) or encoder.width,
+                    config.hidden,
+                    C,
+                    *MODULES[name],
+                )
+                for name in self.needed
+            }
+        )
 
     @classmethod
     def needs_labels(cls, config: Config) -> tuple[str, ...]:
@@ -106,17 +135,27 @@ class CvtTagging(CrossView):
     def judged(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
         best, values = logits.argmax(-1), view.labels[self.config.label]  # [B, T] each
         here = self.here(view)
-        found = {"tokens": token_counts(best, values, here),  # of an unknown value no answer is right
-                 "spans": torch.zeros(3, len(self.types) + 1, dtype=torch.int64, device=logits.device)}  # the last: other types
+        found = {
+            "tokens": token_counts(best, values, here),  # of an unknown value no answer is right
+            "spans": torch.zeros(3, len(self.types) + 1, dtype=torch.int64, device=logits.device),
+        }  # the last: other types
         if self.types and not context.training and here.any():
-            told = [self._spans(rows, here) for rows in (best, torch.where(values < 0, self.values.index("O"), values))]
+            told = [
+                self._spans(rows, here)
+                for rows in (best, torch.where(values < 0, self.values.index("O"), values))
+            ]
             found["spans"][:, :-1] = span_counts(*told, self.types).to(logits.device)
-            found["spans"][2, -1] = (values == UNSEEN).sum()  # the words that begin a span of another type
+            found["spans"][2, -1] = (
+                values == UNSEEN
+            ).sum()  # the words that begin a span of another type
         return found
 
     def _spans(self, rows: Tensor, here: Tensor) -> list[list[Span]]:
         """Of each sentence; rows int64 and here bool [B, T]."""
-        return [spans([self.values[value] for value in row[real].tolist()], "BIOES") for row, real in zip(rows, here)]
+        return [
+            spans([self.values[value] for value in row[real].tolist()], "BIOES")
+            for row, real in zip(rows, here)
+        ]
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.labelled]

@@ -46,8 +46,14 @@ def turned(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 def run(lstm: nn.LSTM, x: Tensor) -> Tensor:
     """The outputs of an LSTM, [B, T, side]; on a CPU in fp32 where autocast would have fp16, which there is no kernel for."""
-    lstm.training = torch.is_grad_enabled()  # cuDNN has no gradient otherwise, and dropout of its own there is none
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.float16:
+    lstm.training = (
+        torch.is_grad_enabled()
+    )  # cuDNN has no gradient otherwise, and dropout of its own there is none
+    if (
+        x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.float16
+    ):
         with torch.autocast("cpu", enabled=False):
             return lstm(x.float())[0]
     return lstm(x)[0]
@@ -66,12 +72,16 @@ class BiLSTM(nn.Module):
 
     def __init__(self, size: int, width: int, projection: int):
         super().__init__()
-        self.forward_lstm, self.backward_lstm = (nn.LSTM(size, width, batch_first=True, proj_size=projection) for _ in DIRECTIONS)
+        self.forward_lstm, self.backward_lstm = (
+            nn.LSTM(size, width, batch_first=True, proj_size=projection) for _ in DIRECTIONS
+        )
         for lstm in (self.forward_lstm, self.backward_lstm):
             with torch.no_grad():  # remember at first
                 lstm.bias_ih_l0[width : 2 * width].fill_(1.0)
 
-    def forward(self, x: Tensor, lengths: Tensor | None, rate: Tensor | float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, lengths: Tensor | None, rate: Tensor | float
+    ) -> tuple[Tensor, Tensor]:
         back = turned(run(self.backward_lstm, turned(x, lengths)), lengths)
         return dropped(run(self.forward_lstm, x), rate), dropped(back, rate)
 
@@ -87,8 +97,12 @@ class CharacterCNN(nn.Module):
 
     def forward(self, characters: Tensor) -> Tensor:
         flat = characters.flatten(0, -2)  # [N, W]
-        kinds, which = flat.unique(dim=0, return_inverse=True) if flat.shape[0] > 1 else (flat, None)  # a word recurs
-        x = self.table(F.pad(kinds, (0, self.widest - 1))).transpose(1, 2)  # [M, size, W + widest - 1]
+        kinds, which = (
+            flat.unique(dim=0, return_inverse=True) if flat.shape[0] > 1 else (flat, None)
+        )  # a word recurs
+        x = self.table(F.pad(kinds, (0, self.widest - 1))).transpose(
+            1, 2
+        )  # [M, size, W + widest - 1]
         pooled = []
         for convolution in self.convolutions:
             # a window may reach over the end of a word, but not begin there: a word is then the same in any batch
@@ -108,9 +122,15 @@ class WordVectors(nn.Embedding):
         width = vocabulary.width if isinstance(vocabulary, WordVocabulary) else 0
         self.kept = width > 0 and not config.train_vectors
         if width not in (0, config.words):
-            raise ConfigError("model.words", f"is {config.words}, and the vectors of task.vectors have {width} numbers; expected model.words={width}")
+            raise ConfigError(
+                "model.words",
+                f"is {config.words}, and the vectors of task.vectors have {width} numbers; expected model.words={width}",
+            )
         if not width and not config.train_vectors:
-            raise ConfigError("model.train_vectors", "false keeps the vectors of a file, and there is none; name one with task.vectors")
+            raise ConfigError(
+                "model.train_vectors",
+                "false keeps the vectors of a file, and there is none; name one with task.vectors",
+            )
         if self.kept:  # in checkpoints, so that a trained model needs no file
             self.register_buffer("given", torch.zeros(vocabulary.size, config.words))
             self.register_buffer("has_given", torch.zeros(vocabulary.size, dtype=torch.bool))
@@ -130,7 +150,9 @@ class WordVectors(nn.Embedding):
 
     def forward(self, words: Tensor) -> Tensor:
         x = super().forward(words)
-        return torch.where(self.has_given[words][..., None], self.given[words], x) if self.kept else x
+        return (
+            torch.where(self.has_given[words][..., None], self.given[words], x) if self.kept else x
+        )
 
 
 @register("model", "cnn_bilstm")
@@ -140,26 +162,56 @@ class CnnBiLSTM(Encoder):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         width: int = option(96, "hidden units of each LSTM (paper: 1024)", low=1, high=100_000)
-        projection: int | None = option(None, "width of each direction's output (paper: 512; null: no projection, which is faster on CPUs)", low=1, high=100_000)
+        projection: int | None = option(
+            None,
+            "width of each direction's output (paper: 512; null: no projection, which is faster on CPUs)",
+            low=1,
+            high=100_000,
+        )
         words: int = option(64, "width of the word vectors (paper: 300)", low=1, high=100_000)
-        train_vectors: bool = option(True, "train the vectors of task.vectors too; false: they stay as they are, and the other words' are trained")
-        characters: int = option(16, "width of the character vectors (paper: 50)", low=1, high=10_000)
+        train_vectors: bool = option(
+            True,
+            "train the vectors of task.vectors too; false: they stay as they are, and the other words' are trained",
+        )
+        characters: int = option(
+            16, "width of the character vectors (paper: 50)", low=1, high=10_000
+        )
         filters: int = option(32, "filters of each width (paper: 100)", low=1, high=100_000)
         widths: tuple[int, ...] = option((2, 3, 4), "widths of the character convolutions")
         combine: Literal["sum", "concatenate"] = option(
-            "sum", "word and character vectors: their sum (the paper's text), the latter projected where the widths differ, or both "
-            "(the released code)")
-        dropout: float = option(0.5, "dropout of word representations and LSTM outputs on labelled sequences", low=0, high=1)
+            "sum",
+            "word and character vectors: their sum (the paper's text), the latter projected where the widths differ, or both "
+            "(the released code)",
+        )
+        dropout: float = option(
+            0.5,
+            "dropout of word representations and LSTM outputs on labelled sequences",
+            low=0,
+            high=1,
+        )
         unlabelled_dropout: float = option(
-            0.2, "the same on unlabelled ones (the released code; its 0.8 is a share that is kept, the paper's table calls it dropout)",
-            low=0, high=1)
-        pretrained_dropout: float = option(0.5, "dropout of the mixed layers of task.pretrained, on all sequences (ELMo: 0.5)", low=0, high=1)
+            0.2,
+            "the same on unlabelled ones (the released code; its 0.8 is a share that is kept, the paper's table calls it dropout)",
+            low=0,
+            high=1,
+        )
+        pretrained_dropout: float = option(
+            0.5,
+            "dropout of the mixed layers of task.pretrained, on all sequences (ELMo: 0.5)",
+            low=0,
+            high=1,
+        )
 
         def __post_init__(self):
             if self.projection is not None and self.projection >= self.width:
-                raise ConfigError("projection", f"expected fewer than width, {self.width}, got {self.projection}; null: none")
+                raise ConfigError(
+                    "projection",
+                    f"expected fewer than width, {self.width}, got {self.projection}; null: none",
+                )
             if not self.widths or min(self.widths) < 1:
-                raise ConfigError("widths", f"expected widths of at least 1, got {list(self.widths)}")
+                raise ConfigError(
+                    "widths", f"expected widths of at least 1, got {list(self.widths)}"
+                )
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -173,29 +225,54 @@ class CnnBiLSTM(Encoder):
         if self.spelling is not None and config.combine == "concatenate":
             below += self.spelling.width
         elif self.spelling is not None:
-            self.spelled = nn.Linear(self.spelling.width, config.words) if self.spelling.width != config.words else nn.Identity()
+            self.spelled = (
+                nn.Linear(self.spelling.width, config.words)
+                if self.spelling.width != config.words
+                else nn.Identity()
+            )
         self.mixed = None
         if isinstance(build.vocabulary, WordVocabulary) and build.vocabulary.pretrained is not None:
             sets = [name for name in build.sources if name != UNLABELLED]
-            self.mixed = MixedLayers(build.vocabulary.pretrained, build.inputs, build.length, len(sets))
+            self.mixed = MixedLayers(
+                build.vocabulary.pretrained, build.inputs, build.length, len(sets)
+            )
             below += self.mixed.width
         side = config.projection or config.width
-        self.layers = nn.ModuleList(BiLSTM(size, config.width, config.projection or 0) for size in (below, 2 * side))
+        self.layers = nn.ModuleList(
+            BiLSTM(size, config.width, config.projection or 0) for size in (below, 2 * side)
+        )
         self.side, self.width = side, 4 * side
         self.unrestricted = self.mixed is not None
 
-    def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
-                states: Sequence[str] = ()) -> Encoded:
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        mask: Tensor | None,
+        embedding_change: Tensor | None = None,
+        states: Sequence[str] = (),
+    ) -> Encoded:
         rate = self.rates(inputs)
         x = self.token(inputs["tokens"])  # [B, T, E]
         if embedding_change is not None:
             x = x + embedding_change
         if self.spelling is not None and "characters" in inputs:
             spelled = self.spelling(inputs["characters"])
-            x = torch.cat([x, spelled], -1) if self.config.combine == "concatenate" else x + self.spelled(spelled)
+            x = (
+                torch.cat([x, spelled], -1)
+                if self.config.combine == "concatenate"
+                else x + self.spelled(spelled)
+            )
         x = dropped(x, rate)
         if self.mixed is not None:
-            x = torch.cat([x, dropout(self.mixed(inputs, mask), self.config.pretrained_dropout, self.training)], -1)
+            x = torch.cat(
+                [
+                    x,
+                    dropout(
+                        self.mixed(inputs, mask), self.config.pretrained_dropout, self.training
+                    ),
+                ],
+                -1,
+            )
         lengths = None if mask is None else mask.sum(1)  # [B]
         found: dict[str, Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):
@@ -224,4 +301,8 @@ class CnnBiLSTM(Encoder):
         return self.token
 
     def parts(self) -> dict[str, str]:
-        return {"embedding": "token", "layers": "layers", **({"characters": "spelling"} if self.spelling is not None else {})}
+        return {
+            "embedding": "token",
+            "layers": "layers",
+            **({"characters": "spelling"} if self.spelling is not None else {}),
+        }

@@ -26,15 +26,29 @@ class FrozenEncoder(Encoder):
         super().__init__(config, build)
         run = build.vocabulary.pretrained if isinstance(build.vocabulary, WordVocabulary) else None
         if run is None:
-            raise ConfigError("model", "'frozen' is the encoder of a trained run, and the task names none; expected task.name=sentences with "
-                              "task.pretrained=RUN")
+            raise ConfigError(
+                "model",
+                "'frozen' is the encoder of a trained run, and the task names none; expected task.name=sentences with "
+                "task.pretrained=RUN",
+            )
         self.frozen = Frozen(run, build.inputs, build.length)
         encoder = self.frozen.encoder
-        self.width, self.direction, self.sees_itself = encoder.width, encoder.direction, encoder.sees_itself
-        self.unrestricted = getattr(encoder, "unrestricted", False)  # a run may have read another one
+        self.width, self.direction, self.sees_itself = (
+            encoder.width,
+            encoder.direction,
+            encoder.sees_itself,
+        )
+        self.unrestricted = getattr(
+            encoder, "unrestricted", False
+        )  # a run may have read another one
 
-    def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
-                states: Sequence[str] = ()) -> Encoded:
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        mask: Tensor | None,
+        embedding_change: Tensor | None = None,
+        states: Sequence[str] = (),
+    ) -> Encoded:
         return self.frozen(inputs, mask, embedding_change, states)
 
     def state_names(self) -> tuple[str, ...]:

@@ -24,11 +24,15 @@ class WordDropout(Noiser):
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         if self.vocabulary is None or self.vocabulary.unk < 0:
-            raise ConfigError(f"views.{build.name}", "'word_dropout' needs a vocabulary with an unknown token")
+            raise ConfigError(
+                f"views.{build.name}", "'word_dropout' needs a vocabulary with an unknown token"
+            )
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         tokens = source.tokens
-        lost = key.happens(tokens.shape[1], self.config.rate).to(tokens.device) & source.ordinary  # [B, T]
+        lost = (
+            key.happens(tokens.shape[1], self.config.rate).to(tokens.device) & source.ordinary
+        )  # [B, T]
         inputs = {**source.inputs, "tokens": torch.where(lost, self.vocabulary.unk, tokens)}
         if "characters" in inputs:
             inputs["characters"] = inputs["characters"].masked_fill(lost[..., None], 0)

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.criteria.copying import copy_losses
-from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias, replaced_tokens
+from fwk.criteria.masked_lm import (
+    OUTPUT_BIAS,
+    TIED_OUTPUT,
+    MaskedLMHead,
+    OutputBias,
+    replaced_tokens,
+)
 from fwk.flops import Text, Transformer
 from fwk_plugins.electra.heads import GENERATED
 
@@ -58,14 +64,20 @@ class AllTokensMLM(Criterion):
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
-        return encoder[0].softmax(text, share=1.0) + config.copy * 2.0 * encoder[0].width * text.length
+        return (
+            encoder[0].softmax(text, share=1.0) + config.copy * 2.0 * encoder[0].width * text.length
+        )
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"all_tokens": views[self.config.view].content.sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        features, counted, replaced = view.encoded.features, view.content, replaced_tokens(view)  # [B, T, D], [B, T], [B, T]
+        features, counted, replaced = (
+            view.encoded.features,
+            view.content,
+            replaced_tokens(view),
+        )  # [B, T, D], [B, T], [B, T]
         losses, best = self.head.losses(features, view.target)  # [B, T]
         if self.config.copy:
             copy_logit = self.copy_head(features).squeeze(-1).to(losses.dtype)
@@ -76,9 +88,16 @@ class AllTokensMLM(Criterion):
         restored = right & replaced
         return Output(
             terms={"all_tokens": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
-            statistics={"right": right.sum(), "tokens": counted.sum(), "restored": restored.sum(),
-                        "replaced": (replaced & counted).sum()})
+            statistics={
+                "right": right.sum(),
+                "tokens": counted.sum(),
+                "restored": restored.sum(),
+                "replaced": (replaced & counted).sum(),
+            },
+        )
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         found = {"accuracy": float(sums["right"] / sums["tokens"].clamp(min=1))}
-        return found | ({"restored": float(sums["restored"] / sums["replaced"])} if sums["replaced"] > 0 else {})
+        return found | (
+            {"restored": float(sums["restored"] / sums["replaced"])} if sums["replaced"] > 0 else {}
+        )

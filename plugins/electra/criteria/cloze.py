@@ -1,6 +1,6 @@
 """The likelihood of a cloze model: every token given all others (Baevski et al. 2019).
 
-    L = - mean over ordinary tokens t of log p(x_t | x_1 ... x_{t-1}, x_{t+1} ... x_n)
+L = - mean over ordinary tokens t of log p(x_t | x_1 ... x_{t-1}, x_{t+1} ... x_n)
 """
 
 from __future__ import annotations
@@ -33,8 +33,11 @@ class Cloze(Criterion):
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         if build.encoder.sees_itself:
-            raise ConfigError(f"criterion.{build.name}", f"{type(build.encoder).__name__} lets a position see its own token, so "
-                              "there is nothing to predict; expected an encoder such as 'two_tower' (--model two_tower)")
+            raise ConfigError(
+                f"criterion.{build.name}",
+                f"{type(build.encoder).__name__} lets a position see its own token, so "
+                "there is nothing to predict; expected an encoder such as 'two_tower' (--model two_tower)",
+            )
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
@@ -52,10 +55,14 @@ class Cloze(Criterion):
         view = views[self.config.view]
         counted = view.ordinary  # [B, T]
         losses, best = self.head.losses(view.encoded.features, view.target)  # [B, T]
-        return Output(terms={"cloze": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
-                      statistics={"right": ((best == view.target) & counted).sum(), "tokens": counted.sum()})
+        return Output(
+            terms={"cloze": LossTerm(losses.masked_fill(~counted, 0.0).sum())},
+            statistics={"right": ((best == view.target) & counted).sum(), "tokens": counted.sum()},
+        )
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Any, context: Context
+    ) -> Tensor:
         return -self.head.losses(context.encode(text).features, text.target)[0]
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Detection of corrupted sequences, a negative result of Clark et al. 2020 (appendix F).
 
-    L = - mean over sequences of [ 1(x~ != x) log sigmoid(z) + 1(x~ = x) log sigmoid(-z) ]          z of the vector at [CLS]
+L = - mean over sequences of [ 1(x~ != x) log sigmoid(z) + 1(x~ = x) log sigmoid(-z) ]          z of the vector at [CLS]
 """
 
 from __future__ import annotations
@@ -54,8 +54,15 @@ class CorruptionDetection(Criterion):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        judged = (self.head(view.encoded.features[:, 0]), replaced_tokens(view).any(1, keepdim=True), view.content.any(1, keepdim=True))
-        return Output(terms={"corruption": LossTerm(detection_loss(*judged))}, statistics={"histogram": histogram(*judged)})
+        judged = (
+            self.head(view.encoded.features[:, 0]),
+            replaced_tokens(view).any(1, keepdim=True),
+            view.content.any(1, keepdim=True),
+        )
+        return Output(
+            terms={"corruption": LossTerm(detection_loss(*judged))},
+            statistics={"histogram": histogram(*judged)},
+        )
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return binary_metrics(sums["histogram"])

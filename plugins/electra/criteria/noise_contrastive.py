@@ -42,7 +42,9 @@ def chosen_positions(view: View) -> Tensor:
     count_chosen(view)
     T = view.target.shape[1]
     where = torch.where(view.valid, view.positions, T)
-    return torch.zeros_like(F.pad(view.target, (0, 1)), dtype=torch.bool).scatter(1, where, True)[:, :T]
+    return torch.zeros_like(F.pad(view.target, (0, 1)), dtype=torch.bool).scatter(1, where, True)[
+        :, :T
+    ]
 
 
 def odds_of_noise(energy: Tensor, log_q: Tensor, noise: Tensor, counted: Tensor) -> Tensor:
@@ -58,10 +60,16 @@ class NoiseContrastive(Criterion):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        view: str = option("corrupted", "the view whose tokens are judged; its noiser must know log q of every token")
+        view: str = option(
+            "corrupted",
+            "the view whose tokens are judged; its noiser must know log q of every token",
+        )
         loss_weight: float = option(50.0, "weight of the mean (Electric: 50)", low=0)
-        head: Literal["linear", "dense"] = option("linear", "energy: a linear map of the features (the paper's text), or dense, "
-                                                            "GELU, dense (the released code)")
+        head: Literal["linear", "dense"] = option(
+            "linear",
+            "energy: a linear map of the features (the paper's text), or dense, "
+            "GELU, dense (the released code)",
+        )
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -97,7 +105,11 @@ class NoiseContrastive(Criterion):
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
-        return encoder[0].binary(text) if config.head == "dense" else 2.0 * encoder[0].width * text.length
+        return (
+            encoder[0].binary(text)
+            if config.head == "dense"
+            else 2.0 * encoder[0].width * text.length
+        )
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"contrast": self._counted(views[self.config.view]).sum()}
@@ -116,16 +128,30 @@ class NoiseContrastive(Criterion):
         counted, noise = self._counted(view), chosen_positions(view)
         energy = self.energies(view.encoded.features)
         z = torch.where(counted, odds_of_noise(energy, view.log_q, noise, counted), 0.0)
-        losses = F.softplus(torch.where(noise, -z, z))  # 0 at minus infinity, where it is certain that q did not draw a token
+        losses = F.softplus(
+            torch.where(noise, -z, z)
+        )  # 0 at minus infinity, where it is certain that q did not draw a token
         data = counted & ~noise
         return Output(
-            terms={"contrast": LossTerm(losses.masked_fill(~counted, 0.0).sum(), weight=self.config.loss_weight)},
-            statistics={"histogram": histogram(z, noise, counted), "data": data.sum(),
-                        "energy": energy.detach().masked_fill(~data, 0.0).sum(dtype=torch.float64)},
-            outcomes={"original": torch.sigmoid(-z.detach())})
+            terms={
+                "contrast": LossTerm(
+                    losses.masked_fill(~counted, 0.0).sum(), weight=self.config.loss_weight
+                )
+            },
+            statistics={
+                "histogram": histogram(z, noise, counted),
+                "data": data.sum(),
+                "energy": energy.detach().masked_fill(~data, 0.0).sum(dtype=torch.float64),
+            },
+            outcomes={"original": torch.sigmoid(-z.detach())},
+        )
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
-        return -self.energies(context.encode(text).features)  # normalised as well as training made it
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Any, context: Context
+    ) -> Tensor:
+        return -self.energies(
+            context.encode(text).features
+        )  # normalised as well as training made it
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         # of data, -log p^ under the one-pass reading: a pseudo-likelihood to the extent that p^ is normalised

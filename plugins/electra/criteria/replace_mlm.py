@@ -26,4 +26,6 @@ class ReplaceMLM(MaskedLM):
     def encoded(cls, config: Config) -> tuple[str, ...]:
         return (config.view,)
 
-    log_probs = Criterion.log_probs  # it never reads [MASK], so there is no telling a token from the others alone
+    log_probs = (
+        Criterion.log_probs
+    )  # it never reads [MASK], so there is no telling a token from the others alone

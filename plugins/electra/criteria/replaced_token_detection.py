@@ -42,7 +42,13 @@ def log_p(log_odds: Tensor, log_q: Tensor, share: Tensor, estimate: Estimate) ->
     drawn = share.log() + log_q
     if estimate == "published":
         return drawn + log_odds
-    return drawn + log_odds - torch.logsumexp(torch.stack([(1 - share).log().expand_as(drawn), drawn, drawn + log_odds]), 0)
+    return (
+        drawn
+        + log_odds
+        - torch.logsumexp(
+            torch.stack([(1 - share).log().expand_as(drawn), drawn, drawn + log_odds]), 0
+        )
+    )
 
 
 @register("criterion", "replaced_token_detection")
@@ -55,13 +61,20 @@ class ReplacedTokenDetection(Criterion):
     class Config:
         view: str = option("corrupted", "the view whose tokens are judged")
         loss_weight: float = option(50.0, "weight of the mean (ELECTRA: 50)", low=0)
-        positions: Literal["all", "chosen"] = option("all", "every token but padding, or the chosen positions alone (ELECTRA 15%)")
-        reduction: Literal["mean", "sum"] = option("mean", "mean over tokens, or the sum over a sequence's tokens, averaged over sequences")
+        positions: Literal["all", "chosen"] = option(
+            "all", "every token but padding, or the chosen positions alone (ELECTRA 15%)"
+        )
+        reduction: Literal["mean", "sum"] = option(
+            "mean", "mean over tokens, or the sum over a sequence's tokens, averaged over sequences"
+        )
 
     @dataclass(frozen=True, kw_only=True)
     class Scoring:
-        estimate: Estimate = option("published", "log p from the discriminator and q: k q D / (n (1 - D)) as published, or the exact "
-                                                 "one, which allows for samples that are the true token")
+        estimate: Estimate = option(
+            "published",
+            "log p from the discriminator and q: k q D / (n (1 - D)) as published, or the exact "
+            "one, which allows for samples that are the true token",
+        )
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
@@ -89,8 +102,14 @@ class ReplacedTokenDetection(Criterion):
         view = views[self.config.view]
         if self.config.positions == "chosen":
             chosen = count_chosen(view)
-            return {"detection": view.valid.any(1).sum() if self.config.reduction == "sum" else chosen}
-        return {"detection": view.content.any(1).sum() if self.config.reduction == "sum" else view.content.sum()}
+            return {
+                "detection": view.valid.any(1).sum() if self.config.reduction == "sum" else chosen
+            }
+        return {
+            "detection": view.content.any(1).sum()
+            if self.config.reduction == "sum"
+            else view.content.sum()
+        }
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
@@ -102,16 +121,27 @@ class ReplacedTokenDetection(Criterion):
         return Output(
             terms={"detection": LossTerm(detection_loss(*judged), weight=self.config.loss_weight)},
             statistics={"histogram": histogram(*judged)},
-            outcomes={"original": torch.sigmoid(-replaced_logit.detach().float())})
+            outcomes={"original": torch.sigmoid(-replaced_logit.detach().float())},
+        )
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Scoring, context: Context) -> Tensor:
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Scoring, context: Context
+    ) -> Tensor:
         if self.config.positions == "chosen":
-            raise ConfigError(f"criterion.{self.label}.positions", "trained on the chosen positions alone it has never judged a token that "
-                              "was left as it is, and cannot score; expected all")
+            raise ConfigError(
+                f"criterion.{self.label}.positions",
+                "trained on the chosen positions alone it has never judged a token that "
+                "was left as it is, and cannot score; expected all",
+            )
         log_q = context.log_probs(self.config.view, text).double()
         log_odds = -self.head(context.encode(text).features).squeeze(-1).double()
         chosen = views[self.config.view].valid.sum(1, keepdim=True).double()
-        return log_p(log_odds, log_q, chosen / text.ordinary.sum(1, keepdim=True).clamp(min=1), options.estimate)
+        return log_p(
+            log_odds,
+            log_q,
+            chosen / text.ordinary.sum(1, keepdim=True).clamp(min=1),
+            options.estimate,
+        )
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return binary_metrics(sums["histogram"])

@@ -32,23 +32,38 @@ class TwoStage:
     @hookimpl
     def fwk_run_begin(self, run: Any, resumed: bool) -> None:
         network = self._network(run)
-        shared = {id(p) for p in run.module.networks["main"].parameters()} & {id(p) for p in network.parameters()}
+        shared = {id(p) for p in run.module.networks["main"].parameters()} & {
+            id(p) for p in network.parameters()
+        }
         if shared:
-            raise ConfigError(f"views.{self.config.view}.network.share", "two_stage freezes the generator, and here it shares "
-                              f"{len(shared)} weights with the main encoder; set it to none")
+            raise ConfigError(
+                f"views.{self.config.view}.network.share",
+                "two_stage freezes the generator, and here it shares "
+                f"{len(shared)} weights with the main encoder; set it to none",
+            )
         updates = run.config.train.updates
         if updates is not None and updates <= self.config.updates:
-            raise ConfigError("hooks.two_stage.updates", f"the first stage takes {self.config.updates:,} updates and the whole run "
-                              f"{updates:,} (train.updates), so the discriminator would never be trained")
+            raise ConfigError(
+                "hooks.two_stage.updates",
+                f"the first stage takes {self.config.updates:,} updates and the whole run "
+                f"{updates:,} (train.updates), so the discriminator would never be trained",
+            )
         name, prefix = self._names(run)
-        tensors = {key: tuple(p.shape) for key, p in run.module.named_parameters(remove_duplicate=False)}
-        ours, theirs = ({key[len(start):]: shape for key, shape in tensors.items() if key.startswith(start)}
-                        for start in ("networks.main.", prefix))
+        tensors = {
+            key: tuple(p.shape) for key, p in run.module.named_parameters(remove_duplicate=False)
+        }
+        ours, theirs = (
+            {key[len(start) :]: shape for key, shape in tensors.items() if key.startswith(start)}
+            for start in ("networks.main.", prefix)
+        )
         if self.config.copy and ours != theirs:
             other = next(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
-            raise ConfigError(f"views.{self.config.view}.network", "two_stage starts the main encoder from the generator, which is not "
-                              f"of its shape ({other}: {theirs.get(other, 'missing')} there, {ours.get(other, 'missing')} here); set "
-                              "width and layers to 1, or hooks.two_stage.copy to false")
+            raise ConfigError(
+                f"views.{self.config.view}.network",
+                "two_stage starts the main encoder from the generator, which is not "
+                f"of its shape ({other}: {theirs.get(other, 'missing')} there, {ours.get(other, 'missing')} here); set "
+                "width and layers to 1, or hooks.two_stage.copy to false",
+            )
 
     @hookimpl
     def fwk_phase(self, run: Any) -> Phase:
@@ -57,14 +72,23 @@ class TwoStage:
             return Phase(name="generator", off=tuple(run.module.criteria))
         name, prefix = self._names(run)
         copy = {"networks.main.": prefix} if self.config.copy else {}
-        return Phase(name="discriminator", off=(view,), frozen=(f"networks.{name}.*", f"learned.{view}.*"), copy=copy,
-                     reset_optimizer=True, restart_schedule=True)
+        return Phase(
+            name="discriminator",
+            off=(view,),
+            frozen=(f"networks.{name}.*", f"learned.{view}.*"),
+            copy=copy,
+            reset_optimizer=True,
+            restart_schedule=True,
+        )
 
     def _network(self, run: Any) -> Any:
         learned = run.module.learned
         if self.config.view not in learned:
-            raise ConfigError("hooks.two_stage.view", f"there is no view '{self.config.view}' with a learned noiser"
-                              f"{nearest(self.config.view, learned)}")
+            raise ConfigError(
+                "hooks.two_stage.view",
+                f"there is no view '{self.config.view}' with a learned noiser"
+                f"{nearest(self.config.view, learned)}",
+            )
         return learned[self.config.view].network
 
     def _names(self, run: Any) -> tuple[str, str]:

@@ -38,32 +38,47 @@ class TwoTower(Encoder):
         def __post_init__(self):
             super().__post_init__()
             if self.direction != "both":
-                raise ValueError(f"direction: two towers read both ways, got {self.direction}; name a 'bert' for one way")
+                raise ValueError(
+                    f"direction: two towers read both ways, got {self.direction}; name a 'bert' for one way"
+                )
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         self.rightwards, self.leftwards = (
-            Bert(replace(as_bert(config), direction=direction), build) for direction in ("left_to_right", "right_to_left"))
+            Bert(replace(as_bert(config), direction=direction), build)
+            for direction in ("left_to_right", "right_to_left")
+        )
         mine, theirs = self.leftwards.embeddings, self.rightwards.embeddings
         mine.token, mine.position, mine.segment = theirs.token, theirs.position, theirs.segment
-        self.layers = torch.nn.ModuleList([*self.rightwards.layers, *self.leftwards.layers])  # of both, for whoever lists them
+        self.layers = torch.nn.ModuleList(
+            [*self.rightwards.layers, *self.leftwards.layers]
+        )  # of both, for whoever lists them
         self.width, self.longest = 2 * self.rightwards.width, self.rightwards.longest
 
     @classmethod
-    def transformers(cls, config: Config, main: tuple[Transformer, ...] | None) -> tuple[Transformer, ...]:
+    def transformers(
+        cls, config: Config, main: tuple[Transformer, ...] | None
+    ) -> tuple[Transformer, ...]:
         return 2 * Bert.transformers(config, main)
 
     @property
     def embeddings(self) -> torch.nn.Module:
         return self.rightwards.embeddings
 
-    def forward(self, inputs: Mapping[str, Tensor], mask: Tensor | None, embedding_change: Tensor | None = None,
-                states: Sequence[str] = ()) -> Encoded:
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        mask: Tensor | None,
+        embedding_change: Tensor | None = None,
+        states: Sequence[str] = (),
+    ) -> Encoded:
         before = self.rightwards(inputs, mask, embedding_change).features  # [B, T, D]
         after = self.leftwards(inputs, mask, embedding_change).features
         if mask is not None:
             after = after.masked_fill(~mask[..., None], 0.0)  # padding is nobody's neighbour
-        return Encoded(features=torch.cat([F.pad(before, (0, 0, 1, -1)), F.pad(after, (0, 0, -1, 1))], dim=-1))
+        return Encoded(
+            features=torch.cat([F.pad(before, (0, 0, 1, -1)), F.pad(after, (0, 0, -1, 1))], dim=-1)
+        )
 
     def embedding(self) -> torch.nn.Embedding:
         return self.rightwards.embedding()

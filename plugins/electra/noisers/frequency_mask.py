@@ -23,7 +23,12 @@ class FrequencyMask(Noiser):
     @dataclass(frozen=True, kw_only=True)
     class Config:
         ratio: float = option(0.15, "share of the ordinary tokens that is chosen", low=0, high=1)
-        tickets: int = option(8, "how many times as likely the rarest tokens are chosen as the most frequent one", low=1, high=64)
+        tickets: int = option(
+            8,
+            "how many times as likely the rarest tokens are chosen as the most frequent one",
+            low=1,
+            high=64,
+        )
 
     by_row = True
     chooses = True
@@ -31,9 +36,14 @@ class FrequencyMask(Noiser):
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         if self.vocabulary is None or self.vocabulary.mask < 0:
-            raise ConfigError(f"views.{build.name}", "'frequency_mask' needs a tokenizer with a [MASK] token")
+            raise ConfigError(
+                f"views.{build.name}", "'frequency_mask' needs a tokenizer with a [MASK] token"
+            )
         if self.vocabulary.counts is None:
-            raise ConfigError(f"views.{build.name}", "'frequency_mask' needs the tokens' frequencies, which this task does not know")
+            raise ConfigError(
+                f"views.{build.name}",
+                "'frequency_mask' needs the tokens' frequencies, which this task does not know",
+            )
         counts = self.vocabulary.counts
         halvings = (counts.max().clamp(min=1) / counts.clamp(min=1)).log2().floor().to(torch.int64)
         self.tickets = (1 + halvings).clamp(max=config.tickets)  # int64 [V]
@@ -53,8 +63,15 @@ class FrequencyMask(Noiser):
         rank = torch.where(usable, rank, torch.iinfo(torch.int64).max)
         K = int(exact_share(self.config.ratio, T))
         order = rank.argsort(dim=1, stable=True)[:, :K]
-        valid = torch.arange(K, device=tokens.device) < exact_share(self.config.ratio, usable.sum(1, keepdim=True))
+        valid = torch.arange(K, device=tokens.device) < exact_share(
+            self.config.ratio, usable.sum(1, keepdim=True)
+        )
         positions = torch.where(valid, order, T).sort(1).values
         noised = F.pad(tokens, (0, 1)).scatter(1, positions, self.vocabulary.mask)[:, :T]
-        return source.replace(inputs={**source.inputs, "tokens": noised}, target=tokens, changed=noised != tokens,
-                              positions=torch.where(valid, positions, 0), valid=valid)
+        return source.replace(
+            inputs={**source.inputs, "tokens": noised},
+            target=tokens,
+            changed=noised != tokens,
+            positions=torch.where(valid, positions, 0),
+            valid=valid,
+        )

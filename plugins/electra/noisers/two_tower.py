@@ -40,8 +40,11 @@ class TwoTowerNoiser(ClozeNoiser):
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
         if self.network.sees_itself:
-            raise ConfigError(f"views.{build.name}.network", "lets a position see its own token, which a cloze model must not; "
-                              "expected 'two_tower', or 'scaled' with towers: true")
+            raise ConfigError(
+                f"views.{build.name}.network",
+                "lets a position see its own token, which a cloze model must not; "
+                "expected 'two_tower', or 'scaled' with towers: true",
+            )
 
     @classmethod
     def flops(cls, config: Config, network: tuple[Transformer, ...], text: Text) -> float:
@@ -58,31 +61,55 @@ class TwoTowerNoiser(ClozeNoiser):
         learned, sampled, _ = self.read(original, context)
         B, T = source.target.shape
         if prepared is None:
-            drawn = sampled.sample(key.child("sample").uniform(T).flatten(), self.config.temperature).view(B, T)
+            drawn = sampled.sample(
+                key.child("sample").uniform(T).flatten(), self.config.temperature
+            ).view(B, T)
             view = replaced(source, source.at_positions(drawn))
-            view = view.replace(log_q=sampled.log_probs(view.tokens.flatten(), self.config.temperature).view(B, T))
+            view = view.replace(
+                log_q=sampled.log_probs(view.tokens.flatten(), self.config.temperature).view(B, T)
+            )
         else:
             view = prepared
         return view.replace(extra={"softmax": learned})
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Any, context: Context
+    ) -> Tensor:
         _, sampled, _ = self.read(text, context)
-        return sampled.log_probs(text.tokens.flatten(), self.config.temperature).view_as(text.tokens)
+        return sampled.log_probs(text.tokens.flatten(), self.config.temperature).view_as(
+            text.tokens
+        )
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"cloze": views[self.source].ordinary.sum()}
 
-    def losses(self, views: Mapping[str, View], outcomes: Mapping[str, Mapping[str, Tensor]], context: Context) -> Output:
+    def losses(
+        self,
+        views: Mapping[str, View],
+        outcomes: Mapping[str, Mapping[str, Tensor]],
+        context: Context,
+    ) -> Output:
         view = views[self.view]
         softmax: Softmax = view.extra["softmax"]
         counted = view.ordinary  # [B, T]
         losses = softmax.losses(view.target.flatten()).view_as(view.target)
         right = (softmax.best.view_as(view.target) == view.target) & counted
         return Output(
-            terms={"cloze": LossTerm(losses.masked_fill(~counted, 0.0).sum(), weight=self.config.weight)},
-            statistics={"right": right.sum(), "positions": counted.sum(), "replaced": view.changed.sum(),
-                        "tokens": view.content.sum()})
+            terms={
+                "cloze": LossTerm(
+                    losses.masked_fill(~counted, 0.0).sum(), weight=self.config.weight
+                )
+            },
+            statistics={
+                "right": right.sum(),
+                "positions": counted.sum(),
+                "replaced": view.changed.sum(),
+                "tokens": view.content.sum(),
+            },
+        )
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        return {"accuracy": float(sums["right"] / sums["positions"].clamp(min=1)),
-                "replaced": float(sums["replaced"] / sums["tokens"].clamp(min=1))}
+        return {
+            "accuracy": float(sums["right"] / sums["positions"].clamp(min=1)),
+            "replaced": float(sums["replaced"] / sums["tokens"].clamp(min=1)),
+        }

@@ -29,19 +29,25 @@ class Uniform(Noiser):
     def __init__(self, config: Any, build: BuildContext):
         super().__init__(config, build)
         if self.vocabulary is None:
-            raise ConfigError(f"views.{build.name}", "this noiser draws tokens, and the task has no vocabulary")
+            raise ConfigError(
+                f"views.{build.name}", "this noiser draws tokens, and the task has no vocabulary"
+            )
         ordinary = torch.ones(self.vocabulary.size, dtype=torch.bool)
         ordinary[list(self.vocabulary.special)] = False
         # how many tickets each id has in the draw, as integers, so that every device draws the same
         self.tickets = torch.where(ordinary, self.weights().to(torch.int64), 0)  # [V]
         self.upto = self.tickets.cumsum(0)
         self.total = int(self.upto[-1])
-        self.log_share = (self.tickets.double().log() - self.tickets.sum().double().log()).float()  # -inf: never drawn
+        self.log_share = (
+            self.tickets.double().log() - self.tickets.sum().double().log()
+        ).float()  # -inf: never drawn
 
     def weights(self) -> Tensor:
         return torch.ones(self.vocabulary.size)
 
-    def log_probs(self, text: View, views: Mapping[str, View], options: Any, context: Context) -> Tensor:
+    def log_probs(
+        self, text: View, views: Mapping[str, View], options: Any, context: Context
+    ) -> Tensor:
         return self.log_share.to(text.tokens.device)[text.tokens]
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:

@@ -15,6 +15,9 @@ class Unigram(Uniform):
 
     def weights(self) -> Tensor:
         if self.vocabulary.counts is None:
-            raise ConfigError(f"views.{self.view}", "'unigram' draws tokens as often as they occur, and the task does not know "
-                              "how often that is; a token store or text of your own knows")
+            raise ConfigError(
+                f"views.{self.view}",
+                "'unigram' draws tokens as often as they occur, and the task does not know "
+                "how often that is; a token store or text of your own knows",
+            )
         return self.vocabulary.counts + 1

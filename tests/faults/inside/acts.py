@@ -32,14 +32,18 @@ def meant(place: str) -> bool:
 def reach(place: str, number: int | None = None, **subject: Any) -> None:
     """Called by a trainer at a place; does what FAULT says, if it says so of this place."""
     if meant(place) and SPEC.get("at") in (None, number):
-        taken = {key: value for key, value in SPEC.items() if key not in ("act", "place", "at", "rank")}
+        taken = {
+            key: value for key, value in SPEC.items() if key not in ("act", "place", "at", "rank")
+        }
         globals()[f"act_{SPEC['act']}"](SimpleNamespace(**subject), **taken)
 
 
 # -- to the process --------------------------------------------------------------------------------------------------
 
 
-def act_signal(_: Any, name: str, times: int = 1, group: bool = False, first: float = 0.0, then: float = 0.0) -> None:
+def act_signal(
+    _: Any, name: str, times: int = 1, group: bool = False, first: float = 0.0, then: float = 0.0
+) -> None:
     """A signal to this process, or to its whole group, as a terminal sends a Ctrl-C; slow moments before and after."""
     time.sleep(first)
     for _ in range(times):
@@ -133,7 +137,11 @@ def act_overwrite(_: Any, pattern: str) -> None:
 
 def _weight(subject: Any) -> Any:
     """The weight of the last linear layer inside of the encoder."""
-    named = [(name, p) for name, p in subject.model.named_parameters() if p.dim() == 2 and "layer" in name]
+    named = [
+        (name, p)
+        for name, p in subject.model.named_parameters()
+        if p.dim() == 2 and "layer" in name
+    ]
     return named[-1][1]
 
 
@@ -147,6 +155,7 @@ def act_nudge_weight(subject: Any) -> None:
 
 def act_bad_gradient(subject: Any, value: str = "inf") -> None:
     """One entry of one gradient, in the next backward pass only."""
+
     def spoil(gradient: Any) -> Any:
         handle.remove()
         gradient = gradient.clone()
@@ -158,13 +167,18 @@ def act_bad_gradient(subject: Any, value: str = "inf") -> None:
 
 def act_bad_activation(subject: Any, value: str = "nan") -> None:
     """What the last layer norm of the encoder gives for one sequence, in the next forward pass only: the loss."""
+
     def spoil(module: Any, arguments: Any, output: Any) -> Any:
         handle.remove()
         output = output.clone()
         output[0] = float(value)
         return output
 
-    norms = [m for name, m in subject.model.named_modules() if type(m).__name__ == "LayerNorm" and "layer" in name]
+    norms = [
+        m
+        for name, m in subject.model.named_modules()
+        if type(m).__name__ == "LayerNorm" and "layer" in name
+    ]
     handle = norms[-1].register_forward_hook(spoil)
 
 

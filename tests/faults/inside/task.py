@@ -33,4 +33,6 @@ class ReachedTask(Synthetic):
 
     def sources(self, split):
         found = super().sources(split)
-        return {name: Reached(source) for name, source in found.items()} if split == "train" else found
+        return (
+            {name: Reached(source) for name, source in found.items()} if split == "train" else found
+        )
