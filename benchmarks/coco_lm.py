@@ -31,8 +31,8 @@ def run(part: str, batch: int) -> dict[str, float]:
     from torch import nn
 
     from fwk import BuildContext, Encoder, View, Vocabulary
-    from fwk.config import build
-    from fwk.views import Encoded
+    from fwk.config.resolve import build
+    from fwk.contracts.views import Encoded
     from fwk_plugins.coco_lm.corrective_lm import CorrectiveLM
 
     torch.set_num_threads(1)

@@ -21,7 +21,7 @@ import torch
 from common import ratio, table, taking_turns, write
 
 from fwk import Criterion, LossTerm, Output, option, register
-from fwk.criteria.masked_lm import MaskedLMHead, count_chosen, masked_lm_sums
+from fwk.nn.masked_lm_head import MaskedLMHead, count_chosen, masked_lm_sums
 from fwk.testing import batches_of, tiny_config, trainer_of
 
 SIZES = {

@@ -117,7 +117,7 @@ def run_hf(arguments: argparse.Namespace, watch: Stopwatch) -> None:
     from tokenizers import Tokenizer, models
 
     import fwk  # noqa: F401  the same made-up text
-    from fwk.registry import registry
+    from fwk.components.registry import registry
 
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4} | {

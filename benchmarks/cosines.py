@@ -18,7 +18,7 @@ from typing import Any
 from common import table, write
 
 import fwk
-from fwk.reporting.jsonl import read_metrics
+from fwk.hooks.jsonl import read_metrics
 
 FIGURE = Path(__file__).parents[1] / "docs" / "coco-lm.svg"
 KINDS = {"with": 1.0, "without": 0.0}

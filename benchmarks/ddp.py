@@ -27,7 +27,8 @@ import torch.distributed as dist
 from common import ratio, table, taking_turns, write
 from trainer_tax import MINI, by_fwk, loss_by_hand, masked, optimizer_by_hand
 
-from fwk.engine.distributed import World, process_group
+from fwk.engine.ranks.joining import process_group
+from fwk.engine.ranks.world import World
 from fwk.testing import batches_of, tiny_config, trainer_of
 
 RANKS = 2

@@ -21,9 +21,9 @@ import torch
 from common import table, write
 
 from fwk import BuildContext, Key, View, Vocabulary
-from fwk.config import build
+from fwk.config.resolve import build
+from fwk.contracts.views import Encoded
 from fwk.models.bert import Bert
-from fwk.views import Encoded
 from fwk_plugins.electra.criteria.noise_contrastive import NoiseContrastive
 from fwk_plugins.electra.noisers.uniform import Uniform
 

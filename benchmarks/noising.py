@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from common import ratio, table, taking_turns, write
 
-from fwk.context import BuildContext, Vocabulary
-from fwk.data.joined import Joined
-from fwk.data.loader import _AT_MOST, _TOGETHER
-from fwk.engine.static import StaticViews
+from fwk.contracts.context import BuildContext, Vocabulary
+from fwk.contracts.views import Batch
+from fwk.engine.feed.joined import Joined
+from fwk.engine.feed.loader import _AT_MOST, _TOGETHER
+from fwk.engine.feed.static import StaticViews
 from fwk.noisers.bert_mask import BertMask
-from fwk.views import Batch
 
 SIZE, SPECIAL = 30522, (0, 100, 101, 102, 103)
 PAD, UNK, CLS, SEP, MASK = SPECIAL

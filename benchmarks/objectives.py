@@ -80,14 +80,14 @@ def config_of(
 
 def updates_of(objective: str, size: str, updates: int) -> int:
     """As many as cost what `updates` of BERT do."""
-    from fwk import config as configuration
+    from fwk.components.discovery import load_plugins
+    from fwk.config.resolve import from_mapping
     from fwk.flops import count
-    from fwk.plugins import load_plugins
 
     load_plugins()
     own, bert = (
         count(
-            configuration.from_mapping(config_of(name, size, 1, None)),
+            from_mapping(config_of(name, size, 1, None)),
             LENGTH,
             VOCABULARY,
             products=False,

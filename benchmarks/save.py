@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from common import table, write
 
-from fwk.engine import checkpoint
+from fwk.engine.saving import checkpoint
 from fwk.testing import batches_of, tiny_config, trainer_of
 
 EVERY = 100

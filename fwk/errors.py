@@ -6,6 +6,10 @@ from __future__ import annotations
 import difflib
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
+
+# frames of the code that imports and calls plugins say nothing about why a plugin failed
+_MACHINERY = Path(__file__).parent / "components"
 
 
 class FwkError(Exception):
@@ -94,3 +98,52 @@ def nearest(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:
     if known and len(known) <= everything_up_to:
         hint += f"{'' if hint else ';'} There is: {', '.join(sorted(known))}"
     return hint
+
+
+class BrokenPlugin(PluginError):
+    """A plugin does not import. `details` is its own traceback, without the machinery that imported it."""
+
+    def __init__(self, plugin: str, module: str, error: BaseException):
+        frames = [
+            f
+            for f in traceback.extract_tb(error.__traceback__)
+            if "importlib" not in f.filename and Path(f.filename).parent != _MACHINERY
+        ]
+        self.details = "".join(
+            [
+                "Traceback (most recent call last):\n",
+                *traceback.format_list(frames),
+                *traceback.format_exception_only(type(error), error),
+            ]
+        )
+        self.plugin = plugin
+        reason = " ".join(str(error).split()) or "no message"
+        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        if isinstance(error, SyntaxError) and error.filename:
+            place, reason = f" ({error.filename}:{error.lineno})", error.msg
+        missing = isinstance(error, ModuleNotFoundError) and error.name
+        if (
+            missing
+            and frames
+            and (Path(frames[-1].filename).parent / f"{error.name.split('.')[0]}.py").is_file()
+        ):
+            reason += f"; a file beside it is imported with 'from . import {error.name}'"
+        super().__init__(
+            f"plugin '{plugin}' does not import: {type(error).__name__}: {reason}{place}; mend it, leave it "
+            "out, or go on without it with --allow-broken-plugins"
+        )
+
+
+class HookFailed(CodeFailed):
+    """A hook implementation raised something that is no error of ours."""
+
+    def __init__(self, hook: str, plugin: str, error: Exception):
+        self.hook, self.plugin = hook, plugin
+        super().__init__(
+            f"{hook} of '{plugin}'",
+            error,
+            lambda frame: (
+                "pluggy" in Path(frame.filename).parts
+                or Path(frame.filename) == _MACHINERY / "discovery.py"
+            ),
+        )

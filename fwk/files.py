@@ -138,3 +138,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def cache_folder() -> Path:
+    """$FWK_CACHE, else $XDG_CACHE_HOME/fwk, else ~/.cache/fwk. Not created here."""
+    if chosen := os.environ.get("FWK_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fwk"

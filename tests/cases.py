@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fwk.plugins import load_plugins
-from fwk.registry import registry
+from fwk.components.discovery import load_plugins
+from fwk.components.registry import registry
 from fwk.testing import tiny_config
 
 CONTRACTS = str(Path(__file__).parent / "contracts")

@@ -34,7 +34,7 @@ def no_user_code_stays():
     yield
     import sys
 
-    from fwk.user_code import PREFIX
+    from fwk.components.user_dirs import PREFIX
 
     registry = getattr(sys.modules.get("fwk"), "registry", None)
     if registry is None:
@@ -51,7 +51,7 @@ def no_user_code_stays():
 def plugin(monkeypatch):
     """A function that makes every run in this test load one more plugin."""
 
-    from fwk.engine import api
+    from fwk.runs import start as api
 
     def add(instance, name="plugin under test"):
         load = api.load_plugins

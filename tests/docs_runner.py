@@ -126,7 +126,8 @@ def check_yaml(text: str, place: Path) -> str:
     if not isinstance(values, dict) or not CONFIG_KEYS & values.keys():
         return ""
     place.write_text(text, encoding="utf-8")
-    from fwk.config import complete_views, resolve
+    from fwk.config.resolve import resolve
+    from fwk.config.views import complete_views
     from fwk.errors import UserError
 
     try:

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import REGISTERED, config_of  # noqa: E402
 
 from fwk import testing  # noqa: E402
-from fwk.engine.distributed import World, process_group  # noqa: E402
+from fwk.engine.ranks.joining import process_group  # noqa: E402
+from fwk.engine.ranks.world import World  # noqa: E402
 from fwk.testing import batches_of, trainer_of  # noqa: E402
 
 NAMES = (

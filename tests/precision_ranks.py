@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from test_precision import Poisoned, overflowing, tiny  # noqa: E402
 
-from fwk.engine.distributed import World, process_group  # noqa: E402
+from fwk.engine.ranks.joining import process_group  # noqa: E402
+from fwk.engine.ranks.world import World  # noqa: E402
 from fwk.errors import RunError  # noqa: E402
 from fwk.testing import batches_of, trainer_of  # noqa: E402
 

@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import CASES, LSTM, REGISTERED, config_of  # noqa: E402
 
 from fwk import testing  # noqa: E402
-from fwk.engine.distributed import World, process_group  # noqa: E402
+from fwk.engine.ranks.joining import process_group  # noqa: E402
+from fwk.engine.ranks.world import World  # noqa: E402
 
 SPLIT = {"train": {"micro_batch": 2}}  # 12 sequences: 4 ranks of 3, in micro-batches of 2 and 1
 

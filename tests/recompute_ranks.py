@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from cases import config_of  # noqa: E402
 
 from fwk import testing  # noqa: E402
-from fwk.engine import compiling  # noqa: E402
-from fwk.engine.distributed import process_group  # noqa: E402
+from fwk.engine.ranks.joining import process_group  # noqa: E402
+from fwk.engine.speed import compiling  # noqa: E402
 
 
 def main(out: str) -> None:

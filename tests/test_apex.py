@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from fwk.apex import apex_part
 from fwk.errors import ConfigError
+from fwk.nn.apex import apex_part
 from fwk.testing import gradients, tiny_config, trainer_of
 
 APEX = {"criterion": {"masked_lm": {}}, "model": {"norm_kernel": "apex", "norm": "pre"}}

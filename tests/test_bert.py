@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from fwk import BuildContext, Vocabulary
-from fwk.config import complete_views, resolve
+from fwk.config.resolve import resolve
+from fwk.config.views import complete_views
+from fwk.contracts.encoder import Encoder
 from fwk.errors import ConfigError
-from fwk.models.base import Encoder
 from fwk.models.bert import SIZES, Bert
-from fwk.models.relative import buckets_of
+from fwk.nn.relative import buckets_of
 from fwk.testing import assert_conforms
 
 V, T, B = 31, 11, 3

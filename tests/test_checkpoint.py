@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 import fwk
-from fwk import config as configuration
-from fwk.engine import api, checkpoint
-from fwk.engine.distributed import World
+from fwk.components.discovery import load_plugins
+from fwk.config.identity import differences
+from fwk.config.resolve import read as read_config
+from fwk.engine.ranks.world import World
+from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, FwkError, RunError
-from fwk.plugins import load_plugins
+from fwk.runs import start as api
 from fwk.testing import _merged, _stopped_at, batches_of, tiny_config, trainer_of
 
 BASE = {
@@ -518,4 +520,4 @@ def test_a_window_saved_by_three_ranks_goes_on_with_one():
 
 
 def test_the_saved_config_is_the_config(run):
-    assert configuration.differences(configuration.read(run / "config.yaml"), config_in(run)) == {}
+    assert differences(read_config(run / "config.yaml"), config_in(run)) == {}

@@ -9,8 +9,8 @@ import pytest
 
 from fwk.cli.plugins import main
 from fwk.cli.train import main as train
-from fwk.registry import registry
-from fwk.user_code import PREFIX
+from fwk.components.registry import registry
+from fwk.components.user_dirs import PREFIX
 
 
 @pytest.fixture(autouse=True)

@@ -366,8 +366,8 @@ def test_of_several_ranks_the_first_speaks(capsys, monkeypatch):
 
 
 def test_a_failed_run_is_status_1(capsys, monkeypatch):
-    from fwk.engine import api
     from fwk.errors import RunError
+    from fwk.runs import start as api
 
     def fails(*args, **kwargs):
         raise RunError("the loss is not finite\nafter update 3")
@@ -378,7 +378,7 @@ def test_a_failed_run_is_status_1(capsys, monkeypatch):
 
 
 def test_an_interrupt_is_status_130(capsys, monkeypatch):
-    from fwk.engine import api
+    from fwk.runs import start as api
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
@@ -389,7 +389,7 @@ def test_an_interrupt_is_status_130(capsys, monkeypatch):
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):
-    from fwk.engine import api
+    from fwk.runs import start as api
 
     def broken(*args, **kwargs):
         raise ZeroDivisionError("a bug")
@@ -400,7 +400,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 
 
 def test_what_nothing_reads_is_a_warning(capsys, monkeypatch):
-    from fwk.engine import api
+    from fwk.runs import start as api
 
     monkeypatch.setattr(api, "run", lambda config, **_: type("Done", (), {"exit_status": 0}))
     assert main([*S, "networks.spare=bert"]) == 0
@@ -408,7 +408,7 @@ def test_what_nothing_reads_is_a_warning(capsys, monkeypatch):
 
 
 def test_flags_reach_the_engine(monkeypatch):
-    from fwk.engine import api
+    from fwk.runs import start as api
 
     seen = {}
     monkeypatch.setattr(

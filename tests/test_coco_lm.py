@@ -12,10 +12,11 @@ from test_masked_lm import Stub
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fwk import BuildContext, View
-from fwk.config import build, complete_views
+from fwk.config.resolve import build
+from fwk.config.views import complete_views
+from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError
 from fwk.testing import difference, differentiate_once, gradients, tiny_config, trainer_of
-from fwk.views import Encoded
 from fwk_plugins.coco_lm.corrective_lm import CorrectiveLM
 from fwk_plugins.coco_lm.sequence_contrastive import (
     SequenceContrastive,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from cases import CASES, CONTRACTS, config_of
 
-from fwk.config import complete_views
+from fwk.config.views import complete_views
+from fwk.contracts.optimizer import OptimizerConfig
+from fwk.engine.parameter_groups import parameter_groups
 from fwk.errors import ConfigError
-from fwk.optim.base import OptimizerConfig
-from fwk.optim.groups import parameter_groups
-from fwk.reporting.terminal import work_lines
+from fwk.hooks.terminal import work_lines
 from fwk.testing import differentiate_once, gradients, tiny_config, train_briefly, trainer_of
 
 FIVE = CASES["five objectives that share four views"]
@@ -242,7 +242,7 @@ def test_a_criterion_used_twice_has_two_labels_and_two_heads():
 
 
 def test_a_criterion_named_twice_by_flags_is_told_to_take_a_label():
-    from fwk.config import resolve
+    from fwk.config.resolve import resolve
 
     with pytest.raises(
         ConfigError,

@@ -15,8 +15,8 @@ from test_distributed import torchrun
 from torch import nn
 
 from fwk import testing
-from fwk.engine import compiling
 from fwk.engine.evaluate import evaluate
+from fwk.engine.speed import compiling
 from fwk.errors import RunError
 from fwk.tasks.synthetic import Synthetic
 from fwk.testing import _merged, batches_of, tiny_config, trainer_of

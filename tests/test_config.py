@@ -8,23 +8,12 @@ import string
 import pytest
 import yaml
 
-from fwk import yaml_text
-from fwk.config import (
-    DEFAULTS,
-    RunConfig,
-    complete_views,
-    differences,
-    from_mapping,
-    from_python,
-    identity,
-    read,
-    resolve,
-    to_yaml,
-    unused,
-    with_views,
-)
+from fwk.components.registry import registry
+from fwk.config.identity import differences, identity, to_yaml
+from fwk.config.resolve import from_mapping, from_python, read, resolve, yaml_text
+from fwk.config.spec import DEFAULTS, RunConfig
+from fwk.config.views import complete_views, unused, with_views
 from fwk.errors import ConfigError, UnknownName
-from fwk.registry import registry
 
 QUICK = ["task=synthetic"]
 

@@ -9,10 +9,11 @@ import pytest
 from cases import TREEBANK
 
 from fwk import testing
-from fwk.config import complete_views, from_mapping, resolve, unused, with_views
-from fwk.engine import api
+from fwk.config.resolve import from_mapping, resolve
+from fwk.config.views import complete_views, unused, with_views
+from fwk.contracts.noiser import LearnedNoiser
 from fwk.errors import ConfigError
-from fwk.noisers.base import LearnedNoiser
+from fwk.runs import start as api
 from fwk.testing import _merged
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from cases import NEEDS, on_a_run
 
-from fwk.plugins import load_plugins
-from fwk.registry import registry
+from fwk.components.discovery import load_plugins
+from fwk.components.registry import registry
 from fwk.testing import assert_conforms, check
 
 load_plugins()

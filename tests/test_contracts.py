@@ -294,8 +294,8 @@ class ByHand(Criterion):
 
 
 def test_an_outline_explains_itself_whatever_is_asked_of_it():
+    from fwk.contracts.views import Unmade
     from fwk.errors import RunError
-    from fwk.views import Unmade
 
     missing = Unmade("corrupted", "changed")
     for ask in (
@@ -343,7 +343,7 @@ def test_counting_what_only_a_network_knows_without_prepare_says_so():
 
 
 def test_the_contracts_are_third_party_code():
-    from fwk.registry import registry
+    from fwk.components.registry import registry
 
     config_of("masked_lm")
     assert registry.get("criterion", "test_detection").plugin == CONTRACTS

@@ -8,7 +8,7 @@ from decimal import Decimal, getcontext
 import pytest
 import torch
 
-from fwk.criteria.copying import copies, copy_losses
+from fwk.nn.copying import copies, copy_losses
 
 LOGITS = [-80.0, -30.0, -9.0, -1.0, -1e-3, 0.0, 0.7, 5.0, 17.0, 40.0, 80.0]
 NLLS = [0.0, 1e-12, 1e-6, 1e-3, 0.1, 0.69, 0.7, 2.0, 9.0, 40.0]

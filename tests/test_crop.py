@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fwk import BuildContext, Key, View, Vocabulary
-from fwk.config import complete_views
+from fwk.config.views import complete_views
 from fwk.errors import ConfigError, UserError
 from fwk.noisers.bert_mask import BertMask
 from fwk.noisers.crop import Crop, spans

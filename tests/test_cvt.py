@@ -17,7 +17,8 @@ from cases import CASES, SENTENCES, TREEBANK
 import fwk
 from fwk import BuildContext, View, Vocabulary
 from fwk.cli.evaluate import main as evaluate_command
-from fwk.config import build
+from fwk.config.resolve import build
+from fwk.contracts.views import Encoded
 from fwk.engine.evaluate import batches_by_length, evaluate
 from fwk.engine.module import Step
 from fwk.errors import ConfigError, DataError, UserError
@@ -30,7 +31,6 @@ from fwk.testing import (
     train_briefly,
     trainer_of,
 )
-from fwk.views import Encoded
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
 from fwk_plugins.cvt.imitation import Imitated, perturbation
 from fwk_plugins.cvt.models import cnn_bilstm
@@ -1154,7 +1154,7 @@ def test_what_cannot_be_evaluated_is_one_sentence_before_anything_is_evaluated(
     trained, capsys, arguments, message, monkeypatch
 ):
     for name in ("evaluate", "predict", "predict_texts"):
-        monkeypatch.setattr(f"fwk.engine.api.{name}", None)
+        monkeypatch.setattr(f"fwk.runs.start.{name}", None)
     status, out, err = evaluated(capsys, trained, *arguments)
     assert (
         status == 2 and not out and re.search(message, err) and len(err.strip().splitlines()) == 1

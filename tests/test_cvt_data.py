@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fwk import config
+from fwk.config.resolve import resolve as config
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.tokenizers import load
 from fwk.errors import ConfigError, DataError, UnknownName

@@ -12,7 +12,7 @@ from cases import CASES, SENTENCES
 
 import fwk
 from fwk.cli.evaluate import main as evaluate_command
-from fwk.config import build
+from fwk.config.resolve import build
 from fwk.errors import ConfigError, DataError
 from fwk.testing import _merged, rule_resume, tiny_config, train_briefly, trainer_of
 from fwk_plugins.cvt.tasks.sentences import SentencesTask, normal

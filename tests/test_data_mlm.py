@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from fwk.data import loader
-from fwk.data.loader import evaluation_batches, micro_batches, share, train_batches
+from fwk.contracts.task import Task
 from fwk.data.order import Order
 from fwk.data.preprocess import TokenizerSpec, build_store
 from fwk.data.tokenizers import load
+from fwk.engine.feed import loader
+from fwk.engine.feed.loader import evaluation_batches, micro_batches, share, train_batches
 from fwk.errors import ConfigError, DataError, PluginError, RunError
-from fwk.tasks.base import Task
 from fwk.tasks.mlm import MaskedLanguageModelling
 
 Config = MaskedLanguageModelling.Config
@@ -470,12 +470,12 @@ def test_workers_import_user_directories_before_the_task(files, tmp_path):
     user = tmp_path / "mine"
     user.mkdir()
     (user / "shouting.py").write_text(
-        "from fwk.registry import register\nfrom fwk.tasks.mlm import MaskedLanguageModelling\n"
+        "from fwk.components.registry import register\nfrom fwk.tasks.mlm import MaskedLanguageModelling\n"
         "@register('task', 'shouting')\nclass Shouting(MaskedLanguageModelling):\n"
         "    class Config(MaskedLanguageModelling.Config):\n        pass\n"
     )
-    from fwk.plugins import load_user_dirs
-    from fwk.registry import registry
+    from fwk.components.discovery import load_user_dirs
+    from fwk.components.registry import registry
 
     load_user_dirs([user])
     task = registry.get("task", "shouting").cls(

@@ -105,7 +105,7 @@ def test_the_readmes_objective_has_thirty_lines():
 
 
 def test_the_readmes_combination_is_the_shipped_demo():
-    from fwk.config import resolve
+    from fwk.config.resolve import resolve
 
     block = next(b for b in blocks("README.md") if b["text"].startswith("# combined.yaml"))
     own = yaml.safe_load(block["text"])

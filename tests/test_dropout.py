@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from fwk.models import bert
 from fwk.models.bert import attention
-from fwk.models.dropout import Dropout, dropout
+from fwk.nn.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.999])

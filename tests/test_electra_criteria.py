@@ -22,10 +22,11 @@ from test_electra_noisers import (
 from test_masked_lm import Stub
 
 from fwk import BuildContext, View
-from fwk.config import build, complete_views
+from fwk.config.resolve import build
+from fwk.config.views import complete_views
+from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError
 from fwk.testing import gradients, tiny_config, train_briefly
-from fwk.views import Encoded
 from fwk_plugins.electra.criteria.all_tokens_mlm import AllTokensMLM
 from fwk_plugins.electra.criteria.corruption_detection import CorruptionDetection
 from fwk_plugins.electra.criteria.noise_contrastive import NoiseContrastive

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fwk import BuildContext, Key, View, Vocabulary
-from fwk.config import build
+from fwk.config.resolve import build
+from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError
 from fwk.models.bert import Bert
 from fwk.testing import batches_of, tiny_config, trainer_of
-from fwk.views import Encoded
 from fwk_plugins.electra.models.scaled import Scaled
 from fwk_plugins.electra.models.two_tower import TwoTower
 from fwk_plugins.electra.noisers.frequency_mask import FrequencyMask

@@ -10,9 +10,9 @@ from torch import nn
 import fwk
 from fwk import Phase
 from fwk.engine import evaluate as evaluation
-from fwk.engine.checkpoint import find_checkpoint, read_checkpoint
 from fwk.engine.ema import Average
 from fwk.engine.evaluate import evaluate
+from fwk.engine.saving.checkpoint import find_checkpoint, read_checkpoint
 from fwk.errors import CheckpointError, ConfigError
 from fwk.testing import _merged, batches_of, tiny_config, train_briefly, trainer_of
 
@@ -63,7 +63,7 @@ def test_the_weights_come_back_when_an_evaluation_fails(monkeypatch):
 
 
 def test_without_a_decay_there_is_nothing_to_evaluate_with():
-    from fwk.config import check
+    from fwk.config.views import check
 
     with pytest.raises(
         ConfigError, match=r"train\.evaluate_average: there is no moving average.*train\.ema"

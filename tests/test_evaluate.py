@@ -14,10 +14,10 @@ from cases import CASES, SENTENCES, TREEBANK
 
 import fwk
 from fwk.cli.evaluate import main as evaluate_command
-from fwk.engine import api
-from fwk.engine.checkpoint import find_checkpoint
+from fwk.engine.saving.checkpoint import find_checkpoint
 from fwk.errors import CheckpointError, DataError, UserError
 from fwk.files import write_atomically
+from fwk.runs import start as api
 from fwk.testing import _merged, tiny_config
 
 RISING = {"from": 0.0, "to": 3.0}
@@ -272,7 +272,7 @@ def test_the_files_of_several_sources_are_looked_at_before_anything_is_evaluated
         )
         (tmp_path / "said.b.conllu").mkdir(exist_ok=True)
         with monkeypatch.context() as patch:
-            patch.setattr("fwk.engine.api.evaluate", None)
+            patch.setattr("fwk.runs.start.evaluate", None)
             status, out, err = evaluated(capsys, run, "--predictions", tmp_path / "said.conllu")
         assert (
             status == 2 and not out and message in err and not (tmp_path / "said.a.conllu").exists()

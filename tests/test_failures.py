@@ -20,11 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from fwk import hookimpl
 from fwk.cli.common import run_command
-from fwk.engine import api, checkpoint
 from fwk.engine import trainer as trainer_module
-from fwk.engine.saver import Saver
+from fwk.engine.saving import checkpoint
+from fwk.engine.saving.saver import Saver
 from fwk.errors import CheckpointError, RunError
-from fwk.reporting import jsonl
+from fwk.hooks import jsonl
+from fwk.runs import start as api
 from fwk.testing import _merged, tiny_config, trainer_of
 
 BASE = {

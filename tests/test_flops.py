@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fwk.config import resolve
-from fwk.flops import GELU, NORM, Text, Transformer, count
+from fwk.config.resolve import resolve
+from fwk.contracts.sizes import GELU, NORM, Text, Transformer
+from fwk.flops import count
 
 PAPERS = Path(__file__).parents[1] / "configs" / "papers"
 
@@ -61,7 +62,7 @@ def test_with_the_tables_generator_electra_small_costs_less_than_its_column_says
 def test_parameters_are_those_published(name, parameters):
     import torch
 
-    from fwk.context import BuildContext, Vocabulary
+    from fwk.contracts.context import BuildContext, Vocabulary
 
     config = resolve([str(PAPERS / f"{name}.yaml")], overrides=["task.data=store"]).config
     with torch.device("meta"):

@@ -26,14 +26,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fwk import yaml_text
 from fwk.cli import plugins, preprocess, train
-from fwk.config import TRAIN_SCHEMA, from_mapping, to_yaml
+from fwk.components.discovery import discover
+from fwk.components.registry import registry
+from fwk.config.identity import to_yaml
+from fwk.config.resolve import from_mapping, yaml_text
+from fwk.config.spec import TRAIN_SCHEMA
 from fwk.data.store import Store
 from fwk.data.tokenizers import load
 from fwk.errors import ConfigError, UserError
-from fwk.plugins import discover
-from fwk.registry import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml"))
@@ -295,7 +296,7 @@ def any_command_line_of_fwk_train(argv: list[str]) -> None:
     finished = SimpleNamespace(exit_status=0)
     with (
         empty_folder() as here,
-        mock.patch("fwk.engine.api.run", lambda *arguments, **options: finished),
+        mock.patch("fwk.runs.start.run", lambda *arguments, **options: finished),
     ):
         (here / "x.yaml").write_text("train: {batch: 3}\n")
         status, _, err = call(train.main, safe(argv))

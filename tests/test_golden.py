@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent / "golden"))
 
 import make
 
-from fwk.plugins import discover
-from fwk.registry import registry
+from fwk.components.discovery import discover
+from fwk.components.registry import registry
 
 
 @pytest.mark.parametrize("name", make.CURVES)

@@ -11,7 +11,7 @@ import torch
 
 import fwk
 from fwk.cli import export as export_command
-from fwk.cli import import_ as import_command
+from fwk.cli import import_checkpoint as import_command
 from fwk.data import tokenizers
 from fwk.errors import ConfigError, DataError, RunError
 from fwk.hf import exporting

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from fwk import register, testing
-from fwk.data import loader
-from fwk.data.joined import Joined
+from fwk.contracts.task import Source
+from fwk.contracts.views import View
+from fwk.engine.feed import loader
+from fwk.engine.feed.joined import Joined
 from fwk.engine.module import Step
 from fwk.errors import DataError, PluginError
 from fwk.noisers.bert_mask import BertMask
-from fwk.tasks.base import Source
 from fwk.testing import batches_of, tiny_config, trainer_of
-from fwk.views import View
 
 VIEWS = {
     "masked": {"noiser": "bert_mask"},

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwk.keyed import Key, choose, exact_share, fold, invert_cdf, mix, mix_array
+from fwk.contracts.keyed import Key, choose, exact_share, fold, invert_cdf, mix, mix_array
 
 
 def key(draws, seed=1, purpose="test"):
@@ -118,7 +118,9 @@ def test_numpy_and_torch_give_the_same_integers_and_choices(monkeypatch):
         draws = torch.from_numpy(rng.integers(0, 2**62, B))
         results = []
         for with_numpy in (True, False):
-            monkeypatch.setattr("fwk.keyed._with_numpy", lambda tensor, answer=with_numpy: answer)
+            monkeypatch.setattr(
+                "fwk.contracts.keyed._with_numpy", lambda tensor, answer=with_numpy: answer
+            )
             k = key(draws)
             positions, valid = choose(k, eligible, ratio)
             results.append(

@@ -46,8 +46,8 @@ def serve() -> None:
     import torch
     import torch._dynamo  # optimizers import it when they are made, which takes longer than a run here
 
-    from fwk.engine import api  # noqa: F401  everything a run needs, before the first fork
-    from fwk.plugins import load_plugins
+    from fwk.components.discovery import load_plugins
+    from fwk.runs import start as api  # noqa: F401  everything a run needs, before the first fork
     from fwk.testing import tiny_config
 
     torch.set_num_threads(1)
@@ -85,7 +85,8 @@ def _wait_for_saves(reader: int, saves: int) -> None:
 
 def _child(request: dict, writer: int) -> None:
     from fwk.cli.common import run_command
-    from fwk.engine import api, checkpoint
+    from fwk.engine.saving import checkpoint
+    from fwk.runs import start as api
     from fwk.testing import tiny_config
 
     with open(Path(request["folder"]).with_suffix(".log"), "a") as log:
@@ -109,7 +110,7 @@ def _child(request: dict, writer: int) -> None:
 def _die_at(step: int, in_save: int) -> None:
     """Kills this process at the `step`-th thing that its `in_save`-th save does to the disk: just before it, or (where
     it writes a file) halfway through it."""
-    from fwk.engine import checkpoint
+    from fwk.engine.saving import checkpoint
 
     state = {"saves": 0, "steps": 0}
     write, settle = checkpoint.write_checkpoint, checkpoint.settle

@@ -17,10 +17,12 @@ import torch
 
 from fwk import hookimpl
 from fwk.cli.common import run_command
-from fwk.engine import api, checkpoint, trainer
-from fwk.engine.lifecycle import folder_lock
+from fwk.components.discovery import hook_signatures
+from fwk.engine import trainer
+from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, RunError
-from fwk.plugins import hook_signatures
+from fwk.runs import start as api
+from fwk.runs.lock import folder_lock
 from fwk.testing import _merged, tiny_config
 
 BASE = {

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from fwk import BuildContext, Encoder, Key, View, Vocabulary
-from fwk.criteria.masked_lm import MaskedLM, MaskedLMHead
-from fwk.criteria.softmax import token_losses
+from fwk.contracts.views import Encoded
+from fwk.criteria.masked_lm import MaskedLM
+from fwk.nn.masked_lm_head import MaskedLMHead
+from fwk.nn.softmax import token_losses
 from fwk.noisers.bert_mask import BertMask
-from fwk.views import Encoded
 
 V, D, T, B = 23, 6, 12, 7
 VOCABULARY = Vocabulary(size=V, pad=0, unk=1, cls=2, sep=3, mask=4, special=(0, 1, 2, 3, 4))

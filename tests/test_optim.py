@@ -9,15 +9,15 @@ import torch
 from torch import nn
 
 from fwk import testing
-from fwk.engine import checkpoint
+from fwk.components.discovery import load_plugins
+from fwk.components.registry import registry
+from fwk.contracts.optimizer import set_learning_rate
+from fwk.engine.parameter_groups import layer_depths, owners, parameter_groups
+from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, ConfigError
-from fwk.optim.adamw import AdamW
-from fwk.optim.base import set_learning_rate
-from fwk.optim.groups import layer_depths, owners, parameter_groups
-from fwk.optim.lamb import trust_ratios
-from fwk.optim.sgd import SGD
-from fwk.plugins import load_plugins
-from fwk.registry import registry
+from fwk.optimizers.adamw import AdamW
+from fwk.optimizers.lamb import trust_ratios
+from fwk.optimizers.sgd import SGD
 
 CPU = torch.device("cpu")
 
@@ -502,8 +502,8 @@ def test_the_groups_of_a_first_party_optimizer_are_as_they_were_built(name):
 
 KEEPS_IN_GROUP = '''
 import torch
-from fwk.optim.base import OptimizerConfig, OptimizerFactory
-from fwk.registry import register
+from fwk.contracts.optimizer import OptimizerConfig, OptimizerFactory
+from fwk.components.registry import register
 
 
 @register("optimizer", "test_averaging")

@@ -10,23 +10,22 @@ from pathlib import Path
 
 import pytest
 
-import fwk.plugins
-from fwk import user_code
 from fwk.cli.train import main
-from fwk.config import resolve
-from fwk.errors import PluginError
-from fwk.hookspecs import hookimpl
-from fwk.plugins import (
-    BrokenPlugin,
+from fwk.components import discovery
+from fwk.components import user_dirs as user_code
+from fwk.components.discovery import (
     PluginManager,
     discover,
     hook_signatures,
     load_plugins,
     load_user_dirs,
     provenance,
-    required,
 )
-from fwk.registry import registry
+from fwk.components.registry import registry
+from fwk.config.identity import required
+from fwk.config.resolve import resolve
+from fwk.contracts.hooks import hookimpl
+from fwk.errors import BrokenPlugin, PluginError
 
 COMPONENT = '''
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def forgotten(monkeypatch):
     for table in (registry.packages, sys.modules):
         for name in [n for n in table if n.startswith(mine)]:
             del table[name]
-    fwk.plugins._discovered -= {name for name in fwk.plugins._discovered if name.startswith("fake")}
+    discovery._discovered -= {name for name in discovery._discovered if name.startswith("fake")}
 
 
 @pytest.fixture
@@ -117,7 +116,9 @@ def test_one_file_is_a_user_directory_too(folder):
 def test_a_class_that_leaves_out_what_its_base_needs_is_refused_by_name(
     folder, kind, base, missing
 ):
-    module = {"OptimizerFactory": "fwk.optim.base", "Task": "fwk.tasks.base"}.get(base, "fwk")
+    module = {"OptimizerFactory": "fwk.contracts.optimizer", "Task": "fwk.contracts.task"}.get(
+        base, "fwk"
+    )
     place = folder(
         bare=f"from fwk import register\nfrom {module} import {base}\n\n@register('{kind}', 'bare_u')\nclass Bare({base}):\n    pass\n"
     )
@@ -178,7 +179,7 @@ def test_classes_pickle_into_processes_that_have_not_loaded_the_folder(folder):
     code = (
         "import sys, pickle, fwk; _, cls, config = pickle.loads(sys.stdin.buffer.read());"
         "assert config.share == 0.25 and cls.__name__ == 'pickled_u';"
-        "from fwk.registry import registry; assert registry.get('schedule', 'pickled_u').cls is cls"
+        "from fwk.components.registry import registry; assert registry.get('schedule', 'pickled_u').cls is cls"
     )
     import os
 
@@ -256,7 +257,9 @@ def test_a_user_directory_that_does_not_import_is_fatal_and_named(folder, text, 
     assert main(["--user-dir", str(place), "--task", "synthetic"]) == 2
     err = capsys.readouterr().err.strip().splitlines()
     assert err[-1].startswith("fwk-train: error: plugin '") and "broken.py" in "".join(err[:-1])
-    assert not any("importlib" in line or "fwk/plugins.py" in line for line in err[:-1])
+    assert not any(
+        "importlib" in line or "fwk/components/discovery.py" in line for line in err[:-1]
+    )
 
 
 def test_allow_broken_plugins_makes_it_a_warning(folder, capsys):
@@ -292,7 +295,7 @@ def test_an_installed_plugin_is_found_by_its_entry_point(folder, monkeypatch):
         one=COMPONENT.format(name="installed_u"),
     )
     monkeypatch.syspath_prepend(str(place.parent))
-    monkeypatch.setattr(fwk.plugins, "installed", lambda: [_Point("fake_a", "fake_plugin_a")])
+    monkeypatch.setattr(discovery, "installed", lambda: [_Point("fake_a", "fake_plugin_a")])
     discover()
     assert registry.get("schedule", "installed_u").plugin == "fake_a"
     assert provenance()["components"]["fake_a"] == ["schedule installed_u"]
@@ -305,9 +308,9 @@ def test_an_installed_plugin_with_an_index_is_not_imported_before_it_is_needed(f
         one=COMPONENT.format(name="indexed_u"),
     )
     monkeypatch.syspath_prepend(str(place.parent))
-    code = "from fwk.registry import registry, write_index; registry.packages['fake_plugin_b'] = 'fake_b'; write_index('fake_plugin_b')"
+    code = "from fwk.components.registry import registry; from fwk.components.write_index import write_index; registry.packages['fake_plugin_b'] = 'fake_b'; write_index('fake_plugin_b')"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=place.parent)
-    monkeypatch.setattr(fwk.plugins, "installed", lambda: [_Point("fake_b", "fake_plugin_b")])
+    monkeypatch.setattr(discovery, "installed", lambda: [_Point("fake_b", "fake_plugin_b")])
     discover()
     entry = registry.get("schedule", "indexed_u")
     assert (
@@ -322,7 +325,7 @@ def test_an_installed_plugin_that_does_not_import_is_fatal(folder, monkeypatch, 
     place = folder("fake_plugin_c", __init__="import nothing_of_this_name\n")
     monkeypatch.syspath_prepend(str(place.parent))
     monkeypatch.setattr(
-        fwk.plugins,
+        discovery,
         "installed",
         lambda: [_Point("fake_c", "fake_plugin_c"), _Point("fake_d", "fake_gone")],
     )
@@ -338,14 +341,14 @@ def test_an_installed_plugin_that_does_not_import_is_fatal(folder, monkeypatch, 
 
 
 def test_first_party_plugins_come_through_the_same_door():
-    points = {point.name: point.value for point in fwk.plugins.installed()}
+    points = {point.name: point.value for point in discovery.installed()}
     assert points["tied_mlm"] == "fwk_plugins.tied_mlm"
     assert registry.get("criterion", "semantic_augment").plugin == "tied_mlm"
     assert provenance()["plugins"]["tied_mlm"]["distribution"] == "fwk"
 
 
 def test_the_engine_names_no_plugin_and_no_objective():
-    root = Path(fwk.__file__).parent
+    root = Path(discovery.__file__).parent.parent
     for path in root.rglob("*.py"):
         text = path.read_text()
         assert "import fwk_plugins" not in text and "from fwk_plugins" not in text, path
@@ -417,7 +420,7 @@ def test_hook_functions_of_a_module_are_called(folder):
     place = folder(
         hooks="""
         from fwk import hookimpl
-        from fwk.hookspecs import fwk_run_begin  # imported, not implemented
+        from fwk.contracts.hooks import fwk_run_begin  # imported, not implemented
         @hookimpl
         def fwk_logged(run, record):
             record["from"] = "module"
@@ -455,7 +458,7 @@ def test_a_wrong_hook_in_a_module_is_one_message(folder, capsys, tmp_path):
 
 
 def test_every_hook_is_documented():
-    from fwk import hookspecs
+    from fwk.contracts import hooks as hookspecs
 
     assert hook_signatures() and all(getattr(hookspecs, name).__doc__ for name in hook_signatures())
 

@@ -12,9 +12,10 @@ from test_distributed import torchrun
 from torch import nn
 
 from fwk import hookimpl
-from fwk.engine import diagnosis, precision
-from fwk.engine.distributed import World
+from fwk.engine import precision
 from fwk.engine.evaluate import evaluate
+from fwk.engine.failures.explanations import not_finite as diagnosis
+from fwk.engine.ranks.world import World
 from fwk.errors import RunError
 from fwk.testing import _merged, _stopped_at, batches_of, tiny_config, train_briefly, trainer_of
 

@@ -12,8 +12,8 @@ from cases import CASES, LSTM, config_of
 from test_distributed import torchrun
 
 from fwk import testing
-from fwk.engine import compiling
-from fwk.engine.recompute import Recomputed
+from fwk.engine.speed import compiling
+from fwk.engine.speed.recompute import Recomputed
 from fwk.errors import ConfigError
 from fwk.testing import _merged, batches_of, tiny_config, train_briefly, trainer_of
 

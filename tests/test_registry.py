@@ -14,10 +14,11 @@ from typing import Any, Literal
 import pytest
 
 from fwk import registry as public_registry
+from fwk.components.discovery import discover
+from fwk.components.index import build_index, package_folder, read_index
+from fwk.components.registry import KINDS, register, registry
+from fwk.contracts.options import FieldSpec, convert, option, schema_of
 from fwk.errors import PluginError, UnknownName
-from fwk.plugins import discover
-from fwk.registry import KINDS, build_index, package_folder, read_index, register, registry
-from fwk.schema import FieldSpec, convert, option, schema_of
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +169,7 @@ def test_registering_the_same_class_again_is_no_duplicate():
 
 
 def test_true_index_is_used_and_a_changed_source_is_not_believed(scratch_package):
-    from fwk.registry import write_index
+    from fwk.components.write_index import write_index
 
     registry.packages["scratch_fwk"] = "scratch"
     write_index("scratch_fwk")
@@ -194,12 +195,12 @@ def test_true_index_is_used_and_a_changed_source_is_not_believed(scratch_package
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"sources": 3}', "\x00"])
 def test_unreadable_index_is_an_absent_one(tmp_path, text):
     (tmp_path / "index.json").write_text(text)
-    assert read_index(tmp_path) == {"sources": {}, "components": []}
+    assert read_index("scratch_fwk", tmp_path) == {"sources": {}, "components": []}
 
 
 def test_names_and_schemas_import_no_torch():
     code = (
-        "import sys; from fwk.plugins import discover; from fwk.registry import registry, KINDS; discover();"
+        "import sys; from fwk.components.discovery import discover; from fwk.components.registry import registry, KINDS; discover();"
         "n = [f for e in registry for f in e.schema]; assert len(n) > 20; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

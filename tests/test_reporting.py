@@ -13,12 +13,12 @@ import torch
 
 from fwk.errors import DataError
 from fwk.flops import Count
+from fwk.hooks.baselines import text_baselines
+from fwk.hooks.jsonl import JSONL, as_line, cut_back, read_metrics
+from fwk.hooks.tensorboard import TensorBoard, scalars
+from fwk.hooks.terminal import Terminal, duration, live_line, number, short_names, speed
 from fwk.reporting import figure
-from fwk.reporting.baselines import text_baselines
-from fwk.reporting.environment import describe_environment, git_revision
-from fwk.reporting.jsonl import JSONL, as_line, cut_back, read_metrics
-from fwk.reporting.tensorboard import TensorBoard, scalars
-from fwk.reporting.terminal import Terminal, duration, live_line, number, short_names, speed
+from fwk.runs.environment import describe_environment, git_revision
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = {
@@ -141,7 +141,7 @@ def test_tensorboard_shows_the_numbers_of_the_jsonl():
 
 def test_tensorboard_is_imported_only_when_there_is_a_number(tmp_path):
     code = (
-        "import sys, types\nfrom fwk.reporting.tensorboard import TensorBoard\n"
+        "import sys, types\nfrom fwk.hooks.tensorboard import TensorBoard\n"
         "hook = TensorBoard(TensorBoard.Config())\nrun = types.SimpleNamespace(folder='.', update=0)\n"
         "hook.fwk_run_begin(run=run)\nhook.fwk_logged(run=run, record={'event': 'started'})\nhook.fwk_run_end()\n"
         "assert not [name for name in sys.modules if name.startswith('tensorboard')]\n"

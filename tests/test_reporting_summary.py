@@ -7,13 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fwk.context import BuildContext
+from fwk.contracts.context import BuildContext
 from fwk.criteria.masked_lm import MaskedLM
 from fwk.engine.module import ObjectiveModule
-from fwk.models.bert import Bert
-from fwk.noisers.bert_mask import BertMask
-from fwk.reporting import summary
-from fwk.reporting.summary import (
+from fwk.hooks import summary
+from fwk.hooks.summary import (
     Summary,
     documents,
     fill_in,
@@ -22,6 +20,8 @@ from fwk.reporting.summary import (
     screen,
     sentence,
 )
+from fwk.models.bert import Bert
+from fwk.noisers.bert_mask import BertMask
 from fwk.tasks.synthetic import Synthetic
 
 FOUND = {

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from fwk.errors import ConfigError
-from fwk.optim.constant import Constant
-from fwk.optim.cosine import Cosine
-from fwk.optim.inverse_sqrt import InverseSqrt
-from fwk.optim.inverse_time import InverseTime
-from fwk.optim.linear import Linear
-from fwk.optim.one_cycle import OneCycle
-from fwk.optim.polynomial import Polynomial
-from fwk.optim.wsd import WarmupStableDecay as WSD
+from fwk.schedules.constant import Constant
+from fwk.schedules.cosine import Cosine
+from fwk.schedules.inverse_sqrt import InverseSqrt
+from fwk.schedules.inverse_time import InverseTime
+from fwk.schedules.linear import Linear
+from fwk.schedules.one_cycle import OneCycle
+from fwk.schedules.polynomial import Polynomial
+from fwk.schedules.wsd import WarmupStableDecay as WSD
 
 EVERY = (Linear, Cosine, Constant, Polynomial, InverseSqrt, OneCycle, WSD)
 ALL = pytest.mark.parametrize("schedule", EVERY)

@@ -167,7 +167,7 @@ def test_a_cloze_model_gives_a_distribution_for_each_place(scorer, name, by):
     text = made.task.batch_of(rows)
     micro = made.module.begin(text, 0, _step(), made.device)
     context = made.module.scoring_context(made.path, micro, _step(), 10_000)
-    from fwk.views import View
+    from fwk.contracts.views import View
 
     with torch.no_grad():
         values = made.component.log_probs(

@@ -7,10 +7,10 @@ import torch
 from test_masked_lm import VOCABULARY, B, D, Stub, T, reference_nll, text
 
 from fwk import BuildContext, Key
+from fwk.contracts.views import Encoded
 from fwk.engine.module import Step
 from fwk.noisers.bert_mask import BertMask
 from fwk.testing import _stopped_at, batches_of, difference, gradients, tiny_config, trainer_of
-from fwk.views import Encoded
 from fwk_plugins.tied_mlm.semantic_augment import SemanticAugment, feature_distance
 
 

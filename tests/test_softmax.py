@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from fwk import invert_cdf
-from fwk.criteria.softmax import NARROWEST, Softmax, cross_entropy
+from fwk.nn.softmax import NARROWEST, Softmax, cross_entropy
 
 N, E, V = 37, 6, 3 * NARROWEST + 11  # three whole pieces and a rest
 

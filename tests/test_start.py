@@ -105,8 +105,8 @@ def test_load_makes_a_text_task_from_the_run_alone(tmp_path, monkeypatch):
 
 
 def test_what_is_loaded_computes_what_was_trained(tmp_path):
-    from fwk.engine.distributed import World
     from fwk.engine.evaluate import evaluate
+    from fwk.engine.ranks.world import World
     from fwk.testing import trainer_of
 
     done = fwk.train(run=str(tmp_path / "run"), **TINY)

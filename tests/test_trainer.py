@@ -12,11 +12,12 @@ from torch import nn
 
 from fwk import hookimpl
 from fwk.cli.common import run_command
-from fwk.engine import api, checkpoint
-from fwk.engine.distributed import World
 from fwk.engine.evaluate import evaluate
 from fwk.engine.module import Step
+from fwk.engine.ranks.world import World
+from fwk.engine.saving import checkpoint
 from fwk.errors import RunError
+from fwk.runs import start as api
 from fwk.testing import (
     _merged,
     batches_of,
@@ -457,7 +458,7 @@ def test_an_evaluation_does_not_depend_on_the_batch_size():
 
 def test_an_evaluation_does_not_depend_on_the_world_size():
     """Every rank's share of the split, added up by hand, is the whole."""
-    from fwk.data.loader import evaluation_batches
+    from fwk.engine.feed.loader import evaluation_batches
     from fwk.engine.meters import Meters, means
 
     with trainer_of(tiny_config({"criterion": {"semantic_augment": {}}})) as trainer:

@@ -15,8 +15,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from fwk.engine.distributed import World, checksum
-from fwk.engine.watchdog import LostRanks, Watch, process_state
+from fwk.engine.ranks.watchdog import LostRanks, Watch, process_state
+from fwk.engine.ranks.world import World, checksum
 from fwk.errors import RunError
 
 TIMEOUT = 10
@@ -204,7 +204,7 @@ import os, signal, subprocess, sys, time
 from datetime import timedelta
 import torch.distributed as dist
 from fwk.cli.common import run_command
-from fwk.engine.watchdog import Watch
+from fwk.engine.ranks.watchdog import Watch
 
 def store(port, holds=False):
     return dist.TCPStore("127.0.0.1", port, is_master=holds, wait_for_workers=False, timeout=timedelta(seconds=60))
@@ -530,7 +530,7 @@ def test_ranks_that_do_not_make_a_job_say_so_within_the_timeout(tmp_path, ranks,
     ],
 )
 def test_variables_that_contradict_are_the_users_error(monkeypatch, variables, said):
-    from fwk.engine.distributed import process_group
+    from fwk.engine.ranks.joining import process_group
     from fwk.errors import UserError
 
     for name, value in {"WORLD_SIZE": "2", **variables}.items():

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
+from fwk.components.registry import Entry
+from fwk.contracts.options import FieldSpec, shown
 from fwk.errors import ConfigError, FwkError, PluginError, RunError, UnknownName, UserError
-from fwk.registry import Entry
-from fwk.schema import FieldSpec, shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -177,7 +177,7 @@ def field_lines(fields: Iterable[FieldSpec], prefix: str = "") -> list[str]:
 
 def _default(spec: FieldSpec) -> str:
     if isinstance(spec.default, (list, dict)):
-        from fwk.yaml_text import flow
+        from fwk.config.yaml_text import flow
 
         return flow(spec.default)
     return spec.default if isinstance(spec.default, str) and spec.default else shown(spec.default)

@@ -76,7 +76,7 @@ def _main(argv: list[str]) -> int:
                 for line in said:
                     print(line)
             return 0
-        from fwk.engine.api import evaluate_run
+        from fwk.runs.evaluating import evaluate_run
 
         found = evaluate_run(
             a.model,
@@ -107,8 +107,8 @@ def _said(a: argparse.Namespace) -> Iterator[str]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--text: is read by one process; start it without torchrun")
     from fwk.data.text import missing, numbered_lines
-    from fwk.engine.api import load
     from fwk.engine.evaluate import predict_texts
+    from fwk.runs.loaded import load
 
     if a.text != "-" and not os.path.exists(a.text):
         raise missing(a.text)

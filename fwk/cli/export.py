@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 def _main(argv: list[str]) -> int:
     a = parser().parse_args(argv)
-    from fwk.engine.api import load
     from fwk.hf.exporting import export
+    from fwk.runs.loaded import load
 
     with disk_errors():
         made = export(

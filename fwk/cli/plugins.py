@@ -66,7 +66,7 @@ def _main(argv: list[str]) -> int:
         )
     if command == "new":
         return new(arguments[0], options["--dir"][-1] if options["--dir"] else arguments[0])
-    from fwk.plugins import discover
+    from fwk.components.discovery import discover
 
     discover(options["--user-dir"], allow_broken)
     if command == "list":
@@ -80,7 +80,7 @@ def _main(argv: list[str]) -> int:
 
 def list_names(kind: str | None) -> int:
     """One line per registered name."""
-    from fwk.registry import KINDS, registry
+    from fwk.components.registry import KINDS, registry
 
     if kind is not None and kind not in KINDS:
         raise UnknownName("kind of component", kind, KINDS)
@@ -94,7 +94,7 @@ def list_names(kind: str | None) -> int:
 
 def show(name: str) -> int:
     """Options of every component of that name ('criterion masked_lm' and 'noiser masked_lm' are two)."""
-    from fwk.registry import KINDS, registry
+    from fwk.components.registry import KINDS, registry
 
     kind, _, only = name.rpartition("/")
     kinds = [kind] if kind else KINDS
@@ -111,9 +111,9 @@ def show(name: str) -> int:
 
 def check(path: str, user_dirs: Sequence[str]) -> int:
     """Every rule of the conformance kit for everything that `path` registers."""
-    from fwk import user_code
-    from fwk.plugins import load_user_dirs
-    from fwk.registry import registry
+    from fwk.components import user_dirs as user_code
+    from fwk.components.discovery import load_user_dirs
+    from fwk.components.registry import registry
 
     package = load_user_dirs([path])[0]
     mine = [
@@ -151,20 +151,17 @@ def check(path: str, user_dirs: Sequence[str]) -> int:
 
 
 def index(packages: Sequence[str]) -> int:
-    """Write `index.json` of the named packages."""
-    from fwk.plugins import installed
-    from fwk.registry import INDEX, package_folder, write_index
+    """Write `index.json` of the named packages beside their code, to be shipped in their wheels.
 
-    if not packages:
-        others = {point.module.split(".")[0] for point in installed()}
-        packages = [
-            "fwk",
-            *sorted(
-                p for p in others if (package_folder(p) / INDEX).is_file() or p == "fwk_plugins"
-            ),
-        ]
+    Without a name, make the cached indexes of fwk and its own plugins, so that the next start finds them.
+    """
+    from fwk.components.index import OWN_PACKAGES, package_folder, read_index
+    from fwk.components.write_index import write_index
+
     for package in packages:
         print(write_index(package))
+    for package in () if packages else OWN_PACKAGES:
+        read_index(package, package_folder(package))
     return 0
 
 

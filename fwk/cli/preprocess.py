@@ -112,12 +112,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from fwk.contracts.options import shown
     from fwk.data.preprocess import Options, TokenizerSpec, build_store
     from fwk.data.progress import Progress
     from fwk.data.store import Store
     from fwk.data.tokenizers import KINDS, load
     from fwk.errors import ConfigError, nearest
-    from fwk.schema import shown
 
     a = arguments
     if not 16 <= a.vocabulary <= 10_000_000:

@@ -163,7 +163,7 @@ def _weights(text: str) -> list[float]:
 
 
 def _settings(said: Sequence[str]) -> dict[str, Any]:
-    from fwk.yaml_text import scalar
+    from fwk.config.yaml_text import scalar
 
     found = {}
     for entry in said:
@@ -177,8 +177,8 @@ def _settings(said: Sequence[str]) -> dict[str, Any]:
 def _scorer(a: argparse.Namespace, settings: dict[str, Any]) -> Any:
     import torch
 
-    from fwk.engine.api import load
-    from fwk.engine.distributed import choose_device
+    from fwk.engine.ranks.joining import choose_device
+    from fwk.runs.loaded import load
     from fwk.scoring.scorer import Scorer
 
     if a.threads:

@@ -1,4 +1,4 @@
-"""fwk-train: any task x criterion x model x optimizer. Thin: grammar and help; the work is `fwk.engine.api.run`."""
+"""fwk-train: any task x criterion x model x optimizer. Thin: grammar and help; the work is `fwk.runs.start.run`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ def _main(argv: list[str]) -> int:
     if values.get("--help"):
         print(help_text(arguments, allow_broken))
         return 0
-    from fwk.config import resolve, to_yaml, unused
+    from fwk.config.identity import to_yaml
+    from fwk.config.resolve import resolve
+    from fwk.config.views import unused
 
     resolved = resolve(
         values.get("--config", ()),
@@ -125,7 +127,7 @@ def _main(argv: list[str]) -> int:
     for key in unused(resolved.config):  # on every rank: what it refuses must stop them all
         if first_rank():
             print(f"{NAME}: warning: {key} is read by nothing and has no effect", file=sys.stderr)
-    from fwk.engine.api import run
+    from fwk.runs.start import run
 
     done = run(
         resolved.config,
@@ -137,8 +139,9 @@ def _main(argv: list[str]) -> int:
 
 def help_text(arguments: Arguments, allow_broken: bool = False) -> str:
     """General help; with anything chosen, the options of the chosen components."""
-    from fwk.config import DEFAULTS, resolve
-    from fwk.registry import registry
+    from fwk.components.registry import registry
+    from fwk.config.resolve import resolve
+    from fwk.config.spec import DEFAULTS
 
     chosen = any(flag in arguments.values for flag in (*CHOSEN, "--config")) or arguments.overrides
     resolved = resolve(
@@ -215,7 +218,7 @@ def help_text(arguments: Arguments, allow_broken: bool = False) -> str:
 
 
 def _train_lines() -> list[str]:
-    from fwk.config import TRAIN_SCHEMA
+    from fwk.config.spec import TRAIN_SCHEMA
 
     return ["length, precision and bookkeeping:", *field_lines(TRAIN_SCHEMA, "train.")]
 

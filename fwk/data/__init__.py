@@ -1,0 +1,1 @@
+"""Text, tokenizers, token stores and the order in which examples are drawn."""

@@ -21,11 +21,10 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from fwk.data.cache import cache_folder
 from fwk.data.preprocess import lock
 from fwk.data.progress import Progress
 from fwk.errors import DataError
-from fwk.files import write_atomically
+from fwk.files import cache_folder, write_atomically
 
 VERSION = 2  # of the cleaning below: another one is another corpus
 # Packages that an installation of fwk brings, in the order they are read. Others are read only when these give little,

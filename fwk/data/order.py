@@ -18,8 +18,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fwk.contracts.keyed import fold, mix_array
 from fwk.errors import ConfigError, DataError, nearest
-from fwk.keyed import fold, mix_array
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _PERIOD = 256  # blocks after which carried remainders are back at zero; shares are rounded to 1 / (256 * block)

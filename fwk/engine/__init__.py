@@ -1,0 +1,1 @@
+"""The engine: it turns batches into updates and knows no objective."""

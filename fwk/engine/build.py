@@ -7,15 +7,16 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from fwk.config import Component, NetworkSpec, RunConfig, ViewSpec, complete_views
-from fwk.context import BuildContext
+from fwk.config.spec import Component, NetworkSpec, RunConfig, ViewSpec
+from fwk.config.views import complete_views
+from fwk.contracts.context import BuildContext
+from fwk.contracts.encoder import Encoder
+from fwk.contracts.keyed import fold
+from fwk.contracts.noiser import LearnedNoiser, Noiser
+from fwk.contracts.task import Task
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.plan import BATCH
 from fwk.errors import ConfigError, nearest
-from fwk.keyed import fold
-from fwk.models.base import Encoder
-from fwk.noisers.base import LearnedNoiser, Noiser
-from fwk.tasks.base import Task
 
 
 def build_module(config: RunConfig, task: Task) -> ObjectiveModule:

@@ -6,21 +6,19 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fwk.data.loader import evaluation_batches
-from fwk.engine.meters import Meters, component_metrics, means
-from fwk.engine.module import ObjectiveModule, Step
+from fwk.contracts.task import Task
+from fwk.contracts.views import Batch
+from fwk.engine.feed.loader import evaluation_batches
+from fwk.engine.meters import Meters, means
+from fwk.engine.module import ObjectiveModule, Step, component_metrics
+from fwk.engine.run import Run
 from fwk.errors import DataError, UserError
-from fwk.tasks.base import Task
-from fwk.views import Batch
-
-if TYPE_CHECKING:
-    from fwk.engine.run import Run
 
 POSITIONS = 4096  # of a batch of raw texts, padding included: a parser of words keeps several numbers for each pair of positions
 

@@ -4,15 +4,11 @@ skipped under fp16 leaves no trace; only at the log line do sums cross ranks."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fwk.engine.distributed import World, sum_named
-
-if TYPE_CHECKING:
-    from fwk.engine.module import ObjectiveModule
+from fwk.engine.ranks.world import World, sum_named
 
 
 class Meters:
@@ -92,18 +88,3 @@ def means(sums: Mapping[str, Tensor], prefix: str = "sum:") -> dict[str, float]:
             count = float(sums.get("count:" + path[len(prefix) :], torch.tensor(0.0)))
             found[path[len(prefix) :]] = float(total) / count if count else 0.0
     return found
-
-
-def component_metrics(module: ObjectiveModule, sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """Named statistics -> numbers: each component's own, by 'component/name'."""
-    metrics: dict[str, float] = {}
-    for name, component in (*module.criteria.items(), *module.learned.items()):
-        prefix = f"stat:{name}/"
-        own = {
-            path[len(prefix) :]: value for path, value in sums.items() if path.startswith(prefix)
-        }
-        if own:
-            metrics.update(
-                {f"{name}/{key}": value for key, value in component.metrics(own).items()}
-            )
-    return metrics

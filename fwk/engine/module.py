@@ -8,7 +8,15 @@ It knows views, terms and counts, and no objective.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    pass
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,21 +24,21 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from fwk.compiled import compiling
-from fwk.config import ViewSpec
-from fwk.context import Context
-from fwk.criteria.base import Criterion
-from fwk.engine.distributed import World
+from fwk.config.spec import ViewSpec
+from fwk.contracts.context import Context
+from fwk.contracts.criterion import Criterion
+from fwk.contracts.encoder import Encoder
+from fwk.contracts.keyed import Key, fold
+from fwk.contracts.noiser import LearnedNoiser, Noiser
+from fwk.contracts.views import Batch, Encoded, Output, Unmade, View
+from fwk.engine.feed.static import StaticViews
 from fwk.engine.plan import BATCH, Encode, Make, Node, Plan, make_plan, share_calls
-from fwk.engine.recompute import paused
-from fwk.engine.static import StaticViews
+from fwk.engine.ranks.world import World
+from fwk.engine.speed.recompute import paused
 from fwk.errors import ConfigError, DataError, RunError, UserError, nearest
-from fwk.keyed import Key, fold
-from fwk.models.base import Encoder
-from fwk.noisers.base import LearnedNoiser, Noiser
-from fwk.views import Batch, Encoded, Output, Unmade, View
+from fwk.nn.compiled import compiling
 
 
 @dataclass(kw_only=True)
@@ -744,3 +752,18 @@ def _count(step: Step, component: str, term: str) -> float:
 
 def _alone(tensor: Tensor) -> tuple[Tensor, Tensor]:
     return tensor, torch.arange(len(tensor), device=tensor.device)
+
+
+def component_metrics(module: ObjectiveModule, sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Named statistics -> numbers: each component's own, by 'component/name'."""
+    metrics: dict[str, float] = {}
+    for name, component in (*module.criteria.items(), *module.learned.items()):
+        prefix = f"stat:{name}/"
+        own = {
+            path[len(prefix) :]: value for path, value in sums.items() if path.startswith(prefix)
+        }
+        if own:
+            metrics.update(
+                {f"{name}/{key}": value for key, value in component.metrics(own).items()}
+            )
+    return metrics

@@ -12,21 +12,21 @@ import pluggy
 import torch
 from torch import nn
 
-from fwk.config import RunConfig
+from fwk.config.spec import RunConfig
+from fwk.contracts.phase import Phase
+from fwk.contracts.task import Task
 from fwk.data.order import Order
-from fwk.engine.distributed import World
 from fwk.engine.ema import Average
 from fwk.engine.meters import Meters
 from fwk.engine.module import ObjectiveModule
-from fwk.engine.phases import Phase
 from fwk.engine.precision import Precision
+from fwk.engine.ranks.world import World
 from fwk.flops import Count
-from fwk.tasks.base import Task
 
 
 @dataclass(kw_only=True)
 class Run:
-    """Everything about a run in progress; see `fwk.hookspecs` for what hooks may rely on."""
+    """Everything about a run in progress; see `fwk.contracts.hooks` for what hooks may rely on."""
 
     config: RunConfig
     folder: Path

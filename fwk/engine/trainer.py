@@ -31,23 +31,24 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from fwk.data.loader import train_views
-from fwk.engine import checkpoint
-from fwk.engine.agreement import compare_data, compare_weights, cross_examine, testify
-from fwk.engine.diagnosis import Finding, diagnose
+from fwk.contracts.optimizer import set_learning_rate
+from fwk.contracts.phase import Phase
+from fwk.contracts.views import Batch, View
 from fwk.engine.evaluate import evaluate
-from fwk.engine.lifecycle import StopRequest
-from fwk.engine.meters import component_metrics, means
-from fwk.engine.module import MicroBatch, Step
-from fwk.engine.phases import Phase, copy_parameters, freeze
+from fwk.engine.failures.not_finite import Finding, diagnose
+from fwk.engine.feed.loader import train_views
+from fwk.engine.meters import means
+from fwk.engine.module import MicroBatch, Step, component_metrics
+from fwk.engine.parameter_groups import owners, parameter_groups
+from fwk.engine.phases import copy_parameters, freeze
+from fwk.engine.ranks.agreement import compare_data, compare_weights, cross_examine, testify
+from fwk.engine.ranks.watchdog import LostRanks
 from fwk.engine.run import Run
-from fwk.engine.saver import Saver
-from fwk.engine.state import call_each, load, read, snapshot
-from fwk.engine.watchdog import LostRanks
+from fwk.engine.saving import checkpoint
+from fwk.engine.saving.saver import Saver
+from fwk.engine.saving.state import call_each, load, read, snapshot
+from fwk.engine.signals import StopRequest
 from fwk.errors import ConfigError, LogFailed, RunError, nearest
-from fwk.optim.base import set_learning_rate
-from fwk.optim.groups import owners, parameter_groups
-from fwk.views import Batch, View
 
 
 class Trainer:

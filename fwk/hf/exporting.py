@@ -13,8 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from fwk.config import to_yaml
-from fwk.engine.api import Loaded
+from fwk.config.identity import to_yaml
 from fwk.errors import ConfigError, DataError, RunError, nearest
 from fwk.files import Replacement
 from fwk.hf import tokenizer as tokenizers
@@ -27,6 +26,7 @@ from fwk.hf.families import (
     to_there,
 )
 from fwk.models.bert import Bert
+from fwk.runs.loaded import Loaded
 
 TOLERANCE = 1e-5
 ENCODER = "encoder"  # what --by says for an encoder alone

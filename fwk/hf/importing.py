@@ -11,16 +11,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fwk.config import RunConfig, from_mapping
+from fwk.components.discovery import load_plugins
+from fwk.components.registry import registry
+from fwk.config.resolve import from_mapping
+from fwk.config.spec import RunConfig
 from fwk.data import tokenizers
-from fwk.engine import checkpoint
 from fwk.engine.build import build_module
-from fwk.engine.state import model_tensors, write_weights
+from fwk.engine.saving import checkpoint
+from fwk.engine.saving.state import model_tensors, write_weights
 from fwk.errors import DataError
 from fwk.files import Replacement
 from fwk.hf.families import CLASSES, Shape, names, options_here, refuse_another_eps, to_here
-from fwk.plugins import load_plugins
-from fwk.registry import registry
 
 PARTS = {name: Shape(*key) for key, name in CLASSES.items()}
 # heads that are left behind: they are none of the objective's, or are made anew for each task

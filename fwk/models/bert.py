@@ -23,16 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk.apex import apex_part
-from fwk.config import option
-from fwk.context import BuildContext
+from fwk.components.registry import register
+from fwk.contracts.context import BuildContext
+from fwk.contracts.encoder import Encoder
+from fwk.contracts.options import option
+from fwk.contracts.sizes import Transformer
+from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError
-from fwk.flops import Transformer
-from fwk.models.base import Encoder
-from fwk.models.dropout import Dropout, dropout
-from fwk.models.relative import BucketedBias, RelativeBias
-from fwk.registry import register
-from fwk.views import Encoded
+from fwk.nn.apex import apex_part
+from fwk.nn.dropout import Dropout, dropout
+from fwk.nn.relative import BucketedBias, RelativeBias
 
 # layers, width, heads, as released with BERT and its miniatures (Turc et al. 2019)
 SIZES = {

@@ -1,0 +1,1 @@
+"""Noisers, one per file."""

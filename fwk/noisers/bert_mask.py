@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fwk.config import option
-from fwk.context import BuildContext, Context
+from fwk.components.registry import register
+from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.keyed import THOUSANDTHS, Key, choose
+from fwk.contracts.noiser import Noiser
+from fwk.contracts.options import option
+from fwk.contracts.views import View
 from fwk.errors import ConfigError
-from fwk.keyed import THOUSANDTHS, Key, choose
-from fwk.noisers.base import Noiser
-from fwk.registry import register
-from fwk.views import View
 
 
 @register("noiser", "bert_mask")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fwk.context import Context
-from fwk.keyed import Key
-from fwk.noisers.base import Noiser
-from fwk.registry import register
-from fwk.views import View
+from fwk.components.registry import register
+from fwk.contracts.context import Context
+from fwk.contracts.keyed import Key
+from fwk.contracts.noiser import Noiser
+from fwk.contracts.views import View
 
 
 @register("noiser", "identity")

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwk.config import option
-from fwk.context import BuildContext, Context
+from fwk.components.registry import register
+from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.keyed import Key
+from fwk.contracts.noiser import Noiser
+from fwk.contracts.options import option
+from fwk.contracts.views import View
 from fwk.errors import ConfigError, nearest
-from fwk.keyed import Key
-from fwk.noisers.base import Noiser
-from fwk.registry import register
-from fwk.views import View
 
 
 @register("noiser", "rows")

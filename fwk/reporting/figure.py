@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fwk.errors import DataError, UserError
-from fwk.reporting.jsonl import read_metrics
+from fwk.hooks.jsonl import read_metrics
 
 TRAIN, VALID, LINE = "#9db8d9", "#1f4e8c", "#777777"
 OTHER = ("#b3541e", "#2f7d4f", "#7a4b94", "#8a7a1f")

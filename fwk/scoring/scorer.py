@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from fwk.criteria.base import Criterion
-from fwk.engine.api import Loaded
+from fwk.contracts.criterion import Criterion
+from fwk.contracts.noiser import Noiser
+from fwk.contracts.options import convert, schema_of
+from fwk.contracts.views import View
 from fwk.engine.module import Step
 from fwk.engine.precision import Precision
 from fwk.errors import ConfigError, DataError, RunError, nearest
-from fwk.noisers.base import Noiser
-from fwk.schema import convert, schema_of
-from fwk.views import View
+from fwk.runs.loaded import Loaded
 
 GIVE_BACK = 8  # calls after which free memory goes back to the system
 

@@ -15,20 +15,19 @@ from typing import IO, Any, Literal
 import numpy as np
 import torch
 
-from fwk.context import Vocabulary
+from fwk.components.registry import register
+from fwk.contracts.context import Vocabulary
+from fwk.contracts.options import option
+from fwk.contracts.task import Source, Task, Unread
+from fwk.contracts.views import Batch
 from fwk.data.blocks import Blocks, Example, Layout, stack
-from fwk.data.cache import cache_folder
 from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
 from fwk.data.progress import Progress
 from fwk.data.store import Store, is_store
 from fwk.data.text import find_files, missing
 from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load
 from fwk.errors import ConfigError, DataError, nearest
-from fwk.files import digest, write_atomically
-from fwk.registry import register
-from fwk.schema import option
-from fwk.tasks.base import Source, Task, Unread
-from fwk.views import Batch
+from fwk.files import cache_folder, digest, write_atomically
 
 COUNTS, SOURCES, TRAINED_ON = (
     "counts.npy",

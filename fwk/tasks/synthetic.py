@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from fwk.config import option
-from fwk.context import Vocabulary
+from fwk.components.registry import register
+from fwk.contracts.context import Vocabulary
+from fwk.contracts.keyed import fold, mix_array
+from fwk.contracts.options import option
+from fwk.contracts.task import Source, Task
+from fwk.contracts.views import Batch
 from fwk.errors import ConfigError
-from fwk.keyed import fold, mix_array
-from fwk.registry import register
-from fwk.tasks.base import Source, Task
-from fwk.views import Batch
 
 PAD, UNK, CLS, SEP, MASK, FIRST = 0, 1, 2, 3, 4, 5
 

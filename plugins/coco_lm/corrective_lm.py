@@ -29,8 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.copying import copies, copy_losses
-from fwk.criteria.masked_lm import (
+from fwk.contracts.sizes import Text, Transformer
+from fwk.nn.copying import copies, copy_losses
+from fwk.nn.masked_lm_head import (
     OUTPUT_BIAS,
     TIED_OUTPUT,
     MaskedLMHead,
@@ -38,8 +39,7 @@ from fwk.criteria.masked_lm import (
     count_chosen,
     replaced_tokens,
 )
-from fwk.criteria.softmax import Softmax
-from fwk.flops import Text, Transformer
+from fwk.nn.softmax import Softmax
 
 # what stands in the place of masked tokens unless the config says otherwise: samples of a shallow network of full width, which
 # runs once, without dropout

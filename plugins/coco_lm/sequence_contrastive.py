@@ -29,8 +29,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk.contracts.sizes import Text, Transformer
 from fwk.errors import ConfigError
-from fwk.flops import Text, Transformer
 from fwk_plugins.coco_lm.corrective_lm import AUXILIARY
 
 DEFAULTS = {

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, Key, LossTerm, Output, View, option
-from fwk.criteria.softmax import token_losses
+from fwk.contracts.keyed import fold
 from fwk.errors import ConfigError, nearest
-from fwk.keyed import fold
+from fwk.nn.softmax import token_losses
 
 Targets = Literal["soft", "hard"]
 Students = Literal["auxiliary", "primary", "adversarial", "none"]

@@ -3,5 +3,3 @@
 Clark et al. 2020: "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators", ICLR.
 Clark et al. 2020b: "Pre-Training Transformers as Energy-Based Cloze Models", EMNLP.
 """
-
-from fwk_plugins.electra import criteria, hooks, models, noisers  # noqa: F401

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fwk import BuildContext, Context, LearnedNoiser, View, option
-from fwk.criteria.masked_lm import MaskedLMHead
-from fwk.criteria.softmax import Softmax
 from fwk.errors import ConfigError
+from fwk.nn.masked_lm_head import MaskedLMHead
+from fwk.nn.softmax import Softmax
 
 Sampling = Literal["with_dropout", "without_dropout", "run_again"]
 SAMPLING = option(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk.compiled import compiled
+from fwk.nn.compiled import compiled
 
 # what a criterion reads unless the config says otherwise: samples of a generator, and of a cloze model
 GENERATED: dict[str, Any] = {"noiser": "masked_lm", "of": "masked", "network": {"name": "scaled"}}

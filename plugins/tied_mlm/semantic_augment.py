@@ -29,14 +29,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import (
+from fwk.contracts.sizes import Text, Transformer
+from fwk.nn.masked_lm_head import (
     MaskedLMHead,
     OutputBias,
     count_chosen,
     masked_lm_sums,
     masked_log_probs,
 )
-from fwk.flops import Text, Transformer
 
 
 def tied_vectors(features: Tensor, view: View, level: str) -> tuple[Tensor, Tensor]:

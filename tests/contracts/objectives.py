@@ -23,8 +23,8 @@ from fwk import (
     option,
     register,
 )
-from fwk.criteria.masked_lm import MaskedLMHead
-from fwk.criteria.softmax import token_losses
+from fwk.nn.masked_lm_head import MaskedLMHead
+from fwk.nn.softmax import token_losses
 
 
 def mean_features(view: View) -> torch.Tensor:

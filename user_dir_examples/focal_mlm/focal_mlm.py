@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fwk import Criterion, LossTerm, Output, option, register
-from fwk.criteria.masked_lm import MaskedLMHead
-from fwk.criteria.softmax import token_losses
+from fwk.nn.masked_lm_head import MaskedLMHead
+from fwk.nn.softmax import token_losses
 
 
 @register("criterion", "focal_mlm")

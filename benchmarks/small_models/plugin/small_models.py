@@ -18,8 +18,8 @@ import torch
 
 import fwk
 from fwk.criteria.masked_lm import MaskedLM
-from fwk.criteria.softmax import token_losses
 from fwk.errors import ConfigError
+from fwk.nn.softmax import token_losses
 
 
 @fwk.register("criterion", "scaled_masked_lm")

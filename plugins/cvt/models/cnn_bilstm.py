@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from fwk import BuildContext, Encoded, Encoder, Vocabulary, option, register
 from fwk.errors import ConfigError
-from fwk.models.dropout import dropout
+from fwk.nn.dropout import dropout
 from fwk_plugins.cvt.pretrained import UNLABELLED, MixedLayers
 from fwk_plugins.cvt.vectors import WordVocabulary
 

@@ -1,3 +1,1 @@
 """Sentences of words."""
-
-from fwk_plugins.cvt.tasks import sentences  # noqa: F401

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from fwk import Batch, Source, Task, Vocabulary, option, register
+from fwk.contracts.keyed import fold, mix_array
+from fwk.contracts.task import Unread
 from fwk.data.store import is_store
 from fwk.errors import ConfigError, DataError, UserError, nearest
 from fwk.files import check_target, write_atomically
-from fwk.keyed import fold, mix_array
-from fwk.tasks.base import Unread
 from fwk_plugins.cvt import readers, tags
 from fwk_plugins.cvt.packed import Packed
 from fwk_plugins.cvt.pretrained import (

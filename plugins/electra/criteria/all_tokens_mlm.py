@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.copying import copy_losses
-from fwk.criteria.masked_lm import (
+from fwk.contracts.sizes import Text, Transformer
+from fwk.nn.copying import copy_losses
+from fwk.nn.masked_lm_head import (
     OUTPUT_BIAS,
     TIED_OUTPUT,
     MaskedLMHead,
     OutputBias,
     replaced_tokens,
 )
-from fwk.flops import Text, Transformer
 from fwk_plugins.electra.heads import GENERATED
 
 

@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
+from fwk.contracts.sizes import Text, Transformer
 from fwk.errors import ConfigError
-from fwk.flops import Text, Transformer
+from fwk.nn.masked_lm_head import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
 
 
 @register("criterion", "cloze")

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import replaced_tokens
-from fwk.flops import Text, Transformer
+from fwk.contracts.sizes import Text, Transformer
+from fwk.nn.masked_lm_head import replaced_tokens
 from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 

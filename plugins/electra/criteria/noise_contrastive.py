@@ -31,8 +31,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import count_chosen
-from fwk.flops import Text, Transformer
+from fwk.contracts.sizes import Text, Transformer
+from fwk.nn.masked_lm_head import count_chosen
 from fwk_plugins.electra.heads import CLOZE, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 

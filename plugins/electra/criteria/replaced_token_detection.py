@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import count_chosen, replaced_tokens
+from fwk.contracts.sizes import Text, Transformer
 from fwk.errors import ConfigError
-from fwk.flops import Text, Transformer
+from fwk.nn.masked_lm_head import count_chosen, replaced_tokens
 from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 

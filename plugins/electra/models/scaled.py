@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fwk import BuildContext, Encoded, Encoder, option, register
+from fwk.contracts.sizes import Transformer
 from fwk.errors import ConfigError
-from fwk.flops import Transformer
 from fwk.models.bert import Bert
 from fwk_plugins.electra.models.two_tower import TwoTower
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Encoded, Encoder, register
-from fwk.flops import Transformer
+from fwk.contracts.sizes import Transformer
 from fwk.models.bert import Bert
 
 

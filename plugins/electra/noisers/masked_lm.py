@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Key, LossTerm, Output, View, option, register
-from fwk.criteria.masked_lm import OUTPUT_BIAS, OutputBias, count_chosen, masked_log_probs
-from fwk.criteria.softmax import Softmax
+from fwk.contracts.sizes import Text, Transformer
 from fwk.errors import ConfigError, nearest
-from fwk.flops import Text, Transformer
+from fwk.nn.masked_lm_head import OUTPUT_BIAS, OutputBias, count_chosen, masked_log_probs
+from fwk.nn.softmax import Softmax
 from fwk_plugins.electra.cloze_noiser import SAMPLING, TEMPERATURE, WEIGHT, ClozeNoiser, Sampling
 from fwk_plugins.electra.corruption import kept, replaced
 

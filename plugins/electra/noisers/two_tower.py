@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from fwk import BuildContext, Context, Key, LossTerm, Output, View, register
-from fwk.criteria.masked_lm import OUTPUT_BIAS, OutputBias
-from fwk.criteria.softmax import Softmax
+from fwk.contracts.sizes import Text, Transformer
 from fwk.errors import ConfigError
-from fwk.flops import Text, Transformer
+from fwk.nn.masked_lm_head import OUTPUT_BIAS, OutputBias
+from fwk.nn.softmax import Softmax
 from fwk_plugins.electra.cloze_noiser import SAMPLING, TEMPERATURE, WEIGHT, ClozeNoiser, Sampling
 from fwk_plugins.electra.corruption import RATIO, replaced, with_positions
 

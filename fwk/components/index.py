@@ -1,0 +1,107 @@
+"""Indexes of components: what a package registers, readable without importing it.
+
+An index holds the name, the class, the options and the content hash of every source file of a package. An installed
+wheel ships one as `index.json` beside the code. A checkout has none: its index is made on demand, in a process of its
+own because making it imports everything, and is kept in the cache folder under the content hash of the sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from fwk.errors import PluginError
+from fwk.files import cache_folder, write_atomically
+
+INDEX = "index.json"
+# the packages of this project, whose index is made on demand; other packages ship one or are imported
+OWN_PACKAGES = ("fwk", "fwk_plugins")
+# set in the process that makes an index, which must not ask for one
+MAKING = "FWK_MAKING_INDEX"
+# folders of fwk whose modules register something; a plugin's package is searched whole
+COMPONENT_FOLDERS = ("tasks", "models", "criteria", "noisers", "optimizers", "schedules", "hooks")
+
+
+def component_files(package: str, folder: Path) -> dict[str, str]:
+    """Return relative path -> module name for every source file that may register a component."""
+    modules = {}
+    roots = [folder / name for name in COMPONENT_FOLDERS] if package == "fwk" else [folder]
+    for path in sorted(p for root in roots for p in root.rglob("*.py")):
+        parts = path.relative_to(folder).with_suffix("").parts
+        if package == "fwk" and parts[-1] == "__init__":
+            continue
+        module = ".".join([package, *(parts[:-1] if parts[-1] == "__init__" else parts)])
+        modules[path.relative_to(folder).as_posix()] = module
+    return modules
+
+
+def content_hash(path: Path) -> str:
+    """Return the hash of a source file, equal for both conventions of line ends."""
+    return hashlib.blake2b(path.read_bytes().replace(b"\r\n", b"\n"), digest_size=8).hexdigest()
+
+
+def package_folder(package: str) -> Path:
+    """Return the folder of a top-level package without importing it.
+
+    Raises PluginError where no such package is installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise PluginError(f"cannot make an index: no package '{package}' is installed")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def read_index(package: str, folder: Path) -> dict[str, Any]:
+    """Return a package's index: the shipped one, else the cached one, else one made now.
+
+    An empty index means that none can be read or made; the sources are then imported.
+    """
+    shipped = folder / INDEX
+    if shipped.is_file() or package not in OWN_PACKAGES or os.environ.get(MAKING):
+        return _parse(shipped)
+    cached = cache_folder() / "index" / f"{package}-{_sources_hash(package, folder)}.json"
+    if not cached.is_file():
+        _fill_cache(package, cached)
+    return _parse(cached)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        return {"sources": dict(index["sources"]), "components": list(index["components"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"sources": {}, "components": []}
+
+
+def _sources_hash(package: str, folder: Path) -> str:
+    """The hash of every source file that can change the index: the package's and fwk's own.
+
+    Options of a plugin may be defined by a class or constant of fwk, so a plugin's index depends on both.
+    """
+    folders = {package: folder, "fwk": Path(__file__).parent.parent}
+    hashed = hashlib.blake2b(digest_size=12)
+    for name in sorted(folders):
+        for path in sorted(folders[name].rglob("*.py")):
+            relative = path.relative_to(folders[name]).as_posix()
+            hashed.update(f"{name}/{relative} {content_hash(path)}\n".encode())
+    return hashed.hexdigest()
+
+
+def _fill_cache(package: str, path: Path) -> None:
+    """Make a package's index in another process and store it; on failure nothing is stored."""
+    environment = {k: v for k, v in os.environ.items() if k != "FWK_USER_DIRS"} | {MAKING: "1"}
+    command = [sys.executable, "-m", "fwk.components.write_index", package]
+    made = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if made.returncode:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, made.stdout.encode())
+    except OSError:  # a read-only cache: the sources are imported instead
+        return

@@ -1,0 +1,1 @@
+"""Configuration: YAML files, flags and overrides become one typed, validated `RunConfig`."""

@@ -1,0 +1,1 @@
+"""The contracts that plugins implement and the objects that they are given."""

@@ -1,0 +1,1 @@
+"""Explanations of failures; a healthy update runs none of this."""

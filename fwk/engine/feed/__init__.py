@@ -1,0 +1,1 @@
+"""Batches of views, from the task to the device."""

@@ -1,0 +1,38 @@
+"""Static views: what noisers without a network make of a batch, before any network runs.
+
+They are a pure function of the batch and its draws, so they are made where the examples are read: in the loader's
+processes, and for several micro-batches in one call where every noiser allows it (`Noiser.by_row`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fwk.contracts.keyed import Key
+from fwk.contracts.noiser import Noiser
+from fwk.contracts.views import Batch, View
+from fwk.engine.plan import BATCH
+
+
+@dataclass(frozen=True)
+class StaticViews:
+    """noisers: by view, in the order in which they are made. sources: by view, the view it is made of."""
+
+    seed: int
+    noisers: Mapping[str, Noiser]
+    sources: Mapping[str, str]
+
+    @property
+    def by_row(self) -> bool:
+        return all(noiser.by_row for noiser in self.noisers.values())
+
+    def __call__(self, batch: Batch, split: str) -> dict[str, View]:
+        """The batch and every static view of it, by name."""
+        views = {BATCH: View.of(batch)}
+        for name, noiser in self.noisers.items():
+            source = views[self.sources[name]]
+            made = noiser.apply(source, Key(self.seed, f"{split}/{name}", source.draws))
+            padded = made.padded and not made.is_full()
+            views[name] = made.replace(name=name, encoded=None, outline=False, padded=padded)
+        return views

@@ -1,0 +1,1 @@
+"""Several processes: joining, collectives, agreement and the watchdog."""

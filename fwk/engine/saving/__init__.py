@@ -1,0 +1,1 @@
+"""Checkpoints: their files, their content and the background writer."""

@@ -1,0 +1,1 @@
+"""Compilation and activation checkpointing."""

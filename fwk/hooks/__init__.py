@@ -1,0 +1,1 @@
+"""Hooks: the terminal, log files, TensorBoard and the closing summary."""

@@ -1,0 +1,1 @@
+"""Neural-network parts shared by criteria, models and noisers."""

@@ -1,1 +1,0 @@
-"""Optimizers, their parameter groups, and learning-rate schedules: one file per registered thing."""
