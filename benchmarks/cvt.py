@@ -29,7 +29,7 @@ from trainer_tax import by_fwk, optimizer_by_hand
 
 from fwk import View
 from fwk.testing import tiny_config, trainer_of
-from fwk_plugins.cvt.imitation import Imitated
+from fwk_plugins.cvt.imitation import TeacherTargets
 from fwk_plugins.cvt.trees import best_heads, decode
 
 TAGS = (
@@ -133,7 +133,7 @@ def by_hand(trainer, batch: int) -> tuple[Callable[[], None], Callable[[], torch
     optimizer, draws, update = optimizer_by_hand(parameters), np.arange(batch), 0
 
     def encoded(data, wanted: tuple[str, ...]) -> View:
-        return View.of(data).replace(
+        return View.from_batch(data).replace(
             encoded=encoder(data.inputs, None if data.mask.all() else data.mask, None, wanted)
         )
 
@@ -153,7 +153,9 @@ def by_hand(trainer, batch: int) -> tuple[Callable[[], None], Callable[[], torch
             encoder.eval()
             teacher = encoded(data, ())
             encoder.train()
-            imitated = {task: Imitated(task.primary(teacher), data.mask) for task in (pos, tree)}
+            imitated = {
+                task: TeacherTargets(task.primary(teacher), data.mask) for task in (pos, tree)
+            }
         student = encoded(data, states)
         return (
             sum(
@@ -224,7 +226,9 @@ def decoding(
 
             @torch.no_grad()
             def scores() -> torch.Tensor:
-                view = View.of(data).replace(encoded=encoder(data.inputs, data.mask, None, ()))
+                view = View.from_batch(data).replace(
+                    encoded=encoder(data.inputs, data.mask, None, ())
+                )
                 B, T = view.content.shape
                 return F.pad(tree.primary(view).view(B, T, -1, T + 1).logsumexp(2), (0, 0, 1, 0))
 

@@ -20,7 +20,7 @@ from common import ratio, table, taking_turns, write
 
 from fwk.contracts.context import BuildContext, Vocabulary
 from fwk.contracts.views import Batch
-from fwk.engine.feed.joined import Joined
+from fwk.engine.feed.joined import JoinedViews
 from fwk.engine.feed.loader import _AT_MOST, _TOGETHER
 from fwk.engine.feed.static import StaticViews
 from fwk.noisers.bert_mask import BertMask
@@ -91,7 +91,7 @@ def compare(
 
     def ours() -> None:
         if joined:
-            for views in Joined.of(make(whole, "train"), numbers):
+            for views in JoinedViews.joining(make(whole, "train"), numbers):
                 views["masked"].tokens  # noqa: B018, what an update takes
         else:
             for own in alone:

@@ -62,7 +62,7 @@ def train(config: Any = None, **options: Any) -> Any:
 
 def load(path: Any, **options: Any) -> Any:
     """A checkpoint or run folder -> its model, tokenizer and config."""
-    return _import_module("fwk.runs.start").load(path, **options)
+    return _import_module("fwk.runs.loaded").load(path, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -31,7 +31,7 @@ class UnknownName(UserError):
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
         self.kind, self.name, self.known = kind, name, sorted(known)
         super().__init__(
-            f"no {kind} is called '{name}'{nearest(name, self.known)}{'; ' + hint if hint else ''}"
+            f"no {kind} is called '{name}'{did_you_mean(name, self.known)}{'; ' + hint if hint else ''}"
         )
 
 
@@ -87,7 +87,7 @@ class LogFailed(RunError):
     """What is logged cannot be written. The run saves, then fails."""
 
 
-def nearest(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:
+def did_you_mean(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:
     """`; did you mean 'x'?` when something is close, and the list of what there is while it is short enough to read."""
     known = [str(k) for k in known]
     close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)

@@ -48,8 +48,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-class Replacement:
-    """A folder that is made beside another place and then put there whole: `with Replacement(target, ...) as beside: ...`.
+class AtomicFile:
+    """A folder that is made beside another place and then put there whole: `with AtomicFile(target, ...) as beside: ...`.
 
     overwrite: whether what is there may be replaced; it must be a folder that `ours` recognises, or an empty one, and hold none
     of `spared`. On an error nothing is there that was not there before. DataError for a target that cannot be one.

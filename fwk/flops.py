@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 
 INFERENCE = 128  # tokens of the sequence whose inference is counted
 
@@ -57,7 +57,7 @@ def count(
     micro_batches: int | None = None,
 ) -> Count | None:
     """Of a `RunConfig`. length, vocabulary: of the task, where its config does not say them (a token store brings its own).
-    products: see `Text`. micro_batches: per update on each rank (by default as many as one process makes). None where sequences
+    products: see `SequenceShape`. micro_batches: per update on each rank (by default as many as one process makes). None where sequences
     have no tokens or the main encoder does not say its sizes."""
     from fwk.config.views import complete_views
 
@@ -66,7 +66,7 @@ def count(
     vocabulary = vocabulary or told.get("vocabulary")
     if not isinstance(length, int) or not isinstance(vocabulary, int):
         return None
-    text = Text(length, vocabulary, products=products)
+    shape = SequenceShape(length, vocabulary, products=products)
     networks = {"main": _sizes(config.model, None)}
     if not networks["main"]:
         return None
@@ -88,7 +88,7 @@ def count(
     )
     for view in encoded:
         sizes = networks.get(views[view].encoder, ())
-        parts[f"encoder on {view}"] = sum(one.forward(text) for one in sizes)
+        parts[f"encoder on {view}"] = sum(one.forward(shape) for one in sizes)
         if not sizes:
             uncounted.append(f"encoder on {view}")
     for name, spec in views.items():
@@ -101,7 +101,9 @@ def count(
             add(
                 f"views.{name}",
                 network,
-                spec.component.cls.flops(spec.component.config, network, text) if network else None,
+                spec.component.cls.flops(spec.component.config, network, shape)
+                if network
+                else None,
             )
     micro_batches = micro_batches or math.ceil(
         config.train.batch / (config.train.micro_batch or config.train.batch)
@@ -117,9 +119,9 @@ def count(
         add(
             f"criterion.{label}",
             networks["main"],
-            spec.component.cls.flops(spec.component.config, networks["main"], text),
+            spec.component.cls.flops(spec.component.config, networks["main"], shape),
         )
-    short = replace(text, length=min(length, INFERENCE))
+    short = replace(shape, length=min(length, INFERENCE))
     return Count(
         parts,
         sum(one.forward(short) + one.binary(short) for one in networks["main"]),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from support.paths import SHARED
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -51,16 +51,16 @@ def no_user_code_stays():
 def plugin(monkeypatch):
     """A function that makes every run in this test load one more plugin."""
 
-    from fwk.runs import start as api
+    from fwk.runs import start
 
     def add(instance, name="plugin under test"):
-        load = api.load_plugins
+        load = start.load_plugins
 
         def loaded(*arguments, **keywords):
             hooks = load(*arguments, **keywords)
             hooks.register(instance, name=name)
             return hooks
 
-        monkeypatch.setattr(api, "load_plugins", loaded)
+        monkeypatch.setattr(start, "load_plugins", loaded)
 
     return add

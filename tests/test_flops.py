@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from support.paths import ROOT
 
 from fwk.config.resolve import resolve
-from fwk.contracts.sizes import GELU, NORM, Text, Transformer
+from fwk.contracts.sizes import GELU, NORM, SequenceShape, Transformer
 from fwk.flops import count
 
-PAPERS = Path(__file__).parents[1] / "configs" / "papers"
+PAPERS = ROOT / "configs" / "papers"
 
 
 def counted(name: str, *overrides: str):
@@ -74,7 +73,10 @@ def test_parameters_are_those_published(name, parameters):
 
 def test_a_layer_is_its_products_and_what_is_small_beside_them():
     T, V, D, inner, E = 128, 30522, 256, 1024, 128
-    one, text = Transformer(layers=12, width=D, heads=4, inner=inner, embedding=E), Text(T, V)
+    one, text = (
+        Transformer(layers=12, width=D, heads=4, inner=inner, embedding=E),
+        SequenceShape(T, V),
+    )
     products = T * (
         2 * V * E + 2 * E * D + 12 * (4 * 2 * D * D + 2 * 2 * T * D + 2 * 2 * D * inner)
     )
@@ -87,7 +89,7 @@ def test_what_does_not_say_its_operations_is_named():
         [],
         flags={"criterion": ["simcse"]},
         overrides=[
-            f"user_dirs=[{Path(__file__).parents[1] / 'user_dir_examples' / 'simcse'}]",
+            f"user_dirs=[{ROOT / 'user_dir_examples' / 'simcse'}]",
             "task.vocabulary=1000",
         ],
     ).config

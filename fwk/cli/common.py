@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import logging
 import os
 import shutil
 import sys
@@ -54,13 +55,42 @@ def disk_errors() -> Iterator[None]:
         ) from error
 
 
+class _StderrHandler(logging.StreamHandler):
+    """A handler that writes to whatever `sys.stderr` is when a message is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("fwk: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+@contextmanager
+def _logging_to_stderr() -> Iterator[None]:
+    """Show the log of fwk, notes included, on stderr while a command runs."""
+    logger, handler = logging.getLogger("fwk"), _StderrHandler()
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
 def run_command(name: str, command: Callable[[list[str]], int], argv: Sequence[str] | None) -> int:
     """Run a command's body and turn what it raises into one message and an exit status: 2 for a user's error, 1 for a
     failed run, 130 for an interrupt. Of several ranks the first speaks. argv: None for the process's own, which ends with
     this command then."""
     status = 1
     try:
-        status = _run(name, command, sys.argv[1:] if argv is None else argv)
+        with _logging_to_stderr():
+            status = _run(name, command, sys.argv[1:] if argv is None else argv)
         return status
     finally:
         if argv is None:

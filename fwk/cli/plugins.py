@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fwk.cli.common import component_lines, run_command
-from fwk.errors import PluginError, UnknownName, UserError, nearest
+from fwk.errors import PluginError, UnknownName, UserError, did_you_mean
 
 NAME = "fwk-plugins"
 USAGE = """\
@@ -47,7 +47,7 @@ def _main(argv: list[str]) -> int:
             options[flag].append(value if equals else rest.pop(0))
         elif word.startswith("-"):
             raise UserError(
-                f"there is no flag '{flag}'{nearest(flag, [*options, '--allow-broken-plugins', '--help'], 0)}"
+                f"there is no flag '{flag}'{did_you_mean(flag, [*options, '--allow-broken-plugins', '--help'], 0)}"
             )
         else:
             words.append(word)

@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     from fwk.data.progress import Progress
     from fwk.data.store import Store
     from fwk.data.tokenizers import KINDS, load
-    from fwk.errors import ConfigError, nearest
+    from fwk.errors import ConfigError, did_you_mean
 
     a = arguments
     if not 16 <= a.vocabulary <= 10_000_000:
@@ -143,7 +143,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         raise ConfigError(
             "--tokenizer",
-            f"'{a.tokenizer}' is neither a kind nor a path{nearest(a.tokenizer, KINDS)}",
+            f"'{a.tokenizer}' is neither a kind nor a path{did_you_mean(a.tokenizer, KINDS)}",
         )
     options = Options(
         documents=a.documents,

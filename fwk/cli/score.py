@@ -218,14 +218,14 @@ def _identity(a: argparse.Namespace, scorer: Any, files: Sequence[str]) -> dict[
 
 def _lines(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> None:
     from fwk.data.text import numbered_lines
-    from fwk.scoring.scorer import Text
+    from fwk.scoring.scorer import ScoredText
     from fwk.scoring.stream import Journal, scored
 
     scorer = _scorer(a, settings)
 
     def records(done: int) -> Iterator[dict[str, Any]]:
         texts = (
-            Text(line, file, number)
+            ScoredText(line, file, number)
             for file in a.text
             for number, line in numbered_lines(file, progress.advance)
         )

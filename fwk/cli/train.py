@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fwk.cli.common import component_lines, field_lines, first_rank, run_command, width
-from fwk.errors import UserError, nearest
+from fwk.errors import UserError, did_you_mean
 from fwk.version import __version__
 
 NAME = "fwk-train"
@@ -71,7 +71,7 @@ def parse(argv: Sequence[str]) -> Arguments:
             continue
         flag, equals, value = word.partition("=")
         if flag not in FLAGS:
-            hint = nearest(flag, FLAGS, everything_up_to=0)
+            hint = did_you_mean(flag, FLAGS, everything_up_to=0)
             raise UserError(f"there is no flag '{flag}'{hint or '; --help lists them'}")
         if not FLAGS[flag][0]:
             if equals:

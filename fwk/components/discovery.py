@@ -22,7 +22,7 @@ import pluggy
 from fwk.components import user_dirs as user_code
 from fwk.components.registry import registry
 from fwk.contracts import hooks as hookspecs
-from fwk.errors import BrokenPlugin, FwkError, HookFailed, PluginError, UserError, nearest
+from fwk.errors import BrokenPlugin, FwkError, HookFailed, PluginError, UserError, did_you_mean
 
 GROUP = "fwk.plugins"
 
@@ -96,7 +96,7 @@ def check_hooks(plugin: Any, owner: str) -> bool:
         if hook not in signatures:
             raise PluginError(
                 f"plugin '{owner}' implements {hook}{place}, which is no hook of fwk"
-                f"{nearest(hook, signatures, everything_up_to=0)}"
+                f"{did_you_mean(hook, signatures, everything_up_to=0)}"
             )
         if options is None:
             raise PluginError(
@@ -115,7 +115,7 @@ def check_hooks(plugin: Any, owner: str) -> bool:
                 signature = signatures[hook].replace(return_annotation=inspect.Signature.empty)
                 raise PluginError(
                     f"plugin '{owner}': {hook}{place} takes an argument '{argument}' that the hook does "
-                    f"not give{nearest(argument, signatures[hook].parameters, 0)}; the hook is "
+                    f"not give{did_you_mean(argument, signatures[hook].parameters, 0)}; the hook is "
                     f"{hook}{signature}"
                 )
         found = True
@@ -221,7 +221,7 @@ def existing(path: str | Path) -> Path:
         raise PluginError(f"--user-dir {path}: expected a directory or a .py file")
     around = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
     raise PluginError(
-        f"--user-dir {path}: there is no such directory or file{nearest(place.name, around, 0)}"
+        f"--user-dir {path}: there is no such directory or file{did_you_mean(place.name, around, 0)}"
     )
 
 

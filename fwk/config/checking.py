@@ -8,7 +8,7 @@ from typing import Any
 from fwk.components.registry import registry
 from fwk.config.spec import _TIE, Component, NetworkSpec
 from fwk.contracts.options import FieldSpec, convert, plain
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 
 
 def _dotted(path: Iterable[str]) -> str:
@@ -35,7 +35,7 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
 def _known(path: tuple[str, ...], name: str, known: Sequence[str], whose: str, where: str) -> None:
     if name not in known:
         raise ConfigError(
-            _dotted(path), f"{whose} has no option '{name}'{nearest(name, known)}{_at(where)}"
+            _dotted(path), f"{whose} has no option '{name}'{did_you_mean(name, known)}{_at(where)}"
         )
 
 
@@ -68,7 +68,7 @@ def _weight(weight: Any, key: str) -> float | dict[str, float]:
             raise ConfigError(
                 f"{key}.{name}",
                 f"a weight that changes has the keys from, to, start, end"
-                f"{nearest(name, ('from', 'to', 'start', 'end'), 0)}",
+                f"{did_you_mean(name, ('from', 'to', 'start', 'end'), 0)}",
             )
     for name in ("from", "to"):
         if name not in weight:

@@ -11,7 +11,7 @@ from fwk.components.discovery import versions
 from fwk.components.registry import registry
 from fwk.config.checking import _dotted, _leaves, _leaves_whole
 from fwk.config.resolve import yaml_text
-from fwk.config.spec import MAY_CHANGE, OF_ONE_RANK, SINK_HOOKS, Resolved, RunConfig
+from fwk.config.spec import KEYS_PER_RANK, KEYS_THAT_MAY_CHANGE, SINK_HOOKS, Resolved, RunConfig
 from fwk.config.views import with_views
 
 
@@ -49,7 +49,7 @@ def _decisive(config: RunConfig) -> dict[str, Any]:
     return {
         k: v
         for k, v in flat.items()
-        if not any(k == m or k.startswith(m + ".") for m in MAY_CHANGE)
+        if not any(k == m or k.startswith(m + ".") for m in KEYS_THAT_MAY_CHANGE)
     }
 
 
@@ -77,7 +77,7 @@ def shared_by_ranks(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in {**train, **_decisive(config)}.items()
-        if key not in OF_ONE_RANK
+        if key not in KEYS_PER_RANK
     }
 
 

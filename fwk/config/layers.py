@@ -44,7 +44,7 @@ from fwk.config.spec import (
     TrainConfig,
 )
 from fwk.contracts.options import FieldSpec, convert, plain, shown
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 
 
 class _Merge:
@@ -135,7 +135,7 @@ class _Merge:
             )
             raise ConfigError(
                 top,
-                f"there is no such key{nearest(top.split('.')[0], known)}{hint}"
+                f"there is no such key{did_you_mean(top.split('.')[0], known)}{hint}"
                 f"{_at(layer.where(path[:1]))}",
             )
 
@@ -213,7 +213,7 @@ class _Merge:
         raise ConfigError(
             f"criterion.{'.'.join(rest)}",
             f"'{word}' is neither an option of criterion '{only}' nor a "
-            f"criterion{nearest(word, known)}{where}",
+            f"criterion{did_you_mean(word, known)}{where}",
         )
 
     def component(
@@ -468,7 +468,7 @@ class _Merge:
                 if target not in known:
                     raise ConfigError(
                         _dotted(path),
-                        f"${{{target}}} names no key{nearest(target, known, 0)}"
+                        f"${{{target}}} names no key{did_you_mean(target, known, 0)}"
                         f"{_at(self.where(path))}",
                     )
         node = OmegaConf.create(tree)

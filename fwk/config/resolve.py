@@ -116,7 +116,8 @@ def from_python(
             value = options.pop(name)
             flags[name] = str(value) if isinstance(value, Path) else value
     overrides = [
-        yaml_text.Given(tuple(key.split(".")), plain(value)) for key, value in options.items()
+        yaml_text.PythonOverride(tuple(key.split(".")), plain(value))
+        for key, value in options.items()
     ]
     return resolve(files, flags, overrides, user_dirs, allow_broken, layers).config
 

@@ -31,7 +31,7 @@ SINK_HOOKS = ("fwk_run_begin", "fwk_logged", "fwk_validated", "fwk_exception", "
 
 # may change between two starts of a run: length of training, logging, device, world size, workers, micro-batch, compile,
 # activation checkpointing
-MAY_CHANGE = (
+KEYS_THAT_MAY_CHANGE = (
     "run",
     "user_dirs",
     "train.updates",
@@ -57,7 +57,7 @@ MAY_CHANGE = (
 )
 
 
-OF_ONE_RANK = (
+KEYS_PER_RANK = (
     "train.device",
     "train.workers",
     "train.threads",

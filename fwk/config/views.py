@@ -12,7 +12,7 @@ from fwk.components.registry import registry
 from fwk.config.checking import _filled, _known, _network
 from fwk.config.spec import _VIEW_FIELDS, Component, NetworkSpec, RunConfig, ViewSpec
 from fwk.contracts.options import convert, plain
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 
 
 def complete_views(config: RunConfig) -> dict[str, ViewSpec]:
@@ -53,7 +53,7 @@ def complete_views(config: RunConfig) -> dict[str, ViewSpec]:
                 raise ConfigError(
                     f"views.{name}",
                     f"no criterion reads a view of this name, and it has no noiser"
-                    f"{nearest(name, merged)}",
+                    f"{did_you_mean(name, merged)}",
                 )
             merged[name] = dict(view)
     specs = {name: _view_spec(name, view) for name, view in merged.items()}
@@ -183,16 +183,18 @@ def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
         if name == "batch":
             raise ConfigError(key, "'batch' is the batch itself; choose another name")
         if spec.of is not None and spec.of not in views:
-            raise ConfigError(f"{key}.of", f"there is no view '{spec.of}'{nearest(spec.of, views)}")
+            raise ConfigError(
+                f"{key}.of", f"there is no view '{spec.of}'{did_you_mean(spec.of, views)}"
+            )
         if spec.encoder not in networks:
             raise ConfigError(
                 f"{key}.encoder",
-                f"there is no network '{spec.encoder}'{nearest(spec.encoder, networks)}",
+                f"there is no network '{spec.encoder}'{did_you_mean(spec.encoder, networks)}",
             )
         if isinstance(spec.network, str) and spec.network not in networks:
             raise ConfigError(
                 f"{key}.network",
-                f"there is no network '{spec.network}'{nearest(spec.network, networks)}",
+                f"there is no network '{spec.network}'{did_you_mean(spec.network, networks)}",
             )
         if isinstance(spec.network, NetworkSpec):
             spec.network.component.config  # noqa: B018 raises ConfigError

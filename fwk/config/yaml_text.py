@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 
 LARGEST = 1_000_000  # bytes of a config file
 _NODES = 100_000  # values of a config file, aliases counted each time they stand for something
@@ -59,7 +59,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Given:
+class PythonOverride:
     """An override that comes from Python and needs no parsing."""
 
     path: tuple[str, ...]
@@ -89,7 +89,7 @@ def read(path: str | Path) -> Layer:
     except FileNotFoundError:
         around = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
         raise ConfigError(
-            "--config", f"there is no file '{shown}'{nearest(shown, around, 0)}"
+            "--config", f"there is no file '{shown}'{did_you_mean(shown, around, 0)}"
         ) from None
     except OSError as error:
         raise ConfigError("--config", f"cannot read '{shown}': {error.strerror}") from None
@@ -124,9 +124,9 @@ def parse(text: str, name: str) -> Layer:
     return Layer(values, lines, name)
 
 
-def override(text: str | Given) -> tuple[tuple[str, ...], Any, str | None, str]:
+def override(text: str | PythonOverride) -> tuple[tuple[str, ...], Any, str | None, str]:
     """`key.path=value` -> path, value, the value as typed, and what to call it in errors."""
-    if isinstance(text, Given):
+    if isinstance(text, PythonOverride):
         return text.path, text.value, None, "given from Python"
     key, equals, value = text.partition("=")
     key = key.strip()

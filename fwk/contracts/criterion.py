@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fwk.contracts.context import BuildContext, Context
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.contracts.views import Output, View
 
 
@@ -73,7 +73,9 @@ class Criterion(nn.Module):
         return cls.prepare is not Criterion.prepare
 
     @classmethod
-    def flops(cls, config: Any, encoder: tuple[Transformer, ...], text: Text) -> float | None:
+    def flops(
+        cls, config: Any, encoder: tuple[Transformer, ...], shape: SequenceShape
+    ) -> float | None:
         """Operations of one forward pass of this criterion's own heads on one sequence (`fwk.flops`); None: not counted."""
         return None
 

@@ -82,12 +82,12 @@ class Encoder(nn.Module):
         """ConfigError when `who` wants a state that this encoder does not have."""
         for name in wanted:
             if name not in self.state_names():
-                from fwk.errors import nearest
+                from fwk.errors import did_you_mean
 
                 raise ConfigError(
                     "model",
                     f"{who} reads state '{name}', which {type(self).__name__} does not have"
-                    f"{nearest(name, self.state_names())}",
+                    f"{did_you_mean(name, self.state_names())}",
                 )
 
     def check_sees_itself(self, who: str) -> None:

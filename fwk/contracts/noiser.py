@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.keyed import Key
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.contracts.views import Output, View
 
 
@@ -77,7 +77,9 @@ class LearnedNoiser(Noiser, nn.Module):
         self.network = build.network
 
     @classmethod
-    def flops(cls, config: Any, network: tuple[Transformer, ...], text: Text) -> float | None:
+    def flops(
+        cls, config: Any, network: tuple[Transformer, ...], shape: SequenceShape
+    ) -> float | None:
         """Operations of one forward pass of network and heads on one sequence (`fwk.flops`); None: not counted."""
         return None
 

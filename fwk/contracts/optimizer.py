@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn import Parameter
 
 from fwk.contracts.options import option
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 
 LARGE = 1e6  # above any rate that makes sense, and far below what a 32-bit number holds
 
@@ -153,5 +153,5 @@ def check_patterns(key: str, patterns: Iterable[str], names: Sequence[str]) -> N
             name.split(".")[:depth] for name in names for depth in range(1, name.count(".") + 1)
         )
         folders = {".".join(parent) + ".*" for parent in parents}
-        near = nearest(pattern, [*folders, *names], everything_up_to=12)
+        near = did_you_mean(pattern, [*folders, *names], everything_up_to=12)
         raise ConfigError(key, f"'{pattern}' matches no parameter{near}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fwk.errors import ConfigError, PluginError, nearest
+from fwk.errors import ConfigError, PluginError, did_you_mean
 
 # YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); where a number is wanted such text is one
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -326,7 +326,7 @@ def _fit(value: Any, shape: tuple, spec: FieldSpec) -> Any:
 
 
 def _near(value: str, known: Sequence[Any]) -> str:
-    return nearest(value, [k for k in known if isinstance(k, str)], everything_up_to=0)
+    return did_you_mean(value, [k for k in known if isinstance(k, str)], everything_up_to=0)
 
 
 def _inside(value: Any, shape: tuple, spec: FieldSpec, step: str) -> Any:

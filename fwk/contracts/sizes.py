@@ -13,7 +13,7 @@ PREDICTED = 0.15625  # 80 of 512: how many positions have a softmax in the publi
 
 
 @dataclass(frozen=True)
-class Text:
+class SequenceShape:
     """Sequences as an encoder sees them. predicted: share of the positions with a softmax over the vocabulary. products:
     embeddings are looked up by products with one-hot vectors; False: for nothing, as it is done."""
 
@@ -33,13 +33,15 @@ class Transformer:
     inner: int
     embedding: int
 
-    def forward(self, text: Text) -> float:
+    def forward(self, shape: SequenceShape) -> float:
         """Of one sequence: embedding and layers."""
-        return text.length * (self._embedding(text) + self.layers * self._layer(text))
+        return shape.length * (self._embedding(shape) + self.layers * self._layer(shape))
 
-    def _embedding(self, text: Text) -> float:
+    def _embedding(self, shape: SequenceShape) -> float:
         # tokens, positions, segments
-        lookups = 2 * self.embedding * (text.vocabulary + text.length + 2) if text.products else 0
+        lookups = (
+            2 * self.embedding * (shape.vocabulary + shape.length + 2) if shape.products else 0
+        )
         rest = (2 + NORM + DROPOUT) * self.embedding
         return (
             lookups
@@ -47,20 +49,22 @@ class Transformer:
             + (2 * self.width * self.embedding + self.width if self.embedding != self.width else 0)
         )
 
-    def _layer(self, text: Text) -> float:
-        T, D = text.length, self.width
+    def _layer(self, shape: SequenceShape) -> float:
+        T, D = shape.length, self.width
         projections = 4 * (2 * D * D + D)  # queries, keys, values, output
         attention = 2 * 2 * D * T + (SOFTMAX + DROPOUT + 1) * T * self.heads
         feed_forward = 2 * 2 * D * self.inner + (GELU + 1) * self.inner + D
         return projections + attention + feed_forward + 2 * (DROPOUT + 1 + NORM) * D
 
-    def softmax(self, text: Text, share: float | None = None, width: int | None = None) -> float:
+    def softmax(
+        self, shape: SequenceShape, share: float | None = None, width: int | None = None
+    ) -> float:
         """Of one sequence: dense, GELU, norm, and the softmax over the vocabulary at a share of the positions (those that are
         predicted). width: of the features, where it is not the encoder's."""
         dense = (2 * (width or self.width) + 1 + GELU + NORM) * self.embedding
-        output = (2 * self.embedding + SOFTMAX + 2) * text.vocabulary
-        return (text.predicted if share is None else share) * text.length * (dense + output)
+        output = (2 * self.embedding + SOFTMAX + 2) * shape.vocabulary
+        return (shape.predicted if share is None else share) * shape.length * (dense + output)
 
-    def binary(self, text: Text) -> float:
+    def binary(self, shape: SequenceShape) -> float:
         """Of one sequence: dense, GELU and one number at every position."""
-        return text.length * ((2 * self.width + 1 + GELU) * self.width + 2 * self.width)
+        return shape.length * ((2 * self.width + 1 + GELU) * self.width + 2 * self.width)

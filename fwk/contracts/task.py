@@ -32,7 +32,7 @@ class Source:
         return [self[index] for index in indices]
 
 
-class Unread(Source):
+class SizeOnly(Source):
     """Examples of which the number alone is known."""
 
     def __init__(self, name: str, size: int):

@@ -96,7 +96,7 @@ class Encoded:
         )
 
 
-class Unmade:
+class NotYetKnown:
     """Stands where an outline has no tensor yet; whoever asks it for anything is told what to do about it."""
 
     def __init__(self, view: str, what: str):
@@ -175,7 +175,7 @@ class View:
     outline: bool = False
 
     @classmethod
-    def of(cls, batch: Batch, name: str = "batch") -> View:
+    def from_batch(cls, batch: Batch, name: str = "batch") -> View:
         """The batch itself as a view: nothing changed, the target is the input."""
         return cls(
             name=name,
@@ -217,7 +217,7 @@ class View:
     def tokens(self) -> Tensor:
         """int64 [B, T]. Raises RunError on the outline of a learned view (see `Noiser.outline`)."""
         if self.outline:
-            raise Unmade(self.name, "tokens")._refuse()
+            raise NotYetKnown(self.name, "tokens")._refuse()
         return self.inputs["tokens"]
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.options import option
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.nn.masked_lm_head import (
     OUTPUT_BIAS,
@@ -61,8 +61,8 @@ class MaskedLM(Criterion):
         return (config.view,)
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
-        return encoder[0].softmax(text)
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
+        return encoder[0].softmax(shape)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"masked_lm": count_chosen(views[self.config.view])}

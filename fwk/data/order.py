@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fwk.contracts.keyed import fold, mix_array
-from fwk.errors import ConfigError, DataError, nearest
+from fwk.errors import ConfigError, DataError, did_you_mean
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _PERIOD = 256  # blocks after which carried remainders are back at zero; shares are rounded to 1 / (256 * block)
@@ -124,7 +124,7 @@ class Order:
             if name not in sizes:
                 raise ConfigError(
                     "task.data",
-                    f"the mixture names '{name}', which is not a source{nearest(name, sizes)}",
+                    f"the mixture names '{name}', which is not a source{did_you_mean(name, sizes)}",
                 )
             if not 0 <= share < float("inf"):
                 raise ConfigError(

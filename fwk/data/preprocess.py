@@ -73,7 +73,7 @@ class Options:
 
 
 @dataclass
-class Plan:
+class FirstPass:
     """What pass 1 found out. held: documents that make up the valid split, decided by hash below `threshold`, or the
     single document `chosen` when none or all would be."""
 
@@ -388,14 +388,14 @@ class _Build:
     def _bytes(self, files: list[str]) -> int:
         return sum(os.path.getsize(file) for file in files)
 
-    def _plan(self, asked: dict[str, Any]) -> tuple[dict[str, Plan], Tokenizer]:
+    def _plan(self, asked: dict[str, Any]) -> tuple[dict[str, FirstPass], Tokenizer]:
         """Pass 1, or what an interrupted run kept of it."""
         kept = self.partial / "plan.json"
         if kept.is_file():
             try:
                 saved = json.loads(kept.read_text())
                 if saved["asked"] == _key(asked):
-                    plans = {name: Plan(**plan) for name, plan in saved["plans"].items()}
+                    plans = {name: FirstPass(**plan) for name, plan in saved["plans"].items()}
                     return plans, load(self.partial / "tokenizer")
             except (ValueError, KeyError, TypeError, DataError):
                 pass  # a damaged plan is made again
@@ -436,8 +436,8 @@ class _Build:
         write_atomically(kept, json.dumps(saved).encode())
         return plans, tokenizer
 
-    def _count(self, files: list[str], sample: _Sample | None, share: float) -> Plan:
-        plan = Plan(threshold=int(share * (1 << 63)))
+    def _count(self, files: list[str], sample: _Sample | None, share: float) -> FirstPass:
+        plan = FirstPass(threshold=int(share * (1 << 63)))
         smallest = (1 << 64, -1)
         for number, document in enumerate(self._reader(files, self.progress.advance)):
             plan.documents += 1
@@ -457,7 +457,7 @@ class _Build:
             plan.threshold = plan.valid_documents = 0
         return plan
 
-    def _shards(self, plans: dict[str, Plan]) -> Iterator[dict[str, Any]]:
+    def _shards(self, plans: dict[str, FirstPass]) -> Iterator[dict[str, Any]]:
         """The work: documents cut into shards, in order."""
         for name, files in (("train", self.files), ("valid", self.valid_files)):
             if name not in plans or not files:
@@ -489,7 +489,9 @@ class _Build:
                     "size": size,
                 }
 
-    def _write(self, asked: dict[str, Any], plans: dict[str, Plan], tokenizer: Tokenizer) -> None:
+    def _write(
+        self, asked: dict[str, Any], plans: dict[str, FirstPass], tokenizer: Tokenizer
+    ) -> None:
         self.progress.stage("tokenizing", sum(plan.characters for plan in plans.values()))
         dtype = "uint16" if tokenizer.size <= 1 << 16 else "uint32"
         records: list[dict[str, Any]] = []

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from fwk.errors import DataError, nearest
+from fwk.errors import DataError, did_you_mean
 from fwk.files import digest
 
 MANIFEST = "manifest.json"
@@ -235,7 +235,7 @@ class Store:
     def split(self, name: str) -> Split:
         if name not in self._splits:
             raise DataError(
-                f"the token store {self.folder} has no split '{name}'{nearest(name, self._splits)}"
+                f"the token store {self.folder} has no split '{name}'{did_you_mean(name, self._splits)}"
             )
         return self._splits[name]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from fwk.errors import DataError, nearest
+from fwk.errors import DataError, did_you_mean
 
 COMPRESSED = (".gz", ".xz", ".zst")
 TEXT = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
@@ -42,7 +42,7 @@ def missing(entry: str) -> DataError:
     while not folder.is_dir() and folder != folder.parent:
         folder, path = folder.parent, path.parent
     there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    hint = nearest(path.name, there, everything_up_to=0)
+    hint = did_you_mean(path.name, there, everything_up_to=0)
     return DataError(
         f"there is no file, folder or glob match for {entry} (looked in {folder}){hint}"
     )
@@ -243,7 +243,7 @@ class Reader:
         for part in self.field.split("."):
             if not isinstance(value, dict) or part not in value:
                 raise DataError(
-                    f"{shown}, line {number}: there is no field '{self.field}'{nearest(part, record)}"
+                    f"{shown}, line {number}: there is no field '{self.field}'{did_you_mean(part, record)}"
                 )
             value = value[part]
         if not isinstance(value, str):

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fwk.errors import ConfigError, DataError, nearest
+from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk.files import write_atomically
 
 KINDS = ("unigram", "bpe", "wordpiece", "byte_bpe")
@@ -293,7 +293,7 @@ def load(path: str | Path, lower: bool | None = None) -> Tokenizer:
     if not path.exists():
         there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(
-            f"there is no tokenizer at {path}{nearest(path.name, there, everything_up_to=0)}"
+            f"there is no tokenizer at {path}{did_you_mean(path.name, there, everything_up_to=0)}"
         )
     if path.is_dir():
         if (path / _META).is_file():
@@ -362,7 +362,7 @@ def _wordpiece(vocabulary: dict[str, int] | None, lower: bool) -> Any:
 
 def check_kind(kind: str, key: str = "task.tokenizer") -> None:
     if kind not in KINDS:
-        raise ConfigError(key, f"no tokenizer is called '{kind}'{nearest(kind, KINDS)}")
+        raise ConfigError(key, f"no tokenizer is called '{kind}'{did_you_mean(kind, KINDS)}")
     if kind in ("wordpiece", "byte_bpe"):
         _hf()
 

@@ -16,7 +16,7 @@ from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.task import Task
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.plan import BATCH
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 
 
 def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
@@ -44,12 +44,12 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         if spec.encoder not in networks:
             raise ConfigError(
                 f"views.{name}.encoder",
-                f"there is no network '{spec.encoder}'{nearest(spec.encoder, networks)}",
+                f"there is no network '{spec.encoder}'{did_you_mean(spec.encoder, networks)}",
             )
         if network is not None and network not in networks:
             raise ConfigError(
                 f"views.{name}.network",
-                f"there is no network '{network}'{nearest(network, networks)}",
+                f"there is no network '{network}'{did_you_mean(network, networks)}",
             )
         noisers[name] = _construct(
             spec.component,
@@ -73,7 +73,7 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
                 raise ConfigError(
                     f"criterion.{label}",
                     f"reads the label '{wanted}', and task '{config.task.name}' has "
-                    f"{f'no such label{nearest(wanted, task.labels())}' if task.labels() else 'none'}",
+                    f"{f'no such label{did_you_mean(wanted, task.labels())}' if task.labels() else 'none'}",
                 )
         reads[label] = tuple(spec.component.cls.views(spec.component.config))
         encoded[label] = tuple(spec.component.cls.encoded(spec.component.config))
@@ -129,7 +129,7 @@ def tie(network: Encoder, main: Encoder, part: str, name: str) -> None:
         if part not in owner.parts():
             raise ConfigError(
                 f"networks.{name}.tie",
-                f"{whose} has no part '{part}'{nearest(part, owner.parts())}",
+                f"{whose} has no part '{part}'{did_you_mean(part, owner.parts())}",
             )
     path, shared = network.parts()[part], _resolve(main, main.parts()[part])
     mine = _resolve(network, path)

@@ -16,7 +16,7 @@ from fwk.contracts.task import Task
 from fwk.contracts.views import Batch
 from fwk.engine.feed.loader import evaluation_batches
 from fwk.engine.meters import Meters, means
-from fwk.engine.module import ObjectiveModule, Step, component_metrics
+from fwk.engine.module import ObjectiveModule, Update, component_metrics
 from fwk.engine.run import Run
 from fwk.errors import DataError, UserError
 
@@ -29,7 +29,7 @@ def evaluate(run: Run, split: str, stop: Any = False) -> dict[str, float] | None
     term's mean by 'component/term', and what components and task make of their statistics. None when `stop` became true on
     some rank meanwhile."""
     module, meters, train = run.module, Meters(), run.config.train
-    step = Step(update=run.update, progress=run.progress, split=split)
+    step = Update(update=run.update, progress=run.progress, split=split)
     weights: dict[str, float] = {}
     size = (
         min(train.batch, train.micro_batch * run.world_size) if train.micro_batch else train.batch
@@ -72,7 +72,7 @@ def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dic
         run.module.eval(),
         min(examples, run.config.train.micro_batch or run.config.train.batch),
     )
-    step = Step(update=run.update, progress=run.progress, split=split)
+    step = Update(update=run.update, progress=run.progress, split=split)
     bounds, start = {}, 0
     for name, source in run.task.sources(split).items():
         bounds[name] = range(start, start := start + len(source))
@@ -146,7 +146,7 @@ def _said(module: ObjectiveModule, task: Task, examples: Sequence[Any]) -> list[
     A criterion may look at examples of some sources alone, and a raw text is of none: the texts are shown as examples of one
     source after the other, until all criteria that predict have seen all of them, each label in the source that it is of.
     """
-    step, draws, names = Step(split="text"), np.arange(len(examples)), task.source_names()
+    step, draws, names = Update(split="text"), np.arange(len(examples)), task.source_names()
     found: list[dict[str, Tensor]] = [{} for _ in examples]
     for source, name in enumerate(names):
         batch = task.collate(examples, draws, np.full(len(examples), source))
@@ -179,7 +179,7 @@ def _example(module: ObjectiveModule, task: Task, text: Any, place: str) -> tupl
 
 
 def _measure(
-    run: Run, batches: Iterable[Batch], step: Step, meters: Meters, weights: dict[str, float]
+    run: Run, batches: Iterable[Batch], step: Update, meters: Meters, weights: dict[str, float]
 ) -> None:
     module = run.module
     for batch in batches:

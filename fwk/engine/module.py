@@ -32,17 +32,17 @@ from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.keyed import Key, fold
 from fwk.contracts.noiser import LearnedNoiser, Noiser
-from fwk.contracts.views import Batch, Encoded, Output, Unmade, View
+from fwk.contracts.views import Batch, Encoded, NotYetKnown, Output, View
 from fwk.engine.feed.static import StaticViews
 from fwk.engine.plan import BATCH, Encode, Make, Node, Plan, make_plan, share_calls
 from fwk.engine.ranks.world import World
 from fwk.engine.speed.recompute import paused
-from fwk.errors import ConfigError, DataError, RunError, UserError, nearest
+from fwk.errors import ConfigError, DataError, RunError, UserError, did_you_mean
 from fwk.nn.compiled import compiling
 
 
 @dataclass(kw_only=True)
-class Step:
+class Update:
     """What is the same for every micro-batch of an update. micro_batches: how many there are, on each rank. counts: global
     counts by term; None in evaluation."""
 
@@ -136,7 +136,7 @@ class ObjectiveModule(nn.Module):
         )  # refuses circles at once
         self.states = self._states_by_network()
         self.switch_off(())
-        self.every_static = self.static  # what any phase can ask for
+        self.static_of_all_phases = self.static  # what any phase can ask for
 
     def switch_off(self, labels: Iterable[str]) -> None:
         """Leaves out these criteria and learned noisers' losses (labels and view names), and every view that nothing
@@ -145,7 +145,7 @@ class ObjectiveModule(nn.Module):
         if unknown := sorted(off - {*self.criteria, *self.learned}):
             raise RunError(
                 f"there is no criterion or learned view '{unknown[0]}' to switch off"
-                f"{nearest(unknown[0], [*self.criteria, *self.learned])}"
+                f"{did_you_mean(unknown[0], [*self.criteria, *self.learned])}"
             )
         self.off = off
         active = [label for label in self.criteria if label not in off]
@@ -219,7 +219,7 @@ class ObjectiveModule(nn.Module):
     # -- before the forward pass -------------------------------------------------------------------------------------
 
     def begin(
-        self, batch: Batch | Mapping[str, View], index: int, step: Step, device: torch.device
+        self, batch: Batch | Mapping[str, View], index: int, step: Update, device: torch.device
     ) -> MicroBatch:
         """Static views and outlines of the rest, on `device`. batch: or the static views that were made of it already."""
         made = self.static(batch, step.split) if isinstance(batch, Batch) else batch
@@ -244,11 +244,11 @@ class ObjectiveModule(nn.Module):
                     "labels",
                     "source",
                 ]
-            missing = {what: Unmade(name, what) for what in unknown}
+            missing = {what: NotYetKnown(name, what) for what in unknown}
             views[name] = outline.replace(name=name, outline=True, **missing)
         return MicroBatch(index=index, views=views)
 
-    def prepares(self, step: Step) -> bool:
+    def prepares(self, step: Update) -> bool:
         return bool(self.prepared_views or self.preparing(step.micro_batches))
 
     def preparing(self, micro_batches: int) -> tuple[str, ...]:
@@ -260,7 +260,7 @@ class ObjectiveModule(nn.Module):
         )
 
     @torch.no_grad()
-    def prepare(self, micro: MicroBatch, step: Step) -> None:
+    def prepare(self, micro: MicroBatch, step: Update) -> None:
         """The targets that need networks before counts are known, of one micro-batch."""
         preparing = self.preparing(step.micro_batches)
         steps = self.plan.steps if preparing else self.plan.until(self.prepared_views, self.nodes)
@@ -299,7 +299,7 @@ class ObjectiveModule(nn.Module):
                     )
                     micro.over_update.setdefault(label, {})[name] = (rows, where)
 
-    def normalizers(self, micro: MicroBatch, step: Step) -> dict[str, Tensor]:
+    def normalizers(self, micro: MicroBatch, step: Update) -> dict[str, Tensor]:
         """Counts of this micro-batch by 'component/term'."""
         counts = {}
         for path, component in self._components():
@@ -318,11 +318,11 @@ class ObjectiveModule(nn.Module):
 
     # -- the forward pass --------------------------------------------------------------------------------------------
 
-    def forward(self, micro: MicroBatch, step: Step, per_term: bool = False) -> StepOutput:
+    def forward(self, micro: MicroBatch, step: Update, per_term: bool = False) -> StepOutput:
         with compiling(self.compiled):
             return self._weigh(self._outputs(micro, step), step, per_term)
 
-    def _outputs(self, micro: MicroBatch, step: Step) -> dict[str, Output]:
+    def _outputs(self, micro: MicroBatch, step: Update) -> dict[str, Output]:
         """What criteria and learned noisers return, by name."""
         views = self._run(self.plan.steps, micro, step)
         outcomes: dict[str, Mapping[str, Tensor]] = {}
@@ -355,7 +355,7 @@ class ObjectiveModule(nn.Module):
         )
 
     @torch.no_grad()
-    def predictions(self, micro: MicroBatch, step: Step) -> dict[str, tuple[Tensor, Tensor]]:
+    def predictions(self, micro: MicroBatch, step: Update) -> dict[str, tuple[Tensor, Tensor]]:
         """What criteria predict, by label: draws [N] and values [N, ...]. UserError where two predict one label."""
         views, found, said_by = self._run(self.plan.steps, micro, step), {}, {}
         for label in self.predictors:
@@ -373,7 +373,7 @@ class ObjectiveModule(nn.Module):
                 found[name] = readable[self.encoded[label][0]].draws, values
         return found
 
-    def _weigh(self, outputs: Mapping[str, Output], step: Step, per_term: bool) -> StepOutput:
+    def _weigh(self, outputs: Mapping[str, Output], step: Update, per_term: bool) -> StepOutput:
         """Sigma_k w_k (Sigma sum_k) / (Sigma count_k): the inner sums run over ranks and micro-batches, so each
         micro-batch divides by the count of the whole update. A term whose count is 0 is left out of the graph."""
         shares: list[Tensor] = []
@@ -417,7 +417,7 @@ class ObjectiveModule(nn.Module):
         )
 
     def _run(
-        self, steps: Iterable[Make | Encode], micro: MicroBatch, step: Step
+        self, steps: Iterable[Make | Encode], micro: MicroBatch, step: Update
     ) -> dict[str, View]:
         views = dict(micro.views)
         for action in steps:
@@ -428,7 +428,7 @@ class ObjectiveModule(nn.Module):
         return views
 
     def _make(
-        self, name: str, views: Mapping[str, View], step: Step, micro: MicroBatch | None
+        self, name: str, views: Mapping[str, View], step: Update, micro: MicroBatch | None
     ) -> View:
         noiser, source = self.noisers[name], views[self.nodes[name].source]
         key = self._key(name, source, step)
@@ -441,7 +441,7 @@ class ObjectiveModule(nn.Module):
         return made.replace(name=name, encoded=None, ema=False, outline=False)
 
     def _encode_group(
-        self, names: Sequence[str], views: dict[str, View], micro: MicroBatch, step: Step
+        self, names: Sequence[str], views: dict[str, View], micro: MicroBatch, step: Update
     ) -> None:
         network, mode, ema = self.nodes[names[0]].group
         alike: dict[tuple, list[View]] = {}
@@ -565,7 +565,7 @@ class ObjectiveModule(nn.Module):
     def _readable(self, label: str, views: Mapping[str, View]) -> dict[str, View]:
         return {name: views[name] for name in self.reads[label]}
 
-    def _context(self, path: str, micro: MicroBatch, step: Step) -> Context:
+    def _context(self, path: str, micro: MicroBatch, step: Update) -> Context:
         name = path.split(".", 1)[1]
         return Context(
             seed=self.seed,
@@ -581,7 +581,7 @@ class ObjectiveModule(nn.Module):
             prepared=micro.prepared.get(name, {}),
         )
 
-    def scoring_context(self, path: str, micro: MicroBatch, step: Step, budget: int) -> Context:
+    def scoring_context(self, path: str, micro: MicroBatch, step: Update, budget: int) -> Context:
         """What a component at `path` may ask in `log_probs`."""
 
         def ask(view: str, text: View) -> Tensor:
@@ -638,20 +638,20 @@ class ObjectiveModule(nn.Module):
         if label not in self.criteria:
             raise ConfigError(
                 "criterion",
-                f"there is no criterion '{label}' to take a head of{nearest(label, self.criteria)}",
+                f"there is no criterion '{label}' to take a head of{did_you_mean(label, self.criteria)}",
             )
         try:
             return self.criteria.get_submodule(path)
         except AttributeError:
             names = [name for name, _ in self.criteria[label].named_children()]
             raise ConfigError(
-                f"criterion.{label}", f"it has no head '{path}'{nearest(path, names)}"
+                f"criterion.{label}", f"it has no head '{path}'{did_you_mean(path, names)}"
             ) from None
 
-    def _key(self, name: str, source: View, step: Step) -> Key:
+    def _key(self, name: str, source: View, step: Update) -> Key:
         return Key(self.seed, f"{step.split}/{name}", source.draws)
 
-    def _seed(self, step: Step, micro: MicroBatch, call: str) -> None:
+    def _seed(self, step: Update, micro: MicroBatch, call: str) -> None:
         """Dropout is the one thing that draws from torch's generators: they are re-seeded before each call that may."""
         if self.training:
             word = fold(self.seed, "dropout", step.update, micro.index, self.world.rank, call)
@@ -739,12 +739,12 @@ def _over_update(micro: MicroBatch, component: str, name: str) -> tuple[Tensor, 
     rows = micro.over_update.get(component, {})
     if name not in rows:
         raise RunError(
-            f"'{component}' asks for '{name}' over the update{nearest(name, rows)}; its `prepare` returns it"
+            f"'{component}' asks for '{name}' over the update{did_you_mean(name, rows)}; its `prepare` returns it"
         )
     return rows[name]
 
 
-def _count(step: Step, component: str, term: str) -> float:
+def _count(step: Update, component: str, term: str) -> float:
     if step.counts is None:
         raise RunError(f"'{component}' asks for a global count outside of training")
     return step.counts[f"{component}/{term}"]

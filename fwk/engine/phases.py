@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fwk.contracts.phase import Phase
-from fwk.errors import RunError, nearest
+from fwk.errors import RunError, did_you_mean
 
 
 def freeze(module: nn.Module, phase: Phase | None) -> None:
@@ -19,7 +19,7 @@ def freeze(module: nn.Module, phase: Phase | None) -> None:
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise RunError(
-                f"phase '{phase.name}' freezes '{pattern}', which is no parameter{nearest(pattern, names)}"
+                f"phase '{phase.name}' freezes '{pattern}', which is no parameter{did_you_mean(pattern, names)}"
             )
     for name, parameter in module.named_parameters():
         frozen = name != "anchor" and any(

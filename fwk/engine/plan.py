@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 
 BATCH = "batch"  # the name under which the unchanged batch is a source
 
@@ -78,7 +78,7 @@ def make_plan(nodes: Mapping[str, Node], encoded: Iterable[str]) -> Plan:
         if node.source != BATCH and node.source not in nodes:
             raise ConfigError(
                 f"views.{node.name}.of",
-                f"there is no view '{node.source}'{nearest(node.source, nodes)}",
+                f"there is no view '{node.source}'{did_you_mean(node.source, nodes)}",
             )
     static, pending = [], dict(nodes)
     made = {BATCH}

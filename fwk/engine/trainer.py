@@ -38,17 +38,22 @@ from fwk.engine.evaluate import evaluate
 from fwk.engine.failures.not_finite import Finding, diagnose
 from fwk.engine.feed.loader import train_views
 from fwk.engine.meters import means
-from fwk.engine.module import MicroBatch, Step, component_metrics
+from fwk.engine.module import MicroBatch, Update, component_metrics
 from fwk.engine.parameter_groups import owners, parameter_groups
 from fwk.engine.phases import copy_parameters, freeze
-from fwk.engine.ranks.agreement import compare_data, compare_weights, cross_examine, testify
+from fwk.engine.ranks.agreement import (
+    agreement_numbers,
+    check_agreement,
+    compare_data,
+    compare_weights,
+)
 from fwk.engine.ranks.watchdog import LostRanks
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.saver import Saver
-from fwk.engine.saving.state import call_each, load, read, snapshot
+from fwk.engine.saving.state import call_per_plugin, load, read, snapshot
 from fwk.engine.signals import StopRequest
-from fwk.errors import ConfigError, LogFailed, RunError, nearest
+from fwk.errors import ConfigError, LogFailed, RunError, did_you_mean
 
 
 class Trainer:
@@ -116,7 +121,7 @@ class Trainer:
 
     def updates(self) -> Iterator[list[Mapping[str, View]]]:
         """Endless: the static views of this rank's micro-batches, update by update from the next one on."""
-        run, train, static = self.run, self.run.config.train, self.run.module.every_static
+        run, train, static = self.run, self.run.config.train, self.run.module.static_of_all_phases
         return train_views(
             run.task,
             run.order,
@@ -137,7 +142,7 @@ class Trainer:
         """One update; False when the run was asked to stop instead, and nothing was changed."""
         run, module = self.run, self.run.module
         factor = run.learning_rate_factor()  # before this update's tokens and time count as spent
-        step = Step(update=run.update + 1, progress=run.progress, micro_batches=len(batches))
+        step = Update(update=run.update + 1, progress=run.progress, micro_batches=len(batches))
         micros = [
             module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)
         ]
@@ -184,7 +189,7 @@ class Trainer:
             file=sys.stderr,
         )
 
-    def agree(self, micros: Sequence[MicroBatch], step: Step) -> bool:
+    def agree(self, micros: Sequence[MicroBatch], step: Update) -> bool:
         """Sums counts over micro-batches and ranks, with everything else that ranks must agree on: tokens and
         sequences seen, time spent, whether to stop. One all-reduce per update."""
         run, self.micros = self.run, micros
@@ -220,19 +225,19 @@ class Trainer:
                     sum(len(micro.batch) for micro in micros),
                     run.seconds if run.world.main else 0.0,
                     float(bool(self.stop)),
-                    *testify(run, micros),
+                    *agreement_numbers(run, micros),
                 ]
             )
         if stop:
             return False
-        cross_examine(run, sequences, place, int(weights), int(squared))
+        check_agreement(run, sequences, place, int(weights), int(squared))
         step.counts = dict(zip(names, sums))
         run.meters.add(step.counts if run.world.main else {}, "count:")
         run.tokens, run.sequences = run.tokens + int(tokens), run.sequences + int(sequences)
         run.agreed_seconds = seconds
         return True
 
-    def differentiate(self, micros: Sequence[MicroBatch], step: Step) -> None:
+    def differentiate(self, micros: Sequence[MicroBatch], step: Update) -> None:
         """Fills `.grad` of what has a loss term in this update and leaves None elsewhere."""
         run, scale, anchor = self.run, self.run.precision.scale, self.run.module.anchor
         for parameter in self.parameters:
@@ -255,7 +260,7 @@ class Trainer:
         if scale != 1.0:
             run.precision.unscale([p.grad for p in self.trainable if p.grad is not None])
 
-    def differentiate_per_term(self, micros: Sequence[MicroBatch], step: Step) -> None:
+    def differentiate_per_term(self, micros: Sequence[MicroBatch], step: Update) -> None:
         run, parameters = self.run, self.trainable
         terms = [name for name in self.count_names if step.counts[name] > 0]
         gradients: dict[str, list[Tensor | None]] = {
@@ -310,7 +315,7 @@ class Trainer:
         meters.add(output.statistics, "stat:")
 
     def apply(
-        self, factor: float, micros: Sequence[MicroBatch] = (), step: Step | None = None
+        self, factor: float, micros: Sequence[MicroBatch] = (), step: Update | None = None
     ) -> bool:
         """Gradients -> new weights, at `factor` times the learning rate; False when fp16 overflowed and the update is
         skipped. micros, step: what the gradients are of, to be looked into when they are not finite."""
@@ -338,7 +343,7 @@ class Trainer:
         run.meters.add({"updates": 1.0 if run.world.main else 0.0})
         return True
 
-    def explain_not_finite(self, micros: Sequence[MicroBatch], step: Step | None) -> str:
+    def explain_not_finite(self, micros: Sequence[MicroBatch], step: Update | None) -> str:
         """What was not finite, where it began, and what to do. The gradient is not finite on any rank, so every rank
         comes here."""
         run, batch = self.run, self.run.config.train.batch
@@ -528,7 +533,7 @@ class Trainer:
             self.save()  # nothing that was learned is lost to a wrong name
             raise ConfigError(
                 "train.best_metric",
-                f"validation gave no '{train.best_metric}'{nearest(train.best_metric, metrics)}",
+                f"validation gave no '{train.best_metric}'{did_you_mean(train.best_metric, metrics)}",
             )
         value = metrics[train.best_metric]
         if not math.isfinite(value):
@@ -619,7 +624,7 @@ class Trainer:
         self.shelf = tensors["optimizer"], state["optimizer"]
         checkpoint.unpack_optimizer(run.optimizer, *self.shelf)
         self.wrap()
-        call_each(
+        call_per_plugin(
             run,
             "fwk_checkpoint_load",
             state={

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from fwk.config.identity import to_yaml
-from fwk.errors import ConfigError, DataError, RunError, nearest
-from fwk.files import Replacement
+from fwk.errors import ConfigError, DataError, RunError, did_you_mean
+from fwk.files import AtomicFile
 from fwk.hf import tokenizer as tokenizers
 from fwk.hf.families import (
     Shape,
@@ -66,7 +66,7 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
         known = [*criteria, *noisers, ENCODER]
         raise ConfigError(
             "--by",
-            f"'{by}' has no head that transformers knows; expected one of {', '.join(known)}{nearest(by, known, everything_up_to=0)}",
+            f"'{by}' has no head that transformers knows; expected one of {', '.join(known)}{did_you_mean(by, known, everything_up_to=0)}",
         )
     encoder = encoder.innermost()
     refuse_what_does_not_fit(encoder, role)
@@ -83,7 +83,7 @@ def export(
     """Writes config, weights (safetensors), tokenizer and a model card, loads them back with transformers and compares; the
     folder is there in whole or not at all. Returns what was compared. ConfigError for what the families cannot hold."""
     transformers = _transformers()
-    replacement = Replacement(
+    replacement = AtomicFile(
         Path(folder),
         overwrite,
         lambda there: "tags: [fwk]" in _start_of(there / "README.md"),

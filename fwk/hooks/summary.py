@@ -28,7 +28,7 @@ from fwk.contracts.hooks import hookimpl
 from fwk.contracts.options import option
 from fwk.contracts.task import Task
 from fwk.contracts.views import Batch
-from fwk.engine.module import ObjectiveModule, Step
+from fwk.engine.module import ObjectiveModule, Update
 from fwk.hooks.baselines import text_baselines
 from fwk.hooks.terminal import Screen
 from fwk.nn.masked_lm_head import MaskedLMHead
@@ -154,7 +154,7 @@ def fill_in(
     module.eval()
     try:
         device = next(module.parameters()).device
-        view = module.begin(batch, 0, Step(update=update, split="valid"), device).views[name]
+        view = module.begin(batch, 0, Update(update=update, split="valid"), device).views[name]
         features = module.encode([view], module.specs[name].encoder)[0].features
         chances = (
             module.criteria[label].head(view.at_positions(features)).float().softmax(-1)

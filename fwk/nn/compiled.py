@@ -15,7 +15,7 @@ _backend: str | None = None  # of torch.compile; None: functions run as they are
 
 @contextmanager
 def compiling(backend: str | None) -> Iterator[None]:
-    """Inside, functions marked `compiled` are compiled with this backend (None: they are not)."""
+    """Inside, functions marked `when_compiling` are compiled with this backend (None: they are not)."""
     global _backend
     before, _backend = _backend, backend
     try:
@@ -24,7 +24,7 @@ def compiling(backend: str | None) -> Iterator[None]:
         _backend = before
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def when_compiling(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decorator. The function must be made of torch operations on its arguments (tensors, modules, constants) without
     branches on values of tensors; it is then one graph, and the engine counts it when it has to be made again."""
     made: dict[str, Callable[..., Any]] = {}

@@ -12,7 +12,7 @@ from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.options import option
 from fwk.contracts.views import View
 from fwk.errors import ConfigError
-from fwk.nn.compiled import compiled
+from fwk.nn.compiled import when_compiling
 from fwk.nn.softmax import Softmax, cross_entropy
 
 OutputBias = Literal["unigram", "zeros"]
@@ -105,7 +105,7 @@ def masked_lm_sums(head: MaskedLMHead, view: View, smoothing: float = 0.0) -> tu
     return _sums(head, features, view.at_positions(view.target), view.valid, smoothing)
 
 
-@compiled
+@when_compiling
 def _sums(
     head: MaskedLMHead, features: Tensor, target: Tensor, valid: Tensor, smoothing: float
 ) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from fwk.contracts.keyed import Key
 from fwk.contracts.noiser import Noiser
 from fwk.contracts.options import option
 from fwk.contracts.views import View
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 
 
 @register("noiser", "rows")
@@ -54,7 +54,7 @@ class Rows(Noiser):
         if config.label is not None and build.labels and config.label not in build.labels:
             raise ConfigError(
                 f"views.{build.name}.label",
-                f"the task has no label '{config.label}'{nearest(config.label, build.labels)}",
+                f"the task has no label '{config.label}'{did_you_mean(config.label, build.labels)}",
             )
         for name in (
             config.sources if build.sources else ()
@@ -64,7 +64,7 @@ class Rows(Noiser):
                 raise ConfigError(
                     f"views.{build.name}.sources",
                     f"the task has no source '{name}'"
-                    f"{f': {why}' if why else nearest(name, build.sources)}",
+                    f"{f': {why}' if why else did_you_mean(name, build.sources)}",
                 )
         self.without = [
             build.sources.index(name) for name in config.without if name in build.sources
@@ -89,7 +89,7 @@ class Rows(Noiser):
                 raise ConfigError(
                     f"views.{self.name}.label",
                     f"the batch has no label '{self.config.label}'"
-                    f"{nearest(self.config.label, source.labels)}",
+                    f"{did_you_mean(self.config.label, source.labels)}",
                 )
             labelled = source.labels[self.config.label] >= 0  # [B] or [B, ...]
             if labelled.dim() > 1:  # of a label per position, one is enough

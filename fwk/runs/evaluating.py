@@ -16,7 +16,7 @@ from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, locate
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.files import check_target
-from fwk.runs.loaded import COPY, _opened
+from fwk.runs.loaded import COPY_ORIGIN, _opened
 from fwk.runs.start import build_run
 
 # what of `train.` a finished model may be evaluated with otherwise than it was trained
@@ -113,7 +113,7 @@ def evaluate_run(
 
 def _other_data(state: Mapping[str, Any]) -> str:
     """Why a checkpoint is not evaluated on the data that the task has now."""
-    if (origin := state.get("imported")) and (origin != COPY or not state["fingerprint"]):
+    if (origin := state.get("imported")) and (origin != COPY_ORIGIN or not state["fingerprint"]):
         return f"holds weights alone ({origin}), which do not say what data they were trained on; expected a run, or a copy that `Loaded.save` wrote"
     return (
         "was trained on other data than the task has now, or with other options of the task, so that words and labels may be others; "

@@ -20,10 +20,10 @@ from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, model_tensors, write_weights
 from fwk.errors import CheckpointError, PluginError, UnknownName, UserError
 
-TOGETHER = 16  # batches of raw texts among which those of like lengths are looked for
+LOADED_TOGETHER = 16  # batches of raw texts among which those of like lengths are looked for
 
 
-KEPT = (
+KEPT_STATE = (
     "update",
     "skipped",
     "tokens",
@@ -34,7 +34,7 @@ KEPT = (
 )  # of a run's state, in a copy of its weights
 
 
-COPY = "a trained run"  # where the weights of a copy are from
+COPY_ORIGIN = "a trained run"  # where the weights of a copy are from
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Loaded:
         if batch < 1:
             raise UserError(f"predict: batch is {batch}, expected at least 1")
         texts, found = list(texts), []
-        for start in range(0, max(len(texts), 1), TOGETHER * batch):
-            some = texts[start : start + TOGETHER * batch]
+        for start in range(0, max(len(texts), 1), LOADED_TOGETHER * batch):
+            some = texts[start : start + LOADED_TOGETHER * batch]
             found += predict_texts(
                 self.module,
                 self.task,
@@ -89,7 +89,7 @@ class Loaded:
                 )
         (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
         self.task.save_assets(folder / "tokenizer")
-        write_weights(folder, model_tensors(self.module), self.config, COPY, **self.state)
+        write_weights(folder, model_tensors(self.module), self.config, COPY_ORIGIN, **self.state)
 
 
 def _opened(
@@ -133,5 +133,5 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
         getattr(task, "tokenizer", None),
         state["update"],
         task,
-        {key: state[key] for key in KEPT if key in state},
+        {key: state[key] for key in KEPT_STATE if key in state},
     )

@@ -33,7 +33,7 @@ from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import model_tensors
 from fwk.engine.signals import StopRequest
-from fwk.engine.speed.compiling import CompileWatch, compile_networks
+from fwk.engine.speed.compiling import CompileCounter, compile_networks
 from fwk.engine.speed.recompute import recompute_layers
 from fwk.engine.trainer import Trainer
 from fwk.errors import CheckpointError, RunError, UserError
@@ -108,7 +108,7 @@ def _train(
                     file=sys.stderr,
                 )
     if world.main:
-        checkpoint.foresee_space(folder, checkpoint.size_of(model_tensors(this.module)))
+        checkpoint.require_free_space(folder, checkpoint.size_of(model_tensors(this.module)))
         _write(folder / "config.yaml", to_yaml(config))  # nothing refuses this start any more
     if world.main and latest is None:
         _describe(this)
@@ -182,7 +182,7 @@ def build_run(
         recompute_layers(module.networks)
     if config.train.compile:
         compile_networks(module)
-        hooks.register(CompileWatch(), name="compile_watch")
+        hooks.register(CompileCounter(), name="compile_watch")
     average = Average(module, config.train.ema) if config.train.ema else None
     module.ema = average.values if average else None
     for label, component in config.hooks.items():

@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import Any
 
 from fwk.data.text import numbered_lines, whole
-from fwk.errors import ConfigError, DataError, nearest
-from fwk.scoring.scorer import Text, place
+from fwk.errors import ConfigError, DataError, did_you_mean
+from fwk.scoring.scorer import ScoredText, place
 
 RANK = re.compile(r"hyp_([1-9]\d{0,8})")
 
@@ -96,7 +96,7 @@ def _utterance(name: str, entry: Any, file: str, line: int) -> Utterance:
     }
     if unknown := [key for key in entry if key != "ref" and not RANK.fullmatch(key)]:
         raise DataError(
-            f"{where}: unknown key '{unknown[0]}'{nearest(unknown[0], ['ref', 'hyp_1'])}; expected hyp_1, hyp_2, ... and ref"
+            f"{where}: unknown key '{unknown[0]}'{did_you_mean(unknown[0], ['ref', 'hyp_1'])}; expected hyp_1, hyp_2, ... and ref"
         )
     if not ranked or sorted(ranked) != [*range(1, len(ranked) + 1)]:
         raise DataError(
@@ -156,14 +156,14 @@ def check_portions(
             )
 
 
-def texts_of(lists: Mapping[str, Sequence[Utterance]]) -> list[Text]:
+def texts_of(lists: Mapping[str, Sequence[Utterance]]) -> list[ScoredText]:
     """Every text once, in the order in which it first occurs."""
-    found: dict[str, Text] = {}
+    found: dict[str, ScoredText] = {}
     for utterances in lists.values():
         for one in utterances:
             for hypothesis in one.hypotheses:
                 found.setdefault(
-                    hypothesis.text, Text(hypothesis.text, one.file, one.line, one.what)
+                    hypothesis.text, ScoredText(hypothesis.text, one.file, one.line, one.what)
                 )
     return list(found.values())
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fwk.data.text import numbered_lines, whole
-from fwk.errors import DataError, nearest
-from fwk.scoring.scorer import Text, place
+from fwk.errors import DataError, did_you_mean
+from fwk.scoring.scorer import ScoredText, place
 
 GOOD, BAD = "sentence_good", "sentence_bad"
 
@@ -21,8 +21,8 @@ GOOD, BAD = "sentence_good", "sentence_bad"
 class Pair:
     """paradigm, field: '' where the file does not say."""
 
-    good: Text
-    bad: Text
+    good: ScoredText
+    bad: ScoredText
     paradigm: str = ""
     field: str = ""
 
@@ -47,13 +47,13 @@ def read_pairs(files: Sequence[str]) -> list[Pair]:
             for key in (GOOD, BAD):
                 if not isinstance(record.get(key), str):
                     raise DataError(
-                        f"{where}: expected text in '{key}'{'' if key in record else nearest(key, record)}"
+                        f"{where}: expected text in '{key}'{'' if key in record else did_you_mean(key, record)}"
                     )
                 whole(record[key], file, number)
             pairs.append(
                 Pair(
-                    Text(record[GOOD], file, number),
-                    Text(record[BAD], file, number),
+                    ScoredText(record[GOOD], file, number),
+                    ScoredText(record[BAD], file, number),
                     str(record.get("UID", "")),
                     str(record.get("field", "")),
                 )

@@ -19,9 +19,9 @@ from fwk.contracts.criterion import Criterion
 from fwk.contracts.noiser import Noiser
 from fwk.contracts.options import convert, schema_of
 from fwk.contracts.views import View
-from fwk.engine.module import Step
+from fwk.engine.module import Update
 from fwk.engine.precision import Precision
-from fwk.errors import ConfigError, DataError, RunError, nearest
+from fwk.errors import ConfigError, DataError, RunError, did_you_mean
 from fwk.runs.loaded import Loaded
 
 GIVE_BACK = 8  # calls after which free memory goes back to the system
@@ -34,7 +34,7 @@ def _give_back() -> None:
 
 
 @dataclass(frozen=True)
-class Text:
+class ScoredText:
     """One piece of text to be scored, and where it is from: file, line, and what in it, as in "utterance 'a1'"."""
 
     text: str
@@ -122,7 +122,7 @@ class Scorer:
                 raise ConfigError(
                     "--by",
                     f"'{by}' {said}; what can: {', '.join([*criteria, *views]) or 'nothing here'}"
-                    f"{nearest(by, [*criteria, *views], everything_up_to=0)}",
+                    f"{did_you_mean(by, [*criteria, *views], everything_up_to=0)}",
                 )
             return by
         found = criteria or views
@@ -146,7 +146,7 @@ class Scorer:
                 known = f"; its options: {', '.join(schema)}" if schema else "; it has none"
                 raise ConfigError(
                     name,
-                    f"scoring by '{self.by}' has no such option{nearest(name, schema, everything_up_to=0)}{known}",
+                    f"scoring by '{self.by}' has no such option{did_you_mean(name, schema, everything_up_to=0)}{known}",
                 )
             values[name] = convert(value, schema[name], name)
         return type(self.component).Scoring(**values)
@@ -157,7 +157,7 @@ class Scorer:
         return self.module.longest
 
     def encode(
-        self, texts: Sequence[Text], cut: bool = False, lenient: bool = False
+        self, texts: Sequence[ScoredText], cut: bool = False, lenient: bool = False
     ) -> list[np.ndarray]:
         """Framed ids, int64 [T] each; empty where there is nothing to score and `lenient`. DataError names the place of
         text without tokens, and of text that is too long unless it may be `cut`."""
@@ -219,17 +219,19 @@ class Scorer:
 
     def _batch(self, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of rows of one length, int64 [B, T]."""
-        batch, step = self.task.batch_of(ids), Step(split="score")
+        batch, step = self.task.batch_of(ids), Update(split="score")
         micro = self.module.begin(batch, 0, step, self.device)
         context = self.module.scoring_context(self.path, micro, step, self.budget)
-        text = View.of(batch, "text").replace(mask=None).to(self.device)  # all of one length
+        text = (
+            View.from_batch(batch, "text").replace(mask=None).to(self.device)
+        )  # all of one length
         with self.precision.autocast():
             values = self.component.log_probs(text, micro.views, self.options, context)
         rows = zip(ids, ~batch.special.numpy(), values.double().cpu().numpy(), strict=True)
         return [(row[ordinary], value[ordinary]) for row, ordinary, value in rows]
 
     def __call__(
-        self, texts: Sequence[Text], cut: bool = False, lenient: bool = False
+        self, texts: Sequence[ScoredText], cut: bool = False, lenient: bool = False
     ) -> list[Scored]:
         """What is said of each text, in order; `encode` says what cut and lenient mean."""
         scored = []

@@ -11,7 +11,7 @@ from typing import Any
 
 from fwk.errors import DataError
 from fwk.files import write_atomically
-from fwk.scoring.scorer import Scored, Scorer, Text
+from fwk.scoring.scorer import Scored, ScoredText, Scorer
 
 WINDOW, LETTERS = (
     4096,
@@ -20,8 +20,8 @@ WINDOW, LETTERS = (
 
 
 def scored(
-    scorer: Scorer, texts: Iterable[Text], done: int = 0, window: int = WINDOW, **how: Any
-) -> Iterator[tuple[Text, Scored]]:
+    scorer: Scorer, texts: Iterable[ScoredText], done: int = 0, window: int = WINDOW, **how: Any
+) -> Iterator[tuple[ScoredText, Scored]]:
     """Every text but the first `done` with what is said of it, in order. how: see `Scorer.encode`. Texts share calls with those
     they would have shared them with from the start, so what comes out is the same to the last bit."""
     before = 0
@@ -31,8 +31,8 @@ def scored(
         before += len(some)
 
 
-def _windows(texts: Iterable[Text], window: int) -> Iterator[list[Text]]:
-    some: list[Text] = []
+def _windows(texts: Iterable[ScoredText], window: int) -> Iterator[list[ScoredText]]:
+    some: list[ScoredText] = []
     letters = 0
     for text in texts:
         if some and (len(some) == window or letters + len(text.text) > LETTERS):

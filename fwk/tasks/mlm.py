@@ -18,7 +18,7 @@ import torch
 from fwk.components.registry import register
 from fwk.contracts.context import Vocabulary
 from fwk.contracts.options import option
-from fwk.contracts.task import Source, Task, Unread
+from fwk.contracts.task import SizeOnly, Source, Task
 from fwk.contracts.views import Batch
 from fwk.data.blocks import Blocks, Example, Layout, stack
 from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
@@ -26,7 +26,7 @@ from fwk.data.progress import Progress
 from fwk.data.store import Store, is_store
 from fwk.data.text import find_files, missing
 from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load
-from fwk.errors import ConfigError, DataError, nearest
+from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk.files import cache_folder, digest, write_atomically
 
 COUNTS, SOURCES, TRAINED_ON = (
@@ -161,7 +161,7 @@ class MaskedLanguageModelling(Task):
             )
         task._same_vocabulary()
         task._weights = _entries(config.data)[1]
-        train = {name: Unread(name, size) for name, size in task._trained_on["sizes"].items()}
+        train = {name: SizeOnly(name, size) for name, size in task._trained_on["sizes"].items()}
         (held_out,) = task._valid_splits().values()
         name = (
             "valid" if "valid" in task._names else task._names[0]
@@ -329,7 +329,7 @@ class MaskedLanguageModelling(Task):
 
     def sources(self, split: str) -> Mapping[str, Source]:
         if split not in self._sources:
-            raise DataError(f"there is no split '{split}'{nearest(split, self._sources)}")
+            raise DataError(f"there is no split '{split}'{did_you_mean(split, self._sources)}")
         return self._sources[split]
 
     def source_names(self) -> tuple[str, ...]:
@@ -452,7 +452,8 @@ def _entries(data: Any) -> tuple[dict[str, list[str]], dict[str, float]]:
             unknown = [k for k in value if k not in ("path", "weight")]
             if unknown:
                 raise ConfigError(
-                    f"{key}.{unknown[0]}", f"unknown key{nearest(unknown[0], ['path', 'weight'])}"
+                    f"{key}.{unknown[0]}",
+                    f"unknown key{did_you_mean(unknown[0], ['path', 'weight'])}",
                 )
             if "path" not in value:
                 raise ConfigError(f"{key}.path", "is missing, expected a token store or text files")

@@ -31,15 +31,16 @@ from fwk.contracts.keyed import Key
 from fwk.contracts.optimizer import set_learning_rate
 from fwk.contracts.views import View
 from fwk.engine.evaluate import evaluate
-from fwk.engine.feed.joined import Joined
+from fwk.engine.feed.joined import JoinedViews
 from fwk.engine.feed.loader import train_batches
-from fwk.engine.module import Step
+from fwk.engine.module import Update
 from fwk.engine.ranks.world import World
 from fwk.engine.run import Run
+from fwk.engine.saving import checkpoint
 from fwk.engine.signals import StopRequest
 from fwk.engine.trainer import Trainer
 from fwk.errors import FwkError
-from fwk.runs import start as api
+from fwk.runs import start
 
 TINY = {
     "task": {
@@ -108,7 +109,9 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 def trainer_of(config: RunConfig, world: World | None = None) -> Iterator[Trainer]:
     """A trainer about to make the first update, on a run whose folder vanishes afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        run = api.build_run(config, Path(folder), load_plugins(config.user_dirs), world or World())
+        run = start.build_run(
+            config, Path(folder), load_plugins(config.user_dirs), world or World()
+        )
         trainer = Trainer(run, StopRequest())
         trainer.enter_phase(run.hooks.hook.fwk_phase(run=run))
         yield trainer
@@ -143,10 +146,10 @@ def gradients(config: RunConfig, world: World | None = None) -> dict[str, Tensor
         }
 
 
-def differentiate_once(trainer: Trainer) -> Step:
+def differentiate_once(trainer: Trainer) -> Update:
     run = trainer.run
     batches = next(batches_of(run, run.update))
-    step = Step(update=run.update + 1, progress=run.progress, micro_batches=len(batches))
+    step = Update(update=run.update + 1, progress=run.progress, micro_batches=len(batches))
     micros = [
         run.module.begin(batch, index, step, run.device) for index, batch in enumerate(batches)
     ]
@@ -176,8 +179,8 @@ def train_briefly(config: RunConfig, folder: Path, updates: int | None = None) -
     changed["run"] = str(folder)
     if updates is not None:
         changed["train"]["updates"] = updates
-    finished = api.run(from_mapping(changed))
-    tensors, _ = api.checkpoint.read_checkpoint(api.checkpoint.find_checkpoint(finished.folder))
+    finished = start.run(from_mapping(changed))
+    tensors, _ = checkpoint.read_checkpoint(checkpoint.find_checkpoint(finished.folder))
     return tensors["model"]
 
 
@@ -254,7 +257,7 @@ def rule_one_encode(config: RunConfig) -> str:
                 module.encode = counted
 
         module._encode_one = uncounted
-        step = Step(update=1, counts=None)
+        step = Update(update=1, counts=None)
         micro = module.begin(next(batches_of(trainer.run))[0], 0, step, trainer.run.device)
         if module.prepares(step):
             module.prepare(micro, step)
@@ -355,7 +358,7 @@ def _noised(
     noiser = cls(
         build_config(cls, options), BuildContext(name="view", vocabulary=task.vocabulary())
     )
-    view = View.of(batch)
+    view = View.from_batch(batch)
     return view, noiser.apply(view, Key(seed, purpose, view.draws))
 
 
@@ -395,7 +398,7 @@ def noiser_keeps_rows_apart(name: str, options: Mapping[str, Any]) -> str:
     if not registry.get("noiser", name).cls.by_row:
         return ""
     cuts = (slice(0, 5), slice(5, 6), slice(6, 24))
-    together = Joined.of(
+    together = JoinedViews.joining(
         {"view": _noised(name, options)[1]}, [np.arange(24)[rows] for rows in cuts]
     )
     alone = [_noised(name, options, rows)[1] for rows in cuts]
@@ -450,7 +453,7 @@ def encoder_is_padding_proof(config: RunConfig) -> str:
     """What stands in the padding, and how much of it there is, does not change the features of content."""
     with trainer_of(config) as trainer:
         encoder = _tried(trainer).eval()
-        view = View.of(next(batches_of(trainer.run))[0])
+        view = View.from_batch(next(batches_of(trainer.run))[0])
         if view.mask is None:
             return ""
         with torch.no_grad():
@@ -482,7 +485,7 @@ def encoder_returns_named_states(config: RunConfig) -> str:
     """Every state it names can be asked for, and has B leading."""
     with trainer_of(config) as trainer:
         encoder = _tried(trainer)
-        view = View.of(next(batches_of(trainer.run))[0])
+        view = View.from_batch(next(batches_of(trainer.run))[0])
         encoded = encoder(view.inputs, view.mask, None, encoder.state_names())
         if missing := set(encoder.state_names()) - set(encoded.states):
             return f"named but not returned: {', '.join(sorted(missing))}"

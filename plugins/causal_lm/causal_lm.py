@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
 from fwk.nn.masked_lm_head import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
 
@@ -48,8 +48,8 @@ class CausalLM(Criterion):
         return {config.view: {"noiser": "identity"}}
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
-        return encoder[0].softmax(text, share=1.0)
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
+        return encoder[0].softmax(shape, share=1.0)
 
     def predicted(self, view: View) -> tuple[slice, slice, Tensor]:
         """Which positions are predicted, and which features they are predicted from; bool [B, T - 1], what of it is content."""

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.copying import copies, copy_losses
 from fwk.nn.masked_lm_head import (
     OUTPUT_BIAS,
@@ -119,12 +119,12 @@ class CorrectiveLM(Criterion):
         return (config.view,)
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
         share = 1.0 if config.positions == "all" else None
         copy_head = (
-            2.0 * encoder[0].width * text.length if config.copy_weight or config.copy else 0.0
+            2.0 * encoder[0].width * shape.length if config.copy_weight or config.copy else 0.0
         )
-        return copy_head + (encoder[0].softmax(text, share) if config.lm_weight else 0.0)
+        return copy_head + (encoder[0].softmax(shape, share) if config.lm_weight else 0.0)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.view]

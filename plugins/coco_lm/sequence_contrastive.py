@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
 from fwk_plugins.coco_lm.corrective_lm import AUXILIARY
 
@@ -114,7 +114,7 @@ class SequenceContrastive(Criterion):
         return config.views
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
         return 0.0  # two rows of cosines, which grow with the others at hand: nothing beside an encoder
 
     @classmethod

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, Key, LossTerm, Output, View, option
 from fwk.contracts.keyed import fold
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 from fwk.nn.softmax import token_losses
 
 Targets = Literal["soft", "hard"]
@@ -39,7 +39,7 @@ Students = Literal["auxiliary", "primary", "adversarial", "none"]
 STEP = 0.1  # xi, as a share of the length of a random vector of one word
 
 
-class Imitated:
+class TeacherTargets:
     """What is imitated: the distribution that logits [..., C] say, without gradient, where `counted`, bool [...], and the likeliest value
     has at least the probability `threshold`. It is computed once for all who imitate it."""
 
@@ -167,7 +167,7 @@ class CrossView(Criterion):
             for name in self.modules:
                 if name not in self.known:
                     raise ConfigError(
-                        "modules", f"there is no module '{name}'{nearest(name, self.known)}"
+                        "modules", f"there is no module '{name}'{did_you_mean(name, self.known)}"
                     )
             if self.turn >= self.turns:
                 raise ConfigError(
@@ -295,14 +295,14 @@ class CrossView(Criterion):
                 if teacher.ema
                 else self.primary
             )
-            imitated = Imitated(module(teacher), student.content, self.config.threshold)
+            imitated = TeacherTargets(module(teacher), student.content, self.config.threshold)
         if self.config.students != "auxiliary":
             students = [self.primary]
         if self.config.students == "adversarial":
             student = self.disturbed(student, imitated, context)
         return sum(imitated.divergence(module(student), self.config.targets) for module in students)
 
-    def disturbed(self, view: View, imitated: Imitated, context: Context) -> View:
+    def disturbed(self, view: View, imitated: TeacherTargets, context: Context) -> View:
         """The view encoded with the noise that, to first order, moves the primary module most. It is searched in full precision:
         what a small step changes is lost in half of it."""
         (B, T), E = view.content.shape, self.vectors[0].embedding_dim
@@ -317,7 +317,7 @@ class CrossView(Criterion):
             if half:
                 with torch.no_grad():
                     plain = view.replace(encoded=context.encode(view, mode="teacher"))
-                    imitated = Imitated(self.primary(plain), imitated.counted)
+                    imitated = TeacherTargets(self.primary(plain), imitated.counted)
             changed = view.replace(embedding_change=start)
             moved = imitated.divergence(
                 self.primary(changed.replace(encoded=context.encode(changed, mode="quiet")))

@@ -15,7 +15,7 @@ import numpy as np
 
 from fwk.data.store import Store
 from fwk.data.text import missing, numbered_lines
-from fwk.errors import ConfigError, DataError, nearest
+from fwk.errors import ConfigError, DataError, did_you_mean
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
 KEPT = ("form", "lemma", "upos", "xpos", "feats", "deprel")
@@ -224,7 +224,7 @@ def write_columns(
             if name not in there:
                 raise ConfigError(
                     "columns",
-                    f"the sentence at {sentence.place} has no column '{name}'{nearest(name, there)}",
+                    f"the sentence at {sentence.place} has no column '{name}'{did_you_mean(name, there)}",
                 )
         _write(sentence, [there[name] for name in columns], separator, out)
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fwk.errors import DataError, nearest
+from fwk.errors import DataError, did_you_mean
 from fwk_plugins.cvt.tags import PREFIXES, Span, spans
 
 # What stands for a gold value that is none of the label's values: there is none; training never saw it; training never saw it,
@@ -29,7 +29,7 @@ def span_counts(
             for _, _, kind in found:
                 if kind not in number:
                     raise DataError(
-                        f"a span has the type '{kind}', which is not among those counted{nearest(kind, types)}"
+                        f"a span has the type '{kind}', which is not among those counted{did_you_mean(kind, types)}"
                     )
                 counts[row][number[kind]] += 1
     return torch.tensor(counts, dtype=torch.int64).view(3, len(types))
@@ -66,7 +66,7 @@ def scored_words(
     name, left_out = ("xpos", xpos) if xpos else ("upos", ("PUNCT",))
     if name not in columns:
         raise DataError(
-            f"punctuation is told by the column {name}, and there is none{nearest(name, columns)}"
+            f"punctuation is told by the column {name}, and there is none{did_you_mean(name, columns)}"
         )
     return tuple(tag not in left_out for tag in columns[name])
 

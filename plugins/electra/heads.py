@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk.nn.compiled import compiled
+from fwk.nn.compiled import when_compiling
 
 # what a criterion reads unless the config says otherwise: samples of a generator, and of a cloze model
 GENERATED: dict[str, Any] = {"noiser": "masked_lm", "of": "masked", "network": {"name": "scaled"}}
@@ -28,7 +28,7 @@ def token_head(width: int) -> nn.Sequential:
     return head
 
 
-@compiled
+@when_compiling
 def detection_loss(logits: Tensor, replaced: Tensor, counted: Tensor) -> Tensor:
     """Sum of the sigmoid losses where counted, in fp32 or wider, 0-d: logits, bool replaced and bool counted [B, N]."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

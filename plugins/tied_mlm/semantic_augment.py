@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.masked_lm_head import (
     MaskedLMHead,
     OutputBias,
@@ -110,8 +110,8 @@ class SemanticAugment(Criterion):
         return config.views
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
-        return 2 * encoder[0].softmax(text)
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
+        return 2 * encoder[0].softmax(shape)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         a, b = (views[name] for name in self.config.views)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from support.paths import ROOT
 
 from faults.lab import Fault, Side, digest, make_store, prose, tokens
 
@@ -217,9 +218,7 @@ def config_damaged(s):
 )
 def plugin_gone(s):
     s.fresh()
-    shutil.copytree(
-        Path(__file__).parents[2] / "user_dir_examples" / "focal_mlm", s.folder / "objective"
-    )
+    shutil.copytree(ROOT / "user_dir_examples" / "focal_mlm", s.folder / "objective")
     s.start_words = ("--user-dir=objective", "--criterion=focal_mlm")
     s.dies(fault=inside("signal", name="SIGKILL", at=10))
     shutil.rmtree(s.folder / "objective")

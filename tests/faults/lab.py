@@ -382,7 +382,7 @@ class Fwk(Side):
             "store": [*text, "task.data=store"],
             "text": [*text, "task.data=text.txt", "task.vocabulary=64", "task.valid_share=0.1"],
             "digits": [
-                f"--user-dir={HERE.parent / 'contracts' / 'images.py'}",
+                f"--user-dir={HERE.parent / 'support' / 'objectives' / 'images.py'}",
                 "--model=test_pixels",
                 "--criterion=test_classify",
             ],

@@ -39,13 +39,9 @@ class FocalMLM(Criterion):
         logits = self.head(view.at_positions(view.encoded.features))  # [B, K, V]
         losses = token_losses(logits, view.at_positions(view.target))  # [B, K], -log p
         focal = (1 - (-losses).exp()) ** self.config.gamma * losses
-        return Output(
-            terms={"focal": LossTerm(focal.masked_fill(~view.valid, 0.0).sum())},
-            statistics={
-                "nll": losses.detach().masked_fill(~view.valid, 0.0).sum(),
-                "positions": view.valid.sum(),
-            },
-        )
+        loss = LossTerm(focal.masked_fill(~view.valid, 0.0).sum())
+        nll = losses.detach().masked_fill(~view.valid, 0.0).sum()
+        return Output(terms={"focal": loss}, statistics={"nll": nll, "positions": view.valid.sum()})
 
     def metrics(self, sums):
         return {"masked_lm": float(sums["nll"] / sums["positions"].clamp(min=1))}

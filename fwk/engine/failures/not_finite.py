@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fwk.contracts.views import View
-from fwk.engine.module import MicroBatch, ObjectiveModule, Step
+from fwk.engine.module import MicroBatch, ObjectiveModule, Update
 from fwk.engine.run import Run
 
 NOTHING = "run again, nothing in it is not finite on any rank"
@@ -38,7 +38,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
     return [name for name, tensor in tensors.items() if bad(tensor)]
 
 
-def diagnose(run: Run, micros: Sequence[MicroBatch], step: Step) -> Finding:
+def diagnose(run: Run, micros: Sequence[MicroBatch], step: Update) -> Finding:
     """The first thing that was not finite in an update whose gradient was not. Every rank calls this, and gets the
     same answer. Uses up `.grad`."""
     found = _agree(run, _weights(run) or _data(run, micros))
@@ -132,7 +132,7 @@ def _gradients(run: Run) -> str:
 # -- running it again ------------------------------------------------------------------------------------------------
 
 
-def _pass(run: Run, micros: Sequence[MicroBatch], step: Step) -> Finding | None:
+def _pass(run: Run, micros: Sequence[MicroBatch], step: Update) -> Finding | None:
     """Forward and backward of every micro-batch, to the end even when something is found: other ranks wait in the same
     collectives."""
     module, parameters = run.module, run.trainable
@@ -141,7 +141,7 @@ def _pass(run: Run, micros: Sequence[MicroBatch], step: Step) -> Finding | None:
     compiled = (
         torch.compiler.set_stance("force_eager") if run.config.train.compile else nullcontext()
     )
-    with compiled, Watch(module) as watch:
+    with compiled, NotFiniteTracer(module) as watch:
         for micro in micros:
             watch.begin(micro)
             with run.precision.autocast():
@@ -183,7 +183,7 @@ class _Node:
     reached: bool = False
 
 
-class Watch:
+class NotFiniteTracer:
     """Hooks on every module of an objective that note the first value that is not finite."""
 
     def __init__(self, module: ObjectiveModule):
@@ -194,7 +194,7 @@ class Watch:
         self.events = 0
         self.handles: list[Any] = []
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> NotFiniteTracer:
         for name, module in self.module.named_modules():
             if name:
                 self.handles.append(

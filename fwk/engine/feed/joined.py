@@ -19,7 +19,7 @@ from fwk.errors import PluginError
 
 
 @dataclass(frozen=True)
-class Joined:
+class JoinedViews:
     """views: by name, with the rows of all micro-batches below each other. sizes: by name, the rows of each
     micro-batch. padded: by name, which micro-batches have padding, as if they had been made alone."""
 
@@ -28,7 +28,7 @@ class Joined:
     padded: Mapping[str, Sequence[bool]]
 
     @classmethod
-    def of(cls, views: Mapping[str, View], draws: Sequence[np.ndarray]) -> Joined:
+    def joining(cls, views: Mapping[str, View], draws: Sequence[np.ndarray]) -> JoinedViews:
         """draws: the draw numbers of each micro-batch, ascending over all of them. A view may lack rows or repeat them:
         which micro-batch a row belongs to follows from its draw."""
         ends = np.array([own[-1] for own in draws])
@@ -63,10 +63,10 @@ class Joined:
                 views[name] = self.views[name].replace(**own, padded=self.padded[name][number])
             yield views
 
-    def to(self, device: torch.device) -> Joined:
+    def to(self, device: torch.device) -> JoinedViews:
         return replace(self, views={name: view.to(device) for name, view in self.views.items()})
 
-    def pin_memory(self) -> Joined:
+    def pin_memory(self) -> JoinedViews:
         return replace(self, views={name: view.pin_memory() for name, view in self.views.items()})
 
 

@@ -18,9 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 from fwk.contracts.task import Task
 from fwk.contracts.views import Batch, View
 from fwk.data.order import Order
-from fwk.engine.feed.joined import Joined
-from fwk.engine.feed.workers import _Begin, _Failure, _foresee, _guarded, _load_user_dirs
-from fwk.errors import CodeFailed, ConfigError, FwkError, PluginError, nearest
+from fwk.engine.feed.joined import JoinedViews
+from fwk.engine.feed.workers import (
+    _Failure,
+    _guarded,
+    _load_user_dirs,
+    _WorkerStart,
+    require_worker_limits,
+)
+from fwk.errors import CodeFailed, ConfigError, FwkError, PluginError, did_you_mean
 
 _TOGETHER = 32768  # positions that are worked on in one call, where micro-batches are smaller
 
@@ -87,7 +93,7 @@ class _Examples(Dataset):
         try:
             return self.batch(draws)
         except FwkError as error:
-            return _Failure.of(error)
+            return _Failure.from_error(error)
 
     def batch(self, draws: np.ndarray) -> Batch:
         """CodeFailed where the task's code raises what is no error of ours."""
@@ -136,11 +142,11 @@ class _Views(_Examples):
             pickle.dumps((self.task, self.order, self.user_dirs, self.make)),
         )
 
-    def __getitem__(self, draws: list[np.ndarray]) -> list[Joined | _Failure]:
+    def __getitem__(self, draws: list[np.ndarray]) -> list[JoinedViews | _Failure]:
         try:
-            return [Joined.of(self.make(self.batch(np.concatenate(draws))), draws)]
+            return [JoinedViews.joining(self.make(self.batch(np.concatenate(draws))), draws)]
         except FwkError as error:
-            failure = _Failure.of(error)
+            failure = _Failure.from_error(error)
             if len(draws) == 1:
                 return [failure]
             parts = [
@@ -156,7 +162,7 @@ def source_numbers(task: Task, names: Sequence[str], split: str) -> np.ndarray:
         if name not in known:
             raise PluginError(
                 f"source_names() of task {type(task).__name__} lacks '{name}', a source of split '{split}'"
-                f"{nearest(name, known)}"
+                f"{did_you_mean(name, known)}"
             )
     return np.array([known.index(name) for name in names], dtype=np.int64)
 
@@ -229,7 +235,7 @@ def _loader(
     examples: _Examples, draws: Any, workers: int, pin: bool, start_method: str | None
 ) -> DataLoader:
     if workers:
-        _foresee(workers)
+        require_worker_limits(workers)
     # a generator of its own: the loader draws a base seed, which must not move torch's global one
     return DataLoader(
         examples,
@@ -239,7 +245,7 @@ def _loader(
         num_workers=workers,
         pin_memory=pin and torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_Begin(examples.user_dirs) if workers else None,
+        worker_init_fn=_WorkerStart(examples.user_dirs) if workers else None,
         prefetch_factor=4 if workers else None,
         multiprocessing_context=start_method if workers else None,
     )

@@ -29,7 +29,7 @@ class StaticViews:
 
     def __call__(self, batch: Batch, split: str) -> dict[str, View]:
         """The batch and every static view of it, by name."""
-        views = {BATCH: View.of(batch)}
+        views = {BATCH: View.from_batch(batch)}
         for name, noiser in self.noisers.items():
             source = views[self.sources[name]]
             made = noiser.apply(source, Key(self.seed, f"{split}/{name}", source.draws))

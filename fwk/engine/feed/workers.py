@@ -29,7 +29,7 @@ class _Failure:
     details: str
 
     @classmethod
-    def of(cls, error: FwkError) -> _Failure:
+    def from_error(cls, error: FwkError) -> _Failure:
         return cls(str(error), isinstance(error, UserError), getattr(error, "details", ""))
 
     def throw(self) -> None:
@@ -45,7 +45,7 @@ def _load_user_dirs(user_dirs: Sequence[str]) -> None:
         load_user_dirs(user_dirs)
 
 
-class _Begin:
+class _WorkerStart:
     """What a worker does first."""
 
     def __init__(self, user_dirs: Sequence[str | Path]):
@@ -71,7 +71,7 @@ _DESCRIPTORS = (
 _SHARED = 1 << 20  # bytes of shared memory without which no worker can hand over anything
 
 
-def _foresee(workers: int) -> None:
+def require_worker_limits(workers: int) -> None:
     """RunError where workers could not even begin: what torch does then is to wait for ever, or to end in its threads."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _DESCRIPTORS * (workers + 1)
@@ -90,7 +90,7 @@ def _foresee(workers: int) -> None:
         )
 
 
-class _Patience:
+class _StalledWorkers:
     """Ends workers that the training process has waited for too long: one that is stopped, or that hangs in what it
     reads, would keep it in a call without a limit of its own."""
 
@@ -126,7 +126,7 @@ class _Patience:
 def _guarded(loader: DataLoader, what: str, timeout: float) -> Iterator[Batch]:
     """The loader's batches; a worker that is lost or hangs, or an error of ours, becomes one sentence."""
     batches = iter(loader)
-    patience = _Patience(batches, timeout)
+    patience = _StalledWorkers(batches, timeout)
     try:
         while True:
             try:

@@ -15,7 +15,7 @@ from fwk.engine.run import Run
 from fwk.errors import RunError
 
 
-def testify(run: Run, micros: Sequence[MicroBatch]) -> tuple[Tensor | int, int, int]:
+def agreement_numbers(run: Run, micros: Sequence[MicroBatch]) -> tuple[Tensor | int, int, int]:
     """What tells of ranks that disagree, in the one sum: where this rank's draws lie in the update, and, every
     train.check_ranks_every updates, a checksum of its weights and the square of that."""
     every = run.config.train.check_ranks_every
@@ -29,7 +29,7 @@ def testify(run: Run, micros: Sequence[MicroBatch]) -> tuple[Tensor | int, int, 
     return place, weights, weights * weights
 
 
-def cross_examine(run: Run, sequences: float, place: float, weights: int, squared: int) -> None:
+def check_agreement(run: Run, sequences: float, place: float, weights: int, squared: int) -> None:
     """RunError, on every rank alike, when their sums are not those of ranks that agree."""
     batch = run.config.train.batch
     if run.world_size == 1:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fwk.engine.ranks.watchdog import Watch
+from fwk.engine.ranks.watchdog import RankWatchdog
 from fwk.engine.ranks.world import World
 from fwk.errors import RunError, UserError
 
@@ -70,7 +70,7 @@ def process_group(device: str, timeout: float) -> Iterator[World]:
         world = World(rank=rank, size=size, device=chosen)
         if size > 1:
             token = world.objects(os.urandom(8).hex())[0]  # the same for all, and never used before
-            watch = world.watch = Watch(
+            watch = world.watch = RankWatchdog(
                 rank, size, timeout, _side_store(env["MASTER_ADDR"], port, token)
             )
             watch.start()

@@ -41,7 +41,7 @@ class LostRanks(RunError):
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class Position:
     """Where a rank is. waits: for other ranks, so that time counts. Another object is another visit."""
 
     what: str
@@ -56,13 +56,13 @@ class Heard:
     at: float = field(default_factory=time.monotonic)
 
 
-class Watch:
+class RankWatchdog:
     """store: a connection of its own to the job's store, prefixed (None: this rank watches over itself alone)."""
 
     def __init__(self, rank: int, size: int, timeout: float, store: Any = None):
         self.rank, self.size, self.timeout, self.store = rank, size, timeout, store
         self.tick, self.grace = min(TICK, timeout / 20), min(GRACE, timeout / 4)
-        self.place = Place("the start")
+        self.place = Position("the start")
         self.update = 0
         self.good = ""  # name of the last checkpoint that this rank knows to be whole
         self.alarm: dict[str, Any] | None = None
@@ -104,7 +104,7 @@ class Watch:
     # -- what the main thread says -----------------------------------------------------------------------------------
 
     def at(self, what: str, waits: bool = False) -> None:
-        self.place = Place(what, waits)
+        self.place = Position(what, waits)
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -112,11 +112,11 @@ class Watch:
         if self.alarm is not None:
             raise self.lost()
         outside = self.place
-        self.place = Place(outside.what if outside.waits else what, waits=True)
+        self.place = Position(outside.what if outside.waits else what, waits=True)
         try:
             yield
         finally:
-            self.place = Place(outside.what, outside.waits)
+            self.place = Position(outside.what, outside.waits)
 
     def tell(self, error: BaseException) -> bool:
         """Tells the other ranks that this one fails; False when another rank said the same before."""

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fwk.engine.ranks.watchdog import LostRanks, Watch
+from fwk.engine.ranks.watchdog import LostRanks, RankWatchdog
 from fwk.errors import FwkError
 
 
@@ -25,7 +25,7 @@ class World:
     size: int = 1
     device: torch.device = torch.device("cpu")
     side: Any = None
-    watch: Watch | None = None
+    watch: RankWatchdog | None = None
     doing: str = "the start"
 
     @property

@@ -141,7 +141,7 @@ def size_of(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in tensors.values())
 
 
-def foresee_space(run: Path, needed: int) -> None:
+def require_free_space(run: Path, needed: int) -> None:
     """CheckpointError when not even `needed` bytes are free for a checkpoint."""
     if needed > (free := shutil.disk_usage(run).free):
         raise CheckpointError(

@@ -35,7 +35,7 @@ def snapshot(
     if run.average is not None:
         tensors["average"] = run.average.values
     plugins: dict[str, Any] = {}
-    for name, kept in call_each(run, "fwk_checkpoint_save"):
+    for name, kept in call_per_plugin(run, "fwk_checkpoint_save"):
         if kept:
             tensors[f"plugin-{name}"] = {k: v for k, v in kept.items() if isinstance(v, Tensor)}
             plugins[name] = {k: v for k, v in kept.items() if not isinstance(v, Tensor)}
@@ -154,7 +154,7 @@ def locate(run: Run, state: Mapping[str, Any]) -> None:
     run.phase = Phase.from_state(state["phase"]) if state.get("phase") else None
 
 
-def call_each(run: Run, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+def call_per_plugin(run: Run, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
     """What each plugin's implementation of a hook returns, by the plugin's name. arguments: plugin's name -> value, for
     what differs from plugin to plugin; one that an argument does not name is left out."""
     returned = []

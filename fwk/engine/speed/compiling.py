@@ -56,7 +56,7 @@ def breaks() -> dict[str, int]:
     return dict(counters["graph_break"])
 
 
-class CompileWatch:
+class CompileCounter:
     """A hook that says on stderr when an update after warm-up compiled something, and when graphs are cut."""
 
     def __init__(self) -> None:

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from fwk import Batch, Source, Task, Vocabulary, option, register
 from fwk.contracts.keyed import fold, mix_array
-from fwk.contracts.task import Unread
+from fwk.contracts.task import SizeOnly
 from fwk.data.store import is_store
-from fwk.errors import ConfigError, DataError, UserError, nearest
+from fwk.errors import ConfigError, DataError, UserError, did_you_mean
 from fwk.files import check_target, write_atomically
 from fwk_plugins.cvt import readers, tags
 from fwk_plugins.cvt.packed import Packed
@@ -115,7 +115,7 @@ class Labelled:
             if column != TREE and column not in known:
                 raise ConfigError(
                     f"task.data.{self.name}.labels",
-                    f"there is no column '{column}' in {path}{nearest(column, known)}",
+                    f"there is no column '{column}' in {path}{did_you_mean(column, known)}",
                 )
         return found
 
@@ -128,7 +128,7 @@ def entry(name: str, given: Any) -> Labelled:
     for word in given:
         if word not in KEYS:
             raise ConfigError(
-                f"{key}.{word}", f"a labelled set has no key '{word}'{nearest(word, KEYS)}"
+                f"{key}.{word}", f"a labelled set has no key '{word}'{did_you_mean(word, KEYS)}"
             )
     for needed in ("path", "labels"):
         if not given.get(needed):
@@ -490,7 +490,9 @@ class SentencesTask(Task):
         task = cls.without_data(config, seed, folder)
         if task._sizes is None:  # the run is of an older version
             return cls(config, seed)
-        task._sources = {"train": {name: Unread(name, size) for name, size in task._sizes.items()}}
+        task._sources = {
+            "train": {name: SizeOnly(name, size) for name, size in task._sizes.items()}
+        }
         task._held = {}
         for name in HELD:
             if any(getattr(one, name) for one in task._sets.values()):
@@ -532,7 +534,7 @@ class SentencesTask(Task):
             for label, column in one.labels.items():
                 if (f"{label}_relation" if column == TREE else label) not in task._spaces:
                     raise DataError(
-                        f"{path} does not hold the label '{label}' of task.data.{one.name}{nearest(label, task._spaces)}"
+                        f"{path} does not hold the label '{label}' of task.data.{one.name}{did_you_mean(label, task._spaces)}"
                     )
         task._counts, task._sources = (
             None,
@@ -912,7 +914,7 @@ class SentencesTask(Task):
         """Sentences of words, for a trained model. labelled_set: whose mix of `task.pretrained` they take; None: the mean."""
         if labelled_set not in (None, *self._sets):
             raise UserError(
-                f"there is no labelled set '{labelled_set}'{nearest(labelled_set, self._sets)}"
+                f"there is no labelled set '{labelled_set}'{did_you_mean(labelled_set, self._sets)}"
             )
         source = NO_SET if labelled_set is None else [*self._sets].index(labelled_set)
         return self.collate(

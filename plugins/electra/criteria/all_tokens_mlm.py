@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.copying import copy_losses
 from fwk.nn.masked_lm_head import (
     OUTPUT_BIAS,
@@ -63,9 +63,10 @@ class AllTokensMLM(Criterion):
         return (config.view,)
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
         return (
-            encoder[0].softmax(text, share=1.0) + config.copy * 2.0 * encoder[0].width * text.length
+            encoder[0].softmax(shape, share=1.0)
+            + config.copy * 2.0 * encoder[0].width * shape.length
         )
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:

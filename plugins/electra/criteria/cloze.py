@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
 from fwk.nn.masked_lm_head import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
 
@@ -45,8 +45,8 @@ class Cloze(Criterion):
         return {config.view: {"noiser": "identity"}}
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
-        return encoder[0].softmax(text, share=1.0, width=sum(tower.width for tower in encoder))
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
+        return encoder[0].softmax(shape, share=1.0, width=sum(tower.width for tower in encoder))
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"cloze": views[self.config.view].ordinary.sum()}

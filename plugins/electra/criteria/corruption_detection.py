@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.masked_lm_head import replaced_tokens
 from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
@@ -46,8 +46,8 @@ class CorruptionDetection(Criterion):
         return (config.view,)
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
-        return encoder[0].binary(text) / text.length  # at [CLS] alone
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
+        return encoder[0].binary(shape) / shape.length  # at [CLS] alone
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"corruption": views[self.config.view].content.any(1).sum()}

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.masked_lm_head import count_chosen
 from fwk_plugins.electra.heads import CLOZE, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
@@ -104,11 +104,11 @@ class NoiseContrastive(Criterion):
         return (config.view,)
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
         return (
-            encoder[0].binary(text)
+            encoder[0].binary(shape)
             if config.head == "dense"
-            else 2.0 * encoder[0].width * text.length
+            else 2.0 * encoder[0].width * shape.length
         )
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
 from fwk.nn.masked_lm_head import count_chosen, replaced_tokens
 from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
@@ -95,8 +95,8 @@ class ReplacedTokenDetection(Criterion):
         return (config.view,)
 
     @classmethod
-    def flops(cls, config: Config, encoder: tuple[Transformer, ...], text: Text) -> float:
-        return encoder[0].binary(text)
+    def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
+        return encoder[0].binary(shape)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.view]

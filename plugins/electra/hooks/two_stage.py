@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fwk import Phase, hookimpl, option, register
-from fwk.errors import ConfigError, nearest
+from fwk.errors import ConfigError, did_you_mean
 
 
 @register("hook", "two_stage")
@@ -87,7 +87,7 @@ class TwoStage:
             raise ConfigError(
                 "hooks.two_stage.view",
                 f"there is no view '{self.config.view}' with a learned noiser"
-                f"{nearest(self.config.view, learned)}",
+                f"{did_you_mean(self.config.view, learned)}",
             )
         return learned[self.config.view].network
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Key, LossTerm, Output, View, option, register
-from fwk.contracts.sizes import Text, Transformer
-from fwk.errors import ConfigError, nearest
+from fwk.contracts.sizes import SequenceShape, Transformer
+from fwk.errors import ConfigError, did_you_mean
 from fwk.nn.masked_lm_head import OUTPUT_BIAS, OutputBias, count_chosen, masked_log_probs
 from fwk.nn.softmax import Softmax
 from fwk_plugins.electra.cloze_noiser import SAMPLING, TEMPERATURE, WEIGHT, ClozeNoiser, Sampling
@@ -77,9 +77,9 @@ class MaskedLMNoiser(ClozeNoiser):
             nn.init.zeros_(self.baseline.bias)
 
     @classmethod
-    def flops(cls, config: Config, network: tuple[Transformer, ...], text: Text) -> float:
+    def flops(cls, config: Config, network: tuple[Transformer, ...], shape: SequenceShape) -> float:
         runs = 1.5 if config.sampling == "run_again" else 1  # the second one has no backward pass
-        return runs * (network[0].forward(text) + network[0].softmax(text))
+        return runs * (network[0].forward(shape) + network[0].softmax(shape))
 
     def apply(self, source: View, key: Key, context: Context, prepared: View | None = None) -> View:
         if prepared is not None and self.config.learns == "adversarial":
@@ -181,7 +181,7 @@ class MaskedLMNoiser(ClozeNoiser):
             raise ConfigError(
                 f"views.{self.view}.critic",
                 f"expected one criterion that reports P(original), and {said}"
-                f"{nearest(self.config.critic or '', known)}",
+                f"{did_you_mean(self.config.critic or '', known)}",
             )
         return known[self.config.critic]
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fwk import BuildContext, Context, Key, LossTerm, Output, View, register
-from fwk.contracts.sizes import Text, Transformer
+from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
 from fwk.nn.masked_lm_head import OUTPUT_BIAS, OutputBias
 from fwk.nn.softmax import Softmax
@@ -47,10 +47,10 @@ class TwoTowerNoiser(ClozeNoiser):
             )
 
     @classmethod
-    def flops(cls, config: Config, network: tuple[Transformer, ...], text: Text) -> float:
+    def flops(cls, config: Config, network: tuple[Transformer, ...], shape: SequenceShape) -> float:
         runs = 1.5 if config.sampling == "run_again" else 1  # the second one has no backward pass
-        head = network[0].softmax(text, share=1.0, width=sum(tower.width for tower in network))
-        return runs * (sum(tower.forward(text) for tower in network) + head)
+        head = network[0].softmax(shape, share=1.0, width=sum(tower.width for tower in network))
+        return runs * (sum(tower.forward(shape) for tower in network) + head)
 
     def outline(self, source: View, key: Key) -> View:
         return with_positions(source, key, self.config.ratio).replace(changed=None)

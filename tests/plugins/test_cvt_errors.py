@@ -1,0 +1,248 @@
+"""What a stranger gets wrong about taggers and parsers: one sentence that names the key or the file, exit status 2, no run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from support.cases import SENTENCES, TREEBANK
+
+from fwk.cli.train import main
+from fwk.testing import _merged
+
+BASE = {
+    **SENTENCES,
+    "criterion": {"pos": {"name": "cvt_tagging", "label": "pos"}, "tree": {"name": "cvt_parsing"}},
+    "train": {"updates": 2, "batch": 4, "precision": "fp32", "device": "cpu"},
+    "hooks": {"terminal": None},
+}
+SUPERVISED = {"students": "none"}
+
+
+def treebank(**said):
+    return {"task": {"data": {"tiny": said}}}
+
+
+def criterion(which, /, **said):
+    return {"criterion": {which: said}}
+
+
+def columns(**said):
+    """A set of columns alone, and a tagger of one of them."""
+    return {
+        "task": {
+            "data": {
+                "tiny": None,
+                "x": {
+                    "path": "FOLDER/columns.txt",
+                    "columns": ["word", "tag", "pos"],
+                    "labels": {"ner": {"spans": "tag"}},
+                    **said,
+                },
+            }
+        },
+        "criterion": {
+            "pos": None,
+            "tree": None,
+            "ner": {"name": "cvt_tagging", "label": "ner", **SUPERVISED},
+        },
+    }
+
+
+BERT = {"model": {"name": "bert", "layers": 1, "width": 8, "heads": 2, "positions": "learned"}}
+FULL = {"criterion": {label: {"modules": ["full"]} for label in ("pos", "tree")}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("strange")
+    blocks = Path(TREEBANK["path"]).read_text().split("\n\n")
+    cyclic = (
+        blocks[0].replace("\t4\tdet\t", "\t2\tdet\t", 1).replace("\t4\tamod\t", "\t1\tamod\t", 1)
+    )
+    (made / "cyclic.conllu").write_text("\n\n".join([cyclic, *blocks[1:]]))
+    (made / "headless.conllu").write_text("1\tthe\tthe\tDET\t_\t_\t_\t_\t_\t_\n\n" * 20)
+    (made / "columns.txt").write_text("a B-X N\nb O V\n\nc O N\n\n" * 10)
+    (made / "empty.conllu").write_text("# nothing\n\n")
+    (made / "empty.txt").write_text("\n\n")
+    return made
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        # nobody to imitate on
+        (
+            treebank(fraction=1.0),
+            "views.unlabelled.sources: the task has no source 'unlabelled': task.unlabelled names no file and every set "
+            "keeps all of its labels; name files, give a set a fraction below 1, or train on labelled sentences alone",
+        ),
+        (
+            {**treebank(fraction=1.0), **criterion("pos", students="primary")},
+            "criterion.LABEL.students=none",
+        ),
+        (
+            {"task": {"unlabelled_share": 0.0}},
+            "the task has no source 'unlabelled': task.unlabelled_share is 0; raise it",
+        ),
+        (
+            {"task": {"unlabelled_share": 1.0}},
+            "task.unlabelled_share: is 1, which leaves no update for labelled sentences",
+        ),
+        (treebank(weight=0), "task.data: every set has weight 0 (tiny)"),
+        (
+            treebank(weight=float("nan")),
+            "task.data.tiny.weight: expected a number of at least 0, got nan",
+        ),
+        # labels
+        (
+            criterion("pos", label="tree"),
+            "criterion.pos.label: 'tree' is a tree, which 'cvt_parsing' predicts; expected one value for each word: pos",
+        ),
+        (
+            criterion("pos", label="tree_head"),
+            "criterion.pos.label: 'tree_head' has no fixed values",
+        ),
+        (
+            criterion("tree", label="pos"),
+            "criterion.tree.label: 'pos' is one value for each word, which 'cvt_tagging' predicts; expected a tree: tree",
+        ),
+        (
+            criterion("pos", label="poss"),
+            "criterion.pos: reads the label 'poss', and task 'sentences' has no such label; did you mean 'pos'",
+        ),
+        (
+            treebank(labels={"words": "upos"}),
+            "task.data.tiny.labels.words: this name is that of the words themselves",
+        ),
+        (
+            treebank(labels={"tree": {"spans": "tree"}}),
+            "task.data.tiny.labels.tree: expected a column, {spans: COLUMN} or tree, got {'spans': 'tree'}",
+        ),
+        (
+            treebank(labels={"pos": {"spans": "upos"}}),
+            "the tag is 'PROPN', expected O or PREFIX-TYPE",
+        ),
+        (
+            treebank(labels=["pos"]),
+            "task.data.tiny.labels: expected a mapping of labels to columns",
+        ),
+        # columns
+        (treebank(labels={"pos": "uposs"}), "task.data.tiny.labels: there is no column 'uposs'"),
+        (
+            columns(columns="word tag pos"),
+            "task.data.x.columns: expected a list of names, such as [word, tag], got 'word tag pos'",
+        ),
+        (
+            columns(columns=["form", "tag", "pos"]),
+            "task.data.x.columns: none of form, tag, pos is the word",
+        ),
+        (columns(columns=["word", "tag"]), "columns.txt:1: expected 2 columns (word, tag)"),
+        (columns(separator=""), "task.data.x.separator: is empty"),
+        (
+            columns(labels={"ner": "tag", "parse": "tree"}),
+            "task.data.x.columns: a tree needs columns that are called head, deprel and upos",
+        ),
+        # files
+        (treebank(path=3), "task.data.tiny.path: expected text, got 3"),
+        (treebank(valid=3), "task.data.tiny.valid: expected text, got 3"),
+        (
+            treebank(path="FOLDER/cyclic.conllu"),
+            "cyclic.conllu:2: word 1 hangs from itself (1 -> 2 -> 1); expected a tree",
+        ),
+        (treebank(path="FOLDER/headless.conllu"), "headless.conllu has no heads"),
+        (treebank(path="FOLDER/empty.conllu"), "empty.conllu holds no sentence"),
+        (treebank(valid="FOLDER/empty.conllu"), "empty.conllu holds no sentence"),
+        (columns(path="FOLDER/empty.txt"), "empty.txt holds no sentence"),
+        (
+            {"task": {"unlabelled": ["FOLDER/empty.txt"]}},
+            "task.unlabelled: FOLDER/empty.txt holds no sentence of at most 100 words",
+        ),
+        (
+            {"task": {"unlabelled": ["FOLDER/emtpy.txt"]}},
+            "task.unlabelled: there is no file FOLDER/emtpy.txt",
+        ),
+        (
+            treebank(path="FOLDER/cyclic"),
+            "task.data.tiny.columns: a file of columns needs their names, such as [word, tag]; one of CoNLL-U ends in",
+        ),
+        (
+            {"task": {"clean": True}},
+            "is left to train on: 0 have more than 100 words (task.length), 60 stand in a valid or test file (task.clean)",
+        ),
+        (
+            {"task": {"length": 2}},
+            "is left to train on: 60 have more than 2 words (task.length), 0 stand",
+        ),
+        # modules
+        (
+            criterion("tree", turns=2, turn=2),
+            "criterion.tree.turn: is 2, and turns are counted from 0; expected less than turns, 2",
+        ),
+        (
+            criterion("pos", modules=["forwardd"]),
+            "criterion.pos.modules: there is no module 'forwardd'; did you mean 'forward'",
+        ),
+        (
+            criterion("tree", modules=[]),
+            "criterion.tree.modules: is empty, and auxiliary modules are to imitate the primary one",
+        ),
+        (
+            criterion("tree", modules=[], students="none", auxiliary_labels=True),
+            "auxiliary modules are to learn from labels",
+        ),
+        (
+            BERT,
+            "criterion.pos.modules: the module 'forward' reads the state 'forward_1', which Bert does not have; take the model 'cnn_bilstm'",
+        ),
+        (
+            {**BERT, **FULL, "task": {"length": 5}, "train": {"updates": 1, "validate_every": 1}},
+            "has a sequence of 8 positions, more than the 5",
+        ),
+    ],
+)
+def test_one_sentence_and_status_2(changes, message, folder, tmp_path, capsys):
+    config = yaml.safe_dump(pruned(_merged(BASE, changes))).replace("FOLDER", str(folder))
+    (tmp_path / "config.yaml").write_text(config)
+    status = main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")])
+    said = capsys.readouterr().err.strip()
+    assert status == 2 and message.replace("FOLDER", str(folder)) in said, said
+    assert said.count("error:") == 1 and "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def pruned(config):
+    """Without criteria and sets that are None, here those that the case does without."""
+    for part in (config["criterion"], config["task"]["data"]):
+        for name in [name for name, said in part.items() if said is None]:
+            del part[name]
+    return config
+
+
+def test_what_is_no_tree_is_read_where_no_tree_is_asked_for(folder, tmp_path):
+    changes = {
+        "task": {
+            "data": {
+                "tiny": {
+                    "path": str(folder / "cyclic.conllu"),
+                    "labels": {"pos": "upos", "tree": None},
+                }
+            }
+        },
+        "criterion": {"tree": None},
+    }
+    made = pruned(_merged(BASE, changes))
+    del made["task"]["data"]["tiny"]["labels"]["tree"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
+    assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0
+
+
+def test_the_smallest_fraction_keeps_one_sentence(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(_merged(BASE, treebank(fraction=1e-9))))
+    assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0
+
+
+def test_modules_that_read_features_alone_imitate_on_any_encoder(tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(_merged(BASE, {**BERT, **FULL})))
+    assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0

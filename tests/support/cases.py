@@ -1,0 +1,260 @@
+"""Every objective the engine is tried with: the registered ones, and the contracts' own. Each case is a nested mapping
+laid over `fwk.testing.TINY`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fwk.components.discovery import load_plugins
+from fwk.components.registry import registry
+from fwk.testing import tiny_config
+from support.paths import FIXTURES, OBJECTIVES
+
+CONTRACTS = str(OBJECTIVES)
+
+GENERATOR = {
+    "name": "bert",
+    "layers": 1,
+    "width": 16,
+    "heads": 2,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+CORRUPTED = {
+    "noiser": "test_generator",
+    "of": "masked",
+    "network": {**GENERATOR, "tie": ["embedding"]},
+}
+
+load_plugins()
+REGISTERED = [
+    e.name for e in registry.entries("criterion") if e.module.startswith(("fwk.", "fwk_plugins."))
+]
+
+TREEBANK = {
+    "path": str(FIXTURES / "tiny.conllu"),
+    "labels": {"pos": "upos", "tree": "tree"},
+    "fraction": 0.5,
+    "valid": str(FIXTURES / "tiny.conllu"),
+}
+SENTENCES = {
+    "task": {
+        "name": "sentences",
+        "data": {"tiny": TREEBANK},
+        "fewest": 1,
+        "clean": False,
+        "unlabelled_share": 0.5,
+    },
+    "model": {
+        "name": "cnn_bilstm",
+        "width": 6,
+        "words": 8,
+        "characters": 4,
+        "filters": 3,
+        "dropout": 0.0,
+        "unlabelled_dropout": 0.0,
+    },
+}
+NEEDS = {
+    "cvt_tagging": {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "hidden": 8}}},
+    "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
+    "causal_lm": {"model": {"direction": "left_to_right"}},
+    "cloze": {
+        "model": {
+            "name": "two_tower",
+            "layers": 2,
+            "width": 16,
+            "heads": 2,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+        }
+    },
+}
+TOWERS = {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "towers": True}}
+
+COCO_LM = {"corrective_lm": {}, "sequence_contrastive": {}}
+
+CASES: dict[str, dict] = {
+    **{name: {"criterion": {name: {}}, **NEEDS.get(name, {})} for name in REGISTERED},
+    "tagger and parser that are imitated": {
+        **SENTENCES,
+        "criterion": {
+            "pos": {"name": "cvt_tagging", "label": "pos"},
+            "tree": {"name": "cvt_parsing", "auxiliary_labels": True},
+        },
+    },
+    "tagger and parser under virtual adversarial noise": {
+        **SENTENCES,
+        "criterion": {
+            "pos": {"name": "cvt_tagging", "label": "pos", "students": "adversarial"},
+            "tree": {"name": "cvt_parsing", "students": "adversarial", "adversarial_norm": 2.0},
+        },
+    },
+    "tagger and parser that take turns under a mean teacher": {
+        **SENTENCES,
+        "train": {"ema": 0.9},
+        "criterion": {
+            "pos": {
+                "name": "cvt_tagging",
+                "label": "pos",
+                "students": "primary",
+                "turns": 2,
+                "targets": "hard",
+            },
+            "tree": {
+                "name": "cvt_parsing",
+                "students": "primary",
+                "turns": 2,
+                "turn": 1,
+                "ramp_up": 0.5,
+            },
+        },
+        "views": {
+            "plain": {"noiser": "rows", "sources": ["unlabelled"]},
+            "unlabelled": {"noiser": "word_dropout", "of": "plain"},
+            "teacher": {"noiser": "identity", "of": "plain", "mode": "teacher", "ema": True},
+        },
+    },
+    "COCO-LM": {
+        "criterion": COCO_LM,
+        "model": {"positions": "learned", "buckets": 8, "farthest": 12},
+    },
+    "language model over all tokens of a corrupted view": {
+        "criterion": {
+            "corrective_lm": {
+                "positions": "all",
+                "copy_weight": 0.0,
+                "stop_gradient": False,
+                "reduction": "sum",
+            }
+        }
+    },
+    "five objectives that share four views": {
+        "criterion": {
+            "masked_lm": {},
+            "semantic_augment": {},
+            "replaced_token_detection": {},
+            **COCO_LM,
+        },
+        "views": {
+            "corrupted": {
+                "noiser": "masked_lm",
+                "of": "masked",
+                "sampling": "without_dropout",
+                "network": {"name": "scaled", "width": 1.0, "layers": 0.5},
+            }
+        },
+    },
+    "causal LM right to left": {"criterion": "causal_lm", "model": {"direction": "right_to_left"}},
+    "generator against its discriminator": {
+        "criterion": {"replaced_token_detection": {}},
+        "views": {"corrupted": {"learns": "adversarial"}},
+    },
+    "discriminator of a cloze model's samples": {
+        "criterion": {"replaced_token_detection": {}},
+        "views": {"corrupted": TOWERS},
+    },
+    "generator first, then its discriminator": {
+        "criterion": {"replaced_token_detection": {}},
+        "hooks": {"two_stage": {"updates": 2}},
+        "views": {"corrupted": {"network": {"width": 1.0, "share": "none"}}},
+    },
+    "generator that is the discriminator, sampled in a run of its own": {
+        "criterion": {"replaced_token_detection": {}},
+        "views": {
+            "corrupted": {
+                "sampling": "run_again",
+                "unchanged": 0.2,
+                "network": {"width": 1.0, "share": "all"},
+            }
+        },
+    },
+    "head without examples here and there": {"criterion": {"test_multi_task": {}}},
+    "generator with tied embeddings": {
+        "criterion": {"test_detection": {}},
+        "views": {"corrupted": CORRUPTED},
+    },
+    "generator that learns from a reward": {
+        "criterion": {"test_detection": {}},
+        "views": {"corrupted": {**CORRUPTED, "reinforce": True}},
+    },
+    "count that only a network knows": {
+        "criterion": {"test_detection": {"only_changed": True}},
+        "views": {"corrupted": {**CORRUPTED, "prepare": True}},
+    },
+    "targets that only a network knows": {"criterion": {"test_confident": {}}},
+    "contrast over the whole update": {"criterion": {"test_contrast_over_update": {}}},
+    "virtual adversarial noise": {"criterion": {"test_virtual_adversarial": {}}},
+    "teacher view": {"criterion": {"test_teacher": {}}},
+    "teacher view with averaged weights": {
+        "criterion": {"test_teacher": {"averaged": True}},
+        "train": {"ema": 0.9},
+    },
+    "change of phase": {"criterion": {"masked_lm": {}}, "hooks": {"test_two_phases": {}}},
+    "gradients per term": {
+        "criterion": {"semantic_augment": {}, "test_multi_task": {}},
+        "hooks": {"test_pcgrad": {}},
+    },
+    "batch that is not text": {
+        "task": {"name": "test_digits"},
+        "model": {"name": "test_pixels"},
+        "criterion": {"test_classify": {}},
+    },
+    "noiser that reads an encoding": {
+        "criterion": {"masked_lm": {}},
+        "views": {
+            "masked": {"noiser": "test_attention_mask", "of": "plain"},
+            "plain": {"noiser": "identity"},
+        },
+    },
+    "views of two lengths": {
+        "criterion": {"masked_lm": {}, "second": {"name": "masked_lm", "view": "short"}},
+        "views": {"short": {"noiser": "test_drop_last", "of": "masked"}},
+    },
+    "crop of a learned view": {
+        "criterion": {"test_detection": {}, "second": {"name": "test_detection", "view": "short"}},
+        "views": {
+            "corrupted": {**CORRUPTED, "prepare": True},
+            "short": {
+                "noiser": "test_drop_last",
+                "of": "corrupted",
+                "network": None,
+                "prepare": True,
+            },
+        },
+    },
+    "rows that are missing here and there": {
+        "criterion": {"masked_lm": {}},
+        "views": {"few": {"noiser": "rows", "sources": ["b"]}, "masked": {"of": "few"}},
+    },
+    "several objectives at once": {
+        "criterion": {
+            "semantic_augment": {"weight": {"from": 0.0, "to": 1.0}},
+            "test_detection": {},
+            "test_multi_task": {"weight": 0.5},
+        },
+        "views": {"corrupted": CORRUPTED},
+    },
+}
+
+
+# encoders of LSTMs, which are not compiled
+LSTM = [name for name, case in CASES.items() if case.get("model", {}).get("name") == "cnn_bilstm"]
+
+
+def on_a_run(folder: Path) -> dict:
+    """A tagger of words is trained in `folder`; a config that reads its encoder, frozen, in a task of its own."""
+    from fwk.testing import train_briefly
+
+    case = {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "students": "none"}}}
+    train_briefly(tiny_config({**case, "train": {"precision": "fp32"}}), folder, 2)
+    return {
+        "task": {**SENTENCES["task"], "pretrained": str(folder)},
+        "criterion": case["criterion"],
+    }
+
+
+def config_of(name: str, changes: dict | None = None):
+    from fwk.testing import _merged
+
+    return tiny_config(_merged(CASES[name], changes or {}), [CONTRACTS])
