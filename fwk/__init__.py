@@ -57,7 +57,7 @@ def train(config: Any = None, **options: Any) -> Any:
 
     start = {name: options.pop(name, False) for name in ("overwrite", "allow_broken_plugins")}
     resolved = from_python(config, options, allow_broken=start["allow_broken_plugins"])
-    return _import_module("fwk.runs.start").run(resolved, **start)
+    return _import_module("fwk.runs.start").train(resolved, **start)
 
 
 def load(path: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""fwk-train: any task x criterion x model x optimizer. Thin: grammar and help; the work is `fwk.runs.start.run`."""
+"""fwk-train: any task x criterion x model x optimizer. Thin: grammar and help; the work is `fwk.runs.start.train`."""
 
 from __future__ import annotations
 
@@ -127,9 +127,9 @@ def _main(argv: list[str]) -> int:
     for key in unused(resolved.config):  # on every rank: what it refuses must stop them all
         if first_rank():
             print(f"{NAME}: warning: {key} is read by nothing and has no effect", file=sys.stderr)
-    from fwk.runs.start import run
+    from fwk.runs.start import train
 
-    done = run(
+    done = train(
         resolved.config,
         overwrite=bool(values.get("--overwrite")),
         allow_broken_plugins=allow_broken,

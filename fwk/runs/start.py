@@ -61,20 +61,20 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{config.task.name}-{criteria}-{config_identity(config)}"
 
 
-def run(
+def train(
     config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: bool = False
 ) -> Finished:
-    """Trains as `config` says, or goes on where its folder left off."""
+    """Train as `config` describes, or resume the run in its folder."""
     hooks = load_plugins(config.user_dirs, allow_broken=allow_broken_plugins)
     folder = Path(config.run) if config.run else default_folder(config)
-    train = config.train
-    if train.threads:
-        torch.set_num_threads(train.threads)
+    settings = config.train
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     stop = StopRequest()
     with (
         stop.listening(),
-        process_group(train.device, train.timeout) as world,
-        _determinism(train.deterministic, world),
+        process_group(settings.device, settings.timeout) as world,
+        _determinism(settings.deterministic, world),
     ):
         new = world.main and not os.path.exists(
             folder
@@ -94,26 +94,26 @@ def run(
 def _train(
     config: RunConfig, folder: Path, hooks: Any, world: World, stop: StopRequest
 ) -> Finished:
-    this = build_run(config, folder, hooks, world)
-    trainer = Trainer(this, stop)
-    latest = _newest(folder, this)
+    run = build_run(config, folder, hooks, world)
+    trainer = Trainer(run, stop)
+    latest = _newest(folder, run)
     if latest is not None:
         trainer.restore(latest)
         if world.main:
             trainer.settle(latest)
-            if this.done:
+            if run.done:
                 print(
-                    f"fwk: {folder} is finished at update {this.update}: nothing to do; a longer run "
+                    f"fwk: {folder} is finished at update {run.update}: nothing to do; a longer run "
                     f"({_longer(config)}) goes on from there",
                     file=sys.stderr,
                 )
     if world.main:
-        checkpoint.require_free_space(folder, checkpoint.size_of(model_tensors(this.module)))
+        checkpoint.require_free_space(folder, checkpoint.size_of(model_tensors(run.module)))
         _write(folder / "config.yaml", to_yaml(config))  # nothing refuses this start any more
     if world.main and latest is None:
-        _describe(this)
+        _describe(run)
         optimizer = config.optimizer
-        if advice := optimizer.cls.advice(optimizer.config, this.module.networks["main"].width):
+        if advice := optimizer.cls.advice(optimizer.config, run.module.networks["main"].width):
             print(f"fwk: {advice}", file=sys.stderr)
     status = "failed"
     try:
@@ -128,8 +128,8 @@ def _train(
                 {
                     "event": "finished",
                     "split": "train",
-                    "update": this.update,
-                    "seconds": round(this.seconds, 3),
+                    "update": run.update,
+                    "seconds": round(run.seconds, 3),
                 }
             )
         elif world.main:
@@ -137,24 +137,24 @@ def _train(
                 {
                     "event": "stopped",
                     "split": "train",
-                    "update": this.update,
-                    "seconds": round(this.seconds, 3),
+                    "update": run.update,
+                    "seconds": round(run.seconds, 3),
                 }
             )
         trainer.complain()
     except BaseException as error:
-        hooks.hook.fwk_exception(run=this, error=error)
+        hooks.hook.fwk_exception(run=run, error=error)
         if not isinstance(error, KeyboardInterrupt):  # the second Ctrl-C does not wait
             trainer.saver.leave()
         raise
     finally:
-        hooks.hook.fwk_run_end(run=this, status=status)
+        hooks.hook.fwk_run_end(run=run, status=status)
     return Finished(
         folder,
         status,
         0 if status == "finished" else stop.exit_status,
-        this.update,
-        this.last_metrics,
+        run.update,
+        run.last_metrics,
     )
 
 
@@ -256,17 +256,17 @@ def _longer(config: RunConfig) -> str:
     )
 
 
-def _describe(this: Run) -> None:
+def _describe(run: Run) -> None:
     """environment.json and tokenizer/, once per run."""
     environment = describe_environment(
-        this.config, plugin_provenance(), this.device, this.world_size
+        run.config, plugin_provenance(), run.device, run.world_size
     )
     _write(
-        this.folder / "environment.json",
+        run.folder / "environment.json",
         json.dumps(environment, indent=1, sort_keys=True, default=str),
     )
-    (this.folder / "tokenizer").mkdir(exist_ok=True)
-    this.task.save_assets(this.folder / "tokenizer")
+    (run.folder / "tokenizer").mkdir(exist_ok=True)
+    run.task.save_assets(run.folder / "tokenizer")
 
 
 def _agree_on_start(world: World, config: RunConfig) -> None:
@@ -285,12 +285,12 @@ def _agree_on_start(world: World, config: RunConfig) -> None:
             )
 
 
-def _newest(folder: Path, this: Run) -> Path | None:
+def _newest(folder: Path, run: Run) -> Path | None:
     """Rank 0 chooses the checkpoint to go on from, so that all ranks take the same."""
-    found, failure, world = None, None, this.world
+    found, failure, world = None, None, run.world
     if world.main:
         try:
-            found, complaints = checkpoint.newest_whole(folder, this.module)
+            found, complaints = checkpoint.newest_whole(folder, run.module)
             for complaint in complaints:
                 print(f"fwk: passed over a checkpoint: {complaint}", file=sys.stderr)
         except CheckpointError as error:

@@ -179,7 +179,7 @@ def train_briefly(config: RunConfig, folder: Path, updates: int | None = None) -
     changed["run"] = str(folder)
     if updates is not None:
         changed["train"]["updates"] = updates
-    finished = start.run(from_mapping(changed))
+    finished = start.train(from_mapping(changed))
     tensors, _ = checkpoint.read_checkpoint(checkpoint.find_checkpoint(finished.folder))
     return tensors["model"]
 

@@ -542,7 +542,7 @@ def test_shrunk_it_trains_two_updates(name, tmp_path):
         tiny(name, precision="fp32", log_every=1).to_mapping(),
         {"run": str(tmp_path / "run"), "hooks": {"jsonl": {"name": "jsonl"}}},
     )
-    done = start.run(from_mapping(config))
+    done = start.train(from_mapping(config))
     lines = [
         json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]

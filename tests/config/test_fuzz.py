@@ -296,7 +296,7 @@ def any_command_line_of_fwk_train(argv: list[str]) -> None:
     finished = SimpleNamespace(exit_status=0)
     with (
         empty_folder() as here,
-        mock.patch("fwk.runs.start.run", lambda *arguments, **options: finished),
+        mock.patch("fwk.runs.start.train", lambda *arguments, **options: finished),
     ):
         (here / "x.yaml").write_text("train: {batch: 3}\n")
         status, _, err = call(train.main, safe(argv))

@@ -53,7 +53,7 @@ def config_in(folder: Path, changes: dict | None = None):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "trained"
-    assert start.run(config_in(folder)).status == "finished"
+    assert start.train(config_in(folder)).status == "finished"
     assert [path.name for path in checkpoint.list_checkpoints(folder)] == [
         "update-000000002",
         "update-000000004",
@@ -148,7 +148,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_sam
     run, trained, capfd
 ):
     truncate(newest(run) / "model.safetensors")
-    assert start.run(config_in(run)).status == "finished"
+    assert start.train(config_in(run)).status == "finished"
     assert "passed over a checkpoint" in capfd.readouterr().err
     same = [
         (folder / "checkpoints/latest/model.safetensors").read_bytes() for folder in (run, trained)
@@ -166,7 +166,7 @@ def test_none_whole_ends_the_command_with_status_2(run, capsys):
     for folder in checkpoint.list_checkpoints(run):
         truncate(folder / "state.json")
     with pytest.raises(CheckpointError, match="no checkpoint of .* is whole") as caught:
-        start.run(config_in(run))
+        start.train(config_in(run))
     assert caught.value.exit_status == 2
 
 
@@ -176,7 +176,7 @@ def test_a_newer_format_is_refused_rather_than_passed_over(run):
     with pytest.raises(
         CheckpointError, match="has format 2, and this version of fwk reads up to 1"
     ) as caught:
-        start.run(config_in(run))
+        start.train(config_in(run))
     assert caught.value.exit_status == 2
 
 
@@ -190,7 +190,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(
     monkeypatch.setattr(checkpoint, "write_hashed", full)
     said = "cannot write the checkpoint .*update-000000006: No space left on device; the last good checkpoint is update-000000004"
     with pytest.raises(RunError, match=said) as caught:
-        start.run(config_in(run, {"train": {"updates": 6, "async_save": in_background}}))
+        start.train(config_in(run, {"train": {"updates": 6, "async_save": in_background}}))
     assert caught.value.exit_status == 1
     assert checkpoint.newest_whole(run)[0].name == "update-000000004"
     assert not list((run / "checkpoints").glob(".writing*"))
@@ -198,7 +198,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(
 
 def test_what_a_killed_write_left_is_cleaned_up(run):
     (run / "checkpoints" / ".writing-update-000000003").mkdir()
-    start.run(config_in(run, {"train": {"updates": 5}}))
+    start.train(config_in(run, {"train": {"updates": 5}}))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [
         "latest",
         "update-000000004",
@@ -248,7 +248,7 @@ def no_pickle(monkeypatch):
 
 
 def test_going_on_and_loading_read_no_pickle(run, no_pickle):
-    assert start.run(config_in(run, {"train": {"updates": 5}})).status == "finished"
+    assert start.train(config_in(run, {"train": {"updates": 5}})).status == "finished"
     assert fwk.load(run).update == 5
 
 
@@ -270,7 +270,7 @@ def test_tokenizer_store_and_config_are_read_without_pickle(tmp_path, monkeypatc
     folder = tmp_path / "run"
     for _ in range(2):  # the second time from what the first one built
         shutil.rmtree(folder, ignore_errors=True)
-        assert start.run(config_in(folder, changes)).status == "finished"
+        assert start.train(config_in(folder, changes)).status == "finished"
     assert fwk.load(folder).tokenizer is not None
 
 
@@ -286,7 +286,7 @@ def test_a_malicious_pickle_in_any_file_is_not_executed(run, name, vouched, tmp_
         manifest["files"][name] = {"sha256": hashlib.sha256(bomb).hexdigest(), "bytes": len(bomb)}
         (newest(run) / "manifest.json").write_text(json.dumps(manifest))
         with pytest.raises(CheckpointError):
-            start.run(config_in(run))
+            start.train(config_in(run))
         with pytest.raises(CheckpointError):
             fwk.load(run)
     else:
@@ -341,7 +341,7 @@ def kept(run: Path) -> tuple[list[int], dict[str, str]]:
 
 
 def test_the_last_ones_are_kept(tmp_path):
-    start.run(
+    start.train(
         config_in(tmp_path / "run", {"train": {"updates": 7, "save_every": 1, "keep_last": 3}})
     )
     assert kept(tmp_path / "run") == ([5, 6, 7], {"latest": "update-000000007"})
@@ -350,14 +350,14 @@ def test_the_last_ones_are_kept(tmp_path):
 def test_milestones_are_kept_for_good_also_by_a_run_that_is_resumed(tmp_path):
     changes = {"train": {"updates": 8, "save_every": 1, "keep_last": 1, "keep_at": [0.25, 0.5]}}
     with _stopped_at(3):
-        start.run(config_in(tmp_path / "run", changes))
+        start.train(config_in(tmp_path / "run", changes))
     assert kept(tmp_path / "run")[0] == [2, 3]
-    start.run(config_in(tmp_path / "run", changes))
+    start.train(config_in(tmp_path / "run", changes))
     assert kept(tmp_path / "run") == ([2, 4, 8], {"latest": "update-000000008"})
 
 
 def test_a_milestone_is_saved_whatever_else_is_due(tmp_path):
-    start.run(
+    start.train(
         config_in(
             tmp_path / "run", {"train": {"updates": 10, "save_every": 0, "keep_at": [0.25, 0.301]}}
         )
@@ -377,7 +377,7 @@ def test_the_best_ones_are_kept_by_metric_and_mode(tmp_path, monkeypatch, mode, 
     monkeypatch.setattr(
         trainer, "evaluate", lambda run, split, stop: {"loss": 0.0, "score": values[run.update]}
     )
-    start.run(
+    start.train(
         config_in(
             tmp_path / "run",
             {
@@ -405,7 +405,7 @@ def test_an_unknown_best_metric_names_those_there_are(tmp_path):
         FwkError,
         match="train.best_metric: validation gave no 'nll'.* is:? loss, masked_lm/accuracy",
     ):
-        start.run(
+        start.train(
             config_in(
                 tmp_path / "run",
                 {"train": {"keep_best": 1, "best_metric": "nll", "validate_every": 1}},
@@ -415,7 +415,7 @@ def test_an_unknown_best_metric_names_those_there_are(tmp_path):
 
 def test_a_kill_between_writing_and_linking_is_put_right_by_the_next_start(run):
     checkpoint.point(run, "latest", checkpoint.list_checkpoints(run)[0])
-    start.run(config_in(run))
+    start.train(config_in(run))
     assert kept(run)[1]["latest"] == "update-000000004"
 
 
@@ -429,7 +429,7 @@ def test_changed_data_are_refused(run, monkeypatch):
     with pytest.raises(
         CheckpointError, match="was trained on other data: fingerprint .* there, 000000000000 here"
     ):
-        start.run(config_in(run))
+        start.train(config_in(run))
 
 
 def test_a_changed_config_is_refused_by_key_and_accepted_with_overwrite(run):
@@ -437,10 +437,10 @@ def test_a_changed_config_is_refused_by_key_and_accepted_with_overwrite(run):
     before = (run / "config.yaml").read_text()
     said = "model.width: 16 there, 8 here; optimizer.lr: 0.001 there, 0.5 here"
     with pytest.raises(CheckpointError, match=said) as caught:
-        start.run(changed)
+        start.train(changed)
     assert caught.value.exit_status == 2 and (run / "config.yaml").read_text() == before
     (run / "mine.txt").write_text("a note")
-    assert start.run(changed, overwrite=True).status == "finished"
+    assert start.train(changed, overwrite=True).status == "finished"
     assert (
         load_file(newest(run) / "model.safetensors")["networks.main.embeddings.token.weight"].shape[
             1
@@ -461,21 +461,21 @@ def test_a_changed_config_is_refused_by_key_and_accepted_with_overwrite(run):
     ],
 )
 def test_length_logging_and_micro_batch_may_change(run, change):
-    assert start.run(config_in(run, {"train": change})).status == "finished"
+    assert start.train(config_in(run, {"train": change})).status == "finished"
 
 
 def test_overwriting_a_folder_that_is_no_run_deletes_nothing(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "thesis.tex").write_text("x")
     with pytest.raises(CheckpointError, match="nothing was deleted"):
-        start.run(config_in(tmp_path / "precious"), overwrite=True)
+        start.train(config_in(tmp_path / "precious"), overwrite=True)
     assert (tmp_path / "precious" / "thesis.tex").exists()
 
 
 def test_a_run_folder_that_is_a_file_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot use the run folder .*file"):
-        start.run(config_in(tmp_path / "file"))
+        start.train(config_in(tmp_path / "file"))
 
 
 # -- another world size ----------------------------------------------------------------------------------------------

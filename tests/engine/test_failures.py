@@ -66,7 +66,7 @@ def left_behind(run: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    start.run(config_in(folder))
+    start.train(config_in(folder))
     return folder
 
 
@@ -151,7 +151,7 @@ def test_tensors_are_written_as_safetensors_itself_reads_them(tmp_path, dtype):
 
 @pytest.mark.parametrize("in_background", [True, False])
 def test_saving_in_the_background_changes_no_byte(tmp_path, undisturbed, in_background):
-    start.run(config_in(tmp_path / "run", {"train": {"async_save": in_background}}))
+    start.train(config_in(tmp_path / "run", {"train": {"async_save": in_background}}))
     assert left_behind(tmp_path / "run") == left_behind(undisturbed)
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_written_in_the_background_ends_the_run_before_the_next_s
 
         patch.setattr(trainer_module.Trainer, "step", noted)
         with pytest.raises(RunError, match="No space left on device; there is no earlier one"):
-            start.run(
+            start.train(
                 config_in(
                     tmp_path / "run",
                     {"train": {"updates": 50, "save_every": 10, "validate_every": 0}},
@@ -198,7 +198,7 @@ def test_a_hooks_tensors_are_those_of_the_moment(tmp_path, plugin, monkeypatch):
 
     plugin(Counting(), "counting")
     monkeypatch.setattr(checkpoint, "settle", lambda *a: None)  # every checkpoint stays
-    start.run(config_in(tmp_path / "run", {"train": {"save_every": 1, "validate_every": 0}}))
+    start.train(config_in(tmp_path / "run", {"train": {"save_every": 1, "validate_every": 0}}))
     for path in checkpoint.list_checkpoints(tmp_path / "run"):
         assert float(
             load_file(path / "plugin-counting.safetensors")["count"]
@@ -226,10 +226,10 @@ def test_a_signal_during_validation_ends_it_and_the_next_start_makes_it_again(
         return measure(run, some(), *rest)
 
     small = {"train": {"micro_batch": 4}}
-    start.run(config_in(tmp_path / "whole", small))
+    start.train(config_in(tmp_path / "whole", small))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "_measure", interrupted)
-        stopped = start.run(config_in(tmp_path / "run", small))
+        stopped = start.train(config_in(tmp_path / "run", small))
     assert (stopped.exit_status, stopped.update) == (75, at)
     assert os.readlink(tmp_path / "run/checkpoints/latest") == f"update-{at:09d}"
     assert not [
@@ -237,7 +237,7 @@ def test_a_signal_during_validation_ends_it_and_the_next_start_makes_it_again(
         for line in lines(tmp_path / "run")
         if line["split"] == "valid" and line["update"] == at
     ]
-    assert start.run(config_in(tmp_path / "run", small)).status == "finished"
+    assert start.train(config_in(tmp_path / "run", small)).status == "finished"
     assert lines(tmp_path / "run") == lines(tmp_path / "whole")
     assert left_behind(tmp_path / "run") == left_behind(tmp_path / "whole")
 
@@ -252,7 +252,7 @@ def test_a_signal_while_a_checkpoint_is_written_waits_for_it(tmp_path, undisturb
         return write(path, parts)
 
     monkeypatch.setattr(checkpoint, "write_hashed", signalling)
-    stopped = start.run(config_in(tmp_path / "run"))
+    stopped = start.train(config_in(tmp_path / "run"))
     assert stopped.exit_status == 75
     newest = checkpoint.list_checkpoints(tmp_path / "run")[-1]
     checkpoint.verify(newest)
@@ -261,7 +261,7 @@ def test_a_signal_while_a_checkpoint_is_written_waits_for_it(tmp_path, undisturb
         and os.readlink(newest.parent / "latest") == newest.name
     )
     assert not list(newest.parent.glob(".writing*"))
-    assert start.run(config_in(tmp_path / "run")).status == "finished"
+    assert start.train(config_in(tmp_path / "run")).status == "finished"
     assert lines(tmp_path / "run") == lines(undisturbed) and left_behind(
         tmp_path / "run"
     ) == left_behind(undisturbed)
@@ -296,7 +296,7 @@ def test_out_of_memory_says_which_shape_and_what_to_set(tmp_path, monkeypatch, e
         {"criterion": {"masked_lm": None, "semantic_augment": {}}, "train": {"batch": 12}},
     )
     with pytest.raises(RunError) as caught:
-        start.run(config)
+        start.train(config)
     said = str(caught.value)
     assert said.startswith("update 1: out of memory")
     assert (
@@ -318,7 +318,7 @@ def test_out_of_memory_in_an_optimizer_or_a_hook_names_the_place(tmp_path, monke
     with pytest.raises(
         RunError, match="out of memory .* in validation; the last checkpoint is good"
     ):
-        start.run(config_in(tmp_path / "run"))
+        start.train(config_in(tmp_path / "run"))
 
 
 def test_a_worker_that_dies_is_one_sentence_wherever_the_trainer_is(tmp_path, monkeypatch):
@@ -332,7 +332,7 @@ def test_a_worker_that_dies_is_one_sentence_wherever_the_trainer_is(tmp_path, mo
         RunError,
         match=r"update 1: a data-loading worker died \(DataLoader worker \(pid 123\) is killed by",
     ):
-        start.run(config_in(tmp_path / "run"))
+        start.train(config_in(tmp_path / "run"))
 
 
 # -- limits, tokens --------------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ def test_too_many_open_files_are_one_sentence_and_lose_nothing(tmp_path, undistu
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "Too many open files" in done.stderr.splitlines()[-1]
-    assert start.run(config_in(tmp_path / "run")).status == "finished"
+    assert start.train(config_in(tmp_path / "run")).status == "finished"
     assert lines(tmp_path / "run") == lines(undisturbed)
 
 
@@ -396,7 +396,7 @@ def test_a_token_the_vocabulary_does_not_have_is_named_with_its_example(
         RunError,
         match=rf"example 5 of source '.' \(draw \d+\) has the token id {wrong}, and the vocabulary holds 0 to",
     ):
-        start.run(config_in(tmp_path / "run", {"train": {"updates": 40, "validate_every": 0}}))
+        start.train(config_in(tmp_path / "run", {"train": {"updates": 40, "validate_every": 0}}))
 
 
 # -- what is logged --------------------------------------------------------------------------------------------------
@@ -417,7 +417,7 @@ def test_a_log_that_cannot_be_written_saves_the_run_and_ends_it(
         patch.setattr(jsonl, "as_line", full)
         assert (
             run_command(
-                "fwk-train", lambda _: start.run(config_in(tmp_path / "run")).exit_status, []
+                "fwk-train", lambda _: start.train(config_in(tmp_path / "run")).exit_status, []
             )
             == 1
         )
@@ -430,7 +430,7 @@ def test_a_log_that_cannot_be_written_saves_the_run_and_ends_it(
         checkpoint.newest_whole(tmp_path / "run")[0].name == "update-000000004"
     )  # of the line that was not written
     path = tmp_path / "run" / "metrics.jsonl"
-    assert start.run(config_in(tmp_path / "run")).status == "finished"
+    assert start.train(config_in(tmp_path / "run")).status == "finished"
     assert [x for x in lines(undisturbed) if x not in lines(tmp_path / "run")] == [
         lines(undisturbed)[2]
     ], path.read_text()
@@ -440,7 +440,7 @@ def test_an_unwritable_log_at_the_start_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").mkdir()
     with pytest.raises(CheckpointError, match="cannot write .*metrics.jsonl: Is a directory"):
-        start.run(config_in(tmp_path / "run"))
+        start.train(config_in(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("broken", ["from the start", "later"])
@@ -461,7 +461,7 @@ def test_a_run_goes_on_without_tensorboard_and_says_so_once(tmp_path, capfd, bro
             tmp_path / "run",
             {"hooks": {"tensorboard": {"name": "tensorboard", "flush_seconds": 1}}},
         )
-        assert start.run(config).status == "finished"
+        assert start.train(config).status == "finished"
     said = [str(warning.message) for warning in told if "tensorboard" in str(warning.message)]
     assert (
         len(said) == 1
@@ -482,7 +482,7 @@ def test_a_disk_that_fills_while_a_run_is_described_is_one_sentence(tmp_path, mo
     with pytest.raises(
         RunError, match=r"No space left on device \(environment.json\); free some space"
     ):
-        start.run(config_in(tmp_path / "run"))
+        start.train(config_in(tmp_path / "run"))
 
 
 def test_too_little_space_is_foreseen_before_the_first_update(tmp_path, monkeypatch):
@@ -492,7 +492,7 @@ def test_too_little_space_is_foreseen_before_the_first_update(tmp_path, monkeypa
         CheckpointError,
         match="a checkpoint needs at least .* MB, and 0.0 MB are free on the disk of",
     ):
-        start.run(config_in(tmp_path / "run"))
+        start.train(config_in(tmp_path / "run"))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
@@ -507,7 +507,7 @@ def test_a_save_without_room_writes_nothing_and_names_the_good_one(
         RunError,
         match="it needs .* MB, and 0.0 MB are free on its disk; the last good checkpoint is update-000000006",
     ):
-        start.run(config_in(tmp_path / "run", {"train": {"updates": 8}}))
+        start.train(config_in(tmp_path / "run", {"train": {"updates": 8}}))
 
 
 # -- what a checkpoint needs -----------------------------------------------------------------------------------------
@@ -548,7 +548,7 @@ def test_weights_that_are_not_finite_are_not_gone_on_from(run, capsys):
     said = "update-000000006: networks.main.embeddings.token.weight is not finite"
     with pytest.raises(CheckpointError, match=said):
         load(run)
-    assert start.run(config_in(run, {"train": {"updates": 8}})).update == 8
+    assert start.train(config_in(run, {"train": {"updates": 8}})).update == 8
     assert f"passed over a checkpoint: {run}/checkpoints/{said}" in capsys.readouterr().err
 
 
@@ -557,7 +557,7 @@ def test_where_every_checkpoint_holds_weights_that_are_not_finite_none_is_gone_o
         shutil.rmtree(newer)
     not_a_number(run)
     with pytest.raises(CheckpointError, match="no checkpoint of .* is whole: .* is not finite"):
-        start.run(config_in(run, {"train": {"updates": 8}}))
+        start.train(config_in(run, {"train": {"updates": 8}}))
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path, plugin):
@@ -570,7 +570,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, plugin):
     plugin(Damage())
     said = "cannot write the checkpoint .*update-000000004: .* is not finite; the last good checkpoint is update-000000003"
     with pytest.raises(RunError, match=said):
-        start.run(config_in(tmp_path / "run", {"train": {"async_save": False}}))
+        start.train(config_in(tmp_path / "run", {"train": {"async_save": False}}))
 
 
 def test_a_start_that_is_refused_changes_nothing_in_the_folder(run):
@@ -582,7 +582,7 @@ def test_a_start_that_is_refused_changes_nothing_in_the_folder(run):
         if path.is_file() and path.name != ".lock"
     }
     with pytest.raises(CheckpointError, match="is whole"):
-        start.run(config_in(run, {"train": {"updates": 8}}))
+        start.train(config_in(run, {"train": {"updates": 8}}))
     assert before == {
         path: path.read_bytes()
         for path in run.rglob("*")
@@ -597,7 +597,7 @@ def test_a_state_that_lacks_something_is_refused_by_name(run, key):
         CheckpointError,
         match=f"update-000000006 lacks {key}: it was written by another version of fwk",
     ):
-        start.run(config_in(run, {"train": {"updates": 8}}))
+        start.train(config_in(run, {"train": {"updates": 8}}))
 
 
 def test_the_state_of_a_plugin_that_is_absent_is_refused_unless_it_only_listened(run):
@@ -605,9 +605,9 @@ def test_the_state_of_a_plugin_that_is_absent_is_refused_unless_it_only_listened
     with pytest.raises(
         CheckpointError, match="holds the state of somebodys, which is not loaded here"
     ):
-        start.run(config_in(run, {"train": {"updates": 8}}))
+        start.train(config_in(run, {"train": {"updates": 8}}))
     rewrite_state(run, lambda state: state["listeners"].append("somebodys"))
-    assert start.run(config_in(run, {"train": {"updates": 8}})).update == 8
+    assert start.train(config_in(run, {"train": {"updates": 8}})).update == 8
 
 
 # -- several runs in one process, several hosts on one folder --------------------------------------------------------
@@ -624,7 +624,7 @@ def test_a_run_leaves_the_process_as_deterministic_as_it_was(tmp_path, plugin):
     plugin(Look())
     fill = torch.utils.deterministic.fill_uninitialized_memory
     for wanted in (True, False):
-        start.run(
+        start.train(
             config_in(
                 tmp_path / f"run-{wanted}", {"train": {"deterministic": wanted, "updates": 1}}
             )
@@ -636,10 +636,10 @@ def test_a_run_leaves_the_process_as_deterministic_as_it_was(tmp_path, plugin):
 
 def test_a_folder_that_another_host_did_not_give_back_is_used_with_a_warning(tmp_path, capfd):
     folder = tmp_path / "run"
-    start.run(config_in(folder))
+    start.train(config_in(folder))
     assert (folder / ".lock").read_text() == ""  # given back
     (folder / ".lock").write_text("123 on elsewhere")
-    start.run(config_in(folder, {"train": {"updates": 7}}))
+    start.train(config_in(folder, {"train": {"updates": 7}}))
     assert (
         "was last used by process 123 on elsewhere, which did not give it back"
         in capfd.readouterr().err
@@ -651,7 +651,7 @@ def test_the_clock_of_the_wall_does_not_matter(tmp_path, monkeypatch):
 
     jumps = iter([1e9, 5e8, 2e9] * 10_000)
     monkeypatch.setattr(time, "time", lambda: next(jumps))
-    done = start.run(config_in(tmp_path / "run", {"train": {"minutes": 5.0}}))
+    done = start.train(config_in(tmp_path / "run", {"train": {"minutes": 5.0}}))
     seconds = [
         json.loads(line)["seconds"]
         for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()

@@ -291,7 +291,7 @@ def test_a_loss_that_is_not_finite_names_term_and_draws_and_ends_with_status_1(
             "hooks": {"jsonl": {}},
         }
     )
-    assert run_command("fwk-train", lambda _: start.run(config).exit_status, []) == 1
+    assert run_command("fwk-train", lambda _: start.train(config).exit_status, []) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(
         "fwk-train: error: update 3: loss term masked_lm/masked_lm is not finite (rank 0; draws 24 to 35)"
@@ -366,7 +366,7 @@ def trained_by_hand(tmp_path, monkeypatch, changes: dict) -> tuple[ByHand, list[
 
     monkeypatch.setattr(start, "load_plugins", loaded)
     config = tiny_config(_merged({"hooks": {"jsonl": {}}, "run": str(tmp_path / "run")}, changes))
-    start.run(config)
+    start.train(config)
     return hand, lines(tmp_path / "run")
 
 
@@ -416,7 +416,7 @@ def test_logged_rates_are_those_of_the_equation(tmp_path, schedule, factor):
             "run": str(tmp_path / "run"),
         }
     )
-    start.run(config)
+    start.train(config)
     assert [line["lr"] for line in lines(tmp_path / "run")] == pytest.approx(
         [1e-3 * factor(u) for u in range(1, 11)]
     )

@@ -39,7 +39,7 @@ def metrics(capsys, *arguments) -> dict[str, float]:
 def train(folder: Path, case: dict, **changes) -> dict[str, float]:
     """Trains as the case says, and what the last evaluation said."""
     made = _merged(_merged(case, {"train": {"precision": "fp32", "updates": None}}), changes)
-    return start.run(tiny_config({**made, "run": str(folder)})).metrics["valid"]
+    return start.train(tiny_config({**made, "run": str(folder)})).metrics["valid"]
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def _child(request: dict, writer: int) -> None:
     config = tiny_config(
         {**CONFIG, "train": {**CONFIG["train"], **request["train"]}, "run": request["folder"]}
     )
-    os._exit(run_command("test", lambda _: start.run(config).exit_status, []))
+    os._exit(run_command("test", lambda _: start.train(config).exit_status, []))
 
 
 def _die_at(step: int, in_save: int) -> None:

@@ -58,7 +58,7 @@ def model_of(run: Path) -> bytes:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "undisturbed"
-    start.run(config_in(folder))
+    start.train(config_in(folder))
     return folder
 
 
@@ -93,7 +93,7 @@ def test_hooks_are_called_in_the_order_of_the_pseudo_code(tmp_path, plugin):
     listener = Listener()
     plugin(listener)
     every = {"updates": 2, "log_every": 1, "validate_every": 1, "save_every": 1}
-    start.run(config_in(tmp_path / "run", {"train": every}))
+    start.train(config_in(tmp_path / "run", {"train": every}))
     order = [name for name in documented() if name != "fwk_combine_gradients"]
     begin, update, end = order[:1], order[1:-2], order[-2:]
     assert begin == ["fwk_run_begin"] and end == ["fwk_logged", "fwk_run_end"]
@@ -108,7 +108,7 @@ def test_the_pseudo_code_names_every_hook_there_is():
 def test_a_hook_that_only_some_updates_need_is_called_in_those(tmp_path, plugin):
     listener = Listener()
     plugin(listener)
-    start.run(config_in(tmp_path / "run"))
+    start.train(config_in(tmp_path / "run"))
     expected = {
         "fwk_update_end": 6,
         "fwk_validated": 2,
@@ -139,21 +139,21 @@ class Signal:
 def test_a_signal_saves_and_going_on_loses_nothing(tmp_path, undisturbed, plugin, number, status):
     before = signal.getsignal(number)
     plugin(Signal(number))
-    stopped = start.run(config_in(tmp_path / "run"))
+    stopped = start.train(config_in(tmp_path / "run"))
     assert (stopped.status, stopped.exit_status, stopped.update) == ("stopped", status, 2)
     assert os.readlink(tmp_path / "run" / "checkpoints" / "latest") == "update-000000002"
     assert lines(tmp_path / "run")[-1] == {"event": "stopped", "split": "train", "update": 2}
     assert signal.getsignal(number) == before
-    assert start.run(config_in(tmp_path / "run")).status == "finished"
+    assert start.train(config_in(tmp_path / "run")).status == "finished"
     assert model_of(tmp_path / "run") == model_of(undisturbed)
     assert lines(tmp_path / "run") == lines(undisturbed)
 
 
 def test_a_signal_before_the_first_update_saves_too(tmp_path, undisturbed, plugin):
     plugin(Signal(signal.SIGTERM, at=1))
-    assert start.run(config_in(tmp_path / "run")).exit_status == 75
+    assert start.train(config_in(tmp_path / "run")).exit_status == 75
     assert os.readlink(tmp_path / "run" / "checkpoints" / "latest") == "update-000000000"
-    assert start.run(config_in(tmp_path / "run")).status == "finished"
+    assert start.train(config_in(tmp_path / "run")).status == "finished"
     assert model_of(tmp_path / "run") == model_of(undisturbed) and lines(tmp_path / "run") == lines(
         undisturbed
     )
@@ -169,7 +169,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path, plugin):
     listener = Twice()
     plugin(listener)
     assert (
-        run_command("fwk-train", lambda _: start.run(config_in(tmp_path / "run")).exit_status, [])
+        run_command("fwk-train", lambda _: start.train(config_in(tmp_path / "run")).exit_status, [])
         == 130
     )
     assert listener.heard[-2:] == ["fwk_exception", "fwk_run_end"]
@@ -217,12 +217,12 @@ def until(true, seconds: float = 60) -> None:
 
 
 def test_a_finished_run_started_again_does_nothing_and_says_so(tmp_path, capfd):
-    start.run(config_in(tmp_path / "run"))
+    start.train(config_in(tmp_path / "run"))
     checkpoints = tmp_path / "run" / "checkpoints"
     files = {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*.safetensors")}
     before = lines(tmp_path / "run")
     assert "nothing to do" not in capfd.readouterr().err
-    again = start.run(config_in(tmp_path / "run"))
+    again = start.train(config_in(tmp_path / "run"))
     assert (again.status, again.exit_status, again.update) == ("finished", 0, 6)
     evaluations = [line["metrics"] for line in before if line["split"] == "valid"]
     assert again.metrics["valid"]["loss"] == evaluations[-1]["loss"]
@@ -238,9 +238,9 @@ def test_more_updates_go_on_where_a_finished_run_ended(tmp_path):
     constant = {"schedule": {"name": "constant", "warmup": 0}}
     shorter = {**constant, "train": {"updates": 3, "validate_every": 3, "log_every": 3}}
     longer = {**constant, "train": {"updates": 6, "validate_every": 3, "log_every": 3}}
-    start.run(config_in(tmp_path / "a", shorter))
-    start.run(config_in(tmp_path / "a", longer))
-    start.run(config_in(tmp_path / "b", longer))
+    start.train(config_in(tmp_path / "a", shorter))
+    start.train(config_in(tmp_path / "a", longer))
+    start.train(config_in(tmp_path / "b", longer))
     assert model_of(tmp_path / "a") == model_of(tmp_path / "b")
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
 
@@ -258,11 +258,11 @@ def test_more_updates_go_on_where_a_finished_run_ended(tmp_path):
 def test_a_run_ends_at_the_first_of_its_limits(tmp_path, limits, updates):
     # one epoch is 64 sequences, an update takes 12
     config = config_in(tmp_path / "run", {"task": {"second_source": 0.0}, "train": limits})
-    assert start.run(config).update == updates
+    assert start.train(config).update == updates
 
 
 def test_a_run_ends_when_it_has_seen_enough_tokens(tmp_path):
-    done = start.run(
+    done = start.train(
         config_in(tmp_path / "run", {"train": {"updates": None, "tokens": 400, "log_every": 1}})
     )
     seen = [line["tokens"] for line in lines(tmp_path / "run") if "tokens" in line]
@@ -272,11 +272,11 @@ def test_a_run_ends_when_it_has_seen_enough_tokens(tmp_path):
 def test_a_run_ends_when_its_minutes_are_over_and_counts_those_of_earlier_starts(tmp_path):
     limit = {"updates": None, "minutes": 0.02, "save_every": 0}  # 1.2 seconds
     started = time.monotonic()
-    done = start.run(config_in(tmp_path / "run", {"train": limit}))
+    done = start.train(config_in(tmp_path / "run", {"train": limit}))
     assert done.status == "finished" and done.update > 0 and time.monotonic() - started >= 1.2
     seconds = checkpoint.read_checkpoint(checkpoint.find_checkpoint(done.folder))[1]["seconds"]
     assert seconds >= 1.2
-    assert start.run(config_in(tmp_path / "run", {"train": limit})).update == done.update
+    assert start.train(config_in(tmp_path / "run", {"train": limit})).update == done.update
 
 
 # -- hooks that keep something, hooks that raise ---------------------------------------------------------------------
@@ -309,13 +309,13 @@ def test_what_a_hook_keeps_comes_back_under_its_plugin_name(tmp_path, plugin):
     plugin(first, "first")
     plugin(other, "other")
     other.state["name"] = "other"
-    start.run(config_in(tmp_path / "run", {"train": {"updates": 2}}))
+    start.train(config_in(tmp_path / "run", {"train": {"updates": 2}}))
     assert checkpoint.read_checkpoint(checkpoint.find_checkpoint(tmp_path / "run"))[1]["plugins"][
         "other"
     ] == {"seen": [1, 2], "name": "other"}
     first.__init__()
     other.__init__()
-    start.run(config_in(tmp_path / "run", {"train": {"updates": 4}}))
+    start.train(config_in(tmp_path / "run", {"train": {"updates": 4}}))
     assert first.loaded["name"] == "ünïcode" and other.loaded["name"] == "other"
     assert first.state["seen"] == [1, 2, 3, 4]
     assert torch.equal(first.state["mean"], torch.full((2,), 10.0, dtype=torch.float64))
@@ -340,7 +340,7 @@ def test_a_hook_that_raises_ends_the_run_and_is_named(tmp_path, plugin, capfd, h
     plugin(type("Broken", (), {hook: hookimpl(broken)})(), "broken plugin")
     plugin(listener)
     assert (
-        run_command("fwk-train", lambda _: start.run(config_in(tmp_path / "run")).exit_status, [])
+        run_command("fwk-train", lambda _: start.train(config_in(tmp_path / "run")).exit_status, [])
         == 1
     )
     said = capfd.readouterr().err.splitlines()
@@ -358,7 +358,7 @@ def test_an_error_of_ours_in_a_hook_stays_what_it_is(tmp_path, plugin):
 
     plugin(Refusing())
     with pytest.raises(RunError, match="^enough$"):
-        start.run(config_in(tmp_path / "run"))
+        start.train(config_in(tmp_path / "run"))
 
 
 def test_after_a_failed_run_the_same_command_goes_on(tmp_path, undisturbed, plugin):
@@ -375,8 +375,8 @@ def test_after_a_failed_run_the_same_command_goes_on(tmp_path, undisturbed, plug
     with pytest.raises(
         RunError, match="fwk_update_end of 'plugin under test' raised OSError: the cable"
     ):
-        start.run(config_in(tmp_path / "run"))
-    assert start.run(config_in(tmp_path / "run")).status == "finished"
+        start.train(config_in(tmp_path / "run"))
+    assert start.train(config_in(tmp_path / "run")).status == "finished"
     assert model_of(tmp_path / "run") == model_of(undisturbed) and lines(tmp_path / "run") == lines(
         undisturbed
     )
@@ -400,10 +400,10 @@ def test_the_status_at_the_end_is_one_of_three(tmp_path, plugin):
 
     status = Status()
     plugin(status)
-    start.run(config_in(tmp_path / "run"))
+    start.train(config_in(tmp_path / "run"))
     with pytest.raises(RunError):
-        start.run(config_in(tmp_path / "run"))
-    start.run(config_in(tmp_path / "run"))
+        start.train(config_in(tmp_path / "run"))
+    start.train(config_in(tmp_path / "run"))
     assert status.seen == ["stopped", "failed", "finished"]
 
 
@@ -415,7 +415,7 @@ def test_a_second_process_on_one_folder_is_refused_and_changes_nothing(
     tmp_path, undisturbed, overwrite
 ):
     folder = tmp_path / "run"
-    start.run(config_in(folder, {"train": {"updates": 2}}))
+    start.train(config_in(folder, {"train": {"updates": 2}}))
     before = {
         path: path.read_bytes()
         for path in folder.rglob("*")
@@ -423,13 +423,13 @@ def test_a_second_process_on_one_folder_is_refused_and_changes_nothing(
     }
     said = f"is in use by process {os.getpid()} on {socket.gethostname()}; wait for it, or choose another"
     with folder_lock(folder), pytest.raises(CheckpointError, match=said):
-        start.run(config_in(folder), overwrite=overwrite)
+        start.train(config_in(folder), overwrite=overwrite)
     assert before == {
         path: path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
-    assert start.run(config_in(folder), overwrite=overwrite).status == "finished"
+    assert start.train(config_in(folder), overwrite=overwrite).status == "finished"
 
 
 def test_a_forked_worker_does_not_hold_the_folder_of_a_dead_trainer(tmp_path):
