@@ -33,7 +33,7 @@ def run(part: str, batch: int) -> dict[str, float]:
     from fwk import BuildContext, Encoder, View, Vocabulary
     from fwk.config.resolve import build
     from fwk.contracts.views import Encoded
-    from fwk_plugins.coco_lm.corrective_lm import CorrectiveLM
+    from fwk_plugins.coco_lm.criteria.corrective_lm import CorrectiveLM
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,4 +1,5 @@
-"""What README.md and docs/ show is true: Python blocks run, YAML blocks resolve, commands parse, links lead somewhere.
+"""What README.md, docs/ and the cards show is true: Python blocks run, YAML blocks resolve, commands parse, links lead
+somewhere. A card is the page of a method beside its code: plugins/NAME/*.md, fwk/criteria/*.md.
 
 A file's blocks run in one process of their own, in order, in one namespace and an empty folder. A block whose first
 line is `# NAME.py`, `# NAME.yaml` (or the like) is that file, for the commands after it. `notest: REASON` in a fence's
@@ -21,7 +22,12 @@ from support.paths import ROOT
 HERE = Path(__file__).parent
 PAGES = [
     str(path.relative_to(ROOT))
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for path in [
+        ROOT / "README.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+        *sorted((ROOT / "fwk" / "criteria").glob("*.md")),
+        *sorted((ROOT / "plugins").glob("*/*.md")),
+    ]
 ]
 FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 

@@ -232,7 +232,7 @@ def test_a_function_between_modules_is_told_by_its_parent(monkeypatch):
 
 
 def test_a_loss_term_is_named_when_every_module_is_finite(monkeypatch):
-    from fwk_plugins.tied_mlm import semantic_augment as plugin
+    from fwk_plugins.tied_mlm.criteria import semantic_augment as plugin
 
     monkeypatch.setattr(
         plugin, "feature_distance", lambda a, b, counted: (a - b).sum() * float("inf")

@@ -17,8 +17,8 @@ from fwk.config.views import complete_views
 from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError
 from fwk.testing import difference, differentiate_once, gradients, tiny_config, trainer_of
-from fwk_plugins.coco_lm.corrective_lm import CorrectiveLM
-from fwk_plugins.coco_lm.sequence_contrastive import (
+from fwk_plugins.coco_lm.criteria.corrective_lm import CorrectiveLM
+from fwk_plugins.coco_lm.criteria.sequence_contrastive import (
     SequenceContrastive,
     contrast,
     log_sums,
@@ -406,7 +406,7 @@ def test_the_shares_of_micro_batches_add_up_to_loss_and_gradient_of_the_whole_up
 def test_sums_over_others_do_not_depend_on_how_many_rows_are_held(monkeypatch):
     a, b = vectors(9)
     everyone, whole = torch.cat([a, b]), log_sums(torch.cat([a, b]), 0.3)
-    monkeypatch.setattr("fwk_plugins.coco_lm.sequence_contrastive.ROWS", 4)
+    monkeypatch.setattr("fwk_plugins.coco_lm.criteria.sequence_contrastive.ROWS", 4)
     torch.testing.assert_close(log_sums(everyone, 0.3), whole, rtol=1e-14, atol=0)
     for anchor in range(18):
         others = [

@@ -11,7 +11,7 @@ from fwk.contracts.views import Encoded
 from fwk.engine.module import Update
 from fwk.noisers.bert_mask import BertMask
 from fwk.testing import _stopped_at, batches_of, difference, gradients, tiny_config, trainer_of
-from fwk_plugins.tied_mlm.semantic_augment import SemanticAugment, feature_distance
+from fwk_plugins.tied_mlm.criteria.semantic_augment import SemanticAugment, feature_distance
 
 
 def made(**options):

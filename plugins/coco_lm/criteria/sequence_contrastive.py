@@ -31,7 +31,7 @@ from torch import Tensor
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
-from fwk_plugins.coco_lm.corrective_lm import AUXILIARY
+from fwk_plugins.coco_lm.criteria.corrective_lm import AUXILIARY
 
 DEFAULTS = {
     "corrupted": AUXILIARY,

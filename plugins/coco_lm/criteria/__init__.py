@@ -1,0 +1,1 @@
+"""The two criteria of COCO-LM, each usable without the other."""
