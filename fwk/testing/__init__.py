@@ -87,10 +87,11 @@ def tiny_config(
     changes: Mapping[str, Any] | None = None, user_dirs: Sequence[str] = ()
 ) -> RunConfig:
     """A config small enough for a unit test; `changes` is a nested mapping laid over it."""
-    return from_mapping(_merged(TINY, {**(changes or {}), "user_dirs": list(user_dirs)}))
+    return from_mapping(merge_settings(TINY, {**(changes or {}), "user_dirs": list(user_dirs)}))
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes` laid over it, mapping by mapping; a component with another `name` is replaced whole."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
@@ -101,7 +102,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
             and value["name"] != old.get("name")
         )
         mergeable = isinstance(value, Mapping) and isinstance(old, Mapping) and not replaced
-        result[key] = _merged(old, value) if mergeable else value
+        result[key] = merge_settings(old, value) if mergeable else value
     return result
 
 
@@ -191,7 +192,7 @@ def _criterion_config(
     name: str, options: Mapping[str, Any], base: Mapping[str, Any] | None, user_dirs: Sequence[str]
 ) -> RunConfig:
     return tiny_config(
-        _merged({"criterion": {name: {"name": name, **options}}}, base or {}), user_dirs
+        merge_settings({"criterion": {name: {"name": name, **options}}}, base or {}), user_dirs
     )
 
 
@@ -200,10 +201,12 @@ def rule_geometry(config: RunConfig) -> str:
     odd = (
         config.train.batch - 1 + config.train.batch % 2
     )  # cut unevenly, or a mean of means would be the mean
-    config = _with(config, {"train": {"batch": odd}})
+    config = change_config(config, {"train": {"batch": odd}})
     whole = gradients(config)
     for size in (3, 6):
-        worst = difference(whole, gradients(_with(config, {"train": {"micro_batch": size}})))
+        worst = difference(
+            whole, gradients(change_config(config, {"train": {"micro_batch": size}}))
+        )
         if not worst < 1e-10:
             return f"micro-batches of {size} change the fp64 gradient by {worst:.1e} (relative), expected below 1e-10"
     if all(value is None or not value.any() for value in whole.values()):
@@ -213,7 +216,7 @@ def rule_geometry(config: RunConfig) -> str:
 
 def rule_resume(config: RunConfig) -> str:
     """A run that was stopped and started again has the same weights to the last bit."""
-    config = _with(
+    config = change_config(
         config,
         {
             "train": {"precision": "fp32"},
@@ -223,7 +226,7 @@ def rule_resume(config: RunConfig) -> str:
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
         straight = train_briefly(config, Path(one))
         total = config.train.updates
-        with _stopped_at(total // 2):
+        with stopped_at(total // 2):
             train_briefly(config, Path(two))
         again = train_briefly(config, Path(two))
     changed = [name for name in straight if not torch.equal(straight[name], again[name])]
@@ -550,7 +553,7 @@ def optimizer_obeys_the_rate(config: RunConfig) -> str:
 
 def optimizer_learns(config: RunConfig) -> str:
     """At its default rate the loss of a tiny task falls in 40 updates."""
-    config = _with(config, {"train": {"updates": 40}})
+    config = change_config(config, {"train": {"updates": 40}})
     with trainer_of(config) as trainer:
         first = evaluate(trainer.run, "valid")["loss"]
         for batches in itertools.islice(batches_of(trainer.run), 40):
@@ -634,7 +637,7 @@ def check(
             "attention_dropout": 0.0,
         }
         noised = {"noiser": name, "of": "masked", "network": network, **options}
-        changed = _merged(
+        changed = merge_settings(
             {
                 "criterion": {"masked_lm": {"view": "noised"}},
                 "views": {"masked": {"noiser": "bert_mask"}, "noised": noised},
@@ -657,14 +660,14 @@ def check(
             "networks": {"other": own},
             "views": {"masked": {"noiser": "bert_mask", "encoder": "other"}},
         }
-        changed = _merged({"model": own} if cls.standalone else beside, base or {})
+        changed = merge_settings({"model": own} if cls.standalone else beside, base or {})
         rules = {
             rule: _of_config(f, lambda: tiny_config(changed, user_dirs))
             for rule, f in ENCODER_RULES.items()
         }
     elif kind == "optimizer":
         own = {"name": name, "lr": cls.Config.__dataclass_fields__["lr"].default, **options}
-        changed = _merged({"criterion": "masked_lm", "optimizer": own}, base or {})
+        changed = merge_settings({"criterion": "masked_lm", "optimizer": own}, base or {})
         rules = {
             rule: _of_config(f, lambda: tiny_config(changed, user_dirs))
             for rule, f in OPTIMIZER_RULES.items()
@@ -705,13 +708,14 @@ def _of_config(
     return lambda: rule(make())
 
 
-def _with(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
-    return from_mapping(_merged(config.to_mapping(), changes))
+def change_config(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """Return a copy of `config` with the nested mapping `changes` laid over it."""
+    return from_mapping(merge_settings(config.to_mapping(), changes))
 
 
 @contextmanager
-def _stopped_at(update: int) -> Iterator[None]:
-    """Any run inside stops, as by a signal, once it has done `update` updates."""
+def stopped_at(update: int) -> Iterator[None]:
+    """Stop every run inside the block, as a signal would, once it has done `update` updates."""
     step = Trainer.step
 
     def stopping(self: Trainer, batches: Any) -> bool:

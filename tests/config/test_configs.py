@@ -14,7 +14,7 @@ from fwk.config.views import complete_views, unused, with_views
 from fwk.contracts.noiser import LearnedNoiser
 from fwk.errors import ConfigError
 from fwk.runs import start
-from fwk.testing import _merged
+from fwk.testing import merge_settings
 
 FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
 PAPERS = [name for name in FILES if name.startswith("configs/papers/")]
@@ -529,7 +529,7 @@ def test_combined_objectives_share_their_views_in_one_encoder_call():
     "rule", [testing.rule_geometry, testing.rule_resume, testing.rule_no_global_randomness]
 )
 def test_the_combined_demo_keeps_the_rules_of_one_objective(rule):
-    config = _merged(
+    config = merge_settings(
         tiny("configs/demo/combined.yaml", updates=6).to_mapping(),
         {"criterion": {"sequence_contrastive": {"weight": 1.0}}},
     )  # which the first update has at 0
@@ -538,7 +538,7 @@ def test_the_combined_demo_keeps_the_rules_of_one_objective(rule):
 
 @pytest.mark.parametrize("name", FILES)
 def test_shrunk_it_trains_two_updates(name, tmp_path):
-    config = _merged(
+    config = merge_settings(
         tiny(name, precision="fp32", log_every=1).to_mapping(),
         {"run": str(tmp_path / "run"), "hooks": {"jsonl": {"name": "jsonl"}}},
     )

@@ -22,7 +22,7 @@ from fwk.engine.ranks.world import World
 from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, FwkError, RunError
 from fwk.runs import start
-from fwk.testing import _merged, _stopped_at, batches_of, tiny_config, trainer_of
+from fwk.testing import batches_of, merge_settings, stopped_at, tiny_config, trainer_of
 
 BASE = {
     "criterion": {"masked_lm": {}},
@@ -47,7 +47,7 @@ FILES = (
 
 
 def config_in(folder: Path, changes: dict | None = None):
-    return tiny_config(_merged(BASE, {**(changes or {}), "run": str(folder)}))
+    return tiny_config(merge_settings(BASE, {**(changes or {}), "run": str(folder)}))
 
 
 @pytest.fixture(scope="module")
@@ -349,7 +349,7 @@ def test_the_last_ones_are_kept(tmp_path):
 
 def test_milestones_are_kept_for_good_also_by_a_run_that_is_resumed(tmp_path):
     changes = {"train": {"updates": 8, "save_every": 1, "keep_last": 1, "keep_at": [0.25, 0.5]}}
-    with _stopped_at(3):
+    with stopped_at(3):
         start.train(config_in(tmp_path / "run", changes))
     assert kept(tmp_path / "run")[0] == [2, 3]
     start.train(config_in(tmp_path / "run", changes))

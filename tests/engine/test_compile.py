@@ -15,11 +15,14 @@ from support.paths import RANKS, ROOT
 from torch import nn
 
 from fwk import testing
+from fwk.contracts.views import View
 from fwk.engine.evaluate import evaluate
+from fwk.engine.module import Update
 from fwk.engine.speed import compiling
+from fwk.engine.trainer import Trainer
 from fwk.errors import RunError
 from fwk.tasks.synthetic import Synthetic
-from fwk.testing import _merged, batches_of, tiny_config, trainer_of
+from fwk.testing import batches_of, merge_settings, tiny_config, trainer_of
 
 EXAMPLES = ROOT / "user_dir_examples"
 COMPILED = {"train": {"compile": True}}
@@ -60,7 +63,7 @@ def ragged(monkeypatch):
 
 
 def example_config(name: str, changes: dict):
-    return tiny_config(_merged({"criterion": {name: {}}}, changes), [str(EXAMPLES / name)])
+    return tiny_config(merge_settings({"criterion": {name: {}}}, changes), [str(EXAMPLES / name)])
 
 
 def objective(name: str, changes: dict):
@@ -73,7 +76,7 @@ def gradients_differ(name: str) -> float:
     """Largest relative difference of a compiled fp64 gradient from the eager one, over micro-batches of two sizes."""
     split = {"train": {"batch": 13, "micro_batch": 4}}
     eager = testing.gradients(objective(name, split))
-    compiled = testing.gradients(objective(name, _merged(split, COMPILED)))
+    compiled = testing.gradients(objective(name, merge_settings(split, COMPILED)))
     assert compiling.graphs() > 0
     return testing.difference(eager, compiled)
 
@@ -174,7 +177,7 @@ def test_dropout_of_a_compiled_run_follows_from_the_update():
             trainer.run.update = update
             torch.manual_seed(len(seen))  # of no consequence
             batches = next(batches_of(trainer.run, 0))
-            step = testing.Step(update=update + 1, progress=0.0)
+            step = Update(update=update + 1, progress=0.0)
             micros = [
                 trainer.run.module.begin(b, i, step, trainer.run.device)
                 for i, b in enumerate(batches)
@@ -212,7 +215,8 @@ def trained(config, updates: int) -> None:
 
 def config(changes: dict | None = None):
     return config_of(
-        "masked_lm", _merged({"train": {"precision": "fp32", **COMPILED["train"]}}, changes or {})
+        "masked_lm",
+        merge_settings({"train": {"precision": "fp32", **COMPILED["train"]}}, changes or {}),
     )
 
 
@@ -228,13 +232,13 @@ def test_compiling_after_warm_up_is_told_with_its_reason(capsys, monkeypatch, tr
     calls = iter(range(10**6))
     monkeypatch.setattr(nn.Linear, "forward", lambda self, x: forward(self, x) + 0.0 * self.counted)
     monkeypatch.setattr(nn.Linear, "counted", 0, raising=False)
-    begin = testing.Trainer.step
+    begin = Trainer.step
 
     def changing(self, batches):
         nn.Linear.counted = next(calls)  # a constant of the graph that is another in every update
         return begin(self, batches)
 
-    monkeypatch.setattr(testing.Trainer, "step", changing)
+    monkeypatch.setattr(Trainer, "step", changing)
     trained(config(), 3)
     said = capsys.readouterr().err
     assert (
@@ -270,10 +274,12 @@ def test_without_the_option_nothing_is_compiled():
 def test_an_encoder_is_compiled_once_per_situation_whatever_its_shapes(tracing_only):
     """Second time round: every situation again, with B and T that were not there before."""
     with trainer_of(
-        config_of("teacher view with averaged weights", _merged(COMPILED, {"train": {"ema": 0.9}}))
+        config_of(
+            "teacher view with averaged weights", merge_settings(COMPILED, {"train": {"ema": 0.9}})
+        )
     ) as trainer:
         module = trainer.run.module
-        view = testing.View.from_batch(next(batches_of(trainer.run))[0])
+        view = View.from_batch(next(batches_of(trainer.run))[0])
 
         def encode(
             B: int, T: int, padded: bool, change: bool, mode: str, ema: bool, training: bool

@@ -8,6 +8,7 @@ import torch
 from support.cases import CASES, CONTRACTS, config_of
 
 from fwk import testing
+from fwk.engine.module import Update
 from fwk.testing import batches_of, differentiate_once, gradients, train_briefly, trainer_of
 
 
@@ -136,7 +137,7 @@ def test_teacher_views_run_without_dropout_and_gradient_and_leave_training_mode_
     with trainer_of(config) as trainer:
         module = trainer.run.module
         view = module.begin(
-            next(batches_of(trainer.run))[0], 0, testing.Step(), trainer.run.device
+            next(batches_of(trainer.run))[0], 0, Update(), trainer.run.device
         ).views["teacher"]
         a, b = (module.encode([view], mode="teacher")[0].features for _ in range(2))
         assert torch.equal(a, b) and not a.requires_grad
@@ -153,9 +154,7 @@ def test_averaged_weights_are_what_the_teacher_sees():
             trainer.step(next(batches_of(run, update)))
         name = "networks.main.layers.0.inner.weight"
         assert not torch.equal(run.module.ema[name], dict(run.module.named_parameters())[name])
-        view = run.module.begin(next(batches_of(run))[0], 0, testing.Step(), run.device).views[
-            "teacher"
-        ]
+        view = run.module.begin(next(batches_of(run))[0], 0, Update(), run.device).views["teacher"]
         seen = run.module.encode([view], mode="teacher", ema=True)[0].features
         with torch.no_grad():
             for name, value in run.module.named_parameters():

@@ -14,13 +14,13 @@ from fwk.engine.ema import Average
 from fwk.engine.evaluate import evaluate
 from fwk.engine.saving.checkpoint import find_checkpoint, read_checkpoint
 from fwk.errors import CheckpointError, ConfigError
-from fwk.testing import _merged, batches_of, tiny_config, train_briefly, trainer_of
+from fwk.testing import batches_of, merge_settings, tiny_config, train_briefly, trainer_of
 
 AVERAGED = {"criterion": "masked_lm", "train": {"ema": 0.9, "evaluate_average": True}}
 
 
 def config_of(changes=None):
-    return tiny_config(_merged(AVERAGED, changes or {}))
+    return tiny_config(merge_settings(AVERAGED, changes or {}))
 
 
 def some_updates(trainer, updates=3):

@@ -27,7 +27,7 @@ from fwk.errors import CheckpointError, RunError
 from fwk.hooks import jsonl
 from fwk.runs import start
 from fwk.runs.loaded import load
-from fwk.testing import _merged, tiny_config, trainer_of
+from fwk.testing import merge_settings, tiny_config, trainer_of
 
 BASE = {
     "criterion": {"masked_lm": {}},
@@ -44,7 +44,7 @@ BASE = {
 
 
 def config_in(folder: Path, changes: dict | None = None):
-    return tiny_config(_merged(BASE, {**(changes or {}), "run": str(folder)}))
+    return tiny_config(merge_settings(BASE, {**(changes or {}), "run": str(folder)}))
 
 
 def lines(run: Path) -> list[dict]:

@@ -18,7 +18,7 @@ from fwk.engine.evaluate import evaluate
 from fwk.engine.failures import not_finite as diagnosis
 from fwk.engine.ranks.world import World
 from fwk.errors import RunError
-from fwk.testing import _stopped_at, batches_of, train_briefly, trainer_of
+from fwk.testing import batches_of, stopped_at, train_briefly, trainer_of
 
 
 def shrunk(name: str, train: dict):
@@ -92,7 +92,7 @@ def test_a_scale_that_is_really_too_large_comes_down_by_itself_and_the_run_resum
     )
     straight = train_briefly(config, tmp_path / "one")
     for stop in (3, 25):
-        with _stopped_at(stop):
+        with stopped_at(stop):
             train_briefly(config, tmp_path / "two")
     again = train_briefly(config, tmp_path / "two")
     assert all(torch.equal(straight[name], again[name]) for name in straight)

@@ -12,10 +12,12 @@ from support.commands import torchrun
 from support.paths import RANKS
 
 from fwk import testing
+from fwk.contracts.views import View
+from fwk.engine.module import Update
 from fwk.engine.speed import compiling
 from fwk.engine.speed.recompute import Recomputed
 from fwk.errors import ConfigError
-from fwk.testing import _merged, batches_of, tiny_config, train_briefly, trainer_of
+from fwk.testing import batches_of, merge_settings, tiny_config, train_briefly, trainer_of
 
 AGAIN = {"train": {"activation_checkpointing": True}}
 DROPOUT = {"model": {"dropout": 0.1, "attention_dropout": 0.1}}
@@ -26,9 +28,9 @@ TEXT = [name for name in CASES if name != "batch that is not text"]
 @pytest.mark.parametrize("name", TEXT)
 def test_gradients_are_the_same_to_the_bit_with_dropout(name, precision):
     dropout = {"model": {"dropout": 0.1}} if name in LSTM else DROPOUT
-    changes = _merged(dropout, {"train": {"precision": precision, "micro_batch": 5}})
+    changes = merge_settings(dropout, {"train": {"precision": precision, "micro_batch": 5}})
     kept, again = (
-        testing.gradients(config_of(name, _merged(changes, more))) for more in ({}, AGAIN)
+        testing.gradients(config_of(name, merge_settings(changes, more))) for more in ({}, AGAIN)
     )
     assert kept.keys() == again.keys()
     for path in kept:
@@ -51,7 +53,7 @@ def kept_bytes(config) -> int:
                 alive.append(storage)  # so that no address is used twice
             return tensor
 
-        step = testing.Step(update=1)
+        step = Update(update=1)
         micros = [
             run.module.begin(b, i, step, run.device) for i, b in enumerate(next(batches_of(run)))
         ]
@@ -75,7 +77,7 @@ def test_what_is_kept_grows_by_one_tensor_per_layer():
             "attention_dropout": 0.1,
         }
         return tiny_config(
-            _merged(
+            merge_settings(
                 {"model": model, "criterion": {"masked_lm": {}}, "train": {"precision": "fp32"}},
                 more,
             )
@@ -129,12 +131,12 @@ def test_averaged_weights_with_gradient_are_those_of_the_call(monkeypatch):
     """They are in place for the length of the call: run again later, a layer would see the others."""
 
     def gradient(more: dict) -> torch.Tensor:
-        config = config_of("masked_lm", _merged({"train": {"ema": 0.5}}, more))
+        config = config_of("masked_lm", merge_settings({"train": {"ema": 0.5}}, more))
         with trainer_of(config) as trainer:
             batches = batches_of(trainer.run)
             trainer.step(next(batches))
             trainer.step(next(batches))  # weights and averages differ now
-            view = testing.View.from_batch(next(batches)[0])
+            view = View.from_batch(next(batches)[0])
             change = torch.zeros(*view.tokens.shape, 16, dtype=torch.float64, requires_grad=True)
             (encoded,) = trainer.run.module.encode(
                 [view.replace(embedding_change=change)], mode="quiet", ema=True
@@ -155,10 +157,10 @@ def test_an_encoder_without_layers_is_refused_by_name():
 
 
 def test_a_run_may_go_on_with_and_without(tmp_path):
-    config = config_of("masked_lm", _merged(DROPOUT, {"train": {"precision": "fp32"}}))
+    config = config_of("masked_lm", merge_settings(DROPOUT, {"train": {"precision": "fp32"}}))
     straight = train_briefly(config, tmp_path / "one")
-    with testing._stopped_at(3):
-        train_briefly(testing._with(config, AGAIN), tmp_path / "two")
+    with testing.stopped_at(3):
+        train_briefly(testing.change_config(config, AGAIN), tmp_path / "two")
     again = train_briefly(config, tmp_path / "two")
     assert all(torch.equal(straight[name], again[name]) for name in straight)
 
@@ -172,8 +174,10 @@ def test_compiled_gradients_are_the_same_with_and_without_and_dropout_falls_the_
     gradients = []
     for more in ({}, AGAIN):
         torch._dynamo.reset()
-        changes = _merged(DROPOUT, {"train": {"micro_batch": 5, "compile": True}})
-        gradients.append(testing.gradients(config_of("semantic_augment", _merged(changes, more))))
+        changes = merge_settings(DROPOUT, {"train": {"micro_batch": 5, "compile": True}})
+        gradients.append(
+            testing.gradients(config_of("semantic_augment", merge_settings(changes, more)))
+        )
         assert not compiling.breaks()
     assert (
         testing.difference(*gradients) < 1e-10

@@ -19,9 +19,9 @@ from fwk.engine.saving import checkpoint
 from fwk.errors import RunError
 from fwk.runs import start
 from fwk.testing import (
-    _merged,
     batches_of,
     differentiate_once,
+    merge_settings,
     tiny_config,
     train_briefly,
     trainer_of,
@@ -31,7 +31,7 @@ MLM = {"criterion": {"masked_lm": {}}}
 
 
 def config_of(changes: dict | None = None):
-    return tiny_config(_merged(MLM, changes or {}))
+    return tiny_config(merge_settings(MLM, changes or {}))
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:
@@ -242,9 +242,9 @@ def test_a_schedule_after_a_skipped_update_is_resumed_too(tmp_path, monkeypatch)
         "hooks": {"jsonl": {}},
     }
     straight = train_briefly(config_of(changes), tmp_path / "one")
-    from fwk.testing import _stopped_at
+    from fwk.testing import stopped_at
 
-    with _stopped_at(3):
+    with stopped_at(3):
         train_briefly(config_of(changes), tmp_path / "two")
     again = train_briefly(config_of(changes), tmp_path / "two")
     assert all(torch.equal(straight[name], again[name]) for name in straight)
@@ -365,7 +365,9 @@ def trained_by_hand(tmp_path, monkeypatch, changes: dict) -> tuple[ByHand, list[
         return hooks
 
     monkeypatch.setattr(start, "load_plugins", loaded)
-    config = tiny_config(_merged({"hooks": {"jsonl": {}}, "run": str(tmp_path / "run")}, changes))
+    config = tiny_config(
+        merge_settings({"hooks": {"jsonl": {}}, "run": str(tmp_path / "run")}, changes)
+    )
     start.train(config)
     return hand, lines(tmp_path / "run")
 
@@ -423,12 +425,12 @@ def test_logged_rates_are_those_of_the_equation(tmp_path, schedule, factor):
 
 
 def test_a_log_window_spans_a_checkpoint(tmp_path):
-    from fwk.testing import _stopped_at
+    from fwk.testing import stopped_at
 
     changes = {"train": {"updates": 8, "log_every": 4, "save_every": 0}, "hooks": {"jsonl": {}}}
     train_briefly(config_of(changes), tmp_path / "one")
     for stop in (1, 3, 6):
-        with _stopped_at(stop):
+        with stopped_at(stop):
             train_briefly(config_of(changes), tmp_path / "two")
     train_briefly(config_of(changes), tmp_path / "two")
     one, two = (lines(tmp_path / name) for name in ("one", "two"))
@@ -440,7 +442,7 @@ def test_a_log_window_spans_a_checkpoint(tmp_path):
 
 def evaluated(changes: dict) -> dict[str, float]:
     with trainer_of(
-        tiny_config(_merged({"criterion": {"semantic_augment": {}}}, changes))
+        tiny_config(merge_settings({"criterion": {"semantic_augment": {}}}, changes))
     ) as trainer:
         return evaluate(trainer.run, "valid")
 

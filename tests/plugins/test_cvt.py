@@ -24,10 +24,10 @@ from fwk.engine.evaluate import batches_by_length, evaluate
 from fwk.engine.module import Update
 from fwk.errors import ConfigError, DataError, UserError
 from fwk.testing import (
-    _merged,
     batches_of,
     differentiate_once,
     gradients,
+    merge_settings,
     tiny_config,
     train_briefly,
     trainer_of,
@@ -46,7 +46,7 @@ T = 9
 
 
 def config_of(**changes):
-    return tiny_config(_merged(CASE, changes))
+    return tiny_config(merge_settings(CASE, changes))
 
 
 def encoder(**options) -> CnnBiLSTM:
@@ -668,7 +668,7 @@ def test_consistency_under_word_dropout_compares_dropped_words_with_whole_senten
 
 def test_a_mean_teacher_is_a_view_with_averaged_weights(tmp_path):
     mean, own = (
-        _merged(CONSISTENCY, {"views": {"teacher": {"ema": ema}}, "train": {"ema": 0.9}})
+        merge_settings(CONSISTENCY, {"views": {"teacher": {"ema": ema}}, "train": {"ema": 0.9}})
         for ema in (True, False)
     )
     averaged, current = (
@@ -952,7 +952,7 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained") / "run"
     train_briefly(
         tiny_config(
-            _merged(
+            merge_settings(
                 CASE, {"train": {"updates": 40, "precision": "fp32"}, "optimizer": {"lr": 0.02}}
             )
         ),
@@ -1338,7 +1338,7 @@ def test_criteria_that_look_at_one_source_alone_are_shown_raw_text_too(tmp_path)
 
 
 def test_views_with_averaged_weights_do_not_keep_a_run_from_tagging(tmp_path):
-    mean = _merged(
+    mean = merge_settings(
         CONSISTENCY,
         {
             "views": {"teacher": {"ema": True}},

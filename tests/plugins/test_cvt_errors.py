@@ -9,7 +9,7 @@ import yaml
 from support.cases import SENTENCES, TREEBANK
 
 from fwk.cli.train import main
-from fwk.testing import _merged
+from fwk.testing import merge_settings
 
 BASE = {
     **SENTENCES,
@@ -203,7 +203,7 @@ def folder(tmp_path_factory) -> Path:
     ],
 )
 def test_one_sentence_and_status_2(changes, message, folder, tmp_path, capsys):
-    config = yaml.safe_dump(pruned(_merged(BASE, changes))).replace("FOLDER", str(folder))
+    config = yaml.safe_dump(pruned(merge_settings(BASE, changes))).replace("FOLDER", str(folder))
     (tmp_path / "config.yaml").write_text(config)
     status = main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")])
     said = capsys.readouterr().err.strip()
@@ -232,17 +232,19 @@ def test_what_is_no_tree_is_read_where_no_tree_is_asked_for(folder, tmp_path):
         },
         "criterion": {"tree": None},
     }
-    made = pruned(_merged(BASE, changes))
+    made = pruned(merge_settings(BASE, changes))
     del made["task"]["data"]["tiny"]["labels"]["tree"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
     assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0
 
 
 def test_the_smallest_fraction_keeps_one_sentence(tmp_path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(_merged(BASE, treebank(fraction=1e-9))))
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump(merge_settings(BASE, treebank(fraction=1e-9)))
+    )
     assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0
 
 
 def test_modules_that_read_features_alone_imitate_on_any_encoder(tmp_path):
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(_merged(BASE, {**BERT, **FULL})))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(merge_settings(BASE, {**BERT, **FULL})))
     assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0

@@ -16,10 +16,10 @@ from fwk.cli.evaluate import main as evaluate_command
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.testing import (
     ENCODER_RULES,
-    _merged,
     batches_of,
     differentiate_once,
     gradients,
+    merge_settings,
     rule_finite,
     rule_geometry,
     rule_one_encode,
@@ -55,7 +55,9 @@ def runs(tmp_path_factory):
     }
     train_briefly(tiny_config(text), folder / "pieces", 2)
     train_briefly(
-        tiny_config(_merged(text, {"model": {"direction": "left_to_right"}})), folder / "left", 1
+        tiny_config(merge_settings(text, {"model": {"direction": "left_to_right"}})),
+        folder / "left",
+        1,
     )
     return folder
 
@@ -66,8 +68,8 @@ KINDS = ("words", "pieces")
 def config_of(run, **changes):
     full = {"criterion": {"pos": {"modules": ["full"]}, "tree": {"modules": ["full"]}}}
     return tiny_config(
-        _merged(
-            _merged(
+        merge_settings(
+            merge_settings(
                 CASE,
                 {"task": {"pretrained": str(run)}, "model": {"pretrained_dropout": 0.0}, **full},
             ),
@@ -88,13 +90,13 @@ def frozen_config(run, **changes):
         }
     )
     return tiny_config(
-        _merged(
+        merge_settings(
             {
                 **CASE,
                 "model": {"name": "frozen"},
                 "task": {**SENTENCES["task"], "pretrained": str(run)},
             },
-            _merged(modules, changes),
+            merge_settings(modules, changes),
         )
     )
 
@@ -496,7 +498,7 @@ def test_other_weights_are_other_data(runs, tmp_path):
 )
 def test_what_is_missing_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
-        gradients(tiny_config(_merged(CASE, changes)))
+        gradients(tiny_config(merge_settings(CASE, changes)))
 
 
 def test_a_run_that_reads_no_text_is_refused(tmp_path):

@@ -16,9 +16,9 @@ from support.paths import ROOT
 
 from fwk.cli.evaluate import main as evaluate_command
 from fwk.testing import (
-    _merged,
     difference,
     differentiate_once,
+    merge_settings,
     tiny_config,
     train_briefly,
     trainer_of,
@@ -84,7 +84,7 @@ def parsed(
     tmp_path: Path, capsys, treebank: Path, updates: int, *overrides: str, **criterion
 ) -> tuple[dict[str, float], Path]:
     """Metrics of a parser that was trained for some updates, and the file that it wrote."""
-    case = _merged(
+    case = merge_settings(
         CASES["tagger and parser that are imitated"],
         {
             "task": {"data": {"tiny": {"path": str(treebank), "valid": str(treebank)}}},

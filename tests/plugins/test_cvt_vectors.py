@@ -14,7 +14,7 @@ import fwk
 from fwk.cli.evaluate import main as evaluate_command
 from fwk.config.resolve import build
 from fwk.errors import ConfigError, DataError
-from fwk.testing import _merged, rule_resume, tiny_config, train_briefly, trainer_of
+from fwk.testing import merge_settings, rule_resume, tiny_config, train_briefly, trainer_of
 from fwk_plugins.cvt.tasks.sentences import SentencesTask, normal
 from fwk_plugins.cvt.vectors import read_vectors
 
@@ -163,7 +163,7 @@ def test_words_of_held_out_text_and_rare_ones_are_known_where_they_have_a_vector
 
 def config_of(path, **model):
     return tiny_config(
-        _merged(
+        merge_settings(
             CASE,
             {
                 "task": {"vectors": path},
@@ -247,7 +247,7 @@ def test_other_vectors_that_make_other_words_known_are_other_data(vectors, tmp_p
 
 def _with_rare(vectors):
     return tiny_config(
-        _merged(
+        merge_settings(
             CASE,
             {
                 "task": {"vectors": vectors, "fewest": 1000},

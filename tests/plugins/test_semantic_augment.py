@@ -10,7 +10,7 @@ from fwk import BuildContext, Key
 from fwk.contracts.views import Encoded
 from fwk.engine.module import Update
 from fwk.noisers.bert_mask import BertMask
-from fwk.testing import _stopped_at, batches_of, difference, gradients, tiny_config, trainer_of
+from fwk.testing import batches_of, difference, gradients, stopped_at, tiny_config, trainer_of
 from fwk_plugins.tied_mlm.criteria.semantic_augment import SemanticAugment, feature_distance
 
 
@@ -142,7 +142,7 @@ def test_the_demo_leaves_the_unigram_plateau(tmp_path):
     tune with each other, and each alone can undo it."""
     import fwk
 
-    with _stopped_at(250):
+    with stopped_at(250):
         done = fwk.train(
             criterion="semantic_augment",
             run=str(tmp_path / "run"),

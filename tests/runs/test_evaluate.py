@@ -19,7 +19,7 @@ from fwk.errors import CheckpointError, DataError, UserError
 from fwk.files import write_atomically
 from fwk.runs import start
 from fwk.runs.loaded import KEPT_STATE
-from fwk.testing import _merged, tiny_config
+from fwk.testing import merge_settings, tiny_config
 
 RISING = {"from": 0.0, "to": 3.0}
 
@@ -38,7 +38,9 @@ def metrics(capsys, *arguments) -> dict[str, float]:
 
 def train(folder: Path, case: dict, **changes) -> dict[str, float]:
     """Trains as the case says, and what the last evaluation said."""
-    made = _merged(_merged(case, {"train": {"precision": "fp32", "updates": None}}), changes)
+    made = merge_settings(
+        merge_settings(case, {"train": {"precision": "fp32", "updates": None}}), changes
+    )
     return start.train(tiny_config({**made, "run": str(folder)})).metrics["valid"]
 
 

@@ -23,7 +23,7 @@ from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, RunError
 from fwk.runs import start
 from fwk.runs.lock import folder_lock
-from fwk.testing import _merged, tiny_config
+from fwk.testing import merge_settings, tiny_config
 
 BASE = {
     "criterion": {"masked_lm": {}},
@@ -40,7 +40,7 @@ BASE = {
 
 
 def config_in(folder: Path, changes: dict | None = None):
-    return tiny_config(_merged(BASE, {**(changes or {}), "run": str(folder)}))
+    return tiny_config(merge_settings(BASE, {**(changes or {}), "run": str(folder)}))
 
 
 def lines(run: Path) -> list[dict]:

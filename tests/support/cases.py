@@ -255,6 +255,6 @@ def on_a_run(folder: Path) -> dict:
 
 
 def config_of(name: str, changes: dict | None = None):
-    from fwk.testing import _merged
+    from fwk.testing import merge_settings
 
-    return tiny_config(_merged(CASES[name], changes or {}), [CONTRACTS])
+    return tiny_config(merge_settings(CASES[name], changes or {}), [CONTRACTS])

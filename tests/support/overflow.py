@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from fwk.testing import _merged, tiny_config
+from fwk.testing import merge_settings, tiny_config
 
 
 def tiny(changes: dict | None = None):
     return tiny_config(
-        _merged({"criterion": {"masked_lm": {}}, "train": {"precision": "fp32"}}, changes or {})
+        merge_settings(
+            {"criterion": {"masked_lm": {}}, "train": {"precision": "fp32"}}, changes or {}
+        )
     )
 
 

@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from support.cases import REGISTERED, config_of  # noqa: E402
 
 from fwk import testing  # noqa: E402
+from fwk.engine.module import Update  # noqa: E402
 from fwk.engine.ranks.joining import process_group  # noqa: E402
 from fwk.engine.ranks.world import World  # noqa: E402
 from fwk.testing import batches_of, trainer_of  # noqa: E402
@@ -47,7 +48,7 @@ def sharded_gradients(name: str, world: World) -> tuple[dict, float]:
         register_fsdp_forward_method(module, "prepare")
         trainer.wrapped = module
         batches = next(batches_of(run))
-        step = testing.Step(update=1, progress=0.0, micro_batches=len(batches))
+        step = Update(update=1, progress=0.0, micro_batches=len(batches))
         micros = [module.begin(batch, i, step, run.device) for i, batch in enumerate(batches)]
         if module.prepares(step):
             for micro in micros:

@@ -81,7 +81,7 @@ def resume(name: str, folder: Path, stop_at: int) -> dict:
         changes["model"] = {"dropout": 0.1, **({} if name in LSTM else {"attention_dropout": 0.1})}
     config = config_of(name, changes)
     one = testing.train_briefly(config, folder / "one")
-    with testing._stopped_at(stop_at):
+    with testing.stopped_at(stop_at):
         testing.train_briefly(config, folder / "two")
     two = testing.train_briefly(config, folder / "two")
     timings = ("seconds", "tokens_per_second")
