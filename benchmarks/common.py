@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+DATA = ROOT.parent / "shared" / "data"  # real data sets; absent in most places
 
 
 def taking_turns(
@@ -43,6 +45,7 @@ def own_process(command: Sequence[Any], environment: Mapping[str, str] | None = 
         capture_output=True,
         text=True,
         env={**(os.environ if environment is None else environment), "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
     )
     if ended.returncode:
         raise SystemExit(

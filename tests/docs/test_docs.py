@@ -130,9 +130,9 @@ def test_commands_named_as_coming_are_not_there_and_the_others_are():
 
 
 def test_the_benchmark_runs(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import common
-    import trainer_tax
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import common
+    from benchmarks.speed import trainer_tax
 
     times = trainer_tax.compare(trainer_tax.TOY, repetitions=3, updates=1)
     assert times.keys() == {"fwk", "masked before", "masking"} and all(

@@ -418,9 +418,9 @@ def test_conlleval_reads_what_was_said_of_columns_and_finds_the_metrics(
 
 def test_the_benchmarks_loop_by_hand_trains_what_fwk_trains(tmp_path, monkeypatch):
     """The same gradients on the same sentences, labelled and unlabelled; in fp32, and cross-entropies are summed in another order."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import common
-    import cvt
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import common
+    from benchmarks.methods import cvt
 
     path = cvt.treebank(tmp_path / "bank.conllu", 100, 3, 9, vocabulary=60)
     assert all(fault(s.heads) is None for s in read_conllu(path))

@@ -1,6 +1,6 @@
 """How long a run takes from the command to the first update on a token store of 10^9 tokens, beside one of 10^6.
 
-    python benchmarks/store_start.py [--tokens 1000000000] [--repetitions 5] [--folder DIR] [--write]
+    python -m benchmarks store_start [--tokens 1000000000] [--repetitions 5] [--folder DIR] [--write]
 
 A small store is made of the demo corpus (of its first million tokens); the large one repeats its shard, in files of their
 own (2 bytes per token, 2 GB), with all document and sentence offsets. `fwk-train` runs on each in turn, a process per
@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import ratio, table, write
 
+from benchmarks.common import ratio, table, write
 from fwk.data import store as stores
 from fwk.data.demo import corpus
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
@@ -170,7 +170,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("store_start", made)
-
-
-if __name__ == "__main__":
-    main()

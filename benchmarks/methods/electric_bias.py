@@ -1,6 +1,6 @@
 """How far Electric's one-pass trick leads away from the data distribution, with an encoder that reads context.
 
-    python benchmarks/electric_bias.py [--updates 4000] [--seeds 1,2,3] [--write]
+    python -m benchmarks electric_bias [--updates 4000] [--seeds 1,2,3] [--write]
 
 The energies of all tokens come from one pass over the sequence with its noise, so the context of each token holds the noise
 of the others, and what is learned is the distribution of a token given a context of which a part is noise. Here the data are a
@@ -18,8 +18,8 @@ import math
 import statistics
 
 import torch
-from common import table, write
 
+from benchmarks.common import table, write
 from fwk import BuildContext, Key, View, Vocabulary
 from fwk.config.resolve import build
 from fwk.contracts.views import Encoded
@@ -165,7 +165,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("electric_bias", made)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """What it costs to combine objectives: masked LM, Semantic-Augment, replaced-token detection, corrective LM and the contrast of
 sequences in one config, beside one criterion that needs the same views, and beside the five trained apart.
 
-    python benchmarks/combined.py [--repetitions 9] [--size mini] [--write]
+    python -m benchmarks combined [--repetitions 9] [--size mini] [--write]
 
 BERT-mini (4 x 256), length 128, vocabulary 8,192, an auxiliary network of two layers; in one process, taking turns; CPU time of
 one thread. `one criterion` reads masked, remasked, corrupted and cropped views, and has one softmax over the masked positions of
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import ratio, table, taking_turns, write
 
+from benchmarks.common import ratio, table, taking_turns, write
 from fwk import Criterion, LossTerm, Output, option, register
 from fwk.nn.masked_lm_head import MaskedLMHead, count_chosen, masked_lm_sums
 from fwk.testing import batches_of, tiny_config, trainer_of
@@ -167,7 +167,3 @@ def main() -> None:
         write("combined", made, facts={"model": arguments.size})
     for context in contexts:
         context.__exit__(None, None, None)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """The set of a CUDA device: masked LM of BERT's sizes, eager and compiled, beside HF `Trainer` compiled and the device's own
 matrix products.
 
-    python benchmarks/gpu.py [--minutes 9] [--quick] [--write]
+    python -m benchmarks gpu [--minutes 9] [--quick] [--write]
 
 One table: milliseconds per update, tokens per second, TFLOP/s (matrix products of the update as it is defined, forward
 and twice that backward, logits at the predicted positions only) and their share of the rate of one large matrix product
@@ -17,12 +17,10 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from common import table, write
-from contenders import flops
+from benchmarks.common import table, write
+from benchmarks.speed.contenders import flops
 
-CONTENDERS = Path(__file__).with_name("contenders.py")
 # name: layers, width, length, batch
 SHAPES = {
     "base, 128": (12, 768, 128, 256),
@@ -69,7 +67,9 @@ def measure(
     layers, width, length, batch = shape
     command = [
         sys.executable,
-        str(CONTENDERS),
+        "-m",
+        "benchmarks",
+        "contenders",
         contender,
         "--layers",
         layers,
@@ -208,7 +208,3 @@ def main() -> None:
     print(made)
     if arguments.write and not arguments.quick:
         write("gpu", made, facts={"peak": f"{peak['bf16'] / 1e12:.0f} TFLOP/s (bf16)"})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Do they learn? ELECTRA, Electric and the steps between BERT and ELECTRA, at one tiny size and equal FLOPs.
 
-    python benchmarks/objectives.py [--updates 3000] [--seeds 1,2,3] [--size small] [--minutes 60] [--write]
-    python benchmarks/objectives.py --report          # the table from what has been run
+    python -m benchmarks objectives [--updates 3000] [--seeds 1,2,3] [--size small] [--minutes 60] [--write]
+    python -m benchmarks objectives --report          # the table from what has been run
 
 Every objective trains the same encoder on the same text with the settings of one table, for as many updates as cost what
 BERT's --updates do (matrix products and softmaxes as they are executed: `fwk.flops`, embeddings looked up for nothing). Then
@@ -24,11 +24,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import table, write
+from benchmarks.common import DATA, table, write
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "objectives.jsonl"
-DATA = HERE.parents[1] / "shared" / "data"
 VOCABULARY, LENGTH = 8192, 64
 
 # layers, width, heads, sequences per update
@@ -345,7 +344,3 @@ def run_all(arguments: argparse.Namespace, device: str, precision: str) -> None:
                 with open(RESULTS, "a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
                 print(record, flush=True)
-
-
-if __name__ == "__main__":
-    main()

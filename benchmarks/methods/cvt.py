@@ -1,6 +1,6 @@
 """What cross-view training costs: a tagger and parser in `fwk` beside the same modules in a loop written by hand, and the trees.
 
-    python benchmarks/cvt.py [--repetitions 20] [--batch 32] [--write]
+    python -m benchmarks cvt [--repetitions 20] [--batch 32] [--write]
 
 Part of speech and parsing together, every auxiliary module, the defaults of `cnn_bilstm`; 3,000 sentences of 8 to 32 words drawn from
 a grammar that can be learnt, a tenth of them with labels; labelled and unlabelled updates in turn. The loop by hand calls the same
@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import ratio, table, taking_turns, write
-from trainer_tax import by_fwk, optimizer_by_hand
 
+from benchmarks.common import ratio, table, taking_turns, write
+from benchmarks.speed.trainer_tax import by_fwk, optimizer_by_hand
 from fwk import View
 from fwk.testing import tiny_config, trainer_of
 from fwk_plugins.cvt.imitation import TeacherTargets
@@ -328,7 +328,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("cvt", made)
-
-
-if __name__ == "__main__":
-    main()

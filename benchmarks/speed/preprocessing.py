@@ -1,6 +1,6 @@
 """`fwk-preprocess` beside the tokenizer alone, with one process and with two, and the memory it takes.
 
-    python benchmarks/preprocessing.py [--megabytes 50] [--repetitions 5] [--memory 100 1000] [--only PART] [--write]
+    python -m benchmarks preprocessing [--megabytes 50] [--repetitions 5] [--memory 100 1000] [--only PART] [--write]
 
 The text is the demo corpus over and over, in a temporary folder (--folder DIR), and the tokenizers are trained on it
 beforehand. Three parts:
@@ -28,8 +28,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import ratio, table, taking_turns, write
-
+from benchmarks.common import ratio, table, taking_turns, write
 from fwk.data.demo import corpus
 from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
 from fwk.data.progress import Progress
@@ -266,7 +265,3 @@ def main() -> None:
             "\n\n".join(made),
             facts={"vocabulary": VOCABULARY, "text": f"{arguments.megabytes:g} MB"},
         )
-
-
-if __name__ == "__main__":
-    main()

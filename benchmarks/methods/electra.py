@@ -1,7 +1,7 @@
 """What an ELECTRA update costs: beside its two networks trained alone in bare loops, and beside a bare loop around Hugging
 Face's `ElectraForMaskedLM` and `ElectraForPreTraining`.
 
-    python benchmarks/electra.py [--repetitions 5] [--batch 32] [--size small] [--write]
+    python -m benchmarks electra [--repetitions 5] [--batch 32] [--size small] [--write]
 
 ELECTRA-Small: 12 layers x 256, embedding 128, generator of a quarter of the width, vocabulary 30,522, length 128. Every
 measurement is a process of its own, they take turns, CPU time of one thread, medians; the most memory a process ever held.
@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from common import own_process, ratio, table, write
+from benchmarks.common import own_process, ratio, table, write
 
 VOCABULARY, LENGTH = 30_522, 128
 SIZES = {
@@ -68,7 +68,7 @@ def ours(part: str, size: str, batch: int) -> Callable[[], Any]:
     """One call of it is one update (or part of one)."""
     import torch
 
-    from fwk.engine.module import Step
+    from fwk.engine.module import Update
     from fwk.testing import batches_of, trainer_of
 
     keep = trainer_of(config(size, batch))
@@ -76,7 +76,7 @@ def ours(part: str, size: str, batch: int) -> Callable[[], Any]:
     batches, module = batches_of(trainer.run), trainer.run.module
     if part == "update":
         return lambda: (trainer.step(next(batches)), keep)
-    step = Step(update=1)
+    step = Update(update=1)
     micro = module.begin(next(batches)[0], 0, step, trainer.run.device)
     trainer.step(next(batches))
     views = module._run(module.plan.steps, micro, step)
@@ -198,7 +198,9 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, float]:
     """What `run` returns, from a process of its own."""
     return own_process(
         [
-            __file__,
+            "-m",
+            "benchmarks",
+            "electra",
             "--part",
             part,
             "--size",
@@ -256,7 +258,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("electra", made)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Time and memory of corrective LM's loss beside the equation written down with the whole distribution of every token.
 
-    python benchmarks/coco_lm.py [--repetitions 3] [--batch 16] [--write]
+    python -m benchmarks coco_lm [--repetitions 3] [--batch 16] [--write]
 
 Features [B, 128, 768] with gradient, vocabulary 32,768, 15% of the tokens masked; forward and backward pass of the criterion
 alone. Every measurement is a process of its own, they take turns; CPU time of one thread, and the most memory the process held
@@ -19,7 +19,7 @@ import statistics
 import time
 from pathlib import Path
 
-from common import own_process, ratio, table, write
+from benchmarks.common import own_process, ratio, table, write
 
 VOCABULARY, LENGTH, WIDTH = 32_768, 128, 768
 PARTS = ("ours", "ours, all", "naive")
@@ -121,7 +121,11 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = {part: [] for part in PARTS}
     for repetition in range(arguments.repetitions):
         for part in PARTS if repetition % 2 else PARTS[::-1]:
-            found[part].append(own_process([__file__, "--part", part, "--batch", arguments.batch]))
+            found[part].append(
+                own_process(
+                    ["-m", "benchmarks", "coco_lm", "--part", part, "--batch", arguments.batch]
+                )
+            )
     if abs(found["ours"][0]["loss"] - found["naive"][0]["loss"]) > 1e-4 * found["naive"][0]["loss"]:
         raise SystemExit(
             f"the losses differ: {found['ours'][0]['loss']} and {found['naive'][0]['loss']}"
@@ -156,7 +160,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("coco_lm", made)
-
-
-if __name__ == "__main__":
-    main()

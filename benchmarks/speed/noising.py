@@ -1,6 +1,6 @@
 """How fast tokens are masked: `bert_mask`, keys and views included, beside Hugging Face's collator on the same tokens.
 
-    python benchmarks/noising.py [--repetitions 30] [--write]
+    python -m benchmarks noising [--repetitions 30] [--write]
 
 One thread, one process, taking turns, CPU time. Both are given batches of token ids that are ready as tensors, without
 padding, with [CLS] and [SEP]; both choose 15% and replace 80/10/10. `fwk` chooses an exact share per sequence by keyed
@@ -16,8 +16,8 @@ import statistics
 
 import numpy as np
 import torch
-from common import ratio, table, taking_turns, write
 
+from benchmarks.common import ratio, table, taking_turns, write
 from fwk.contracts.context import BuildContext, Vocabulary
 from fwk.contracts.views import Batch
 from fwk.engine.feed.joined import JoinedViews
@@ -150,7 +150,3 @@ def main() -> None:
         import transformers
 
         write("noising", made, facts={"transformers": transformers.__version__, "threads": 1})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """`fwk-train` beside Hugging Face `Trainer` on the same masked-LM training: same shape, tokens, optimizer and allocator.
 
-    python benchmarks/hf_trainer.py [--repetitions 3] [--write]
+    python -m benchmarks hf_trainer [--repetitions 3] [--write]
 
 Every measurement is a process of its own (`contenders.py`), the two take turns, and the ratio is the median of the
 ratios of neighbours in time. CPU seconds on one thread, which other processes on the same cores do not enter. Each
@@ -12,9 +12,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from pathlib import Path
 
-from common import own_process, ratio, table, write
+from benchmarks.common import own_process, ratio, table, write
 
 SHAPES = {
     "4 layers x 256, 32 x 128": [
@@ -68,7 +67,7 @@ def measure(contender: str, flags: list[str], allocator: dict[str, str]) -> dict
     """What `contenders.py` prints, from a process of its own."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     return own_process(
-        [Path(__file__).with_name("contenders.py"), contender, *flags], {**inherited, **allocator}
+        ["-m", "benchmarks", "contenders", contender, *flags], {**inherited, **allocator}
     )
 
 
@@ -112,7 +111,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("hf_trainer", made)
-
-
-if __name__ == "__main__":
-    main()

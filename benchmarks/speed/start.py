@@ -1,6 +1,6 @@
 """How long `fwk-train --help` takes, beside Python itself and beside importing torch.
 
-    python benchmarks/start.py [--repetitions 15] [--write]
+    python -m benchmarks start [--repetitions 15] [--write]
 
 A process per measurement, from its start to its end; the commands take turns, after one round that fills the file cache.
 `fwk-train --help` lists every registered component, and yet imports no torch, which is checked.
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from common import table, taking_turns, write
+from benchmarks.common import table, taking_turns, write
 
 COMMANDS = {
     "`python -c pass`": ["-c", "pass"],
@@ -77,7 +77,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("start", made, facts={"repetitions": arguments.repetitions})
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """What small models are worth as scorers of text: minimal pairs (BLiMP) and re-ranking of 10-best lists (LibriSpeech).
 
-    python benchmarks/objectives.py --seeds 1 --folder runs/objectives       # the models
-    python benchmarks/rescoring.py runs/objectives [--write]
+    python -m benchmarks objectives --seeds 1 --folder runs/objectives       # the models
+    python -m benchmarks rescoring runs/objectives [--write]
 
 Every run in the folder whose model can score is scored with, by each component that can; results are kept in
 benchmarks/rescoring.jsonl, so the command goes on where it was stopped. The weight of log p is chosen on the lists that it is
@@ -21,13 +21,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import table, write
-
+from benchmarks.common import DATA, table, write
 from fwk.cli.score import main as fwk_score
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "rescoring.jsonl"
-DATA = HERE.parents[1] / "shared" / "data"
 LISTS = {
     portion: DATA / f"librispeech-espnet100h-10best-dev-{portion}.am.json.xz"
     for portion in ("clean", "other")
@@ -127,7 +125,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("rescoring", made)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """What a checkpoint costs: how long `save()` keeps the training waiting, written at once and in the background, and what
 share of the time goes into it when a run saves every 100 updates.
 
-    python benchmarks/save.py [--size mini] [--repetitions 10] [--batch 32] [--threads 1] [--folder DIR] [--write]
+    python -m benchmarks save [--size mini] [--repetitions 10] [--batch 32] [--threads 1] [--folder DIR] [--write]
 
 One process. A repetition times, in turns: updates with nothing else going on; a save that is written at once; and a
 save in the background with the updates that run until it is on the disk. `until whole` is the time to the last rename.
@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 import torch
-from common import table, write
 
+from benchmarks.common import table, write
 from fwk.engine.saving import checkpoint
 from fwk.testing import batches_of, tiny_config, trainer_of
 
@@ -161,7 +161,3 @@ def main() -> None:
     print(facts)
     if arguments.write:
         write("save", made, facts=facts)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Why small masked LMs start slowly: what ends the unigram plateau early, one factor at a time.
 
-    python benchmarks/small_models/run.py [--sizes 2x64,2x128] [--only CONDITION...] [--seeds 1,2,3] [--minutes 60]
-    python benchmarks/small_models/run.py --report          # the table and the figure from what has been run
+    python -m benchmarks small_models [--sizes 2x64,2x128] [--only CONDITION...] [--seeds 1,2,3] [--minutes 60]
+    python -m benchmarks small_models --report          # the table and the figure from what has been run
 
 A small BERT trained on masked LM first learns how often each token occurs, and may then stay at that loss (the unigram
 entropy of the text) for thousands of updates before it begins to use context. Every condition changes one thing in one
@@ -27,8 +27,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"
-PAGE = HERE.parents[1] / "docs" / "small-models.md"
-FIGURE = HERE.parents[1] / "docs" / "small-models.svg"
+PAGE = HERE.parents[2] / "docs" / "small-models.md"
+FIGURE = HERE.parents[2] / "docs" / "small-models.svg"
 
 SIZES = {"2x64": (2, 64, 4), "2x128": (2, 128, 4), "4x256": (4, 256, 4)}  # layers, width, heads
 ANCHORS = {
@@ -248,7 +248,3 @@ def main() -> None:
             else f"{record['crossed']}, {record['below_at_end']:+.2f} at {record['updates']}"
         )
         print(f"[{number}/{len(wanted)}] {' | '.join(map(str, cell))}: {told}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Two ranks of one thread each beside one process with two threads that accumulates two micro-batches: the same update.
 
-    python benchmarks/ddp.py [--repetitions 10] [--updates 3] [--size mini] [--batch 32] [--write]
+    python -m benchmarks ddp [--repetitions 10] [--updates 3] [--size mini] [--batch 32] [--write]
 
 BERT-mini, length 128, masked LM, 32 sequences per update, two cores. `fwk` does both, and so does a loop written by hand
 (`DistributedDataParallel`, `no_sync` until the last micro-batch, fused AdamW, clipping, batches masked beforehand). All
@@ -24,9 +24,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from common import ratio, table, taking_turns, write
-from trainer_tax import MINI, by_fwk, loss_by_hand, masked, optimizer_by_hand
 
+from benchmarks.common import ratio, table, taking_turns, write
+from benchmarks.speed.trainer_tax import MINI, by_fwk, loss_by_hand, masked, optimizer_by_hand
 from fwk.engine.ranks.joining import process_group
 from fwk.engine.ranks.world import World
 from fwk.testing import batches_of, tiny_config, trainer_of
@@ -157,7 +157,9 @@ def main() -> None:
                 "torch.distributed.run",
                 "--standalone",
                 f"--nproc-per-node={RANKS}",
-                __file__,
+                "-m",
+                "benchmarks",
+                "ddp",
                 *sys.argv[1:],
                 "--out",
                 str(out),
@@ -196,7 +198,3 @@ def main() -> None:
                 "repetitions": f"{arguments.repetitions} of {arguments.updates} updates",
             },
         )
-
-
-if __name__ == "__main__":
-    main()

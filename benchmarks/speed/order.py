@@ -1,6 +1,6 @@
 """The order of 10^9 examples: how much memory it takes, how long until the first batch is located, how long to go anywhere.
 
-    python benchmarks/order.py [--examples 1000000000] [--repetitions 5] [--write]
+    python -m benchmarks order [--examples 1000000000] [--repetitions 5] [--write]
 
 Every measurement is a process of its own, which imports numpy and `fwk.data.order` before the clock starts: memory is the
 growth of its peak from then on, time is on the wall. One source, and a mixture of three. A batch is 256 draws.
@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 
-from common import table, write
+from benchmarks.common import table, write
 
 CHILD = """
 import json, random, resource, sys, time
@@ -81,7 +81,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("order", made)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Scoring in one pass beside scoring in n: the same encoder, sentences of one length.
 
-    python benchmarks/scoring.py [--repetitions 7] [--length 20] [--write]
+    python -m benchmarks scoring [--repetitions 7] [--length 20] [--write]
 
 A BERT of 4 x 256 with a vocabulary of 8,192, random weights, 64 sentences of --length tokens and [CLS], [SEP]. CPU time of one
 thread for `Scorer.log_probs`, everything but tokenizing; the ways take turns; medians.
@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import ratio, table, write
 
 import fwk
+from benchmarks.common import ratio, table, write
 from fwk.scoring.scorer import Scorer
 
 VOCABULARY, SENTENCES = 8192, 64
@@ -126,7 +126,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("scoring", made)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """One training run of one contender, timed update by update; prints JSON. Started by `hf_trainer.py` and `gpu.py`.
 
-    python benchmarks/contenders.py fwk --layers 4 --width 256 --batch 32 --length 128 --updates 8
-    python benchmarks/contenders.py hf  --layers 4 --width 256 --batch 32 --length 128 --updates 8
+    python -m benchmarks contenders fwk --layers 4 --width 256 --batch 32 --length 128 --updates 8
+    python -m benchmarks contenders hf  --layers 4 --width 256 --batch 32 --length 128 --updates 8
 
 `fwk`: `fwk.train` on masked LM, nothing switched off but the screen. `hf`: `transformers.Trainer` on `BertForMaskedLM` with
 `DataCollatorForLanguageModeling`, the fused AdamW, no evaluation, no reports. Both read the same made-up token sequences
@@ -214,7 +214,3 @@ def main() -> None:
 
         found["peak_bytes"] = torch.cuda.max_memory_allocated()
     print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

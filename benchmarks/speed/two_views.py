@@ -1,7 +1,7 @@
 """What a second view costs: an update with two masked views of N sequences beside one with one view, and beside the same
 two views encoded by two separate calls.
 
-    python benchmarks/two_views.py [--repetitions 15] [--write]
+    python -m benchmarks two_views [--repetitions 15] [--write]
 
 BERT-mini (4 x 256), length 128, Semantic-Augment against masked LM, in one process, taking turns; CPU time of one thread.
 Two separate calls: the same update in which every view is encoded by a call of its own.
@@ -14,8 +14,8 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from common import ratio, table, taking_turns, write
 
+from benchmarks.common import ratio, table, taking_turns, write
 from fwk.engine.plan import Encode, Plan
 from fwk.testing import batches_of, tiny_config, trainer_of
 
@@ -102,7 +102,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write("two_views", made)
-
-
-if __name__ == "__main__":
-    main()

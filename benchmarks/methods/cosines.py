@@ -1,7 +1,7 @@
 """What the contrast of sequences does to the geometry of [CLS] features: mean cosine of positive and of negative pairs while
 COCO-LM trains, with the contrast and without.
 
-    python benchmarks/cosines.py [--updates 600] [--folder DIR] [--only with|without] [--write]
+    python -m benchmarks cosines [--updates 600] [--folder DIR] [--only with|without] [--write]
 
 COCO-LM at two layers of 128 on the demo corpus, twice from the same weights and draws: the criterion `sequence_contrastive`
 has weight 1 or weight 0, with which it only measures. Positive pairs are the corrupted and the cropped view of a sequence,
@@ -15,12 +15,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from common import table, write
-
 import fwk
+from benchmarks.common import ROOT, table, write
 from fwk.hooks.jsonl import read_metrics
 
-FIGURE = Path(__file__).parents[1] / "docs" / "coco-lm.svg"
+FIGURE = ROOT / "docs" / "coco-lm.svg"
 KINDS = {"with": 1.0, "without": 0.0}
 COLOURS = {"with": "#1f4e8c", "without": "#b3541e"}
 PAIRS = {"positive": "-", "negative": "--"}
@@ -113,7 +112,3 @@ def main() -> None:
             "cosines",
             made + "\n\n![Mean cosine of positive and negative pairs over updates](coco-lm.svg)",
         )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """Taggers and parsers from few labels: cross-view training against what it is usually compared with, on UD English EWT.
 
-    python benchmarks/cross_view.py [--study methods] [--seeds 1,2,3] [--workers 2] [--minutes 45] [--write]
-    python benchmarks/cross_view.py --study lengths | dropout | fractions | sizes | modules | tasks
-    python benchmarks/cross_view.py --study methods --report       # the table from what has been run
+    python -m benchmarks cross_view [--study methods] [--seeds 1,2,3] [--workers 2] [--minutes 45] [--write]
+    python -m benchmarks cross_view --study lengths | dropout | fractions | sizes | modules | tasks
+    python -m benchmarks cross_view --study methods --report       # the table from what has been run
 
 methods    supervised training, word dropout, virtual adversarial training, mean teacher, cross-view training, and the same with chunking
            (CoNLL-2000) and named entities (WNUT-17) beside; parts of speech and dependency trees with 10% of the labels, the
@@ -35,12 +35,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from common import own_process, table, write
+from benchmarks.common import DATA, ROOT, own_process, table, write
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "cross_view.jsonl"
-PAGE = HERE.parent / "docs" / "results.md"
-DATA = HERE.parents[1] / "shared" / "data"
+PAGE = ROOT / "docs" / "results.md"
 
 SIZES = {
     "32": {"width": 32, "words": 32},
@@ -302,7 +301,9 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace, device: str) -> 
             return
         record = own_process(
             [
-                __file__,
+                "-m",
+                "benchmarks",
+                "cross_view",
                 "--one",
                 json.dumps(asdict(run)),
                 "--seeds",
@@ -433,7 +434,3 @@ def main() -> None:
     print(made)
     if arguments.write:
         write(arguments.study, made, PAGE)
-
-
-if __name__ == "__main__":
-    main()

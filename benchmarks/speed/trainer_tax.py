@@ -1,6 +1,6 @@
 """What the trainer costs: an update of `fwk` beside the same update in a loop written by hand.
 
-    python benchmarks/trainer_tax.py [--repetitions 30] [--write]
+    python -m benchmarks trainer_tax [--repetitions 30] [--write]
 
 The same BERT-mini (4 x 256), length 128, batch 32, masked LM at the masked positions, fused AdamW, clipping, constant
 schedule, in one process. The two take turns; the median of the ratios of neighbours is reported. Times are CPU time of
@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from common import ratio, table, taking_turns, write
 
-from fwk.engine.module import Step
+from benchmarks.common import ratio, table, taking_turns, write
+from fwk.engine.module import Update
 from fwk.testing import batches_of, tiny_config, trainer_of
 
 COMMON = {"criterion": {"masked_lm": {}}, "schedule": {"name": "constant", "warmup": 0}}
@@ -140,7 +140,7 @@ def by_fwk(trainer) -> Callable[[], None]:
 
 def masked(trainer, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens [B, T], positions [B, K] and targets [B, K] of a micro-batch; sequences of one length, so one K."""
-    view = trainer.run.module.begin(batch, 0, Step(), torch.device("cpu")).views["masked"]
+    view = trainer.run.module.begin(batch, 0, Update(), torch.device("cpu")).views["masked"]
     positions = view.positions[view.valid].view(len(view), -1)
     return view.tokens, positions, view.target.gather(1, positions)
 
@@ -210,7 +210,7 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
     config = tiny_config(TOY)
     with trainer_of(config) as trainer, trainer_of(config) as other:
         run, module = trainer.run, trainer.run.module
-        updates, step = trainer.updates(), Step(update=1)
+        updates, step = trainer.updates(), Update(update=1)
         _, hand = by_hand(other, masked_before(other))
         hand["forward"]().backward()
         batches = next(updates)
@@ -365,7 +365,3 @@ def main() -> None:
             "\n\n".join(made),
             facts={"threads": arguments.threads, "workers": arguments.workers},
         )
-
-
-if __name__ == "__main__":
-    main()

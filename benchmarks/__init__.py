@@ -1,0 +1,1 @@
+"""Benchmarks and studies: `python -m benchmarks` lists them, `python -m benchmarks NAME` runs one."""

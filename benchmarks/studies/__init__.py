@@ -1,0 +1,1 @@
+"""Studies with many runs, and their results."""

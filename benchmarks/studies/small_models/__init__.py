@@ -1,0 +1,1 @@
+"""Why small masked language models start slowly, and what helps."""
