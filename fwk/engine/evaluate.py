@@ -54,11 +54,11 @@ def evaluate(run: Run, split: str, stop: Any = False) -> dict[str, float] | None
             _measure(run, takewhile(lambda _: not stop, batches), step, meters, weights)
     finally:
         module.train(was_training)
-    if any(run.world.objects(bool(stop))):
+    if any(run.world.gather_objects(bool(stop))):
         return None
     sums = meters.read(run.world)
     found = means(sums)
-    for other in run.world.objects(weights):  # a rank may have had no batch
+    for other in run.world.gather_objects(weights):  # a rank may have had no batch
         weights.update(other)
     loss = sum(weights.get(path, 0.0) * value for path, value in found.items())
     return {"loss": loss, **found, **component_metrics(module, sums), **run.task.metrics(sums)}

@@ -36,7 +36,7 @@ from fwk.contracts.views import Batch, Encoded, NotYetKnown, Output, View
 from fwk.engine.feed.static import StaticViews
 from fwk.engine.plan import BATCH, Encode, Make, Node, Plan, make_plan, share_calls
 from fwk.engine.ranks.world import World
-from fwk.engine.speed.recompute import paused
+from fwk.engine.speed.recompute import keep_activations
 from fwk.errors import ConfigError, DataError, RunError, UserError, did_you_mean
 from fwk.nn.compiled import compiling
 
@@ -285,12 +285,12 @@ class ObjectiveModule(nn.Module):
         for label in micros[0].prepared:
             for name in micros[0].prepared[label]:
                 own = [micro.prepared_draws[label][name] for micro in micros]
-                draws = world.rows(torch.cat(own))
+                draws = world.gather_rows(torch.cat(own))
                 order = draws.argsort()
                 place = {draw: row for row, draw in enumerate(draws[order].tolist())}
-                rows = world.rows(torch.cat([micro.prepared[label][name] for micro in micros]))[
-                    order
-                ]
+                rows = world.gather_rows(
+                    torch.cat([micro.prepared[label][name] for micro in micros])
+                )[order]
                 for micro, mine in zip(micros, own):
                     where = torch.tensor(
                         [place[draw] for draw in mine.tolist()],
@@ -524,7 +524,7 @@ class ObjectiveModule(nn.Module):
             self._quiet(module, mode != "train"),
         ):
             if ema:
-                with paused():
+                with keep_activations():
                     result = torch.func.functional_call(module, self._averaged(module), arguments)
             else:
                 result = module(*arguments)
@@ -575,7 +575,7 @@ class ObjectiveModule(nn.Module):
             micro_batch=micro.index,
             encode=partial(self._encode_one, default=self._network_of(path)),
             head=self._head,
-            gather=self.world.gather if self.training else _alone,
+            gather=self.world.gather_with_gradient if self.training else _alone,
             over_update=partial(_over_update, micro, name),
             count=partial(_count, step, name),
             prepared=micro.prepared.get(name, {}),

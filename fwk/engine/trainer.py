@@ -51,7 +51,7 @@ from fwk.engine.ranks.watchdog import LostRanks
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.saver import Saver
-from fwk.engine.saving.state import call_per_plugin, load, read, snapshot
+from fwk.engine.saving.state import call_per_plugin, capture_state, read_for_resume, restore_state
 from fwk.engine.signals import StopRequest
 from fwk.errors import ConfigError, LogFailed, RunError, did_you_mean
 
@@ -79,10 +79,10 @@ class Trainer:
             run.config.train.async_save,
             run.config.train.keep_last,
             run.module,
-            run.world.saved,
+            run.world.note_checkpoint,
         )
-        if run.world.watch is not None:
-            run.world.watch.last_words.append(self.saver.wait)
+        if run.world.watchdog is not None:
+            run.world.watchdog.last_words.append(self.saver.wait)
         self.shelf: tuple[dict[str, Tensor], dict[str, Any]] = (
             {},
             {},
@@ -104,7 +104,7 @@ class Trainer:
             if run.owed:  # a signal came while it was made
                 self.pay()
             while not run.done and not run.owed:
-                run.world.at("its own part", update=run.update + 1)
+                run.world.enter("its own part", update=run.update + 1)
                 self.enter_phase(run.hooks.hook.fwk_phase(run=run))
                 run.hooks.hook.fwk_update_begin(run=run)
                 if not self.step(next(updates)):
@@ -200,7 +200,7 @@ class Trainer:
         names = sorted(counts)
         if self.count_names is None:
             self.count_names = names
-            for other in run.world.objects(names):
+            for other in run.world.gather_objects(names):
                 if other != names:
                     raise RunError(
                         f"ranks count different loss terms: {', '.join(names)} and {', '.join(other)}; "
@@ -217,16 +217,18 @@ class Trainer:
             else 0
             for micro in micros
         ]
-        with run.world.waiting("the sum of the update's counts"):
-            *sums, tokens, sequences, seconds, stop, place, weights, squared = run.world.totals(
-                [
-                    *(counts[name] for name in names),
-                    sum(content),
-                    sum(len(micro.batch) for micro in micros),
-                    run.seconds if run.world.main else 0.0,
-                    float(bool(self.stop)),
-                    *agreement_numbers(run, micros),
-                ]
+        with run.world.waiting_for("the sum of the update's counts"):
+            *sums, tokens, sequences, seconds, stop, place, weights, squared = (
+                run.world.sum_numbers(
+                    [
+                        *(counts[name] for name in names),
+                        sum(content),
+                        sum(len(micro.batch) for micro in micros),
+                        run.seconds if run.world.main else 0.0,
+                        float(bool(self.stop)),
+                        *agreement_numbers(run, micros),
+                    ]
+                )
             )
         if stop:
             return False
@@ -352,7 +354,7 @@ class Trainer:
             for name, value in run.meters.pending.items()
             if name.startswith("sum:") and not torch.isfinite(value).all()
         ]
-        by_rank = run.world.objects(mine)
+        by_rank = run.world.gather_objects(mine)
         terms = sorted({name for names in by_rank for name in names})
         ranks = [rank for rank, names in enumerate(by_rank) if names] or range(run.world_size)
         what = (
@@ -436,7 +438,7 @@ class Trainer:
             every_name=[name for name, _ in self.run.module.named_parameters()],
         )
         optimizer = component.cls.build(component.config, groups, self.run.device)
-        checkpoint.remember_built(optimizer)
+        checkpoint.remember_initial_settings(optimizer)
         return optimizer
 
     def wrap(self) -> None:
@@ -456,14 +458,14 @@ class Trainer:
     ) -> None:
         """The backward pass that follows waits for the other ranks' gradients."""
         if wrapped.require_backward_grad_sync and torch.is_grad_enabled():
-            self.run.world.at("the reduction of gradients", waits=True)
+            self.run.world.enter("the reduction of gradients", waits=True)
 
     # -- between updates ---------------------------------------------------------------------------------------------
 
     def report(self) -> None:
         run, train = self.run, self.run.config.train
         self.micros = ()
-        run.world.at("hooks and logging")
+        run.world.enter("hooks and logging")
         self.saver.check()
         if run.update % train.log_every == 0 or run.done:
             self.log()
@@ -518,7 +520,7 @@ class Trainer:
         """Evaluates the `valid` split; True when it is among the best so far. A request to stop that comes meanwhile
         ends it, and the run owes it."""
         run, train = self.run, self.run.config.train
-        run.world.at("validation")
+        run.world.enter("validation")
         metrics = evaluate(run, "valid", self.stop)
         if metrics is None:
             run.owed = True
@@ -563,14 +565,14 @@ class Trainer:
         run = self.run
         if run.optimizer is None or self.saved_at == run.update:
             return
-        run.world.at("saving")
+        run.world.enter("saving")
         self.saved_at = run.update
         compare_weights(run)
         meters = run.meters.state(run.world)
         self.on_first_rank(
-            lambda: self.saver.begin(
+            lambda: self.saver.start(
                 run.update,
-                *snapshot(run, self.pack(), meters, rate=self.rate, grad_norm=self.grad_norm),
+                *capture_state(run, self.pack(), meters, rate=self.rate, grad_norm=self.grad_norm),
                 best=[update for _, update in run.best],
                 milestones=run.milestones,
             )
@@ -578,7 +580,7 @@ class Trainer:
 
     def finish_saving(self) -> None:
         """Until the last checkpoint is written."""
-        self.run.world.at("waiting for the last checkpoint to be written")
+        self.run.world.enter("waiting for the last checkpoint to be written")
         self.on_first_rank(self.saver.wait)
         self.on_first_rank(self.complain)
 
@@ -590,14 +592,14 @@ class Trainer:
                 work()
             except Exception as error:  # the other ranks must hear of it before this one raises
                 failure = error
-        if run.world.objects(failure is not None)[0]:
+        if run.world.gather_objects(failure is not None)[0]:
             raise failure or LostRanks(
                 "rank 0 could not write the checkpoint; its own message says why", quiet=True
             )
 
     def settle(self, newest: Path) -> None:
         run = self.run
-        checkpoint.settle(
+        checkpoint.prune_checkpoints(
             run.folder,
             newest,
             [update for _, update in run.best],
@@ -608,16 +610,16 @@ class Trainer:
     def restore(self, path: Path) -> None:
         """Goes on from a checkpoint. CheckpointError when it does not fit this run."""
         run = self.run
-        tensors, state = read(run, path)
+        tensors, state = read_for_resume(run, path)
         run.resumed_from = path
         self.saver.good = path.name
-        run.world.saved(path.name)
+        run.world.note_checkpoint(path.name)
         self.saved_at, self.rate, self.grad_norm = (
             state["update"],
             state["rate"],
             state["grad_norm"],
         )
-        load(run, tensors, state, path)
+        restore_state(run, tensors, state, path)
         freeze(run.module, run.phase)
         run.module.switch_off(run.phase.off if run.phase else ())
         run.optimizer = self.build_optimizer()

@@ -13,7 +13,7 @@ from fwk.config.resolve import read as read_config
 from fwk.engine.evaluate import evaluate, predict
 from fwk.engine.ranks.joining import process_group
 from fwk.engine.saving import checkpoint
-from fwk.engine.saving.state import load_model_tensors, locate
+from fwk.engine.saving.state import load_model_tensors, restore_counters
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.files import check_target
 from fwk.runs.loaded import COPY_ORIGIN, _opened
@@ -70,7 +70,7 @@ def evaluate_run(
             )
         if not any(len(source) for source in run.task.sources(split).values()):
             raise UserError(f"--split: '{split}' holds no example")
-        locate(run, state)
+        restore_counters(run, state)
         run.module.switch_off(run.phase.off if run.phase else ())
         targets: dict[str, Path] = {}
         if predictions is not None:
@@ -84,7 +84,7 @@ def evaluate_run(
                 )
             targets = _targets(predictions, tuple(run.task.sources(split)))
             run.task.check_predictions(split, targets)
-        checkpoint.refuse_not_finite(found, tensors["model"], run.module)
+        checkpoint.require_finite(found, tensors["model"], run.module)
         load_model_tensors(run.module, tensors["model"], found)
         if run.average is not None:
             run.average.load(

@@ -83,7 +83,7 @@ class Loaded:
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder; choose another place for the copy")
         for there in checkpoint.list_checkpoints(folder):
-            if not checkpoint.is_copy(there):
+            if not checkpoint.holds_weights_only(there):
                 raise CheckpointError(
                     f"{folder} holds a run, whose checkpoint {there.name} can be gone on from; choose another folder for the copy"
                 )
@@ -102,7 +102,7 @@ def _opened(
         config = read_config(found.parent.parent / "config.yaml", user_dirs, overrides)
     except (UnknownName, PluginError) as error:
         raise CheckpointError(
-            f"{found} cannot be used here: {error}{checkpoint.wanted(state)}"
+            f"{found} cannot be used here: {error}{checkpoint.describe_requirements(state)}"
         ) from error
     if average and "average" not in tensors:
         raise CheckpointError(
@@ -120,7 +120,7 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
         average = config.train.evaluate_average and "average" in tensors
     task = config.task.cls.without_data(config.task.config, config.seed, found.parent.parent)
     module = build_module(config, task)
-    checkpoint.refuse_not_finite(found, tensors["model"], module)
+    checkpoint.require_finite(found, tensors["model"], module)
     load_model_tensors(
         module, {**tensors["model"], **(tensors["average"] if average else {})}, found
     )

@@ -24,7 +24,7 @@ from fwk.contracts.task import Task
 from fwk.data.order import Order
 from fwk.engine.build import build_module
 from fwk.engine.ema import Average
-from fwk.engine.failures.explanations import explained
+from fwk.engine.failures.explanations import explaining_errors
 from fwk.engine.feed.loader import micro_batches
 from fwk.engine.precision import Precision
 from fwk.engine.ranks.joining import process_group
@@ -80,7 +80,7 @@ def train(
             folder
         )  # which a name that cannot be does not trouble
         try:
-            with explained(), folder_lock(folder) if world.main else nullcontext():
+            with explaining_errors(), folder_lock(folder) if world.main else nullcontext():
                 if world.main:
                     _open_folder(folder, config, overwrite)
                 _agree_on_start(world, config)
@@ -108,7 +108,7 @@ def _train(
                     file=sys.stderr,
                 )
     if world.main:
-        checkpoint.require_free_space(folder, checkpoint.size_of(model_tensors(run.module)))
+        checkpoint.require_free_space(folder, checkpoint.byte_size(model_tensors(run.module)))
         _write(folder / "config.yaml", to_yaml(config))  # nothing refuses this start any more
     if world.main and latest is None:
         _describe(run)
@@ -117,12 +117,12 @@ def _train(
             print(f"fwk: {advice}", file=sys.stderr)
     status = "failed"
     try:
-        with world.together(), explained(trainer):
+        with world.failing_together(), explaining_errors(trainer):
             status = trainer.train()
             if status == "finished":
                 trainer.save()
             trainer.finish_saving()
-            world.at("the end")
+            world.enter("the end")
         if status == "finished":
             trainer.emit(
                 {
@@ -145,7 +145,7 @@ def _train(
     except BaseException as error:
         hooks.hook.fwk_exception(run=run, error=error)
         if not isinstance(error, KeyboardInterrupt):  # the second Ctrl-C does not wait
-            trainer.saver.leave()
+            trainer.saver.abandon()
         raise
     finally:
         hooks.hook.fwk_run_end(run=run, status=status)
@@ -258,9 +258,7 @@ def _longer(config: RunConfig) -> str:
 
 def _describe(run: Run) -> None:
     """environment.json and tokenizer/, once per run."""
-    environment = describe_environment(
-        run.config, plugin_provenance(), run.device, run.world_size
-    )
+    environment = describe_environment(run.config, plugin_provenance(), run.device, run.world_size)
     _write(
         run.folder / "environment.json",
         json.dumps(environment, indent=1, sort_keys=True, default=str),
@@ -273,7 +271,7 @@ def _agree_on_start(world: World, config: RunConfig) -> None:
     """Every rank must have been started with the same config and software; rank 0 has opened the folder once this
     returns."""
     mine = {"fwk": __version__, "torch": str(torch.__version__)} | shared_by_ranks(config)
-    first, *others = world.objects({key: str(value) for key, value in mine.items()})
+    first, *others = world.gather_objects({key: str(value) for key, value in mine.items()})
     for rank, theirs in enumerate(others, start=1):
         if different := [
             f"{key}: {theirs.get(key, 'nothing')} there, {first.get(key, 'nothing')} on rank 0"
@@ -290,12 +288,12 @@ def _newest(folder: Path, run: Run) -> Path | None:
     found, failure, world = None, None, run.world
     if world.main:
         try:
-            found, complaints = checkpoint.newest_whole(folder, run.module)
+            found, complaints = checkpoint.newest_intact(folder, run.module)
             for complaint in complaints:
                 print(f"fwk: passed over a checkpoint: {complaint}", file=sys.stderr)
         except CheckpointError as error:
             failure = error
-    told = world.objects([found.name if found else None, failure is not None])[0]
+    told = world.gather_objects([found.name if found else None, failure is not None])[0]
     if told[1]:
         raise failure or CheckpointError(f"no checkpoint of {folder} is whole")
     return folder / "checkpoints" / told[0] if told[0] else None

@@ -104,7 +104,7 @@ DAMAGES = [truncate, flip, empty, zeros, Path.unlink]
 )
 def test_a_damaged_file_is_passed_over_with_a_sentence(run, name, damage):
     damage(newest(run) / name)
-    found, complaints = checkpoint.newest_whole(run)
+    found, complaints = checkpoint.newest_intact(run)
     assert found.name == "update-000000002"
     assert len(complaints) == 1 and "\n" not in complaints[0]
     assert name in complaints[0] or (
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_passed_over_with_a_sentence(run, name, damage):
 def test_a_misspelt_manifest_is_passed_over(run, key):
     path = newest(run) / "manifest.json"
     path.write_text(path.read_text().replace(f'"{key}"', f'"{key[:-1]}_"'))
-    assert checkpoint.newest_whole(run)[0].name == "update-000000002"
+    assert checkpoint.newest_intact(run)[0].name == "update-000000002"
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_misspelt_manifest_is_passed_over(run, key):
 )
 def test_a_manifest_of_another_shape_is_passed_over(run, content):
     (newest(run) / "manifest.json").write_text(content)
-    assert checkpoint.newest_whole(run)[0].name == "update-000000002"
+    assert checkpoint.newest_intact(run)[0].name == "update-000000002"
 
 
 def test_a_manifest_cannot_point_out_of_its_folder(run):
@@ -192,7 +192,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(
     with pytest.raises(RunError, match=said) as caught:
         start.train(config_in(run, {"train": {"updates": 6, "async_save": in_background}}))
     assert caught.value.exit_status == 1
-    assert checkpoint.newest_whole(run)[0].name == "update-000000004"
+    assert checkpoint.newest_intact(run)[0].name == "update-000000004"
     assert not list((run / "checkpoints").glob(".writing*"))
 
 
@@ -212,9 +212,9 @@ def test_a_checkpoint_written_again_is_never_absent(run, monkeypatch):
     replace, seen = os.replace, []
 
     def watched(source, target):
-        seen.append(checkpoint.newest_whole(run)[0])
+        seen.append(checkpoint.newest_intact(run)[0])
         replace(source, target)
-        seen.append(checkpoint.newest_whole(run)[0])
+        seen.append(checkpoint.newest_intact(run)[0])
 
     monkeypatch.setattr(os, "replace", watched)
     checkpoint.write_checkpoint(run, 4, tensors, json.dumps(state))
@@ -290,7 +290,7 @@ def test_a_malicious_pickle_in_any_file_is_not_executed(run, name, vouched, tmp_
         with pytest.raises(CheckpointError):
             fwk.load(run)
     else:
-        assert checkpoint.newest_whole(run)[0].name == "update-000000002"
+        assert checkpoint.newest_intact(run)[0].name == "update-000000002"
         with pytest.warns(UserWarning, match="passed over"):
             fwk.load(run)
     assert not (tmp_path / "executed").exists()

@@ -77,7 +77,7 @@ def gradients_differ(name: str) -> float:
     split = {"train": {"batch": 13, "micro_batch": 4}}
     eager = testing.gradients(objective(name, split))
     compiled = testing.gradients(objective(name, merge_settings(split, COMPILED)))
-    assert compiling.graphs() > 0
+    assert compiling.count_graphs() > 0
     return testing.difference(eager, compiled)
 
 
@@ -106,14 +106,14 @@ def graphs_after_warm_up(name: str, updates: int = 12) -> tuple[list[int], dict]
         for _ in range(compiling.WARM_UP):
             update()
         evaluate(run, "valid")
-        seen, new = compiling.graphs(), []
+        seen, new = compiling.count_graphs(), []
         assert seen > 0
         for _ in range(updates):
             update()
-            new.append(compiling.graphs() - seen)
+            new.append(compiling.count_graphs() - seen)
         evaluate(run, "valid")
-        new.append(compiling.graphs() - seen)
-        return new, compiling.breaks()
+        new.append(compiling.count_graphs() - seen)
+        return new, compiling.graph_breaks()
 
 
 # of each shape of objective one is fast: one view, two tied ones, a network that makes another's input, two encodings
@@ -195,10 +195,10 @@ def test_a_failed_update_of_a_compiled_run_is_looked_into_without_compiling():
         trainer.step(next(batches))
         with torch.no_grad():
             trainer.run.module.networks["main"].layers[1].inner.weight.mul_(1e38)
-        seen = compiling.graphs()
+        seen = compiling.count_graphs()
         with pytest.raises(RunError, match=r"networks\.main\.layers\.1"):
             trainer.step(next(batches))
-        assert compiling.graphs() == seen
+        assert compiling.count_graphs() == seen
 
 
 # -- what a user sees ------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_graph_breaks_are_told_with_their_reason(capsys, monkeypatch):
 
 def test_without_the_option_nothing_is_compiled():
     trained(config({"train": {"compile": False}}), 1)
-    assert compiling.graphs() == 0
+    assert compiling.count_graphs() == 0
 
 
 @pytest.mark.slow
@@ -310,11 +310,11 @@ def test_an_encoder_is_compiled_once_per_situation_whatever_its_shapes(tracing_o
         for shape in ((5, 9), (7, 12), (4, 8), (1, 11), (1, 7)):
             for situation in situations:
                 encode(*shape, *situation)
-        seen = compiling.graphs()
+        seen = compiling.count_graphs()
         for shape in ((6, 10), (11, 16), (2, 5), (1, 13), (9, 3)):
             for situation in situations:
                 encode(*shape, *situation)
-        assert compiling.graphs() == seen and not compiling.breaks()
+        assert compiling.count_graphs() == seen and not compiling.graph_breaks()
         assert seen <= 5 * len(
             situations
         )  # at most: first shape, B varies, T varies; one sequence, T varies

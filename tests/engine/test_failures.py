@@ -85,7 +85,7 @@ def test_a_checkpoint_holds_what_was_there_when_it_was_begun(tmp_path):
     value = torch.arange(5.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "write_hashed", slow)
-        saver.begin(1, {name: {"x": value} for name in ("model", "optimizer", "meters")}, "{}", [])
+        saver.start(1, {name: {"x": value} for name in ("model", "optimizer", "meters")}, "{}", [])
         value += 1  # the next update
         assert not list((tmp_path / "checkpoints").glob("update-*"))
         held.set()
@@ -111,14 +111,16 @@ def test_one_copy_is_kept_and_used_again(tmp_path):
 def test_the_next_save_waits_for_the_one_before(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     saver, order = Saver(tmp_path, background=True, keep_last=2), []
-    settle = checkpoint.settle
+    settle = checkpoint.prune_checkpoints
     monkeypatch.setattr(
-        checkpoint, "settle", lambda *a: (order.append(f"{a[1].name} written"), settle(*a))
+        checkpoint,
+        "prune_checkpoints",
+        lambda *a: (order.append(f"{a[1].name} written"), settle(*a)),
     )
     copy = saver._copy
     monkeypatch.setattr(saver, "_copy", lambda tensors: (order.append("copied"), copy(tensors))[1])
     for update in (1, 2):
-        saver.begin(update, {"model": {"x": torch.ones(1 << 18)}}, "{}", [])
+        saver.start(update, {"model": {"x": torch.ones(1 << 18)}}, "{}", [])
     saver.wait()
     assert order == ["copied", "update-000000001 written", "copied", "update-000000002 written"]
 
@@ -134,7 +136,7 @@ def test_tensors_are_written_as_safetensors_itself_reads_them(tmp_path, dtype):
     tensors = {name: value.to(dtype) for name, value in whole.items()} | {
         "another": torch.ones(3, dtype=torch.float64)
     }
-    facts = checkpoint.write_hashed(tmp_path / "ours", checkpoint.serialized(tensors))
+    facts = checkpoint.write_hashed(tmp_path / "ours", checkpoint.serialize(tensors))
     save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "theirs")
     assert facts == {
         "sha256": checkpoint.digest(tmp_path / "ours"),
@@ -197,7 +199,7 @@ def test_a_hooks_tensors_are_those_of_the_moment(tmp_path, plugin, monkeypatch):
             return {"count": self.count}
 
     plugin(Counting(), "counting")
-    monkeypatch.setattr(checkpoint, "settle", lambda *a: None)  # every checkpoint stays
+    monkeypatch.setattr(checkpoint, "prune_checkpoints", lambda *a: None)  # every checkpoint stays
     start.train(config_in(tmp_path / "run", {"train": {"save_every": 1, "validate_every": 0}}))
     for path in checkpoint.list_checkpoints(tmp_path / "run"):
         assert float(
@@ -427,7 +429,7 @@ def test_a_log_that_cannot_be_written_saves_the_run_and_ends_it(
         and "metrics.jsonl: No space left on device; the run has saved and ended at this" in said[0]
     )
     assert (
-        checkpoint.newest_whole(tmp_path / "run")[0].name == "update-000000004"
+        checkpoint.newest_intact(tmp_path / "run")[0].name == "update-000000004"
     )  # of the line that was not written
     path = tmp_path / "run" / "metrics.jsonl"
     assert start.train(config_in(tmp_path / "run")).status == "finished"
@@ -538,7 +540,7 @@ def not_a_number(run: Path) -> None:
     tensors["networks.main.embeddings.token.weight"][3, 2] = float("nan")
     manifest = json.loads((newest / "manifest.json").read_text())
     manifest["files"]["model.safetensors"] = checkpoint.write_hashed(
-        newest / "model.safetensors", checkpoint.serialized(tensors)
+        newest / "model.safetensors", checkpoint.serialize(tensors)
     )
     (newest / "manifest.json").write_text(json.dumps(manifest))
 
@@ -663,5 +665,5 @@ def test_the_clock_of_the_wall_does_not_matter(tmp_path, monkeypatch):
 def test_trainers_that_never_saved_have_nothing_to_wait_for():
     with trainer_of(tiny_config(BASE)) as trainer:
         trainer.saver.wait()
-        trainer.saver.leave()
+        trainer.saver.abandon()
         trainer.finish_saving()

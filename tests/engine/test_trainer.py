@@ -297,7 +297,7 @@ def test_a_loss_that_is_not_finite_names_term_and_draws_and_ends_with_status_1(
         "fwk-train: error: update 3: loss term masked_lm/masked_lm is not finite (rank 0; draws 24 to 35)"
     )
     assert (
-        checkpoint.newest_whole(tmp_path / "run")[0].name == "update-000000002"
+        checkpoint.newest_intact(tmp_path / "run")[0].name == "update-000000002"
     )  # the weights before the bad update
     assert '"event"' not in (tmp_path / "run" / "metrics.jsonl").read_text()
 

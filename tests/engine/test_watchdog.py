@@ -106,8 +106,8 @@ def until(true, seconds: float = 30) -> None:
 def test_a_rank_that_waits_too_long_ends_all_and_names_the_one_that_is_busy(capfd):
     with watches() as (first, second):
         first.update = second.update = 7
-        second.at("validation")
-        first.at("the sum of counts", waits=True)
+        second.enter("validation")
+        first.enter("the sum of counts", waits=True)
         until(lambda: first.ended is not None and second.ended is not None)
     assert second.ended == ""  # one of them says it
     assert (
@@ -125,8 +125,8 @@ def test_a_rank_that_waits_too_long_ends_all_and_names_the_one_that_is_busy(capf
 
 def test_a_place_of_its_own_may_take_any_time():
     with watches(timeout=1.0) as (first, second):
-        first.at("validation")
-        second.at("preprocessing")
+        first.enter("validation")
+        second.enter("preprocessing")
         time.sleep(2.5)
         assert first.ended is None and second.ended is None and first.alarm is None
 
@@ -135,15 +135,15 @@ def test_waiting_in_many_places_for_a_moment_each_is_no_long_wait():
     with watches(timeout=1.0) as (first, _):
         end = time.monotonic() + 2.5
         while time.monotonic() < end:
-            with first.waiting("a sum"):
+            with first.waiting_for("a sum"):
                 time.sleep(0.02)
         assert first.ended is None and first.alarm is None
 
 
 def test_ranks_that_wait_for_each_other_in_different_places_are_both_named():
     with watches() as (first, second):
-        first.at("the sum of counts", waits=True)
-        second.at("the gathering of rows", waits=True)
+        first.enter("the sum of counts", waits=True)
+        second.enter("the gathering of rows", waits=True)
         until(lambda: first.ended or second.ended)
         other = "the gathering of rows" if first.ended else "the sum of counts"
     assert re.search(
@@ -153,22 +153,22 @@ def test_ranks_that_wait_for_each_other_in_different_places_are_both_named():
 
 def test_the_failure_of_one_rank_reaches_another_before_it_waits_again():
     with watches(timeout=60) as (first, second):
-        assert second.tell(RunError("the disk is full"))
+        assert second.report_failure(RunError("the disk is full"))
         until(lambda: first.alarm is not None)
         with (
             pytest.raises(LostRanks, match="rank 1 failed in update 0: the disk is full") as caught,
-            first.waiting("a sum"),
+            first.waiting_for("a sum"),
         ):
             pass
         assert not caught.value.quiet  # for whoever reads only the first rank's output
-        assert not first.tell(RunError("the disk is full"))  # said already
-        assert first.tell(RunError("something else"))
+        assert not first.report_failure(RunError("the disk is full"))  # said already
+        assert first.report_failure(RunError("something else"))
 
 
 def test_a_rank_that_cannot_end_by_itself_is_ended_after_another_failed():
     with watches(timeout=4) as (first, second):
-        first.at("the sum of counts", waits=True)
-        second.tell(RunError("the disk is full"))
+        first.enter("the sum of counts", waits=True)
+        second.report_failure(RunError("the disk is full"))
         until(lambda: first.ended is not None)
     assert "rank 1 failed in update 0: the disk is full" in first.ended
 
@@ -181,7 +181,7 @@ def test_a_process_that_is_gone_is_told_from_one_that_is_silent(capfd):
         until(lambda: first.heard[1].said["pid"] == child.pid)
         second.close()
         child.wait()
-        lost = first.lost(RuntimeError("Connection closed by peer"))
+        lost = first.lost_ranks(RuntimeError("Connection closed by peer"))
     assert f"rank 1 (process {child.pid} on " in str(
         lost
     ) and "is gone: killed, or out of memory" in str(lost)
@@ -252,9 +252,9 @@ def test_a_store_that_answers_too_late_does_not_abort_the_process(tmp_path):
 
 def test_one_process_alone_has_no_watch_and_waits_for_nobody():
     world = World()
-    world.at("anywhere", waits=True)
-    with world.waiting("a sum"), world.together():
-        assert world.sum(torch.ones(1)) == 1 and world.watch is None
+    world.enter("anywhere", waits=True)
+    with world.waiting_for("a sum"), world.failing_together():
+        assert world.sum(torch.ones(1)) == 1 and world.watchdog is None
 
 
 def test_a_checksum_sees_every_bit_and_every_place():

@@ -256,7 +256,7 @@ def built(name, module, **settings):
         module.named_parameters(), config, kind_of=lambda n, p: factory.kind(config, n, p, held[n])
     )
     optimizer = factory.build(config, groups, CPU)
-    checkpoint.remember_built(optimizer)
+    checkpoint.remember_initial_settings(optimizer)
     return optimizer
 
 

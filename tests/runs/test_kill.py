@@ -113,7 +113,7 @@ def _die_at(step: int, in_save: int) -> None:
     from fwk.engine.saving import checkpoint
 
     state = {"saves": 0, "steps": 0}
-    write, settle = checkpoint.write_checkpoint, checkpoint.settle
+    write, settle = checkpoint.write_checkpoint, checkpoint.prune_checkpoints
 
     def counted(*arguments):
         state["saves"] += 1
@@ -146,7 +146,7 @@ def _die_at(step: int, in_save: int) -> None:
             inside.unlink()
 
     # all of it happens in the thread that writes, the settling included
-    checkpoint.write_checkpoint, checkpoint.settle = counted, last
+    checkpoint.write_checkpoint, checkpoint.prune_checkpoints = counted, last
     checkpoint.write_hashed = watched(checkpoint.write_hashed, half_a_file)
     checkpoint.shutil.rmtree = watched(checkpoint.shutil.rmtree, half_a_folder)
     for name in ("replace", "fsync"):

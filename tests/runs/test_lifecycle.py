@@ -203,7 +203,7 @@ def test_a_signal_to_the_whole_group_saves_although_workers_hear_it_too(tmp_path
     finally:
         process.kill()
     assert process.returncode == 75, said.decode()[-2000:]
-    assert checkpoint.newest_whole(folder)[0].name == f"update-{lines(folder)[-1]['update']:09d}"
+    assert checkpoint.newest_intact(folder)[0].name == f"update-{lines(folder)[-1]['update']:09d}"
 
 
 def until(true, seconds: float = 60) -> None:

@@ -42,7 +42,7 @@ NO_MEMORY = (
 
 
 @contextmanager
-def explained(trainer: Trainer | None = None) -> Iterator[None]:
+def explaining_errors(trainer: Trainer | None = None) -> Iterator[None]:
     """Errors inside that can be foreseen become a RunError. trainer: whose state says what was under way."""
     try:
         yield
@@ -95,7 +95,7 @@ def out_of_memory(said: str, trainer: Trainer | None) -> str:
     run, micros = trainer.run, trainer.micros
     if not micros:
         return (
-            f"out of memory{asked} outside the forward and backward pass, in {run.world.doing}; the last checkpoint is "
+            f"out of memory{asked} outside the forward and backward pass, in {run.world.position}; the last checkpoint is "
             "good, and a smaller train.micro_batch leaves more room"
         )
     shape = max(

@@ -50,7 +50,7 @@ def diagnose(run: Run, micros: Sequence[MicroBatch], step: Update) -> Finding:
 
 def _agree(run: Run, mine: Finding | None) -> Finding | None:
     """The earliest finding of all ranks."""
-    told = run.world.objects([*mine.order, mine.kind, mine.text] if mine else None)
+    told = run.world.gather_objects([*mine.order, mine.kind, mine.text] if mine else None)
     found = [(*what[:2], rank, *what[2:]) for rank, what in enumerate(told) if what]
     if not found:
         return None

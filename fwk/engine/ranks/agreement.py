@@ -35,7 +35,7 @@ def check_agreement(run: Run, sequences: float, place: float, weights: int, squa
     if run.world_size == 1:
         return
     if sequences != batch or place != batch * (batch - 1) // 2:
-        updates = run.world.objects(run.update + 1)
+        updates = run.world.gather_objects(run.update + 1)
         ranks = (
             f"they are in updates {', '.join(map(str, updates))}"
             if len(set(updates)) > 1
@@ -58,7 +58,7 @@ def compare_data(run: Run) -> None:
         (run.update + 1) * run.config.train.batch,
         dtype=np.int64,
     )
-    said = run.world.objects(
+    said = run.world.gather_objects(
         [run.task.fingerprint()[:12], [part.tolist() for part in run.order.locate(draws)]]
     )
     for rank, (data, examples) in enumerate(said):
@@ -78,7 +78,7 @@ def compare_weights(run: Run) -> None:
     """RunError when ranks do not hold the same weights, to the last bit."""
     if run.world_size == 1:
         return
-    sums = run.world.objects(checksum(run.module.parameters()))
+    sums = run.world.gather_objects(checksum(run.module.parameters()))
     most = Counter(sums).most_common(1)[0][0]
     if others := [rank for rank, own in enumerate(sums) if own != most]:
         raise RunError(

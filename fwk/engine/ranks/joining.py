@@ -69,12 +69,14 @@ def process_group(device: str, timeout: float) -> Iterator[World]:
             )
         world = World(rank=rank, size=size, device=chosen)
         if size > 1:
-            token = world.objects(os.urandom(8).hex())[0]  # the same for all, and never used before
-            watch = world.watch = RankWatchdog(
+            token = world.gather_objects(os.urandom(8).hex())[
+                0
+            ]  # the same for all, and never used before
+            watch = world.watchdog = RankWatchdog(
                 rank, size, timeout, _side_store(env["MASTER_ADDR"], port, token)
             )
             watch.start()
-        with world.waiting("joining the job"):
+        with world.waiting_for("joining the job"):
             world.side = dist.new_group(timeout=limit)
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise RunError(
@@ -82,7 +84,7 @@ def process_group(device: str, timeout: float) -> Iterator[World]:
             "must be started, with one WORLD_SIZE and a RANK of its own"
         ) from None
     try:
-        with world.together():
+        with world.failing_together():
             yield world
     finally:
         if watch is not None:

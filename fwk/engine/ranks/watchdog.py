@@ -64,7 +64,7 @@ class RankWatchdog:
         self.tick, self.grace = min(TICK, timeout / 20), min(GRACE, timeout / 4)
         self.place = Position("the start")
         self.update = 0
-        self.good = ""  # name of the last checkpoint that this rank knows to be whole
+        self.last_checkpoint = ""  # name of the last checkpoint that this rank knows to be whole
         self.alarm: dict[str, Any] | None = None
         self.last_words: list[
             Callable[[float], Any]
@@ -103,14 +103,14 @@ class RankWatchdog:
 
     # -- what the main thread says -----------------------------------------------------------------------------------
 
-    def at(self, what: str, waits: bool = False) -> None:
+    def enter(self, what: str, waits: bool = False) -> None:
         self.place = Position(what, waits)
 
     @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
+    def waiting_for(self, what: str) -> Iterator[None]:
         """Inside, this rank waits for others. RunError at once when one of them has failed."""
         if self.alarm is not None:
-            raise self.lost()
+            raise self.lost_ranks()
         outside = self.place
         self.place = Position(outside.what if outside.waits else what, waits=True)
         try:
@@ -118,7 +118,7 @@ class RankWatchdog:
         finally:
             self.place = Position(outside.what, outside.waits)
 
-    def tell(self, error: BaseException) -> bool:
+    def report_failure(self, error: BaseException) -> bool:
         """Tells the other ranks that this one fails; False when another rank said the same before."""
         said = (
             " ".join(str(error).split())
@@ -128,7 +128,7 @@ class RankWatchdog:
         first = self._sound({"kind": "failed", "said": said[:1000]})
         return first["rank"] == self.rank or first.get("said") != said[:1000]
 
-    def lost(self, error: BaseException | None = None) -> LostRanks:
+    def lost_ranks(self, error: BaseException | None = None) -> LostRanks:
         """The one sentence for what the loss of another rank did here. Takes up to `grace` seconds to find out which
         rank it was. error: what torch raised."""
         end = time.monotonic() + self.grace
@@ -154,7 +154,7 @@ class RankWatchdog:
             "update": self.update,
             "what": self.place.what,
             "waits": self.place.waits,
-            "good": self.good,
+            "good": self.last_checkpoint,
         }
 
     def _talk(self) -> None:
@@ -331,7 +331,9 @@ class RankWatchdog:
         error: BaseException | None = None,
         stuck: list[int] | None = None,
     ) -> str:
-        good = max([self.good, *(heard.said.get("good", "") for heard in self.heard.values())])
+        good = max(
+            [self.last_checkpoint, *(heard.said.get("good", "") for heard in self.heard.values())]
+        )
         rest = (
             f"the last good checkpoint is {good}; the same command goes on from there"
             if good

@@ -25,53 +25,57 @@ class World:
     size: int = 1
     device: torch.device = torch.device("cpu")
     side: Any = None
-    watch: RankWatchdog | None = None
-    doing: str = "the start"
+    watchdog: RankWatchdog | None = None
+    position: str = "the start"
 
     @property
     def main(self) -> bool:
         return self.rank == 0
 
-    def at(self, place: str, waits: bool = False, update: int | None = None) -> None:
+    def enter(self, place: str, waits: bool = False, update: int | None = None) -> None:
         """Says where this rank is from here on, for the others. waits: for them, which `train.timeout` bounds."""
-        self.doing = place
-        if self.watch is not None:
-            self.watch.at(place, waits)
+        self.position = place
+        if self.watchdog is not None:
+            self.watchdog.enter(place, waits)
             if update is not None:
-                self.watch.update = update
+                self.watchdog.update = update
 
-    def saved(self, name: str) -> None:
+    def note_checkpoint(self, name: str) -> None:
         """Names the last checkpoint that is known to be whole, for whoever has to say it."""
-        if self.watch is not None:
-            self.watch.good = name
+        if self.watchdog is not None:
+            self.watchdog.last_checkpoint = name
 
-    def waiting(self, place: str) -> AbstractContextManager:
+    def waiting_for(self, place: str) -> AbstractContextManager:
         """Inside, this rank waits for the others."""
-        return self.watch.waiting(place) if self.watch is not None else nullcontext()
+        return self.watchdog.waiting_for(place) if self.watchdog is not None else nullcontext()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def failing_together(self) -> Iterator[None]:
         """One rank's failure inside ends all ranks, each with one sentence. What torch says when another rank is lost
         becomes LostRanks; any other error is told to the others."""
         try:
             yield
         except Exception as error:
-            if self.watch is None or isinstance(error, LostRanks):
+            if self.watchdog is None or isinstance(error, LostRanks):
                 raise
             if not isinstance(error, FwkError) and is_lost_connection(error):
-                raise self.watch.lost(error) from None
-            if not self.watch.tell(error) and not self.main and isinstance(error, FwkError):
+                raise self.watchdog.lost_ranks(error) from None
+            if (
+                not self.watchdog.report_failure(error)
+                and not self.main
+                and isinstance(error, FwkError)
+            ):
                 error.quiet = True
             raise
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks; in place."""
         if self.size > 1:
-            with self.waiting("a sum over ranks"):
+            with self.waiting_for("a sum over ranks"):
                 dist.all_reduce(tensor)
         return tensor
 
-    def totals(self, numbers: Sequence[Tensor | float]) -> list[float]:
+    def sum_numbers(self, numbers: Sequence[Tensor | float]) -> list[float]:
         """The sum over ranks of each number, in float64 and one reduction."""
         if self.size == 1 and self.device.type == "cpu":
             return [float(number) for number in numbers]
@@ -81,11 +85,11 @@ class World:
             )
         ).tolist()
 
-    def rows(self, tensor: Tensor) -> Tensor:
+    def gather_rows(self, tensor: Tensor) -> Tensor:
         """[B, ...] -> the rows of all ranks, rank 0 first; B may differ from rank to rank. No gradient."""
         return all_rows(tensor, self, None) if self.size > 1 else tensor
 
-    def gather(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+    def gather_with_gradient(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of all ranks [N, ...] and which of them are ours, int64 [B]; with gradient: what any rank's loss says
         about a row reaches the rank that made it."""
         mine = torch.arange(len(tensor), device=tensor.device)
@@ -93,28 +97,28 @@ class World:
             return tensor, mine
         sizes = torch.zeros(self.size, dtype=torch.int64, device=tensor.device)
         sizes[self.rank] = len(tensor)
-        with self.waiting("the gathering of rows"):
+        with self.waiting_for("the gathering of rows"):
             dist.all_reduce(sizes, group=self.side)
             start = int(sizes[: self.rank].sum())
         return _Gather.apply(tensor, self, start), mine + start
 
-    def objects(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: Any) -> list[Any]:
         """JSON-able values of all ranks, in rank order (text travels, nothing is unpickled)."""
         if self.size == 1:
             return [value]
         data = torch.frombuffer(
             bytearray(json.dumps(value).encode() or b" "), dtype=torch.uint8
         ).to(self.device)
-        with self.waiting("an exchange between ranks"):
-            sizes = self.rows(torch.tensor([len(data)], device=self.device)).tolist()
-            flat = self.rows(data).cpu()
+        with self.waiting_for("an exchange between ranks"):
+            sizes = self.gather_rows(torch.tensor([len(data)], device=self.device)).tolist()
+            flat = self.gather_rows(data).cpu()
         return [json.loads(bytes(part.tolist())) for part in flat.split(sizes)]
 
 
 def all_rows(tensor: Tensor, world: World, group: Any) -> Tensor:
     sizes = torch.zeros(world.size, dtype=torch.int64, device=tensor.device)
     sizes[world.rank] = tensor.shape[0]
-    with world.waiting("the exchange of rows"):
+    with world.waiting_for("the exchange of rows"):
         dist.all_reduce(sizes, group=group)
         counts = sizes.tolist()
         longest = max(counts)
@@ -134,7 +138,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         grad = grad.contiguous().clone()
-        with ctx.world.waiting("the gradient of gathered rows"):
+        with ctx.world.waiting_for("the gradient of gathered rows"):
             dist.all_reduce(grad, group=ctx.world.side)
         return grad[ctx.start : ctx.start + ctx.rows], None, None
 
@@ -162,7 +166,7 @@ def is_lost_connection(error: BaseException) -> bool:
 def sum_named(world: World, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Named additive tensors, summed over ranks in float64; a name that some rank lacks counts as zero there."""
     shapes: dict[str, list[int]] = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    for other in world.objects(shapes):
+    for other in world.gather_objects(shapes):
         shapes.update({name: shape for name, shape in other.items() if name not in shapes})
     names = sorted(shapes)
     if not names:

@@ -105,7 +105,7 @@ def write_checkpoint(
     parent.mkdir(exist_ok=True)
     for left in parent.glob(f"{WRITING}*"):  # by a run that was killed here
         shutil.rmtree(left)
-    needed = sum(size_of(group) for group in tensors.values())
+    needed = sum(byte_size(group) for group in tensors.values())
     if needed > (free := shutil.disk_usage(parent).free):
         raise OSError(
             errno.ENOSPC,
@@ -114,7 +114,7 @@ def write_checkpoint(
     try:
         beside.mkdir()
         files = {
-            f"{name}.safetensors": write_hashed(beside / f"{name}.safetensors", serialized(group))
+            f"{name}.safetensors": write_hashed(beside / f"{name}.safetensors", serialize(group))
             for name, group in tensors.items()
         }
         files["state.json"] = write_hashed(beside / "state.json", [state.encode()])
@@ -123,7 +123,7 @@ def write_checkpoint(
         sync(beside)
         if (
             final.exists()
-        ):  # of the same update: until the new one is in place, `newest_whole` finds it aside
+        ):  # of the same update: until the new one is in place, `newest_intact` finds it aside
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(final, aside)
         os.replace(beside, final)
@@ -136,7 +136,7 @@ def write_checkpoint(
     return final
 
 
-def size_of(tensors: Mapping[str, Tensor]) -> int:
+def byte_size(tensors: Mapping[str, Tensor]) -> int:
     """Bytes."""
     return sum(value.numel() * value.element_size() for value in tensors.values())
 
@@ -150,7 +150,7 @@ def require_free_space(run: Path, needed: int) -> None:
         )
 
 
-def serialized(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def serialize(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     """Tensors in the safetensors format, piece by piece: the length of a header, the header (JSON: type, shape and
     bounds of each tensor), the bytes of each. `safetensors.save_file` makes a copy of all of it first."""
     header, end = {}, 0
@@ -176,7 +176,7 @@ def serialized(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
             yield memoryview(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
 
 
-def settle(
+def prune_checkpoints(
     run: Path, newest: Path, best: Sequence[int], milestones: Sequence[int], keep_last: int
 ) -> None:
     """Points `latest` and `best` to what they name and deletes what is neither among the last, nor among the best
@@ -256,7 +256,7 @@ def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dic
     return tensors, _json(checkpoint / "state.json")
 
 
-def is_copy(checkpoint: Path) -> bool:
+def holds_weights_only(checkpoint: Path) -> bool:
     """Whether it holds weights alone, with nothing to go on training from."""
     return "imported" in _json(checkpoint / "state.json")
 
@@ -272,14 +272,16 @@ def not_finite(tensors: Mapping[str, Tensor], module: torch.nn.Module) -> list[s
     ]
 
 
-def refuse_not_finite(
+def require_finite(
     checkpoint: Path, tensors: Mapping[str, Tensor], module: torch.nn.Module
 ) -> None:
     if bad := not_finite(tensors, module):
         raise CheckpointError(f"{checkpoint}: {', '.join(bad[:3])} is not finite")
 
 
-def newest_whole(run: Path, module: torch.nn.Module | None = None) -> tuple[Path | None, list[str]]:
+def newest_intact(
+    run: Path, module: torch.nn.Module | None = None
+) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that verifies, and a sentence for each newer one that does not. module: whose parameters
     must be finite. CheckpointError when there are checkpoints and none is whole, or one is of a newer format."""
     complaints = []
@@ -292,7 +294,7 @@ def newest_whole(run: Path, module: torch.nn.Module | None = None) -> tuple[Path
         try:
             verify(checkpoint)
             if module is not None:
-                refuse_not_finite(checkpoint, load_file(checkpoint / "model.safetensors"), module)
+                require_finite(checkpoint, load_file(checkpoint / "model.safetensors"), module)
         except NewerFormat:
             raise
         except CheckpointError as error:
@@ -306,7 +308,7 @@ def newest_whole(run: Path, module: torch.nn.Module | None = None) -> tuple[Path
     return None, complaints
 
 
-def wanted(state: Mapping[str, Any]) -> str:
+def describe_requirements(state: Mapping[str, Any]) -> str:
     """`; it needs ...`: the plugins that a checkpoint says it needs, with versions and what they bring."""
     needs = [
         f"{name} {facts.get('version', '')} ({', '.join(facts.get('names', []))})".replace(
@@ -326,7 +328,7 @@ def find_checkpoint(path: Path) -> Path:
     if (path / "manifest.json").is_file():
         return path.resolve()
     if (path / "checkpoints").is_dir():
-        found, complaints = newest_whole(path)
+        found, complaints = newest_intact(path)
         for complaint in complaints:
             warnings.warn(f"passed over a checkpoint: {complaint}", stacklevel=2)
         if found is not None:
@@ -341,7 +343,7 @@ def find_checkpoint(path: Path) -> Path:
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What the optimizer keeps: tensors as 'parameter::key', and what is no tensor likewise, as JSON. What it keeps for
-    a group as a whole since `remember_built` (a count, a running sum) stands beside each of the group's parameters as
+    a group as a whole since `remember_initial_settings` (a count, a running sum) stands beside each of the group's parameters as
     'parameter::group.key', since a change of phase may group them otherwise."""
     tensors, numbers = {}, {}
     for group in optimizer.param_groups:
@@ -361,7 +363,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
     return tensors, numbers
 
 
-def remember_built(optimizer: torch.optim.Optimizer) -> None:
+def remember_initial_settings(optimizer: torch.optim.Optimizer) -> None:
     """Notes in each group, under `built`, what stands in it before the first step."""
     for group in optimizer.param_groups:
         group["built"] = {

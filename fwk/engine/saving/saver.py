@@ -1,5 +1,5 @@
-"""Saving behind training's back. `begin` copies what is to be saved into host memory and returns; a thread writes it,
-points `latest` and `best` to what they name, and deletes old checkpoints. One at a time: the next `begin` waits for the
+"""Saving behind training's back. `start` copies what is to be saved into host memory and returns; a thread writes it,
+points `latest` and `best` to what they name, and deletes old checkpoints. One at a time: the next `start` waits for the
 one before, so there is one copy, in buffers that are used again."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fwk.errors import CheckpointError, RunError
 
 
 class Saver:
-    """folder: the run's. background: False writes before `begin` returns, from the tensors themselves. module: whose
+    """folder: the run's. background: False writes before `start` returns, from the tensors themselves. module: whose
     parameters must be finite. written: is told the name of each checkpoint once it is whole."""
 
     def __init__(
@@ -40,7 +40,7 @@ class Saver:
         self._buffers: dict[tuple[str, str], Tensor] = {}
         self._writer: threading.Thread | None = None
 
-    def begin(
+    def start(
         self,
         update: int,
         tensors: Mapping[str, Mapping[str, Tensor]],
@@ -79,7 +79,7 @@ class Saver:
         if self.failure is not None:
             raise self.failure
 
-    def leave(self) -> None:
+    def abandon(self) -> None:
         """Like `wait`, when something else has failed already."""
         try:
             self.wait()
@@ -118,7 +118,7 @@ class Saver:
             newest = checkpoint.write_checkpoint(self.folder, update, tensors, state)
             self.good = newest.name
             self.written(newest.name)
-            checkpoint.settle(self.folder, newest, best, milestones, self.keep_last)
+            checkpoint.prune_checkpoints(self.folder, newest, best, milestones, self.keep_last)
         except (OSError, CheckpointError, MemoryError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             good = (

@@ -18,7 +18,7 @@ from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, FwkError, HookFailed, RunError
 
 
-def snapshot(
+def capture_state(
     run: Run,
     optimizer: tuple[dict[str, Tensor], dict[str, Any]],
     meters: dict[str, Tensor],
@@ -96,7 +96,7 @@ def write_weights(
     )
 
 
-def read(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def read_for_resume(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """A checkpoint's tensors and state. CheckpointError when another version wrote it, a plugin is not here whose state it
     holds, or it was trained on other data."""
     tensors, state = checkpoint.read_checkpoint(path)
@@ -117,7 +117,7 @@ def read(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, 
         - set(state["listeners"])
     ):
         raise CheckpointError(
-            f"{path} holds the state of {', '.join(absent)}, which is not loaded here{checkpoint.wanted(state)}"
+            f"{path} holds the state of {', '.join(absent)}, which is not loaded here{checkpoint.describe_requirements(state)}"
         )
     if state["fingerprint"] != (here := run.task.fingerprint()):
         raise CheckpointError(
@@ -127,11 +127,11 @@ def read(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, 
     return tensors, state
 
 
-def load(
+def restore_state(
     run: Run, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], path: Path
 ) -> None:
     """Counters, weights, averages, meters and phase. Optimizer and hooks are the trainer's."""
-    locate(run, state)
+    restore_counters(run, state)
     run.precision.scale, run.precision.good = (
         state["precision"]["scale"],
         state["precision"]["good"],
@@ -146,7 +146,7 @@ def load(
     run.meters.load(tensors["meters"], run.world, state["world_size"])
 
 
-def locate(run: Run, state: Mapping[str, Any]) -> None:
+def restore_counters(run: Run, state: Mapping[str, Any]) -> None:
     """How far the run had come: its counters and phase. A copy of the weights alone may lack some."""
     run.update, run.skipped = state["update"], state.get("skipped", 0)
     run.tokens, run.sequences = state["tokens"], state["sequences"]

@@ -42,14 +42,14 @@ def compile_networks(module: ObjectiveModule, backend: str | None = None) -> Non
         network.compile(backend=module.compiled)
 
 
-def graphs() -> int:
+def count_graphs() -> int:
     """Graphs compiled so far in this process."""
     from torch._dynamo.utils import counters
 
     return counters["stats"]["unique_graphs"]
 
 
-def breaks() -> dict[str, int]:
+def graph_breaks() -> dict[str, int]:
     """Reasons for which a graph was cut in two, and how often."""
     from torch._dynamo.utils import counters
 
@@ -65,7 +65,7 @@ class CompileCounter:
 
     @hookimpl
     def fwk_update_begin(self, run: Any) -> None:
-        self.before = graphs()
+        self.before = count_graphs()
         phase = run.phase.name if run.phase else None
         if phase != self.phase:
             self.phase, self.updates = phase, 0
@@ -73,7 +73,7 @@ class CompileCounter:
     @hookimpl
     def fwk_update_end(self, run: Any) -> None:
         self.updates += 1
-        new, reasons = graphs() - self.before, breaks()
+        new, reasons = count_graphs() - self.before, graph_breaks()
         if sum(reasons.values()) > self.cut:
             self.say(
                 run,

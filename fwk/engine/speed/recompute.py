@@ -66,7 +66,7 @@ def recompute_layers(networks: Mapping[str, Encoder]) -> None:
 
 
 @contextmanager
-def paused() -> Iterator[None]:
+def keep_activations() -> Iterator[None]:
     """Inside, activations are kept: weights that are there for one call only would be others in the backward pass."""
     global _paused
     before, _paused = _paused, True

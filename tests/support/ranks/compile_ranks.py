@@ -36,14 +36,14 @@ def look(name: str, world: World) -> dict:
             compiling.WARM_UP
         ):  # a lone or a cropped sequence comes by after some updates, and is a graph of its own
             trainer.step(next(batches))
-        before = compiling.graphs()
+        before = compiling.count_graphs()
         for _ in range(3):
             trainer.step(next(batches))
-    worst = max(world.objects(min(1e300, testing.difference(alone, together))))
+    worst = max(world.gather_objects(min(1e300, testing.difference(alone, together))))
     return {
         "difference": worst,
-        "new": max(world.objects(compiling.graphs() - before)),
-        "breaks": compiling.breaks(),
+        "new": max(world.gather_objects(compiling.count_graphs() - before)),
+        "breaks": compiling.graph_breaks(),
     }
 
 

@@ -70,7 +70,7 @@ def look(name: str, world: World) -> dict:
     alone = {n: g for n, g in testing.gradients(config_of(name)).items()}
     together, held = sharded_gradients(name, world)
     return {
-        "difference": max(world.objects(min(1e300, testing.difference(alone, together)))),
+        "difference": max(world.gather_objects(min(1e300, testing.difference(alone, together)))),
         "held": held,
     }
 

@@ -27,14 +27,14 @@ def geometry(name: str, world: World) -> float:
     """Largest relative difference of the fp64 gradient between one process and all ranks with accumulation."""
     alone = testing.gradients(config_of(name))
     together = testing.gradients(config_of(name, SPLIT), world)
-    return max(world.objects(min(1e300, testing.difference(alone, together))))
+    return max(world.gather_objects(min(1e300, testing.difference(alone, together))))
 
 
 def gathered(world: World) -> float:
     """As `geometry`, of negatives that come from all ranks, where each rank has one micro-batch."""
     config = config_of("COCO-LM", {"criterion": {"sequence_contrastive": {"negatives": "ranks"}}})
     return max(
-        world.objects(
+        world.gather_objects(
             testing.difference(testing.gradients(config), testing.gradients(config, world))
         )
     )
@@ -62,13 +62,13 @@ def weights_after(name: str, world: World, updates: int) -> dict[str, torch.Tens
 def twenty_updates(name: str, world: World) -> float:
     """Largest difference of any weight after 20 fp32 updates, relative to the largest weight."""
     alone, together = weights_after(name, World(), 20), weights_after(name, world, 20)
-    return max(world.objects(testing.difference(alone, together)))
+    return max(world.gather_objects(testing.difference(alone, together)))
 
 
 def same_on_all_ranks(name: str, world: World) -> bool:
     weights = weights_after(name, world, 5)
     words = [float(sum((i + 1) * w.double().sum() for i, w in enumerate(weights.values())))]
-    return len({tuple(other) for other in world.objects(words)}) == 1
+    return len({tuple(other) for other in world.gather_objects(words)}) == 1
 
 
 def resume(name: str, folder: Path, stop_at: int) -> dict:
@@ -128,10 +128,10 @@ def main(out: str) -> None:
             "several objectives at once",
             lambda: same_on_all_ranks("several objectives at once", world),
         )
-        world.at(
+        world.enter(
             "runs with a watch of their own"
         )  # the last gradient above left it waiting, and these take minutes
-        folder = world.objects(tempfile.mkdtemp() if world.main else None)[0]
+        folder = world.gather_objects(tempfile.mkdtemp() if world.main else None)[0]
         for number, name in enumerate(CASES):
             attempt("resume", name, partial(resume, name, Path(folder) / str(number), 3))
         if world.main:

@@ -48,7 +48,7 @@ def look(world: World) -> dict:
             found["skipped"].append(trainer.run.skipped)
         found["scale"] = trainer.run.precision.scale
         found["weights"] = [
-            len({tuple(other) for other in world.objects(states[2])}) == 1,
+            len({tuple(other) for other in world.gather_objects(states[2])}) == 1,
             states[0] == states[1],
         ]
         trainer.run.precision.scale = 2.0**-14
@@ -66,7 +66,7 @@ def look(world: World) -> dict:
 def main(out: str) -> None:
     torch.set_num_threads(1)
     with process_group("cpu", 60) as world:
-        seen = world.objects(look(world))
+        seen = world.gather_objects(look(world))
         if world.main:
             Path(out).write_text(json.dumps(seen))
 
