@@ -22,10 +22,8 @@ from fwk.contracts.options import option
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.nn.masked_lm_head import (
-    OUTPUT_BIAS,
-    TIED_OUTPUT,
+    HeadOptions,
     MaskedLMHead,
-    OutputBias,
     count_chosen,
     masked_lm_sums,
     masked_log_probs,
@@ -39,10 +37,8 @@ class MaskedLM(Criterion):
     roles = ("masked_lm",)
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(HeadOptions):
         view: str = option("masked", "the view whose chosen positions are predicted")
-        tied_output: bool = TIED_OUTPUT
-        output_bias: OutputBias = OUTPUT_BIAS
         label_smoothing: float = option(
             0.0, "share of the target's mass spread over the vocabulary", low=0, high=1
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -17,15 +18,20 @@ from fwk.nn.softmax import Softmax, cross_entropy
 
 OutputBias = Literal["unigram", "zeros"]
 
-
-# options of whoever has a `MaskedLMHead`
-TIED_OUTPUT = option(True, "the output matrix is the encoder's token embedding (BERT: yes)")
-
-
-OUTPUT_BIAS = option(
+OUTPUT_BIAS: OutputBias = option(
     "unigram",
     "start the output's bias at the tokens' log frequency, where the task knows it, or at zeros (BERT)",
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """Options of every criterion that has a `MaskedLMHead`."""
+
+    tied_output: bool = option(
+        True, "the output matrix is the encoder's token embedding (BERT: yes)"
+    )
+    output_bias: OutputBias = OUTPUT_BIAS
 
 
 class MaskedLMHead(nn.Module):

@@ -32,10 +32,8 @@ from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.copying import copies, copy_losses
 from fwk.nn.masked_lm_head import (
-    OUTPUT_BIAS,
-    TIED_OUTPUT,
+    HeadOptions,
     MaskedLMHead,
-    OutputBias,
     count_chosen,
     replaced_tokens,
 )
@@ -64,7 +62,7 @@ class CorrectiveLM(Criterion):
     """Which tokens an auxiliary network replaced, and what stood there before."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(HeadOptions):
         view: str = option("corrupted", "the view whose tokens are corrected")
         copy_weight: float = option(
             50.0, "weight of the copy loss (the paper's main text gives none; ELECTRA: 50)", low=0
@@ -82,8 +80,6 @@ class CorrectiveLM(Criterion):
         reduction: Literal["mean", "sum"] = option(
             "mean", "over positions, or a sum over each sequence's (the printed equations)"
         )
-        tied_output: bool = TIED_OUTPUT
-        output_bias: OutputBias = OUTPUT_BIAS
 
         def __post_init__(self):
             if not self.copy_weight and not self.lm_weight:

@@ -21,10 +21,8 @@ from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.copying import copy_losses
 from fwk.nn.masked_lm_head import (
-    OUTPUT_BIAS,
-    TIED_OUTPUT,
+    HeadOptions,
     MaskedLMHead,
-    OutputBias,
     replaced_tokens,
 )
 from fwk_plugins.electra.heads import GENERATED
@@ -35,11 +33,9 @@ class AllTokensMLM(Criterion):
     """The original token at every position of a corrupted view, with or without a copy mechanism."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(HeadOptions):
         view: str = option("corrupted", "the view whose tokens are predicted")
         copy: bool = option(True, "predict for each token the chance that it was left as it is")
-        tied_output: bool = TIED_OUTPUT
-        output_bias: OutputBias = OUTPUT_BIAS
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)

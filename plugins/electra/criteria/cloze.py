@@ -14,7 +14,7 @@ from torch import Tensor
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
-from fwk.nn.masked_lm_head import OUTPUT_BIAS, TIED_OUTPUT, MaskedLMHead, OutputBias
+from fwk.nn.masked_lm_head import HeadOptions, MaskedLMHead
 
 
 @register("criterion", "cloze")
@@ -25,10 +25,8 @@ class Cloze(Criterion):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(HeadOptions):
         view: str = option("plain", "the view whose tokens are predicted")
-        tied_output: bool = TIED_OUTPUT
-        output_bias: OutputBias = OUTPUT_BIAS
 
     def __init__(self, config: Config, build: BuildContext):
         super().__init__(config, build)
