@@ -26,13 +26,20 @@ class UserError(FwkError):
 
 
 class UnknownName(UserError):
-    """A name that nothing is registered under. Carries `kind`, `name` and the `known` names."""
+    """A name is not registered. Carries the `kind`, the `name` and the `known` names.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
+    `where` says where the name was given; `advice` is a sentence that follows the known names.
+    """
+
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], where: str = "", advice: str = ""
+    ):
         self.kind, self.name, self.known = kind, name, sorted(known)
-        super().__init__(
-            f"no {kind} is called '{name}'{did_you_mean(name, self.known)}{'; ' + hint if hint else ''}"
-        )
+        place = f" ({where})" if where else ""
+        remedy = did_you_mean(name, self.known)
+        if advice:
+            remedy += f" {advice}" if remedy.endswith("?") else f". {advice}"
+        super().__init__(f"Unknown {kind} '{name}'{place}{remedy}")
 
 
 class ConfigError(UserError):
@@ -88,16 +95,21 @@ class LogFailed(RunError):
 
 
 def did_you_mean(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:
-    """`; did you mean 'x'?` when something is close, and the list of what there is while it is short enough to read."""
-    known = [str(k) for k in known]
+    """Return ". Did you mean 'x'? Available: x, y, z", the remedy that ends an error message.
+
+    The question is left out where no known name is close, the list where it has more than `everything_up_to` names;
+    without either the result is empty.
+    """
+    known = [str(candidate) for candidate in known]
     close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-    close.sort(
-        key=lambda k: not k.startswith(str(name))
-    )  # 'adam' is meant for 'adamw', not for 'radam'
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    close.sort(key=lambda match: not match.startswith(str(name)))  # 'adam': 'adamw', not 'radam'
+
+    sentences = []
+    if close:
+        sentences.append(f"Did you mean '{close[0]}'?")
     if known and len(known) <= everything_up_to:
-        hint += f"{'' if hint else ';'} There is: {', '.join(sorted(known))}"
-    return hint
+        sentences.append(f"Available: {', '.join(sorted(known))}")
+    return f". {' '.join(sentences)}" if sentences else ""
 
 
 class BrokenPlugin(PluginError):

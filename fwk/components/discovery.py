@@ -115,8 +115,8 @@ def check_hooks(plugin: Any, owner: str) -> bool:
                 signature = signatures[hook].replace(return_annotation=inspect.Signature.empty)
                 raise PluginError(
                     f"plugin '{owner}': {hook}{place} takes an argument '{argument}' that the hook does "
-                    f"not give{did_you_mean(argument, signatures[hook].parameters, 0)}; the hook is "
-                    f"{hook}{signature}"
+                    f"not pass; the hook is {hook}{signature}"
+                    f"{did_you_mean(argument, signatures[hook].parameters, 0)}"
                 )
         found = True
     return found

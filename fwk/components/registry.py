@@ -120,8 +120,8 @@ class Registry:
 
     # ---- asking ----
 
-    def get(self, kind: str, name: str, hint: str = "") -> Entry:
-        """The entry of a name. Raises UnknownName with the nearest name there is."""
+    def get(self, kind: str, name: str, where: str = "", advice: str = "") -> Entry:
+        """Return the entry of a name. Raises UnknownName, with `where` and `advice` for the message."""
         _check_kind(kind)
         self.see_built_in()
         entry = self.live.get((kind, name)) or self.indexed.get((kind, name))
@@ -132,11 +132,10 @@ class Registry:
                 self._import_pending()
             entry = self.live.get((kind, name))
         if entry is None:
-            others = [k for k in KINDS if k != kind and name in self._known(k)]
-            hints = [f"'{name}' is a {others[0]}"] if others else []
-            raise UnknownName(
-                kind, name, self._known(kind), "; ".join([*hints, *([hint] if hint else [])])
-            )
+            other_kinds = [k for k in KINDS if k != kind and name in self._known(k)]
+            sentences = [f"'{name}' is a {other_kinds[0]}"] if other_kinds else []
+            sentences += [advice] if advice else []
+            raise UnknownName(kind, name, self._known(kind), where, ". ".join(sentences))
         return entry
 
     def names(self, kind: str) -> list[str]:

@@ -29,7 +29,6 @@ def build_index(package: str) -> dict[str, Any]:
                 "qualname": entry.qualname,
                 "file": Path(entry.file).resolve().relative_to(folder.resolve()).as_posix(),
                 "line": entry.line,
-                "plugin": registry.plugin_of(entry.module),
                 "summary": entry.summary,
                 "fields": [spec.to_mapping() for spec in entry.schema],
                 **({"views": entry.brings} if entry.brings else {}),

@@ -35,7 +35,7 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
 def _known(path: tuple[str, ...], name: str, known: Sequence[str], whose: str, where: str) -> None:
     if name not in known:
         raise ConfigError(
-            _dotted(path), f"{whose} has no option '{name}'{did_you_mean(name, known)}{_at(where)}"
+            _dotted(path), f"{whose} has no option '{name}'{_at(where)}{did_you_mean(name, known)}"
         )
 
 
@@ -100,7 +100,7 @@ def _network(key: str, values: Mapping[str, Any]) -> NetworkSpec:
             f"{key}.name", f"a network needs the name of a model; expected one of {known}"
         )
     tie = convert(values.pop("tie", []), _TIE, f"{key}.tie")
-    schema = registry.get("model", name, hint=f"given in {key}").schema
+    schema = registry.get("model", name, f"given in {key}").schema
     for option_name in values:
         _known(
             (key, option_name),

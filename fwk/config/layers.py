@@ -128,15 +128,15 @@ class _Merge:
             self.table(top, path[1:], value, layer)
         else:
             known = ["seed", "run", "user_dirs", *_SLOTS, *_TABLES, "train"]
-            hint = (
-                "; write it nested, or give it as an override on the command line"
+            advice = (
+                "; write the key nested, or give it as an override on the command line"
                 if "." in top
                 else ""
             )
             raise ConfigError(
                 top,
-                f"there is no such key{did_you_mean(top.split('.')[0], known)}{hint}"
-                f"{_at(layer.where(path[:1]))}",
+                f"unknown key{advice}{_at(layer.where(path[:1]))}"
+                f"{did_you_mean(top.split('.')[0], known)}",
             )
 
     def table(self, top: str, rest: tuple[str, ...], value: Any, layer: yaml_text.Layer) -> None:
@@ -213,7 +213,7 @@ class _Merge:
         raise ConfigError(
             f"criterion.{'.'.join(rest)}",
             f"'{word}' is neither an option of criterion '{only}' nor a "
-            f"criterion{did_you_mean(word, known)}{where}",
+            f"criterion{where}{did_you_mean(word, known)}",
         )
 
     def component(
@@ -265,7 +265,7 @@ class _Merge:
                 f"a component's name cannot be an interpolation{_at(layer.where(path))}",
             )
         kind = _TABLES.get(place[0], place[0])
-        registry.get(kind, name, hint=_for_whom(path, layer))
+        registry.get(kind, name, _given_in(path, layer), _USER_DIR_ADVICE)
         owners = self.owners.get(place, {})
         for key in [k for k, owner in owners.items() if owner is not None and owner != name]:
             self.drop((*place, key))
@@ -413,7 +413,7 @@ class _Merge:
         known: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Options with defaults filled in; unknown and missing ones are errors. Values are checked later."""
-        schema = registry.get(kind, name, hint=self.whose(place)).schema
+        schema = registry.get(kind, name, self.whose(place)).schema
         key = _dotted(place)
         for option_name in values:
             _known(
@@ -433,7 +433,7 @@ class _Merge:
         noiser = values.get("noiser")
         structural = [f.name for f in _VIEW_FIELDS]
         if noiser is not None:
-            schema = registry.get("noiser", noiser, hint=self.whose(("views", label))).schema
+            schema = registry.get("noiser", noiser, self.whose(("views", label))).schema
             names, whose = [f.name for f in schema], f"noiser '{noiser}'"
         else:
             names = [
@@ -468,8 +468,8 @@ class _Merge:
                 if target not in known:
                     raise ConfigError(
                         _dotted(path),
-                        f"${{{target}}} names no key{did_you_mean(target, known, 0)}"
-                        f"{_at(self.where(path))}",
+                        f"${{{target}}} names no key{_at(self.where(path))}"
+                        f"{did_you_mean(target, known, 0)}",
                     )
         node = OmegaConf.create(tree)
         for path, leaf in leaves.items():
@@ -553,7 +553,7 @@ class _Merge:
 
     def whose(self, place: tuple[str, ...]) -> str:
         origin = self.where(place)
-        return f"given in {_dotted(place)}" + (f" ({origin})" if origin else "")
+        return f"given in {_dotted(place)}" + (f", {origin}" if origin else "")
 
     def provenance(
         self, mapping: Mapping[str, Any], user_dirs_origin: Sequence[str]
@@ -571,11 +571,14 @@ class _Merge:
         return found
 
 
-def _for_whom(path: tuple[str, ...], layer: yaml_text.Layer) -> str:
+_USER_DIR_ADVICE = "Load your own components with --user-dir"
+
+
+def _given_in(path: tuple[str, ...], layer: yaml_text.Layer) -> str:
     where = layer.where(path)
     if where.startswith("--"):
-        return f"given by {where}; your own components come in with --user-dir"
-    return f"given in {_dotted(path)}{_at(where)}; your own components come in with --user-dir"
+        return ""  # the flag is named like the kind of component
+    return f"given in {_dotted(path)}{f', {where}' if where else ''}"
 
 
 def _listed(layer: yaml_text.Layer, key: str) -> list[str]:

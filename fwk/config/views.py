@@ -138,7 +138,7 @@ def _view_spec(name: str, values: Mapping[str, Any]) -> ViewSpec:
     key = f"views.{name}"
     values = dict(values)
     noiser = values.pop("noiser")
-    entry = registry.get("noiser", noiser, hint=f"given in {key}.noiser")
+    entry = registry.get("noiser", noiser, f"given in {key}.noiser")
     said = {
         f.name: convert(values.pop(f.name, f.default), f, f"{key}.{f.name}")
         for f in _VIEW_FIELDS[1:]

@@ -166,10 +166,10 @@ def schema_of(config: type, where: str = "", reserved: Sequence[str] = ()) -> tu
 
 
 class _Wrong(Exception):
-    """A value does not fit: where inside it, and what was expected."""
+    """A value does not have the declared type: `path` inside it, what was expected, and a remedy."""
 
-    def __init__(self, message: str, path: tuple[str, ...] = ()):
-        self.message, self.path = message, path
+    def __init__(self, message: str, path: tuple[str, ...] = (), remedy: str = ""):
+        self.message, self.path, self.remedy = message, path, remedy
 
 
 @lru_cache(maxsize=None)
@@ -309,7 +309,9 @@ def _fit(value: Any, shape: tuple, spec: FieldSpec) -> Any:
         if any(type(value) is type(v) and value == v for v in shape[1]):
             return value
         if isinstance(value, str):
-            raise _Wrong(f"expected {_words(shape)}, got '{value}'" + _near(value, shape[1]))
+            raise _Wrong(
+                f"expected {_words(shape)}, got '{value}'", remedy=_near(value, shape[1])
+            )
     elif head == "dict":
         if isinstance(value, Mapping):
             return {str(k): _inside(v, shape[1], spec, str(k)) for k, v in value.items()}
@@ -333,7 +335,7 @@ def _inside(value: Any, shape: tuple, spec: FieldSpec, step: str) -> Any:
     try:
         return _fit(value, shape, spec)
     except _Wrong as wrong:
-        raise _Wrong(wrong.message, (step, *wrong.path)) from None
+        raise _Wrong(wrong.message, (step, *wrong.path), wrong.remedy) from None
 
 
 def _in_range(number: float, spec: FieldSpec) -> None:
@@ -373,11 +375,12 @@ def convert(value: Any, spec: FieldSpec, key: str, raw: str | None = None, where
                 raise wrong from None
         if spec.choices is not None and made is not None and made not in spec.choices:
             raise _Wrong(
-                f"expected one of {', '.join(map(str, spec.choices))}, got {shown(made)}"
-                + (_near(made, spec.choices) if isinstance(made, str) else "")
+                f"expected one of {', '.join(map(str, spec.choices))}, got {shown(made)}",
+                remedy=_near(made, spec.choices) if isinstance(made, str) else "",
             )
         return made
     except _Wrong as wrong:
         raise ConfigError(
-            ".".join((key, *wrong.path)), wrong.message + (f" ({where})" if where else "")
+            ".".join((key, *wrong.path)),
+            wrong.message + (f" ({where})" if where else "") + wrong.remedy,
         ) from None

@@ -362,7 +362,7 @@ def _wordpiece(vocabulary: dict[str, int] | None, lower: bool) -> Any:
 
 def check_kind(kind: str, key: str = "task.tokenizer") -> None:
     if kind not in KINDS:
-        raise ConfigError(key, f"no tokenizer is called '{kind}'{did_you_mean(kind, KINDS)}")
+        raise ConfigError(key, f"Unknown tokenizer '{kind}'{did_you_mean(kind, KINDS)}")
     if kind in ("wordpiece", "byte_bpe"):
         _hf()
 

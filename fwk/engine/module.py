@@ -739,7 +739,8 @@ def _over_update(micro: MicroBatch, component: str, name: str) -> tuple[Tensor, 
     rows = micro.over_update.get(component, {})
     if name not in rows:
         raise RunError(
-            f"'{component}' asks for '{name}' over the update{did_you_mean(name, rows)}; its `prepare` returns it"
+            f"'{component}' asks for '{name}' over the update, which its `prepare` did not return"
+            f"{did_you_mean(name, rows)}"
         )
     return rows[name]
 

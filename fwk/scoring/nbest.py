@@ -96,7 +96,8 @@ def _utterance(name: str, entry: Any, file: str, line: int) -> Utterance:
     }
     if unknown := [key for key in entry if key != "ref" and not RANK.fullmatch(key)]:
         raise DataError(
-            f"{where}: unknown key '{unknown[0]}'{did_you_mean(unknown[0], ['ref', 'hyp_1'])}; expected hyp_1, hyp_2, ... and ref"
+            f"{where}: unknown key '{unknown[0]}', expected hyp_1, hyp_2, ... and ref"
+            f"{did_you_mean(unknown[0], ['ref', 'hyp_1'], 0)}"
         )
     if not ranked or sorted(ranked) != [*range(1, len(ranked) + 1)]:
         raise DataError(

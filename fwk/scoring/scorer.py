@@ -143,10 +143,9 @@ class Scorer:
         values = {name: field.default for name, field in schema.items()}
         for name, value in said.items():
             if name not in schema:
-                known = f"; its options: {', '.join(schema)}" if schema else "; it has none"
+                subject = "has no such option" if schema else "takes no options"
                 raise ConfigError(
-                    name,
-                    f"scoring by '{self.by}' has no such option{did_you_mean(name, schema, everything_up_to=0)}{known}",
+                    name, f"scoring by '{self.by}' {subject}{did_you_mean(name, schema)}"
                 )
             values[name] = convert(value, schema[name], name)
         return type(self.component).Scoring(**values)

@@ -144,7 +144,7 @@ def test_a_config_file_a_mapping_and_keys_say_the_same(tmp_path):
 
 
 def test_python_raises_what_the_command_reports(tmp_path):
-    with pytest.raises(UnknownName, match="did you mean 'masked_lm'"):
+    with pytest.raises(UnknownName, match="Did you mean 'masked_lm'"):
         fwk.train(criterion="maskd_lm", **TINY)
     with pytest.raises(ConfigError, match="train.bacth"):
         fwk.train(**TINY, **{"train.bacth": 3})
@@ -181,7 +181,7 @@ def test_the_command_trains_and_its_status_is_0(tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, status, said",
     [
-        (["train.bacth=3"], 2, "did you mean 'batch'"),
+        (["train.bacth=3"], 2, "Did you mean 'batch'"),
         (
             ["optimizer.no_decay=[nothing.like.it]"],
             2,

@@ -391,18 +391,18 @@ def _with(name: str, function, mark: bool = True):
     [
         (
             _with("fwk_logged", lambda self, run, recrd: 0),
-            "argument 'recrd' that the hook does not give; did you mean 'record'",
+            "argument 'recrd' that the hook does not pass; the hook is fwk_logged(run: 'RunView'",
         ),
         (
             _with("fwk_logged", lambda self, recrd: 0),
-            "the hook is fwk_logged(run: 'Run', record: 'dict[str, Any]')",
+            "record: 'dict[str, Any]'). Did you mean 'record'",
         ),
         (_with("fwk_loged", lambda self, run: 0), "implements fwk_loged"),
-        (_with("fwk_loged", lambda self, run: 0), "no hook of fwk; did you mean 'fwk_logged'"),
+        (_with("fwk_loged", lambda self, run: 0), "no hook of fwk. Did you mean 'fwk_logged'"),
         (_with("fwk_logged", lambda self, run: 0, mark=False), "not marked with @fwk.hookimpl"),
         (
             _with("fwk_update_start", lambda self, run: 0, mark=False),
-            "no hook of fwk; did you mean 'fwk_update_",
+            "no hook of fwk. Did you mean 'fwk_update_",
         ),
     ],
 )
@@ -452,7 +452,7 @@ def test_a_wrong_hook_in_a_module_is_one_message(folder, capsys, tmp_path):
     assert (
         "mine.hooks" in err
         and "'recrod'" in err
-        and "did you mean 'record'" in err
+        and "Did you mean 'record'" in err
         and "hooks.py:2" in err
     )
 

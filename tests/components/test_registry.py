@@ -131,7 +131,7 @@ def test_public_names_are_the_same_objects():
 
 def test_unknown_name_suggests_the_nearest():
     with pytest.raises(
-        UnknownName, match="no criterion is called 'maskedlm'; did you mean 'masked_lm'"
+        UnknownName, match="Unknown criterion 'maskedlm'. Did you mean 'masked_lm'"
     ) as caught:
         registry.get("criterion", "maskedlm")
     assert "masked_lm" in caught.value.known
@@ -143,7 +143,7 @@ def test_unknown_name_says_when_another_kind_has_it():
 
 
 def test_unknown_kind():
-    with pytest.raises(UnknownName, match="did you mean 'criterion'"):
+    with pytest.raises(UnknownName, match="Did you mean 'criterion'"):
         registry.names("criteria")
     with pytest.raises(UnknownName):
         register("objective", "x")

@@ -201,7 +201,7 @@ def test_a_weight_may_change_over_the_run():
     ("weight", "message"),
     [
         ("{from: 1}", "criterion.masked_lm.weight.to"),
-        ("{from: 1, too: 2}", "did you mean 'to'"),
+        ("{from: 1, too: 2}", "Did you mean 'to'"),
         ("{from: 1, to: 2, start: 0.9, end: 0.1}", "start < end"),
         ("[1]", "a number or a mapping"),
         ("x", "got 'x'"),
@@ -277,7 +277,7 @@ def test_yaml_features(file):
     path = file("""
 base: &b {batch: 4}
 """)
-    with pytest.raises(ConfigError, match="base: there is no such key"):
+    with pytest.raises(ConfigError, match="base: unknown key"):
         config(files=[path])
     path = file(
         "train: &t {batch: 4, clip: 2}\nviews: {masked: {noiser: bert_mask, ratio: &r 0.2}, remasked: {<<: {noiser: bert_mask}, ratio: *r}}\n"
@@ -364,7 +364,7 @@ def test_an_escaped_interpolation_is_text_and_stays_it():
         ("${nope:1}", "'nope'"),
         ("${oc.create:{}}", "oc.create"),
         ("x${oc.env:HOME,}y", "oc.env"),
-        ("${trian.batch}", r"names no key; did you mean 'train.batch'"),
+        ("${trian.batch}", r"names no key \(run=\S+\)\. Did you mean 'train.batch'"),
         ("${}", "not an interpolation"),
         ("${train.batch", "not an interpolation|not valid"),
         ("${${seed}}", "not an interpolation"),
@@ -517,7 +517,7 @@ def test_from_python_takes_what_the_command_takes(file):
     ) == ["masked_lm", "semantic_augment"]
     with pytest.raises(ConfigError, match="expected a path, a mapping or a RunConfig, got 3"):
         from_python(3)
-    with pytest.raises(ConfigError, match="did you mean 'train'"):
+    with pytest.raises(ConfigError, match="Did you mean 'train'"):
         from_python(None, {"trian.batch": 3})
 
 
@@ -709,7 +709,7 @@ def test_two_criteria_that_mean_different_views_by_one_name(forgets, silent):
         (["views.masked.ema=true"], "set train.ema"),
         (
             ["views.maskd.ratio=0.2"],
-            "views.maskd: no criterion reads a view of this name, and it has no noiser; did you mean 'masked'",
+            "views.maskd: no criterion reads a view of this name, and it has no noiser. Did you mean 'masked'",
         ),
         (["views.masked.ratio=2"], "views.masked.ratio: must be between 0 and 1"),
         (["views.masked.mask=0.9", "views.masked.random=0.9"], "views.masked"),
@@ -728,21 +728,21 @@ def test_views_that_cannot_be(overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["views.masked.network={name: brt}"], "no model is called 'brt'; did you mean 'bert'"),
-        (["views.masked.network={name: bert, layrs: 3}"], "did you mean 'layers'"),
+        (["views.masked.network={name: brt}"], "Unknown model 'brt' .*Did you mean 'bert'"),
+        (["views.masked.network={name: bert, layrs: 3}"], "Did you mean 'layers'"),
         (["networks.small={layers: 3}"], "networks.small: has no name"),
-        (["networks.small=brt"], "no model is called 'brt'"),
+        (["networks.small=brt"], "Unknown model 'brt'"),
         (["networks.main=bert"], "'main' is the network of 'model'"),
         (
             ["networks.small={name: bert, tie: embedding}"],
             "networks.small.tie: expected a list of text",
         ),
-        (["views.masked.mode=techer"], "did you mean 'teacher'"),
+        (["views.masked.mode=techer"], "Did you mean 'teacher'"),
         (
             ["views.masked.noiser=bert_msk"],
-            "no noiser is called 'bert_msk'; did you mean 'bert_mask'",
+            "Unknown noiser 'bert_msk' .*Did you mean 'bert_mask'",
         ),
-        (["views.masked.ratoi=0.2"], "views.masked.ratoi: .*did you mean 'ratio'"),
+        (["views.masked.ratoi=0.2"], "views.masked.ratoi: .*Did you mean 'ratio'"),
     ],
 )
 def test_views_and_networks_are_checked_before_any_class_is_needed(overrides, message):

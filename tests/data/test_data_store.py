@@ -161,7 +161,7 @@ def test_a_store_that_is_deleted_while_it_is_read_is_read_on_as_far_as_it_was_op
 def test_what_is_not_a_store_is_said_so(tmp_path):
     with pytest.raises(DataError, match="not a token store"):
         Store(tmp_path)
-    with pytest.raises(DataError, match="did you mean 'valid'"):
+    with pytest.raises(DataError, match="Did you mean 'valid'"):
         Store.split(type("S", (), {"_splits": {"valid": 0}, "folder": tmp_path})(), "vaild")
 
 

@@ -104,7 +104,7 @@ def test_wrong_files_and_names_are_one_sentence(tmp_path):
     (tmp_path / "wiki.model").write_bytes(b"not a model")
     with pytest.raises(DataError, match="wiki.model is not a sentencepiece model"):
         tokenizers.load(tmp_path / "wiki.model")
-    with pytest.raises(DataError, match="did you mean 'wiki.model'"):
+    with pytest.raises(DataError, match="Did you mean 'wiki.model'"):
         tokenizers.load(tmp_path / "wki.model")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no tokenizer"):
@@ -112,7 +112,7 @@ def test_wrong_files_and_names_are_one_sentence(tmp_path):
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(DataError, match=r"no line '\[UNK\]'|fwk\[hf\]"):
         tokenizers.load(tmp_path / "vocab.txt")
-    with pytest.raises(ConfigError, match="did you mean 'wordpiece'"):
+    with pytest.raises(ConfigError, match="Did you mean 'wordpiece'"):
         tokenizers.train(TEXT, "wordpeace", 100)
     with pytest.raises(DataError, match="no text"):
         tokenizers.train([], "unigram", 100)

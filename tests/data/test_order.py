@@ -119,7 +119,7 @@ def test_neighbours_do_not_stay_neighbours():
 
 
 def test_wrong_mixtures_are_refused_by_name():
-    with pytest.raises(ConfigError, match="did you mean 'news'"):
+    with pytest.raises(ConfigError, match="Did you mean 'news'"):
         Order(1, {"news": 5, "books": 3}, {"new": 1.0})
     with pytest.raises(DataError, match="'books' has no examples"):
         Order(1, {"news": 5, "books": 0})

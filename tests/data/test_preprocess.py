@@ -361,7 +361,7 @@ def test_sentences_do_not_depend_on_what_is_encoded_together_and_those_without_t
         (
             "field.jsonl",
             b'{"txet": "a"}\n',
-            "line 1: there is no field 'text'; did you mean 'txet'",
+            "line 1: there is no field 'text'. Did you mean 'txet'",
         ),
         ("type.jsonl", b'{"text": 3}\n', "line 1: the field 'text' is int"),
         ("list.jsonl", b"[1]\n", "line 1: expected a JSON object"),
@@ -383,8 +383,8 @@ def test_input_that_cannot_be_used_is_one_sentence(tmp_path, capsys, name, data,
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["tekst.txt"], "did you mean 'text.txt'"),
-        (["text.txt", "--tokenizer", "unigramm"], "did you mean 'unigram'"),
+        (["tekst.txt"], "Did you mean 'text.txt'"),
+        (["text.txt", "--tokenizer", "unigramm"], "Did you mean 'unigram'"),
         (["text.txt", "--tokenizer", "./no.model"], "there is no tokenizer at"),
         (["text.txt", "--valid-share", "1.5"], "expected a share"),
         (
@@ -393,7 +393,7 @@ def test_input_that_cannot_be_used_is_one_sentence(tmp_path, capsys, name, data,
         ),
         (["text.txt", "--processes", "0"], "--processes"),
         (["none"], "holds no text file"),
-        (["text.txt", "--valid", "txet.txt"], "did you mean 'text.txt'"),
+        (["text.txt", "--valid", "txet.txt"], "Did you mean 'text.txt'"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(tmp_path, capsys, monkeypatch, arguments, message):

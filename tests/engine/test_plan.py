@@ -71,7 +71,7 @@ def test_until_repeats_only_what_a_prepared_view_needs():
 def test_circles_and_unknown_sources_are_refused_by_name():
     with pytest.raises(ConfigError, match="in a circle"):
         plan(Node(name="a", source="b"), Node(name="b", source="a"), encoded=["a"])
-    with pytest.raises(ConfigError, match="did you mean 'masked'"):
+    with pytest.raises(ConfigError, match="Did you mean 'masked'"):
         plan(Node(name="masked"), Node(name="a", source="maskd"), encoded=["a"])
 
 

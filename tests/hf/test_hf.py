@@ -462,7 +462,7 @@ def test_commands_say_what_they_did_and_spare_what_is_there(runs, tmp_path, caps
     assert export_command.main([str(runs("bert")), str(there), "--overwrite", "--quiet"]) == 0
     assert export_command.main([str(runs("bert")), str(tmp_path / "x"), "--by", "masked"]) == 2
     assert (
-        "'masked' has no head that transformers knows; expected one of masked_lm, encoder; did you mean 'masked_lm'"
+        "'masked' has no head that transformers knows; expected one of masked_lm, encoder. Did you mean 'masked_lm'"
         in capsys.readouterr().err
     )
     assert (

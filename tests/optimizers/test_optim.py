@@ -129,7 +129,7 @@ def test_rates_per_network_multiply():
 )
 def test_a_pattern_that_matches_nothing_is_an_error_with_the_near_miss(settings, key):
     with pytest.raises(
-        ConfigError, match=r"networks\.generater.*did you mean 'networks\.generator\.\*'"
+        ConfigError, match=r"networks\.generater.*Did you mean 'networks\.generator\.\*'"
     ) as error:
         groups_of(Everything(), **settings)
     assert error.value.key == key

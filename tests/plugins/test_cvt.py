@@ -711,11 +711,11 @@ def test_a_supervised_tagger_runs_on_any_encoder(tmp_path):
     [
         (
             {"pos": {"modules": ["forwards"]}},
-            "modules: there is no module 'forwards'; did you mean 'forward'",
+            "modules: there is no module 'forwards'. Did you mean 'forward'",
         ),
         (
             {"pos": {"label": "poss"}},
-            "criterion.pos: reads the label 'poss', and task 'sentences' has no such label; did you mean 'pos'",
+            "criterion.pos: reads the label 'poss', and task 'sentences' has no such label. Did you mean 'pos'",
         ),
     ],
 )
@@ -923,7 +923,7 @@ def test_spans_are_scored_in_evaluation_as_conlleval_scores_them(tmp_path):
         ({"x": "file"}, "task.data.x: expected {path: FILE"),
         (
             {"x": {"path": "a.conllu", "labels": {"pos": "upos"}, "fractoin": 1}},
-            "a labelled set has no key 'fractoin'; did you mean 'fraction'",
+            "a labelled set has no key 'fractoin'. Did you mean 'fraction'",
         ),
         ({"x": {"path": "a.conllu"}}, "task.data.x.labels: must be given"),
         (

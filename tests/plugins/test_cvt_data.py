@@ -329,7 +329,7 @@ def test_every_reader_names_file_and_line_of_a_wrong_encoding_and_the_nearest_fi
     path = file(word(1).encode() + b"\n" + word(1, "caf\xe9").encode("latin-1"))
     with pytest.raises(DataError, match=r"file\.txt, line 3: not UTF-8 \(byte 0xe9\)"):
         list(read(path))
-    with pytest.raises(DataError, match="did you mean 'file.txt'"):
+    with pytest.raises(DataError, match="Did you mean 'file.txt'"):
         list(read(path.with_name("fiel.txt")))
     with pytest.raises(DataError, match="damaged.xz is damaged"):
         list(read(file(lzma.compress(word(1).encode() * 99)[:-40], "damaged.xz")))
@@ -366,7 +366,7 @@ def test_what_would_be_read_as_something_else_is_not_written(words, separator):
 
 def test_a_column_that_is_not_there_is_not_written():
     with pytest.raises(
-        ConfigError, match="the sentence at f:1 has no column 'gild'; did you mean 'gold'"
+        ConfigError, match="the sentence at f:1 has no column 'gild'. Did you mean 'gold'"
     ):
         write_columns(
             [Sentence(("a",), {"gold": ("O",)}, place="f:1")], ("word", "gild"), io.StringIO()
@@ -527,7 +527,7 @@ def test_tags_of_another_scheme_and_schemes_that_are_none_are_errors():
         lambda: tags.convert((), "IOB2", "BIOS"),
         lambda: tags.tagged((), 0, "IOB"),
     ):
-        with pytest.raises(UnknownName, match="no tagging scheme is called .* did you mean"):
+        with pytest.raises(UnknownName, match="Unknown tagging scheme .* Did you mean"):
             call()
 
 
@@ -559,7 +559,7 @@ def test_span_scores_are_those_counted_by_hand_and_add_up():
         "recall": 0.0,
         "f1": 0.0,
     }
-    with pytest.raises(DataError, match="a span has the type 'PERS', .* did you mean 'PER'"):
+    with pytest.raises(DataError, match="a span has the type 'PERS', .* Did you mean 'PER'"):
         scores.span_counts([[(0, 1, "PERS")]], [[]], ("PER", "LOC"))
 
 
@@ -637,7 +637,7 @@ def test_punctuation_is_told_by_upos_or_by_the_xpos_tags_named():
     penn = ["``", "''", ",", ":", "."]
     assert scores.scored_words(columns, penn) == (True, False, False)
     with pytest.raises(
-        DataError, match="told by the column xpos, and there is none; did you mean 'upos'"
+        DataError, match="told by the column xpos, and there is none. Did you mean 'upos'"
     ):
         scores.scored_words({"upos": ("X",)}, penn)
 

@@ -110,7 +110,7 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             criterion("pos", label="poss"),
-            "criterion.pos: reads the label 'poss', and task 'sentences' has no such label; did you mean 'pos'",
+            "criterion.pos: reads the label 'poss', and task 'sentences' has no such label. Did you mean 'pos'",
         ),
         (
             treebank(labels={"words": "upos"}),
@@ -182,7 +182,7 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             criterion("pos", modules=["forwardd"]),
-            "criterion.pos.modules: there is no module 'forwardd'; did you mean 'forward'",
+            "criterion.pos.modules: there is no module 'forwardd'. Did you mean 'forward'",
         ),
         (
             criterion("tree", modules=[]),

@@ -268,7 +268,7 @@ def test_a_frozen_encoder_is_the_same_to_the_bit_after_updates_and_goes_along_wi
     assert batch.inputs["labelled_set"].tolist() == [1, 1] and loaded.model(
         batch.inputs, batch.mask
     ).features.shape[:2] == (2, 2)
-    with pytest.raises(UserError, match="no labelled set 'tini'; did you mean 'tiny'"):
+    with pytest.raises(UserError, match="no labelled set 'tini'. Did you mean 'tiny'"):
         loaded.task.batch_of_words([["the"]], "tini")
 
 

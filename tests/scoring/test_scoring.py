@@ -267,10 +267,10 @@ def test_it_says_what_can_score_and_what_cannot(scorer):
     assert scorer("replace_mlm").by == "corrupted"  # its generator is a masked LM
     with pytest.raises(
         ConfigError,
-        match="--by: 'maskedlm' is neither a criterion nor a view.*did you mean 'masked_lm'",
+        match="--by: 'maskedlm' is neither a criterion nor a view.*Did you mean 'masked_lm'",
     ):
         scorer("masked_lm", by="maskedlm")
-    with pytest.raises(ConfigError, match="no such option; did you mean 'estimate'"):
+    with pytest.raises(ConfigError, match="no such option. Did you mean 'estimate'"):
         scorer("electra_tt", by="replaced_token_detection", options={"estimat": "exact"})
     with pytest.raises(ConfigError, match="estimate: expected one of"):
         scorer("electra_tt", by="replaced_token_detection", options={"estimate": "best"})
@@ -684,7 +684,7 @@ def test_pairs_end_to_end(runs, tmp_path, capsys):
     [
         (
             {"sentence_good": "a", "sentence_bat": "b"},
-            "expected text in 'sentence_bad'; did you mean 'sentence_bat'",
+            "expected text in 'sentence_bad'. Did you mean 'sentence_bat'",
         ),
         ({"sentence_good": 1, "sentence_bad": "b"}, "expected text in 'sentence_good'"),
         (["a", "b"], "expected a JSON object"),
@@ -761,7 +761,7 @@ def test_the_weight_trades_the_recogniser_against_the_model(tmp_path):
         ),
         (
             {"a2": {"hyp_1": {"score": -1.0, "text": "y"}, "reff": "x"}},
-            "unknown key 'reff'; did you mean 'ref'",
+            "unknown key 'reff', expected hyp_1, hyp_2, ... and ref. Did you mean 'ref'",
         ),
         (
             {"a2": {"hyp_1": {"score": -1.0, "text": "y"}}},

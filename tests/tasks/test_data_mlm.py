@@ -525,20 +525,20 @@ def test_a_task_without_data_knows_counts_and_sources(files, tmp_path):
 @pytest.mark.parametrize(
     "config, error, message",
     [
-        ({"data": "nwes.txt"}, DataError, "task.data: there is no file.*did you mean 'news.txt'"),
+        ({"data": "nwes.txt"}, DataError, "task.data: there is no file.*Did you mean 'news.txt'"),
         (
             {"data": "news.txt", "valid": "hold.txt"},
             DataError,
-            "task.valid: .*did you mean 'held.txt'",
+            "task.valid: .*Did you mean 'held.txt'",
         ),
         ({"data": "*.csv"}, DataError, "no file, folder or glob match"),
-        ({"data": "news.txt", "tokenizer": "unigam"}, ConfigError, "did you mean 'unigram'"),
+        ({"data": "news.txt", "tokenizer": "unigam"}, ConfigError, "Did you mean 'unigram'"),
         ({"data": "news.txt", "tokenizer": "toks/x.model"}, DataError, "task.tokenizer"),
         ({"data": {"a": {"weight": 1}}}, ConfigError, "task.data.a.path: is missing"),
         (
             {"data": {"a": {"path": "news.txt", "wieght": 1}}},
             ConfigError,
-            "task.data.a.wieght: .*did you mean 'weight'",
+            "task.data.a.wieght: .*Did you mean 'weight'",
         ),
         ({"data": {"a": {"path": "news.txt", "weight": -1}}}, ConfigError, "task.data.a.weight"),
         ({"data": {"a": 3}}, ConfigError, "task.data.a"),
