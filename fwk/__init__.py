@@ -7,9 +7,22 @@ from __future__ import annotations
 
 import os as _os
 from importlib import import_module as _import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fwk.version import __version__
+
+if TYPE_CHECKING:  # the same names for type checkers and editors, which do not run `__getattr__`
+    from fwk.components.registry import register, registry
+    from fwk.contracts.context import BuildContext, Context, Vocabulary
+    from fwk.contracts.criterion import Criterion
+    from fwk.contracts.encoder import Encoder
+    from fwk.contracts.hooks import hookimpl
+    from fwk.contracts.keyed import Key, choose, exact_share, invert_cdf
+    from fwk.contracts.noiser import LearnedNoiser, Noiser
+    from fwk.contracts.options import option
+    from fwk.contracts.phase import Phase
+    from fwk.contracts.task import Source, Task
+    from fwk.contracts.views import Batch, Encoded, LossTerm, Output, View
 
 _PLACES = {
     "register": "fwk.components.registry",
@@ -33,7 +46,7 @@ _PLACES = {
     "BuildContext": "fwk.contracts.context",
     "Context": "fwk.contracts.context",
     "Vocabulary": "fwk.contracts.context",
-    "Phase": "fwk.engine.phases",
+    "Phase": "fwk.contracts.phase",
 }
 
 __all__ = ["__version__", "load", "train", "registry", *_PLACES]
@@ -61,7 +74,7 @@ def train(config: Any = None, **options: Any) -> Any:
 
 
 def load(path: Any, **options: Any) -> Any:
-    """A checkpoint or run folder -> its model, tokenizer and config."""
+    """Return the model, tokenizer and config of a checkpoint or of a run folder."""
     return _import_module("fwk.runs.loaded").load(path, **options)
 
 

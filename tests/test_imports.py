@@ -125,6 +125,18 @@ def test_no_module_imports_itself_through_others():
         visit(module, ())
 
 
+def test_type_checkers_see_the_public_names_that_are_looked_up():
+    source = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (
+        node
+        for node in source.body
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    )
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert seen.pop("registry") == "fwk.components.registry"
+    assert seen == fwk._PLACES
+
+
 def test_fwk_never_imports_its_plugins():
     wrong = [
         f"{importer}:{line}"
