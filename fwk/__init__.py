@@ -29,6 +29,7 @@ _PLACES = {
     "option": "fwk.contracts.options",
     "hookimpl": "fwk.contracts.hooks",
     "Criterion": "fwk.contracts.criterion",
+    "Read": "fwk.contracts.read",
     "Noiser": "fwk.contracts.noiser",
     "LearnedNoiser": "fwk.contracts.noiser",
     "Encoder": "fwk.contracts.encoder",

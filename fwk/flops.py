@@ -84,7 +84,8 @@ def count(
     encoded = dict.fromkeys(
         view
         for spec in config.criterion.values()
-        for view in spec.component.cls.encoded(spec.component.config)
+        for view, read in spec.component.cls.reads(spec.component.config).items()
+        if read.encoded
     )
     for view in encoded:
         sizes = networks.get(views[view].encoder, ())

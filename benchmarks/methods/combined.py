@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.common import ratio, table, taking_turns, write
-from fwk import Criterion, LossTerm, Output, option, register
+from fwk import Criterion, LossTerm, Output, Read, option, register
 from fwk.nn.masked_lm_head import MaskedLMHead, count_chosen, masked_lm_sums
 from fwk.testing import batches_of, tiny_config, trainer_of
 
@@ -62,8 +62,8 @@ class FourViews(Criterion):
         self.head = MaskedLMHead(build.encoder, build.vocabulary.size)
 
     @classmethod
-    def views(cls, config: Config) -> dict[str, Any]:
-        return dict.fromkeys(config.names)
+    def reads(cls, config: Config) -> dict[str, Read]:
+        return dict.fromkeys(config.names, Read())
 
     @classmethod
     def flops(cls, config: Config, encoder: Any, text: Any) -> float:

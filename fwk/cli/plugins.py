@@ -215,7 +215,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fwk import Criterion, LossTerm, Output, option, register
+from fwk import Criterion, LossTerm, Output, Read, option, register
 
 
 @register("criterion", "NAME")
@@ -232,8 +232,9 @@ class CLASS(Criterion):
         self.output = nn.Linear(build.encoder.width, build.vocabulary.size)  # heads live in the criterion
 
     @classmethod
-    def views(cls, config):
-        return {config.view: {"noiser": "bert_mask", "ratio": 0.15}}  # made unless the user's `views:` says otherwise
+    def reads(cls, config):
+        # the view is made like this unless the user's `views:` says otherwise
+        return {config.view: Read({"noiser": "bert_mask", "ratio": 0.15}, positions=True)}
 
     def normalizers(self, views, context):
         return {"NAME": views[self.config.view].valid.sum()}  # what the sum below is divided by, over all ranks

@@ -96,11 +96,14 @@ class Entry:
     def brings(self) -> dict[str, str]:
         """View -> noiser of the views that a criterion brings where no option says otherwise (none where one must)."""
         if self.views is None:
-            asked = getattr(self.cls, "views", None) if self.kind == "criterion" else None
-            known = asked is not None and not any(spec.required for spec in self.schema)
-            views = asked(self.cls.Config()) if known else {}
+            cls: Any = self.cls
+            known = self.kind == "criterion" and not any(spec.required for spec in self.schema)
+            defaults = {
+                name: read.default or {}
+                for name, read in (cls.reads(cls.Config()) if known else {}).items()
+            }
             self.views = {
-                name: view["noiser"] for name, view in views.items() if "noiser" in (view or {})
+                name: view["noiser"] for name, view in defaults.items() if "noiser" in view
             }
         return self.views
 

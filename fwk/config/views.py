@@ -25,9 +25,9 @@ def complete_views(config: RunConfig) -> dict[str, ViewSpec]:
     merged: dict[str, dict[str, Any]] = {}
     brought_by: dict[str, str] = {}
     read = [
-        (label, *view)
+        (label, name, read.default)
         for label, spec in config.criterion.items()
-        for view in spec.component.cls.views(spec.component.config).items()
+        for name, read in spec.component.cls.reads(spec.component.config).items()
     ]
     for only_reads in (False, True):
         for label, name, default in read:
@@ -93,7 +93,7 @@ def unused(config: RunConfig, views: Mapping[str, ViewSpec] | None = None) -> li
     read = {
         name
         for spec in config.criterion.values()
-        for name in spec.component.cls.views(spec.component.config)
+        for name in spec.component.cls.reads(spec.component.config)
     }
     pending = list(read)
     while pending:
@@ -233,15 +233,14 @@ def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
                 "name a view whose noiser chooses some, such as 'bert_mask'",
             )
     for label, spec in config.criterion.items():
-        for name in spec.component.cls.needs_positions(spec.component.config):
-            if not _chosen(name, views):
+        for name, read in spec.component.cls.reads(spec.component.config).items():
+            if read.positions and not _chosen(name, views):
                 raise ConfigError(
                     f"views.{name}.noiser",
                     f"criterion '{label}' reads positions that were chosen, and "
                     f"'{views[name].noiser}' chooses none; expected one that does, such as 'bert_mask'",
                 )
-        for name in spec.component.cls.needs_log_q(spec.component.config):
-            if not views[name].component.cls.knows_log_q:
+            if read.log_q and not views[name].component.cls.knows_log_q:
                 known = [
                     e.name
                     for e in registry.entries("noiser")

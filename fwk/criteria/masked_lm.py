@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
-from fwk.contracts.criterion import Criterion
+from fwk.contracts.criterion import Criterion, Read
 from fwk.contracts.options import option
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.contracts.views import LossTerm, Output, View
@@ -31,7 +31,7 @@ from fwk.nn.masked_lm_head import (
 
 
 @register("criterion", "masked_lm")
-class MaskedLM(Criterion):
+class MaskedLM(Criterion["MaskedLM.Config"]):
     """Cross-entropy of the original tokens at the chosen positions of one masked view."""
 
     roles = ("masked_lm",)
@@ -43,18 +43,14 @@ class MaskedLM(Criterion):
             0.0, "share of the target's mass spread over the vocabulary", low=0, high=1
         )
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         self.mask = build.vocabulary.mask
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
-        return {config.view: {"noiser": "bert_mask"}}
-
-    @classmethod
-    def needs_positions(cls, config: Config) -> tuple[str, ...]:
-        return (config.view,)
+    def reads(cls, config: Config) -> dict[str, Read]:
+        return {config.view: Read({"noiser": "bert_mask"}, positions=True)}
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:

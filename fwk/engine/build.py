@@ -75,8 +75,9 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
                     f"reads the label '{wanted}', and task '{config.task.name}' has "
                     f"{f'no such label{did_you_mean(wanted, task.labels())}' if task.labels() else 'none'}",
                 )
-        reads[label] = tuple(spec.component.cls.views(spec.component.config))
-        encoded[label] = tuple(spec.component.cls.encoded(spec.component.config))
+        declared = spec.component.cls.reads(spec.component.config)
+        reads[label] = tuple(declared)
+        encoded[label] = tuple(name for name, read in declared.items() if read.encoded)
         used = {views[view].encoder for view in encoded[label]}
         encoder = networks[min(used)] if len(used) == 1 else networks["main"]
         criteria[label] = _construct(spec.component, label, {**base, "encoder": encoder})

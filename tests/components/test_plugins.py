@@ -106,7 +106,7 @@ def test_one_file_is_a_user_directory_too(folder):
 @pytest.mark.parametrize(
     "kind, base, missing",
     [
-        ("criterion", "Criterion", "forward, normalizers, views"),
+        ("criterion", "Criterion", "forward, normalizers, reads"),
         ("noiser", "Noiser", "apply"),
         ("model", "Encoder", "forward"),
         ("task", "Task", "collate, fingerprint, sources, splits"),
@@ -476,7 +476,7 @@ def test_what_a_run_needs_includes_what_its_criteria_bring(folder):
     place = folder(
         brings='''
         from dataclasses import dataclass
-        from fwk import Criterion, Encoded, Encoder, LearnedNoiser, Output, register
+        from fwk import Criterion, Encoded, Encoder, LearnedNoiser, Output, Read, register
 
         @register("noiser", "brought_noiser")
         class Brought(LearnedNoiser):
@@ -497,8 +497,8 @@ def test_what_a_run_needs_includes_what_its_criteria_bring(folder):
             """A criterion for a test."""
 
             @classmethod
-            def views(cls, config):
-                return {"new": {"noiser": "brought_noiser", "network": {"name": "brought_model"}}}
+            def reads(cls, config):
+                return {"new": Read({"noiser": "brought_noiser", "network": {"name": "brought_model"}})}
 
             def normalizers(self, views, context):
                 return {}

@@ -640,7 +640,7 @@ def silent():
 
     class Silent(Criterion):
         @classmethod
-        def views(cls, config):
+        def reads(cls, config):
             return {}
 
         def normalizers(self, views, context):
@@ -653,13 +653,16 @@ def silent():
 
 
 def test_another_noiser_drops_the_default_ones_options(forgets, silent):
-    from fwk import register
+    from fwk import Read, register
 
     @register("criterion", "needs_a_view")
     class Needs(silent):
         @classmethod
-        def views(cls, config):
-            return {"v": {"noiser": "bert_mask", "ratio": 0.4, "mode": "teacher"}, "w": {}}
+        def reads(cls, config):
+            return {
+                "v": Read({"noiser": "bert_mask", "ratio": 0.4, "mode": "teacher"}),
+                "w": Read({}),
+            }
 
     made = config(["views.v.noiser=identity", "views.w=identity"], criterion=["needs_a_view"])
     views = complete_views(made)
@@ -677,13 +680,13 @@ def test_another_noiser_drops_the_default_ones_options(forgets, silent):
 
 
 def test_two_criteria_that_mean_different_views_by_one_name(forgets, silent):
-    from fwk import register
+    from fwk import Read, register
 
     @register("criterion", "other_masks")
     class Other(silent):
         @classmethod
-        def views(cls, config):
-            return {"masked": {"noiser": "bert_mask", "ratio": 0.4}}
+        def reads(cls, config):
+            return {"masked": Read({"noiser": "bert_mask", "ratio": 0.4})}
 
     with pytest.raises(
         ConfigError,

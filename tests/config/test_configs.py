@@ -491,7 +491,7 @@ def test_it_resolves_its_views_are_complete_and_nothing_is_without_effect(name):
     read = {
         view
         for spec in config.criterion.values()
-        for view in spec.component.cls.views(spec.component.config)
+        for view in spec.component.cls.reads(spec.component.config)
     }
     assert read and read <= set(views)
     assert unused(config, views) == []

@@ -324,14 +324,14 @@ def test_a_task_without_the_labels_a_criterion_reads_is_refused(tmp_path):
 
 def test_an_encoder_without_the_state_a_criterion_reads_is_refused(tmp_path):
     (tmp_path / "stateful.py").write_text('''
-from fwk import Criterion, LossTerm, Output, register
+from fwk import Criterion, LossTerm, Output, Read, register
 
 @register("criterion", "test_reads_a_state")
 class ReadsState(Criterion):
     """Reads a layer that a small encoder has not."""
     @classmethod
-    def views(cls, config):
-        return {"masked": {"noiser": "bert_mask"}}
+    def reads(cls, config):
+        return {"masked": Read({"noiser": "bert_mask"})}
     def states(self):
         return ("layer_9",)
     def normalizers(self, views, context):

@@ -271,7 +271,7 @@ def test_dropout_by_hand_resumes_bit_identically(tmp_path):
     (tmp_path / "by_hand.py").write_text('''
 import torch, torch.nn.functional as F
 from torch import nn
-from fwk import Criterion, LossTerm, Output, register
+from fwk import Criterion, LossTerm, Output, Read, register
 
 @register("criterion", "test_dropout_by_hand")
 class ByHand(Criterion):
@@ -280,8 +280,8 @@ class ByHand(Criterion):
         super().__init__(config, build)
         self.head = nn.Linear(build.encoder.width, 1)
     @classmethod
-    def views(cls, config):
-        return {"plain": {"noiser": "identity"}}
+    def reads(cls, config):
+        return {"plain": Read({"noiser": "identity"})}
     def normalizers(self, views, context):
         return {"loss": views["plain"].mask.sum()}
     def forward(self, views, context):

@@ -90,7 +90,7 @@ def test_the_kit_finds_what_it_looks_for(tmp_path):
 from dataclasses import dataclass, field
 import torch
 from torch import nn
-from fwk import Criterion, LossTerm, Output, register
+from fwk import Criterion, LossTerm, Output, Read, register
 
 @register("criterion", "kit_broken")
 class Broken(Criterion):
@@ -103,8 +103,8 @@ class Broken(Criterion):
         self.head = nn.Linear(build.encoder.width, 1)
         self.calls = 0
     @classmethod
-    def views(cls, config):
-        return {"plain": {"noiser": "identity"}}
+    def reads(cls, config):
+        return {"plain": Read({"noiser": "identity"})}
     def normalizers(self, views, context):
         return {"loss": torch.tensor(1)}
     def forward(self, views, context):

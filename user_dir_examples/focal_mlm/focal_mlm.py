@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fwk import Criterion, LossTerm, Output, option, register
+from fwk import Criterion, LossTerm, Output, Read, option, register
 from fwk.nn.masked_lm_head import MaskedLMHead
 from fwk.nn.softmax import token_losses
 
@@ -28,8 +28,8 @@ class FocalMLM(Criterion):
         self.head = MaskedLMHead(build.encoder, build.vocabulary.size)
 
     @classmethod
-    def views(cls, config):
-        return {config.view: {"noiser": "bert_mask"}}
+    def reads(cls, config):
+        return {config.view: Read({"noiser": "bert_mask"}, positions=True)}
 
     def normalizers(self, views, context):
         return {"focal": views[self.config.view].valid.sum()}

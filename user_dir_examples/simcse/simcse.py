@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fwk import Criterion, LossTerm, Output, option, register
+from fwk import Criterion, LossTerm, Output, Read, option, register
 
 
 @register("criterion", "simcse")
@@ -36,8 +36,8 @@ class SimCSE(Criterion):
         self.dense = nn.Linear(build.encoder.width, build.encoder.width)
 
     @classmethod
-    def views(cls, config):
-        return {name: {"noiser": "dropout_only"} for name in config.views}
+    def reads(cls, config):
+        return {name: Read({"noiser": "dropout_only"}) for name in config.views}
 
     def normalizers(self, views, context):
         return {"contrast": torch.tensor(len(views[self.config.views[0]]))}

@@ -10,7 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fwk import Batch, Criterion, Encoded, Encoder, LossTerm, Output, Source, Task, option, register
+from fwk import (
+    Batch,
+    Criterion,
+    Encoded,
+    Encoder,
+    LossTerm,
+    Output,
+    Read,
+    Source,
+    Task,
+    option,
+    register,
+)
 
 
 class Digits(Source):
@@ -96,8 +108,8 @@ class Classify(Criterion):
         self.head = nn.Linear(build.encoder.width, len(build.labels[config.label]))
 
     @classmethod
-    def views(cls, config):
-        return {"plain": {"noiser": "identity"}}
+    def reads(cls, config):
+        return {"plain": Read({"noiser": "identity"})}
 
     def normalizers(self, views, context):
         return {"classify": torch.tensor(len(views["plain"]))}

@@ -16,6 +16,7 @@ from fwk import (
     LossTerm,
     Noiser,
     Output,
+    Read,
     Phase,
     View,
     hookimpl,
@@ -53,8 +54,8 @@ class MultiTask(Criterion):
         )
 
     @classmethod
-    def views(cls, config):
-        return {config.view: {"noiser": "identity"}}
+    def reads(cls, config):
+        return {config.view: Read({"noiser": "identity"})}
 
     @classmethod
     def needs_labels(cls, config):
@@ -138,20 +139,18 @@ class Detection(Criterion):
         self.head = nn.Linear(build.encoder.width, 1)
 
     @classmethod
-    def views(cls, config):
+    def reads(cls, config):
         return {
-            config.view: {
-                "noiser": "test_generator",
-                "of": "masked",
-                "network": {"name": "bert", "tie": ["embedding"]},
-                "prepare": config.only_changed,
-            },
-            "masked": {"noiser": "bert_mask"},
+            config.view: Read(
+                {
+                    "noiser": "test_generator",
+                    "of": "masked",
+                    "network": {"name": "bert", "tie": ["embedding"]},
+                    "prepare": config.only_changed,
+                }
+            ),
+            "masked": Read({"noiser": "bert_mask"}, encoded=False),  # only the generator reads it
         }
-
-    @classmethod
-    def encoded(cls, config):
-        return (config.view,)  # the masked view is the generator's to read
 
     def _counted(self, view):
         return view.changed if self.config.only_changed else view.mask
@@ -185,8 +184,8 @@ class ContrastOverUpdate(Criterion):
         self.project = nn.Linear(build.encoder.width, 8)
 
     @classmethod
-    def views(cls, config):
-        return {name: {"noiser": "bert_mask"} for name in config.pairs}
+    def reads(cls, config):
+        return {name: Read({"noiser": "bert_mask"}) for name in config.pairs}
 
     def _vectors(self, views):
         return [
@@ -229,8 +228,8 @@ class VirtualAdversarial(Criterion):
         self.embedding_width = build.encoder.embedding_width
 
     @classmethod
-    def views(cls, config):
-        return {config.view: {"noiser": "identity"}}
+    def reads(cls, config):
+        return {config.view: Read({"noiser": "identity"})}
 
     def normalizers(self, views, context):
         return {"vat": torch.tensor(len(views[self.config.view]))}
@@ -266,10 +265,10 @@ class Teacher(Criterion):
         averaged: bool = option(False, "the teacher has the averaged weights")
 
     @classmethod
-    def views(cls, config):
+    def reads(cls, config):
         return {
-            "student": {"noiser": "bert_mask"},
-            "teacher": {"noiser": "identity", "mode": "teacher", "ema": config.averaged},
+            "student": Read({"noiser": "bert_mask"}),
+            "teacher": Read({"noiser": "identity", "mode": "teacher", "ema": config.averaged}),
         }
 
     def normalizers(self, views, context):
@@ -295,8 +294,8 @@ class Confident(Criterion):
         self.head = nn.Linear(build.encoder.width, 3)
 
     @classmethod
-    def views(cls, config):
-        return {config.view: {"noiser": "identity"}}
+    def reads(cls, config):
+        return {config.view: Read({"noiser": "identity"})}
 
     def prepare(self, views, context):
         probability, label = self.head(mean_features(views[self.config.view])).softmax(-1).max(-1)

@@ -1,0 +1,22 @@
+"""What a criterion declares about each view that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Read:
+    """How a criterion reads one view, and how the view is made unless the user's config says otherwise."""
+
+    # the view as under `views:` in a config, such as {"noiser": "bert_mask", "ratio": 0.15}; None: the criterion brings
+    # no default, so another criterion or the user's config must define the view
+    default: Mapping[str, Any] | None = None
+    # False: the criterion does not use `view.encoded`, so the view is not encoded on its behalf
+    encoded: bool = True
+    # True: the criterion needs chosen positions; a view whose noisers choose none is refused (see `Noiser.chooses`)
+    positions: bool = False
+    # True: the criterion needs `view.log_q`; a noiser that does not know it is refused (see `Noiser.knows_log_q`)
+    log_q: bool = False
