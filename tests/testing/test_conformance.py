@@ -1,51 +1,44 @@
-"""The conformance kit over every registered component: later objectives inherit it."""
+"""The conformance kit over every registered component, one test per rule; later objectives inherit it."""
 
 from __future__ import annotations
 
 import pytest
 from support.cases import NEEDS, on_a_run
 
-from fwk.components.discovery import load_plugins
-from fwk.components.registry import registry
-from fwk.testing import assert_conforms, check
+from fwk.testing import assert_conforms, check, parametrize, registered
 
-load_plugins()
-OPTIONS = {
-    "two_tower": {"network": {"name": "scaled", "towers": True}}
-}  # noisers that need a network of another kind
+# noisers that need a network of another kind
+OPTIONS = {"two_tower": {"network": {"name": "scaled", "towers": True}}}
 
 
-def registered(kind: str) -> list[str]:
-    """Built-in and first-party names; what other tests register at run time is theirs to check."""
-    return [e.name for e in registry.entries(kind) if e.module.startswith(("fwk.", "fwk_plugins."))]
+@parametrize("criterion", base=NEEDS)
+def test_criteria_conform(rule):
+    rule()
 
 
-@pytest.mark.parametrize("name", registered("criterion"))
-def test_criteria_conform(name):
-    assert_conforms("criterion", name, base=NEEDS.get(name))
+@parametrize("noiser", options=OPTIONS)
+def test_noisers_conform(rule):
+    rule()
 
 
-@pytest.mark.parametrize("name", registered("noiser"))
-def test_noisers_conform(name):
-    assert_conforms("noiser", name, options=OPTIONS.get(name))
+@parametrize("model", skip=["frozen"])
+def test_encoders_conform(rule):
+    """An encoder that cannot be the main one is examined beside it."""
+    rule()
 
 
-@pytest.mark.parametrize("name", registered("model"))
-def test_encoders_conform(name, tmp_path):
-    base = on_a_run(tmp_path / "run") if name == "frozen" else None
-    assert_conforms(
-        "model", name, base=base
-    )  # one that is made after the main encoder is tried beside it
+def test_the_frozen_encoder_of_a_run_conforms(tmp_path):
+    assert_conforms("model", "frozen", base=on_a_run(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("name", registered("optimizer"))
-def test_optimizers_conform(name):
-    assert_conforms("optimizer", name)
+@parametrize("optimizer")
+def test_optimizers_conform(rule):
+    rule()
 
 
-@pytest.mark.parametrize("name", registered("schedule"))
-def test_schedules_conform(name):
-    assert_conforms("schedule", name)
+@parametrize("schedule")
+def test_schedules_conform(rule):
+    rule()
 
 
 @pytest.mark.parametrize("kind", ["task", "hook"])
@@ -134,3 +127,33 @@ def test_an_unknown_name_is_an_error_with_the_nearest_one():
 
     with pytest.raises(UnknownName, match="masked_lm"):
         check("criterion", "masked_ln")
+
+
+def test_a_test_per_rule_is_made_for_what_a_user_directory_registers(tmp_path):
+    (tmp_path / "own_schedule.py").write_text('''
+from dataclasses import dataclass
+from fwk import register
+from fwk.contracts.schedule import Schedule
+
+@register("schedule", "kit_too_high")
+class TooHigh(Schedule):
+    """Twice the learning rate, which no schedule may give."""
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Schedule.Config):
+        pass
+    expected_failures = {"pure": "declared without need"}
+    def after_warmup(self, share):
+        return 2.0
+''')
+    mark = parametrize("schedule", user_dirs=[str(tmp_path)])
+    tests = {case.id: case.values[0] for case in mark.args[1]}
+    assert list(tests) == [
+        "kit_too_high-a_factor",
+        "kit_too_high-pure",
+        "kit_too_high-options_documented",
+    ]
+    tests["kit_too_high-options_documented"]()
+    with pytest.raises(AssertionError, match="'kit_too_high' breaks the contract: a factor: upd"):
+        tests["kit_too_high-a_factor"]()
+    with pytest.raises(AssertionError, match="declared to fail .declared without need., but holds"):
+        tests["kit_too_high-pure"]()
