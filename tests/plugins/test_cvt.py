@@ -35,7 +35,8 @@ from fwk.testing import (
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
 from fwk_plugins.cvt.imitation import TeacherTargets, perturbation
 from fwk_plugins.cvt.models import cnn_bilstm
-from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM, turned
+from fwk_plugins.cvt.models.bilstm import reverse_words
+from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM
 from fwk_plugins.cvt.packed import Packed
 from fwk_plugins.cvt.readers import fault, read_conllu
 from fwk_plugins.cvt.tasks.sentences import PlainSentences, SentencesTask
@@ -81,9 +82,9 @@ def sentences(seed=1):
 
 def test_turning_around_is_its_own_inverse_and_leaves_padding_where_it_is():
     x, lengths = torch.arange(24.0).view(2, 12, 1), torch.tensor([12, 5])
-    back = turned(x, lengths)
+    back = reverse_words(x, lengths)
     assert back[1, :6, 0].tolist() == [16, 15, 14, 13, 12, 17] and torch.equal(
-        turned(back, lengths), x
+        reverse_words(back, lengths), x
     )
 
 
@@ -1158,8 +1159,8 @@ def test_predictions_of_conllu_hold_no_gold_value(tmp_path, capsys):
 def test_what_cannot_be_evaluated_is_one_sentence_before_anything_is_evaluated(
     trained, capsys, arguments, message, monkeypatch
 ):
-    for name in ("evaluate", "predict", "predict_texts"):
-        monkeypatch.setattr(f"fwk.runs.start.{name}", None)
+    for name in ("evaluating.evaluate", "evaluating.predict", "loaded.predict_texts"):
+        monkeypatch.setattr(f"fwk.runs.{name}", None)
     status, out, err = evaluated(capsys, trained, *arguments)
     assert (
         status == 2 and not out and re.search(message, err) and len(err.strip().splitlines()) == 1

@@ -28,62 +28,11 @@ from torch import Tensor, nn
 from fwk import BuildContext, Encoded, Encoder, Vocabulary, option, register
 from fwk.errors import ConfigError
 from fwk.nn.dropout import dropout
+from fwk_plugins.cvt.models.bilstm import DIRECTIONS, BiLSTM, dropped
 from fwk_plugins.cvt.pretrained import UNLABELLED, MixedLayers
 from fwk_plugins.cvt.vectors import WordVocabulary
 
-DIRECTIONS = ("forward", "backward")
 BYTES = 257  # and 0 for none
-
-
-def turned(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """[B, T, D] with the first `lengths` [B] positions of each row in reverse order; its own inverse."""
-    if lengths is None:
-        return x.flip(1)
-    where = torch.arange(x.shape[1], device=x.device)
-    index = torch.where(where < lengths[:, None], lengths[:, None] - 1 - where, where)  # [B, T]
-    return x.gather(1, index[..., None].expand_as(x))
-
-
-def run(lstm: nn.LSTM, x: Tensor) -> Tensor:
-    """The outputs of an LSTM, [B, T, side]; on a CPU in fp32 where autocast would have fp16, which there is no kernel for."""
-    lstm.training = (
-        torch.is_grad_enabled()
-    )  # cuDNN has no gradient otherwise, and dropout of its own there is none
-    if (
-        x.device.type == "cpu"
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.float16
-    ):
-        with torch.autocast("cpu", enabled=False):
-            return lstm(x.float())[0]
-    return lstm(x)[0]
-
-
-def dropped(x: Tensor, rate: Tensor | float) -> Tensor:
-    """Dropout; rate: one for all sequences, or of each, [B, 1, 1]."""
-    if not isinstance(rate, Tensor):
-        return dropout(x, rate)
-    kept = (torch.rand_like(x) >= rate).to(x.dtype)
-    return x * kept / (1 - rate).clamp(min=1e-6)
-
-
-class BiLSTM(nn.Module):
-    """[B, T, D] -> two outputs [B, T, side], read towards the end and towards the beginning."""
-
-    def __init__(self, size: int, width: int, projection: int):
-        super().__init__()
-        self.forward_lstm, self.backward_lstm = (
-            nn.LSTM(size, width, batch_first=True, proj_size=projection) for _ in DIRECTIONS
-        )
-        for lstm in (self.forward_lstm, self.backward_lstm):
-            with torch.no_grad():  # remember at first
-                lstm.bias_ih_l0[width : 2 * width].fill_(1.0)
-
-    def forward(
-        self, x: Tensor, lengths: Tensor | None, rate: Tensor | float
-    ) -> tuple[Tensor, Tensor]:
-        back = turned(run(self.backward_lstm, turned(x, lengths)), lengths)
-        return dropped(run(self.forward_lstm, x), rate), dropped(back, rate)
 
 
 class CharacterCNN(nn.Module):
