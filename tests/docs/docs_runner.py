@@ -84,6 +84,11 @@ def check_command(words: list[str], root: Path) -> str:
             module, rest = parsed.training_script, parsed.training_script_args
         else:
             rest = rest[2:]
+        if module == "benchmarks":
+            sys.path.insert(0, str(root))
+            from benchmarks.__main__ import programs
+
+            return "" if rest[:1] and rest[0] in programs() else f"there is no benchmark {rest[:1]}"
         if module != "fwk.cli.train":
             return "" if find_spec(module) else f"there is no module {module}"
         name = "fwk-train"
