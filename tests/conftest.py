@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
 from pathlib import Path
 
-from support.paths import SHARED
+from support.paths import ROOT, SHARED
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--tenth",
+        metavar="N",
+        help="run a tenth of the tests: 0 to 9, or 'commit' for one that changes with each commit",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of one tenth; which tenth a test belongs to follows from its name alone."""
+    chosen = config.getoption("--tenth")
+    if chosen is None:
+        return
+    number = _tenth_of_commit() if chosen == "commit" else int(chosen)
+    kept = [item for item in items if _tenth_of(item.nodeid) == number % 10]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
+def _tenth_of(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") % 10
+
+
+def _tenth_of_commit() -> int:
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return _tenth_of(commit.strip())
 
 
 @pytest.fixture(scope="session")
