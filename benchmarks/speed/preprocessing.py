@@ -32,7 +32,7 @@ from benchmarks.common import ratio, table, taking_turns, write
 from fwk.data.demo import corpus
 from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
 from fwk.data.progress import Progress
-from fwk.data.text import sentences
+from fwk.data.text import split_sentences
 from fwk.data.tokenizers import Tokenizer
 
 VOCABULARY = 16_000
@@ -98,7 +98,7 @@ def bare(texts: list[str], tokenizer: Tokenizer) -> None:
 
 def rate(text: Path, folder: Path, kinds: list[str], repetitions: int) -> str:
     lines = [line for line in text.read_text(encoding="utf-8").split("\n") if line]
-    cut = sentences([line.strip() for line in lines])
+    cut = split_sentences([line.strip() for line in lines])
     rows, size = [], text.stat().st_size / 1e6
     for kind in kinds:
         tokenizer = tokenizer_of(kind, text, folder)

@@ -106,12 +106,12 @@ def _said(a: argparse.Namespace) -> Iterator[str]:
             raise ConfigError(flag, "goes with a split of the task, not with --text")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--text: is read by one process; start it without torchrun")
-    from fwk.data.text import missing, numbered_lines
+    from fwk.data.text import numbered_lines, path_not_found
     from fwk.engine.evaluate import predict_texts
     from fwk.runs.loaded import load
 
     if a.text != "-" and not os.path.exists(a.text):
-        raise missing(a.text)
+        raise path_not_found(a.text)
     loaded = load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None)
     lines = (
         (line, f"{a.text}:{number}") for number, line in numbered_lines(a.text) if line.strip()

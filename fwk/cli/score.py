@@ -134,11 +134,11 @@ def run(a: argparse.Namespace) -> None:
             raise ConfigError(
                 f"--{flag.replace('_', '-')}", f"belongs to --{only}, which is not given"
             )
-    from fwk.data.text import missing
+    from fwk.data.text import path_not_found
 
     for file in [*(a.text or ()), *(a.pairs or ()), *(a.dev or ()), *a.test]:
         if file != "-" and not os.path.isfile(file):
-            raise missing(file)
+            raise path_not_found(file)
     from fwk.data.progress import Progress
 
     with Progress(a.quiet) as progress:

@@ -31,7 +31,7 @@ import numpy as np
 
 from fwk.data import store as stores
 from fwk.data.progress import Progress
-from fwk.data.text import Document, Reader, find_files, sentences
+from fwk.data.text import Document, Reader, find_files, split_sentences
 from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load, train
 from fwk.errors import ConfigError, DataError, FwkError, RunError
 from fwk.files import digest, sync, write_atomically
@@ -640,7 +640,7 @@ def _encode(
     Those that give no token are left out."""
     tokens, lengths, per_document, batch = [np.zeros(0, dtype)], [np.zeros(1, np.int64)], [0], []
     for number, lines in enumerate(documents, 1):
-        cut = sentences(lines)
+        cut = split_sentences(lines)
         per_document.append(len(cut))
         batch += cut
         if len(batch) >= _BATCH or number == len(documents):

@@ -1,4 +1,7 @@
-"""Text files -> documents, as a stream: bounded memory whatever the size of a file, a line or a document."""
+"""Readers of text files, which stream documents.
+
+Memory is bounded, however large a file, a line or a document is.
+"""
 
 from __future__ import annotations
 
@@ -10,121 +13,147 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple, cast
 
 from fwk.errors import DataError, did_you_mean
 
 COMPRESSED = (".gz", ".xz", ".zst")
 TEXT = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
 LONGEST_LINE = 1 << 18  # characters; a longer line is cut at a blank
-LONGEST_DOCUMENT = 1 << 22  # characters; a longer document goes on as a new one
+LONGEST_DOCUMENT = 1 << 22  # characters; a longer document continues as a new one
 LONGEST_RECORD = 1 << 28  # bytes of one JSON line
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Document:
-    """Non-empty lines of one document; `size` counts their characters."""
+    """The text of one document."""
 
-    lines: tuple[str, ...]
-    size: int
+    lines: tuple[str, ...]  # none is empty
+    size: int  # characters of all lines
+
+
+class _Block(NamedTuple):
+    """A stretch of a file: whole lines, or a piece of one very long line."""
+
+    number: int  # number of its first line, from 1
+    text: str  # without the newline at the end
+    whole: bool  # False: a piece of a line that continues in the next block
 
 
 def _inner_suffix(name: str) -> str:
+    """Return the lower-case suffix of a file name, without that of a compression."""
     path = Path(name)
-    return (Path(path.stem).suffix if path.suffix.lower() in COMPRESSED else path.suffix).lower()
+    if path.suffix.lower() in COMPRESSED:
+        path = Path(path.stem)
+    return path.suffix.lower()
 
 
-def missing(entry: str) -> DataError:
-    """The error for a path that is not there, with the nearest names that are."""
+def path_not_found(entry: str) -> DataError:
+    """Return the error for a path that does not exist; it names the nearest paths that do."""
     path = Path(entry)
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder, path = folder.parent, path.parent
-    there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    hint = did_you_mean(path.name, there, everything_up_to=0)
-    return DataError(
-        f"there is no file, folder or glob match for {entry} (looked in {folder}){hint}"
-    )
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    hint = did_you_mean(path.name, names, everything_up_to=0)
+    return DataError(f"no file, folder or glob match for {entry} (looked in {folder}){hint}")
 
 
 def find_files(entries: Sequence[str]) -> list[str]:
-    """Files, globs, directories (searched for text files) and '-' (stdin) -> files, in the order given, sorted inside
-    an entry, each once."""
-    found: list[str] = []
+    """Return the text files that `entries` name, each once.
+
+    An entry is a file, a glob, a folder (searched for text files) or '-' (standard input). Entries keep their order,
+    and the files of one entry are sorted. Raises DataError where an entry names no readable file.
+    """
+    files: list[str] = []
     for entry in entries:
-        entry = str(entry)
-        if entry == "-":
-            found.append(entry)
-            continue
-        entry = os.path.expanduser(entry)
-        if os.path.isdir(entry):
-            inside = sorted(
-                os.path.join(folder, name)
-                for folder, folders, names in os.walk(entry)
-                if not folders.sort()
-                and not any(p.startswith(".") for p in Path(folder).relative_to(entry).parts)
-                for name in names
-                if not name.startswith(".") and _inner_suffix(name) in TEXT
-            )
-            if not inside:
-                raise DataError(
-                    f"the folder {entry} holds no text file (looked for {', '.join(TEXT)}, also "
-                    f"compressed as {', '.join(COMPRESSED)})"
-                )
-            for file in inside:
-                if not os.path.isfile(file):
-                    raise DataError(
-                        f"the folder {entry} holds {os.path.relpath(file, entry)}, which is no regular file but a "
-                        "pipe, a device or a link to nothing; move it elsewhere, or name the files one by one"
-                    )
-            found += inside
-        elif os.path.isfile(entry):
-            found.append(entry)
-        elif os.path.exists(entry):
+        files += _files_of(str(entry))
+    return list(dict.fromkeys(files))
+
+
+def _files_of(entry: str) -> list[str]:
+    """Return the files that one entry names."""
+    if entry == "-":
+        return [entry]
+    entry = os.path.expanduser(entry)
+    if os.path.isdir(entry):
+        return _files_of_folder(entry)
+    if os.path.isfile(entry):
+        return [entry]
+    if os.path.exists(entry):
+        raise DataError(
+            f"{entry} is a pipe, a socket or a device, but text is read twice; expected a regular file, or pipe it "
+            "into fwk-preprocess -"
+        )
+    globbed = glob.glob(entry, recursive=True) if glob.has_magic(entry) else []
+    matches = sorted(match for match in globbed if os.path.isfile(match))
+    if not matches:
+        raise path_not_found(entry)
+    return matches
+
+
+def _files_of_folder(entry: str) -> list[str]:
+    """Return the text files below a folder, sorted; hidden files and folders are left out."""
+    files = []
+    for folder, folders, names in os.walk(entry):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and _inner_suffix(name) in TEXT:
+                files.append(os.path.join(folder, name))
+    if not files:
+        raise DataError(
+            f"the folder {entry} holds no text file (looked for {', '.join(TEXT)}, also "
+            f"compressed as {', '.join(COMPRESSED)})"
+        )
+    files.sort()
+    for file in files:
+        if not os.path.isfile(file):
             raise DataError(
-                f"{entry} is no regular file but a pipe, a socket or a device, and text is read twice; pipe it "
-                "into fwk-preprocess -"
+                f"the folder {entry} holds {os.path.relpath(file, entry)}, which is a pipe, a device or a broken "
+                "link; move it elsewhere, or name the files one by one"
             )
-        else:
-            globbed = glob.glob(entry, recursive=True) if glob.has_magic(entry) else []
-            matches = sorted(match for match in globbed if os.path.isfile(match))
-            if not matches:
-                raise missing(entry)
-            found += matches
-    return list(dict.fromkeys(found))
+    return files
 
 
 def _open(file: str) -> tuple[BinaryIO, BinaryIO]:
-    """The decompressed stream and the raw one under it, whose position tells the progress."""
+    """Return the decompressed stream and the raw one below it, whose position measures the progress."""
     if file == "-":
         return sys.stdin.buffer, sys.stdin.buffer
     try:
-        raw = open(file, "rb")
+        raw = open(file, "rb")  # noqa: SIM115  (the caller closes it)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror})") from None
+    try:
+        return _decompressed(raw, file), raw
+    except DataError:
+        raw.close()
+        raise
+
+
+def _decompressed(raw: BinaryIO, file: str) -> BinaryIO:
     suffix = Path(file).suffix.lower()
     if suffix == ".gz":
         import gzip
 
-        return gzip.open(raw), raw  # type: ignore[return-value]
+        return cast(BinaryIO, gzip.open(raw))
     if suffix == ".xz":
         import lzma
 
-        return lzma.open(raw), raw  # type: ignore[return-value]
+        return cast(BinaryIO, lzma.open(raw))
     if suffix == ".zst":
         try:
             import zstandard
         except ImportError:
-            raw.close()
             raise DataError(
                 f"reading {file} needs the package 'zstandard'; install it with pip install zstandard"
             ) from None
-        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True), raw
-    return raw, raw
+        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return raw
 
 
 def _read_errors() -> tuple[type[BaseException], ...]:
+    """Return the exceptions that a damaged file can raise, whatever compressed it."""
     import lzma
     import zlib
 
@@ -134,25 +163,28 @@ def _read_errors() -> tuple[type[BaseException], ...]:
     return errors
 
 
-def _short(texts: Sequence[str]) -> Iterator[str]:
-    """The texts without blanks around, cut at a blank where they are longer than a line may be; none is empty."""
+def _cut_long_lines(texts: Sequence[str]) -> Iterator[str]:
+    """Yield the texts stripped of blanks, cut at a blank where they are longer than a line may be; none is empty."""
     for text in texts:
         while len(text) > LONGEST_LINE:
-            at = text.rfind(" ", LONGEST_LINE // 2, LONGEST_LINE)
-            at = LONGEST_LINE if at < 0 else at
-            if piece := text[:at].strip():
+            cut = text.rfind(" ", LONGEST_LINE // 2, LONGEST_LINE)
+            if cut < 0:
+                cut = LONGEST_LINE
+            if piece := text[:cut].strip():
                 yield piece
-            text = text[at:]
+            text = text[cut:]
         if piece := text.strip():
             yield piece
 
 
 class Reader:
-    """Iterates over the documents of files.
+    """An iterable over the documents of files.
 
-    split: "empty-line" (an empty line ends a document, and so does the end of a file), "line" (each line is one) or
-    "file". JSONL files (by suffix, or format="jsonl") hold one document per line, in `field`. `advanced` hears how many
-    bytes of the files (as stored) were read.
+    split: what separates documents. "empty-line": an empty line, and the end of a file; "line": each line is a
+    document; "file": each file is one. JSONL files (by suffix, or format="jsonl") hold one document per line, in
+    `field`. advance: called with the number of bytes read, as stored, after each read.
+
+    Raises DataError, with file and line, where the text cannot be used.
     """
 
     def __init__(
@@ -161,28 +193,26 @@ class Reader:
         split: str = "empty-line",
         field: str = "text",
         format: str = "auto",
-        advanced: Callable[[int], Any] = lambda n: None,
-    ):
-        self.files, self.split, self.field, self.format, self.advanced = (
-            list(files),
-            split,
-            field,
-            format,
-            advanced,
-        )
+        advance: Callable[[int], object] = lambda n: None,
+    ) -> None:
+        self.files = list(files)
+        self.split = split
+        self.field = field
+        self.format = format
+        self.advance = advance
 
     def __iter__(self) -> Iterator[Document]:
         for file in self.files:
-            jsonl = self.format == "jsonl" or (
-                self.format == "auto" and _inner_suffix(file) in (".jsonl", ".ndjson")
-            )
+            jsonl = self.format == "jsonl"
+            if self.format == "auto":
+                jsonl = _inner_suffix(file) in (".jsonl", ".ndjson")
             yield from self._documents(file, jsonl)
 
     def _documents(self, file: str, jsonl: bool) -> Iterator[Document]:
-        shown = "standard input" if file == "-" else file
+        """Yield the documents of one file; one that is too long continues as a new document."""
         lines: list[str] = []
         size = 0
-        for texts, ends in self._runs(file, shown, jsonl):
+        for texts, ends in self._runs(file, jsonl):
             more = sum(map(len, texts))
             if size + more <= LONGEST_DOCUMENT:
                 lines += texts
@@ -200,168 +230,189 @@ class Reader:
         if lines:
             yield Document(tuple(lines), size)
 
-    def _runs(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[Sequence[str], bool]]:
-        """Successive lines without blanks around, none of them empty, and whether a document ends with them."""
+    def _runs(self, file: str, jsonl: bool) -> Iterator[tuple[Sequence[str], bool]]:
+        """Yield successive lines, stripped and not empty, and whether a document ends with them."""
         by_paragraph = self.split == "empty-line" and not jsonl
-        for number, block, whole in self._blocks(file, shown, jsonl):
-            paragraphs = block.split("\n\n") if by_paragraph and whole else [block]
-            for left, paragraph in zip(range(len(paragraphs) - 1, -1, -1), paragraphs):
+        for block in self.blocks(file, jsonl):
+            paragraphs = [block.text]
+            if by_paragraph and block.whole:
+                paragraphs = block.text.split("\n\n")
+            for index, paragraph in enumerate(paragraphs):
+                ends = index < len(paragraphs) - 1
                 texts = paragraph.split("\n")
                 stripped = [text.strip() for text in texts]
                 if by_paragraph and all(stripped) and len(paragraph) <= LONGEST_LINE:
-                    yield stripped, left > 0  # the usual case, many lines at once
+                    yield stripped, ends  # the usual case: many lines at once
                     continue
-                for text, bare in zip(texts, stripped, strict=True):
-                    if jsonl and bare:
-                        pieces = [*_short(self._record(text, shown, number).split("\n"))]
-                    else:
-                        pieces = [*_short([text])]
-                    yield (
-                        pieces,
-                        jsonl
-                        or whole
-                        and (self.split == "line" or self.split == "empty-line" and not bare),
-                    )
-                    number += 1  # which records alone tell of
-                if left:
+                yield from self._single_lines(block, texts, stripped, file, jsonl)
+                if ends:
                     yield (), True
 
-    def _record(self, text: str, shown: str, number: int) -> str:
+    def _single_lines(
+        self, block: _Block, texts: Sequence[str], stripped: Sequence[str], file: str, jsonl: bool
+    ) -> Iterator[tuple[Sequence[str], bool]]:
+        """Yield lines one by one, as `_runs` does."""
+        # the number of the line is right for JSONL alone, whose blocks are not split into paragraphs
+        for number, (text, bare) in enumerate(zip(texts, stripped, strict=True), block.number):
+            if jsonl and bare:
+                pieces = self._record(text, _display_name(file), number).split("\n")
+            else:
+                pieces = [text]
+            ends_line = self.split == "line" or (self.split == "empty-line" and not bare)
+            yield [*_cut_long_lines(pieces)], jsonl or (block.whole and ends_line)
+
+    def _record(self, text: str, name: str, number: int) -> str:
+        """Return the document in one line of a JSONL file."""
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{shown}, line {number}: not a JSON object ({str(error)[:80]})"
-            ) from None
+            raise DataError(f"{name}, line {number}: not a JSON object ({str(error)[:80]})") from None
         if isinstance(record, str):
-            return whole(record, shown, number)
+            return check_characters(record, name, number)
         if not isinstance(record, dict):
             raise DataError(
-                f"{shown}, line {number}: expected a JSON object with the field '{self.field}'"
+                f"{name}, line {number}: expected a JSON object with the field '{self.field}'"
             )
-        value: Any = record
+        value: object = record
         for part in self.field.split("."):
             if not isinstance(value, dict) or part not in value:
                 raise DataError(
-                    f"{shown}, line {number}: there is no field '{self.field}'{did_you_mean(part, record)}"
+                    f"{name}, line {number}: no field '{self.field}'{did_you_mean(part, record)}"
                 )
             value = value[part]
         if not isinstance(value, str):
             raise DataError(
-                f"{shown}, line {number}: the field '{self.field}' is {type(value).__name__}, "
-                "expected text"
+                f"{name}, line {number}: the field '{self.field}' is {type(value).__name__}, expected text"
             )
-        return whole(value, shown, number).replace("\r\n", "\n")
+        return check_characters(value, name, number).replace("\r\n", "\n")
 
-    def _blocks(self, file: str, shown: str, jsonl: bool) -> Iterator[tuple[int, str, bool]]:
-        """(number of its first line, text, True): whole lines, without the end of the last; or (line number, text, False):
-        a piece of a line that goes on."""
-        stream, raw = _open(file)
-        number, held, first, at = 1, b"", True, 0
+    def blocks(self, file: str, jsonl: bool) -> Iterator[_Block]:
+        """Yield a file as blocks of whole lines; a line longer than a document may be comes in pieces."""
+        name = _display_name(file)
         longest = LONGEST_RECORD if jsonl else 4 * LONGEST_LINE
+        number, pending = 1, b""
+        for chunk in self._chunks(file, name):
+            pending += chunk
+            end = pending.rfind(b"\n") + 1
+            if end:
+                text = _decode(pending[:end], name, number)
+                yield _Block(number, text[:-1], True)
+                number += text.count("\n")
+                pending = pending[end:]
+
+            if len(pending) > longest:
+                if jsonl:
+                    raise DataError(
+                        f"{name}, line {number}: one line is longer than {longest >> 20} MiB"
+                    )
+                end = _end_of_piece(pending)
+                yield _Block(number, _decode(pending[:end], name, number), False)
+                pending = pending[end:]
+        if pending:
+            yield _Block(number, _decode(pending, name, number), True)
+
+    def _chunks(self, file: str, name: str) -> Iterator[bytes]:
+        """Yield the decompressed bytes of a file without its byte order mark, and report the progress."""
+        stream, raw = _open(file)
+        position, first = 0, True
         try:
             while True:
                 try:
                     chunk = stream.read(_CHUNK)
                 except _read_errors() as error:
+                    reason = " ".join(str(error).split())[:100]
                     raise DataError(
-                        f"{shown} is damaged or not what its name says "
-                        f"({' '.join(str(error).split())[:100]})"
+                        f"{name} is damaged, or its suffix names the wrong format ({reason})"
                     ) from None
-                now = at + len(chunk) if raw is stream else raw.tell()
-                self.advanced(now - at)
-                at = now
+                before = position
+                position = position + len(chunk) if raw is stream else raw.tell()
+                self.advance(position - before)
                 if first:
                     chunk = chunk.removeprefix(b"\xef\xbb\xbf")
                     if chunk[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                        raise DataError(f"{shown}, line 1: the file is UTF-16, expected UTF-8")
+                        raise DataError(f"{name}, line 1: the file is UTF-16, expected UTF-8")
                     first = False
                 if not chunk:
-                    break
-                held += chunk
-                end = held.rfind(b"\n") + 1
-                if end:
-                    text = self._decode(held[:end], shown, number)
-                    yield number, text[:-1], True
-                    number += text.count("\n")
-                    held = held[end:]
-                if len(held) > longest:
-                    if jsonl:
-                        raise DataError(
-                            f"{shown}, line {number}: one line is longer than {longest >> 20} MiB"
-                        )
-                    end = held.rfind(b" ") + 1
-                    if not end:  # no blank at all: cut between characters
-                        end = len(held)
-                        while end and held[end - 1] & 0xC0 == 0x80:
-                            end -= 1
-                        end = max(end - 1, 1)
-                    yield number, self._decode(held[:end], shown, number), False
-                    held = held[end:]
-            if held:
-                yield number, self._decode(held, shown, number), True
+                    return
+                yield chunk
         finally:
             if file != "-":
                 stream.close()
                 raw.close()
 
-    @staticmethod
-    def _decode(data: bytes, shown: str, number: int) -> str:
-        if b"\x00" in data:
-            line = number + data[: data.index(b"\x00")].count(b"\n")
-            raise DataError(f"{shown}, line {line}: this is not text (it holds a zero byte)")
-        try:
-            text = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            line = number + data[: error.start].count(b"\n")
-            raise DataError(
-                f"{shown}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file "
-                "first, for example with iconv"
-            ) from None
-        return text.replace("\r\n", "\n")
+
+def _display_name(file: str) -> str:
+    """Return the name of an input in messages."""
+    return "standard input" if file == "-" else file
 
 
-def whole(text: str, shown: str, number: int) -> str:
-    """The text of a record. DataError where an escape of JSON stands for half a character."""
+def _end_of_piece(line: bytes) -> int:
+    """Return where to cut a line that is too long: after its last blank, or else between two characters."""
+    end = line.rfind(b" ") + 1
+    if end:
+        return end
+    end = len(line)
+    while end and line[end - 1] & 0xC0 == 0x80:  # a continuation byte of UTF-8
+        end -= 1
+    return max(end - 1, 1)
+
+
+def _decode(data: bytes, name: str, number: int) -> str:
+    """Return UTF-8 bytes that begin in line `number` as text with Unix line ends."""
+    if b"\x00" in data:
+        line = number + data[: data.index(b"\x00")].count(b"\n")
+        raise DataError(f"{name}, line {line}: this is not text (it holds a zero byte)")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = number + data[: error.start].count(b"\n")
+        raise DataError(
+            f"{name}, line {line}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file "
+            "first, for example with iconv"
+        ) from None
+    return text.replace("\r\n", "\n")
+
+
+def check_characters(text: str, name: str, number: int) -> str:
+    """Return the text of a record; raise DataError where a JSON escape leaves half of a surrogate pair."""
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{shown}, line {number}: not text (\\u{ord(text[error.start]):04x} is half a character)"
+                f"{name}, line {number}: not text (\\u{ord(text[error.start]):04x} is half a character)"
             ) from None
     return text
 
 
 def numbered_lines(
-    file: str, advanced: Callable[[int], Any] = lambda n: None
+    file: str, advance: Callable[[int], object] = lambda n: None
 ) -> Iterator[tuple[int, str]]:
-    """Every line of a text file (.gz, .xz, .zst; - for standard input) with its number, from 1. `advanced` as in `Reader`."""
-    for number, text, _ in Reader([file], advanced=advanced)._blocks(
-        file, "standard input" if file == "-" else file, True
-    ):
-        yield from enumerate(text.split("\n"), start=number)
+    """Yield every line of a text file (also .gz, .xz, .zst, or - for standard input) with its number, from 1.
+
+    advance: see `Reader`.
+    """
+    for block in Reader([file], advance=advance).blocks(file, jsonl=True):
+        yield from enumerate(block.text.split("\n"), start=block.number)
 
 
 _END = r"[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])"
-_AFTER_STOP, _AFTER_ANY = (
-    re.compile(r"\." + _END),
-    re.compile(r"[.!?]" + _END),
-)  # a single character is found much faster
-_ONE_SENTENCE = 40  # characters; a line of fewer is not cut
+_AFTER_STOP = re.compile(r"\." + _END)  # searching for one character is much faster
+_AFTER_ANY = re.compile(r"[.!?]" + _END)
+_ONE_SENTENCE = 40  # characters; a shorter line is not cut
 
 
-def sentences(lines: Sequence[str]) -> list[str]:
-    """Lines without blanks around, cut after . ! ? before a capital, a digit or a quote; nothing is lost but blanks at
-    the cuts."""
-    found = []
+def split_sentences(lines: Sequence[str]) -> list[str]:
+    """Return stripped lines cut after . ! ? before a capital, a digit or a quote; only blanks at the cuts are lost."""
+    sentences = []
     for line in lines:
         if len(line) >= _ONE_SENTENCE:
+            pattern = _AFTER_ANY if "!" in line or "?" in line else _AFTER_STOP
             start = 0
-            for match in (_AFTER_ANY if "!" in line or "?" in line else _AFTER_STOP).finditer(line):
+            for match in pattern.finditer(line):
                 end = match.end()
-                found.append(line[start:end].rstrip())
+                sentences.append(line[start:end].rstrip())
                 start = end
             line = line[start:]
-        found.append(line)
-    return found
+        sentences.append(line)
+    return sentences

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from fwk.data.text import numbered_lines, whole
+from fwk.data.text import check_characters, numbered_lines
 from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk.scoring.scorer import ScoredText, place
 
@@ -114,7 +114,7 @@ def _utterance(name: str, entry: Any, file: str, line: int) -> Utterance:
         )
         if not number or not isinstance(text, str):
             raise DataError(f'{where}: hyp_{rank} is not {{"score": a number, "text": a text}}')
-        whole(text, file, line)
+        check_characters(text, file, line)
         if not text.strip():
             raise DataError(f"{where}: hyp_{rank} is empty")
         hypotheses.append(Hypothesis(float(score), text.strip()))
@@ -122,7 +122,7 @@ def _utterance(name: str, entry: Any, file: str, line: int) -> Utterance:
     if reference is not None and (not isinstance(reference, str) or not reference.strip()):
         raise DataError(f"{where}: 'ref' is not a text")
     for text in (name, reference or ""):
-        whole(text, file, line)
+        check_characters(text, file, line)
     return Utterance(
         name, tuple(hypotheses), reference if reference is None else reference.strip(), file, line
     )

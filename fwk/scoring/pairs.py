@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fwk.data.text import numbered_lines, whole
+from fwk.data.text import check_characters, numbered_lines
 from fwk.errors import DataError, did_you_mean
 from fwk.scoring.scorer import ScoredText, place
 
@@ -49,7 +49,7 @@ def read_pairs(files: Sequence[str]) -> list[Pair]:
                     raise DataError(
                         f"{where}: expected text in '{key}'{'' if key in record else did_you_mean(key, record)}"
                     )
-                whole(record[key], file, number)
+                check_characters(record[key], file, number)
             pairs.append(
                 Pair(
                     ScoredText(record[GOOD], file, number),

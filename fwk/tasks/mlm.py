@@ -24,7 +24,7 @@ from fwk.data.blocks import Blocks, Example, Layout, stack
 from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
 from fwk.data.progress import Progress
 from fwk.data.store import Store, is_store
-from fwk.data.text import find_files, missing
+from fwk.data.text import find_files, path_not_found
 from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load
 from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk.files import cache_folder, digest, write_atomically
@@ -543,7 +543,7 @@ def _tokenizer_path(config: Any) -> Path | None:
     if path.exists():
         return path
     if os.sep in config.tokenizer or path.suffix:
-        raise DataError(f"task.tokenizer: {missing(str(path))}")
+        raise DataError(f"task.tokenizer: {path_not_found(str(path))}")
     check_kind(config.tokenizer)
     return None
 

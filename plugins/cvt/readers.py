@@ -14,7 +14,7 @@ from typing import TextIO
 import numpy as np
 
 from fwk.data.store import Store
-from fwk.data.text import missing, numbered_lines
+from fwk.data.text import numbered_lines, path_not_found
 from fwk.errors import ConfigError, DataError, did_you_mean
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
@@ -258,7 +258,7 @@ def _write(
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[Line]:
     if not os.path.exists(path):
-        raise missing(str(path))
+        raise path_not_found(str(path))
     return numbered_lines(str(path))
 
 

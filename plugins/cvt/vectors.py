@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fwk import Vocabulary
-from fwk.data.text import missing, numbered_lines
+from fwk.data.text import numbered_lines, path_not_found
 from fwk.errors import DataError
 
 HEADER = re.compile(r"[0-9]+ [0-9]+")
@@ -79,7 +79,7 @@ def read_vectors(
 def _lines(path: str) -> Iterator[tuple[int, int, str, str]]:
     """Line number, D, word and its D numbers, as they are written. Words may hold blanks (GloVe's of 840 billion words)."""
     if not Path(path).exists():
-        raise missing(path)
+        raise path_not_found(path)
     width, said, found = 0, None, 0
     for number, line in numbered_lines(path):
         line = line.rstrip(" \t\r")

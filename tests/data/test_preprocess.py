@@ -21,7 +21,7 @@ from fwk.cli.preprocess import main
 from fwk.data import preprocess
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.store import Store
-from fwk.data.text import LONGEST_LINE, Reader, sentences
+from fwk.data.text import LONGEST_LINE, Reader, split_sentences
 from fwk.errors import DataError
 
 DOCUMENTS = [
@@ -312,7 +312,7 @@ def test_long_lines_are_cut_at_blanks_and_nothing_is_lost(tmp_path):
 
 def test_sentences_are_cut_without_loss():
     line = 'Dr Lee built it in 1905. "Why?" asked Ann. It cost 3.5 million, e.g. for steel! (Nobody paid.) The end.'
-    pieces = sentences([line])
+    pieces = split_sentences([line])
     assert " ".join(pieces) == line and len(pieces) == 5
 
 
@@ -361,12 +361,12 @@ def test_sentences_do_not_depend_on_what_is_encoded_together_and_those_without_t
         (
             "field.jsonl",
             b'{"txet": "a"}\n',
-            "line 1: there is no field 'text'. Did you mean 'txet'",
+            "line 1: no field 'text'. Did you mean 'txet'",
         ),
         ("type.jsonl", b'{"text": 3}\n', "line 1: the field 'text' is int"),
         ("list.jsonl", b"[1]\n", "line 1: expected a JSON object"),
         ("cut.txt.xz", lzma.compress(TEXT.encode())[:200], "cut.txt.xz is damaged"),
-        ("fake.txt.gz", b"plain text", "fake.txt.gz is damaged or not what its name says"),
+        ("fake.txt.gz", b"plain text", "fake.txt.gz is damaged, or its suffix names the wrong format"),
         ("cut.txt.gz", gzip.compress(TEXT.encode(), mtime=0)[:100], "cut.txt.gz is damaged"),
     ],
 )
