@@ -1,12 +1,12 @@
-"""Turning a split of a token store into examples of at most `length` tokens, by random access.
+"""Examples of at most `length` tokens, cut out of a split of a token store by random access.
 
     contiguous   the documents end to end, each followed by [SEP], cut every `length` tokens; blocks cross documents
     within       the same, but a block stops at the end of its document
     document     one document each, truncated
-    pairs        blocks of one document, cut in two at the sentence boundary nearest the middle; segments 0 and 1
+    pairs        blocks of one document, cut in two at the sentence boundary nearest to the middle; segments 0 and 1
 
-An example is a row of token ids with [CLS] first and [SEP] last (`placement` says which of the two are set). Nothing is
-precomputed per token; `within` and `pairs` keep one number per document.
+An example is a row of token ids with [CLS] first and [SEP] last; `placement` chooses which of the two are present.
+Nothing is precomputed per token; `within` and `pairs` keep one number per document.
 
 Letters: B examples, T positions.
 """
@@ -30,21 +30,21 @@ PLACEMENTS = ("cls_sep", "cls", "sep", "none")
 
 @dataclass(frozen=True)
 class Example:
-    """ids: int64 [T]. second: where segment 1 begins (T: there is none)."""
+    """One row of token ids."""
 
-    ids: np.ndarray
-    second: int
+    ids: np.ndarray  # int64 [T]
+    second: int  # position where segment 1 begins; T without a segment 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How examples are laid out: kind of blocks, longest example, which special tokens frame it."""
+    """The layout of examples. Raises ConfigError where the tokenizer lacks a token that it needs."""
 
-    kind: str
-    length: int
-    cls: int
-    sep: int
-    placement: str = "cls_sep"
+    kind: str  # one of KINDS
+    length: int  # tokens of the longest example
+    cls: int  # id of [CLS]; negative: the tokenizer has none
+    sep: int  # id of [SEP]; negative: the tokenizer has none
+    placement: str = "cls_sep"  # one of PLACEMENTS
 
     def __post_init__(self) -> None:
         if self.cls < 0 and "cls" in self.placement.split("_"):
@@ -67,21 +67,21 @@ class Layout:
 
     @property
     def before(self) -> int:
-        """Special tokens in front."""
+        """The number of special tokens before the text."""
         return int("cls" in self.placement.split("_"))
 
     @property
     def after(self) -> int:
-        """Special tokens at the end."""
+        """The number of special tokens after the text."""
         return int("sep" in self.placement.split("_"))
 
     @property
     def body(self) -> int:
-        """Tokens of text an example has room for."""
+        """The number of tokens of text that fit into an example."""
         return self.length - self.before - self.after - (self.kind == "pairs")
 
     def frame(self, parts: Sequence[np.ndarray]) -> Example:
-        """One or two parts of text -> an example; a [SEP] stands between two."""
+        """Return one or two parts of text as an example, with a [SEP] between two."""
         ids = [np.array([self.cls])] if self.before else []
         ids.append(parts[0])
         second = self.before + len(parts[0])
@@ -95,9 +95,9 @@ class Layout:
 
 
 class Blocks:
-    """Examples of one split by number: `len(blocks)`, `blocks[i]`. Pickles to workers as paths."""
+    """The examples of one split, by number: `len(blocks)`, `blocks[i]`. Pickles to workers as paths."""
 
-    def __init__(self, split: Split, layout: Layout, name: str = ""):
+    def __init__(self, split: Split, layout: Layout, name: str = "") -> None:
         self.split, self.layout, self.name = split, layout, name or split.name
         if not split.tokens:
             raise DataError(f"the split '{split.name}' of the token store has no tokens")
@@ -107,16 +107,17 @@ class Blocks:
 
     @cached_property
     def _stream_ends(self) -> np.ndarray:
-        """Length of the stream after each shard, a [SEP] after every document included. int64 [shards + 1]."""
+        """The length of the stream up to each shard, with a [SEP] after every document; int64 [shards + 1]."""
         return self.split.token_ends + self._separators * self.split.document_ends
 
     @property
     def _separators(self) -> int:
+        """The number of [SEP] tokens that follow each document in the stream: 0 or 1."""
         return int(self.layout.sep >= 0)
 
     @cached_property
     def _block_ends(self) -> np.ndarray:
-        """Blocks after each document, int64 [documents + 1]."""
+        """The number of blocks up to each document; int64 [documents + 1]."""
         blocks = -(-self.split.lengths() // self.layout.body)
         return np.concatenate([[0], np.cumsum(blocks)])
 
@@ -135,64 +136,74 @@ class Blocks:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
-        kind, layout = self.layout.kind, self.layout
-        if kind == "contiguous":
-            start = index * layout.body
-            part = self._stream(start, min(start + layout.body, int(self._stream_ends[-1])))
-            if layout.after and len(part) > 1 and part[-1] == layout.sep:
-                part = part[:-1]  # the block ends with a document: one [SEP] says so
-            return layout.frame([part])
-        if kind == "document":
+        layout = self.layout
+        if layout.kind == "contiguous":
+            return self._contiguous(index)
+        if layout.kind == "document":
             return layout.frame([self.split.document(index)[: layout.body]])
+
         document = bisect_right(self._block_ends, index) - 1
         start = (index - int(self._block_ends[document])) * layout.body
         part = self.split.document(document)[start : start + layout.body]
-        if kind == "within":
+        if layout.kind == "within" or len(part) < 2:
             return layout.frame([part])
-        if len(part) < 2:
-            return layout.frame([part])
-        cuts = self.split.sentence_starts(document) - start
-        cuts = cuts[(cuts > 0) & (cuts < len(part))]
-        middle = len(part) // 2
-        cut = int(cuts[np.abs(cuts - middle).argmin()]) if len(cuts) else middle
+        cut = self._cut(document, start, len(part))
         return layout.frame([part[:cut], part[cut:]])
 
     def many(self, indices: Sequence[int]) -> list[Example]:
-        self.split.look_again()
+        """Return several examples. Raises DataError where a file of the store has changed."""
+        self.split.recheck_files()
         return [self[index] for index in indices]
 
+    def _contiguous(self, index: int) -> Example:
+        layout = self.layout
+        start = index * layout.body
+        part = self._stream(start, min(start + layout.body, int(self._stream_ends[-1])))
+        if layout.after and len(part) > 1 and part[-1] == layout.sep:
+            part = part[:-1]  # the document's own [SEP] and the one of the frame would repeat it
+        return layout.frame([part])
+
+    def _cut(self, document: int, start: int, length: int) -> int:
+        """Return where to cut a block in two: at the sentence boundary nearest to its middle, or else in the middle."""
+        cuts = self.split.sentence_starts(document) - start
+        cuts = cuts[(cuts > 0) & (cuts < length)]
+        middle = length // 2
+        return int(cuts[np.abs(cuts - middle).argmin()]) if len(cuts) else middle
+
     def _stream(self, start: int, stop: int) -> np.ndarray:
-        """Tokens [start, stop) of the documents end to end, a [SEP] after each (where there is one). int64 [n]."""
-        out: list[np.ndarray] = []
+        """Return tokens [start, stop) of the documents end to end, each followed by a [SEP] if it exists; int64 [n]."""
+        parts: list[np.ndarray] = []
         shard = bisect_right(self._stream_ends, start) - 1
         separator = np.array([self.layout.sep])
-        s = self._separators
+        separators = self._separators
         while start < stop:
             base = int(self._stream_ends[shard])
             tokens, starts = self.split.map(shard, "tokens"), self.split.map(shard, "documents")
             documents = len(starts) - 1
-            d = (
-                bisect_right(range(documents), start - base, key=lambda i: int(starts[i]) + s * i)
-                - 1
-            )
+
+            def place(document: int, starts: np.ndarray = starts) -> int:
+                """Return where a document begins in the part of the stream that this shard makes up."""
+                return int(starts[document]) + separators * document
+
+            document = bisect_right(range(documents), start - base, key=place) - 1
             end_of_shard = int(self._stream_ends[shard + 1])
             while start < min(stop, end_of_shard):
-                first, last = int(starts[d]), int(starts[d + 1])
-                inside = start - base - s * d  # where in the shard's tokens
-                upto = min(last, inside + stop - start)
-                if inside < upto:
-                    out.append(tokens[inside:upto])
-                    start += upto - inside
-                if s and start < stop and start - base - s * d == last:
-                    out.append(separator)
+                first, last = int(starts[document]), int(starts[document + 1])
+                offset = start - base - separators * document  # in the shard's tokens
+                end = min(last, offset + stop - start)
+                if offset < end:
+                    parts.append(tokens[offset:end])
+                    start += end - offset
+                if separators and start < stop and start - base - separators * document == last:
+                    parts.append(separator)
                     start += 1
-                d += 1
-                assert first <= inside <= last
+                document += 1
+                assert first <= offset <= last
             shard += 1
-        return np.concatenate(out).astype(np.int64)
+        return np.concatenate(parts).astype(np.int64)
 
     def padding_share(self, sample: int = 2000) -> float:
-        """Share of positions that are padding when every example is padded to `length`, over evenly spaced examples."""
+        """Return the share of padding if examples are padded to `length`, estimated from evenly spaced examples."""
         chosen = np.unique(np.linspace(0, len(self) - 1, min(sample, len(self))).astype(np.int64))
         content = sum(len(self[int(i)].ids) for i in chosen)
         return 1.0 - content / (len(chosen) * self.layout.length)
@@ -205,20 +216,20 @@ def stack(
     length: int | None = None,
     multiple: int = 8,
 ) -> dict[str, np.ndarray]:
-    """Examples -> tokens int64 [B, T], mask bool [B, T], special bool [B, T], segments int64 [B, T].
+    """Return examples as tokens int64 [B, T], mask bool [B, T], special bool [B, T], segments int64 [B, T].
 
-    T is `length`, or without one the longest example's length rounded up to a `multiple`.
+    T is `length`, or else the length of the longest example, rounded up to a `multiple`.
     """
     longest = max((len(e.ids) for e in examples), default=0)
     T = length if length is not None else -(-longest // multiple) * multiple
     B = len(examples)
     lengths = np.array([len(e.ids) for e in examples], dtype=np.int64)[:, None]  # [B, 1]
     seconds = np.array([e.second for e in examples], dtype=np.int64)[:, None]
-    where = np.arange(T)
-    mask = where < lengths
+    positions = np.arange(T)
+    mask = positions < lengths  # [B, T]
     tokens = np.full((B, T), max(pad, 0), np.int64)
     if B:
         tokens[mask] = np.concatenate([e.ids for e in examples])
-    segments = (mask & (where >= seconds)).astype(np.int64)
+    segments = (mask & (positions >= seconds)).astype(np.int64)
     is_special = mask & np.isin(tokens, np.asarray(special))
     return {"tokens": tokens, "mask": mask, "special": is_special, "segments": segments}

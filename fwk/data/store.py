@@ -1,16 +1,16 @@
 """The token store: a folder of flat memory-mapped shards.
 
-    STORE/manifest.json              counts, hashes, vocabulary fingerprint; written last, so a store is whole or absent
-    STORE/tokenizer/                 the tokenizer that made it
+    STORE/manifest.json              counts, hashes, vocabulary fingerprint; written last: a store is complete or absent
+    STORE/tokenizer/                 the tokenizer that the tokens come from
     STORE/unigrams.npy               int64 [V], how often each id occurs in the training split
     STORE/train-00000.tokens         uint16 or uint32, little-endian: the documents of the shard end to end, no specials
     STORE/train-00000.documents      uint32 [documents + 1], where each document starts (in tokens of this shard)
     STORE/train-00000.sentences      uint32 [sentences + 1], where each sentence starts
 
-Opening reads the manifest and looks at file sizes: it costs nothing that grows with the number of tokens. The shards'
-hashes are checked by `verify`, and are what the store's fingerprint is made of. The manifest is the newest file: one
-that is newer was changed, or copied, and is hashed when the store is opened. While it is read, a file is looked at
-before each batch: what was cut or overwritten is noticed before it is trained on.
+Opening a store reads the manifest and checks file sizes, which does not take longer for more tokens. The store's
+fingerprint covers the hashes of its shards, and `verify` checks them. The manifest is the newest file of a store: a
+shard that is newer was changed or copied, and is hashed when the store is opened. During training every file is
+checked again before each batch, so that a truncated or overwritten file is noticed before its tokens are used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from fwk.data.tokenizers import Tokenizer, load
 from fwk.errors import DataError, did_you_mean
 from fwk.files import digest
 
@@ -35,11 +36,12 @@ PARTS = ("tokens", "documents", "sentences")
 
 
 def is_store(path: str | Path) -> bool:
+    """Return whether the folder `path` holds a token store."""
     return (Path(path) / MANIFEST).is_file()
 
 
 def fingerprint_of(manifest: dict[str, Any]) -> str:
-    """sha256 over the vocabulary's fingerprint and every shard's name, sizes and hashes."""
+    """Return the sha256 of the vocabulary's fingerprint and of every shard's name, sizes and hashes."""
     text = json.dumps(
         [manifest["vocabulary"]["fingerprint"], manifest["dtype"], manifest["splits"]],
         sort_keys=True,
@@ -49,16 +51,20 @@ def fingerprint_of(manifest: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    stem: Path
-    dtype: str
+    """One shard of a split: the paths and sizes of its three files."""
+
+    stem: Path  # path of its files without the suffix
+    dtype: str  # of tokens: uint16 or uint32
     tokens: int
     documents: int
     sentences: int
 
     def path(self, part: str) -> Path:
+        """Return the path of one of the PARTS."""
         return self.stem.with_name(f"{self.stem.name}.{part}")
 
     def map(self, part: str) -> np.ndarray:
+        """Return one of the PARTS as a memory map. Raises DataError where the file cannot be mapped."""
         dtype = np.dtype(self.dtype if part == "tokens" else "uint32").newbyteorder("<")
         length = self.tokens if part == "tokens" else getattr(self, part) + 1
         try:
@@ -66,88 +72,90 @@ class Shard:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(
-                f"{self.path(part)} cannot be read: {reason}; the token store was changed after it was opened, "
-                "restore it and start the same command again"
+                f"{self.path(part)} cannot be read: {reason}; the token store was changed after it was opened. "
+                "Restore it and start the same command again"
             ) from error
 
 
 class Split:
     """One split of a store: documents and tokens by number, over all shards. Pickles as paths and counts."""
 
-    def __init__(self, name: str, shards: list[Shard]):
+    def __init__(self, name: str, shards: list[Shard]) -> None:
         self.name, self.shards = name, shards
         self.token_ends = np.cumsum([0, *(s.tokens for s in shards)], dtype=np.int64)
         self.document_ends = np.cumsum([0, *(s.documents for s in shards)], dtype=np.int64)
         self._maps: dict[tuple[int, str], np.ndarray] = {}
-        self._seen: dict[
-            tuple[int, str], tuple[int, ...]
-        ] = {}  # what each mapped file was when it was mapped
-        self._looked_at: set[tuple[int, str]] = set()
+        # device, inode, size and time of change of each file when it was mapped
+        self._stats: dict[tuple[int, str], tuple[int, ...]] = {}
+        self._checked: set[tuple[int, str]] = set()  # files checked since `recheck_files`
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"name": self.name, "shards": self.shards}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple[type[Split], tuple[str, list[Shard]]]:
+        return Split, (self.name, self.shards)
 
     @property
     def tokens(self) -> int:
+        """The number of tokens."""
         return int(self.token_ends[-1])
 
     @property
     def documents(self) -> int:
+        """The number of documents."""
         return int(self.document_ends[-1])
 
     def map(self, shard: int, part: str) -> np.ndarray:
+        """Return one of the PARTS of a shard as a memory map. Raises DataError where its file has changed."""
         key = (shard, part)
-        if key not in self._looked_at:
-            self._look_at(key)
+        if key not in self._checked:
+            self._check(key)
         return self._maps[key]
 
-    def look_again(self) -> None:
-        """From here on each file is looked at once more before it is read: a map of one that was cut would end this
-        process with a signal, and one that was overwritten gives other tokens."""
-        self._looked_at.clear()
+    def recheck_files(self) -> None:
+        """Check every file again before its next read.
 
-    def _look_at(self, key: tuple[int, str]) -> None:
+        Reading a memory map of a truncated file kills the process with SIGBUS, and an overwritten file holds other
+        tokens.
+        """
+        self._checked.clear()
+
+    def _check(self, key: tuple[int, str]) -> None:
+        """Map a file at its first use, later make sure that it is unchanged."""
         shard, part = self.shards[key[0]], key[1]
         if key not in self._maps:
             self._maps[key] = shard.map(part)
-        with suppress(OSError):  # a file that was deleted is still mapped, as it was
+        with suppress(OSError):  # the map of a deleted file stays intact
             status = os.stat(shard.path(part))
             now = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-            before = self._seen.setdefault(key, now)
-            if (
-                now[:2] == before[:2] and now != before
-            ):  # the same file; another one under its name is not the one we read
+            before = self._stats.setdefault(key, now)
+            # another inode is another file under the same name: the map still shows the one that was opened
+            if now[:2] == before[:2] and now != before:
                 raise DataError(
                     f"{shard.path(part)} was changed while it was read: restore the token store and start the "
-                    "same command again; it goes on from the last checkpoint"
+                    "same command again; it resumes from the last checkpoint"
                 )
-        self._looked_at.add(key)
+        self._checked.add(key)
 
     def locate(self, document: int) -> tuple[int, int]:
-        """The shard of a document and its number there."""
+        """Return the shard of a document and the document's number in it."""
         if not 0 <= document < self.documents:
             raise IndexError(f"document {document} of {self.documents}")
         shard = int(np.searchsorted(self.document_ends, document, side="right")) - 1
         return shard, document - int(self.document_ends[shard])
 
     def document(self, document: int) -> np.ndarray:
-        """The tokens of one document, a view of the memory map."""
+        """Return the tokens of one document, a view of the memory map."""
         shard, inside = self.locate(document)
         starts = self.map(shard, "documents")
         return self.map(shard, "tokens")[int(starts[inside]) : int(starts[inside + 1])]
 
     def lengths(self) -> np.ndarray:
-        """Tokens of every document, int64 [documents]."""
+        """Return the number of tokens of every document; int64 [documents]."""
         parts = [
             np.diff(self.map(i, "documents").astype(np.int64)) for i in range(len(self.shards))
         ]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def sentence_starts(self, document: int) -> np.ndarray:
-        """Where the sentences of a document start, relative to it; the first is 0. int64 [sentences]."""
+        """Return where the sentences of a document start, relative to it; the first is 0. int64 [sentences]."""
         shard, inside = self.locate(document)
         starts, cuts = self.map(shard, "documents"), self.map(shard, "sentences")
         first, last = int(starts[inside]), int(starts[inside + 1])
@@ -157,46 +165,49 @@ class Split:
 
 
 class Store:
-    """An opened token store. vocabulary: fingerprint the store must have been made with (None: any)."""
+    """An open token store.
 
-    def __init__(self, folder: str | Path, vocabulary: str | None = None):
+    vocabulary: the fingerprint of the tokenizer that the store must come from (None: any). Raises DataError where the
+    folder is no intact store.
+    """
+
+    def __init__(self, folder: str | Path, vocabulary: str | None = None) -> None:
         self.folder = Path(folder)
-        self.manifest = _manifest(self.folder)
-        found = self.manifest["vocabulary"]["fingerprint"]
-        if vocabulary is not None and vocabulary != found:
+        self.manifest = _read_manifest(self.folder)
+        fingerprint = self.manifest["vocabulary"]["fingerprint"]
+        if vocabulary is not None and vocabulary != fingerprint:
             raise DataError(
                 f"the token store {self.folder} was made with another vocabulary: its fingerprint is "
-                f"{found[:12]}, the tokenizer's is {vocabulary[:12]}; preprocess the text again with this "
+                f"{fingerprint[:12]}, the tokenizer's is {vocabulary[:12]}; preprocess the text again with this "
                 "tokenizer"
             )
         self.fingerprint = self.manifest["fingerprint"]
         self.dtype = self.manifest["dtype"]
         self._splits: dict[str, Split] = {}
-        self._written, self._hashed = (
-            (self.folder / MANIFEST).stat().st_mtime_ns,
-            0,
-        )  # files hashed on opening
+        self._written = (self.folder / MANIFEST).stat().st_mtime_ns
+        self._hashed = 0  # files that were hashed while the store was opened
         for name, split in self.manifest["splits"].items():
-            shards = []
-            for entry in split["shards"]:
-                shard = Shard(
-                    self.folder / Path(entry["name"]).name,
-                    self.dtype,
-                    entry["tokens"],
-                    entry["documents"],
-                    entry["sentences"],
-                )
-                self._check_sizes(shard)
-                self._check_changed(shard, entry)
-                if shard.tokens:
-                    shards.append(shard)
-            self._splits[name] = Split(name, shards)
-        if self._hashed:  # not again next time
+            shards = [self._open_shard(entry) for entry in split["shards"]]
+            self._splits[name] = Split(name, [shard for shard in shards if shard.tokens])
+        if self._hashed:  # a newer manifest saves the next opening the same work
             with suppress(OSError):
                 os.utime(self.folder / MANIFEST)
 
-    def _check_changed(self, shard: Shard, entry: dict[str, Any]) -> None:
-        """DataError where a file is newer than the manifest, and not what the manifest says."""
+    def _open_shard(self, entry: dict[str, Any]) -> Shard:
+        """Return the shard that an entry of the manifest describes, with its files checked."""
+        shard = Shard(
+            self.folder / Path(entry["name"]).name,
+            self.dtype,
+            entry["tokens"],
+            entry["documents"],
+            entry["sentences"],
+        )
+        self._check_sizes(shard)
+        self._check_newer_files(shard, entry)
+        return shard
+
+    def _check_newer_files(self, shard: Shard, entry: dict[str, Any]) -> None:
+        """Raise DataError where a file is newer than the manifest and does not match its hash."""
         for part in PARTS:
             path = shard.path(part)
             if path.stat().st_mtime_ns > self._written:
@@ -208,40 +219,42 @@ class Store:
                 self._hashed += 1
 
     def _check_sizes(self, shard: Shard) -> None:
+        """Raise DataError where a file is missing or has the wrong size."""
         width = np.dtype(shard.dtype).itemsize
-        wanted = {
+        sizes = {
             "tokens": shard.tokens * width,
             "documents": 4 * (shard.documents + 1),
             "sentences": 4 * (shard.sentences + 1),
         }
-        for part, size in wanted.items():
+        for part, expected in sizes.items():
             path = shard.path(part)
             try:
-                is_size = path.stat().st_size
+                size = path.stat().st_size
             except OSError:
                 raise DataError(
                     f"the token store {self.folder} lacks {path.name}, which its manifest lists"
                 ) from None
-            if is_size != size:
+            if size != expected:
                 raise DataError(
-                    f"{path} has {is_size} bytes, the manifest says {size}: the shard was truncated or "
+                    f"{path} has {size} bytes, the manifest lists {expected}: the shard was truncated or "
                     "changed; preprocess the text again"
                 )
 
     @property
     def splits(self) -> tuple[str, ...]:
+        """The names of the splits that have tokens."""
         return tuple(name for name, split in self._splits.items() if split.tokens)
 
     def split(self, name: str) -> Split:
+        """Return a split by name. Raises DataError where the store has none of that name."""
         if name not in self._splits:
             raise DataError(
                 f"the token store {self.folder} has no split '{name}'{did_you_mean(name, self._splits)}"
             )
         return self._splits[name]
 
-    def tokenizer(self) -> Any:
-        from fwk.data.tokenizers import load
-
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer of the store. Raises DataError where it is not the one that the tokens come from."""
         tokenizer = load(self.folder / "tokenizer")
         if tokenizer.fingerprint != self.manifest["vocabulary"]["fingerprint"]:
             raise DataError(
@@ -250,7 +263,7 @@ class Store:
         return tokenizer
 
     def unigrams(self) -> np.ndarray:
-        """int64 [V]: how often each id occurs in the training split."""
+        """Return how often each id occurs in the training split; int64 [V]."""
         path, size = self.folder / "unigrams.npy", self.manifest["vocabulary"]["size"]
         try:
             counts = np.load(path, allow_pickle=False)
@@ -261,7 +274,7 @@ class Store:
         return counts.astype(np.int64)
 
     def verify(self) -> None:
-        """Compare every shard with its hash in the manifest (reads everything)."""
+        """Raise DataError where a shard does not match its hash in the manifest. Reads every file."""
         for split in self.manifest["splits"].values():
             for entry in split["shards"]:
                 for part in PARTS:
@@ -272,7 +285,8 @@ class Store:
                         )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a store. Raises DataError where it is missing, damaged or of another version."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -281,24 +295,31 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except ValueError:
         raise DataError(f"{path} is damaged: it is not JSON") from None
     try:
-        if manifest["format"] != FORMAT:
-            raise DataError(f"{path} describes a '{manifest['format']}', expected a {FORMAT}")
-        if manifest["version"] != VERSION:
-            raise DataError(
-                f"{folder} has token store version {manifest['version']}, this fwk reads version {VERSION}"
-            )
-        if manifest["dtype"] not in ("uint16", "uint32"):
-            raise DataError(
-                f"{path} names tokens of type {manifest['dtype']!r}, expected uint16 or uint32"
-            )
-        int(manifest["vocabulary"]["size"])
-        for split in manifest["splits"].values():
-            for entry in split["shards"]:
-                counts = [entry[k] for k in PARTS]
-                if not all(isinstance(c, int) and c >= 0 for c in counts):
-                    raise TypeError
-        if manifest["fingerprint"] != fingerprint_of(manifest):
-            raise DataError(f"{path} was changed: its fingerprint does not match what it lists")
+        _check_manifest(manifest, path)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise DataError(f"{path} is damaged: it lacks what a token store's manifest has") from None
+        raise DataError(
+            f"{path} is damaged: entries of a token store's manifest are missing"
+        ) from None
     return manifest
+
+
+def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
+    """Raise DataError where a manifest is not as expected; any other error means that it lacks something."""
+    if manifest["format"] != FORMAT:
+        raise DataError(f"{path} describes a '{manifest['format']}', expected a {FORMAT}")
+    if manifest["version"] != VERSION:
+        raise DataError(
+            f"{path.parent} has token store version {manifest['version']}, this fwk reads version {VERSION}"
+        )
+    if manifest["dtype"] not in ("uint16", "uint32"):
+        raise DataError(
+            f"{path} names tokens of type {manifest['dtype']!r}, expected uint16 or uint32"
+        )
+    int(manifest["vocabulary"]["size"])
+    for split in manifest["splits"].values():
+        for entry in split["shards"]:
+            counts = [entry[part] for part in PARTS]
+            if not all(isinstance(count, int) and count >= 0 for count in counts):
+                raise TypeError("counts are numbers that are not negative")
+    if manifest["fingerprint"] != fingerprint_of(manifest):
+        raise DataError(f"{path} was changed: its fingerprint does not match its entries")

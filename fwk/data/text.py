@@ -266,7 +266,9 @@ class Reader:
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{name}, line {number}: not a JSON object ({str(error)[:80]})") from None
+            raise DataError(
+                f"{name}, line {number}: not a JSON object ({str(error)[:80]})"
+            ) from None
         if isinstance(record, str):
             return check_characters(record, name, number)
         if not isinstance(record, dict):

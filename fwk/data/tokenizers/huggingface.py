@@ -1,0 +1,95 @@
+"""Tokenizers of the Hugging Face library `tokenizers`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from fwk.data.tokenizers.base import Tokenizer, save_files, shorten
+from fwk.errors import DataError
+
+
+def tokenizers_library() -> ModuleType:
+    """Return the package `tokenizers`, set up to use no threads. Raises DataError where it is not installed."""
+    try:
+        import tokenizers
+    except ImportError:
+        raise DataError(
+            "WordPiece and byte-level BPE need the package 'tokenizers'; install it with "
+            "pip install 'fwk[hf]', or use the kinds unigram or bpe"
+        ) from None
+    # preprocessing runs one process per core already
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return tokenizers
+
+
+class HFTokenizer(Tokenizer):
+    """A tokenizer of the library `tokenizers`, held as the text of its `tokenizer.json`."""
+
+    kind = "huggingface"
+
+    def __init__(self, content: str, where: str = "tokenizer.json") -> None:
+        """Parse a `tokenizer.json`. where: its name in messages."""
+        self._content = content
+        tokenizers = tokenizers_library()
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(content)
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(
+                f"{where} is not a tokenizer of the tokenizers library ({shorten(error)})"
+            ) from None
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
+
+        self._find_special()
+        added = json.loads(content).get("added_tokens", [])
+        self._specials = tuple(sorted(int(entry["id"]) for entry in added if entry.get("special")))
+        self._fingerprint = hashlib.sha256(b"huggingface" + content.encode()).hexdigest()
+
+    def __reduce__(self) -> tuple[type[HFTokenizer], tuple[str]]:
+        return HFTokenizer, (self._content,)
+
+    @property
+    def size(self) -> int:
+        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def special(self) -> tuple[int, ...]:
+        return tuple(sorted({*self._specials, *super().special}))
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        hidden = {self.pad, self.cls, self.sep}
+        shown = [int(index) for index in ids if int(index) not in hidden]
+        return self._tokenizer.decode(shown, skip_special_tokens=False)
+
+    def token(self, index: int) -> str:
+        return self._tokenizer.id_to_token(int(index))
+
+    def id(self, token: str) -> int:
+        index = self._tokenizer.token_to_id(token)
+        return -1 if index is None else index
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def save(self, folder: str | Path) -> None:
+        meta = {
+            "format": 1,
+            "library": "tokenizers",
+            "file": "tokenizer.json",
+            "fingerprint": self.fingerprint,
+        }
+        save_files(Path(folder), {"tokenizer.json": self._content.encode()}, meta)

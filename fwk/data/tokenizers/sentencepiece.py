@@ -1,0 +1,205 @@
+"""Tokenizers of the library sentencepiece: unigram and BPE."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fwk.data.tokenizers.base import Tokenizer, save_files, shorten
+from fwk.errors import DataError
+
+_LONGEST = 16384  # bytes of a text that the trainer reads
+_OPTIONS: dict[str, Any] = {  # of the trainer, whose options have many types
+    "hard_vocab_limit": False,
+    "character_coverage": 0.9999,
+    "max_sentence_length": _LONGEST,
+    "minloglevel": 4,
+    "shuffle_input_sentence": False,
+    "unk_surface": "[UNK]",
+    "control_symbols": ["[MASK]"],
+    "pad_id": 0,
+    "unk_id": 1,
+    "bos_id": 2,
+    "eos_id": 3,
+    "pad_piece": "[PAD]",
+    "unk_piece": "[UNK]",
+    "bos_piece": "[CLS]",
+    "eos_piece": "[SEP]",
+}
+
+
+class SentencePiece(Tokenizer):
+    """A sentencepiece model (unigram or BPE), held as the bytes of its `.model` file so that it pickles to workers."""
+
+    kind = "sentencepiece"
+
+    def __init__(self, proto: bytes, where: str = "tokenizer.model", lower: bool = False) -> None:
+        """Parse a model. where: its name in messages. lower: whether text is lower-cased before it is encoded."""
+        import sentencepiece
+
+        self._proto, self.lower = proto, lower
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
+            self._size = self._processor.get_piece_size()
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise DataError(f"{where} is not a sentencepiece model ({shorten(error)})") from None
+        if self._size == 0:
+            raise DataError(f"{where} is not a sentencepiece model (it has no pieces)")
+
+        self._find_special()
+        if self.pad < 0 and self._processor.pad_id() >= 0:
+            self.pad = self._processor.pad_id()
+        if self.unk < 0:
+            self.unk = self._processor.unk_id()
+        self._specials = tuple(
+            index
+            for index in range(self._size)
+            if self._processor.is_control(index) or self._processor.is_unknown(index)
+        )
+        preparation = b"lower" if lower else b""
+        self._fingerprint = hashlib.sha256(b"sentencepiece" + preparation + proto).hexdigest()
+
+    def __reduce__(self) -> tuple[type[SentencePiece], tuple[bytes, str, bool]]:
+        return SentencePiece, (self._proto, "tokenizer.model", self.lower)
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def special(self) -> tuple[int, ...]:
+        return tuple(sorted({*self._specials, *super().special}))
+
+    def encode(self, text: str) -> list[int]:
+        return self._processor.encode(text.lower() if self.lower else text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if self.lower:
+            texts = [text.lower() for text in texts]
+        return self._processor.encode(list(texts), num_threads=1)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        hidden = {self.pad, self.cls, self.sep}
+        parts: list[str] = []
+        ordinary: list[int] = []  # ids since the last [MASK] or [UNK]
+        for index in map(int, ids):
+            if index in hidden:
+                continue
+            if index not in (self.mask, self.unk):
+                ordinary.append(index)
+                continue
+            if ordinary:
+                parts.append(self._processor.decode(ordinary))
+                ordinary = []
+            parts.append(self.token(index))
+        if ordinary:
+            parts.append(self._processor.decode(ordinary))
+        return " ".join(parts)
+
+    def token(self, index: int) -> str:
+        return self._processor.id_to_piece(int(index))
+
+    def id(self, token: str) -> int:
+        index = self._processor.piece_to_id(token)  # the id of [UNK] for an unknown piece
+        known = 0 <= index < self._size and self._processor.id_to_piece(index) == token
+        return index if known else -1
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def save(self, folder: str | Path) -> None:
+        meta = {
+            "format": 1,
+            "library": "sentencepiece",
+            "file": "tokenizer.model",
+            "lower": self.lower,
+            "fingerprint": self.fingerprint,
+        }
+        save_files(Path(folder), {"tokenizer.model": self._proto}, meta)
+
+
+def train_sentencepiece(
+    texts: Iterable[str], kind: str, size: int, lower: bool, threads: int
+) -> SentencePiece:
+    """Return a trained tokenizer of kind unigram or bpe.
+
+    Where the text does not support `size` tokens, the largest vocabulary that it supports is trained instead, if
+    `texts` can be read twice. Raises DataError where training fails.
+    """
+    try:
+        return _train(texts, kind, size, lower, threads)
+    except RuntimeError as error:
+        largest = _largest_size(str(error))
+        if largest is None:
+            raise _training_failed(kind, size, error) from None
+    if not isinstance(texts, Sequence):
+        raise DataError(
+            f"the text is too small for a {kind} vocabulary of {size}; the largest is {largest}"
+        )
+    try:
+        return _train(texts, kind, largest, lower, threads)
+    except RuntimeError as error:
+        raise _training_failed(kind, largest, error) from None
+
+
+def _train(texts: Iterable[str], kind: str, size: int, lower: bool, threads: int) -> SentencePiece:
+    """Train once. Raises DataError where there is no text, RuntimeError where the library fails."""
+    import sentencepiece
+
+    count = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal count
+        for piece in _pieces(texts):
+            count += 1
+            yield piece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=counted(),
+            model_writer=model,
+            vocab_size=size,
+            model_type=kind,
+            num_threads=threads,
+            normalization_rule_name="nmt_nfkc_cf" if lower else "nmt_nfkc",
+            **_OPTIONS,
+        )
+    except RuntimeError:
+        if count == 0:
+            raise DataError("there is no text to train a tokenizer on") from None
+        raise
+    return SentencePiece(model.getvalue())
+
+
+def _pieces(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the texts cut to a length that the trainer does not skip, without empty ones and zero bytes."""
+    for text in texts:
+        text = text.strip().replace("\x00", "")
+        while text:
+            piece, text = text[: _LONGEST // 4], text[_LONGEST // 4 :]
+            yield piece
+
+
+def _training_failed(kind: str, size: int, error: RuntimeError) -> DataError:
+    return DataError(
+        f"sentencepiece could not train a {kind} vocabulary of {size}: {shorten(error)}"
+    )
+
+
+def _largest_size(message: str) -> int | None:
+    """Return the size of vocabulary that a message of sentencepiece proposes; None where it proposes none.
+
+    The message is 'Please set it to a value <= N' when the text does not support the requested size, and 'Vocabulary
+    size is smaller than required_chars. N vs M' when the characters alone are more.
+    """
+    for pattern in (r"value <= (\d+)", r"required_chars\.?\s+\d+ vs (\d+)"):
+        match = re.search(pattern, message)
+        if match:
+            return int(match.group(1))
+    return None
