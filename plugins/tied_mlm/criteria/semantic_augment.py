@@ -10,12 +10,12 @@ MSE     mean over positions and width of (f_a - f_b)^2, at one of three levels:
           sentence  one vector per sequence: the mean of its words without [CLS] and [SEP]
           cls       the vector at [CLS]
 
-The gradient flows into both views: nothing is stopped. tied_weight 0 is the paper's second baseline (two views, no
-tie); 1, 3, 5, 7, 10 its search space.
+The gradient flows into both views; nothing is stopped. A tied_weight of 0 is the paper's second baseline (two views, no
+tie); its search space is 1, 3, 5, 7, 10.
 
-Deviations: Eq. 1 prints sums where Figure 2 draws means; the figure governs here. The paper names neither the level
-nor the weight of its table; `word` and 1 are our defaults: on a small encoder a larger weight makes the features
-constant before the words are learned.
+Deviations: Eq. 1 prints sums where Figure 2 draws means; this file follows the figure. The paper names neither the level
+nor the weight of its table. Our defaults are `word` and 1: on a small encoder, a larger weight makes the features constant
+before the words are learned.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.masked_lm_head import (
+    HeadOptions,
     MaskedLMHead,
     OutputBias,
     count_chosen,
@@ -38,26 +39,34 @@ from fwk.nn.masked_lm_head import (
     masked_log_probs,
 )
 
+Level = Literal["word", "sentence", "cls"]
 
-def tied_vectors(features: Tensor, view: View, level: str) -> tuple[Tensor, Tensor]:
-    """The vectors that are tied and which of them count: [B, N, D] and bool [B, N]; N is T (word) or 1."""
-    content = (
-        torch.ones_like(view.target, dtype=torch.bool) if view.mask is None else view.mask
-    )  # [B, T]
+
+def counted_vectors(view: View, level: Level) -> Tensor:
+    """Return which of the tied vectors count, bool [B, N]; N is T (word) or 1."""
     if level == "word":
-        return features, content
+        return view.content
     if level == "cls":
-        return features[:, :1], content[:, :1]
-    words = content if view.special is None else content & ~view.special  # [B, T]
-    weights = words.to(features.dtype)
-    mean = (features * weights.unsqueeze(-1)).sum(1, keepdim=True) / weights.sum(1).clamp(min=1)[
-        :, None, None
-    ]
-    return mean, words.any(1, keepdim=True)  # [B, 1, D], [B, 1]
+        return view.content[:, :1]
+    return view.ordinary.any(1, keepdim=True)
+
+
+def tied_vectors(features: Tensor, view: View, level: Level) -> Tensor:
+    """Return the vectors that are tied, [B, N, D]; N is T (word) or 1. features: [B, T, D]."""
+    if level == "word":
+        return features
+    if level == "cls":
+        return features[:, :1]
+    weights = view.ordinary.to(features.dtype)  # [B, T]
+    total = (features * weights.unsqueeze(-1)).sum(1, keepdim=True)  # [B, 1, D]
+    return total / weights.sum(1).clamp(min=1)[:, None, None]
 
 
 def feature_distance(a: Tensor, b: Tensor, counted: Tensor) -> Tensor:
-    """Sum over counted vectors of the mean over D of (a - b)^2: a, b [B, N, D], counted bool [B, N] -> 0-d."""
+    """Return the sum over counted vectors of the mean over D of (a - b)^2, 0-d.
+
+    a, b: [B, N, D]. counted: bool [B, N].
+    """
     wide = torch.promote_types(a.dtype, torch.float32)
     square = (a.to(wide) - b.to(wide)).square().mean(-1)  # [B, N]
     return square.masked_fill(~counted, 0.0).sum()
@@ -70,29 +79,28 @@ class SemanticAugment(Criterion):
     roles = ("masked_lm",)
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(HeadOptions):
         views: tuple[str, ...] = option(("masked", "remasked"), "the two views")
         tied_weight: float = option(
             1.0, "weight of the tie (paper: 0 for the baseline, else one of 1, 3, 5, 7, 10)", low=0
         )
-        level: Literal["word", "sentence", "cls"] = option(
+        level: Level = option(
             "word", "what is tied: every position, the mean of the words, or the [CLS] vector"
         )
         features: Literal["hidden", "transformed"] = option(
             "hidden",
-            "tie the last hidden states, or what the masked-LM head's transform makes of them",
+            "tie the last hidden states, or the output of the masked-LM head's transform",
         )
-        tied_output: bool = option(True, "the output matrix is the encoder's token embedding")
         output_bias: OutputBias = option(
             "zeros",
-            "start the output's bias at zeros (BERT), or at the tokens' log frequency, where the task knows it: a small "
-            "encoder's features then have nothing to tell at first, and the tie makes them constant",
+            "start the output's bias at zeros (BERT), or at the tokens' log frequency, where the task knows it; with the "
+            "latter, a small encoder's features carry no information at first, and the tie makes them constant",
         )
         label_smoothing: float = option(
             0.0, "share of the target's mass spread over the vocabulary", low=0, high=1
         )
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             if len(self.views) != 2 or self.views[0] == self.views[1]:
                 raise ValueError(f"views names {list(self.views)}; expected two different views")
 
@@ -102,7 +110,7 @@ class SemanticAugment(Criterion):
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
+    def views(cls, config: Config) -> dict[str, dict[str, Any] | None]:
         return {name: {"noiser": "bert_mask"} for name in config.views}
 
     @classmethod
@@ -115,27 +123,28 @@ class SemanticAugment(Criterion):
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         a, b = (views[name] for name in self.config.views)
-        chosen_a, chosen_b = count_chosen(a), count_chosen(b)
-        # counting needs no features: the level alone says which vectors there are
-        _, counted = tied_vectors(a.target.unsqueeze(-1).double(), a, self.config.level)
-        return {"masked_lm_a": chosen_a, "masked_lm_b": chosen_b, "tie": counted.sum()}
+        return {
+            "masked_lm_a": count_chosen(a),
+            "masked_lm_b": count_chosen(b),
+            "tie": counted_vectors(a, self.config.level).sum(),
+        }
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         a, b = (views[name] for name in self.config.views)
         sum_a, right_a = masked_lm_sums(self.head, a, self.config.label_smoothing)
         sum_b, right_b = masked_lm_sums(self.head, b, self.config.label_smoothing)
-        tie_a, counted = tied_vectors(self._features(a), a, self.config.level)
-        tie_b, _ = tied_vectors(self._features(b), b, self.config.level)
-        cosine = F.cosine_similarity(
-            tie_a.detach().float(), tie_b.detach().float(), dim=-1
-        )  # [B, N]
+
+        counted = counted_vectors(a, self.config.level)  # [B, N]
+        tied_a = tied_vectors(self._features(a), a, self.config.level)  # [B, N, D]
+        tied_b = tied_vectors(self._features(b), b, self.config.level)
+        distance = feature_distance(tied_a, tied_b, counted)
+        cosine = F.cosine_similarity(tied_a.detach().float(), tied_b.detach().float(), dim=-1)
+
         return Output(
             terms={
                 "masked_lm_a": LossTerm(sum_a, weight=0.5),
                 "masked_lm_b": LossTerm(sum_b, weight=0.5),
-                "tie": LossTerm(
-                    feature_distance(tie_a, tie_b, counted), weight=self.config.tied_weight
-                ),
+                "tie": LossTerm(distance, weight=self.config.tied_weight),
             },
             statistics={
                 "nll": (sum_a + sum_b).detach(),
@@ -147,7 +156,7 @@ class SemanticAugment(Criterion):
         )
 
     def _features(self, view: View) -> Tensor:
-        hidden = view.encoded.features
+        hidden = view.encoded.features  # [B, T, D]
         return hidden if self.config.features == "hidden" else self.head.transformed(hidden)
 
     def log_probs(
