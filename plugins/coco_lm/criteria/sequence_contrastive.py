@@ -1,21 +1,24 @@
 """Sequence contrastive learning (COCO-LM, Meng et al. 2021, section 3.3).
 
-    L = - mean over anchors s of log [ exp(cos(s, s+) / tau) / (exp(cos(s, s+) / tau) + sum over s- of exp(cos(s, s-) / tau)) ]
+    L = - mean over anchors s of log [ e(s, s+) / (e(s, s+) + sum over s- of e(s, s-)) ]
+    e(s, s') = exp(cos(s, s') / tau)
 
 s    the feature at the first position, [CLS], of each of the 2N sequences of both `views`
 s+   that of the same sequence in the other view
 s-   those of all 2N - 2 others, in both views
 tau  `temperature` (1 in the paper)
 
-In the paper the views are a corrupted one (samples of the auxiliary network) and one that is cropped out of the original. There
-is no projection between the encoder and the cosine.
+In the paper, one view is corrupted (samples of the auxiliary network) and the other is cropped out
+of the original. There is no projection between the encoder and the cosine.
 
-**Negatives.** N counts the sequences of the whole update (`update`), those of this micro-batch on all ranks (`ranks`), or those of
-this micro-batch on this rank (`micro_batch`). With the last two the loss depends on how a batch is cut, as any loss between
-the sequences at hand does. With the first it does not: where there are several micro-batches, each is encoded twice, first
-without gradient to know all vectors, then with the gradient of the whole loss by its own vectors (the two passes of Gao et
-al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"). With one, vectors are gathered from all
-ranks as for `ranks`. In evaluation N counts the micro-batch of a rank alone.
+**Negatives.** N is the number of sequences of the whole update (`negatives: update`), of this
+micro-batch on all ranks (`ranks`), or of this micro-batch on this rank (`micro_batch`). With the
+last two, the loss depends on how a batch is cut, as any contrast within a micro-batch does. With
+the first it does not: where an update has several micro-batches, each is encoded twice, first
+without gradient so that all vectors are known, then with the gradient of the whole loss by the
+micro-batch's own vectors (the two passes of Gao et al. 2021, "Scaling Deep Contrastive Learning
+Batch Size under Memory Limited Setup"). With one micro-batch, vectors are gathered from all ranks
+as for `ranks`. In evaluation, N is the number of sequences in the micro-batch of one rank.
 """
 
 from __future__ import annotations
@@ -31,49 +34,81 @@ from torch import Tensor
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
-from fwk_plugins.coco_lm.criteria.corrective_lm import AUXILIARY
+from fwk_plugins.coco_lm.default_views import AUXILIARY
 
-DEFAULTS = {
+DEFAULT_VIEWS: dict[str, dict[str, Any]] = {
     "corrupted": AUXILIARY,
     "cropped": {"noiser": "crop"},
     "masked": {"noiser": "bert_mask"},
 }
-ROWS = (
-    1024  # anchors whose cosines with all others are held at once, where nothing is differentiated
-)
+# where nothing is differentiated, the cosines of this many anchors with all others are held at once
+ROWS = 1024
 
 
 def log_sums(vectors: Tensor, temperature: float) -> Tensor:
-    """log sum over all others of exp(cos / tau), for each of M vectors [M, D] of length 1 -> [M], without gradient."""
-    found = []
-    for own in torch.arange(len(vectors), device=vectors.device).split(ROWS):
-        logits = vectors[own] @ vectors.T / temperature
-        found.append(logits.scatter_(1, own[:, None], -torch.inf).logsumexp(1))
-    return torch.cat(found)
+    """Return log sum over all other vectors of exp(cos / tau) for each vector, [M], no gradient.
+
+    vectors: [M, D], of length 1.
+    """
+    parts = []
+    for itself in torch.arange(len(vectors), device=vectors.device).split(ROWS):
+        logits = vectors[itself] @ vectors.T / temperature
+        parts.append(logits.scatter_(1, itself[:, None], -torch.inf).logsumexp(1))
+    return torch.cat(parts)
 
 
-def contrast(logits: Tensor, own: Tensor, positive: Tensor) -> Tensor:
-    """Losses of A anchors: logits [A, M] with every vector, own and positive int64 [A], the columns of the anchor itself and of
-    its other view -> [A]."""
-    return F.cross_entropy(logits.scatter(1, own[:, None], -torch.inf), positive, reduction="none")
+def contrast(logits: Tensor, itself: Tensor, positive: Tensor) -> Tensor:
+    """Return the losses of A anchors, [A].
+
+    logits: [A, M], with every vector. itself, positive: int64 [A], the columns of the anchor and of
+    its other view.
+    """
+    others = logits.scatter(1, itself[:, None], -torch.inf)
+    return F.cross_entropy(others, positive, reduction="none")
 
 
-def share_of_the_whole(logits: Tensor, log_sum: Tensor, own: Tensor, positive: Tensor) -> Tensor:
-    """The sum of these anchors' losses, with the gradient by these anchors' vectors of the sum of all M losses; 0-d.
+def share_of_the_whole(logits: Tensor, log_sum: Tensor, itself: Tensor, positive: Tensor) -> Tensor:
+    """Return the sum of these anchors' losses, 0-d, with the gradient of the sum of all M losses.
 
-    logits [A, M] = vectors . everyone / tau, of which only the first factor has a gradient. An anchor i is in its own loss
-    and, as a positive or negative, in every other: the derivative of the sum of all losses by the cosine of i and j is
-    p_ij + p_ji - 2 [j = i+], p_ij = exp(logit_ij - log_sum_i). log_sum: [M], of all vectors.
+    logits: [A, M] = anchors . everyone / tau, where only the first factor has a gradient. log_sum:
+    [M], of all vectors. itself, positive: as in `contrast`.
+
+    Vector i occurs in its own loss and, as a positive or a negative, in every other. The derivative
+    of the sum of all losses by the logit of i and j is therefore
+
+        p_ij + p_ji - 2 [j = i+]        p_ij = exp(logit_ij - log_sum_i)
     """
     fixed = logits.detach()
-    slopes = (fixed - log_sum[own][:, None]).exp() + (fixed - log_sum).exp()
-    slopes = slopes.scatter(1, own[:, None], 0.0).scatter_add(
-        1, positive[:, None], torch.full_like(fixed[:, :1], -2.0)
-    )
-    change = (slopes * logits).sum()
-    return (
-        change - change.detach() + (log_sum[own] - fixed.gather(1, positive[:, None])[:, 0]).sum()
-    )
+    slopes = (fixed - log_sum[itself][:, None]).exp() + (fixed - log_sum).exp()  # p_ij + p_ji
+    slopes = slopes.scatter(1, itself[:, None], 0.0)
+    minus_two = torch.full_like(fixed[:, :1], -2.0)
+    slopes = slopes.scatter_add(1, positive[:, None], minus_two)
+
+    # the value of `linear` is of no meaning, its gradient is that of the losses
+    linear = (slopes * logits).sum()
+    value = (log_sum[itself] - fixed.gather(1, positive[:, None])[:, 0]).sum()
+    return linear - linear.detach() + value
+
+
+def cosine_statistics(cosines: Tensor, itself: Tensor, positive: Tensor) -> dict[str, Tensor]:
+    """Return additive statistics of positive and negative pairs, from which metrics are computed.
+
+    cosines: [A, M]. itself, positive: as in `contrast`.
+    """
+    A, M = cosines.shape
+    of_positives = cosines.gather(1, positive[:, None]).sum()
+    of_themselves = cosines.gather(1, itself[:, None]).sum()
+    nearest = itself  # without any sequence there is no column to choose
+    if M:
+        nearest = cosines.scatter(1, itself[:, None], -torch.inf).argmax(1)
+    anchors = torch.tensor(A, device=cosines.device)
+    return {
+        "positive": of_positives,
+        "negative": cosines.sum() - of_positives - of_themselves,
+        "right": (nearest == positive).sum(),
+        "anchors": anchors,
+        "negatives": anchors * (M - 2),
+    }
 
 
 @register("criterion", "sequence_contrastive")
@@ -86,15 +121,15 @@ class SequenceContrastive(Criterion):
         temperature: float = option(1.0, "divides the cosines (COCO-LM: 1)", low=1e-4)
         negatives: Literal["micro_batch", "ranks", "update"] = option(
             "update",
-            "other sequences of the micro-batch, of that on all ranks, or of the whole update (which encodes twice where it has "
-            "several micro-batches)",
+            "other sequences of the micro-batch, of the micro-batches of all ranks, or of the whole "
+            "update (which encodes twice where it has several micro-batches)",
         )
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             if len(self.views) != 2 or self.views[0] == self.views[1]:
                 raise ValueError(f"views names {list(self.views)}; expected two different views")
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         self.label = build.name
         if build.encoder.innermost().direction == "left_to_right":
@@ -107,7 +142,7 @@ class SequenceContrastive(Criterion):
     @classmethod
     def views(cls, config: Config) -> dict[str, dict[str, Any] | None]:
         names = [*config.views, *(["masked"] if "corrupted" in config.views else [])]
-        return {name: DEFAULTS.get(name) for name in names}
+        return {name: DEFAULT_VIEWS.get(name) for name in names}
 
     @classmethod
     def encoded(cls, config: Config) -> tuple[str, ...]:
@@ -115,7 +150,8 @@ class SequenceContrastive(Criterion):
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
-        return 0.0  # two rows of cosines, which grow with the others at hand: nothing beside an encoder
+        # two rows of cosines, whose length is the number of sequences at hand: nothing beside an encoder
+        return 0.0
 
     @classmethod
     def prepares(cls, config: Config, micro_batches: int) -> bool:
@@ -129,73 +165,78 @@ class SequenceContrastive(Criterion):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         first, second = self._vectors(views)  # [B, D] each
-        rows, mine = torch.stack([first, second], 1), torch.arange(len(first), device=first.device)
-        cached = "vectors" in context.prepared
-        if cached:
-            rows, mine = context.over_update("vectors")
-        elif self.config.negatives != "micro_batch":
-            rows, mine = context.gather(rows)
-        N, tau = len(rows), self.config.temperature
-        anchors, everyone = (
-            torch.cat([first, second]),
-            torch.cat([rows[:, 0], rows[:, 1]]),
-        )  # [2B, D], [2N, D]
-        own, positive = torch.cat([mine, mine + N]), torch.cat([mine + N, mine])  # [2B] each
+        pairs, rows = self._sequences_at_hand(first, second, context)  # [N, 2, D], [B]
+        N, tau = len(pairs), self.config.temperature
+        anchors = torch.cat([first, second])  # [2B, D]
+        everyone = torch.cat([pairs[:, 0], pairs[:, 1]])  # [2N, D]
+        itself = torch.cat([rows, rows + N])  # [2B], the column of each anchor
+        positive = torch.cat([rows + N, rows])  # [2B], the column of its other view
+
         with torch.autocast(anchors.device.type, enabled=False):
             logits = anchors @ everyone.T / tau  # [2B, 2N]
-            if cached:
-                total = share_of_the_whole(logits, log_sums(everyone, tau), own, positive)
+            if "vectors" in context.prepared:
+                total = share_of_the_whole(logits, log_sums(everyone, tau), itself, positive)
             else:
-                total = contrast(logits, own, positive).sum()
-        cosines = logits.detach() * tau
-        near, itself = (cosines.gather(1, where[:, None]).sum() for where in (positive, own))
-        nearest = cosines.scatter(1, own[:, None], -torch.inf).argmax(1) if N else own
-        count = torch.tensor(len(anchors), device=anchors.device)
+                total = contrast(logits, itself, positive).sum()
         return Output(
             terms={"contrast": LossTerm(total)},
-            statistics={
-                "positive": near,
-                "negative": cosines.sum() - near - itself,
-                "right": (nearest == positive).sum(),
-                "anchors": count,
-                "negatives": count * (2 * N - 2),
-            },
+            statistics=cosine_statistics(logits.detach() * tau, itself, positive),
         )
 
+    def _sequences_at_hand(
+        self, first: Tensor, second: Tensor, context: Context
+    ) -> tuple[Tensor, Tensor]:
+        """Return the vectors of all N sequences, [N, 2, D], and this micro-batch's rows, int64 [B].
+
+        first, second: [B, D], this micro-batch's vectors.
+        """
+        if "vectors" in context.prepared:
+            return context.over_update("vectors")
+        pairs = torch.stack([first, second], 1)  # [B, 2, D]
+        if self.config.negatives == "micro_batch":
+            return pairs, torch.arange(len(first), device=first.device)
+        return context.gather(pairs)
+
     def _vectors(self, views: Mapping[str, View]) -> list[Tensor]:
-        """Of each view, [B, D] of length 1, in fp32 or wider."""
-        first, second = (views[name] for name in self.config.views)
+        """Return the vectors of both views, [B, D] each, of length 1, in fp32 or wider.
+
+        Raises ConfigError where the views have different sequences or widths.
+        """
+        pair = [views[name] for name in self.config.views]
+        first, second = pair
+        key = f"criterion.{self.label}.views"
         if not torch.equal(first.draws, second.draws):
             raise ConfigError(
-                f"criterion.{self.label}.views",
+                key,
                 f"'{first.name}' and '{second.name}' have different sequences; expected two "
-                "views of the same ones",
+                "views of the same sequences",
             )
-        found = [
-            view.encoded.features[:, 0] if len(view) else view.encoded.features.sum(1)
-            for view in (first, second)
-        ]
-        if found[0].shape != found[1].shape:
+        features = [self._first_position(view) for view in pair]  # [B, D] each
+        widths = [vectors.shape[1] for vectors in features]
+        if widths[0] != widths[1]:
             raise ConfigError(
-                f"criterion.{self.label}.views",
-                f"'{first.name}' and '{second.name}' are encoded {found[0].shape[1]} and "
-                f"{found[1].shape[1]} wide; cosines need one width",
+                key,
+                f"'{first.name}' and '{second.name}' are encoded {widths[0]} and {widths[1]} wide; "
+                "cosines need one width",
             )
         return [
-            F.normalize(each.to(torch.promote_types(each.dtype, torch.float32)), dim=-1)
-            for each in found
+            F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=-1)
+            for vectors in features
         ]
 
+    def _first_position(self, view: View) -> Tensor:
+        features = view.encoded.features  # [B, T, D]
+        # a view without rows may have no positions either
+        return features[:, 0] if len(view) else features.sum(1)
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Mean cosines of positive and of negative pairs; how often the positive is the nearest."""
+        """Return mean cosines of positive and negative pairs, and how often the positive is nearest."""
         if not sums["anchors"] > 0:
             return {}
-        found = {
+        values = {
             "positive_cosine": float(sums["positive"] / sums["anchors"]),
             "accuracy": float(sums["right"] / sums["anchors"]),
         }
-        return found | (
-            {"negative_cosine": float(sums["negative"] / sums["negatives"])}
-            if sums["negatives"] > 0
-            else {}
-        )
+        if sums["negatives"] > 0:
+            values["negative_cosine"] = float(sums["negative"] / sums["negatives"])
+        return values

@@ -1,21 +1,22 @@
 """Semantic-Augment (Tied-X) masked language modelling.
 
-    L = 1/2 [ CE(a) + CE(b) ] + tied_weight * MSE(f_a, f_b)                                  (Eq. 1, as drawn in Figure 2)
+    L = 1/2 [ CE(a) + CE(b) ] + tied_weight * MSE(f_a, f_b)             (Eq. 1, as drawn in Figure 2)
 
 a, b    `views`: the same text under two independent noisers
 CE(v)   mean over v's chosen positions of -log p(x_t | v)
-f_v     `features`: the last hidden state after the final norm, before the head's transform (or after it)
+f_v     `features`: the last hidden state after the final norm, before the head's transform (or
+        after it)
 MSE     mean over positions and width of (f_a - f_b)^2, at one of three levels:
           word      every non-padding position
           sentence  one vector per sequence: the mean of its words without [CLS] and [SEP]
           cls       the vector at [CLS]
 
-The gradient flows into both views; nothing is stopped. A tied_weight of 0 is the paper's second baseline (two views, no
-tie); its search space is 1, 3, 5, 7, 10.
+The gradient flows into both views; nothing is stopped. A tied_weight of 0 is the paper's second
+baseline (two views, no tie); the paper's search space is 1, 3, 5, 7, 10.
 
-Deviations: Eq. 1 prints sums where Figure 2 draws means; this file follows the figure. The paper names neither the level
-nor the weight of its table. Our defaults are `word` and 1: on a small encoder, a larger weight makes the features constant
-before the words are learned.
+Deviations: Eq. 1 prints sums where Figure 2 draws means; this implementation follows the figure.
+The paper names neither the level nor the weight of its table. Our defaults are `word` and 1: on a
+small encoder, a larger weight makes the features constant before the words are learned.
 """
 
 from __future__ import annotations
@@ -93,8 +94,9 @@ class SemanticAugment(Criterion):
         )
         output_bias: OutputBias = option(
             "zeros",
-            "start the output's bias at zeros (BERT), or at the tokens' log frequency, where the task knows it; with the "
-            "latter, a small encoder's features carry no information at first, and the tie makes them constant",
+            "start the output's bias at zeros (BERT), or at the tokens' log frequency, where the "
+            "task knows it; with the latter, a small encoder's features carry no information at "
+            "first, and the tie makes them constant",
         )
         label_smoothing: float = option(
             0.0, "share of the target's mass spread over the vocabulary", low=0, high=1
@@ -104,7 +106,7 @@ class SemanticAugment(Criterion):
             if len(self.views) != 2 or self.views[0] == self.views[1]:
                 raise ValueError(f"views names {list(self.views)}; expected two different views")
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         self.mask = build.vocabulary.mask
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
