@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from fwk.contracts.noiser import LearnedNoiser, Noiser
     from fwk.contracts.options import option
     from fwk.contracts.phase import Phase
+    from fwk.contracts.read import Read
     from fwk.contracts.task import Source, Task
     from fwk.contracts.views import Batch, Encoded, LossTerm, Output, View
 
