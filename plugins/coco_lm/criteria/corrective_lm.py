@@ -28,13 +28,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, option, register
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.copying import copies, copy_losses
 from fwk.nn.masked_lm_head import HeadOptions, MaskedLMHead, count_chosen, replaced_tokens
@@ -75,7 +75,7 @@ class Predictions(NamedTuple):
 
 
 @register("criterion", "corrective_lm")
-class CorrectiveLM(Criterion):
+class CorrectiveLM(Criterion["CorrectiveLM.Config"]):
     """Which tokens an auxiliary network replaced, and what they were before."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -122,16 +122,11 @@ class CorrectiveLM(Criterion):
             self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any] | None]:
-        return {config.view: AUXILIARY, "masked": {"noiser": "bert_mask"}}
-
-    @classmethod
-    def encoded(cls, config: Config) -> tuple[str, ...]:
-        return (config.view,)  # the masked view is the auxiliary network's to read
-
-    @classmethod
-    def needs_positions(cls, config: Config) -> tuple[str, ...]:
-        return (config.view,)
+    def reads(cls, config: Config) -> dict[str, Read]:
+        return {
+            config.view: Read(AUXILIARY, positions=True),
+            "masked": Read({"noiser": "bert_mask"}, encoded=False),  # the auxiliary network's input
+        }
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, option, register
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
 from fwk_plugins.coco_lm.default_views import AUXILIARY
@@ -112,7 +112,7 @@ def cosine_statistics(cosines: Tensor, itself: Tensor, positive: Tensor) -> dict
 
 
 @register("criterion", "sequence_contrastive")
-class SequenceContrastive(Criterion):
+class SequenceContrastive(Criterion["SequenceContrastive.Config"]):
     """Two views of a sequence are closer to each other than to any other sequence at hand."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -140,13 +140,11 @@ class SequenceContrastive(Criterion):
             )
 
     @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any] | None]:
-        names = [*config.views, *(["masked"] if "corrupted" in config.views else [])]
-        return {name: DEFAULT_VIEWS.get(name) for name in names}
-
-    @classmethod
-    def encoded(cls, config: Config) -> tuple[str, ...]:
-        return config.views
+    def reads(cls, config: Config) -> dict[str, Read]:
+        views = {name: Read(DEFAULT_VIEWS.get(name)) for name in config.views}
+        if "corrupted" in views:  # made from the masked view, which this criterion does not encode
+            views.setdefault("masked", Read({"noiser": "bert_mask"}, encoded=False))
+        return views
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, option, register
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.masked_lm_head import (
     HeadOptions,
@@ -74,7 +74,7 @@ def feature_distance(a: Tensor, b: Tensor, counted: Tensor) -> Tensor:
 
 
 @register("criterion", "semantic_augment")
-class SemanticAugment(Criterion):
+class SemanticAugment(Criterion["SemanticAugment.Config"]):
     """Masked LM on two noised views of the same text, whose features are tied by their mean squared difference."""
 
     roles = ("masked_lm",)
@@ -112,12 +112,9 @@ class SemanticAugment(Criterion):
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any] | None]:
-        return {name: {"noiser": "bert_mask"} for name in config.views}
-
-    @classmethod
-    def needs_positions(cls, config: Config) -> tuple[str, ...]:
-        return config.views
+    def reads(cls, config: Config) -> dict[str, Read]:
+        masked = Read({"noiser": "bert_mask"}, positions=True)
+        return dict.fromkeys(config.views, masked)
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
