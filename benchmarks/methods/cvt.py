@@ -128,7 +128,7 @@ def by_hand(trainer, batch: int) -> tuple[Callable[[], None], Callable[[], torch
     """What somebody writes who needs these two tasks and no others: an update, and the loss of the next one."""
     run = trainer.run
     encoder, (pos, tree) = run.module.networks["main"], run.module.criteria.values()
-    sources, states = list(run.task.sources("train").values()), run.module.states["main"]
+    sources, states = list(run.task.sources("train").values()), run.module.encoding.states["main"]
     parameters = [p for name, p in run.module.named_parameters() if name != "anchor"]
     optimizer, draws, update = optimizer_by_hand(parameters), np.arange(batch), 0
 

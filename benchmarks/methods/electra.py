@@ -68,7 +68,7 @@ def ours(part: str, size: str, batch: int) -> Callable[[], Any]:
     """One call of it is one update (or part of one)."""
     import torch
 
-    from fwk.engine.module import Update
+    from fwk.engine.update import Update
     from fwk.testing import batches_of, trainer_of
 
     keep = trainer_of(config(size, batch))
@@ -76,10 +76,10 @@ def ours(part: str, size: str, batch: int) -> Callable[[], Any]:
     batches, module = batches_of(trainer.run), trainer.run.module
     if part == "update":
         return lambda: (trainer.step(next(batches)), keep)
-    step = Update(update=1)
-    micro = module.begin(next(batches)[0], 0, step, trainer.run.device)
+    step = Update(number=1)
+    micro = module.begin(next(batches)[0], 0, step)
     trainer.step(next(batches))
-    views = module._run(module.plan.steps, micro, step)
+    views = module.run_actions(module.plan.actions, micro, step)
     masked, corrupted = views["masked"], views["corrupted"].replace(encoded=None)
     parameters = [parameter for parameter in module.parameters() if parameter is not module.anchor]
 

@@ -65,7 +65,7 @@ def measure(
         trainer_of(config_of(size, batch)) as trainer,
         tempfile.TemporaryDirectory(dir=folder) as place,
     ):
-        batches, saver = batches_of(trainer.run), trainer.saver
+        batches, saver = batches_of(trainer.run), trainer.bookkeeping.saver
         saver.folder = Path(place)
         trainer.step(next(batches))
 
@@ -75,8 +75,8 @@ def measure(
             return time.perf_counter() - start
 
         def save(background: bool) -> float:
-            trainer.saved_at, saver.background = -1, background
-            return timed(trainer.save)
+            trainer.bookkeeping.saved_at, saver.background = -1, background
+            return timed(trainer.bookkeeping.save)
 
         save(False)
         save(True)  # the buffers are made once

@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.common import ratio, table, taking_turns, write
-from fwk.engine.module import Update
-from fwk.testing import batches_of, tiny_config, trainer_of
+from fwk.engine.update import Update
+from fwk.testing import batches_of, begin_update, tiny_config, trainer_of
 
 COMMON = {"criterion": {"masked_lm": {}}, "schedule": {"name": "constant", "warmup": 0}}
 MINI = {
@@ -133,14 +133,14 @@ def by_fwk(trainer) -> Callable[[], None]:
         run.hooks.hook.fwk_update_begin(run=run)
         trainer.step(next(updates))
         run.hooks.hook.fwk_update_end(run=run)
-        trainer.report()
+        trainer.bookkeeping.after_update()
 
     return step
 
 
 def masked(trainer, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Tokens [B, T], positions [B, K] and targets [B, K] of a micro-batch; sequences of one length, so one K."""
-    view = trainer.run.module.begin(batch, 0, Update(), torch.device("cpu")).views["masked"]
+    view = trainer.run.module.begin(batch, 0, Update()).views["masked"]
     positions = view.positions[view.valid].view(len(view), -1)
     return view.tokens, positions, view.target.gather(1, positions)
 
@@ -156,7 +156,7 @@ def masking(trainer) -> Callable[[], Sequence[torch.Tensor]]:
     """Batches of the same shape and the same share of masks, from a tensor that holds all sequences of the first updates."""
     run, vocabulary = trainer.run, trainer.run.task.vocabulary()
     rows = torch.cat(
-        [batches[0].inputs["tokens"] for _, batches in zip(range(16), batches_of(run))]
+        [batches[0]["batch"].inputs["tokens"] for _, batches in zip(range(16), batches_of(run))]
     )  # [N, T]
     B, K = masked(trainer, next(batches_of(run))[0])[1].shape
     lowest = max(vocabulary.special) + 1
@@ -210,12 +210,11 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
     config = tiny_config(TOY)
     with trainer_of(config) as trainer, trainer_of(config) as other:
         run, module = trainer.run, trainer.run.module
-        updates, step = trainer.updates(), Update(update=1)
+        updates, step = trainer.updates(), Update(number=1)
         _, hand = by_hand(other, masked_before(other))
         hand["forward"]().backward()
         batches = next(updates)
-        micros = [module.begin(batches[0], 0, step, run.device)]
-        trainer.agree(micros, step)
+        micros = begin_update(trainer, batches, step)
         trainer.differentiate(micros, step)
         output = module(micros[0], step)
         run.update = 1  # not one at which something is logged
@@ -242,10 +241,10 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
             trainer.enter_phase(run.hooks.hook.fwk_phase(run=run))
             run.hooks.hook.fwk_update_begin(run=run)
             run.hooks.hook.fwk_update_end(run=run)
-            trainer.report()
+            trainer.bookkeeping.after_update()
 
         def record() -> None:
-            trainer.record(output, output.loss.detach())
+            run.meters.record(output, output.loss.detach())
             run.meters.commit()
 
         made = [
@@ -257,8 +256,12 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
             ),
             ("hooks without listeners", hooks, 1, None),
             ("schedule and progress", lambda: (run.learning_rate_factor(), run.progress), 1, None),
-            ("micro-batch begun", lambda: module.begin(batches[0], 0, step, run.device), 1, None),
-            ("counts", lambda: trainer.agree(micros, step), 1, None),
+            (
+                "micro-batch begun and counted",
+                lambda: begin_update(trainer, batches, step),
+                1,
+                None,
+            ),
             (
                 "forward (`fwk`: also accuracy, terms, contexts)",
                 lambda: module(micros[0], step),

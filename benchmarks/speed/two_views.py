@@ -44,14 +44,14 @@ SHAPE = {
 
 def apart(plan: Plan) -> Plan:
     """The same plan with one call per view."""
-    steps = [
+    actions = [
         part
-        for step in plan.steps
+        for action in plan.actions
         for part in (
-            [Encode((view,)) for view in step.views] if isinstance(step, Encode) else [step]
+            [Encode((view,)) for view in action.views] if isinstance(action, Encode) else [action]
         )
     ]
-    return Plan(plan.static, tuple(steps), plan.dynamic)
+    return Plan(plan.static, tuple(actions), plan.dynamic)
 
 
 def updater(trainer) -> Callable[[], None]:
@@ -71,10 +71,10 @@ def compare(N: int, repetitions: int) -> list[list[str]]:
         contenders = [updater(trainer) for trainer in trainers]
         for update in contenders:
             update()
-        before = [trainer.run.module.encoder_calls for trainer in trainers]
+        before = [trainer.run.module.encoding.calls for trainer in trainers]
         times = taking_turns(contenders, repetitions)
         calls = [
-            (trainer.run.module.encoder_calls - start) / repetitions
+            (trainer.run.module.encoding.calls - start) / repetitions
             for trainer, start in zip(trainers, before)
         ]
     if calls != [1, 1, 2]:

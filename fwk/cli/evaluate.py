@@ -107,7 +107,7 @@ def _said(a: argparse.Namespace) -> Iterator[str]:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("--text: is read by one process; start it without torchrun")
     from fwk.data.text import numbered_lines, path_not_found
-    from fwk.engine.evaluate import predict_texts
+    from fwk.engine.predict import predict_texts
     from fwk.runs.loaded import load
 
     if a.text != "-" and not os.path.exists(a.text):

@@ -94,7 +94,7 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         criteria=criteria,
         views=views,
         reads=reads,
-        encoded=encoded,
+        encodes=encoded,
         seed=config.seed,
         weights={label: spec.weight for label, spec in config.criterion.items()},
         pad=max(vocabulary.pad, 0) if vocabulary else 0,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fwk.engine.ranks.world import World, sum_named
+from fwk.engine.update import StepOutput
 
 
 class Meters:
@@ -35,6 +36,12 @@ class Meters:
                 at_hand = value.dim() == 0 and value.device.type == "cpu"
                 value = value.item() if at_hand else value.detach().double()
             _add(self._pending, prefix + name, value)
+
+    def record(self, output: StepOutput, loss: Tensor) -> None:
+        """Add what a micro-batch contributed: its share of the loss, sums and statistics."""
+        self.add({"loss": loss})
+        self.add(output.sums, "sum:")
+        self.add(output.statistics, "stat:")
 
     def commit(self) -> None:
         for name, value in self._pending.items():

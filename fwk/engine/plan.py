@@ -1,150 +1,205 @@
-"""In which order views are made and encoded, so that every view is encoded once and the encoder is called as few times
-as the dependencies allow.
+"""The order in which views are made and encoded.
 
-Static views of static views are made before the forward pass (their positions are what counts are taken from). Inside
-it, each step either makes a view or encodes a group of views in one call. A view that only criteria need waits for the
-others, so it shares their call; a view that a learned noiser reads encoded goes first.
+Every view is encoded once, and the encoder is called as few times as the dependencies allow.
+
+Static views of static views are made before the forward pass, because counts are taken from their positions. Inside
+the forward pass, each action either makes a view or encodes a group of views in one call. A view that only criteria read
+waits for the others, so that it shares their call; a view whose encoding a noiser reads goes first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from fwk.errors import ConfigError, did_you_mean
 
-BATCH = "batch"  # the name under which the unchanged batch is a source
+BATCH = "batch"  # the name under which the unchanged batch is a parent
+Group = tuple[str, str, bool]  # network, mode, whether with averaged weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A view, as far as the order is concerned. source: the view it is made of. learned: its noiser has a network.
-    reads_encoding: its noiser wants the source encoded. group: views of one group may share an encoder call."""
+    """A view, as far as the order is concerned."""
 
     name: str
-    source: str = BATCH
-    learned: bool = False
-    reads_encoding: bool = False
-    group: tuple = ("main", "train", False)
+    parent: str = BATCH  # the view that it is made of
+    learned: bool = False  # its noiser has a network
+    reads_encoding: bool = False  # its noiser reads the parent's encoding
+    group: Group = ("main", "train", False)  # views of one group may share an encoder call
 
 
 @dataclass(frozen=True)
 class Make:
+    """An action: make a view."""
+
     view: str
 
 
 @dataclass(frozen=True)
 class Encode:
+    """An action: encode views of one group."""
+
     views: tuple[str, ...]
+
+
+Action = Make | Encode
 
 
 @dataclass(frozen=True)
 class Plan:
-    """static: views made before the forward pass, in order. steps: what happens inside it. dynamic: views that exist
-    only inside the forward pass, in order."""
+    """The order of all work on the views of a micro-batch."""
 
-    static: tuple[str, ...]
-    steps: tuple[Make | Encode, ...]
-    dynamic: tuple[str, ...]
+    static: tuple[str, ...]  # views made before the forward pass, in order
+    actions: tuple[Action, ...]  # inside the forward pass
+    dynamic: tuple[str, ...]  # views that exist only inside the forward pass, in order
 
-    def until(self, views: Iterable[str], nodes: Mapping[str, Node]) -> tuple[Make | Encode, ...]:
-        """The steps that are needed to make `views` (not to encode them), for the `prepare` phase."""
-        needed, encoded = set(), set()
+    @property
+    def encoded(self) -> tuple[tuple[str, ...], ...]:
+        """The views that are encoded, group by group."""
+        return tuple(action.views for action in self.actions if isinstance(action, Encode))
 
-        def want(name: str) -> None:
-            if name == BATCH or name in needed:
-                return
-            needed.add(name)
-            if nodes[name].reads_encoding:
-                encoded.add(nodes[name].source)
-            want(nodes[name].source)
+    def until(self, views: Iterable[str], nodes: Mapping[str, Node]) -> tuple[Action, ...]:
+        """Return the actions that make `views`, without encoding them, for the `prepare` phase."""
+        wanted = needed(views, nodes)
+        actions: list[Action] = []
+        for action in self.actions:
+            if isinstance(action, Make):
+                if action.view in wanted:
+                    actions.append(action)
+            elif any(
+                nodes[name].reads_encoding and nodes[name].parent in action.views for name in wanted
+            ):
+                actions.append(action)
+                # the whole call is repeated, so that dropout falls the same way
+                wanted |= needed(action.views, nodes)
+        return tuple(actions)
 
-        for view in views:
-            want(view)
-        steps = []
-        for step in self.steps:
-            if isinstance(step, Make) and step.view in needed:
-                steps.append(step)
-            elif isinstance(step, Encode) and encoded.intersection(step.views):
-                steps.append(step)
-                for name in step.views:
-                    want(name)  # the whole call is repeated, so that dropout falls the same way
-        return tuple(steps)
+
+def needed(views: Iterable[str], nodes: Mapping[str, Node]) -> set[str]:
+    """Return these views and all views that they are made of, without the batch itself."""
+    names: set[str] = set()
+    pending = list(views)
+    while pending:
+        name = pending.pop()
+        if name not in names and name != BATCH:
+            names.add(name)
+            pending.append(nodes[name].parent)
+    return names
 
 
 def make_plan(nodes: Mapping[str, Node], encoded: Iterable[str]) -> Plan:
-    """nodes by view name; encoded: the views somebody reads encoded. ConfigError on unknown sources and cycles."""
+    """Return the plan for views by name.
+
+    encoded: the views whose encodings criteria read. Raises ConfigError for an unknown parent, for views that are made
+    of each other in a circle, and where a noiser reads the encoded batch.
+    """
     for node in nodes.values():
-        if node.source != BATCH and node.source not in nodes:
+        if node.parent != BATCH and node.parent not in nodes:
             raise ConfigError(
                 f"views.{node.name}.of",
-                f"there is no view '{node.source}'{did_you_mean(node.source, nodes)}",
+                f"there is no view '{node.parent}'{did_you_mean(node.parent, nodes)}",
             )
-    static, pending = [], dict(nodes)
-    made = {BATCH}
-    while ready := [
-        n for n in pending.values() if n.source in made and not n.learned and not n.reads_encoding
-    ]:
-        for node in ready:
-            static.append(node.name)
-            made.add(node.name)
-            del pending[node.name]
-    steps: list[Make | Encode] = []
-    dynamic = []
-    wanted = set(encoded) | {n.source for n in nodes.values() if n.reads_encoding}
+    read_by_noisers = {node.parent for node in nodes.values() if node.reads_encoding}
+    wanted = set(encoded) | read_by_noisers
     if BATCH in wanted:
         raise ConfigError(
-            "views", "a noiser reads the encoded batch; give it a view of noiser 'identity' to read"
+            "views",
+            "a noiser reads the encoded batch; let it read a view of the noiser 'identity' instead",
         )
-    order = {name: number for number, name in enumerate(nodes)}
-    done: set[str] = set()
+    return _Planner(nodes).plan(wanted)
 
-    def encode(names: Iterable[str]) -> None:
-        groups: dict[tuple, list[str]] = {}
+
+@dataclass
+class _Planner:
+    """A plan that is being made."""
+
+    nodes: Mapping[str, Node]
+    pending: dict[str, Node] = field(init=False)  # views that are not made yet
+    made: set[str] = field(default_factory=lambda: {BATCH})
+    encoded: set[str] = field(default_factory=set)
+    actions: list[Action] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.pending = dict(self.nodes)
+
+    def plan(self, wanted: Collection[str]) -> Plan:
+        """Return the whole plan. wanted: the views to encode."""
+        static = self.make_static()
+        dynamic = self.make_dynamic()
+        self.encode(name for name in wanted if name not in self.encoded)
+        return Plan(tuple(static), tuple(self.actions), tuple(dynamic))
+
+    def make_static(self) -> list[str]:
+        """Make the views that need no network; return their names in order."""
+        static = []
+        while ready := [
+            node.name
+            for node in self.pending.values()
+            if node.parent in self.made and not node.learned and not node.reads_encoding
+        ]:
+            static += ready
+            self.mark_made(ready)
+        return static
+
+    def make_dynamic(self) -> list[str]:
+        """Make all other views, with the encodings that noisers read; return their names in order."""
+        dynamic = []
+        while self.pending:
+            ready = [
+                node.name
+                for node in self.pending.values()
+                if node.parent in self.made
+                and (not node.reads_encoding or node.parent in self.encoded)
+            ]
+            if ready:
+                self.actions += [Make(name) for name in ready]
+                dynamic += ready
+                self.mark_made(ready)
+                continue
+            blocking = {
+                node.parent
+                for node in self.pending.values()
+                if node.reads_encoding and node.parent in self.made
+            }
+            if not blocking:
+                names = ", ".join(sorted(self.pending))
+                raise ConfigError("views", f"the views {names} are made of each other in a circle")
+            self.encode(blocking)
+        return dynamic
+
+    def mark_made(self, names: Iterable[str]) -> None:
+        """Note that these views exist."""
+        for name in names:
+            self.made.add(name)
+            del self.pending[name]
+
+    def encode(self, names: Iterable[str]) -> None:
+        """Encode views, each group in one action, in the order of the config."""
+        order = {name: number for number, name in enumerate(self.nodes)}
+        groups: dict[Group, list[str]] = {}
         for name in sorted(names, key=order.__getitem__):
-            groups.setdefault(nodes[name].group, []).append(name)
-        steps.extend(Encode(tuple(group)) for group in groups.values())
-        done.update(*groups.values())
-
-    while pending:
-        ready = [
-            n
-            for n in pending.values()
-            if n.source in made and (not n.reads_encoding or n.source in done)
-        ]
-        if ready:
-            for node in ready:
-                steps.append(Make(node.name))
-                dynamic.append(node.name)
-                made.add(node.name)
-                del pending[node.name]
-            continue
-        blocking = {n.source for n in pending.values() if n.reads_encoding and n.source in made}
-        if not blocking:
-            raise ConfigError(
-                "views",
-                f"the views {', '.join(sorted(pending))} are made of each other in a circle",
-            )
-        encode(blocking)
-    encode(name for name in wanted if name not in done)
-    return Plan(tuple(static), tuple(steps), tuple(dynamic))
+            groups.setdefault(self.nodes[name].group, []).append(name)
+        self.actions += [Encode(tuple(views)) for views in groups.values()]
+        self.encoded.update(*groups.values())
 
 
 def share_calls(lengths: list[int], rows: list[int], waste: float = 0.15) -> list[list[int]]:
-    """Which views of a group go into one encoder call: padding to a common T must cost at most `waste` of the call.
+    """Return which views of a group go into one encoder call, as lists of their numbers.
 
-    lengths, rows: T and B of each view. Returns lists of indices; views of one length always share a call.
+    lengths, rows: T and B of each view. waste: the largest share of a call that padding to a common T may cost. Views of
+    one length always share a call.
     """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    order = sorted(range(len(lengths)), key=lambda number: (-lengths[number], number))
     calls: list[list[int]] = []
-    for i in order:
+    for number in order:
         for call in calls:
-            longest = lengths[call[0]]
-            total = longest * (rows[i] + sum(rows[j] for j in call))
-            useful = lengths[i] * rows[i] + sum(lengths[j] * rows[j] for j in call)
+            together = [*call, number]
+            total = lengths[call[0]] * sum(rows[member] for member in together)
+            useful = sum(lengths[member] * rows[member] for member in together)
             if total - useful <= waste * total:
-                call.append(i)
+                call.append(number)
                 break
         else:
-            calls.append([i])
+            calls.append([number])
     return [sorted(call) for call in sorted(calls, key=min)]

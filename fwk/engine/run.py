@@ -6,14 +6,15 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pluggy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fwk.config.spec import RunConfig
 from fwk.contracts.phase import Phase
+from fwk.contracts.schedule import Schedule
 from fwk.contracts.task import Task
 from fwk.data.order import Order
 from fwk.engine.ema import Average
@@ -24,9 +25,16 @@ from fwk.engine.ranks.world import World
 from fwk.flops import Count
 
 
+# the state of an optimizer by parameter name: tensors, and JSON-able values
+OptimizerState = tuple[dict[str, Tensor], dict[str, Any]]
+
+
 @dataclass(kw_only=True)
 class Run:
-    """Everything about a run in progress; see `fwk.contracts.hooks` for what hooks may rely on."""
+    """A run in progress: its parts, and all state that a checkpoint holds.
+
+    `fwk.contracts.hooks.RunView` lists what hooks may rely on.
+    """
 
     config: RunConfig
     folder: Path
@@ -36,26 +44,40 @@ class Run:
     world: World
     precision: Precision
     hooks: pluggy.PluginManager
-    schedule: Any
+    schedule: Schedule
     operations: Count | None = None  # FLOPs, where they could be counted
-    optimizer: torch.optim.Optimizer | None = None
-    average: Average | None = None
+    average: Average | None = None  # of the weights, with train.ema
+    resumed_from: Path | None = None  # the checkpoint that this start continues from
+
+    # progress
+    update: int = 0  # updates done
+    skipped: int = (
+        0  # updates in which fp16 overflowed: they have a number and draws, and no effect
+    )
+    tokens: int = 0  # seen so far, without padding
+    sequences: int = 0  # seen so far
+    seconds_before: float = 0.0  # training time of earlier starts
+    agreed_seconds: float = 0.0  # training time as rank 0 measured it, equal on all ranks
+
+    # optimisation
     phase: Phase | None = None
+    optimizer: torch.optim.Optimizer = cast(
+        torch.optim.Optimizer, None
+    )  # built with the first phase
+    frozen_optimizer_state: OptimizerState = field(default_factory=lambda: ({}, {}))
+    schedule_start: tuple[int, float] | None = (
+        None  # applied updates and progress where a phase restarted it
+    )
+    rate: float = 0.0  # learning rate of the last update
+    grad_norm: float = 0.0  # of the last update, before clipping
+
+    # results
     meters: Meters = field(default_factory=Meters)
-    update: int = 0
-    skipped: int = 0  # updates that fp16 overflowed in: they have a number and draws, and no effect
-    tokens: int = 0
-    sequences: int = 0
-    seconds_before: float = 0.0
-    agreed_seconds: float = 0.0
-    best: list[tuple[float, int]] = field(default_factory=list)
-    milestones: list[int] = field(
-        default_factory=list
-    )  # updates whose checkpoints are kept for good (train.keep_at)
-    last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    schedule_start: tuple[int, float] | None = None
-    owed: bool = False  # a validation of this update that a request to stop cut short
-    resumed_from: Path | None = None
+    last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)  # by split
+    validation_pending: bool = False  # a request to stop interrupted the validation of this update
+    best: list[tuple[float, int]] = field(default_factory=list)  # (metric, update), the best first
+    milestones: list[int] = field(default_factory=list)  # updates that train.keep_at keeps for good
+
     _started: float = field(default_factory=time.monotonic)
 
     @property

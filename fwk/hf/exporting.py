@@ -58,7 +58,7 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
     if by == ENCODER:
         encoder, role, head = loaded.model, None, None
     elif by in criteria:
-        network = module.specs[module.encoded[by][0]].encoder
+        network = module.specs[module.encodes[by][0]].encoder
         encoder, role, head = module.networks[network], criteria[by].roles[0], criteria[by].head
     elif by in noisers:
         encoder, role, head = noisers[by].network, noisers[by].roles[0], noisers[by].head

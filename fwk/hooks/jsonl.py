@@ -42,7 +42,7 @@ class JSONL:
         self.path = Path(run.folder) / "metrics.jsonl"
         try:
             if resumed:
-                cut_back(self.path, run.update, owed=run.owed)
+                cut_back(self.path, run.update, owed=run.validation_pending)
             else:
                 self.path.write_text("", encoding="utf-8")
         except OSError as error:

@@ -28,7 +28,8 @@ from fwk.contracts.hooks import hookimpl
 from fwk.contracts.options import option
 from fwk.contracts.task import Task
 from fwk.contracts.views import Batch
-from fwk.engine.module import ObjectiveModule, Update
+from fwk.engine.module import ObjectiveModule
+from fwk.engine.update import Update
 from fwk.hooks.baselines import text_baselines
 from fwk.hooks.terminal import Screen
 from fwk.nn.masked_lm_head import MaskedLMHead
@@ -147,14 +148,15 @@ def fill_in(
     batch = _collated(
         task, source, task.source_names().index(first), [int(index) for index in spread]
     )
-    name = next((name for name in module.reads[label] if name in module.plan.static), None)
+    name = next((name for name in module.parts[label].roots if name in module.plan.static), None)
     if name is None:
         return []
     was_training = module.training
     module.eval()
     try:
-        device = next(module.parameters()).device
-        view = module.begin(batch, 0, Update(update=update, split="valid"), device).views[name]
+        facts = Update(number=update, split="valid")
+        static = module.static_of_this_phase(batch, facts.split)
+        view = module.begin(static, 0, facts).views[name]
         features = module.encode([view], module.specs[name].encoder)[0].features
         chances = (
             module.criteria[label].head(view.at_positions(features)).float().softmax(-1)

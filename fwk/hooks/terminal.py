@@ -17,8 +17,11 @@ from rich.text import Text
 
 from fwk.components.registry import register
 from fwk.contracts.hooks import hookimpl
+from fwk.contracts.noiser import LearnedNoiser
 from fwk.contracts.options import option
 from fwk.engine.feed.loader import micro_batches
+from fwk.engine.module import ObjectiveModule
+from fwk.engine.plan import Encode, Make
 
 REDRAW = 0.2  # seconds between two drawings of the live line
 
@@ -252,7 +255,7 @@ def work_lines(run: Any) -> list[str]:
     """Which networks run on which views, which criteria read them, and what each costs."""
     parts = run.operations.parts if run.operations else {}
     train = run.config.train
-    work = run.module.work(micro_batches(train.batch, run.world_size, train.micro_batch))
+    work = work_of(run.module, micro_batches(train.batch, run.world_size, train.micro_batch))
     width = max((len(who) for who, _, _ in work), default=0)
     lines = []
     for who, does, counted_as in work:
@@ -264,6 +267,40 @@ def work_lines(run: Any) -> list[str]:
         )
         lines.append(f"  {who:<{width}}  {does}{cost}")
     return lines
+
+
+def work_of(module: ObjectiveModule, micro_batches: int) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return the pieces of work in an update of so many micro-batches.
+
+    A piece is (component, description, keys in `fwk.flops.count`).
+    """
+    pieces = [_work_on_views(module, action) for action in module.plan.actions]
+    for part, _ in module.active_criteria:
+        encodes = ", ".join(module.encodes[part.name])
+        pieces.append((part.name, f"reads {encodes}", (f"criterion.{part.name}",)))
+    for label in module.preparing(micro_batches)[:1]:
+        again = "has the views made and encoded once more before, without gradient"
+        pieces.append((label, again, ("prepare",)))
+    return [piece for piece in pieces if piece is not None]
+
+
+def _work_on_views(
+    module: ObjectiveModule, action: Make | Encode
+) -> tuple[str, str, tuple[str, ...]] | None:
+    """Return the piece of work that an action of the plan is; None where no network takes part."""
+    if isinstance(action, Encode):
+        network, mode, ema = module.nodes[action.views[0]].group
+        details = [mode] * (mode != "train") + ["averaged weights"] * ema
+        description = f"encodes {', '.join(action.views)}"
+        if details:
+            description += f" ({', '.join(details)})"
+        return network, description, tuple(f"encoder on {view}" for view in action.views)
+
+    noiser = module.noisers[action.view]
+    if not isinstance(noiser, LearnedNoiser) or noiser.network is None:
+        return None
+    description = f"makes {action.view} of {module.nodes[action.view].parent}"
+    return module.parts[action.view].network, description, (f"views.{action.view}",)
 
 
 def quantity(value: float) -> str:

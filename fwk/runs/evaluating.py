@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fwk.config.resolve import read as read_config
-from fwk.engine.evaluate import evaluate, predict
+from fwk.engine.evaluate import evaluate
+from fwk.engine.predict import predict, predictors
 from fwk.engine.ranks.joining import process_group
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, restore_counters
@@ -78,7 +79,7 @@ def evaluate_run(
                 raise UserError(
                     "--predictions: are written by one process; start it without torchrun"
                 )
-            if not run.module.predictors:
+            if not predictors(run.module):
                 raise UserError(
                     f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)"
                 )

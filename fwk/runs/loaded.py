@@ -15,7 +15,7 @@ from fwk.config.resolve import read as read_config
 from fwk.config.spec import RunConfig
 from fwk.contracts.encoder import Encoder
 from fwk.engine.build import build_module
-from fwk.engine.evaluate import predict_texts
+from fwk.engine.predict import predict_texts
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, model_tensors, write_weights
 from fwk.errors import CheckpointError, PluginError, UnknownName, UserError
@@ -125,7 +125,7 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
         module, {**tensors["model"], **(tensors["average"] if average else {})}, found
     )
     module.eval()
-    module.ema = tensors.get("average")  # for views that are encoded with it
+    module.encoding.averages = tensors.get("average")  # for views that are encoded with it
     return Loaded(
         found,
         config,

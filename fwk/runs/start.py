@@ -100,7 +100,7 @@ def _train(
     if latest is not None:
         trainer.restore(latest)
         if world.main:
-            trainer.settle(latest)
+            trainer.bookkeeping.prune_checkpoints(latest)
             if run.done:
                 print(
                     f"fwk: {folder} is finished at update {run.update}: nothing to do; a longer run "
@@ -120,11 +120,11 @@ def _train(
         with world.failing_together(), explaining_errors(trainer):
             status = trainer.train()
             if status == "finished":
-                trainer.save()
-            trainer.finish_saving()
+                trainer.bookkeeping.save()
+            trainer.bookkeeping.finish_saving()
             world.enter("the end")
         if status == "finished":
-            trainer.emit(
+            trainer.bookkeeping.log_record(
                 {
                     "event": "finished",
                     "split": "train",
@@ -133,7 +133,7 @@ def _train(
                 }
             )
         elif world.main:
-            trainer.emit(
+            trainer.bookkeeping.log_record(
                 {
                     "event": "stopped",
                     "split": "train",
@@ -141,11 +141,11 @@ def _train(
                     "seconds": round(run.seconds, 3),
                 }
             )
-        trainer.complain()
+        trainer.bookkeeping.raise_log_failure()
     except BaseException as error:
         hooks.hook.fwk_exception(run=run, error=error)
         if not isinstance(error, KeyboardInterrupt):  # the second Ctrl-C does not wait
-            trainer.saver.abandon()
+            trainer.bookkeeping.saver.abandon()
         raise
     finally:
         hooks.hook.fwk_run_end(run=run, status=status)
@@ -184,7 +184,7 @@ def build_run(
         compile_networks(module)
         hooks.register(CompileCounter(), name="compile_watch")
     average = Average(module, config.train.ema) if config.train.ema else None
-    module.ema = average.values if average else None
+    module.encoding.averages = average.values if average else None
     for label, component in config.hooks.items():
         hooks.register(component.cls(component.config), name=label)
     schedule = config.schedule.cls(config.schedule.config)

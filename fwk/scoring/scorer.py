@@ -19,8 +19,8 @@ from fwk.contracts.criterion import Criterion
 from fwk.contracts.noiser import Noiser
 from fwk.contracts.options import convert, schema_of
 from fwk.contracts.views import View
-from fwk.engine.module import Update
 from fwk.engine.precision import Precision
+from fwk.engine.update import Update
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
 from fwk.runs.loaded import Loaded
 
@@ -153,7 +153,7 @@ class Scorer:
     @property
     def longest(self) -> int:
         """Tokens that the encoders can read at once, [CLS] and [SEP] included; 0: any number."""
-        return self.module.longest
+        return self.module.encoding.longest
 
     def encode(
         self, texts: Sequence[ScoredText], cut: bool = False, lenient: bool = False
@@ -218,9 +218,10 @@ class Scorer:
 
     def _batch(self, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of rows of one length, int64 [B, T]."""
-        batch, step = self.task.batch_of(ids), Update(split="score")
-        micro = self.module.begin(batch, 0, step, self.device)
-        context = self.module.scoring_context(self.path, micro, step, self.budget)
+        batch, update = self.task.batch_of(ids), Update(split="score")
+        views = self.module.static_of_this_phase(batch, update.split)
+        micro = self.module.begin(views, 0, update)
+        context = self.module.contexts.for_scoring(self.path, micro, update, self.budget)
         text = (
             View.from_batch(batch, "text").replace(mask=None).to(self.device)
         )  # all of one length

@@ -47,6 +47,7 @@ from fwk.testing.optimizers import (
 )
 from fwk.testing.running import (
     batches_of,
+    begin_update,
     difference,
     differentiate_once,
     gradients,
@@ -66,6 +67,7 @@ __all__ = [
     "Result",
     "assert_conforms",
     "batches_of",
+    "begin_update",
     "change_config",
     "check",
     "difference",

@@ -15,8 +15,8 @@ import torch
 
 from fwk.config.spec import RunConfig
 from fwk.engine.evaluate import evaluate
-from fwk.engine.module import ObjectiveModule, Update
-from fwk.engine.plan import Encode
+from fwk.engine.module import ObjectiveModule
+from fwk.engine.update import Update
 from fwk.testing.config import change_config
 from fwk.testing.running import (
     batches_of,
@@ -80,20 +80,16 @@ def rule_one_encode(config: RunConfig) -> str:
     """Check that every view is encoded once per micro-batch, by the calls of the plan."""
     with trainer_of(config) as trainer:
         module = trainer.run.module
-        groups = [action.views for action in module.plan.steps if isinstance(action, Encode)]
-        planned = [name for group in groups for name in group]
+        planned = [name for group in module.plan.encoded for name in group]
         if len(planned) != len(set(planned)):
             return f"the plan encodes a view twice: {planned}"
 
-        update = Update(update=1, counts=None)
-        micro = module.begin(next(batches_of(trainer.run))[0], 0, update, trainer.run.device)
-        if module.prepares(update):
-            module.prepare(micro, update)
-            module.exchange([micro])
+        update = Update(number=1)
+        (micro,) = module.ready(next(batches_of(trainer.run))[:1], update)
         # a view of some rows only may be empty in this micro-batch, and is not encoded then
         planned = [name for name in planned if len(micro.views[name])]
         with _views_encoded(module) as encoded:
-            module(micro, update)
+            module.measure(micro, update)
     if sorted(encoded) != sorted(planned):
         return f"the plan encodes {sorted(planned)}, but {sorted(encoded)} were encoded"
     return ""
@@ -106,19 +102,20 @@ def _views_encoded(module: ObjectiveModule) -> Iterator[list[str]]:
     Calls of `context.encode` are left out: what a criterion encodes by itself is no view of the plan.
     """
     names: list[str] = []
-    encode, encode_for_component = module.encode, module._encode_one
+    encoding, contexts = module.encoding, module.contexts
+    encode, encode_for_component = encoding.encode, contexts.encode_one
 
     def recorded(views: Any, *args: Any, **kwargs: Any) -> Any:
         names.extend(view.name for view in views)
         return encode(views, *args, **kwargs)
 
     def unrecorded(*args: Any, **kwargs: Any) -> Any:
-        with mock.patch.object(module, "encode", encode):
+        with mock.patch.object(encoding, "encode", encode):
             return encode_for_component(*args, **kwargs)
 
     with (
-        mock.patch.object(module, "encode", recorded),
-        mock.patch.object(module, "_encode_one", unrecorded),
+        mock.patch.object(encoding, "encode", recorded),
+        mock.patch.object(contexts, "encode_one", unrecorded),
     ):
         yield names
 

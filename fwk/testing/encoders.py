@@ -12,6 +12,7 @@ from torch import Tensor
 from fwk.config.spec import RunConfig
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.views import View
+from fwk.engine.plan import BATCH
 from fwk.testing.criteria import TOLERANCE, rule_geometry, rule_resume
 from fwk.testing.running import batches_of, trainer_of
 from fwk.testing.subject import ConfigRule, Rule, Subject
@@ -26,7 +27,7 @@ def _encoder_and_view(config: RunConfig) -> Iterator[tuple[Encoder, View]]:
         networks = trainer.run.module.networks
         encoder = networks[NETWORK if NETWORK in networks else "main"]
         assert isinstance(encoder, Encoder)
-        yield encoder, View.from_batch(next(batches_of(trainer.run))[0])
+        yield encoder, next(batches_of(trainer.run))[0][BATCH]
 
 
 def encoder_is_padding_proof(config: RunConfig) -> str:

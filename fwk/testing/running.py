@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,14 +16,13 @@ from torch import Tensor
 from fwk.components.discovery import load_plugins
 from fwk.config.resolve import from_mapping
 from fwk.config.spec import RunConfig
-from fwk.contracts.views import Batch
-from fwk.engine.feed.loader import train_batches
-from fwk.engine.module import Update
+from fwk.engine.feed.loader import train_views
 from fwk.engine.ranks.world import World
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.signals import StopRequest
 from fwk.engine.trainer import Trainer
+from fwk.engine.update import MicroBatch, Update, Views
 from fwk.runs import start
 from fwk.testing.config import merge_settings
 
@@ -38,38 +38,45 @@ def trainer_of(config: RunConfig, world: World | None = None) -> Iterator[Traine
         yield trainer
 
 
-def batches_of(run: Run, start_update: int = 0) -> Iterator[list[Batch]]:
-    """Iterate over the micro-batches of each update, from the one after `start_update` on."""
+def batches_of(run: Run, start_update: int = 0) -> Iterator[list[Views]]:
+    """Iterate over the static views of each update's micro-batches, from the update after `start_update` on.
+
+    Every micro-batch is made on its own; `Trainer.updates` makes several in one call where rows allow it.
+    """
     train = run.config.train
-    return iter(
-        train_batches(
-            run.task,
-            run.order,
-            batch=train.batch,
-            micro_batch=train.micro_batch,
-            rank=run.rank,
-            world_size=run.world_size,
-            workers=train.workers,
-            start_update=start_update,
-            pin=False,
-            user_dirs=run.config.user_dirs,
-        )
+    return train_views(
+        run.task,
+        run.order,
+        partial(run.module.static_of_all_phases, split="train"),
+        by_row=False,
+        batch=train.batch,
+        micro_batch=train.micro_batch,
+        rank=run.rank,
+        world_size=run.world_size,
+        workers=train.workers,
+        start_update=start_update,
+        device=run.device,
+        user_dirs=run.config.user_dirs,
     )
 
 
 def differentiate_once(trainer: Trainer) -> Update:
     """Fill `.grad` of every parameter for the trainer's next update, without stepping the optimizer."""
-    run, module = trainer.run, trainer.run.module
+    run = trainer.run
     batches = next(batches_of(run, run.update))
-    update = Update(update=run.update + 1, progress=run.progress, micro_batches=len(batches))
-    micros = [module.begin(batch, index, update, run.device) for index, batch in enumerate(batches)]
-    if module.prepares(update):
-        for micro in micros:
-            module.prepare(micro, update)
-        module.exchange(micros)
-    trainer.agree(micros, update)
+    update = Update(number=run.update + 1, progress=run.progress, micro_batches=len(batches))
+    micros = begin_update(trainer, batches, update)
     trainer.differentiate(micros, update)
     return update
+
+
+def begin_update(trainer: Trainer, batches: Sequence[Views], update: Update) -> list[MicroBatch]:
+    """Return the micro-batches of an update, and set its counts: all that precedes its first backward pass."""
+    with trainer.run.precision.autocast():
+        micros = trainer.run.module.ready(batches, update)
+    totals = trainer.sum_over_ranks(trainer.sum_counts(micros, update), micros)
+    update.counts = trainer.take_totals(totals)
+    return micros
 
 
 def gradients(config: RunConfig, world: World | None = None) -> dict[str, Tensor | None]:

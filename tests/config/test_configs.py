@@ -511,7 +511,7 @@ def test_every_view_is_encoded_once(name):
 def test_combined_objectives_share_their_views_in_one_encoder_call():
     with testing.trainer_of(tiny("configs/demo/with_a_user_dir.yaml")) as trainer:
         testing.differentiate_once(trainer)
-        assert trainer.run.module.encoder_calls == 1
+        assert trainer.run.module.encoding.calls == 1
         assert sorted(trainer.run.module.specs) == ["masked", "remasked"]
     with testing.trainer_of(tiny("configs/demo/combined.yaml")) as trainer:
         seen = []
@@ -520,7 +520,7 @@ def test_combined_objectives_share_their_views_in_one_encoder_call():
         )
         testing.differentiate_once(trainer)
         assert (
-            seen == [4 * 12] and trainer.run.module.encoder_calls == 2
+            seen == [4 * 12] and trainer.run.module.encoding.calls == 2
         )  # the other call is the auxiliary network's
         assert sorted(trainer.run.module.specs) == ["corrupted", "cropped", "masked", "remasked"]
 

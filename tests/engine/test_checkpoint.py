@@ -494,7 +494,10 @@ def test_other_ranks_and_micro_batches_see_the_same_draws_in_the_same_order(run)
                 one = start.build_run(config, run, load_plugins(), World(rank=rank, size=size))
                 batches = batches_of(one, 4)
                 ranks.append(
-                    [torch.cat([batch.draws for batch in next(batches)]).tolist() for _ in range(3)]
+                    [
+                        torch.cat([views["batch"].draws for views in next(batches)]).tolist()
+                        for _ in range(3)
+                    ]
                 )
             seen[size, micro] = [
                 [draw for rank in ranks for draw in rank[update]] for update in range(3)

@@ -17,7 +17,7 @@ from torch import nn
 from fwk import testing
 from fwk.contracts.views import View
 from fwk.engine.evaluate import evaluate
-from fwk.engine.module import Update
+from fwk.engine.update import Update
 from fwk.engine.speed import compiling
 from fwk.engine.trainer import Trainer
 from fwk.errors import RunError
@@ -177,12 +177,8 @@ def test_dropout_of_a_compiled_run_follows_from_the_update():
             trainer.run.update = update
             torch.manual_seed(len(seen))  # of no consequence
             batches = next(batches_of(trainer.run, 0))
-            step = Update(update=update + 1, progress=0.0)
-            micros = [
-                trainer.run.module.begin(b, i, step, trainer.run.device)
-                for i, b in enumerate(batches)
-            ]
-            trainer.agree(micros, step)
+            step = Update(number=update + 1, progress=0.0)
+            micros = testing.begin_update(trainer, batches, step)
             trainer.differentiate(micros, step)
             seen.append(trainer.run.module.networks["main"].layers[0].inner.weight.grad.clone())
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])

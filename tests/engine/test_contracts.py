@@ -8,7 +8,7 @@ import torch
 from support.cases import CASES, CONTRACTS, REGISTERED, config_of
 
 from fwk import testing
-from fwk.engine.module import Update
+from fwk.engine.update import Update
 from fwk.testing import batches_of, differentiate_once, gradients, train_briefly, trainer_of
 
 # registered criteria alone are examined by tests/testing/test_conformance.py
@@ -139,9 +139,7 @@ def test_teacher_views_run_without_dropout_and_gradient_and_leave_training_mode_
     config = config_of("teacher view", {"model": {"dropout": 0.5}})
     with trainer_of(config) as trainer:
         module = trainer.run.module
-        view = module.begin(
-            next(batches_of(trainer.run))[0], 0, Update(), trainer.run.device
-        ).views["teacher"]
+        view = module.begin(next(batches_of(trainer.run))[0], 0, Update()).views["teacher"]
         a, b = (module.encode([view], mode="teacher")[0].features for _ in range(2))
         assert torch.equal(a, b) and not a.requires_grad
         assert all(m.training for m in module.networks["main"].modules())
@@ -156,13 +154,15 @@ def test_averaged_weights_are_what_the_teacher_sees():
         for update in range(3):
             trainer.step(next(batches_of(run, update)))
         name = "networks.main.layers.0.inner.weight"
-        assert not torch.equal(run.module.ema[name], dict(run.module.named_parameters())[name])
-        view = run.module.begin(next(batches_of(run))[0], 0, Update(), run.device).views["teacher"]
+        assert not torch.equal(
+            run.module.encoding.averages[name], dict(run.module.named_parameters())[name]
+        )
+        view = run.module.begin(next(batches_of(run))[0], 0, Update()).views["teacher"]
         seen = run.module.encode([view], mode="teacher", ema=True)[0].features
         with torch.no_grad():
             for name, value in run.module.named_parameters():
-                if name in run.module.ema:
-                    value.copy_(run.module.ema[name])
+                if name in run.module.encoding.averages:
+                    value.copy_(run.module.encoding.averages[name])
         assert torch.allclose(
             seen, run.module.encode([view], mode="teacher")[0].features, atol=1e-12
         )
@@ -178,14 +178,14 @@ def test_the_average_follows_its_equation():
             expected = (
                 0.9 * expected + 0.1 * dict(trainer.run.module.named_parameters())[name].detach()
             )
-        assert torch.allclose(trainer.run.module.ema[name], expected, atol=1e-14)
+        assert torch.allclose(trainer.run.module.encoding.averages[name], expected, atol=1e-14)
 
 
 def test_a_view_that_is_only_a_source_is_not_encoded():
     from fwk.engine.plan import Encode, Make
 
     with trainer_of(config_of("generator with tied embeddings")) as trainer:
-        assert trainer.run.module.plan.steps == (Make("corrupted"), Encode(("corrupted",)))
+        assert trainer.run.module.plan.actions == (Make("corrupted"), Encode(("corrupted",)))
 
 
 def test_a_phase_switches_terms_off_with_the_views_that_only_they_need():
@@ -196,7 +196,7 @@ def test_a_phase_switches_terms_off_with_the_views_that_only_they_need():
         run, module = trainer.run, trainer.run.module
         assert trainer.step(next(batches_of(run, 0)))
         trainer.enter_phase(Phase(name="generator off", off=("corrupted", "test_detection")))
-        assert [step.views for step in module.plan.steps] == [("masked",)]
+        assert [step.views for step in module.plan.actions] == [("masked",)]
         run.meters.read(run.world)
         trainer.step(next(batches_of(run, 1)))
         assert [name for name in run.meters.window if name.startswith("sum:")] == [
@@ -237,7 +237,7 @@ def test_a_limit_in_tokens_has_the_learning_rates_of_the_same_limit_in_updates()
             found = []
             for update in range(8):
                 trainer.step(next(batches_of(trainer.run, update)))
-                found.append(trainer.rate)
+                found.append(trainer.run.rate)
             return found
 
     by_tokens, by_updates = rates(tokens=8 * 12 * 16), rates(updates=8)
@@ -264,9 +264,10 @@ def test_tied_parameters_of_another_network_are_averaged_too():
     with trainer_of(config) as trainer:
         trainer.step(next(batches_of(trainer.run, 0)))
         module = trainer.run.module
-        averaged = module._averaged(module.networks["corrupted_network"])
+        averaged = module.encoding.averaged(module.networks["corrupted_network"])
         assert torch.equal(
-            averaged["embeddings.token.weight"], module.ema["networks.main.embeddings.token.weight"]
+            averaged["embeddings.token.weight"],
+            module.encoding.averages["networks.main.embeddings.token.weight"],
         )
 
 

@@ -664,6 +664,6 @@ def test_the_clock_of_the_wall_does_not_matter(tmp_path, monkeypatch):
 
 def test_trainers_that_never_saved_have_nothing_to_wait_for():
     with trainer_of(tiny_config(BASE)) as trainer:
-        trainer.saver.wait()
-        trainer.saver.abandon()
-        trainer.finish_saving()
+        trainer.bookkeeping.saver.wait()
+        trainer.bookkeeping.saver.abandon()
+        trainer.bookkeeping.finish_saving()

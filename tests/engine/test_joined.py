@@ -14,7 +14,7 @@ from fwk.contracts.task import Source
 from fwk.contracts.views import View
 from fwk.engine.feed import loader
 from fwk.engine.feed.joined import JoinedViews
-from fwk.engine.module import Update
+from fwk.engine.update import Update
 from fwk.errors import DataError, PluginError
 from fwk.noisers.bert_mask import BertMask
 from fwk.testing import batches_of, tiny_config, trainer_of
@@ -79,10 +79,7 @@ def alone(trainer, updates, start=0):
     """The views of each update, every micro-batch by itself."""
     module, batches = trainer.run.module, batches_of(trainer.run, start)
     return [
-        [
-            module.begin(batch, i, Update(), trainer.run.device).views
-            for i, batch in enumerate(next(batches))
-        ]
+        [module.begin(batch, i, Update()).views for i, batch in enumerate(next(batches))]
         for _ in range(updates)
     ]
 

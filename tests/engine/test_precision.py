@@ -331,13 +331,13 @@ def test_data_that_are_not_finite_are_named_with_their_example():
             in said
         )
         assert (
-            said.endswith("the last checkpoint is good; mend the data")
+            said.endswith("the last checkpoint is good; fix the data and start again")
             and "input 'pixels' of view 'batch'" in said
         )
 
 
 def batches_draws(run):
-    return next(batches_of(run))[0].draws.numpy()
+    return next(batches_of(run))[0]["batch"].draws.numpy()
 
 
 def test_a_norm_that_overflows_though_every_entry_is_finite_is_said_so():

@@ -13,7 +13,7 @@ from support.paths import RANKS
 
 from fwk import testing
 from fwk.contracts.views import View
-from fwk.engine.module import Update
+from fwk.engine.update import Update
 from fwk.engine.speed import compiling
 from fwk.engine.speed.recompute import Recomputed
 from fwk.errors import ConfigError
@@ -53,11 +53,7 @@ def kept_bytes(config) -> int:
                 alive.append(storage)  # so that no address is used twice
             return tensor
 
-        step = Update(update=1)
-        micros = [
-            run.module.begin(b, i, step, run.device) for i, b in enumerate(next(batches_of(run)))
-        ]
-        trainer.agree(micros, step)
+        micros = testing.begin_update(trainer, next(batches_of(run)), Update(number=1))
         with (
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             run.precision.autocast(),

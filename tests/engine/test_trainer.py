@@ -13,7 +13,7 @@ from torch import nn
 from fwk import hookimpl
 from fwk.cli.common import run_command
 from fwk.engine.evaluate import evaluate
-from fwk.engine.module import Update
+from fwk.engine.update import Update
 from fwk.engine.ranks.world import World
 from fwk.engine.saving import checkpoint
 from fwk.errors import RunError
@@ -58,7 +58,7 @@ def test_the_first_adamw_step_equals_its_equation_without_decay_on_norms_and_bia
     with trainer_of(config) as trainer:
         before = weights(trainer)
         trainer.step(next(batches_of(trainer.run)))
-        assert trainer.rate == 0.01
+        assert trainer.run.rate == 0.01
         decayed = []
         for name, value in trainer.run.named_trainable():
             g, w = value.grad, before[name]
@@ -115,7 +115,7 @@ def test_clipping_scales_the_whole_gradient_and_logs_the_norm_before(clip):
         gradient = {name: p.grad.clone() for name, p in trainer.run.named_trainable()}
         trainer.apply(trainer.run.learning_rate_factor())
         norm = float(torch.stack([g.square().sum() for g in gradient.values()]).sum().sqrt())
-        assert trainer.grad_norm == pytest.approx(norm, rel=1e-12) and norm > 0.05
+        assert trainer.run.grad_norm == pytest.approx(norm, rel=1e-12) and norm > 0.05
         scale = min(1.0, clip / (norm + 1e-6)) if clip else 1.0
         for name, value in trainer.run.named_trainable():
             torch.testing.assert_close(
@@ -186,7 +186,7 @@ def overflow_in(trainer, update: int) -> None:
 
     def overflowing(micros, step):
         differentiate(micros, step)
-        if step.update == update:
+        if step.number == update:
             trainer.run.trainable[0].grad[...] = float("inf")
 
     trainer.differentiate = overflowing
@@ -205,14 +205,14 @@ def test_fp16_skips_an_overflowing_update_without_a_trace_in_weights_averages_an
         window = {name: value.clone() for name, value in run.meters.window.items()}
         moments, _ = checkpoint.pack_optimizer(run.optimizer)
         moments = {name: value.clone() for name, value in moments.items()}
-        rate, scale = trainer.rate, run.precision.scale
+        rate, scale = trainer.run.rate, run.precision.scale
         assert trainer.step(next(batches))
         assert (run.update, run.skipped, run.sequences) == (
             2,
             1,
             24,
         )  # its number and its draws are used up
-        assert run.precision.scale == scale / 2 and trainer.rate == rate
+        assert run.precision.scale == scale / 2 and trainer.run.rate == rate
         assert all(torch.equal(before[n], v) for n, v in run.named_trainable())
         assert all(torch.equal(average[n], v) for n, v in run.average.values.items())
         assert all(
@@ -222,7 +222,9 @@ def test_fp16_skips_an_overflowing_update_without_a_trace_in_weights_averages_an
         assert window.keys() == run.meters.window.keys() and not run.meters.pending
         assert all(torch.equal(window[n], v) for n, v in run.meters.window.items())
         trainer.step(next(batches))
-        assert trainer.rate == pytest.approx(1e-3 * 2 / 4)  # the second update that had an effect
+        assert trainer.run.rate == pytest.approx(
+            1e-3 * 2 / 4
+        )  # the second update that had an effect
         assert float(run.meters.read(World())["updates"]) == 2
 
 
@@ -233,7 +235,7 @@ def test_a_schedule_after_a_skipped_update_is_resumed_too(tmp_path, monkeypatch)
 
     def overflowing(self, micros, step):
         differentiate(self, micros, step)
-        if step.update == 2:
+        if step.number == 2:
             self.run.trainable[0].grad[...] = float("inf")
 
     monkeypatch.setattr(Trainer, "differentiate", overflowing)
@@ -342,11 +344,11 @@ class ByHand:
         def counted(micro, step, per_term=False):
             output = forward(micro, step, per_term)
             if step.split == "train" and run.module.training:
-                while len(self.updates) < step.update:
+                while len(self.updates) < step.number:
                     self.updates.append(
                         {"sums": {}, "counts": {}, "tokens": 0, "weights": output.weights}
                     )
-                own = self.updates[step.update - 1]
+                own = self.updates[step.number - 1]
                 for path, value in output.sums.items():
                     own["sums"][path] = own["sums"].get(path, 0.0) + float(value)
                 own["counts"] = dict(step.counts)
@@ -475,13 +477,11 @@ def test_an_evaluation_does_not_depend_on_the_world_size():
                     run.task, "valid", batch=7, rank=rank, world_size=size, workers=0
                 ):
                     with torch.no_grad():
-                        micro = run.module.begin(
-                            batch, 0, step := Update(split="valid"), run.device
-                        )
-                        counts, output = (
-                            run.module.normalizers(micro, step),
-                            run.module(micro, step),
-                        )
+                        step = Update(split="valid")
+                        views = run.module.static_of_this_phase(batch, step.split)
+                        (micro,) = run.module.ready([views], step)
+                        counts = run.module.normalizers(micro, step)
+                        output = run.module.measure(micro, step)
                     meters.add(output.sums, "sum:")
                     meters.add(counts, "count:")
                     seen += batch.draws.tolist()

@@ -546,7 +546,7 @@ def test_negatives_of_the_update_are_encoded_twice_where_there_are_several_micro
             tiny_config({"criterion": {"sequence_contrastive": {}}, "train": {"micro_batch": size}})
         ) as trainer:
             differentiate_once(trainer)
-            calls[size] = trainer.run.module.encoder_calls
+            calls[size] = trainer.run.module.encoding.calls
     assert calls == {None: 2, 4: 3 * 2 * 2}  # generator and encoder; three micro-batches, twice
 
 

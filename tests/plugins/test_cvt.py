@@ -21,7 +21,7 @@ from fwk.cli.evaluate import main as evaluate_command
 from fwk.config.resolve import build
 from fwk.contracts.views import Encoded
 from fwk.engine.evaluate import batches_by_length, evaluate
-from fwk.engine.module import Update
+from fwk.engine.update import Update
 from fwk.errors import ConfigError, DataError, UserError
 from fwk.testing import (
     batches_of,
@@ -324,7 +324,7 @@ def test_no_gradient_reaches_the_primary_module_from_unlabelled_sentences_and_no
                 parameter.grad = None
             run.update = number
             differentiate_once(trainer)
-            kind = bool(batch[0].inputs["unlabelled"].all())
+            kind = bool(batch[0]["batch"].inputs["unlabelled"].all())
             reached.setdefault(
                 kind,
                 {
@@ -349,14 +349,14 @@ def test_every_update_is_of_one_kind_and_all_tasks_imitate_on_unlabelled_ones():
     with trainer_of(config_of()) as trainer:
         kinds = []
         for batch in (next(batches_of(trainer.run, update)) for update in range(16)):
-            told = batch[0].inputs["unlabelled"]
+            told = batch[0]["batch"].inputs["unlabelled"]
             assert told.all() or not told.any()
             kinds.append(bool(told.all()))
         where, *_ = trainer.run.order.locate(np.arange(12 * trainer.run.order.block))
         assert (
             abs(np.mean(where == 1) - 0.5) < 1 / trainer.run.order.block and 4 <= sum(kinds) <= 12
         )  # a fixed composition
-        steps = [step for step in trainer.run.module.plan.steps]
+        steps = [step for step in trainer.run.module.plan.actions]
         assert sorted(view for step in steps for view in step.views) == [
             "labelled",
             "teacher",
@@ -436,10 +436,8 @@ def test_the_weight_of_imitation_may_rise():
         batch = next(batches_of(trainer.run))
         weights = []
         for progress in (0.0, 0.25, 0.5, 0.9):
-            step = Update(update=1, progress=progress, counts=COUNTS)
-            found = trainer.run.module(
-                trainer.run.module.begin(batch[0], 0, step, trainer.run.device), step
-            )
+            step = Update(number=1, progress=progress, counts=COUNTS)
+            found = trainer.run.module(trainer.run.module.begin(batch[0], 0, step), step)
             weights.append(found.weights["pos/cvt"])
         assert weights == [0.0, 1.0, 2.0, 2.0]
 
@@ -478,14 +476,12 @@ def test_a_mean_teacher_has_averaged_weights_in_encoder_and_module():
         config_of(criterion={"pos": {"students": "primary"}}, views=views, train={"ema": 0.9})
     ) as trainer:
         run = trainer.run
-        batch = next(b for b in batches_of(run) if bool(b[0].inputs["unlabelled"].all()))
+        batch = next(b for b in batches_of(run) if bool(b[0]["batch"].inputs["unlabelled"].all()))
 
-        step = Update(update=1, counts=COUNTS)
+        step = Update(number=1, counts=COUNTS)
 
         def divided():
-            return float(
-                run.module(run.module.begin(batch[0], 0, step, run.device), step).sums["pos/cvt"]
-            )
+            return float(run.module(run.module.begin(batch[0], 0, step), step).sums["pos/cvt"])
 
         before = divided()
         for name in ("criteria.pos.primary.output.bias", "networks.main.token.weight"):
@@ -542,7 +538,7 @@ def test_tasks_take_turns_on_unlabelled_updates(tmp_path):
                 parameter.grad = None
             trainer.run.update = number
             differentiate_once(trainer)
-            if bool(batch[0].inputs["unlabelled"].all()):
+            if bool(batch[0]["batch"].inputs["unlabelled"].all()):
                 seen.append(
                     {
                         name.split(".")[1]
@@ -567,9 +563,9 @@ def disturbed_once(label, **changes):
         number, batch = next(
             (n, b[0])
             for n, b in enumerate(batches_of(run))
-            if bool(b[0].inputs["unlabelled"].all())
+            if bool(b[0]["batch"].inputs["unlabelled"].all())
         )
-        noises, encode = [], run.module.encode
+        noises, encode = [], run.module.encoding.encode
 
         def watched(views, *arguments, **keywords):
             noises.extend(
@@ -577,7 +573,7 @@ def disturbed_once(label, **changes):
             )
             return encode(views, *arguments, **keywords)
 
-        run.module.encode, run.update = watched, number
+        run.module.encoding.encode, run.update = watched, number
         differentiate_once(trainer)
         return (
             run.module.eval(),
@@ -633,7 +629,7 @@ def test_the_adversary_trains_every_part_but_no_auxiliary_module(tmp_path):
             for name, _ in trainer.run.module.named_parameters()
             if name.startswith("criteria")
         )
-        assert sorted(view for step in trainer.run.module.plan.steps for view in step.views) == [
+        assert sorted(view for step in trainer.run.module.plan.actions for view in step.views) == [
             "labelled",
             "teacher",
         ]
@@ -655,8 +651,8 @@ CONSISTENCY = {
 def test_consistency_under_word_dropout_compares_dropped_words_with_whole_sentences():
     with trainer_of(config_of(**CONSISTENCY)) as trainer:
         run = trainer.run
-        batch = next(b for b in batches_of(run) if b[0].inputs["unlabelled"].all())
-        views = run.module.begin(batch[0], 0, Update(), run.device).views
+        batch = next(b for b in batches_of(run) if b[0]["batch"].inputs["unlabelled"].all())
+        views = run.module.begin(batch[0], 0, Update()).views
         lost = views["unlabelled"].tokens != views["teacher"].tokens
         assert (
             0.25 < lost[views["teacher"].mask].double().mean() < 0.55

@@ -291,7 +291,7 @@ def test_only_criteria_learn_on_a_frozen_encoder_which_has_no_dropout(runs, kind
     assert found and all(name.startswith("criteria.") for name in found)
     with trainer_of(config) as trainer:
         run = trainer.run
-        model, batch = run.module.networks["main"], next(batches_of(run))[0]
+        model, batch = run.module.networks["main"], next(batches_of(run))[0]["batch"]
         run.module.train()
         assert (
             not model.frozen.encoder.training
@@ -306,7 +306,7 @@ def test_only_criteria_learn_on_a_frozen_encoder_which_has_no_dropout(runs, kind
 def test_the_mix_is_dropped_out_in_training_alone(runs):
     with trainer_of(config_of(runs / "words", model={"pretrained_dropout": 0.5})) as trainer:
         run = trainer.run
-        model, batch = run.module.networks["main"], next(batches_of(run))[0]
+        model, batch = run.module.networks["main"], next(batches_of(run))[0]["batch"]
         run.module.train()
         assert not torch.equal(
             model(batch.inputs, batch.mask).features, model(batch.inputs, batch.mask).features
@@ -386,7 +386,7 @@ def test_two_labelled_sets_have_mixes_of_their_own_and_sentences_say_whose_they_
         assert run.module.networks["main"].mixed.mix.scalars.shape == (2, 2)
         kinds = set()
         for update in range(24):
-            batch = next(batches_of(run, update))[0]
+            batch = next(batches_of(run, update))[0]["batch"]
             told, sets = batch.inputs["unlabelled"], batch.inputs["labelled_set"]
             assert torch.equal(sets == 0, told) and torch.equal(
                 sets[~told], batch.source[~told] + 1

@@ -157,6 +157,6 @@ def test_objectives_are_combined_in_one_config_and_share_the_corrupted_view():
         }
     )
     with trainer_of(config) as trainer:
-        assert trainer.run.module.plan.steps[-1].views == ("masked", "corrupted")
+        assert trainer.run.module.plan.actions[-1].views == ("masked", "corrupted")
         trainer.step(next(batches_of(trainer.run)))
     assert testing.rule_geometry(config) == ""

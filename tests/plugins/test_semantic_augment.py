@@ -8,7 +8,7 @@ from support.small_text import VOCABULARY, B, D, Stub, T, reference_nll, text
 
 from fwk import BuildContext, Key
 from fwk.contracts.views import Encoded
-from fwk.engine.module import Update
+from fwk.engine.update import Update
 from fwk.noisers.bert_mask import BertMask
 from fwk.testing import batches_of, difference, gradients, stopped_at, tiny_config, trainer_of
 from fwk_plugins.tied_mlm.criteria.semantic_augment import SemanticAugment, feature_distance
@@ -92,7 +92,7 @@ def test_a_tied_weight_of_zero_is_two_masked_lms():
     config = {"criterion": {"semantic_augment": {"tied_weight": 0.0}}}
     with trainer_of(tiny_config(config)) as trainer:
         run = trainer.run
-        step_views = run.module.begin(next(batches_of(run))[0], 0, Update(), run.device).views
+        step_views = run.module.begin(next(batches_of(run))[0], 0, Update()).views
         assert set(step_views) == {"batch", "masked", "remasked"}
     tied = gradients(tiny_config({"criterion": {"semantic_augment": {"tied_weight": 5.0}}}))
     assert difference(gradients(tiny_config(config)), tied) > 1e-3
@@ -108,7 +108,7 @@ def test_identical_views_have_distance_zero_and_width_is_averaged():
 def test_both_views_share_one_encoder_call():
     with trainer_of(tiny_config({"criterion": {"semantic_augment": {}}})) as trainer:
         trainer.step(next(batches_of(trainer.run)))
-        assert trainer.run.module.encoder_calls == 1
+        assert trainer.run.module.encoding.calls == 1
 
 
 def test_metrics_are_what_their_names_say():

@@ -145,9 +145,9 @@ def test_a_masked_lm_scores_each_token_where_it_alone_is_masked(scorer, name):
 
 def test_electric_scores_by_its_energies_in_one_pass(scorer):
     made = scorer("electric", by="noise_contrastive")
-    calls = made.module.encoder_calls
+    calls = made.module.encoding.calls
     one = made(texts(WORDS[2]))[0]
-    assert made.module.encoder_calls == calls + 1
+    assert made.module.encoding.calls == calls + 1
     with torch.no_grad():
         features = made.loaded.model({"tokens": framed(made, WORDS[2])}, None).features
         energies = made.component.energies(features)[0, 1:-1]
@@ -165,8 +165,9 @@ def test_a_cloze_model_gives_a_distribution_for_each_place(scorer, name, by):
     rows = np.repeat(ids.numpy(), V, axis=0)
     rows[:, place] = np.arange(V)
     text = made.task.batch_of(rows)
-    micro = made.module.begin(text, 0, _step(), made.device)
-    context = made.module.scoring_context(made.path, micro, _step(), 10_000)
+    views = made.module.static_of_this_phase(text, "score")
+    micro = made.module.begin(views, 0, _step())
+    context = made.module.contexts.for_scoring(made.path, micro, _step(), 10_000)
     from fwk.contracts.views import View
 
     with torch.no_grad():
@@ -199,7 +200,7 @@ def test_a_causal_lm_scores_each_token_from_what_it_has_read(scorer, name):
 
 
 def _step():
-    from fwk.engine.module import Update
+    from fwk.engine.update import Update
 
     return Update(split="score")
 

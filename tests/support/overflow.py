@@ -21,7 +21,7 @@ def overflowing(trainer, *updates: int) -> None:
 
     def larger(micro, step, per_term=False):
         output = forward(micro, step, per_term)
-        if step.update in updates and step.split == "train" and micro.index == 0:
+        if step.number in updates and step.split == "train" and micro.index == 0:
             output = output._replace(loss=output.loss * 1e38)
         return output
 

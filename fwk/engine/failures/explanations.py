@@ -106,7 +106,7 @@ def out_of_memory(said: str, trainer: Trainer | None) -> str:
         key=np.prod,
     )
     together = max(
-        (step.views for step in run.module.plan.steps if hasattr(step, "views")),
+        run.module.plan.encoded,
         key=len,
         default=(),
     )

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from fwk.contracts.views import View
-from fwk.engine.module import MicroBatch, ObjectiveModule, Update
+from fwk.engine.module import ObjectiveModule
 from fwk.engine.run import Run
+from fwk.engine.update import MicroBatch, Update
 
 NOTHING = "run again, nothing in it is not finite on any rank"
 
@@ -203,7 +204,7 @@ class NotFiniteTracer:
         for name, parameter in self.module.named_parameters():
             if parameter.requires_grad:
                 self.handles.append(parameter.register_hook(self._of_parameter(name)))
-        encode = self.module.encode
+        encode = self.module.encoding.encode
 
         def watched(views: Sequence[View], *arguments: Any, **keywords: Any) -> Any:
             before, self.views = self.views, list(views)
@@ -212,13 +213,13 @@ class NotFiniteTracer:
             finally:
                 self.views = before
 
-        self.module.encode = watched
+        self.module.encoding.encode = watched
         return self
 
     def __exit__(self, *error: Any) -> None:
         for handle in self.handles:
             handle.remove()
-        del self.module.encode
+        del self.module.encoding.encode
         self.found = self.found or self.doubt
 
     def begin(self, micro: MicroBatch) -> None:

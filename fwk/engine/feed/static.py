@@ -17,11 +17,11 @@ from fwk.engine.plan import BATCH
 
 @dataclass(frozen=True)
 class StaticViews:
-    """noisers: by view, in the order in which they are made. sources: by view, the view it is made of."""
+    """Makes the static views of batches."""
 
     seed: int
-    noisers: Mapping[str, Noiser]
-    sources: Mapping[str, str]
+    noisers: Mapping[str, Noiser]  # by view, in the order in which the views are made
+    parents: Mapping[str, str]  # by view: the view that it is made of
 
     @property
     def by_row(self) -> bool:
@@ -31,8 +31,8 @@ class StaticViews:
         """The batch and every static view of it, by name."""
         views = {BATCH: View.from_batch(batch)}
         for name, noiser in self.noisers.items():
-            source = views[self.sources[name]]
-            made = noiser.apply(source, Key(self.seed, f"{split}/{name}", source.draws))
-            padded = made.padded and not made.is_full()
-            views[name] = made.replace(name=name, encoded=None, outline=False, padded=padded)
+            parent = views[self.parents[name]]
+            view = noiser.apply(parent, Key(self.seed, f"{split}/{name}", parent.draws))
+            padded = view.padded and not view.is_full()
+            views[name] = view.replace(name=name, encoded=None, outline=False, padded=padded)
         return views

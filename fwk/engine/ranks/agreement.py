@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from fwk.engine.module import MicroBatch
 from fwk.engine.ranks.world import checksum
 from fwk.engine.run import Run
+from fwk.engine.update import MicroBatch
 from fwk.errors import RunError
 
 

@@ -54,7 +54,7 @@ def capture_state(
         "best": [list(pair) for pair in run.best],
         "milestones": run.milestones,
         "last_metrics": run.last_metrics,
-        "owed": run.owed,
+        "owed": run.validation_pending,
         **own,
         "fingerprint": run.task.fingerprint(),
         "plugins": plugins,
@@ -138,7 +138,7 @@ def restore_state(
     )
     run.best = [(value, update) for value, update in state["best"]]
     run.milestones = list(state.get("milestones", ()))  # checkpoints of older versions have none
-    run.last_metrics, run.owed = state["last_metrics"], state["owed"]
+    run.last_metrics, run.validation_pending = state["last_metrics"], state["owed"]
     run.schedule_start = tuple(state["schedule_start"]) if state["schedule_start"] else None
     load_model_tensors(run.module, tensors["model"], path)
     if run.average is not None:

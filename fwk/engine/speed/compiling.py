@@ -37,9 +37,9 @@ def compile_networks(module: ObjectiveModule, backend: str | None = None) -> Non
         # the backward pass may then reuse what was kept for it, and a second one over the same graph (gradients per
         # term, an objective's own) is refused
         functorch.donated_buffer = False
-    module.compiled = backend or BACKEND
+    module.encoding.backend = backend or BACKEND
     for network in module.networks.values():
-        network.compile(backend=module.compiled)
+        network.compile(backend=module.encoding.backend)
 
 
 def count_graphs() -> int:

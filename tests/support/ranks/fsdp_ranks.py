@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from support.cases import REGISTERED, config_of  # noqa: E402
 
 from fwk import testing  # noqa: E402
-from fwk.engine.module import Update  # noqa: E402
+from fwk.engine.update import Update  # noqa: E402
 from fwk.engine.ranks.joining import process_group  # noqa: E402
 from fwk.engine.ranks.world import World  # noqa: E402
 from fwk.testing import batches_of, trainer_of  # noqa: E402
@@ -46,15 +46,10 @@ def sharded_gradients(name: str, world: World) -> tuple[dict, float]:
             fully_shard(layer, mesh=mesh)
         fully_shard(module, mesh=mesh, ignored_params={module.anchor})  # a scalar cannot be cut
         register_fsdp_forward_method(module, "prepare")
-        trainer.wrapped = module
+        trainer.optimisation.wrapped = module
         batches = next(batches_of(run))
-        step = Update(update=1, progress=0.0, micro_batches=len(batches))
-        micros = [module.begin(batch, i, step, run.device) for i, batch in enumerate(batches)]
-        if module.prepares(step):
-            for micro in micros:
-                module.prepare(micro, step)
-            module.exchange(micros)
-        trainer.agree(micros, step)
+        step = Update(number=1, progress=0.0, micro_batches=len(batches))
+        micros = testing.begin_update(trainer, batches, step)
         for micro in micros:
             module.set_requires_gradient_sync(micro is micros[-1])
             module(micro, step).loss.backward()

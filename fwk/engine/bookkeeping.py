@@ -1,0 +1,251 @@
+"""What happens between updates: log lines, validation and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fwk.engine.evaluate import evaluate
+from fwk.engine.meters import means
+from fwk.engine.phases import optimizer_state
+from fwk.engine.ranks.agreement import compare_weights
+from fwk.engine.ranks.watchdog import LostRanks
+from fwk.engine.run import Run
+from fwk.engine.saving import checkpoint
+from fwk.engine.saving.saver import Saver
+from fwk.engine.saving.state import capture_state
+from fwk.engine.signals import StopRequest
+from fwk.engine.update import MicroBatch
+from fwk.errors import ConfigError, LogFailed, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+
+class Bookkeeping:
+    """Logs, validates and saves a run. All of its state is derived: a resumed run starts with a new one."""
+
+    def __init__(self, run: Run, stop: StopRequest):
+        self.run, self.stop = run, stop
+        self.saved_at = -1  # the update of the last checkpoint
+        self.last_log = (0.0, 0)  # seconds and tokens at the last log line
+        self.log_failure: LogFailed | None = None  # why the log can no longer be written
+        self.saver = Saver(
+            run.folder,
+            run.config.train.async_save,
+            run.config.train.keep_last,
+            run.module,
+            run.world.note_checkpoint,
+        )
+        if run.world.watchdog is not None:
+            run.world.watchdog.last_words.append(self.saver.wait)
+
+    def note_resumed(self, path: Path, update: int) -> None:
+        """Note the checkpoint that the run continues from."""
+        self.saver.good = path.name
+        self.saved_at = update
+
+    def after_update(self) -> None:
+        """Log, validate and save where an update is one at which that is due."""
+        run, train = self.run, self.run.config.train
+        run.world.enter("hooks and logging")
+        self.saver.check()
+        if run.update % train.log_every == 0 or run.done:
+            self.log()
+
+        improved = False
+        due = train.validate_every and run.update % train.validate_every == 0
+        if (due or run.done) and "valid" in run.task.splits():
+            improved = self.validate()
+
+        milestone = self._note_milestones()
+        due = train.save_every and run.update % train.save_every == 0
+        if improved or milestone or due or run.done:
+            self.save()
+
+    def _note_milestones(self) -> bool:
+        """Return whether the run just passed a share of its length at which a checkpoint is kept for good."""
+        run = self.run
+        passed = sum(run.progress >= share for share in run.config.train.keep_at)
+        new = passed - len(run.milestones)
+        run.milestones += [run.update] * new
+        return new > 0
+
+    # -- log lines ---------------------------------------------------------------------------------------------------
+
+    def start_window(self) -> None:
+        """Start to measure the speed that the next log line reports."""
+        self.last_log = (self.run.seconds, self.run.tokens)
+
+    def log(self) -> None:
+        """Log the updates since the last log line."""
+        run = self.run
+        sums = run.meters.read(run.world)
+        updates = float(sums.get("updates", torch.tensor(0.0)))
+        seconds, tokens = self.last_log
+        self.start_window()
+        now, tokens_now = self.last_log
+        record = {
+            "split": "train",
+            "update": run.update,
+            "epoch": round(run.epoch, 6),
+            "loss": float(sums["loss"]) / updates if updates else None,
+            "terms": means(sums),
+            "metrics": run.module.component_metrics(sums),
+            "lr": run.rate,
+            "grad_norm": run.grad_norm,
+            "tokens": run.tokens,
+            "sequences": run.sequences,
+            "tokens_per_second": round((tokens_now - tokens) / max(1e-9, now - seconds), 1),
+            "seconds": round(now, 3),
+        }
+        if run.precision.name == "fp16":
+            record["loss_scale"] = run.precision.scale
+        self.log_record(record)
+
+    def log_record(self, record: dict[str, Any]) -> None:
+        """Give a record to the hooks that log, on rank 0. Where it cannot be written, all ranks save and stop."""
+        if self.run.world.main:
+            try:
+                self.run.hooks.hook.fwk_logged(run=self.run, record=record)
+            except LogFailed as error:
+                self.log_failure = self.log_failure or error
+                self.stop.ask()
+
+    def raise_log_failure(self) -> None:
+        """Raise LogFailed where a record could not be written."""
+        if self.log_failure is not None:
+            raise self.log_failure
+
+    # -- validation --------------------------------------------------------------------------------------------------
+
+    def validate(self) -> bool:
+        """Evaluate the split 'valid'; return whether the result is among the best so far.
+
+        A request to stop ends the evaluation; it is then pending, and repeated when the run continues.
+        """
+        run, train = self.run, self.run.config.train
+        run.world.enter("validation")
+        metrics = evaluate(run, "valid", self.stop)
+        if metrics is None:
+            run.validation_pending = True
+            return False
+        run.last_metrics["valid"] = metrics
+        self.log_record({"split": "valid", "update": run.update, "metrics": metrics})
+        run.hooks.hook.fwk_validated(run=run, split="valid", metrics=metrics)
+        return self._note_best(metrics) if train.keep_best else False
+
+    def _note_best(self, metrics: dict[str, float]) -> bool:
+        """Return whether this update is now among the best. Raises ConfigError where the metric does not exist."""
+        run, train = self.run, self.run.config.train
+        if train.best_metric not in metrics:
+            run.best = []
+            self.save()  # a wrong name must not cost what was learned
+            raise ConfigError(
+                "train.best_metric",
+                f"validation gave no '{train.best_metric}'{did_you_mean(train.best_metric, metrics)}",
+            )
+        value = metrics[train.best_metric]
+        if not math.isfinite(value):
+            return False
+        sign = 1 if train.best_mode == "min" else -1
+        ranked = sorted(
+            [*run.best, (value, run.update)], key=lambda pair: (sign * pair[0], pair[1])
+        )
+        run.best = ranked[: train.keep_best]
+        return any(update == run.update for _, update in run.best)
+
+    def finish_validation(self) -> None:
+        """Run the validation that was interrupted before the checkpoint we resumed from.
+
+        The checkpoint is then saved again, with the metrics.
+        """
+        self.run.validation_pending = False
+        self.validate()
+        if not self.run.validation_pending:
+            self.saved_at = -1
+            self.save()
+
+    def validate_at_the_end(self) -> None:
+        """Make sure that a run that ends has its metrics, and that they are in its checkpoint."""
+        run = self.run
+        missing = run.last_metrics.get("valid") is None and "valid" in run.task.splits()
+        if missing and not run.validation_pending:
+            self.validate()
+            self.saved_at = -1
+        if run.validation_pending:
+            self.save()
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Start to write a checkpoint of this update, on rank 0, unless it is saved already.
+
+        A failure to write ends all ranks: of this checkpoint, or of the one before where they are written in the
+        background.
+        """
+        run = self.run
+        if run.optimizer is None or self.saved_at == run.update:
+            return
+        run.world.enter("saving")
+        self.saved_at = run.update
+        compare_weights(run)
+        meters = run.meters.state(run.world)
+
+        def start() -> None:
+            tensors, state = capture_state(
+                run, optimizer_state(run), meters, rate=run.rate, grad_norm=run.grad_norm
+            )
+            best = [update for _, update in run.best]
+            self.saver.start(run.update, tensors, state, best=best, milestones=run.milestones)
+
+        self._on_first_rank(start)
+
+    def finish_saving(self) -> None:
+        """Wait until the last checkpoint is written."""
+        self.run.world.enter("waiting for the last checkpoint to be written")
+        self._on_first_rank(self.saver.wait)
+        self._on_first_rank(self.raise_log_failure)
+
+    def prune_checkpoints(self, newest: Path) -> None:
+        """Point the links to the newest and best checkpoints, and delete those that are not kept."""
+        run = self.run
+        best = [update for _, update in run.best]
+        keep_last = run.config.train.keep_last
+        checkpoint.prune_checkpoints(run.folder, newest, best, run.milestones, keep_last)
+
+    def _on_first_rank(self, work: Callable[[], None]) -> None:
+        """Do something on rank 0; where it fails there, raise on every rank."""
+        failure: Exception | None = None
+        if self.run.world.main:
+            try:
+                work()
+            except Exception as error:  # the other ranks must learn of it before this one raises
+                failure = error
+        if self.run.world.gather_objects(failure is not None)[0]:
+            raise failure or LostRanks(
+                "rank 0 could not write the checkpoint; its own message says why", quiet=True
+            )
+
+
+def warn_nothing_to_learn(run: Run, micros: Sequence[MicroBatch]) -> None:
+    """Warn that an update contributed no loss: no criterion reads the examples that it drew."""
+    names = run.task.source_names()
+    numbers = {
+        int(number)
+        for micro in micros
+        if micro.batch.source is not None
+        for number in micro.batch.source.unique()
+    }
+    sources = ""
+    if numbers and names:
+        sources = f" (its examples are of {', '.join(names[number] for number in sorted(numbers))})"
+    logger.warning(
+        "update %d has nothing to learn: no criterion reads any of its examples%s; other updates may have none either",
+        run.update + 1,
+        sources,
+    )

@@ -1,0 +1,59 @@
+"""Parts of an objective: the criteria and learned noisers that have loss terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from fwk.contracts.criterion import Criterion
+from fwk.contracts.noiser import LearnedNoiser
+from fwk.contracts.views import View
+
+MAIN = "main"  # the network that `model:` describes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A criterion or a learned noiser at work in this run."""
+
+    name: str  # the left half of 'name/term'
+    component: Criterion | LearnedNoiser
+    network: str  # the network that `context.encode` calls unless it is given another one
+    reads: tuple[str, ...] | None  # the views that it receives; None: all of them
+    path: (
+        str  # 'criteria.mlm', 'learned.corrupted': its place in the module, which seeds its dropout
+    )
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The views that exist for the sake of this part: those that it reads, or that it makes."""
+        return (self.name,) if self.reads is None else self.reads
+
+    def views_of(self, views: Mapping[str, View]) -> Mapping[str, View]:
+        """Return those of the views that this part receives."""
+        if self.reads is None:
+            return views
+        return {name: views[name] for name in self.reads}
+
+
+def parts_of(
+    criteria: Mapping[str, Criterion],
+    learned: Mapping[str, LearnedNoiser],
+    networks: Mapping[str, nn.Module],
+    reads: Mapping[str, Sequence[str]],
+) -> dict[str, Part]:
+    """Return the parts of an objective by name, criteria first."""
+    parts = {
+        label: Part(label, criterion, MAIN, tuple(reads[label]), f"criteria.{label}")
+        for label, criterion in criteria.items()
+    }
+    for view, noiser in learned.items():
+        parts[view] = Part(view, noiser, _network_of(noiser, networks), None, f"learned.{view}")
+    return parts
+
+
+def _network_of(noiser: LearnedNoiser, networks: Mapping[str, nn.Module]) -> str:
+    names = (name for name, network in networks.items() if network is noiser.network)
+    return next(names, MAIN)

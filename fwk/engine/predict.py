@@ -1,0 +1,185 @@
+"""Predictions of criteria: for a split, and for raw texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fwk.contracts.criterion import Criterion
+from fwk.contracts.task import Task
+from fwk.engine.feed.loader import evaluation_batches
+from fwk.engine.module import ObjectiveModule
+from fwk.engine.run import Run
+from fwk.engine.update import Update, Views
+from fwk.errors import DataError, UserError
+
+# of a batch of raw texts, padding included: a parser of words keeps several numbers for each pair of positions
+POSITIONS = 4096
+
+Predictions = dict[str, tuple[Tensor, Tensor]]  # by label: draws [N] and values [N, ...]
+
+
+def predictors(module: ObjectiveModule) -> dict[str, Criterion]:
+    """Return the criteria that predict, by label."""
+    return {
+        part.name: criterion
+        for part, criterion in module.active_criteria
+        if type(criterion).predict is not Criterion.predict
+    }
+
+
+@torch.no_grad()
+def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dict[int, Any]]]:
+    """Return the predictions for a split, in one process: by source and label, example number -> value on the CPU.
+
+    examples: the largest batch; it has no more than evaluation has.
+    """
+    module, train = run.module.eval(), run.config.train
+    update = Update(number=run.update, progress=run.progress, split=split)
+    numbers = _numbers_of_sources(run.task, split)
+    values_of: dict[str, dict[str, dict[int, Any]]] = {name: {} for name in numbers}
+    size = min(examples, train.micro_batch or train.batch)
+    for batch in evaluation_batches(run.task, split, batch=size, rank=0, world_size=1, workers=0):
+        views = module.static_of_this_phase(batch, split)
+        with run.precision.autocast():
+            predictions = _predictions(module, views, update)
+        for label, (draws, values) in predictions.items():
+            for draw, value in zip(draws.tolist(), values.cpu()):
+                source = next(name for name, members in numbers.items() if draw in members)
+                example = draw - numbers[source].start
+                values_of[source].setdefault(label, {})[example] = value
+    return values_of
+
+
+@torch.no_grad()
+def predict_texts(
+    module: ObjectiveModule,
+    task: Task,
+    texts: Sequence[Any],
+    places: Sequence[str],
+    batch: int = 64,
+) -> list[Any]:
+    """Return the predictions for raw texts, as the task makes them readable.
+
+    places: where each text is from, for errors. batch: the largest batch; texts of similar length are put together. Raises
+    UserError where the task reads no raw text or no criterion predicts, DataError for a text that cannot be read.
+    """
+    if type(task).example_of is Task.example_of:
+        raise UserError(f"'{type(task).__name__}' reads no raw text (`Task.example_of`)")
+    if not predictors(module):
+        raise UserError(
+            f"no criterion of this model predicts anything (`Criterion.predict`); it has {', '.join(module.criteria)}"
+        )
+    examples, lengths = [], []
+    for text, place in zip(texts, places):
+        example, length = _example(module, task, text, place)
+        examples.append(example)
+        lengths.append(length)
+
+    values: dict[int, dict[str, Tensor]] = {}
+    was_training = module.training
+    module.eval()
+    try:
+        for rows in batches_by_length(lengths, batch):
+            values |= zip(rows, _values_of_texts(module, task, [examples[row] for row in rows]))
+    finally:
+        module.train(was_training)
+    return [task.readable(text, values[row]) for row, text in enumerate(texts)]
+
+
+def batches_by_length(
+    lengths: Sequence[int], most: int, positions: int = POSITIONS
+) -> list[list[int]]:
+    """Return the numbers of texts in batches of at most `most` texts.
+
+    A batch has at most so many positions with its padding, or is one text. The longest texts come first, so that a lack of
+    memory shows at once.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        last = batches[-1] if batches else []
+        if last and len(last) < most and (len(last) + 1) * lengths[last[0]] <= positions:
+            last.append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def _numbers_of_sources(task: Task, split: str) -> dict[str, range]:
+    """Return which draw numbers the examples of each source have in an evaluation."""
+    numbers, start = {}, 0
+    for name, source in task.sources(split).items():
+        numbers[name] = range(start, start + len(source))
+        start += len(source)
+    return numbers
+
+
+@torch.no_grad()
+def _predictions(module: ObjectiveModule, static: Views, update: Update) -> Predictions:
+    """Return what criteria predict for a batch. Raises UserError where two criteria predict one label."""
+    micro = module.begin(static, 0, update)
+    views = module.run_actions(module.plan.actions, micro, update)
+    predictions: Predictions = {}
+    predicted_by: dict[str, str] = {}
+    for name, criterion in predictors(module).items():
+        part = module.parts[name]
+        draws = views[module.encodes[name][0]].draws
+        context = module.contexts.context(part, micro, update)
+        for label, values in criterion.predict(part.views_of(views), context).items():
+            first = predicted_by.setdefault(label, name)
+            if first != name:
+                raise UserError(
+                    f"criterion: '{first}' and '{name}' both predict the label '{label}', so there are two answers; "
+                    "expected one criterion for each label that is predicted"
+                )
+            predictions[label] = draws, values
+    return predictions
+
+
+def _values_of_texts(
+    module: ObjectiveModule, task: Task, examples: Sequence[Any]
+) -> list[dict[str, Tensor]]:
+    """Return the predictions for a batch of raw texts: a mapping by label for each.
+
+    A criterion may read the examples of some sources only, and a raw text has no source. The texts are therefore passed as
+    examples of one source after the other, until every predicting criterion has read all of them, each label in the
+    source that it belongs to.
+    """
+    update, draws, names = Update(split="text"), np.arange(len(examples)), task.source_names()
+    values_of: list[dict[str, Tensor]] = [{} for _ in examples]
+    for number, source in enumerate(names):
+        batch = task.collate(examples, draws, np.full(len(examples), number))
+        views = module.static_of_this_phase(batch, update.split)
+        predictions = _predictions(module, views, update)
+        source_of = {label: task.source_of(label) for label in predictions}
+        for label, (rows, values) in predictions.items():
+            for row, value in zip(rows.tolist(), values.cpu()):
+                if source_of[label] == source or label not in values_of[row]:
+                    values_of[row][label] = value
+        complete = all(predictions.keys() <= values.keys() for values in values_of)
+        if complete and not set(source_of.values()) & set(names[number + 1 :]):
+            break
+    return values_of
+
+
+def _example(module: ObjectiveModule, task: Task, text: Any, place: str) -> tuple[Any, int]:
+    """Return an example and its number of positions.
+
+    Raises DataError, with the place, for a text that the task or the networks cannot read.
+    """
+    try:
+        example = task.example_of(text)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from None
+    mask = task.collate([example], np.arange(1), np.zeros(1, dtype=np.int64)).mask
+    length = int(mask.sum()) if mask is not None else 1
+    longest = module.encoding.longest
+    if 0 < longest < length:
+        raise DataError(
+            f"{place}: the text has {length:,} positions, more than the {longest:,} that the model reads"
+        )
+    return example, length

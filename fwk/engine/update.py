@@ -1,0 +1,57 @@
+"""What flows through one update: its facts, its micro-batches, and what a forward pass returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from fwk.contracts.views import View
+from fwk.engine.plan import BATCH
+
+Views = Mapping[str, View]
+
+
+@dataclass(kw_only=True)
+class Update:
+    """Facts shared by all micro-batches of one update, or of one pass over a split."""
+
+    number: int = 0  # counted from 1; outside of training, the last update done
+    micro_batches: int = 1  # per rank
+    progress: float = 0.0  # share of the run that is done, in [0, 1]
+    split: str = "train"  # seeds the noise of the views
+    # by 'label/term', over all ranks and micro-batches; empty until the ranks have summed them, and outside of training
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class MicroBatch:
+    """The examples of one forward pass on their way through the phases of an update."""
+
+    index: int  # within the update
+    views: dict[str, View]  # static views, and outlines or prepared views of the others
+    prepared_views: dict[str, View] = field(default_factory=dict)  # those with `prepare: true`
+    # by criterion label and name: what its `prepare` returned, and the draw numbers of those rows
+    prepared: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    prepared_draws: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    # by criterion label and name: the rows of the whole update [N, ...], and int64 [B], which of them are this one's
+    over_update: dict[str, dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> View:
+        """The examples as the task made them."""
+        return self.views[BATCH]
+
+
+class StepOutput(NamedTuple):
+    """What a forward pass returns for one micro-batch."""
+
+    loss: Tensor | None  # 0-d, see `ObjectiveModule.weighted_loss`; None in evaluation and per term
+    sums: dict[str, Tensor]  # by 'label/term', detached
+    statistics: dict[str, Tensor]  # by 'label/name', detached
+    terms: dict[
+        str, Tensor
+    ]  # the shares of the loss by 'label/term', where gradients per term are needed
+    weights: dict[str, float]  # by 'label/term': the factor of the term's mean in the loss
