@@ -32,13 +32,13 @@ from fwk.testing import (
     train_briefly,
     trainer_of,
 )
+from fwk_plugins.cvt.corpora.packed import Packed
+from fwk_plugins.cvt.corpora.readers import fault, read_conllu
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
-from fwk_plugins.cvt.imitation import TeacherTargets, perturbation
+from fwk_plugins.cvt.criteria.cross_view import TeacherTargets, perturbation
 from fwk_plugins.cvt.models import cnn_bilstm
 from fwk_plugins.cvt.models.bilstm import reverse_words
 from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM
-from fwk_plugins.cvt.packed import Packed
-from fwk_plugins.cvt.readers import fault, read_conllu
 from fwk_plugins.cvt.tasks.sentences import PlainSentences, SentencesTask
 
 REAL = SHARED

@@ -21,8 +21,8 @@ from fwk.config.resolve import resolve as config
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.tokenizers import load
 from fwk.errors import ConfigError, DataError, UnknownName
-from fwk_plugins.cvt import readers, scores, tags, trees
-from fwk_plugins.cvt.readers import (
+from fwk_plugins.cvt.corpora import readers, tags, trees
+from fwk_plugins.cvt.corpora.readers import (
     Sentence,
     is_lower,
     read_columns,
@@ -32,6 +32,7 @@ from fwk_plugins.cvt.readers import (
     write_columns,
     write_conllu,
 )
+from fwk_plugins.cvt.scoring import scores
 from fwk_plugins.cvt.tasks.sentences import SentencesTask
 
 DATA = SHARED

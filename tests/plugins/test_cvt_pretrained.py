@@ -28,8 +28,8 @@ from fwk.testing import (
     train_briefly,
     trainer_of,
 )
-from fwk_plugins.cvt.pretrained import OwnPieces, ScalarMix, lay_out, layers
-from fwk_plugins.cvt.readers import read_conllu
+from fwk_plugins.cvt.corpora.readers import read_conllu
+from fwk_plugins.cvt.models.pretrained import OwnPieces, ScalarMix, lay_out, layers
 
 CASE = CASES["tagger and parser that are imitated"]
 TEXT = "the dog sees the cat .\nAnn likes Bo , and 12 birds sing .\n\n" * 30

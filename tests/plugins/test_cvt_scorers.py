@@ -23,8 +23,9 @@ from fwk.testing import (
     train_briefly,
     trainer_of,
 )
-from fwk_plugins.cvt import scores, tags
-from fwk_plugins.cvt.readers import fault, read_conllu, write_conllu
+from fwk_plugins.cvt.corpora import tags
+from fwk_plugins.cvt.corpora.readers import fault, read_conllu, write_conllu
+from fwk_plugins.cvt.scoring import scores
 
 EXACT = 1e-9  # both divide whole numbers
 SUBTYPES = {"nsubj": "nsubj:pass", "obj": "obj:x", "det": "det:x"}

@@ -15,8 +15,8 @@ from fwk.cli.evaluate import main as evaluate_command
 from fwk.config.resolve import build
 from fwk.errors import ConfigError, DataError
 from fwk.testing import merge_settings, rule_resume, tiny_config, train_briefly, trainer_of
+from fwk_plugins.cvt.corpora.vectors import read_vectors
 from fwk_plugins.cvt.tasks.sentences import SentencesTask, normal
-from fwk_plugins.cvt.vectors import read_vectors
 
 CASE = CASES["tagger and parser that are imitated"]
 GLOVE = "the 1 2 3\ncat -1 0.5 2e-1\n, 0 0 1\n"

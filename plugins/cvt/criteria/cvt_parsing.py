@@ -22,10 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, View, option, register
-from fwk_plugins.cvt.checks import check_kind, check_modules, check_states
-from fwk_plugins.cvt.imitation import CrossView
-from fwk_plugins.cvt.scores import ABSENT, attachment_counts, attachment_scores, without_subtypes
-from fwk_plugins.cvt.trees import decode
+from fwk_plugins.cvt.corpora.trees import decode
+from fwk_plugins.cvt.criteria.checks import check_kind, check_modules, check_states
+from fwk_plugins.cvt.criteria.cross_view import CrossView
+from fwk_plugins.cvt.scoring.scores import (
+    ABSENT,
+    attachment_counts,
+    attachment_scores,
+    without_subtypes,
+)
 
 # auxiliary module: the states of the head and of the dependent (none: the features)
 MODULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, View, option, register
-from fwk_plugins.cvt.checks import check_kind, check_modules, check_states
-from fwk_plugins.cvt.imitation import CrossView
-from fwk_plugins.cvt.scores import (
+from fwk_plugins.cvt.corpora.tags import Span, spans
+from fwk_plugins.cvt.criteria.checks import check_kind, check_modules, check_states
+from fwk_plugins.cvt.criteria.cross_view import CrossView
+from fwk_plugins.cvt.scoring.scores import (
     ABSENT,
     UNSEEN,
     span_counts,
@@ -31,7 +32,6 @@ from fwk_plugins.cvt.scores import (
     token_counts,
     token_scores,
 )
-from fwk_plugins.cvt.tags import Span, spans
 
 # auxiliary module: the states it reads (none: the features), and by how many words they are shifted to the right
 MODULES: dict[str, tuple[tuple[str, ...], int]] = {

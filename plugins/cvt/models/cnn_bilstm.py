@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from fwk import BuildContext, Encoded, Encoder, Vocabulary, option, register
 from fwk.errors import ConfigError
 from fwk.nn.dropout import dropout
+from fwk_plugins.cvt.corpora.vectors import WordVocabulary
 from fwk_plugins.cvt.models.bilstm import DIRECTIONS, BiLSTM, dropped
-from fwk_plugins.cvt.pretrained import UNLABELLED, MixedLayers
-from fwk_plugins.cvt.vectors import WordVocabulary
+from fwk_plugins.cvt.models.pretrained import UNLABELLED, MixedLayers
 
 BYTES = 257  # and 0 for none
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fwk import BuildContext, Encoded, Encoder, register
 from fwk.errors import ConfigError
-from fwk_plugins.cvt.pretrained import Frozen
-from fwk_plugins.cvt.vectors import WordVocabulary
+from fwk_plugins.cvt.corpora.vectors import WordVocabulary
+from fwk_plugins.cvt.models.pretrained import Frozen
 
 
 @register("model", "frozen")

@@ -29,9 +29,11 @@ from fwk.contracts.task import SizeOnly
 from fwk.data.store import is_store
 from fwk.errors import ConfigError, DataError, UserError, did_you_mean
 from fwk.files import check_target, write_atomically
-from fwk_plugins.cvt import readers, tags
-from fwk_plugins.cvt.packed import Packed
-from fwk_plugins.cvt.pretrained import (
+from fwk_plugins.cvt.corpora import readers, tags
+from fwk_plugins.cvt.corpora.packed import Packed
+from fwk_plugins.cvt.corpora.readers import Sentence
+from fwk_plugins.cvt.corpora.vectors import Vectors, WordVocabulary, read_vectors
+from fwk_plugins.cvt.models.pretrained import (
     LABELLED_SET,
     NO_SET,
     UNLABELLED,
@@ -40,9 +42,7 @@ from fwk_plugins.cvt.pretrained import (
     load_pretrained,
     weights_digest,
 )
-from fwk_plugins.cvt.readers import Sentence
-from fwk_plugins.cvt.scores import ABSENT, scored_words, unseen_relation, unseen_tags
-from fwk_plugins.cvt.vectors import Vectors, WordVocabulary, read_vectors
+from fwk_plugins.cvt.scoring.scores import ABSENT, scored_words, unseen_relation, unseen_tags
 
 PAD, UNK = 0, 1
 PRETRAINED = "pretrained"  # folder beside a run's words: the encoder of `task.pretrained`

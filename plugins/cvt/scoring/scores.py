@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fwk.errors import DataError, did_you_mean
-from fwk_plugins.cvt.tags import PREFIXES, Span, spans
+from fwk_plugins.cvt.corpora.tags import PREFIXES, Span, spans
 
 # What stands for a gold value that is none of the label's values: there is none; training never saw it; training never saw it,
 # and it goes on with the span that an unseen one began; training never saw this subtype, but the relation of number n (RELATED - n).

@@ -9,7 +9,7 @@ from fwk import BuildContext
 from fwk.errors import ConfigError
 
 if TYPE_CHECKING:
-    from fwk_plugins.cvt.imitation import CrossView
+    from fwk_plugins.cvt.criteria.cross_view import CrossView
 
 
 def check_modules(config: CrossView.Config) -> None:

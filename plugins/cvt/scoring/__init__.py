@@ -1,0 +1,1 @@
+"""Scores of predictions, and the files in which predictions are written."""
