@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.paths import FIXTURES, SHARED
 
-from fwk.config.resolve import resolve as config
+from fwk.config.resolve import build
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.tokenizers import load
 from fwk.errors import ConfigError, DataError, UnknownName
@@ -1010,7 +1010,7 @@ def test_a_tokenizer_that_forgets_blanks_is_refused(tmp_path):
 
 def test_a_token_store_is_unlabelled_text_of_the_task(tmp_path, capsys):
     folder = store(tmp_path, TOLD, kind="unigram")
-    made = config.build(
+    made = build(
         SentencesTask,
         {
             "data": {

@@ -114,7 +114,7 @@ def test_a_broken_line_is_named(file, text, message):
 
 def test_a_file_that_is_not_there_is_told_with_the_nearest(file):
     path = file(GLOVE, "glove.txt")
-    with pytest.raises(DataError, match="there is no file.*Did you mean 'glove.txt'"):
+    with pytest.raises(DataError, match="no file.*Did you mean 'glove.txt'"):
         read(path.replace("glove", "glovee"), ["the"])
 
 
