@@ -107,13 +107,7 @@ def unused(config: RunConfig, views: Mapping[str, ViewSpec] | None = None) -> li
         for value in (spec.network, spec.encoder)
         if isinstance(value, str)
     }
-    from fwk.contracts.noiser import LearnedNoiser
-
-    losers = [
-        f"views.{n}"
-        for n in views
-        if n not in read and not issubclass(views[n].component.cls, LearnedNoiser)
-    ]
+    losers = [f"views.{n}" for n in views if n not in read and not views[n].component.cls.learned]
     return losers + [f"networks.{n}" for n in config.networks if n not in networks]
 
 
@@ -174,8 +168,6 @@ def _chosen(name: str | None, views: Mapping[str, ViewSpec]) -> bool:
 
 
 def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
-    from fwk.contracts.noiser import LearnedNoiser
-
     networks = ["main", *config.networks]
     for name, spec in views.items():
         key = f"views.{name}"
@@ -198,15 +190,13 @@ def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
             )
         if isinstance(spec.network, NetworkSpec):
             spec.network.component.config  # noqa: B018 raises ConfigError
-        learned = issubclass(spec.component.cls, LearnedNoiser)
+        learned = spec.component.cls.learned
         if spec.network is not None and not learned:
             raise ConfigError(
                 f"{key}.network",
                 f"noiser '{spec.noiser}' is not learned and has no use for a network",
             )
-        if spec.prepare and not any(
-            issubclass(views[n].component.cls, LearnedNoiser) for n in _line(name, views)
-        ):
+        if spec.prepare and not any(views[n].component.cls.learned for n in _line(name, views)):
             raise ConfigError(
                 f"{key}.prepare",
                 f"noiser '{spec.noiser}' is not learned, nor is any it builds on: the view "

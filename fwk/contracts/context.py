@@ -1,20 +1,24 @@
-"""What the engine tells components: `BuildContext` while they are made, `Context` while they run."""
+"""What the engine passes to components: `BuildContext` during construction, `Context` while they run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from fwk.contracts.encoder import Encoder
-from fwk.contracts.views import Encoded
+from fwk.contracts.views import Encoded, View
+from fwk.errors import ConfigError
+
+# "train": dropout and gradient as usual; "quiet": no dropout; "teacher": neither dropout nor gradient
+Mode = Literal["train", "quiet", "teacher"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """Sizes and special ids of the tokenizer, all that components need of it. -1: there is no such token."""
+    """Size and special ids of the tokenizer. An id of -1 means that the tokenizer has no such token."""
 
     size: int
     pad: int = -1
@@ -22,63 +26,96 @@ class Vocabulary:
     sep: int = -1
     mask: int = -1
     unk: int = -1
-    special: tuple[int, ...] = ()
-    counts: Tensor | None = None  # float64 [V], corpus frequencies where the task knows them
+    special: tuple[int, ...] = ()  # all special ids
+    counts: Tensor | None = (
+        None  # float64 [V], occurrences in the training data, if the task knows them
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildContext:
-    """What a component may ask while it is constructed.
+    """What the engine passes to the constructor of a component."""
 
-    vocabulary: of the task's tokens (None for modalities without). length: the longest sequence the task makes (0:
-    unbounded). labels: label space by name -> list of label names. encoder: the encoder whose views the component
-    reads; for a further network, the main one. network: the network a learned noiser was given. inputs: shape of one
-    example by input name, as the task says it. name: the label or view name the component is built under. key: where its
-    options stand in the config. of: the source view of a learned noiser's view.
-    sources: names of the task's sources; `Batch.source` numbers are positions in it. missing_sources: those it could have, and
-    why it has none of them.
-    """
-
-    name: str = ""
-    key: str = ""
-    of: str = ""
+    name: str = ""  # label of the criterion or name of the view that the component is built for
+    key: str = ""  # where its options stand in the config, for error messages
+    of: str = ""  # name of the source view, for noisers
     seed: int = 0
-    vocabulary: Vocabulary | None = None
-    length: int = 0
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    sources: tuple[str, ...] = ()
-    missing_sources: Mapping[str, str] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None  # of the task's tokens; None: the task has none
+    length: int = 0  # tokens of the task's longest sequence; 0: unbounded
+    labels: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # values of each label of the task
+    inputs: Mapping[str, tuple[int, ...]] = field(
+        default_factory=dict
+    )  # shape of one example, by input
+    sources: tuple[str, ...] = ()  # `Task.source_names()`; `Batch.source` holds positions in it
+    missing_sources: Mapping[str, str] = field(default_factory=dict)  # `Task.missing_sources()`
+    # the encoder of the views that the component reads; for a further network, the main encoder
     encoder: Encoder | None = None
-    network: Encoder | None = None
+    network: Encoder | None = None  # the network of a learned noiser
+
+    def require_vocabulary(self) -> Vocabulary:
+        """Return the vocabulary. Raises ConfigError where the task has none."""
+        if self.vocabulary is None:
+            raise ConfigError(self.key or self.name, "reads tokens, and the task has no vocabulary")
+        return self.vocabulary
+
+    def require_encoder(self) -> Encoder:
+        """Return the encoder. Raises ConfigError where the component is built without one."""
+        if self.encoder is None:
+            raise ConfigError(self.key or self.name, "needs an encoder, and is built without one")
+        return self.encoder
+
+
+class Encode(Protocol):
+    """The type of `Context.encode`."""
+
+    def __call__(
+        self,
+        view: View,
+        mode: Mode = "train",
+        ema: bool = False,
+        network: str | None = None,
+        states: Sequence[str] | None = None,
+    ) -> Encoded:
+        """Return the encodings of `view` by an extra encoder call.
+
+        ema: encode with the moving average of the weights. network: name of the network; None: that of a learned
+        noiser, otherwise the main encoder. states: the encoder states to return; None: all that criteria read.
+        """
+
+
+class FindHead(Protocol):
+    """The type of `Context.head`."""
+
+    def __call__(self, path: str, mode: Mode = "train", ema: bool = False) -> Callable[..., Any]:
+        """Return a sub-module of a criterion, to be called. path: 'label' or 'label.attribute'."""
 
 
 @dataclass(kw_only=True)
 class Context:
-    """What a component may ask while it runs. A criterion reaches other ranks only through it.
-
-    training: False in evaluation. update: number of the update. progress: share of the run done, in [0, 1].
-    micro_batch: index within the update. prepared: what this component's `prepare` returned for this micro-batch.
-    encode(view, mode=..., ema=..., network=...): an extra encoder call (virtual adversarial noise; a learned noiser's
-    own network by default); views of the plan are already encoded. mode: "train", "quiet" (no dropout) or "teacher" (no
-    dropout, no gradient). head(path, mode=..., ema=...): a sub-module of a criterion by 'label' or 'label.attribute',
-    to be called. gather(tensor): [B, ...] -> the rows of all ranks [N, ...], differentiable, and int64 [B], which rows
-    are this rank's; in evaluation the rank's own alone. over_update(name): the rows that `prepare` returned under this name
-    over all micro-batches and ranks in draw order [N, ...], and int64 [B], which rows are this micro-batch's.
-    count(term): the global count of one of this component's own terms in this update (training only).
-    log_probs(view, text), budget: see `Criterion.log_probs`; there only when text is scored.
-    """
+    """What the engine passes to the methods of a component. Other ranks are reached only through it."""
 
     seed: int
-    training: bool
-    update: int
-    progress: float
-    micro_batch: int = 0
-    encode: Callable[..., Encoded]
-    head: Callable[..., Callable[..., Any]]
+    training: bool  # False in evaluation
+    update: int  # number of the update
+    progress: float  # share of the run that is done, in [0, 1]
+    micro_batch: int = 0  # index within the update
+    # an extra encoder call, such as for virtual adversarial noise or a learned noiser's network. The views that a
+    # criterion reads are encoded already
+    encode: Encode
+    head: FindHead
+    # [B, ...] -> the rows of all ranks [N, ...], differentiable, and int64 [B], the places of this rank's rows among
+    # them. In evaluation: this rank's rows alone
     gather: Callable[[Tensor], tuple[Tensor, Tensor]]
+    # name -> the rows that `prepare` returned under this name for all micro-batches and ranks, in the order of draws
+    # [N, ...], and int64 [B], the places of this micro-batch's rows among them
     over_update: Callable[[str], tuple[Tensor, Tensor]]
+    # term -> the global count of one of this component's loss terms in this update; only in training
     count: Callable[[str], float]
-    prepared: Mapping[str, Any] = field(default_factory=dict)
-    log_probs: Callable[..., Tensor] | None = None
-    budget: int = 0
+    prepared: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what `prepare` returned for this micro-batch
+    # only for `Criterion.log_probs`: (name of a view, text) -> log-probabilities by the noiser of that view, [B, T]
+    log_probs: Callable[[str, View], Tensor] | None = None
+    budget: int = 0  # only for `Criterion.log_probs`: the most tokens in one call of `encode`

@@ -5,29 +5,38 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, Literal
 
 from torch import Tensor, nn
 
+from fwk.contracts.component import ConfigT
 from fwk.contracts.sizes import Transformer
 from fwk.contracts.views import Encoded
-from fwk.errors import ConfigError
+from fwk.errors import ConfigError, did_you_mean
+
+Direction = Literal["both", "left_to_right", "right_to_left"]
 
 
-class Encoder(nn.Module):
-    """Base class of encoders; registered with `@register("model", NAME)`."""
+class Encoder(nn.Module, Generic[ConfigT]):
+    """Base class of encoders, registered with `@register("model", NAME)`.
+
+    A subclass sets `width` and defines `forward`; everything else is optional.
+    """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        pass
+        """Options of the encoder."""
 
-    width: int  # D of `features`
-    direction = "both"  # or left_to_right, right_to_left: a position sees itself and what comes before it, or after it
-    longest = 0  # tokens of the longest sequence it can read; 0: any number
-    sees_itself = True  # False: the features of a position are made of all tokens but its own
-    standalone = True  # False: it is made after the main encoder (`build.encoder`), and cannot be that itself
+    width: int  # D of `Encoded.features`
+    # the positions that a position attends to: all; itself and the earlier ones; itself and the later ones
+    direction: Direction = "both"
+    longest: int = 0  # tokens of the longest sequence that it can read; 0: no limit
+    sees_itself: bool = True  # False: the features of a position depend on all tokens but its own
+    # False: it is built after the main encoder (`build.encoder`) and cannot be the main encoder
+    standalone: bool = True
 
-    def __init__(self, config: Any, build: Any):  # a BuildContext, which is defined above encoders
+    # subclasses take a `BuildContext`, whose module imports this one
+    def __init__(self, config: ConfigT, build: object) -> None:
         super().__init__()
         self.config = config
 
@@ -39,62 +48,68 @@ class Encoder(nn.Module):
         embedding_change: Tensor | None = None,
         states: Sequence[str] = (),
     ) -> Encoded:
-        """inputs: by name, each [B, ...]. mask: bool [B, T], True on content. embedding_change: [B, T, E], E being
-        `embedding_width`, added to the embedded inputs. states: which named states to return."""
+        """Return the encodings of B sequences.
+
+        inputs: by name, each [B, ...]. mask: bool [B, T], False on padding; None: all positions are content.
+        embedding_change: [B, T, E] with E = `embedding_width`, added to the embedded inputs. states: the named states
+        to return.
+        """
         raise NotImplementedError
 
     def innermost(self) -> Encoder:
-        """The encoder that does the work, where this one only sizes or shares it."""
+        """Return the encoder that does the work; an encoder that resizes or shares another one returns that one."""
         return self
 
     @classmethod
     def transformers(
-        cls, config: Any, main: tuple[Transformer, ...] | None
+        cls, config: ConfigT, main: tuple[Transformer, ...] | None
     ) -> tuple[Transformer, ...]:
-        """The Transformers it consists of, for counting operations (`fwk.flops`); none: unknown. main: those of the main
-        encoder, for one that is made after it."""
+        """Return the sizes of the Transformers that it consists of, from which `fwk.flops` counts; (): unknown.
+
+        main: the sizes of the main encoder, for an encoder that is built after it.
+        """
         return ()
 
     def state_names(self) -> tuple[str, ...]:
-        """The states this encoder can return."""
+        """Return the names of the states that this encoder can return."""
         return ()
 
     def state_width(self, name: str) -> int:
-        """The last dimension of a state."""
+        """Return the last dimension of a state."""
         return self.width
 
     def embedding(self) -> nn.Embedding | None:
-        """The token embedding [V, E], for tying; None for encoders that read no tokens."""
+        """Return the token embedding [V, E], to which heads may be tied; None for encoders that read no tokens."""
         return None
 
     @property
     def embedding_width(self) -> int:
-        """E of `embedding_change`: that of the token embedding where there is one, else `width`. An encoder whose
-        embedded inputs have another width says so."""
+        """E of `embedding_change`: that of the token embedding if there is one, otherwise `width`.
+
+        An encoder whose embedded inputs have another width overrides it.
+        """
         embedding = self.embedding()
         return self.width if embedding is None else embedding.embedding_dim
 
     def parts(self) -> dict[str, str]:
-        """Parts that another network may share: public name -> attribute path of the sub-module or parameter."""
+        """Return what another network may share: public name -> attribute path of the sub-module or parameter."""
         return {}
 
-    def check_states(self, wanted: Sequence[str], who: str) -> None:
-        """ConfigError when `who` wants a state that this encoder does not have."""
+    def check_states(self, wanted: Sequence[str], reader: str) -> None:
+        """Raise ConfigError where this encoder lacks one of the states that `reader` reads."""
         for name in wanted:
             if name not in self.state_names():
-                from fwk.errors import did_you_mean
-
                 raise ConfigError(
                     "model",
-                    f"{who} reads state '{name}', which {type(self).__name__} does not have"
+                    f"{reader} reads state '{name}', which {type(self).__name__} does not have"
                     f"{did_you_mean(name, self.state_names())}",
                 )
 
-    def check_sees_itself(self, who: str) -> None:
-        """ConfigError when `who` (a key) judges tokens and no position of this encoder sees its own."""
+    def check_sees_itself(self, key: str) -> None:
+        """Raise ConfigError at `key` where a component judges each token but no position sees its own token."""
         if not self.sees_itself:
             raise ConfigError(
-                who,
-                f"{type(self).__name__} lets no position see its own token, so there is no judging it; expected an "
-                "encoder such as 'bert' (--model bert)",
+                key,
+                f"judges every token, and in {type(self).__name__} no position sees its own token; expected an encoder "
+                "with sees_itself = True (fwk-plugins list shows the models)",
             )

@@ -1,11 +1,12 @@
-"""The lifecycle hooks, the reference for everyone who writes one. A hook implementation is a method marked with
-`@fwk.hookimpl` on a registered hook class (`@register("hook", NAME)`), or a function so marked in a plugin's module;
-it takes any subset of the arguments named here. An implementation with another argument is refused when the plugin is
-loaded.
+"""The lifecycle hooks, as a reference for plugin authors.
 
-A hook class that takes no part in training (it logs, draws, uploads) says so with the class attribute `listens_only =
-True`: a run may then go on with it or without it. Hooks that implement nothing but `fwk_run_begin`, `fwk_logged`,
-`fwk_validated`, `fwk_exception` and `fwk_run_end` need not say it.
+A hook implementation is a method marked with `@fwk.hookimpl` on a registered hook class (`@register("hook", NAME)`),
+or a function marked so in a plugin's module. It takes any subset of the arguments listed here, by name; an
+implementation with another argument is refused when the plugin is loaded.
+
+A hook class that takes no part in training (it logs, draws, uploads) has the class attribute `listens_only = True`: a
+run may then be resumed with or without it. Hooks that implement nothing but `fwk_run_begin`, `fwk_logged`,
+`fwk_validated`, `fwk_exception` and `fwk_run_end` count as listening without it.
 
 `run` is a `RunView`.
 """
@@ -32,22 +33,27 @@ hookimpl = pluggy.HookimplMarker("fwk")
 
 
 class RunView(Protocol):
-    """What a hook may rely on. The engine's `Run` has more; only these attributes stay."""
+    """What a hook may rely on. The engine's `Run` has more attributes; only these are stable."""
 
     @property
-    def config(self) -> Any: ...  # the RunConfig, which is defined above the contracts
+    def config(self) -> Any:
+        """The `RunConfig`, whose class is defined in a layer above the contracts."""
 
     @property
-    def folder(self) -> Path: ...
+    def folder(self) -> Path:
+        """The folder of the run."""
 
     @property
-    def module(self) -> nn.Module: ...
+    def module(self) -> nn.Module:
+        """The module that holds all networks, criteria and learned noisers."""
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer: ...
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> Task[Any]:
+        """The task."""
 
     @property
     def update(self) -> int:
@@ -62,13 +68,16 @@ class RunView(Protocol):
         """The share of the run that is done, in [0, 1]."""
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """The rank of this process, from 0."""
 
     @property
-    def world_size(self) -> int: ...
+    def world_size(self) -> int:
+        """The number of ranks."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """The device of this rank."""
 
     @property
     def seconds(self) -> float:
@@ -81,63 +90,80 @@ class RunView(Protocol):
 
 @hookspec
 def fwk_run_begin(run: RunView, resumed: bool) -> None:
-    """Everything is built (and loaded, if `resumed`); no update has run in this process."""
+    """Act before the first update of this process; everything is built, and loaded if `resumed`."""
 
 
 @hookspec(firstresult=True)
 def fwk_phase(run: RunView) -> Phase | None:
-    """Asked before every update, also right after a resume: the phase the run should be in from here on, or None for
-    no opinion. Must be a pure function of the run's state. The engine changes phase only when the name differs from
-    the current one's, rebuilds the distributed wrapper, and saves the phase."""
+    """Return the phase of the run from the next update on, or None to leave that to others.
+
+    Called before every update, also right after a resume. It must be a pure function of the run's state. Where the
+    name differs from that of the current phase, the engine changes phase, rebuilds the distributed wrapper and saves
+    the phase.
+    """
 
 
 @hookspec(firstresult=True)
 def fwk_combine_gradients(
     run: RunView, gradients: dict[str, list[Tensor | None]]
 ) -> list[Tensor | None] | None:
-    """For combiners that are no weighted sum (GradNorm, PCGrad). If a hook implements this, the engine runs one
-    backward pass per loss term and reduces each term's gradients over micro-batches and ranks; `gradients` maps
-    'label/term' to a list along `run.trainable` (None: the term does not reach that parameter). Returns the gradients
-    to step with. Called on every rank with the same numbers, and must be a pure function of them and the run's state."""
+    """Return the gradients of the update, for combinations that are not a weighted sum (GradNorm, PCGrad).
+
+    If a hook implements it, the engine runs one backward pass per loss term and reduces each term's gradients over
+    micro-batches and ranks. `gradients` maps 'label/term' to a list that matches `run.trainable`; None: the term does
+    not reach that parameter. Called on every rank with the same values; the result must be a pure function of them
+    and of the run's state.
+    """
 
 
 @hookspec
 def fwk_update_begin(run: RunView) -> None:
-    """Before the micro-batches of update `run.update + 1` are read."""
+    """Act before the micro-batches of update `run.update + 1` are read."""
 
 
 @hookspec
 def fwk_update_end(run: RunView) -> None:
-    """After weights, schedule and averages moved on; `run.update` counts the update that just ended."""
+    """Act after weights, schedule and averages have changed; `run.update` counts the update that has ended."""
 
 
 @hookspec
 def fwk_logged(run: RunView, record: dict[str, Any]) -> None:
-    """One object for `metrics.jsonl`: a training line, an evaluation line (it has `metrics`) or an event. Called on
-    rank 0 only."""
+    """Handle one object of `metrics.jsonl`: a training record, an evaluation record (it has `metrics`) or an event.
+
+    Called on rank 0.
+    """
 
 
 @hookspec
 def fwk_validated(run: RunView, split: str, metrics: dict[str, float]) -> None:
-    """An evaluation of `split` ended; called on every rank with the same numbers."""
+    """Handle the metrics of an evaluation of `split`. Called on every rank, with the same values."""
 
 
 @hookspec
 def fwk_checkpoint_save(run: RunView) -> dict[str, Any] | None:
-    """State to keep in the checkpoint: a JSON-able dict that may hold tensors as values, which are copied. Called on
-    rank 0 only. It is stored under the plugin's name; going on without the plugin is refused, unless it only listens."""
+    """Return state to keep in the checkpoint: JSON data whose values may be tensors, which are copied.
+
+    Called on rank 0. The state is stored under the plugin's name. Resuming without the plugin is refused, unless it
+    only listens.
+    """
 
 
 @hookspec
 def fwk_checkpoint_load(run: RunView, state: dict[str, Any]) -> None:
-    """What `fwk_checkpoint_save` of the same plugin returned, on every rank, before `fwk_run_begin`."""
+    """Restore what `fwk_checkpoint_save` of the same plugin returned.
+
+    Called on every rank, before `fwk_run_begin`.
+    """
 
 
 @hookspec
 def fwk_exception(run: RunView, error: BaseException) -> None:
-    """The run is about to end with this error (also KeyboardInterrupt)."""
+    """Act before the run ends with this error, which may be KeyboardInterrupt."""
 
 
 @hookspec
 def fwk_run_end(run: RunView, status: str) -> None:
-    """The run ends: status is "finished", "stopped" (by a signal, resumable) or "failed"."""
+    """Act at the end of the run.
+
+    status: "finished", "stopped" (by a signal; the run can be resumed) or "failed".
+    """

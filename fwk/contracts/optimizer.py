@@ -1,16 +1,15 @@
-"""The contract of optimizers (registry `optimizer`): a config and a `build` that returns a torch optimizer.
+"""The contract of optimizers (registry `optimizer`): a config, and a `build` that returns a torch optimizer.
 
     @register("optimizer", "adamw")
-    class AdamW(OptimizerFactory):
+    class AdamW(OptimizerFactory["AdamW.Config"]):
         @dataclass(frozen=True, kw_only=True)
         class Config(OptimizerConfig): ...
 
         @classmethod
         def build(cls, config, groups, device): ...
 
-`groups` comes from `fwk.engine.parameter_groups.parameter_groups`; the optimizer must keep every key of a group. What it keeps is
-saved: tensors and numbers per parameter (`state`), and whatever it changes or adds in a group that is a tensor or a
-number (a count of its own, a running sum). `step` leaves alone what has no gradient.
+The optimizer must keep every key of its groups, and `step` must leave parameters without a gradient alone. A checkpoint
+holds its `state` (tensors and numbers per parameter), and every tensor and number that it changes or adds in a group.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -29,12 +28,18 @@ from torch.nn import Parameter
 from fwk.contracts.options import option
 from fwk.errors import ConfigError, did_you_mean
 
-LARGE = 1e6  # above any rate that makes sense, and far below what a 32-bit number holds
+LARGE = 1e6  # above any sensible rate, and far below the largest 32-bit number
+FUSED = ("cpu", "cuda", "xpu", "mps")  # devices for which torch has fused kernels of Adam and SGD
+_NDIM = re.compile(r"ndim\s*<\s*(\d+)")
+
+ParameterGroup = dict[
+    str, Any
+]  # as torch defines it; here with the further keys of `OptimizerFactory.build`
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """What every optimizer has. The fields are read by `parameter_groups` and by the trainer."""
+    """Options of every optimizer. The engine reads them when it groups parameters and schedules the learning rate."""
 
     lr: float = option(
         3e-3,
@@ -70,48 +75,61 @@ class OptimizerConfig:
     )
 
 
-class OptimizerFactory:
-    """Base class of what is registered under `optimizer`; never instantiated."""
+OptimizerConfigT = TypeVar("OptimizerConfigT", bound=OptimizerConfig)
+
+
+class OptimizerFactory(Generic[OptimizerConfigT]):
+    """Base class of optimizers; never instantiated. A subclass defines `Config` and `build`."""
 
     Config = OptimizerConfig
-    suits: int | None = (
-        None  # width of the widest encoder for which the default learning rate is a good one, where known
-    )
+    # the widest encoder that the default learning rate suits; None: unknown
+    suits: int | None = None
 
     @classmethod
-    def advice(cls, config: Any, width: int) -> str | None:
-        """A sentence for whoever trains an encoder of this width with a default rate that is made for narrower ones."""
+    def advice(cls, config: OptimizerConfigT, width: int) -> str | None:
+        """Return a warning where the default learning rate is too large for an encoder of this width."""
         default = type(config).__dataclass_fields__["lr"].default
         if cls.suits is None or width <= cls.suits or config.lr != default:
             return None
         return (
-            f"optimizer.lr is {default:g}, the default, which suits encoders up to {cls.suits} wide; this one is {width} wide and "
-            f"may not learn with it: optimizer.lr={default * cls.suits / width:.1g} is a better start (docs/small-models.md)"
+            f"optimizer.lr is {default:g}, the default, which suits encoders up to {cls.suits} wide. This encoder is "
+            f"{width} wide and may not learn with it; optimizer.lr={default * cls.suits / width:.1g} is a better start "
+            "(docs/small-models.md)"
         )
 
     @classmethod
     def kind(
-        cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]
+        cls,
+        config: OptimizerConfigT,
+        name: str,
+        parameter: nn.Parameter,
+        owners: tuple[nn.Module, ...],
     ) -> str:
-        """A word for what sort of parameter this is, where the optimizer treats some differently: parameters of two
-        kinds never share a group, and the group says it under `kind`. owners: the modules that hold the parameter."""
+        """Return a word for the kind of a parameter, for optimizers that treat some parameters differently.
+
+        Parameters of different kinds never share a group; the group holds the word under `kind`. owners: the modules
+        that hold the parameter.
+        """
         return ""
 
     @classmethod
     @abstractmethod
     def build(
-        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+        cls, config: OptimizerConfigT, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
-        """`groups` as `parameter_groups` returns them -> an optimizer whose `param_groups` keep all their keys."""
+        """Return an optimizer whose `param_groups` keep all keys of `groups`.
+
+        Each group has `params`, their `names`, `lr`, `lr_scale`, `weight_decay` and `kind`.
+        """
         raise NotImplementedError
 
 
-FUSED = ("cpu", "cuda", "xpu", "mps")  # devices for which torch has fused kernels of Adam and SGD
+def implementation(groups: list[ParameterGroup]) -> dict[str, bool]:
+    """Return the keyword that selects torch's fastest implementation for these parameters.
 
-
-def implementation(groups: list[dict[str, Any]]) -> dict[str, bool]:
-    """The keyword that chooses torch's fastest implementation for these parameters: fused where there is a kernel for
-    every one of them (torch itself finds out only at the first step), otherwise over lists of tensors."""
+    It is the fused one if every parameter has a kernel (torch would check only at the first step), otherwise the one
+    over lists of tensors.
+    """
     parameters = [parameter for group in groups for parameter in group["params"]]
     if all(p.device.type in FUSED and p.is_floating_point() for p in parameters):
         return {"fused": True}
@@ -119,33 +137,29 @@ def implementation(groups: list[dict[str, Any]]) -> dict[str, bool]:
 
 
 def check_betas(betas: tuple[float, ...]) -> None:
-    """ConfigError unless these are the decays of two moments."""
+    """Raise ConfigError unless these are the decays of two moments."""
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ConfigError(
-            "optimizer.betas", f"expected two numbers in [0, 1), {list(betas)} was given"
-        )
+        raise ConfigError("optimizer.betas", f"expected two numbers in [0, 1), got {list(betas)}")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group `lr` times its own `lr_scale`."""
+    """Set the learning rate of every group to `lr` times the group's `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
-_NDIM = re.compile(r"ndim\s*<\s*(\d+)")
-
-
 def without_decay(name: str, parameter: Parameter, rules: Iterable[str]) -> bool:
-    """Whether one of the rules of `no_decay` names this parameter."""
+    """Return whether one of the rules of `no_decay` matches this parameter."""
     for rule in rules:
         ndim = _NDIM.fullmatch(rule)
-        if parameter.ndim < int(ndim.group(1)) if ndim else fnmatchcase(name, rule):
+        matches = parameter.ndim < int(ndim.group(1)) if ndim else fnmatchcase(name, rule)
+        if matches:
             return True
     return False
 
 
 def check_patterns(key: str, patterns: Iterable[str], names: Sequence[str]) -> None:
-    """ConfigError with the nearest parameter or folder of parameters for a pattern that matches nothing."""
+    """Raise ConfigError, with the nearest name, for a pattern that matches none of the parameter names."""
     for pattern in patterns:
         if any(fnmatchcase(name, pattern) for name in names):
             continue

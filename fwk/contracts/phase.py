@@ -1,4 +1,4 @@
-"""A phase of training: what is trained and which losses are used."""
+"""A phase of training: what is trained, and with which losses."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """name: tells phases apart, and is saved. frozen: glob patterns over parameter names that are not trained in this
-    phase. off: labels of criteria, and views of learned noisers, whose losses are left out in this phase, with every view
-    that only they need. copy: target prefix -> source prefix, parameters copied when the phase begins (not when it is
-    resumed). reset_optimizer: forget moments when the phase begins. restart_schedule: the learning rate's schedule runs
-    anew over what is left of the run."""
+    """What the hook `fwk_phase` returns. The engine changes phase where the name changes."""
 
-    name: str
-    frozen: tuple[str, ...] = ()
+    name: str  # saved in the checkpoint
+    frozen: tuple[str, ...] = ()  # glob patterns over names of parameters that are not trained
+    # labels of criteria and views of learned noisers whose losses are left out, with every view that only they need
     off: tuple[str, ...] = ()
+    # target prefix -> source prefix of parameters that are copied when the phase begins, but not when it is resumed
     copy: Mapping[str, str] = field(default_factory=dict)
-    reset_optimizer: bool = False
-    restart_schedule: bool = False
+    reset_optimizer: bool = False  # forget the optimizer's moments when the phase begins
+    restart_schedule: bool = False  # run the learning-rate schedule anew over the rest of the run
 
     def to_state(self) -> dict[str, Any]:
+        """Return the phase as JSON data, for a checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Phase:
+        """Return the phase that `to_state` described."""
         return cls(
             name=state["name"],
             frozen=tuple(state["frozen"]),

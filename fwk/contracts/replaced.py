@@ -1,7 +1,7 @@
 """The criterion methods of version 0.1 that `Criterion.reads` replaced.
 
-They are `views`, `encoded`, `needs_positions` and `needs_log_q`. A class that defines some of them and no `reads` still works in this version. This module is the only place that knows
-the old names.
+They are `views`, `encoded`, `needs_positions` and `needs_log_q`. A class that defines some of them and no `reads`
+still works in this version. This module is the only place that knows the old names.
 """
 
 from __future__ import annotations

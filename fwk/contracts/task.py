@@ -1,4 +1,7 @@
-"""A task: data sets, label spaces, batching, metrics. It names no objective and knows no trainer."""
+"""The contract of tasks (registry `task`): data sets, label spaces, batching and metrics.
+
+A task knows neither objectives nor the trainer.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,22 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from torch import Tensor
 
+from fwk.contracts.component import ConfigT
 from fwk.contracts.context import Vocabulary
 from fwk.contracts.views import Batch
 from fwk.errors import UserError
 
 
 class Source:
-    """Random access to one stream of examples. `examples` may be any picklable objects; only `collate` reads them."""
+    """Random access to the examples of one source.
+
+    Examples are any picklable objects; only `Task.collate` reads them.
+    """
 
     name: str = ""
 
@@ -28,147 +35,179 @@ class Source:
         raise NotImplementedError
 
     def many(self, indices: Sequence[int]) -> list[Any]:
-        """Several examples; a source that reads them faster together than one by one says so here."""
+        """Return several examples. Override it where reading them together is faster than one by one."""
         return [self[index] for index in indices]
 
 
 class SizeOnly(Source):
-    """Examples of which the number alone is known."""
+    """A source whose examples are not available, only their number."""
 
-    def __init__(self, name: str, size: int):
+    def __init__(self, name: str, size: int) -> None:
         self.name, self.size = name, size
 
     def __len__(self) -> int:
         return self.size
 
 
-class Task:
-    """Base class of tasks; registered with `@register("task", NAME)`.
+class Task(Generic[ConfigT]):
+    """Base class of tasks, registered with `@register("task", NAME)`.
 
-    Construction opens the data (and may build it, with progress); everything after is cheap random access, and a task
-    pickles to data-loading workers.
+    A subclass defines `splits`, `sources`, `collate` and `fingerprint`; everything else is optional. The constructor
+    opens the data, and may build it and show progress. Afterwards access is random and cheap, and the task can be
+    pickled for data-loading workers.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        pass
+        """Options of the task."""
 
-    def __init__(self, config: Any, seed: int = 1):
+    def __init__(self, config: ConfigT, seed: int = 1) -> None:
         self.config, self.seed = config, seed
 
     @classmethod
-    def without_data(cls, config: Any, seed: int, folder: Path) -> Task:
-        """A task that can say `vocabulary`, `labels`, `length` and `inputs` from the assets in FOLDER/tokenizer, for
-        using a trained model where its data is not. By default the task is made as in training."""
+    def without_data(cls, config: ConfigT, seed: int, folder: Path) -> Task[ConfigT]:
+        """Return a task for using a trained model where its data is not available.
+
+        It must know `vocabulary`, `labels`, `length` and `inputs`, from the assets in FOLDER/tokenizer. By default the
+        task is built as in training.
+        """
         return cls(config, seed)
 
     @classmethod
-    def for_evaluation(cls, config: Any, seed: int, folder: Path, split: str, trained: Any) -> Task:
-        """A task that evaluates the run in FOLDER on one split; of the others it need not read an example. trained: what `config`
-        was in training. By default the task is made as in training. One that reads `split` alone takes what training data
-        decide (words, labels) from the assets in FOLDER/tokenizer, its sources of `train` have the sizes that they had, and its
-        `fingerprint` is that of the data trained on."""
+    def for_evaluation(
+        cls, config: ConfigT, seed: int, folder: Path, split: str, trained: ConfigT
+    ) -> Task[ConfigT]:
+        """Return a task that evaluates the run in FOLDER on one split; it need not read examples of other splits.
+
+        By default the task is built as in training. A task that reads `split` alone takes everything that the training
+        data determine (words, labels) from the assets in FOLDER/tokenizer; its sources of `train` keep their sizes, and
+        its `fingerprint` is that of the training data.
+
+        trained: the config of the task in training.
+        """
         return cls(config, seed)
 
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits there are; `train` is the one trained on."""
+        """Return the names of the splits. The run trains on `train`."""
         raise NotImplementedError
 
     @abstractmethod
     def sources(self, split: str) -> Mapping[str, Source]:
-        """The sources of a split by name, in a fixed order."""
+        """Return the sources of a split by name, in a fixed order."""
         raise NotImplementedError
 
     def mixture(self) -> Mapping[str, float]:
-        """Share of each training source in a block of draws; by default in proportion to the sizes."""
+        """Return the share of each training source in a block of draws; by default in proportion to the sizes."""
         return {name: float(len(source)) for name, source in self.sources("train").items()}
 
     def one_source_per_update(self) -> bool:
-        """True: every update draws all of its examples from one source, in the shares of `mixture` over updates (CVT
-        alternates labelled and unlabelled mini-batches, BAM draws a task per mini-batch). False: an update mixes."""
+        """Return whether all examples of an update come from one source.
+
+        True: `mixture` gives the shares of updates (CVT alternates labelled and unlabelled mini-batches; BAM draws a
+        task per mini-batch). False: an update mixes sources.
+        """
         return False
 
     def source_names(self) -> tuple[str, ...]:
-        """Every source of every split, the training sources first. `Batch.source` holds positions in this list,
-        whatever the split."""
+        """Return the names of all sources of all splits, those of training first.
+
+        `Batch.source` holds positions in this tuple, whatever the split.
+        """
         splits = sorted(self.splits(), key=lambda split: split != "train")
         return tuple(dict.fromkeys(name for split in splits for name in self.sources(split)))
 
     def missing_sources(self) -> Mapping[str, str]:
-        """Sources that this task could have and does not: why, and what to do about it, for whoever asks for one."""
+        """Return the sources that this task could have but lacks, with reason and remedy for an error message."""
         return {}
 
     @abstractmethod
     def collate(self, examples: Sequence[Any], draws: np.ndarray, sources: np.ndarray) -> Batch:
-        """Examples, their draw numbers int64 [B] and the position of each one's source in `source_names()`, int64 [B]
-        -> a Batch on the CPU. T may depend on the examples (dynamic padding)."""
+        """Return a batch of examples, on the CPU. T may depend on the examples (dynamic padding).
+
+        draws: int64 [B], the draw numbers. sources: int64 [B], the position of each example's source in
+        `source_names()`.
+        """
         raise NotImplementedError
 
     def framed(self, ids: np.ndarray) -> np.ndarray:
-        """Ids of one text, int64 [n] -> as an example has them, with [CLS], [SEP] and the like, int64 [T]."""
+        """Return the token ids of a text, int64 [n], framed as in an example ([CLS], [SEP] and the like), int64 [T]."""
         raise NotImplementedError
 
     def batch_of(self, ids: np.ndarray) -> Batch:
-        """Framed ids of texts of one length, int64 [B, T] -> a Batch whose draws are 0 ... B - 1."""
+        """Return a batch of framed texts of equal length, int64 [B, T]. The draws are 0 to B - 1."""
         raise NotImplementedError
 
     def fixed_shape(self) -> bool:
-        """True: `collate` makes rows of one shape, and a row of a batch does not depend on the others. The examples of
-        several micro-batches are then collated in one call and cut apart."""
+        """Return whether all rows that `collate` makes have one shape and do not depend on the other rows.
+
+        If so, the examples of several micro-batches are collated in one call and split afterwards.
+        """
         return False
 
     def vocabulary(self) -> Vocabulary | None:
+        """Return the vocabulary; None for a task without tokens."""
         return None
 
     def length(self) -> int:
-        """The longest sequence `collate` makes; 0 when unbounded."""
+        """Return the number of positions of the longest sequence that `collate` makes; 0: unbounded."""
         return 0
 
     def labels(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the values of each label, by name of the label."""
         return {}
 
     def inputs(self) -> Mapping[str, tuple[int, ...]]:
-        """Shape of one example by input name, for encoders that are not token encoders."""
+        """Return the shape of one example by input name, for encoders that do not read tokens."""
         return {}
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of the data and tokenizer; a run refuses to resume on another one."""
+        """Return a hash of data and tokenizer. A run does not resume where it has changed."""
         raise NotImplementedError
 
     def save_assets(self, folder: Path) -> None:
-        """Write what is needed to use a trained model elsewhere (the tokenizer) into RUN/tokenizer."""
+        """Write what a trained model needs elsewhere, such as the tokenizer, to `folder` (RUN/tokenizer)."""
 
     def check_predictions(self, split: str, targets: Mapping[str, Path]) -> None:
-        """UserError where `write_predictions` has no form for this split, or would replace a file of the task's own; before a model
-        has said anything. targets: the file of each source's predictions."""
+        """Raise UserError where `write_predictions` does not support this split or would replace a file of the task.
+
+        It is called before the model predicts anything. targets: by source, the file of its predictions.
+        """
         if type(self).write_predictions is Task.write_predictions:
-            raise UserError(
-                f"task: '{type(self).__name__}' has no form in which predictions are written"
-            )
+            raise UserError(f"task: '{type(self).__name__}' has no file format for predictions")
 
     def write_predictions(
         self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path
     ) -> None:
-        """Writes what a model said of one source of a split. predictions: by label, example number in the source -> what a
-        criterion's `predict` gave for it."""
+        """Write the model's predictions for one source of a split to `path`.
+
+        predictions: by label, example number in the source -> what a criterion's `predict` returned for it.
+        """
         raise NotImplementedError
 
     def example_of(self, text: str | Sequence[str]) -> Any:
-        """Optional: a raw text, or its words -> an example without labels as `collate` takes it, for `Loaded.predict`. It needs
-        none of the data. DataError says what is wrong with the text. Override it, and the engine reads raw text."""
+        """Return an example without labels, as `collate` takes it, of a raw text or its words (optional).
+
+        `Loaded.predict` reads raw text if a task overrides it. It must work without the data. Raises DataError for a
+        text that cannot be read.
+        """
         raise NotImplementedError
 
     def source_of(self, label: str) -> str | None:
-        """The source as whose example a raw text is read where this label is predicted, for tasks that collate examples of one source
-        otherwise than those of another; None: all are alike."""
+        """Return the source as whose example a raw text is read when this label is predicted; None: any.
+
+        Only tasks whose `collate` treats sources differently need it.
+        """
         return None
 
     def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> Any:
-        """What a model said of one raw text, for people to read and JSON to hold. predictions: by label, this text's row of what a
-        criterion's `predict` gave, padding included."""
+        """Return the predictions for one raw text as JSON data that people can read.
+
+        predictions: by label, the row of this text in what a criterion's `predict` returned, padding included.
+        """
         return {label: value.tolist() for label, value in predictions.items()}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return metrics of the task computed from the global sums of statistics."""
         return {}

@@ -1,12 +1,14 @@
-"""What flows between the parts: a `Batch` becomes `View`s, an encoder gives each view an `Encoded`, a criterion turns
-encoded views into an `Output`. Every tensor has B (sequences) leading.
+"""The data that flows between components.
+
+A task gives a `Batch`; noisers turn it into `View`s; an encoder gives each view an `Encoded`; a criterion turns encoded
+views into an `Output`. The first dimension of every tensor is B.
 
 Letters: B sequences, T positions, K chosen positions, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -16,78 +18,80 @@ from torch import Tensor
 from fwk.errors import RunError
 
 
-def _moved(value: Any, device: torch.device, non_blocking: bool) -> Any:
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return `value` with `change` applied to it if it is a tensor, or to the tensors in it if it is a mapping.
+
+    Any other value is returned as it is.
+    """
     if isinstance(value, Tensor):
-        return value.to(device, non_blocking=non_blocking)
+        return change(value)
     if isinstance(value, Mapping):
-        return {name: _moved(entry, device, non_blocking) for name, entry in value.items()}
+        return {name: map_tensors(entry, change) for name, entry in value.items()}
     return value
 
 
-def _pinned(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.pin_memory()
-    if isinstance(value, Mapping):
-        return {name: _pinned(entry) for name, entry in value.items()}
-    return value
+def _map_fields(
+    instance: Batch | View, change: Callable[[Tensor], Tensor], leave_out: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, with `change` applied to every tensor."""
+    names = [f.name for f in fields(instance) if f.name not in leave_out]
+    return {name: map_tensors(getattr(instance, name), change) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Examples as they come from a task, before any noise.
+    """Examples as a task gives them, before any noise."""
 
-    inputs: what an encoder can read, by name, each [B, ...]; text has `tokens` int64 [B, T] and may have `segments`.
-    draws: int64 [B], the index of each example in the run's endless stream of examples.
-    mask: bool [B, T], True where there is content (not padding); None for modalities without positions.
-    special: bool [B, T], True on [CLS], [SEP] and the like, which noisers leave alone.
-    labels: by name, each [B, ...]. source: int64 [B], which of the task's sources (by position) each example is from.
-    """
-
-    inputs: Mapping[str, Tensor]
-    draws: Tensor
-    mask: Tensor | None = None
-    special: Tensor | None = None
-    labels: Mapping[str, Tensor] = field(default_factory=dict)
-    source: Tensor | None = None
+    inputs: Mapping[
+        str, Tensor
+    ]  # by name, each [B, ...]; text: `tokens` int64 [B, T], perhaps `segments`
+    draws: Tensor  # int64 [B], index of each example in the run's endless stream of examples
+    mask: Tensor | None = None  # bool [B, T], False on padding; None for inputs without positions
+    special: Tensor | None = (
+        None  # bool [B, T], True on [CLS], [SEP] and the like, which no noiser changes
+    )
+    labels: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # by name, each [B, ...]; -1: no label
+    source: Tensor | None = (
+        None  # int64 [B], position of each example's source in `Task.source_names()`
+    )
 
     @property
     def tokens(self) -> Tensor:
+        """The token ids, int64 [B, T]."""
         return self.inputs["tokens"]
 
     def __len__(self) -> int:
         return self.draws.shape[0]
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
-        return Batch(
-            **{f.name: _moved(getattr(self, f.name), device, non_blocking) for f in fields(self)}
-        )
+        """Return the batch with all tensors on `device`."""
+        return Batch(**_map_fields(self, lambda x: x.to(device, non_blocking=non_blocking)))
 
     def pin_memory(self) -> Batch:
-        return Batch(**{f.name: _pinned(getattr(self, f.name)) for f in fields(self)})
+        """Return the batch with all tensors in page-locked memory."""
+        return Batch(**_map_fields(self, Tensor.pin_memory))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """What an encoder says about a view.
+    """What an encoder returns for a view."""
 
-    features: [B, T, D], the pre-logit vectors. pooled: [B, D] where the encoder has one (None otherwise).
-    states: named inner states that were asked for: [B, T, ...] with a third dimension at least, or [B, D] per sequence.
-    """
-
-    features: Tensor
-    pooled: Tensor | None = None
+    features: Tensor  # [B, T, D], the vectors that heads read
+    pooled: Tensor | None = None  # [B, D], for encoders that have a vector per sequence
+    # the inner states that were asked for, by name: [B, T, ...] with at least three dimensions, or [B, D] per sequence
     states: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self, start: int, stop: int, length: int | None = None) -> Encoded:
-        """The encodings of rows [start, stop) of the call, cut back to `length` positions."""
+        """Return the encodings of rows [start, stop), cut to the first `length` positions."""
+        T = self.features.shape[1]
 
         def cut(tensor: Tensor) -> Tensor:
             part = tensor[start:stop]
-            T = self.features.shape[1]
-            by_position = (
-                length is not None and length < T and part.dim() > 2 and part.shape[1] == T
-            )
-            return part[:, :length] if by_position else part
+            if length is not None and length < T and part.dim() > 2 and part.shape[1] == T:
+                return part[:, :length]
+            return part
 
         return Encoded(
             features=cut(self.features),
@@ -96,87 +100,53 @@ class Encoded:
         )
 
 
-class NotYetKnown:
-    """Stands where an outline has no tensor yet; whoever asks it for anything is told what to do about it."""
-
-    def __init__(self, view: str, what: str):
-        self._view, self._what = view, what
-
-    def _refuse(self) -> RunError:
-        return RunError(
-            f"view '{self._view}' has no {self._what} yet: its noiser makes it inside the forward pass; set "
-            "'prepare: true' on the view to have it made before the counts are taken"
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Python's own protocols (copying, pickling) ask too
-            raise AttributeError(name)
-        raise self._refuse()
-
-    def _raise(self, *others: Any) -> Any:
-        raise self._refuse()
-
-    __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __and__ = __or__ = __rand__ = __ror__ = (
-        __invert__
-    ) = _raise
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __getitem__ = (
-        __len__
-    ) = __iter__ = _raise
-    __bool__ = __float__ = __int__ = __index__ = _raise
-    __hash__ = object.__hash__
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, args: tuple = (), kwargs: Any = None
-    ) -> Any:
-        pending = [*args, *(kwargs or {}).values()]
-        while pending:
-            value = pending.pop()
-            if type(value) is cls:
-                raise value._refuse()
-            pending.extend(value if isinstance(value, (list, tuple)) else ())
+# default of tensors that only some noisers provide. Their fields are declared without None: a criterion that `reads`
+# positions, log_q or an encoding is given them, and need not check that again
+_ABSENT: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One way of looking at a batch: what the encoder reads, and what a criterion needs to know about the change.
+    """A version of a batch: the input of an encoder, and what criteria need to know about the changes.
 
-    inputs, mask, special, labels, source, draws: as in `Batch`, in this view's own positions.
-    target: int64 [B, T], the original id at each position of this view.
-    positions: int64 [B, K] chosen positions; valid: bool [B, K] (padding slots of `positions` are False).
-    changed: bool [B, T], True where the token differs from `target`.
-    outline: True while only what is known before any network runs is there (see `LearnedNoiser.outline`).
-    log_q: log-probability of the noise distribution, as the noiser documents it.
-    embedding_change: [B, T, E], added to the embedded inputs before the encoder's first layer.
-    alignment: int64 [B, T], the original position of each position (-1: none); None when nothing moved.
-    padded: False when it is known that every position is content, so that attention needs no mask.
-    encoded: set by the engine once the view has been encoded; ema: with the moving average of the weights.
-    extra: what a learned noiser hands from `apply` to its own `losses`.
+    Views are immutable; `replace` makes a changed copy.
     """
 
     name: str
+    # as in `Batch`, but at this view's positions
     draws: Tensor
     inputs: Mapping[str, Tensor]
     mask: Tensor | None = None
     special: Tensor | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     source: Tensor | None = None
-    target: Tensor | None = None
-    positions: Tensor | None = None
-    valid: Tensor | None = None
-    changed: Tensor | None = None
-    log_q: Tensor | None = None
-    embedding_change: Tensor | None = None
-    alignment: Tensor | None = None
-    padded: bool = True
-    encoded: Encoded | None = None
-    ema: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    outline: bool = False
+
+    target: Tensor = _ABSENT  # int64 [B, T], the original token at each position of this view
+    positions: Tensor = (
+        _ABSENT  # int64 [B, K], the chosen positions; slots that `valid` excludes hold 0
+    )
+    valid: Tensor = _ABSENT  # bool [B, K], False in the slots of `positions` that are padding
+    changed: Tensor = _ABSENT  # bool [B, T], True where the token differs from `target`
+    log_q: Tensor = (
+        _ABSENT  # log-probabilities of the noise distribution, as the noiser documents them
+    )
+    embedding_change: Tensor | None = (
+        None  # [B, T, E], added to the embedded inputs before the first layer
+    )
+    alignment: Tensor | None = (
+        None  # int64 [B, T], the original position, -1 if none; None: nothing moved
+    )
+    padded: bool = True  # False: every position is known to be content, so attention needs no mask
+    encoded: Encoded = _ABSENT  # set by the engine once the view is encoded
+    ema: bool = False  # True: `encoded` was computed with the moving average of the weights
+    extra: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # from a learned noiser's `apply` to its `losses`
+    outline: bool = False  # True: the noiser has not run yet (see `Outline`)
 
     @classmethod
     def from_batch(cls, batch: Batch, name: str = "batch") -> View:
-        """The batch itself as a view: nothing changed, the target is the input."""
+        """Return the batch itself as a view: nothing is changed, so the target is the input."""
         return cls(
             name=name,
             draws=batch.draws,
@@ -185,113 +155,79 @@ class View:
             special=batch.special,
             labels=batch.labels,
             source=batch.source,
-            target=batch.inputs.get("tokens"),
+            target=batch.inputs.get("tokens", _ABSENT),
             padded=batch.mask is not None and not bool(batch.mask.all()),
         )
 
     def to(self, device: torch.device) -> View:
+        """Return the view with all tensors on `device`."""
         if self.draws.device == device:
             return self
-        return replace(
-            self, **{f.name: _moved(getattr(self, f.name), device, True) for f in fields(self)}
-        )
+        return replace(self, **_map_fields(self, lambda x: x.to(device, non_blocking=True)))
 
     def pin_memory(self) -> View:
-        return replace(self, **{f.name: _pinned(getattr(self, f.name)) for f in fields(self)})
+        """Return the view with all tensors in page-locked memory."""
+        return replace(self, **_map_fields(self, Tensor.pin_memory))
 
     def is_full(self) -> bool:
-        """Every position is content."""
+        """Return whether every position is content."""
         return self.mask is None or bool(self.mask.all())
 
     @property
     def content(self) -> Tensor:
-        """bool [B, T]: everything but padding."""
+        """True everywhere but on padding, bool [B, T]."""
         return torch.ones_like(self.target, dtype=torch.bool) if self.mask is None else self.mask
 
     @property
     def ordinary(self) -> Tensor:
-        """bool [B, T]: content that is no special token of the original sequence."""
+        """True on content that is not a special token of the original sequence, bool [B, T]."""
         return self.content if self.special is None else self.content & ~self.special
 
     @property
     def tokens(self) -> Tensor:
-        """int64 [B, T]. Raises RunError on the outline of a learned view (see `Noiser.outline`)."""
-        if self.outline:
-            raise NotYetKnown(self.name, "tokens")._refuse()
+        """The token ids of this view, int64 [B, T]."""
         return self.inputs["tokens"]
 
     def __len__(self) -> int:
         return self.draws.shape[0]
 
     def replace(self, **changes: Any) -> View:
-        """A copy with other values; TypeError on a name that is no field."""
+        """Return a copy with other values of the named fields. Raises TypeError for a name that is not a field."""
         if not changes.keys() <= self.__dict__.keys():
-            return replace(self, **changes)  # says which
-        made = object.__new__(
-            type(self)
-        )  # an update makes several: its constructor would set each field by itself
-        made.__dict__.update(self.__dict__, **changes)
-        return made
+            return replace(self, **changes)  # raises the TypeError that names the field
+        # the constructor of a frozen dataclass sets one field at a time, and an update makes several views
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__, **changes)
+        return copy
 
     def detached(self) -> View:
-        """The same view without graph, encodings or extras: what `prepare` keeps from one phase to the next."""
-
-        def cut(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.detach()
-            return {k: cut(v) for k, v in value.items()} if isinstance(value, Mapping) else value
-
-        kept = {
-            f.name: cut(getattr(self, f.name))
-            for f in fields(self)
-            if f.name not in ("encoded", "extra")
-        }
-        return View(**kept)
+        """Return the view without autograd graph, encodings and extras, as `prepare` keeps it."""
+        return View(**_map_fields(self, Tensor.detach, leave_out=("encoded", "extra")))
 
     def keep_positions(self, kept: Tensor, pad: int = 0) -> View:
-        """The positions where `kept` bool [B, T] is true, moved together, in T' columns: as many as the longest row keeps.
+        """Return the view reduced to the positions where `kept` is True, moved together to the left.
 
-        Everything of B x T goes along, labels too; the chosen positions that are kept are found again, the others are not
-        valid any more; `alignment` stays that with the original. pad: the token id behind a row's end.
+        kept: bool [B, T]. pad: the token id behind the end of a row. The result has as many positions as the longest
+        row keeps. Everything of shape [B, T, ...] moves along, labels included. Chosen positions that are not kept
+        become invalid. `alignment` still refers to the original sequence.
         """
-        B, T = kept.shape
-        sizes = kept.sum(1, keepdim=True)  # [B, 1]
-        width = int(sizes.max()) if B else 0
-        # a stable sort brings the kept positions to the front in their order
-        index = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :width]  # [B, T']
-        there = torch.arange(width, device=kept.device) < sizes  # [B, T']
+        index, filled = _order_of_kept(kept)  # each [B, T']
 
-        def moved(tensor: Tensor | None, fill: Any = 0) -> Any:
-            if not isinstance(tensor, Tensor) or tensor.dim() < 2 or tensor.shape[:2] != (B, T):
-                return tensor
-            extra = [1] * (tensor.dim() - 2)
-            taken = tensor.gather(1, index.view(B, width, *extra).expand(-1, -1, *tensor.shape[2:]))
-            return taken.masked_fill(~there.view(B, width, *extra), fill)
+        def moved(tensor: Any, fill: Any = 0) -> Any:
+            by_position = isinstance(tensor, Tensor) and tensor.shape[:2] == kept.shape
+            return _gather_positions(tensor, index, filled, fill) if by_position else tensor
 
         positions, valid = self.positions, self.valid
         if positions is not None:
-            place = kept.cumsum(1) - 1
-            found = (
-                torch.where(valid & kept.gather(1, positions), place.gather(1, positions), width)
-                .sort(1)
-                .values
-            )
-            valid = found < width  # padding slots stay behind
-            positions = torch.where(valid, found, 0)
-        alignment = (
-            torch.arange(T, device=kept.device).expand(B, T)
-            if self.alignment is None
-            else self.alignment
-        )
+            positions, valid = _move_chosen(positions, valid, kept, width=index.shape[1])
+        alignment = self.alignment
+        if alignment is None:
+            alignment = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape)
+
+        inputs = {n: moved(x, pad if n == "tokens" else 0) for n, x in self.inputs.items()}
         return self.replace(
-            inputs={
-                name: moved(value, pad if name == "tokens" else 0)
-                for name, value in self.inputs.items()
-            },
-            labels={
-                name: moved(value, -1) if value.dim() > 1 else value
-                for name, value in self.labels.items()
-            },
+            inputs=inputs,
+            labels={name: moved(label, -1) for name, label in self.labels.items()},
             mask=moved(self.content, False),
             special=moved(self.special, False),
             target=moved(self.target, pad),
@@ -301,37 +237,101 @@ class View:
             valid=valid,
             embedding_change=moved(self.embedding_change, 0.0),
             alignment=moved(alignment, -1),
-            padded=not bool(there.all()),
+            padded=not bool(filled.all()),
             encoded=None,
         )
 
     def at_positions(self, tensor: Tensor) -> Tensor:
-        """Rows of `tensor` [B, T, ...] at the chosen positions -> [B, K, ...]; padding slots repeat position 0."""
+        """Return `tensor` [B, T, ...] at the chosen positions, [B, K, ...]; padding slots hold position 0."""
         index = self.positions
         if tensor.dim() > 2:
-            index = index.view(*index.shape, *[1] * (tensor.dim() - 2)).expand(
-                -1, -1, *tensor.shape[2:]
-            )
+            ones = [1] * (tensor.dim() - 2)
+            index = index.view(*index.shape, *ones).expand(-1, -1, *tensor.shape[2:])
         return tensor.gather(1, index)
+
+
+def _order_of_kept(kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the old position at each new one, int64 [B, T'], and whether there is one, bool [B, T'].
+
+    T' is the largest number of True values in a row of `kept` bool [B, T].
+    """
+    sizes = kept.sum(1, keepdim=True)  # [B, 1]
+    width = int(sizes.max()) if len(kept) else 0
+    # a stable sort brings the kept positions to the front in their order
+    index = kept.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+    return index, torch.arange(width, device=kept.device) < sizes
+
+
+def _gather_positions(tensor: Tensor, index: Tensor, filled: Tensor, fill: Any) -> Tensor:
+    """Return `tensor` [B, T, ...] at `index` [B, T'], with `fill` where `filled` bool [B, T'] is False."""
+    shape = (*index.shape, *[1] * (tensor.dim() - 2))
+    gathered = tensor.gather(1, index.view(shape).expand(-1, -1, *tensor.shape[2:]))
+    return gathered.masked_fill(~filled.view(shape), fill)
+
+
+def _move_chosen(
+    positions: Tensor, valid: Tensor, kept: Tensor, width: int
+) -> tuple[Tensor, Tensor]:
+    """Return the chosen positions [B, K] and their validity after only the positions in `kept` [B, T] remain."""
+    new_position = kept.cumsum(1) - 1  # [B, T]
+    remains = valid & kept.gather(1, positions)  # [B, K]
+    moved = torch.where(remains, new_position.gather(1, positions), width)
+    moved = moved.sort(1).values  # invalid slots sort last
+    valid = moved < width
+    return torch.where(valid, moved, 0), valid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline(View):
+    """What is known of a view before its noiser runs. Counts are taken from it.
+
+    Reading anything else raises RunError, which says what to do.
+    """
+
+    unknown: frozenset[str] = frozenset()  # names of fields, and of properties that depend on them
+
+    @classmethod
+    def of(cls, view: View, name: str, unknown: Iterable[str]) -> Outline:
+        """Return the outline of the view `name`, which has the values of `view` except for those named."""
+        outline = object.__new__(cls)
+        inherited = view.unknown if isinstance(view, Outline) else frozenset()
+        unknown = inherited.union(unknown, ["tokens"])
+        outline.__dict__.update(view.__dict__, name=name, outline=True, unknown=unknown)
+        return outline
+
+    def __getattribute__(self, name: str) -> Any:
+        values = object.__getattribute__(self, "__dict__")
+        if name in values.get("unknown", ()):
+            raise RunError(
+                f"view '{values['name']}' has no {name} yet: its noiser makes it inside the forward pass; set "
+                "'prepare: true' on the view to have it made before the counts are taken"
+            )
+        return super().__getattribute__(name)
+
+    def replace(self, **changes: Any) -> View:
+        """Return a copy with other values of the named fields, which are then known."""
+        return super().replace(**{"unknown": self.unknown - changes.keys(), **changes})
 
 
 @dataclass(frozen=True)
 class LossTerm:
-    """A sum, in fp32 or wider, that the engine divides by the count `normalizers` gave under the same name, summed
-    over all ranks and micro-batches of the update, and multiplies by `weight` and the criterion's own weight."""
+    """The sum of one loss term over a micro-batch.
 
-    sum: Tensor
+    The engine divides it by the count that `normalizers` gives under the same name, summed over all ranks and
+    micro-batches of the update, and multiplies it by `weight` and by the weight of the criterion.
+    """
+
+    sum: Tensor  # 0-d, fp32 or wider
     weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a criterion (or a learned noiser) returns.
+    """What a criterion or a learned noiser returns for one micro-batch."""
 
-    terms: loss terms by name. statistics: additive tensors by name, summed over micro-batches, ranks and updates
-    before `metrics` turns them into numbers. outcomes: tensors that learned noisers may read (rewards).
-    """
-
-    terms: Mapping[str, LossTerm] = field(default_factory=dict)
+    terms: Mapping[str, LossTerm] = field(default_factory=dict)  # by name
+    # additive tensors by name, summed over micro-batches, ranks and updates before `metrics` reads them
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
-    outcomes: Mapping[str, Tensor] = field(default_factory=dict)
+    outcomes: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # for learned noisers to read, such as rewards

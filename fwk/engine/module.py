@@ -22,7 +22,7 @@ from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.keyed import Key, fold
 from fwk.contracts.noiser import LearnedNoiser, Noiser
-from fwk.contracts.views import Encoded, NotYetKnown, Output, View
+from fwk.contracts.views import Encoded, Outline, Output, View
 from fwk.engine.contexts import Contexts
 from fwk.engine.encoding import Encoding, check_states
 from fwk.engine.feed.static import StaticViews
@@ -347,15 +347,14 @@ def weight_at(weight: float | Mapping[str, float], progress: float) -> float:
     return weight["from"] + (weight["to"] - weight["from"]) * share
 
 
-def _outline(noiser: Noiser, name: str, parent: View, key: Key) -> View:
+def _outline(noiser: Noiser, name: str, parent: View, key: Key) -> Outline:
     """Return what is known of a view before the forward pass makes it."""
-    if isinstance(noiser, LearnedNoiser):
-        outline = noiser.outline(parent, key)
-        unknown = [what for what in UNKNOWN_BEFORE_A_NETWORK if getattr(outline, what) is None]
-    else:  # nothing about this view is known before its parent has been made
-        outline, unknown = parent, list(UNKNOWN_BEFORE_ITS_PARENT)
-    missing = {what: NotYetKnown(name, what) for what in unknown}
-    return outline.replace(name=name, outline=True, **missing)
+    if not isinstance(noiser, LearnedNoiser):
+        # nothing about this view is known before its parent has been made
+        return Outline.of(parent, name, UNKNOWN_BEFORE_ITS_PARENT)
+    known = noiser.outline(parent, key)
+    unknown = [what for what in UNKNOWN_BEFORE_A_NETWORK if vars(known)[what] is None]
+    return Outline.of(known, name, unknown)
 
 
 def _nodes(views: Mapping[str, ViewSpec], noisers: Mapping[str, Noiser]) -> dict[str, Node]:

@@ -46,7 +46,7 @@ SIZES = {
 
 
 @register("model", "bert")
-class Bert(Encoder):
+class Bert(Encoder["Bert.Config"]):
     """Transformer encoder with learned or relative positions, post- or pre-LN, optionally factorised embedding."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class Bert(Encoder):
             "weights: normal with deviation 0.02 (BERT), torch's defaults, or normal with 1/sqrt(fan-in)",
         )
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             _, width, heads = self.shape()
             if width % heads:
                 raise ConfigError("heads", f"width {width} is not a multiple of {heads} heads")
@@ -156,7 +156,7 @@ class Bert(Encoder):
                 heads = max(heads, 4)
             return self.layers or layers, width, self.heads or heads
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         if build.vocabulary is None:
             raise ConfigError("model", "'bert' reads tokens, and this task has no vocabulary")
@@ -259,7 +259,8 @@ class Bert(Encoder):
 
 def layer_norm(config: Bert.Config, width: int) -> nn.Module:
     """Over the last dimension, with weight and bias [width] by those names whoever computes it. ConfigError when apex is
-    asked for and is not NVIDIA's."""
+    asked for and is not NVIDIA's.
+    """
     if config.norm_kernel == "apex":
         return apex_part("normalization", "model.norm_kernel", "torch").FusedLayerNorm(
             width, eps=config.norm_eps
@@ -268,7 +269,7 @@ def layer_norm(config: Bert.Config, width: int) -> nn.Module:
 
 
 class Embeddings(nn.Module):
-    def __init__(self, config: Bert.Config, width: int, build: BuildContext):
+    def __init__(self, config: Bert.Config, width: int, build: BuildContext) -> None:
         super().__init__()
         size = config.embedding or width
         length = config.length or build.length
@@ -299,7 +300,8 @@ def attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropped: float
 ) -> Tensor:
     """softmax(query keyᵀ / √d + bias) value, its probabilities under dropout: [B, heads, T, d] each. bias: numbers that
-    are added, or bool, which keys may be seen; broadcast to [B, heads, T, T]."""
+    are added, or bool, which keys may be seen; broadcast to [B, heads, T, T].
+    """
     if not dropped or query.device.type != "cpu" or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropped)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(
@@ -315,7 +317,7 @@ def attention(
 
 
 class Layer(nn.Module):
-    def __init__(self, config: Bert.Config, width: int, heads: int):
+    def __init__(self, config: Bert.Config, width: int, heads: int) -> None:
         super().__init__()
         self.heads, self.pre = heads, config.norm == "pre"
         inner = config.inner or 4 * width

@@ -1,6 +1,7 @@
 """BERT's masking (Devlin et al. 2019, section 3.1): of the chosen positions 80% become [MASK], 10% a random token,
 10% stay. Deviation: exactly ⌈ratio·n⌉ of a sequence's n ordinary tokens are chosen, instead of each with probability
-`ratio`; the split into mask, random and kept is drawn per position."""
+`ratio`; the split into mask, random and kept is drawn per position.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from fwk.errors import ConfigError
 
 
 @register("noiser", "bert_mask")
-class BertMask(Noiser):
+class BertMask(Noiser["BertMask.Config"]):
     """Chooses ⌈ratio·n⌉ ordinary tokens per sequence and replaces them by [MASK], a random token, or nothing."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -34,14 +35,14 @@ class BertMask(Noiser):
             0.1, "share of the chosen that becomes a random token (BERT: 0.1)", low=0, high=1
         )
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             if self.mask + self.random > 1 + 1e-9:
                 raise ValueError(f"mask {self.mask} and random {self.random} add up to more than 1")
 
     by_row = True
     chooses = True
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         if self.vocabulary is None or self.vocabulary.mask < 0:
             raise ConfigError(
@@ -84,8 +85,9 @@ def corrupt(
     mask: float,
     random: float,
 ) -> Tensor:
-    """tokens [B, T] with those at positions [B, K] (where valid) replaced by [MASK], a random id of `ordinary`, or
-    left, in the shares `mask`, `random` and the rest."""
+    """Tokens [B, T] with those at positions [B, K] (where valid) replaced by [MASK], a random id of `ordinary`, or
+    left, in the shares `mask`, `random` and the rest.
+    """
     positions = torch.where(
         valid, positions, positions[:, :1]
     )  # padding slots, which come last, repeat the first one

@@ -17,7 +17,7 @@ from fwk.errors import ConfigError
 
 
 @register("noiser", "crop")
-class Crop(Noiser):
+class Crop(Noiser["Crop.Config"]):
     """Keeps ⌈keep·n⌉ successive ones of a sequence's n ordinary tokens, with [CLS], [SEP] and the like; the rest closes up.
 
     What is known by position goes with its token: target, changed, chosen positions, labels per token. `alignment` says
@@ -32,7 +32,7 @@ class Crop(Noiser):
             0.9, "share of the ordinary tokens that is kept (COCO-LM: 0.9)", above=0, high=1
         )
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         self.pad = max(self.vocabulary.pad, 0) if self.vocabulary else 0
 
@@ -49,8 +49,9 @@ class Crop(Noiser):
 
 
 def spans(ordinary: Tensor, key: Key, keep: float) -> Tensor:
-    """bool [B, T]: in each row ⌈keep·n⌉ successive ones of its n ordinary positions, bool [B, T]; every such span is
-    equally likely."""
+    """Bool [B, T]: in each row ⌈keep·n⌉ successive ones of its n ordinary positions, bool [B, T]; every such span is
+    equally likely.
+    """
     n = ordinary.sum(1, keepdim=True)  # [B, 1]
     length = exact_share(keep, n)
     start = key.child("start").bits(1).to(n.device) % (

@@ -10,7 +10,7 @@ from fwk.contracts.views import View
 
 
 @register("noiser", "identity")
-class Identity(Noiser):
+class Identity(Noiser["Identity.Config"]):
     """The source as it is: plain inputs, for supervised criteria, teachers, and dropout as the only noise."""
 
     by_row = True

@@ -23,7 +23,7 @@ from fwk.errors import ConfigError, did_you_mean
 
 
 @register("noiser", "rows")
-class Rows(Noiser):
+class Rows(Noiser["Rows.Config"]):
     """Keeps the rows of the named sources, and of those the labelled (or the unlabelled) ones."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,14 @@ class Rows(Noiser):
             False, "keep the rows without that label instead, where it is < 0"
         )
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             if self.unlabelled and self.label is None:
                 raise ValueError("unlabelled rows of which label? set 'label'")
 
     by_row = True
     chooses = False
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         self.name = build.name
         if config.label is not None and build.labels and config.label not in build.labels:

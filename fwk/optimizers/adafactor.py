@@ -14,17 +14,16 @@ paper's constant 0.01 is `lr`; V and √V are bounded from below, instead of 1e-
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from fwk.components.registry import register
-from fwk.contracts.optimizer import LARGE, OptimizerConfig, OptimizerFactory
+from fwk.contracts.optimizer import LARGE, OptimizerConfig, OptimizerFactory, ParameterGroup
 from fwk.contracts.options import option
 
 
 @register("optimizer", "adafactor")
-class Adafactor(OptimizerFactory):
+class Adafactor(OptimizerFactory["Adafactor.Config"]):
     """Second moments factored into rows and columns, steps relative to each parameter's size."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class Adafactor(OptimizerFactory):
 
     @classmethod
     def build(
-        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+        cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
         return torch.optim.Adafactor(
             groups,

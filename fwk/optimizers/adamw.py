@@ -11,7 +11,7 @@ an update is not stepped, but its corrections move on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -20,6 +20,7 @@ from fwk.contracts.optimizer import (
     LARGE,
     OptimizerConfig,
     OptimizerFactory,
+    ParameterGroup,
     check_betas,
     implementation,
 )
@@ -28,7 +29,7 @@ from fwk.nn.apex import apex_optimizer
 
 
 @register("optimizer", "adamw")
-class AdamW(OptimizerFactory):
+class AdamW(OptimizerFactory["AdamW.Config"]):
     """Adam with decoupled weight decay; fused where torch has a kernel."""
 
     suits = 128
@@ -56,7 +57,7 @@ class AdamW(OptimizerFactory):
 
     @classmethod
     def build(
-        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+        cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
         settings = {
             "lr": config.lr,

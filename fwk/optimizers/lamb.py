@@ -29,6 +29,7 @@ from fwk.contracts.optimizer import (
     LARGE,
     OptimizerConfig,
     OptimizerFactory,
+    ParameterGroup,
     check_betas,
     without_decay,
 )
@@ -38,7 +39,7 @@ from fwk.nn.apex import apex_optimizer
 
 
 @register("optimizer", "lamb")
-class LAMB(OptimizerFactory):
+class LAMB(OptimizerFactory["LAMB.Config"]):
     """Adam whose step for each matrix is in proportion to the matrix: for batches of thousands of sequences."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -79,13 +80,13 @@ class LAMB(OptimizerFactory):
 
     @classmethod
     def kind(
-        cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]
+        cls, config: Config, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]
     ) -> str:
         return "spared" if without_decay(name, parameter, config.no_decay) else "adapted"
 
     @classmethod
     def build(
-        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+        cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
         settings = {
             "lr": config.lr,

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ from fwk.contracts.optimizer import (
     LARGE,
     OptimizerConfig,
     OptimizerFactory,
+    ParameterGroup,
     check_betas,
     check_patterns,
     implementation,
@@ -42,7 +43,7 @@ LAYERS = ("networks.*.layers.*",)
 
 
 @register("optimizer", "muon")
-class Muon(OptimizerFactory):
+class Muon(OptimizerFactory["Muon.Config"]):
     """Orthogonalised momentum for the matrices of the layers, AdamW for the rest; needs torch 2.9."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class Muon(OptimizerFactory):
 
     @classmethod
     def kind(
-        cls, config: Any, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]
+        cls, config: Config, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]
     ) -> str:
         embedding = any(isinstance(owner, (nn.Embedding, nn.EmbeddingBag)) for owner in owners)
         named = any(fnmatchcase(name, pattern) for pattern in config.hidden)
@@ -92,7 +93,7 @@ class Muon(OptimizerFactory):
 
     @classmethod
     def build(
-        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+        cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
         names = [name for group in groups for name in group["names"]]
         if config.hidden != LAYERS:
@@ -132,7 +133,7 @@ class Muon(OptimizerFactory):
 class Together(torch.optim.Optimizer):
     """Several optimizers as one: the groups of all of them, and one state."""
 
-    def __init__(self, parts: list[torch.optim.Optimizer]):
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         super().__init__([group for part in parts for group in part.param_groups], {})
         self.parts = parts
 

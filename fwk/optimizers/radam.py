@@ -14,17 +14,22 @@ updates are not divided by √v̂, so they move by the raw gradient; `train.clip
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from fwk.components.registry import register
-from fwk.contracts.optimizer import LARGE, OptimizerConfig, OptimizerFactory, check_betas
+from fwk.contracts.optimizer import (
+    LARGE,
+    OptimizerConfig,
+    OptimizerFactory,
+    ParameterGroup,
+    check_betas,
+)
 from fwk.contracts.options import option
 
 
 @register("optimizer", "radam")
-class RAdam(OptimizerFactory):
+class RAdam(OptimizerFactory["RAdam.Config"]):
     """Adam whose step grows with what is known of the second moment; decoupled weight decay."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -39,7 +44,7 @@ class RAdam(OptimizerFactory):
 
     @classmethod
     def build(
-        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+        cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
         settings = {
             "lr": config.lr,

@@ -1,21 +1,27 @@
 """Stochastic gradient descent with momentum (Sutskever et al. 2013). Weight decay is the classical L2 term, added to
-the gradient before the momentum, not AdamW's decoupled one."""
+the gradient before the momentum, not AdamW's decoupled one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from fwk.components.registry import register
-from fwk.contracts.optimizer import LARGE, OptimizerConfig, OptimizerFactory, implementation
+from fwk.contracts.optimizer import (
+    LARGE,
+    OptimizerConfig,
+    OptimizerFactory,
+    ParameterGroup,
+    implementation,
+)
 from fwk.contracts.options import option
 from fwk.errors import ConfigError
 
 
 @register("optimizer", "sgd")
-class SGD(OptimizerFactory):
+class SGD(OptimizerFactory["SGD.Config"]):
     """Stochastic gradient descent with momentum and L2 weight decay."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -32,7 +38,7 @@ class SGD(OptimizerFactory):
 
     @classmethod
     def build(
-        cls, config: Any, groups: list[dict[str, Any]], device: torch.device
+        cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
         settings = {"lr": config.lr, "momentum": config.momentum, "nesterov": config.nesterov}
         # torch's fused kernel wants momentum of all parameters or of none, and one whose loss terms had no example has none yet

@@ -9,7 +9,7 @@ from fwk.contracts.schedule import Schedule, ScheduleConfig
 
 
 @register("schedule", "constant")
-class Constant(Schedule):
+class Constant(Schedule["Constant.Config"]):
     """Linear warm-up, then the peak rate to the end."""
 
     name = "constant"

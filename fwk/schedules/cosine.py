@@ -11,7 +11,7 @@ from fwk.contracts.schedule import Schedule, ScheduleConfig
 
 
 @register("schedule", "cosine")
-class Cosine(Schedule):
+class Cosine(Schedule["Cosine.Config"]):
     """Linear warm-up, then half a cosine down."""
 
     name = "cosine"

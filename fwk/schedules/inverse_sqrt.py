@@ -19,7 +19,7 @@ from fwk.contracts.schedule import Schedule, ScheduleConfig
 
 
 @register("schedule", "inverse_sqrt")
-class InverseSqrt(Schedule):
+class InverseSqrt(Schedule["InverseSqrt.Config"]):
     """Linear warm-up, then decay with the inverse square root of the update (Transformer)."""
 
     name = "inverse_sqrt"

@@ -16,7 +16,7 @@ from fwk.contracts.schedule import Schedule, ScheduleConfig
 
 
 @register("schedule", "inverse_time")
-class InverseTime(Schedule):
+class InverseTime(Schedule["InverseTime.Config"]):
     """Linear warm-up times 1 / (1 + rate·update^power) (CVT)."""
 
     name = "inverse_time"

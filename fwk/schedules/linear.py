@@ -10,7 +10,7 @@ from fwk.contracts.schedule import Schedule, ScheduleConfig
 
 
 @register("schedule", "linear")
-class Linear(Schedule):
+class Linear(Schedule["Linear.Config"]):
     """Linear warm-up, then linear decay (BERT)."""
 
     name = "linear"

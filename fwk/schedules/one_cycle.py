@@ -19,7 +19,7 @@ from fwk.contracts.schedule import Schedule, ScheduleConfig
 
 
 @register("schedule", "one_cycle")
-class OneCycle(Schedule):
+class OneCycle(Schedule["OneCycle.Config"]):
     """Up to the peak and down again, far below the start."""
 
     name = "one_cycle"

@@ -13,7 +13,7 @@ from fwk.contracts.schedule import Schedule, ScheduleConfig
 
 
 @register("schedule", "polynomial")
-class Polynomial(Schedule):
+class Polynomial(Schedule["Polynomial.Config"]):
     """Linear warm-up, then polynomial decay."""
 
     name = "polynomial"

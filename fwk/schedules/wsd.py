@@ -28,7 +28,7 @@ SHAPES = {
 
 
 @register("schedule", "wsd")
-class WarmupStableDecay(Schedule):
+class WarmupStableDecay(Schedule["WarmupStableDecay.Config"]):
     """Linear warm-up, the peak rate, then a short decay at the end."""
 
     name = "wsd"

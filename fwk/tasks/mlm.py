@@ -1,5 +1,6 @@
 """Masked language modelling data: blocks of plain text. What is masked, and what is learned from it, is the business of
-noisers and criteria; this task only hands out text."""
+noisers and criteria; this task only hands out text.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ _SMALL = 50_000_000  # bytes of text (as stored) below which the vocabulary is s
 
 
 @register("task", "mlm")
-class MaskedLanguageModelling(Task):
+class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
     """Plain text in blocks of `length` tokens, for every objective that reads text without labels."""
 
     _trained_on: dict[str, Any] | None = (
@@ -94,7 +95,7 @@ class MaskedLanguageModelling(Task):
         field: str = option("text", "the field of JSONL records that holds the text")
         processes: int = option(1, "processes that tokenize text given here", low=1, high=1024)
 
-    def __init__(self, config: Any, seed: int = 1):
+    def __init__(self, config: Config, seed: int = 1) -> None:
         super().__init__(config, seed)
         entries, self._weights = _entries(config.data)
         valid = _valid_paths(config)
@@ -120,7 +121,7 @@ class MaskedLanguageModelling(Task):
         self._names = super().source_names()
 
     @classmethod
-    def without_data(cls, config: Any, seed: int, folder: Path) -> MaskedLanguageModelling:
+    def without_data(cls, config: Config, seed: int, folder: Path) -> MaskedLanguageModelling:
         """The task as a trained model needs it elsewhere: the tokenizer in FOLDER/tokenizer, and no text."""
         task = cls.__new__(cls)
         Task.__init__(task, config, seed)
@@ -142,7 +143,9 @@ class MaskedLanguageModelling(Task):
         return task
 
     @classmethod
-    def for_evaluation(cls, config: Any, seed: int, folder: Path, split: str, trained: Any) -> Task:
+    def for_evaluation(
+        cls, config: Config, seed: int, folder: Path, split: str, trained: Any
+    ) -> Task:
         """Of text of its own to validate on, that alone is read, with the run's tokenizer."""
         if (
             split != "valid"

@@ -27,7 +27,7 @@ PAD, UNK, CLS, SEP, MASK, FIRST = 0, 1, 2, 3, 4, 5
 
 
 @register("task", "synthetic")
-class Synthetic(Task):
+class Synthetic(Task["Synthetic.Config"]):
     """Random sequences in which half of the tokens follow from the one before; no data needed."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,7 @@ class Synthetic(Task):
 
 
 class _Sequences(Source):
-    def __init__(self, config: Synthetic.Config, word: int, name: str, count: int):
+    def __init__(self, config: Synthetic.Config, word: int, name: str, count: int) -> None:
         self.config, self.word, self.name, self.count = config, word, name, count
 
     def __len__(self) -> int:

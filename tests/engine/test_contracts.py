@@ -297,20 +297,26 @@ class ByHand(Criterion):
 
 
 def test_an_outline_explains_itself_whatever_is_asked_of_it():
-    from fwk.contracts.views import NotYetKnown
+    from fwk.contracts.views import Outline, View
     from fwk.errors import RunError
 
-    missing = NotYetKnown("corrupted", "changed")
+    tokens = torch.zeros(2, 3, dtype=torch.int64)
+    source = View(
+        name="masked", draws=torch.arange(2), inputs={"tokens": tokens}, changed=tokens == 0
+    )
+    outline = Outline.of(source, "corrupted", ["changed"])
+    assert torch.equal(outline.replace(changed=source.changed).changed, source.changed)
     for ask in (
-        lambda: ~missing,
-        lambda: missing[0],
-        lambda: missing == 1,
-        lambda: float(missing),
-        lambda: missing.sum(),
-        lambda: torch.stack([missing]),
-        lambda: missing & missing,
-        lambda: len(missing),
-        lambda: bool(missing),
+        lambda: ~outline.changed,
+        lambda: outline.changed[0],
+        lambda: outline.changed == 1,
+        lambda: float(outline.changed),
+        lambda: outline.changed.sum(),
+        lambda: torch.stack([outline.changed]),
+        lambda: outline.changed & outline.changed,
+        lambda: len(outline.changed),
+        lambda: bool(outline.changed),
+        lambda: outline.tokens,
     ):
         with pytest.raises(RunError, match="prepare: true"):
             ask()
