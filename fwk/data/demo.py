@@ -88,8 +88,36 @@ _CODE = re.compile(r"[{}<>=|\\_^~$@#*/\[\]]|\(\)|::|--|\w\.\w+\.\w|\d\.\d")
 _ROLE = re.compile(r":[a-z:]+:`([^`<]*?)(?:\s*<[^`>]*>)?`")
 _TICKS = re.compile(r"`{1,2}([^`]*)`{1,2}_{0,2}")
 _COMMON = frozenset(
-    "the a an of to in and is are be for that this with or as it if by on not from can will which when "
-    "has have".split()
+    [
+        "the",
+        "a",
+        "an",
+        "of",
+        "to",
+        "in",
+        "and",
+        "is",
+        "are",
+        "be",
+        "for",
+        "that",
+        "this",
+        "with",
+        "or",
+        "as",
+        "it",
+        "if",
+        "by",
+        "on",
+        "not",
+        "from",
+        "can",
+        "will",
+        "which",
+        "when",
+        "has",
+        "have",
+    ]
 )
 _SECTION = re.compile(
     r"^(parameters|returns?|args|arguments|raises|yields|attributes|methods|see also|notes?|"

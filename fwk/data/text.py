@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -182,7 +182,8 @@ class Reader:
 
     split: what separates documents. "empty-line": an empty line, and the end of a file; "line": each line is a
     document; "file": each file is one. JSONL files (by suffix, or format="jsonl") hold one document per line, in
-    `field`. advance: called with the number of bytes read, as stored, after each read.
+    `field`. advance: called with the number of bytes read, as stored, after each read. names: names of files in
+    messages, where they differ from their paths.
 
     Raises DataError, with file and line, where the text cannot be used.
     """
@@ -194,12 +195,14 @@ class Reader:
         field: str = "text",
         format: str = "auto",
         advance: Callable[[int], object] = lambda n: None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         self.files = list(files)
         self.split = split
         self.field = field
         self.format = format
         self.advance = advance
+        self.names = {"-": "standard input", **(names or {})}
 
     def __iter__(self) -> Iterator[Document]:
         for file in self.files:
@@ -207,6 +210,10 @@ class Reader:
             if self.format == "auto":
                 jsonl = _inner_suffix(file) in (".jsonl", ".ndjson")
             yield from self._documents(file, jsonl)
+
+    def _name(self, file: str) -> str:
+        """Return the name of a file in messages."""
+        return self.names.get(file, file)
 
     def _documents(self, file: str, jsonl: bool) -> Iterator[Document]:
         """Yield the documents of one file; one that is too long continues as a new document."""
@@ -255,14 +262,15 @@ class Reader:
         # the number of the line is right for JSONL alone, whose blocks are not split into paragraphs
         for number, (text, bare) in enumerate(zip(texts, stripped, strict=True), block.number):
             if jsonl and bare:
-                pieces = self._record(text, _display_name(file), number).split("\n")
+                pieces = self._record(text, file, number).split("\n")
             else:
                 pieces = [text]
             ends_line = self.split == "line" or (self.split == "empty-line" and not bare)
             yield [*_cut_long_lines(pieces)], jsonl or (block.whole and ends_line)
 
-    def _record(self, text: str, name: str, number: int) -> str:
+    def _record(self, text: str, file: str, number: int) -> str:
         """Return the document in one line of a JSONL file."""
+        name = self._name(file)
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -290,7 +298,7 @@ class Reader:
 
     def blocks(self, file: str, jsonl: bool) -> Iterator[_Block]:
         """Yield a file as blocks of whole lines; a line longer than a document may be comes in pieces."""
-        name = _display_name(file)
+        name = self._name(file)
         longest = LONGEST_RECORD if jsonl else 4 * LONGEST_LINE
         number, pending = 1, b""
         for chunk in self._chunks(file, name):
@@ -341,11 +349,6 @@ class Reader:
             if file != "-":
                 stream.close()
                 raw.close()
-
-
-def _display_name(file: str) -> str:
-    """Return the name of an input in messages."""
-    return "standard input" if file == "-" else file
 
 
 def _end_of_piece(line: bytes) -> int:

@@ -18,7 +18,7 @@ import pytest
 from support.paths import ROOT
 
 from fwk.cli.preprocess import main
-from fwk.data import preprocess
+from fwk.data import shards
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.store import Store
 from fwk.data.text import LONGEST_LINE, Reader, split_sentences
@@ -208,7 +208,7 @@ def test_the_same_command_again_changes_nothing_and_other_options_are_refused(tm
     assert main(arguments) == 0
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("*")}
     assert main([*arguments, "--cased"]) == 2
-    assert "say --overwrite" in capsys.readouterr().err
+    assert "give --overwrite" in capsys.readouterr().err
     assert main([*arguments, "--cased", "--overwrite"]) == 0
     assert before != {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("*")}
 
@@ -330,11 +330,11 @@ def test_sentences_do_not_depend_on_what_is_encoded_together_and_those_without_t
     ]
     found = []
     for batch in (1, 2, 100):
-        monkeypatch.setattr(preprocess, "_BATCH", batch)
+        monkeypatch.setattr(shards, "_BATCH", batch)
         found.append(
             {
                 name: values.tolist()
-                for name, values in preprocess._encode(documents, Words(), "uint16").items()
+                for name, values in shards.encode_documents(documents, Words(), "uint16").items()
             }
         )
     assert (
@@ -366,7 +366,11 @@ def test_sentences_do_not_depend_on_what_is_encoded_together_and_those_without_t
         ("type.jsonl", b'{"text": 3}\n', "line 1: the field 'text' is int"),
         ("list.jsonl", b"[1]\n", "line 1: expected a JSON object"),
         ("cut.txt.xz", lzma.compress(TEXT.encode())[:200], "cut.txt.xz is damaged"),
-        ("fake.txt.gz", b"plain text", "fake.txt.gz is damaged, or its suffix names the wrong format"),
+        (
+            "fake.txt.gz",
+            b"plain text",
+            "fake.txt.gz is damaged, or its suffix names the wrong format",
+        ),
         ("cut.txt.gz", gzip.compress(TEXT.encode(), mtime=0)[:100], "cut.txt.gz is damaged"),
     ],
 )
