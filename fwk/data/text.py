@@ -57,7 +57,9 @@ def path_not_found(entry: str) -> DataError:
         folder, path = folder.parent, path.parent
     names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     hint = did_you_mean(path.name, names, everything_up_to=0)
-    return DataError(f"no file, folder or glob match for {entry} (looked in {folder}){hint}")
+    return DataError(
+        f"there is no file, folder or glob match for {entry} (looked in {folder}){hint}"
+    )
 
 
 def find_files(entries: Sequence[str]) -> list[str]:
@@ -287,7 +289,7 @@ class Reader:
         for part in self.field.split("."):
             if not isinstance(value, dict) or part not in value:
                 raise DataError(
-                    f"{name}, line {number}: no field '{self.field}'{did_you_mean(part, record)}"
+                    f"{name}, line {number}: the record has no field '{self.field}'{did_you_mean(part, record)}"
                 )
             value = value[part]
         if not isinstance(value, str):

@@ -63,8 +63,8 @@ def installation(tmp_path, monkeypatch):
         "The last thing to know about a tree is that it has got a root, and that the root is not a leaf.\n"
     )
     monkeypatch.setenv("FWK_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(demo, "_installed", lambda: [("tools", tmp_path / "site/tools")])
-    monkeypatch.setattr(demo, "_others", lambda: [])
+    monkeypatch.setattr(demo, "_preferred_roots", lambda: [("tools", tmp_path / "site/tools")])
+    monkeypatch.setattr(demo, "_other_roots", lambda: [])
     return tmp_path
 
 
@@ -92,7 +92,7 @@ def test_it_is_built_once_and_again_when_the_installation_changes(installation):
 
 
 def test_an_installation_without_prose_is_one_sentence(installation, monkeypatch):
-    monkeypatch.setattr(demo, "_installed", lambda: [])
+    monkeypatch.setattr(demo, "_preferred_roots", lambda: [])
     with pytest.raises(DataError, match="no English prose was found"):
         demo.corpus()
 
@@ -109,13 +109,13 @@ def test_several_processes_at_once_build_it_once(installation):
 import os, sys
 from pathlib import Path
 from fwk.data import demo
-demo._installed = lambda: [("tools", Path({str(installation / "site/tools")!r}))]
-demo._others = lambda: []
-build = demo.documents
+demo._preferred_roots = lambda: [("tools", Path({str(installation / "site/tools")!r}))]
+demo._other_roots = lambda: []
+build = demo.read_documents
 def counted(*arguments):
     open({str(installation)!r} + "/built-" + str(os.getpid()), "w")
     return build(*arguments)
-demo.documents = counted
+demo.read_documents = counted
 print(demo.corpus())
 """
     processes = [

@@ -361,7 +361,7 @@ def test_sentences_do_not_depend_on_what_is_encoded_together_and_those_without_t
         (
             "field.jsonl",
             b'{"txet": "a"}\n',
-            "line 1: no field 'text'. Did you mean 'txet'",
+            "line 1: the record has no field 'text'. Did you mean 'txet'",
         ),
         ("type.jsonl", b'{"text": 3}\n', "line 1: the field 'text' is int"),
         ("list.jsonl", b"[1]\n", "line 1: expected a JSON object"),
