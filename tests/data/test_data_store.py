@@ -23,7 +23,8 @@ CLS, SEP = 2, 3
 
 def documents():
     rng = np.random.default_rng(0)
-    words = ["the", "old", "bridge", "over", "a", "river", "was", "built", "by", "people", "who", "lived", "near", "its", "harbour"]
+    words = ["the", "old", "bridge", "over", "a", "river", "was", "built", "by", "people"]
+    words += ["who", "lived", "near", "its", "harbour"]
 
     def sentence():
         return " ".join(rng.choice(words, rng.integers(3, 12))).capitalize()
