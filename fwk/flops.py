@@ -59,7 +59,6 @@ def count(
     """Of a `RunConfig`. length, vocabulary: of the task, where its config does not say them (a token store brings its own).
     products: see `SequenceShape`. micro_batches: per update on each rank (by default as many as one process makes). None where sequences
     have no tokens or the main encoder does not say its sizes."""
-    from fwk.config.views import complete_views
 
     told = config.task.values
     length = length or told.get("length")
@@ -70,7 +69,7 @@ def count(
     networks = {"main": _sizes(config.model, None)}
     if not networks["main"]:
         return None
-    views = complete_views(config)
+    views = config.views_by_name
     for name, spec in config.networks.items():
         networks[name] = _sizes(spec.component, networks["main"])
     parts: dict[str, float] = {}

@@ -112,7 +112,6 @@ def _main(argv: list[str]) -> int:
         return 0
     from fwk.config.identity import to_yaml
     from fwk.config.resolve import resolve
-    from fwk.config.views import unused
 
     resolved = resolve(
         values.get("--config", ()),
@@ -124,7 +123,7 @@ def _main(argv: list[str]) -> int:
     if values.get("--print-config"):
         print(to_yaml(resolved.config, resolved.provenance), end="")
         return 0
-    for key in unused(resolved.config):  # on every rank: what it refuses must stop them all
+    for key in resolved.config.unused_keys():  # on every rank: what it refuses must stop them all
         if first_rank():
             print(f"{NAME}: warning: {key} is read by nothing and has no effect", file=sys.stderr)
     from fwk.runs.start import train

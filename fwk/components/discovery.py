@@ -35,7 +35,8 @@ _discovered: set[str] = set()  # entry points and user paths whose names the reg
 
 class PluginManager(pluggy.PluginManager):
     """pluggy's manager, with every implementation checked against the specification when it is registered, and named
-    when it raises."""
+    when it raises.
+    """
 
     def __init__(self) -> None:
         super().__init__("fwk")
@@ -160,7 +161,8 @@ def discover(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -
 
 def load_plugins(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -> PluginManager:
     """Import every plugin and register the hook functions of their modules. Hook classes are registered by the engine,
-    `manager.register(instance, name=label)`. Raises PluginError, or warns with `allow_broken`."""
+    `manager.register(instance, name=label)`. Raises PluginError, or warns with `allow_broken`.
+    """
     user_dirs = list(user_dirs)
     discover(user_dirs, allow_broken)
     manager = PluginManager()
@@ -186,7 +188,8 @@ def _register_module(manager: PluginManager, module: ModuleType, name: str) -> N
 
 def load_user_dirs(user_dirs: Sequence[str | Path]) -> list[str]:
     """Import user directories (and single files) under their private package names; again does nothing. This is what
-    data-loading workers and spawned ranks call. Returns the package names. Raises PluginError."""
+    data-loading workers and spawned ranks call. Returns the package names. Raises PluginError.
+    """
     names = []
     for path in user_dirs:
         place = existing(path)
@@ -197,7 +200,7 @@ def load_user_dirs(user_dirs: Sequence[str | Path]) -> list[str]:
             for item in sorted(place.iterdir()):
                 stem = item.stem if item.suffix == ".py" else item.name
                 package_like = item.is_dir() and (item / "__init__.py").is_file()
-                if not (item.suffix == ".py" and item.is_file() or package_like):
+                if not ((item.suffix == ".py" and item.is_file()) or package_like):
                     continue
                 if stem in _SKIPPED or stem.startswith((".", "test_")) or stem.endswith("_test"):
                     continue

@@ -46,7 +46,8 @@ C = TypeVar("C", bound=type)
 @dataclass(kw_only=True)
 class Entry:
     """What is known of a registered name. `fields` is None until the schema has been read from the class, and so is
-    `views`, the noiser of each view that a criterion brings."""
+    `views`, the noiser of each view that a criterion brings.
+    """
 
     kind: str
     name: str
@@ -135,10 +136,10 @@ class Registry:
                 self._import_pending()
             entry = self.live.get((kind, name))
         if entry is None:
-            other_kinds = [k for k in KINDS if k != kind and name in self._known(k)]
+            other_kinds = [k for k in KINDS if k != kind and name in self.known(k)]
             sentences = [f"'{name}' is a {other_kinds[0]}"] if other_kinds else []
             sentences += [advice] if advice else []
-            raise UnknownName(kind, name, self._known(kind), where, ". ".join(sentences))
+            raise UnknownName(kind, name, self.known(kind), where, ". ".join(sentences))
         return entry
 
     def names(self, kind: str) -> list[str]:
@@ -146,7 +147,7 @@ class Registry:
         _check_kind(kind)
         self.see_built_in()
         self._import_pending()
-        return self._known(kind)
+        return self.known(kind)
 
     def entries(self, kind: str | None = None) -> list[Entry]:
         """Every entry, of one kind or of all in the order of `KINDS`."""
@@ -155,7 +156,7 @@ class Registry:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries())
 
-    def _known(self, kind: str) -> list[str]:
+    def known(self, kind: str) -> list[str]:
         return sorted({name for k, name in (*self.live, *self.indexed) if k == kind})
 
     # ---- filling ----
@@ -247,7 +248,8 @@ class Registry:
 
 def register(kind: str, name: str) -> Callable[[C], C]:
     """Class decorator: make a class available under a name. Its nested dataclass `Config` says its options. PluginError where the
-    class leaves out a method that its base has none of (`abstractmethod`)."""
+    class leaves out a method that its base has none of (`abstractmethod`).
+    """
     _check_kind(kind)
     frame = sys._getframe(1)
     file, line = frame.f_code.co_filename, frame.f_lineno

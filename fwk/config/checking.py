@@ -1,97 +1,88 @@
-"""Checks of single values against their declared options."""
+"""Checks of values against the schema of their component."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fwk.components.registry import registry
-from fwk.config.spec import _TIE, Component, NetworkSpec
-from fwk.contracts.options import FieldSpec, convert, plain
+from fwk.config.paths import KeyPath, dotted, in_parentheses
+from fwk.config.spec import TIE, Component, NetworkSpec
+from fwk.contracts.options import FieldSpec, Plain, convert, plain
 from fwk.errors import ConfigError, did_you_mean
 
-
-def _dotted(path: Iterable[str]) -> str:
-    return ".".join(path)
+_RAMP_KEYS = ("from", "to", "start", "end")
 
 
-def _at(where: str) -> str:
-    return f" ({where})" if where else ""
-
-
-def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every scalar with its path; lists count as inner nodes, empty containers as leaves."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, key))
-    elif isinstance(value, list) and value:
-        yield path, None
-        for number, inner in enumerate(value):
-            yield from _leaves(inner, (*path, str(number)))
-    else:
-        yield path, value
-
-
-def _known(path: tuple[str, ...], name: str, known: Sequence[str], whose: str, where: str) -> None:
+def require_known(
+    path: KeyPath, name: str, known: Sequence[str], owner: str, where: str = ""
+) -> None:
+    """Raise ConfigError where `owner` (such as "model 'bert'") has no option `name`."""
     if name not in known:
         raise ConfigError(
-            _dotted(path), f"{whose} has no option '{name}'{_at(where)}{did_you_mean(name, known)}"
+            dotted(path),
+            f"{owner} has no option '{name}'{in_parentheses(where)}{did_you_mean(name, known)}",
         )
 
 
-def _value_or_default(spec: FieldSpec, values: Mapping[str, Any], key: str, whose: str) -> Any:
+def value_or_default(spec: FieldSpec, values: Mapping[str, Plain], key: str, owner: str) -> Plain:
+    """Return an option's value or its default. Raises ConfigError where a required option is missing."""
     if spec.name in values:
         return values[spec.name]
     if spec.required:
-        raise ConfigError(key, f"{whose} needs this option{': ' + spec.doc if spec.doc else ''}")
+        raise ConfigError(key, f"{owner} needs this option{': ' + spec.doc if spec.doc else ''}")
     return plain(spec.default)
 
 
-def _filled(
-    schema: Sequence[FieldSpec], values: Mapping[str, Any], key: str, whose: str
+def complete_values(
+    schema: Sequence[FieldSpec], values: Mapping[str, Plain], key: str, owner: str
 ) -> dict[str, Any]:
+    """Return every option of a schema, checked and converted, defaults filled in. Raises ConfigError."""
     prefix = f"{key}." if key else ""
+    names = [spec.name for spec in schema]
     for name in values:
-        _known((f"{prefix}{name}",), name, [f.name for f in schema], whose, "")
-    return {
-        f.name: convert(_value_or_default(f, values, prefix + f.name, whose), f, prefix + f.name)
-        for f in schema
-    }
+        require_known((f"{prefix}{name}",), name, names, owner)
+
+    complete = {}
+    for spec in schema:
+        option_key = prefix + spec.name
+        value = value_or_default(spec, values, option_key, owner)
+        complete[spec.name] = convert(value, spec, option_key)
+    return complete
 
 
-def _weight(weight: Any, key: str) -> float | dict[str, float]:
-    """A number, or a complete {from, to, start, end}."""
+def complete_weight(weight: float | Mapping[str, float], key: str) -> float | dict[str, float]:
+    """Return a criterion's weight: a number as it is, a ramp with its `start` and `end` filled in.
+
+    Raises ConfigError for a ramp with an unknown or missing key, or whose ends are not in order.
+    """
     if not isinstance(weight, Mapping):
         return weight
     for name in weight:
-        if name not in ("from", "to", "start", "end"):
+        if name not in _RAMP_KEYS:
             raise ConfigError(
                 f"{key}.{name}",
-                f"a weight that changes has the keys from, to, start, end"
-                f"{did_you_mean(name, ('from', 'to', 'start', 'end'), 0)}",
+                f"a weight that changes has the keys {', '.join(_RAMP_KEYS)}"
+                f"{did_you_mean(name, _RAMP_KEYS, 0)}",
             )
     for name in ("from", "to"):
         if name not in weight:
             raise ConfigError(
                 f"{key}.{name}", "a weight that changes needs this key (the weight at that end)"
             )
-    made = {
-        "from": weight["from"],
-        "to": weight["to"],
-        "start": weight.get("start", 0.0),
-        "end": weight.get("end", 1.0),
-    }
-    if not 0 <= made["start"] < made["end"] <= 1:
+
+    start, end = weight.get("start", 0.0), weight.get("end", 1.0)
+    if not 0 <= start < end <= 1:
         raise ConfigError(
             key,
-            "expected 0 <= start < end <= 1 (shares of the run), got start "
-            f"{made['start']:g} and end {made['end']:g}",
+            "expected 0 <= start < end <= 1 (shares of the run), "
+            f"got start {start:g} and end {end:g}",
         )
-    return made
+    return {"from": weight["from"], "to": weight["to"], "start": start, "end": end}
 
 
-def _network(key: str, values: Mapping[str, Any]) -> NetworkSpec:
-    """An inline network of a view."""
+def inline_network(key: str, values: Mapping[str, Plain]) -> NetworkSpec:
+    """Return the network that a view defines for itself. Raises ConfigError naming the key."""
     values = dict(values)
     name = values.pop("name", None)
     if not isinstance(name, str):
@@ -99,24 +90,13 @@ def _network(key: str, values: Mapping[str, Any]) -> NetworkSpec:
         raise ConfigError(
             f"{key}.name", f"a network needs the name of a model; expected one of {known}"
         )
-    tie = convert(values.pop("tie", []), _TIE, f"{key}.tie")
+
+    tie = convert(values.pop("tie", []), TIE, f"{key}.tie")
     schema = registry.get("model", name, f"given in {key}").schema
+    owner = f"model '{name}'"
+    known_options = [*(spec.name for spec in schema), "tie"]
     for option_name in values:
-        _known(
-            (key, option_name),
-            option_name,
-            [*(f.name for f in schema), "tie"],
-            f"model '{name}'",
-            "",
-        )
+        require_known((key, option_name), option_name, known_options, owner)
     return NetworkSpec(
-        Component("model", name, _filled(schema, values, key, f"model '{name}'"), key), tie
+        Component("model", name, complete_values(schema, values, key, owner), key), tie
     )
-
-
-def _leaves_whole(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _leaves_whole(inner, (*path, key))
-    else:
-        yield path, value

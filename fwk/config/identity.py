@@ -9,70 +9,85 @@ from typing import Any
 
 from fwk.components.discovery import versions
 from fwk.components.registry import registry
-from fwk.config.checking import _dotted, _leaves, _leaves_whole
-from fwk.config.resolve import yaml_text
-from fwk.config.spec import KEYS_PER_RANK, KEYS_THAT_MAY_CHANGE, SINK_HOOKS, Resolved, RunConfig
-from fwk.config.views import with_views
+from fwk.config import yaml_text
+from fwk.config.paths import dotted, leaves, leaves_with_whole_lists
+from fwk.config.run_config import Resolved, RunConfig
+from fwk.contracts.options import Plain
+
+# hooks that a sink may implement: they listen and change nothing
+SINK_HOOKS = ("fwk_run_begin", "fwk_logged", "fwk_validated", "fwk_exception", "fwk_run_end")
+
+# keys that may change between two starts of a run: its length, logging and saving, and how the machine is used
+KEYS_THAT_MAY_CHANGE = (
+    "run",
+    "user_dirs",
+    "train.updates",
+    "train.epochs",
+    "train.tokens",
+    "train.minutes",
+    "train.log_every",
+    "train.validate_every",
+    "train.validate_batches",
+    "train.save_every",
+    "train.keep_last",
+    "train.keep_best",
+    "train.keep_at",
+    "train.device",
+    "train.timeout",
+    "train.workers",
+    "train.threads",
+    "train.micro_batch",
+    "train.compile",
+    "train.activation_checkpointing",
+    "train.async_save",
+    "train.check_ranks_every",
+)
+# keys that may differ between the processes of one job
+KEYS_PER_RANK = ("train.device", "train.workers", "train.threads")
 
 
 def to_yaml(
     config: RunConfig | Resolved, provenance: Mapping[str, str] | None = None, complete: bool = True
 ) -> str:
-    """YAML that `--config` reads back to an equal config, views spelled out (`complete=False`: as they were said).
-    With `provenance` each line ends in a comment that says where its value came from."""
+    """Return YAML that `--config` reads back to an equal config.
+
+    Views are stated in full; with `complete=False` as the config states them. With `provenance` each line ends in a
+    comment that names the origin of its value.
+    """
     config = config.config if isinstance(config, Resolved) else config
-    brought = {}
+    origins: dict[str, str] = {}
     if complete:
-        full = with_views(config)
-        said = {_dotted(p) for p, _ in _leaves(config.to_mapping(), ())}
-        brought = {
-            _dotted(p): "default"
-            for p, _ in _leaves({"views": full.views}, ())
-            if _dotted(p) not in said
-        }
+        full = config.with_complete_views()
+        stated = {dotted(path) for path, _ in leaves(config.to_mapping())}
+        brought = (dotted(path) for path, _ in leaves({"views": full.to_mapping()["views"]}))
+        origins = {key: "default" for key in brought if key not in stated}
         config = full
-    origins = None if provenance is None else {**brought, **provenance}
-    return yaml_text.dump(config.to_mapping(), origins)
-
-
-def _decisive(config: RunConfig) -> dict[str, Any]:
-    """Dotted key -> value of everything that decides what a run computes."""
-    mapping = with_views(config).to_mapping()
-    hooks = {
-        label: hook
-        for label, hook in mapping["hooks"].items()
-        if label in config.hooks and not _is_sink(config.hooks[label].cls)
-    }
-    mapping.pop("hooks")
-    mapping.update({"hooks": hooks} if hooks else {})
-    flat = {_dotted(path): value for path, value in _leaves_whole(mapping, ())}
-    return {
-        k: v
-        for k, v in flat.items()
-        if not any(k == m or k.startswith(m + ".") for m in KEYS_THAT_MAY_CHANGE)
-    }
-
-
-def _is_sink(cls: type) -> bool:
-    """A hook that only listens: what it is and whether it is there does not change what the run computes."""
-    return getattr(cls, "listens_only", False) or all(
-        name in SINK_HOOKS for name in dir(cls) if name.startswith("fwk_")
+    return yaml_text.dump(
+        config.to_mapping(), None if provenance is None else {**origins, **provenance}
     )
 
 
-def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values differ, with both; keys that may change when a run goes on are left out, and so are hooks
-    that only listen."""
-    a, b = _decisive(old), _decisive(new)
+def identity(config: RunConfig) -> str:
+    """Return eight hexadecimal digits, equal for configs that compute the same (length and logging aside)."""
+    text = json.dumps(_decisive(config), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Plain, Plain]]:
+    """Return the keys whose values differ, with both values.
+
+    Keys that may change between two starts of a run are left out, and so are hooks that only listen.
+    """
+    before, after = _decisive(old), _decisive(new)
     return {
-        key: (a.get(key), b.get(key))
-        for key in sorted({*a, *b})
-        if a.get(key) != b.get(key) or (key in a) != (key in b)
+        key: (before.get(key), after.get(key))
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key) or (key in before) != (key in after)
     }
 
 
-def shared_by_ranks(config: RunConfig) -> dict[str, Any]:
-    """Dotted key -> value of everything that all processes of one job must have been given alike."""
+def shared_by_ranks(config: RunConfig) -> dict[str, Plain]:
+    """Return dotted key -> value of everything that must be equal in all processes of one job."""
     train = {f"train.{name}": value for name, value in config.to_mapping()["train"].items()}
     return {
         key: value
@@ -81,38 +96,43 @@ def shared_by_ranks(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def identity(config: RunConfig) -> str:
-    """Eight hexadecimal digits that are the same for configs that compute the same (length and logging aside)."""
-    text = json.dumps(_decisive(config), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+def _decisive(config: RunConfig) -> dict[str, Plain]:
+    """Return dotted key -> value of everything that decides what a run computes."""
+    mapping = config.with_complete_views().to_mapping()
+    hooks = {
+        label: hook.to_mapping() for label, hook in config.hooks.items() if not _is_sink(hook.cls)
+    }
+    del mapping["hooks"]
+    if hooks:
+        mapping["hooks"] = hooks
+    return {
+        dotted(path): value
+        for path, value in leaves_with_whole_lists(mapping)
+        if not _may_change(dotted(path))
+    }
 
 
-def required(config: Any) -> dict[str, dict[str, Any]]:
-    """The plugins that a config needs besides fwk itself: name -> version, distribution, and the names it uses, those
-    of the views that its criteria bring included. Imports the classes."""
-    from fwk.config.spec import NetworkSpec
-    from fwk.config.views import complete_views
+def _may_change(key: str) -> bool:
+    return any(key == other or key.startswith(f"{other}.") for other in KEYS_THAT_MAY_CHANGE)
 
-    components = [
-        config.task,
-        config.model,
-        config.optimizer,
-        config.schedule,
-        *config.hooks.values(),
-        *(spec.component for spec in config.criterion.values()),
-        *(spec.component for spec in config.networks.values()),
-    ]
-    for view in complete_views(config).values():
-        components += [
-            view.component,
-            *([view.network.component] if isinstance(view.network, NetworkSpec) else []),
-        ]
-    used = {(c.kind, c.name) for c in components}
-    found: dict[str, dict[str, Any]] = {}
+
+def _is_sink(cls: type) -> bool:
+    """Return whether a hook only listens, so that a run computes the same with and without it."""
+    if getattr(cls, "listens_only", False):
+        return True
+    return all(name in SINK_HOOKS for name in dir(cls) if name.startswith("fwk_"))
+
+
+def required(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Return the plugins that a config needs besides fwk: name -> version, distribution, and the names it uses.
+
+    Components of views that criteria bring are included. Imports the classes.
+    """
+    plugins: dict[str, dict[str, Any]] = {}
     known = versions()
-    for kind, name in sorted(used):
+    for kind, name in sorted({(part.kind, part.name) for part in config.components()}):
         plugin = registry.get(kind, name).plugin
         if plugin != "fwk":
-            entry = found.setdefault(plugin, {**known.get(plugin, {}), "names": []})
+            entry = plugins.setdefault(plugin, {**known.get(plugin, {}), "names": []})
             entry["names"].append(f"{kind} {name}")
-    return found
+    return plugins

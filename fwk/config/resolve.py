@@ -1,128 +1,169 @@
-"""Configuration: YAML files, flags and dotted overrides -> a typed, validated `RunConfig`, each value with its origin.
+"""Configuration: YAML files, flags and dotted overrides become a typed, checked `RunConfig`, each value with its origin.
 
-Later wins: registered defaults < files in order < flags < `key=value`. Every layer is brought into canonical form
-(a mapping label -> {name, options} wherever components stand) before OmegaConf merges it into what came before;
-OmegaConf also resolves `${key.path}`. Each component's options are then checked against its schema. Nothing here
-imports torch for built-in and first-party components, until `Component.config` or `complete_views` is asked.
+Later wins: registered defaults, then files in order, then flags, then `key=value`. The passes, one module each:
+
+    extending      read files, each after the one that it extends
+    merge          bring every layer into canonical form and merge it; remember origins
+    completing     fill in the defaults of every component
+    interpolation  replace ${key.path}
+    typed          check every value by its type
+
+Nothing here imports torch for built-in and first-party components; `Component.config` and `RunConfig.views_by_name` do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fwk.components.discovery import discover, existing
-from fwk.config import yaml_text
-from fwk.config.checking import _filled
-from fwk.config.layers import _listed, _Merge
-from fwk.config.spec import Resolved, RunConfig, _construct
-from fwk.contracts.options import plain, schema_of, shown
+from fwk.config.checking import complete_values
+from fwk.config.completing import complete
+from fwk.config.extending import read_with_bases
+from fwk.config.interpolation import resolve_interpolations
+from fwk.config.merge import Merger
+from fwk.config.run_config import Resolved, RunConfig
+from fwk.config.spec import SLOTS, USER_DIRS, construct
+from fwk.config.typed import TypedValues
+from fwk.config.yaml_text import Layer, Override, parse_override
+from fwk.contracts.options import Plain, convert, plain, schema_of, shown
 from fwk.errors import ConfigError
 
 
 def resolve(
     files: Sequence[str | Path] = (),
-    flags: Mapping[str, Any] | None = None,
-    overrides: Sequence[str] = (),
+    flags: Mapping[str, Plain] | None = None,
+    overrides: Sequence[str | Override] = (),
     user_dirs: Sequence[str | Path] = (),
     allow_broken: bool = False,
-    layers: Sequence[tuple[str, Mapping]] = (),
+    layers: Sequence[tuple[str, Mapping[str, Plain]] | Layer] = (),
 ) -> Resolved:
-    """files: YAML, later wins. flags: task, model, criterion (a list), optimizer, schedule, run, seed. overrides:
-    "key.path=value". user_dirs: loaded first, with those that the files name. layers: (origin, mapping) laid between
-    files and flags. Raises UserError naming the key; imports no torch unless user code does."""
-    flags = dict(flags or {})
-    read_layers = [yaml_text.read(path) for path in files]
-    read_layers += [yaml_text.Layer(plain(values), {}, origin) for origin, values in layers]
-    parsed = [yaml_text.override(text) for text in overrides]
+    """Return the config of files, flags and overrides, with the origin of every value.
 
-    folders: list[str] = []
-    for layer in read_layers:
-        folders += _listed(layer, "user_dirs")
-    for path, value, _, text in parsed:
-        if path == ("user_dirs",):
-            folders += _listed(yaml_text.Layer({"user_dirs": value}, {}, text), "user_dirs")
-    folders += [str(path) for path in user_dirs]
-    folders = list(dict.fromkeys(str(existing(folder)) for folder in folders))
+    files: YAML, later wins. flags: task, model, criterion (a list), optimizer, schedule, run, seed. overrides:
+    "key.path=value". user_dirs: loaded first, with those that the files name. layers: (origin, mapping), merged between
+    files and flags. Raises UserError naming the key. Imports no torch unless user code does.
+    """
+    all_layers = [layer for file in files for layer in read_with_bases(file)]
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            origin, values = layer
+            layer = Layer(plain(values), name=origin)
+        all_layers.append(layer)
+    parsed = [parse_override(text) if isinstance(text, str) else text for text in overrides]
+
+    folders = _user_dirs(all_layers, parsed, user_dirs)
     discover(folders, allow_broken)
 
-    merge = _Merge()
-    for layer in read_layers:
-        merge.mapping(layer)
-    merge.flags(flags)
-    for path, value, raw, text in parsed:
-        merge.override(path, value, raw, text)
-    return merge.finish(folders, ["--user-dir"] * bool(user_dirs))
+    merger = Merger()
+    for layer in all_layers:
+        merger.add_layer(layer)
+    merger.add_flags(flags or {})
+    for override in parsed:
+        merger.add_override(override)
+
+    tree = complete(merger.tree.to_mapping(), folders, merger.origins)
+    tree = resolve_interpolations(tree, merger.origins.where)
+    config = TypedValues(tree, merger.origins).run_config()
+    provenance = merger.origins.provenance(
+        config.to_mapping(), user_dirs_origin="--user-dir" if user_dirs else ""
+    )
+    return Resolved(replace(config, provenance=provenance), provenance)
+
+
+def _user_dirs(
+    layers: Sequence[Layer], overrides: Sequence[Override], user_dirs: Sequence[str | Path]
+) -> list[str]:
+    """Return the absolute paths of all user directories, each once. Raises PluginError where one is missing."""
+    stated = [layer for layer in layers if "user_dirs" in layer.values]
+    for override in overrides:
+        if override.path == ("user_dirs",):
+            stated.append(Layer({"user_dirs": override.value}, name=override.origin))
+
+    folders: list[str] = []
+    for layer in stated:
+        value = layer.values["user_dirs"]
+        if isinstance(value, str):
+            value = [value]
+        where = layer.where(("user_dirs",))
+        folders += convert(value or [], USER_DIRS, "user_dirs", where=where)
+    folders += [str(path) for path in user_dirs]
+    return list(dict.fromkeys(str(existing(folder)) for folder in folders))
 
 
 def read(
     path: str | Path, user_dirs: Sequence[str | Path] = (), overrides: Sequence[str] = ()
 ) -> RunConfig:
-    """One YAML file, such as RUN/config.yaml. user_dirs: used instead of the file's when given. overrides: "key.path=value"."""
-    if not user_dirs:
-        return resolve([path], overrides=overrides).config
-    layer = yaml_text.read(path)
-    return resolve(
-        layers=[(layer.name, {k: v for k, v in layer.values.items() if k != "user_dirs"})],
-        overrides=overrides,
-        user_dirs=user_dirs,
-    ).config
+    """Return the config of one YAML file, such as RUN/config.yaml.
+
+    user_dirs: used instead of the file's, where any are given. overrides: "key.path=value".
+    """
+    layers = read_with_bases(path)
+    if user_dirs:
+        layers = [layer.without("user_dirs") for layer in layers]
+    return resolve(layers=layers, overrides=overrides, user_dirs=user_dirs).config
 
 
-def from_mapping(values: Mapping[str, Any]) -> RunConfig:
-    """Nested plain data, as a config file would have it."""
+def from_mapping(values: Mapping[str, Plain]) -> RunConfig:
+    """Return the config of nested plain data, as a config file would have it."""
     return resolve(layers=[("config", values)]).config
 
 
 def from_python(
     config: Any = None, options: Mapping[str, Any] | None = None, allow_broken: bool = False
 ) -> RunConfig:
-    """What `fwk.train` accepts: a file, several, a mapping or a RunConfig; and options by flag name or dotted key."""
-    files, layers = [], []
-    given = config if isinstance(config, (list, tuple)) else [] if config is None else [config]
-    for item in given:
-        if isinstance(item, RunConfig):
-            layers.append(("config", item.to_mapping()))
-        elif isinstance(item, Mapping):
-            layers.append(("config", plain(item)))
-        elif isinstance(item, (str, Path)):
-            layer = yaml_text.read(item)
-            layers.append((layer.name, layer.values))
-        else:
-            raise ConfigError(
-                "", f"fwk.train: expected a path, a mapping or a RunConfig, got {shown(item)}"
-            )
+    """Return the config that `fwk.train` trains.
+
+    config: a file, a mapping, a RunConfig, or a list of them, later wins. options: values by flag name or dotted key.
+    """
+    if not isinstance(config, (list, tuple)):
+        config = [] if config is None else [config]
+    layers = [layer for item in config for layer in _layers_of(item)]
+
     options = dict(options or {})
     user_dirs = options.pop("user_dirs", ())
-    user_dirs = [user_dirs] if isinstance(user_dirs, (str, Path)) else user_dirs
-    flags = {}
-    for name in ("task", "model", "optimizer", "schedule"):
+    if isinstance(user_dirs, (str, Path)):
+        user_dirs = [user_dirs]
+    flags = _take_flags(options)
+    overrides = [Override(tuple(key.split(".")), plain(value)) for key, value in options.items()]
+    return resolve((), flags, overrides, user_dirs, allow_broken, layers).config
+
+
+def _layers_of(item: object) -> list[Layer]:
+    if isinstance(item, RunConfig):
+        return [Layer(item.to_mapping(), name="config")]
+    if isinstance(item, Mapping):
+        return [Layer(plain(item), name="config")]
+    if isinstance(item, (str, Path)):
+        return read_with_bases(item)
+    raise ConfigError(
+        "", f"fwk.train: expected a path, a mapping or a RunConfig, got {shown(item)}"
+    )
+
+
+def _take_flags(options: dict[str, Any]) -> dict[str, Plain]:
+    """Remove from `options` those that the command has a flag for, and return them."""
+    flags: dict[str, Plain] = {}
+    for name in SLOTS:
         if isinstance(options.get(name), str):
             flags[name] = options.pop(name)
-    chosen = options.get("criterion")
-    if (
-        isinstance(chosen, str)
-        or isinstance(chosen, (list, tuple))
-        and all(isinstance(c, str) for c in chosen)
-    ):
-        flags["criterion"] = (
-            [options.pop("criterion")]
-            if isinstance(chosen, str)
-            else list(options.pop("criterion"))
-        )
+
+    criterion = options.get("criterion")
+    if isinstance(criterion, str):
+        flags["criterion"] = [options.pop("criterion")]
+    elif isinstance(criterion, (list, tuple)) and all(isinstance(c, str) for c in criterion):
+        flags["criterion"] = list(options.pop("criterion"))
+
     for name in ("run", "seed"):
         if name in options:
             value = options.pop(name)
             flags[name] = str(value) if isinstance(value, Path) else value
-    overrides = [
-        yaml_text.PythonOverride(tuple(key.split(".")), plain(value))
-        for key, value in options.items()
-    ]
-    return resolve(files, flags, overrides, user_dirs, allow_broken, layers).config
+    return flags
 
 
-def build(cls: type, values: Mapping[str, Any], key: str = "") -> Any:
-    """A component class's typed config from options alone, checked as any other (tests and tools use it)."""
+def build(cls: type[Any], values: Mapping[str, Plain], key: str = "") -> Any:
+    """Return a component class's typed config, made of options alone and checked as any other."""
     schema = schema_of(cls.Config, cls.__qualname__) if hasattr(cls, "Config") else ()
-    return _construct(cls, _filled(schema, plain(values), key, cls.__name__), key)
+    return construct(cls, complete_values(schema, plain(values), key, cls.__name__), key)

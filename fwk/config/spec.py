@@ -1,15 +1,20 @@
-"""The dataclasses of a resolved config."""
+"""The parts of a resolved config: components, criteria, networks, views, and the fields that the engine reads."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from fwk.components.registry import Entry, registry
-from fwk.contracts.options import FieldSpec, option, plain, schema_of
+from fwk.contracts.options import FieldSpec, Plain, option, plain, schema_of
 from fwk.errors import ConfigError
+
+if TYPE_CHECKING:  # these import torch
+    from fwk.contracts.criterion import Criterion
+    from fwk.contracts.noiser import Noiser
+    from fwk.contracts.read import Read
 
 DEFAULTS = {
     "task": "mlm",
@@ -18,69 +23,22 @@ DEFAULTS = {
     "optimizer": "adamw",
     "schedule": "linear",
 }
-
-
 DEFAULT_HOOKS = ("terminal", "jsonl", "tensorboard", "summary")
-
-
 DEFAULT_UPDATES = 600
 
-
-SINK_HOOKS = ("fwk_run_begin", "fwk_logged", "fwk_validated", "fwk_exception", "fwk_run_end")
-
-
-# may change between two starts of a run: length of training, logging, device, world size, workers, micro-batch, compile,
-# activation checkpointing
-KEYS_THAT_MAY_CHANGE = (
-    "run",
-    "user_dirs",
-    "train.updates",
-    "train.epochs",
-    "train.tokens",
-    "train.minutes",
-    "train.log_every",
-    "train.validate_every",
-    "train.validate_batches",
-    "train.save_every",
-    "train.keep_last",
-    "train.keep_best",
-    "train.keep_at",
-    "train.device",
-    "train.timeout",
-    "train.workers",
-    "train.threads",
-    "train.micro_batch",
-    "train.compile",
-    "train.activation_checkpointing",
-    "train.async_save",
-    "train.check_ranks_every",
-)
-
-
-KEYS_PER_RANK = (
-    "train.device",
-    "train.workers",
-    "train.threads",
-)  # may differ between the processes of one job
-
-
-_SLOTS = ("task", "model", "optimizer", "schedule")  # one component each
-
-
-_TABLES = {
+SLOTS = ("task", "model", "optimizer", "schedule")  # keys that hold one component each
+TABLES = {  # keys that hold components by label -> their kind
     "networks": "model",
     "views": "noiser",
     "criterion": "criterion",
     "hooks": "hook",
-}  # label -> component
-
-
-_LABEL = re.compile(r"[A-Za-z0-9_][\w-]*")
+}
+LABEL = re.compile(r"[A-Za-z0-9_][\w-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how much at a time, in which precision, and how often something is looked at or kept."""
+    """Length of training, batch sizes, precision, and how often to evaluate, save and log."""
 
     updates: int | None = option(
         None,
@@ -163,88 +121,108 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Component:
-    """A registered name with its options: `values` is complete (defaults filled in) and checked field by field.
-    key: where it stands in the config."""
+    """A registered name with its options."""
 
     kind: str
     name: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-    key: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)  # complete, each checked by its type
+    key: str = ""  # the component's place in the config, for errors
 
     @property
     def entry(self) -> Entry:
+        """The registry's entry."""
         return registry.get(self.kind, self.name)
 
     @property
-    def cls(self) -> type:
+    def cls(self) -> type[Any]:
+        """The class; Any because each kind has a base class of its own."""
         return self.entry.cls
 
     @property
     def config(self) -> Any:
-        """The typed configuration, an instance of the class's `Config`. Raises ConfigError when it refuses a value."""
-        return _construct(self.cls, self.values, self.key)
+        """The options as an instance of the class's `Config`. Raises ConfigError where it refuses a value."""
+        return construct(self.cls, self.values, self.key)
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> dict[str, Plain]:
+        """Return the component as a config file has it."""
         return {"name": self.name, **plain(self.values)}
 
 
 @dataclass(frozen=True)
 class CriterionSpec:
-    """A criterion under its label. weight: a number, or {from, to, start, end}: linear over progress in [0, 1]."""
+    """A criterion under its label."""
 
     label: str
     component: Component
+    # a number, or {from, to, start, end}: linear over the progress of the run, in [0, 1]
     weight: float | dict[str, float] = 1.0
 
     @property
     def name(self) -> str:
+        """The registered name."""
         return self.component.name
 
-    def to_mapping(self) -> dict[str, Any]:
+    @property
+    def cls(self) -> type[Criterion[Any]]:
+        """The criterion's class."""
+        return self.component.cls
+
+    def reads(self) -> dict[str, Read]:
+        """Return the views that the criterion reads, by name."""
+        return self.cls.reads(self.component.config)
+
+    def to_mapping(self) -> dict[str, Plain]:
+        """Return the criterion as a config file has it."""
         return {"name": self.name, "weight": plain(self.weight), **plain(self.component.values)}
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A further encoder. tie: names of its parts that are the main encoder's."""
+    """A further encoder."""
 
     component: Component
-    tie: tuple[str, ...] = ()
+    tie: tuple[str, ...] = ()  # names of its parts that it shares with the main encoder
 
     @property
     def name(self) -> str:
+        """The registered name of the model."""
         return self.component.name
 
-    def to_mapping(self) -> dict[str, Any]:
+    def to_mapping(self) -> dict[str, Plain]:
+        """Return the network as a config file has it."""
         return {"name": self.name, "tie": list(self.tie), **plain(self.component.values)}
 
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """How a view is made and encoded. of: the view it is made of (None: the batch). network: a name in `networks`, a
-    private one, or None. encoder: which network encodes it. prepare: targets are made before counts are known."""
+    """How a view is made and encoded."""
 
     name: str
     component: Component
-    of: str | None = None
-    network: str | NetworkSpec | None = None
+    of: str | None = None  # the parent view; None: the batch
+    network: str | NetworkSpec | None = None  # a learned noiser's: a name in `networks`, or inline
     mode: Literal["train", "teacher"] = "train"
-    ema: bool = False
-    encoder: str = "main"
-    prepare: bool = False
+    ema: bool = False  # encode with the moving average of the weights
+    encoder: str = "main"  # the network that encodes it
+    prepare: bool = False  # make it without gradient before counts are taken
 
     @property
     def noiser(self) -> str:
+        """The registered name of the noiser."""
         return self.component.name
 
-    def to_mapping(self) -> dict[str, Any]:
-        network = (
-            self.network.to_mapping() if isinstance(self.network, NetworkSpec) else self.network
-        )
+    @property
+    def cls(self) -> type[Noiser]:
+        """The noiser's class."""
+        return self.component.cls
+
+    def to_mapping(self) -> dict[str, Plain]:
+        """Return the view as a config file has it."""
+        network = self.network
         return {
             "noiser": self.noiser,
             "of": self.of,
-            "network": network,
+            "network": network.to_mapping() if isinstance(network, NetworkSpec) else network,
             "mode": self.mode,
             "ema": self.ema,
             "encoder": self.encoder,
@@ -253,118 +231,66 @@ class ViewSpec:
         }
 
 
-_VIEW_FIELDS = tuple(
-    FieldSpec(name=n, type=t, default=d, doc=doc)
-    for n, t, d, doc in (
-        ("noiser", "str", "", "what makes the view"),
-        ("of", "str | None", None, "the view it is made of (null: the batch itself)"),
-        (
-            "network",
-            "str | dict[str, Any] | None",
-            None,
-            "a learned noiser's network: a name in networks, or its own",
-        ),
-        (
-            "mode",
-            "Literal['train', 'teacher']",
-            "train",
-            "how it is encoded (teacher: no dropout, no gradient)",
-        ),
-        ("ema", "bool", False, "encode with the moving average of the weights"),
-        ("encoder", "str", "main", "which network encodes it"),
-        ("prepare", "bool", False, "make it without gradient before the update's counts are taken"),
-    )
+VIEW_FIELDS = (
+    FieldSpec(name="noiser", type="str", default="", doc="what makes the view"),
+    FieldSpec(
+        name="of",
+        type="str | None",
+        doc="the view it is made of (null: the batch itself)",
+    ),
+    FieldSpec(
+        name="network",
+        type="str | dict[str, Any] | None",
+        doc="a learned noiser's network: a name in networks, or its own",
+    ),
+    FieldSpec(
+        name="mode",
+        type="Literal['train', 'teacher']",
+        default="train",
+        doc="how it is encoded (teacher: no dropout, no gradient)",
+    ),
+    FieldSpec(
+        name="ema",
+        type="bool",
+        default=False,
+        doc="encode with the moving average of the weights",
+    ),
+    FieldSpec(name="encoder", type="str", default="main", doc="which network encodes it"),
+    FieldSpec(
+        name="prepare",
+        type="bool",
+        default=False,
+        doc="make it without gradient before the update's counts are taken",
+    ),
 )
-
-
-_WEIGHT = FieldSpec(
+WEIGHT = FieldSpec(
     name="weight",
     type="float | dict[str, float]",
     default=1.0,
     doc="factor of this criterion's loss, or {from, to, start, end}: linear over the run's progress",
 )
-
-
-_TIE = FieldSpec(
+TIE = FieldSpec(
     name="tie", type="tuple[str, ...]", default=[], doc="parts shared with the main encoder"
 )
-
-
-_SEED = FieldSpec(
-    name="seed", type="int", default=1, doc="of everything that is random", low=0, high=2**63 - 1
+SEED = FieldSpec(
+    name="seed", type="int", default=1, doc="seed of everything random", low=0, high=2**63 - 1
 )
-
-
-_RUN = FieldSpec(
+RUN = FieldSpec(
     name="run", type="str | None", doc="the run's folder (null: runs/TASK-CRITERIA-HASH)"
 )
-
-
-_USER_DIRS = FieldSpec(
+USER_DIRS = FieldSpec(
     name="user_dirs", type="tuple[str, ...]", default=[], doc="folders or files with your own code"
 )
-
-
 TRAIN_SCHEMA = schema_of(TrainConfig, "train")
+# keys that the engine reads beside the options of a component
+EXTRAS = {"criterion": (WEIGHT,), "networks": (TIE,), "views": VIEW_FIELDS[1:]}
 
 
-_EXTRAS = {"criterion": (_WEIGHT,), "networks": (_TIE,), "views": _VIEW_FIELDS[1:]}
+def construct(cls: type[Any], values: Mapping[str, Any], key: str) -> Any:
+    """Return an instance of a component class's `Config`, or None where it has none.
 
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Everything that decides what a run computes. views: what the config says of views, by name; with the criteria's
-    own defaults it is `complete_views(config)`."""
-
-    seed: int
-    run: str | None
-    user_dirs: tuple[str, ...]
-    task: Component
-    model: Component
-    networks: Mapping[str, NetworkSpec]
-    views: Mapping[str, Mapping[str, Any]]
-    criterion: Mapping[str, CriterionSpec]
-    optimizer: Component
-    schedule: Component
-    hooks: Mapping[str, Component]
-    train: TrainConfig
-    provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain data that `from_mapping` reads back to an equal config."""
-        removed = (
-            {label: None for label in DEFAULT_HOOKS if label not in self.hooks}
-            if self.hooks
-            else {}
-        )
-        return {
-            "seed": self.seed,
-            "run": self.run,
-            "user_dirs": list(self.user_dirs),
-            "task": self.task.to_mapping(),
-            "model": self.model.to_mapping(),
-            "networks": {name: spec.to_mapping() for name, spec in self.networks.items()},
-            "views": {name: plain(view) for name, view in self.views.items()},
-            "criterion": {label: spec.to_mapping() for label, spec in self.criterion.items()},
-            "optimizer": self.optimizer.to_mapping(),
-            "schedule": self.schedule.to_mapping(),
-            "train": {f.name: plain(getattr(self.train, f.name)) for f in fields(self.train)},
-            "hooks": {
-                **{label: hook.to_mapping() for label, hook in self.hooks.items()},
-                **removed,
-            },
-        }
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A config, and for every dotted key where its value came from."""
-
-    config: RunConfig
-    provenance: dict[str, str]
-
-
-def _construct(cls: type, values: Mapping[str, Any], key: str) -> Any:
+    Raises ConfigError at `key` where the dataclass refuses a value.
+    """
     config = getattr(cls, "Config", None)
     if config is None:
         return None

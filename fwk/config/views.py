@@ -1,243 +1,274 @@
-"""The views of a config: the defaults of its criteria with the overrides of the user, checked as one graph."""
+"""The views of a config: those that its criteria bring, changed by what the config states, checked as one graph."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
-from omegaconf import OmegaConf
-
+from fwk.components.examples import such_as
 from fwk.components.registry import registry
-from fwk.config.checking import _filled, _known, _network
-from fwk.config.spec import _VIEW_FIELDS, Component, NetworkSpec, RunConfig, ViewSpec
-from fwk.contracts.options import convert, plain
+from fwk.config.checking import complete_values, inline_network, require_known
+from fwk.config.spec import VIEW_FIELDS, Component, CriterionSpec, NetworkSpec, ViewSpec
+from fwk.config.tree import merged
+from fwk.contracts.options import Plain, convert, plain
 from fwk.errors import ConfigError, did_you_mean
 
+Criteria = Mapping[str, CriterionSpec]  # by label
+Views = Mapping[str, ViewSpec]  # by name
+Stated = Mapping[str, Mapping[str, Plain]]  # by name, as the config states them
 
-def complete_views(config: RunConfig) -> dict[str, ViewSpec]:
-    """Every view of the run by name: what the criteria bring, overridden by name and key by what the config says.
 
-    A noiser named by the config drops the options of the default one. Raises ConfigError naming the key: views that
-    two criteria define differently, unknown views and networks, circles, options of no use. Imports the classes.
+def complete_views(
+    criteria: Criteria, stated: Stated, networks: Sequence[str], averages: bool
+) -> dict[str, ViewSpec]:
+    """Return every view of a run by name: what the criteria bring, overridden by key with what the config states.
+
+    A noiser that the config names drops the options of the default one. `networks` are the names under `networks`;
+    `averages` is true where the run keeps a moving average of its weights. Raises ConfigError naming the key: views
+    that two criteria define differently, unknown views and networks, circles, options without a use.
     """
-    check(config)
-    merged: dict[str, dict[str, Any]] = {}
-    brought_by: dict[str, str] = {}
-    read = [
+    views = {
+        name: _view_spec(name, values) for name, values in _merged_views(criteria, stated).items()
+    }
+    for view in views.values():
+        _check_view(view, views, ["main", *networks], averages)
+    for label, criterion in criteria.items():
+        for name, read in criterion.reads().items():
+            if read.positions:
+                _check_has_positions(label, views[name], views)
+            if read.log_q:
+                _check_has_log_q(label, views[name])
+    _check_loss_names(criteria, views)
+    return views
+
+
+def unused_views(criteria: Criteria, views: Views) -> list[str]:
+    """Return the views that no criterion reads, directly or through a view made of them.
+
+    A learned noiser's view is used in any case, because it has a loss of its own.
+    """
+    read: set[str] = set()
+    for criterion in criteria.values():
+        for name in criterion.reads():
+            read.update(_lineage(name, views))
+    return [name for name, view in views.items() if name not in read and not view.cls.learned]
+
+
+def unused_networks(networks: Iterable[str], views: Views) -> list[str]:
+    """Return the networks that no view names."""
+    used = {view.encoder for view in views.values()}
+    used.update(view.network for view in views.values() if isinstance(view.network, str))
+    return [name for name in networks if name not in used]
+
+
+# ---- merging ----
+
+
+def _merged_views(criteria: Criteria, stated: Stated) -> dict[str, Mapping[str, Plain]]:
+    """Return the values of every view: definitions of criteria first, then views that they only read, then others."""
+    declared = [
         (label, name, read.default)
-        for label, spec in config.criterion.items()
-        for name, read in spec.component.cls.reads(spec.component.config).items()
+        for label, criterion in criteria.items()
+        for name, read in criterion.reads().items()
     ]
-    for only_reads in (False, True):
-        for label, name, default in read:
-            if (default is None) != only_reads or (only_reads and name in merged):
-                continue
-            view = _overridden(plain(default or {}), config.views.get(name, {}))
-            if name in merged and merged[name] != view:
-                raise ConfigError(
-                    f"views.{name}",
-                    f"criteria '{brought_by[name]}' and '{label}' mean different views by "
-                    "this name; say under 'views' which it is, or give one of them another view",
-                )
-            if "noiser" not in view:
-                raise ConfigError(
-                    f"views.{name}",
-                    f"criterion '{label}' reads this view, and nothing says how it is "
-                    "made; give it a noiser under 'views'",
-                )
-            merged[name], brought_by[name] = view, label
-    for name, view in config.views.items():
-        if name not in merged:
-            if "noiser" not in view:
+    views: dict[str, Mapping[str, Plain]] = {}
+    owners: dict[str, str] = {}
+    for label, name, default in declared:
+        if default is None:
+            continue
+        view = _overridden(plain(default), stated.get(name, {}))
+        if name in views and views[name] != view:
+            raise ConfigError(
+                f"views.{name}",
+                f"criteria '{owners[name]}' and '{label}' define this view differently; "
+                "state it in full under 'views', or let one of them read another view",
+            )
+        _require_noiser(name, view, label)
+        views[name], owners[name] = view, label
+
+    for label, name, _ in declared:
+        if name not in views:
+            view = _overridden({}, stated.get(name, {}))
+            _require_noiser(name, view, label)
+            views[name] = view
+
+    for name, values in stated.items():
+        if name not in views:
+            if "noiser" not in values:
                 raise ConfigError(
                     f"views.{name}",
                     f"no criterion reads a view of this name, and it has no noiser"
-                    f"{did_you_mean(name, merged)}",
+                    f"{did_you_mean(name, views)}",
                 )
-            merged[name] = dict(view)
-    specs = {name: _view_spec(name, view) for name, view in merged.items()}
-    _check_views(config, specs)
-    return specs
+            views[name] = values
+    return views
 
 
-def with_views(config: RunConfig) -> RunConfig:
-    """The config with every view spelled out; the same config as far as training goes."""
-    return replace(
-        config, views={name: spec.to_mapping() for name, spec in complete_views(config).items()}
-    )
-
-
-def check(config: RunConfig) -> None:
-    """Build every component's typed config, so that what its dataclass refuses is reported before any work."""
-    for component in (
-        config.task,
-        config.model,
-        config.optimizer,
-        config.schedule,
-        *config.hooks.values(),
-        *(spec.component for spec in config.criterion.values()),
-        *(spec.component for spec in config.networks.values()),
-    ):
-        component.config  # noqa: B018 raises ConfigError
-    if config.train.evaluate_average and not config.train.ema:
+def _require_noiser(name: str, view: Mapping[str, Plain], label: str) -> None:
+    if "noiser" not in view:
         raise ConfigError(
-            "train.evaluate_average",
-            "there is no moving average of the weights; set train.ema to its decay, such as 0.999",
+            f"views.{name}",
+            f"criterion '{label}' reads this view, and nothing says how it is made; "
+            "give it a noiser under 'views'",
         )
 
 
-def unused(config: RunConfig, views: Mapping[str, ViewSpec] | None = None) -> list[str]:
-    """Dotted keys of views and networks that nothing reads."""
-    views = complete_views(config) if views is None else views
-    read = {
-        name
-        for spec in config.criterion.values()
-        for name in spec.component.cls.reads(spec.component.config)
-    }
-    pending = list(read)
-    while pending:
-        source = views[pending.pop()].of
-        if source and source in views and source not in read:
-            read.add(source)
-            pending.append(source)
-    networks = {
-        value
-        for spec in views.values()
-        for value in (spec.network, spec.encoder)
-        if isinstance(value, str)
-    }
-    losers = [f"views.{n}" for n in views if n not in read and not views[n].component.cls.learned]
-    return losers + [f"networks.{n}" for n in config.networks if n not in networks]
+def _overridden(default: Mapping[str, Plain], stated: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Return a view's default values with the stated ones merged over them."""
+    if "noiser" in stated and stated["noiser"] != default.get("noiser"):
+        default = {key: default[key] for key in default if key in ("of", "mode", "ema", "encoder")}
+
+    network, stated_network = default.get("network"), stated.get("network")
+    if isinstance(network, Mapping) and isinstance(stated_network, Mapping):
+        if stated_network.get("name", network["name"]) != network["name"]:
+            default = {**default, "network": None}  # options of another model have no meaning
+    return merged(default, stated)
 
 
-def _overridden(default: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    structural = ("of", "mode", "ema", "encoder")
-    if "noiser" in said and said["noiser"] != default.get("noiser"):
-        default = {k: v for k, v in default.items() if k in structural}
-    networks = [view.get("network") for view in (default, said)]
-    if all(isinstance(network, Mapping) for network in networks) and networks[0][
-        "name"
-    ] != networks[1].get("name", networks[0]["name"]):
-        default = {**default, "network": None}  # of another model its options mean nothing
-    return OmegaConf.to_container(
-        OmegaConf.merge(
-            OmegaConf.create(dict(default), flags={"allow_objects": True}), plain(said)
-        ),
-        resolve=False,
-    )
-
-
-def _view_spec(name: str, values: Mapping[str, Any]) -> ViewSpec:
+def _view_spec(name: str, values: Mapping[str, Plain]) -> ViewSpec:
+    """Return a view with every option checked and defaults filled in. Raises ConfigError."""
     key = f"views.{name}"
-    values = dict(values)
-    noiser = values.pop("noiser")
-    entry = registry.get("noiser", noiser, f"given in {key}.noiser")
-    said = {
-        f.name: convert(values.pop(f.name, f.default), f, f"{key}.{f.name}")
-        for f in _VIEW_FIELDS[1:]
+    options = dict(values)
+    noiser = options.pop("noiser")
+    schema = registry.get("noiser", noiser, f"given in {key}.noiser").schema
+    structure = {
+        spec.name: convert(options.pop(spec.name, spec.default), spec, f"{key}.{spec.name}")
+        for spec in VIEW_FIELDS[1:]
     }
-    for option_name in values:
-        _known(
-            (key, option_name),
-            option_name,
-            [*(f.name for f in entry.schema), *(f.name for f in _VIEW_FIELDS)],
-            f"noiser '{noiser}'",
-            "",
+
+    owner = f"noiser '{noiser}'"
+    known = [spec.name for spec in (*schema, *VIEW_FIELDS)]
+    for option_name in options:
+        require_known((key, option_name), option_name, known, owner)
+    if isinstance(structure["network"], Mapping):
+        structure["network"] = inline_network(f"{key}.network", structure["network"])
+    component = Component("noiser", noiser, complete_values(schema, options, key, owner), key)
+    return ViewSpec(name, component, **structure)
+
+
+# ---- checks of the graph ----
+
+
+def _check_view(view: ViewSpec, views: Views, networks: Sequence[str], averages: bool) -> None:
+    _check_options(view)
+    _check_name(view)
+    _check_parent_exists(view, views)
+    _check_networks_exist(view, networks)
+    _check_network_is_used(view)
+    _check_prepare_is_needed(view, views)
+    _check_average_exists(view, averages)
+    _check_no_circle(view, views)
+    _check_parent_has_positions(view, views)
+
+
+def _check_options(view: ViewSpec) -> None:
+    _ = view.component.config  # raises ConfigError
+
+
+def _check_name(view: ViewSpec) -> None:
+    if view.name == "batch":
+        raise ConfigError("views.batch", "'batch' is the batch itself; choose another name")
+
+
+def _check_parent_exists(view: ViewSpec, views: Views) -> None:
+    if view.of is not None and view.of not in views:
+        raise ConfigError(
+            f"views.{view.name}.of", f"there is no view '{view.of}'{did_you_mean(view.of, views)}"
         )
-    component = Component(
-        "noiser", noiser, _filled(entry.schema, values, key, f"noiser '{noiser}'"), key
-    )
-    if isinstance(said["network"], Mapping):
-        said["network"] = _network(f"{key}.network", said["network"])
-    return ViewSpec(name, component, **said)
 
 
-def _line(name: str | None, views: Mapping[str, ViewSpec]) -> list[str]:
-    """A view and those it is made of, as far as they are known; a circle is walked once."""
-    line: list[str] = []
-    while name is not None and name in views and name not in line:
-        line.append(name)
+def _check_networks_exist(view: ViewSpec, networks: Sequence[str]) -> None:
+    for field, network in (("encoder", view.encoder), ("network", view.network)):
+        if isinstance(network, str) and network not in networks:
+            raise ConfigError(
+                f"views.{view.name}.{field}",
+                f"there is no network '{network}'{did_you_mean(network, networks)}",
+            )
+
+
+def _check_network_is_used(view: ViewSpec) -> None:
+    if isinstance(view.network, NetworkSpec):
+        _ = view.network.component.config  # raises ConfigError
+    if view.network is not None and not view.cls.learned:
+        raise ConfigError(
+            f"views.{view.name}.network",
+            f"noiser '{view.noiser}' is not learned and has no use for a network",
+        )
+
+
+def _check_prepare_is_needed(view: ViewSpec, views: Views) -> None:
+    if view.prepare and not any(views[name].cls.learned for name in _lineage(view.name, views)):
+        raise ConfigError(
+            f"views.{view.name}.prepare",
+            f"noiser '{view.noiser}' is not learned, nor is any that it builds on: the view "
+            "is always known before the counts are taken",
+        )
+
+
+def _check_average_exists(view: ViewSpec, averages: bool) -> None:
+    if view.ema and not averages:
+        raise ConfigError(
+            f"views.{view.name}.ema",
+            "there is no moving average of the weights; set train.ema to its decay",
+        )
+
+
+def _check_no_circle(view: ViewSpec, views: Views) -> None:
+    lineage = _lineage(view.name, views)
+    first = views[lineage[-1]].of
+    if first in lineage:
+        raise ConfigError(
+            f"views.{view.name}.of",
+            f"views are made of each other in a circle: {' of '.join([*lineage, first])}",
+        )
+
+
+def _check_parent_has_positions(view: ViewSpec, views: Views) -> None:
+    if view.cls.reads_positions and not _may_have_positions(view.of, views):
+        parent = f"view '{view.of}'" if view.of else "the batch itself"
+        raise ConfigError(
+            f"views.{view.name}.of",
+            f"noiser '{view.noiser}' changes the chosen positions of its parent, and {parent} has "
+            f"none; name a view whose noiser chooses some{such_as('noiser', lambda cls: cls.chooses is True)}",
+        )
+
+
+def _check_has_positions(label: str, view: ViewSpec, views: Views) -> None:
+    if not _may_have_positions(view.name, views):
+        raise ConfigError(
+            f"views.{view.name}.noiser",
+            f"criterion '{label}' reads chosen positions, and '{view.noiser}' chooses none; "
+            f"expected a noiser that does{such_as('noiser', lambda cls: cls.chooses is True)}",
+        )
+
+
+def _check_has_log_q(label: str, view: ViewSpec) -> None:
+    if not view.cls.knows_log_q:
+        known = ", ".join(e.name for e in registry.entries("noiser") if e.cls.knows_log_q)
+        raise ConfigError(
+            f"views.{view.name}.noiser",
+            f"criterion '{label}' needs log q of every token, which '{view.noiser}' does not know; "
+            f"expected {f'one of {known}' if known else 'a noiser that does'}",
+        )
+
+
+def _check_loss_names(criteria: Criteria, views: Views) -> None:
+    for name, view in views.items():
+        if view.cls.learned and name in criteria:
+            raise ConfigError(
+                f"views.{name}",
+                "a criterion has the same label; losses are logged under these names, rename one",
+            )
+
+
+def _lineage(name: str | None, views: Views) -> list[str]:
+    """Return a view and those it is made of, as far as they are known; a circle is walked once."""
+    lineage: list[str] = []
+    while name is not None and name in views and name not in lineage:
+        lineage.append(name)
         name = views[name].of
-    return line
+    return lineage
 
 
-def _chosen(name: str | None, views: Mapping[str, ViewSpec]) -> bool:
-    """Whether a view has chosen positions, as far as its noisers say."""
-    return any(views[n].component.cls.chooses is not False for n in _line(name, views))
-
-
-def _check_views(config: RunConfig, views: Mapping[str, ViewSpec]) -> None:
-    networks = ["main", *config.networks]
-    for name, spec in views.items():
-        key = f"views.{name}"
-        spec.component.config  # noqa: B018 raises ConfigError
-        if name == "batch":
-            raise ConfigError(key, "'batch' is the batch itself; choose another name")
-        if spec.of is not None and spec.of not in views:
-            raise ConfigError(
-                f"{key}.of", f"there is no view '{spec.of}'{did_you_mean(spec.of, views)}"
-            )
-        if spec.encoder not in networks:
-            raise ConfigError(
-                f"{key}.encoder",
-                f"there is no network '{spec.encoder}'{did_you_mean(spec.encoder, networks)}",
-            )
-        if isinstance(spec.network, str) and spec.network not in networks:
-            raise ConfigError(
-                f"{key}.network",
-                f"there is no network '{spec.network}'{did_you_mean(spec.network, networks)}",
-            )
-        if isinstance(spec.network, NetworkSpec):
-            spec.network.component.config  # noqa: B018 raises ConfigError
-        learned = spec.component.cls.learned
-        if spec.network is not None and not learned:
-            raise ConfigError(
-                f"{key}.network",
-                f"noiser '{spec.noiser}' is not learned and has no use for a network",
-            )
-        if spec.prepare and not any(views[n].component.cls.learned for n in _line(name, views)):
-            raise ConfigError(
-                f"{key}.prepare",
-                f"noiser '{spec.noiser}' is not learned, nor is any it builds on: the view "
-                "is always known before the counts are taken",
-            )
-        if spec.ema and not config.train.ema:
-            raise ConfigError(
-                f"{key}.ema",
-                "there is no moving average of the weights; set train.ema to its decay",
-            )
-        seen = [name]
-        while (source := views[seen[-1]].of) is not None and source in views:
-            if source in seen:
-                raise ConfigError(
-                    f"{key}.of",
-                    f"views are made of each other in a circle: {' of '.join([*seen, source])}",
-                )
-            seen.append(source)
-        if spec.component.cls.reads_positions and not _chosen(spec.of, views):
-            source = f"view '{spec.of}'" if spec.of else "the batch itself"
-            raise ConfigError(
-                f"{key}.of",
-                f"noiser '{spec.noiser}' changes the chosen positions of its source, and {source} has none; "
-                "name a view whose noiser chooses some, such as 'bert_mask'",
-            )
-    for label, spec in config.criterion.items():
-        for name, read in spec.component.cls.reads(spec.component.config).items():
-            if read.positions and not _chosen(name, views):
-                raise ConfigError(
-                    f"views.{name}.noiser",
-                    f"criterion '{label}' reads positions that were chosen, and "
-                    f"'{views[name].noiser}' chooses none; expected one that does, such as 'bert_mask'",
-                )
-            if read.log_q and not views[name].component.cls.knows_log_q:
-                known = [
-                    e.name
-                    for e in registry.entries("noiser")
-                    if registry.get("noiser", e.name).cls.knows_log_q
-                ]
-                raise ConfigError(
-                    f"views.{name}.noiser",
-                    f"criterion '{label}' needs log q of every token, which '{views[name].noiser}' "
-                    f"does not know; expected one of {', '.join(sorted(known)) or 'none there is'}",
-                )
+def _may_have_positions(name: str | None, views: Views) -> bool:
+    """Return False where every noiser of a view's lineage declares that it chooses no positions."""
+    return any(views[parent].cls.chooses is not False for parent in _lineage(name, views))

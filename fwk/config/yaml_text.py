@@ -1,7 +1,7 @@
 """YAML in and out: files with the line of every value, `key=value` from the command line, and YAML with comments.
 
-The text is parsed by PyYAML into nodes, which know their lines; scalars are then read as OmegaConf reads them (1e-4 is
-a number), with times, octals and sixties left as text. No tag constructs anything.
+PyYAML parses the text into nodes, which know their lines. Scalars are then read as OmegaConf reads them: 1e-4 is a
+number; times, octals and sexagesimals stay text. No tag constructs anything.
 """
 
 from __future__ import annotations
@@ -9,16 +9,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from fwk.config.paths import KeyPath, dotted
+from fwk.contracts.options import Plain
 from fwk.errors import ConfigError, did_you_mean
 
 LARGEST = 1_000_000  # bytes of a config file
-_NODES = 100_000  # values of a config file, aliases counted each time they stand for something
+_MOST_NODES = 100_000  # values of a config file; an alias counts each time it is used
+_DEEPEST = 60  # levels of nesting
+_PLAIN_TAGS = (
+    None,
+    "!",
+    "tag:yaml.org,2002:map",
+    "tag:yaml.org,2002:seq",
+    "tag:yaml.org,2002:str",
+)
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?((\d[\d_]*)?\.\d+|\d[\d_]*\.?)([eE][-+]?\d+)?")
@@ -39,35 +48,43 @@ _WORDS = {
     "~": None,
     "": None,
 }
-_PLAIN = re.compile(r"[A-Za-z0-9_/.+-][\w /.+@%=~()-]*")
+_PLAIN_TEXT = re.compile(r"[A-Za-z0-9_/.+-][\w /.+@%=~()-]*")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Values of one origin. lines: path -> line number; raw: the text an override was typed as."""
+    """Values of one origin: a file, a flag, an override, or a mapping from Python."""
 
-    values: Mapping[str, Any]
-    lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
-    name: str = ""
-    raw: str | None = None
+    values: Mapping[str, Plain]
+    lines: Mapping[KeyPath, int] = field(default_factory=dict)  # of a file
+    name: str = ""  # what errors call the origin
+    raw: str | None = None  # the text that an override was typed as
 
-    def where(self, path: tuple[str, ...]) -> str:
+    def where(self, path: KeyPath) -> str:
+        """Return the origin of a value, with the line of the nearest key that has one."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.lines:
                 return f"{self.name}:{self.lines[path[:end]]}"
         return self.name
 
+    def without(self, key: str) -> Layer:
+        """Return the layer without one of its top-level keys."""
+        values = {name: value for name, value in self.values.items() if name != key}
+        return replace(self, values=values)
+
 
 @dataclass(frozen=True)
-class PythonOverride:
-    """An override that comes from Python and needs no parsing."""
+class Override:
+    """One value for one key."""
 
-    path: tuple[str, ...]
-    value: Any
+    path: KeyPath
+    value: Plain
+    typed: str | None = None  # the value as it was typed on the command line
+    origin: str = "given from Python"
 
 
-def scalar(text: str) -> Any:
-    """A plain scalar as YAML 1.1 reads it, but 1e-4 is a number and 010, 1:30 and 2024-01-01 are text."""
+def scalar(text: str) -> Plain:
+    """Return a plain scalar as YAML 1.1 reads it, but 1e-4 is a number and 010, 1:30 and 2024-01-01 are text."""
     lower = text.lower()
     if lower in _WORDS and text in (lower, lower.upper(), lower.capitalize()):
         return _WORDS[lower]
@@ -80,24 +97,15 @@ def scalar(text: str) -> Any:
 
 
 def read(path: str | Path) -> Layer:
-    """A config file. Raises ConfigError naming file and line: missing, not text, not YAML, not a mapping."""
-    path = Path(path)
+    """Return the values of a config file.
+
+    Raises ConfigError naming file and line where it is missing, not text, not YAML or not a mapping.
+    """
     shown = str(path)
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST + 1)
-    except FileNotFoundError:
-        around = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise ConfigError(
-            "--config", f"there is no file '{shown}'{did_you_mean(shown, around, 0)}"
-        ) from None
-    except OSError as error:
-        raise ConfigError("--config", f"cannot read '{shown}': {error.strerror}") from None
-    except ValueError as error:  # a zero byte, or half a character
-        raise ConfigError("--config", f"{shown!r} cannot be a file's name: {error}") from None
+    data = _read_bytes(Path(path), shown)
     if len(data) > LARGEST:
         raise ConfigError(
-            "--config", f"'{shown}' is larger than {LARGEST} bytes, which is no config file"
+            "--config", f"'{shown}' is larger than {LARGEST} bytes, so it is not a config file"
         )
     try:
         text = data.decode("utf-8-sig")
@@ -109,39 +117,52 @@ def read(path: str | Path) -> Layer:
     return parse(text, shown)
 
 
+def _read_bytes(path: Path, shown: str) -> bytes:
+    """Return at most LARGEST + 1 bytes of a file. Raises ConfigError where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(LARGEST + 1)
+    except FileNotFoundError:
+        siblings = [str(p) for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise ConfigError(
+            "--config", f"there is no file '{shown}'{did_you_mean(shown, siblings, 0)}"
+        ) from None
+    except OSError as error:
+        raise ConfigError("--config", f"cannot read '{shown}': {error.strerror}") from None
+    except ValueError as error:  # a NUL byte, or a lone surrogate
+        raise ConfigError("--config", f"{shown!r} is not a possible file name: {error}") from None
+
+
 def parse(text: str, name: str) -> Layer:
-    """The YAML of a config file. Raises ConfigError naming `name` and the line."""
-    lines: dict[tuple[str, ...], int] = {}
-    values = _load(text, name, lines)
+    """Return the values of a config file's text. Raises ConfigError naming `name` and the line."""
+    reader = _NodeReader(name)
+    values = reader.read(text)
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(
-            "",
-            f"{name}:1: expected 'key: value' lines at the top, got "
-            f"{'a list' if isinstance(values, list) else 'a single value'}",
-        )
-    return Layer(values, lines, name)
+        given = "a list" if isinstance(values, list) else "a single value"
+        raise ConfigError("", f"{name}:1: expected 'key: value' lines at the top, got {given}")
+    return Layer(values, reader.lines, name)
 
 
-def override(text: str | PythonOverride) -> tuple[tuple[str, ...], Any, str | None, str]:
-    """`key.path=value` -> path, value, the value as typed, and what to call it in errors."""
-    if isinstance(text, PythonOverride):
-        return text.path, text.value, None, "given from Python"
+def parse_override(text: str) -> Override:
+    """Return the override `key.path=value`. Raises ConfigError where the text is none."""
     key, equals, value = text.partition("=")
     key = key.strip()
-    if not equals or not key or not all(key.split(".")):
-        hint = (
+    path = tuple(key.split("."))
+    if not equals or not all(path):
+        advice = (
             f"; a config file is given by --config {text}"
             if text.endswith((".yaml", ".yml"))
             else ""
         )
-        raise ConfigError("", f"'{text}' is not understood; expected key.path=value{hint}")
-    told = " ".join(text.split())
-    told = told if len(told) <= 80 else told[:77] + "..."
+        raise ConfigError("", f"cannot parse '{text}'; expected key.path=value{advice}")
+
+    origin = " ".join(text.split())
+    origin = origin if len(origin) <= 80 else origin[:77] + "..."
     if value[:1] in ("[", "{", "'", '"'):
-        return tuple(key.split(".")), _load(value, told, {}, key), None, told
-    return tuple(key.split(".")), ("" if value == "" else scalar(value)), value, told
+        return Override(path, _NodeReader(origin, key).read(value), None, origin)
+    return Override(path, "" if value == "" else scalar(value), value, origin)
 
 
 class _Composer(
@@ -151,7 +172,7 @@ class _Composer(
     yaml.composer.Composer,
     yaml.resolver.BaseResolver,
 ):
-    """Text -> nodes; scalars are resolved by `scalar`, nothing is constructed."""
+    """Text to nodes; scalars are resolved by `scalar`, and nothing is constructed."""
 
     def __init__(self, text: str):
         yaml.reader.Reader.__init__(self, text)
@@ -161,95 +182,124 @@ class _Composer(
         yaml.resolver.BaseResolver.__init__(self)
 
 
-def _load(text: str, name: str, lines: dict[tuple[str, ...], int], key: str = "") -> Any:
-    def wrong(mark: Any, message: str) -> ConfigError:
-        return ConfigError(
-            key,
-            f"{name}: {message}" if key or mark is None else f"{name}:{mark.line + 1}: {message}",
-        )
+class _NodeReader:
+    """Values of a YAML text, and the line of every path.
 
-    try:
-        node = _Composer(text).get_single_node()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        problem = error.problem or "not YAML"
-        if "'\\t'" in problem:
-            problem = "a tab stands where YAML wants spaces"
-        elif (
-            "could not find expected ':'" in problem or "mapping values are not allowed" in problem
-        ):
-            problem += "; expected 'key: value', with a space after the colon, and text that holds ': ' in quotes"
-        raise wrong(mark, f"not valid YAML: {' '.join(problem.split())}") from None
-    except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n") if isinstance(error.position, int) else 0
-        raise ConfigError(
-            key, f"{name}:{line + 1}: a character that is not text (#x{error.character:04x})"
-        ) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(key, f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
-    if node is None:
-        return None
-    count = 0
+    name: what errors call the text. key: the key of an override, whose errors have no line.
+    """
 
-    def value_of(node: yaml.Node, path: tuple[str, ...], inside: tuple[int, ...]) -> Any:
-        nonlocal count
-        count += 1
-        if count > _NODES or len(inside) > 60 or id(node) in inside:
-            raise wrong(node.start_mark, "too many, too deep or circular values for a config file")
-        if path not in lines:
-            lines[path] = node.start_mark.line + 1
-        if node.tag not in (
-            None,
-            "!",
-            "tag:yaml.org,2002:map",
-            "tag:yaml.org,2002:seq",
-            "tag:yaml.org,2002:str",
-        ):
-            raise wrong(node.start_mark, f"the tag '{node.tag}' is not allowed in a config")
+    def __init__(self, name: str, key: str = ""):
+        self.lines: dict[KeyPath, int] = {}
+        self._name = name
+        self._key = key
+        self._count = 0
+
+    def read(self, text: str) -> Plain:
+        """Return the value of a text. Raises ConfigError."""
+        node = self._compose(text)
+        if node is None:
+            return None
+        value = self._value(node, (), ())
+        self.lines.pop((), None)
+        return value
+
+    def _error(self, mark: yaml.Mark | None, message: str) -> ConfigError:
+        line = "" if self._key or mark is None else f":{mark.line + 1}"
+        return ConfigError(self._key, f"{self._name}{line}: {message}")
+
+    def _compose(self, text: str) -> yaml.Node | None:
+        """Return the root node of a text. Raises ConfigError where it is not YAML."""
+        try:
+            return _Composer(text).get_single_node()
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            raise self._error(mark, f"not valid YAML: {_explained(error.problem)}") from None
+        except yaml.reader.ReaderError as error:
+            line = text[: error.position].count("\n") if isinstance(error.position, int) else 0
+            raise ConfigError(
+                self._key,
+                f"{self._name}:{line + 1}: a character that is not text (#x{error.character:04x})",
+            ) from None
+        except (yaml.YAMLError, RecursionError) as error:
+            reason = str(error).splitlines()[0]
+            raise self._error(None, f"not valid YAML: {reason}") from None
+
+    def _value(self, node: yaml.Node, path: KeyPath, inside: tuple[int, ...]) -> Plain:
+        """Return a node's value and record its line. inside: ids of the nodes around it."""
+        self._count += 1
+        if self._count > _MOST_NODES or len(inside) > _DEEPEST or id(node) in inside:
+            raise self._error(
+                node.start_mark, "too many, too deep or circular values for a config file"
+            )
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if node.tag not in _PLAIN_TAGS:
+            raise self._error(node.start_mark, f"the tag '{node.tag}' is not allowed in a config")
+
         inside = (*inside, id(node))
         if isinstance(node, yaml.ScalarNode):
             return scalar(node.value) if node.style is None and node.tag != "!" else node.value
         if isinstance(node, yaml.SequenceNode):
-            return [value_of(item, (*path, str(i)), inside) for i, item in enumerate(node.value)]
-        made: dict[str, Any] = {}
-        first: dict[str, int] = {}
+            return [
+                self._value(item, (*path, str(number)), inside)
+                for number, item in enumerate(node.value)
+            ]
+        return self._mapping(node, path, inside)
+
+    def _mapping(self, node: yaml.Node, path: KeyPath, inside: tuple[int, ...]) -> dict[str, Plain]:
+        values: dict[str, Plain] = {}
+        first_lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise wrong(key_node.start_mark, "a key must be plain text")
+                raise self._error(key_node.start_mark, "a key must be plain text")
             word = key_node.value
             if word == "<<" and key_node.style is None:
-                sources = (
-                    value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-                )
-                for source in reversed(sources):
-                    merged = value_of(source, (*path, "<<"), inside)
-                    if not isinstance(merged, dict):
-                        raise wrong(value_node.start_mark, "'<<' merges mappings only")
-                    made = {**merged, **made}
+                values = {**self._merge_keys(value_node, path, inside), **values}
                 continue
+
             line = key_node.start_mark.line + 1
-            if word in first:
-                raise wrong(
+            if word in first_lines:
+                raise self._error(
                     key_node.start_mark,
-                    f"the key '{word}' stands here a second time (first in line {first[word]})",
+                    f"the key '{word}' is given a second time (first in line {first_lines[word]})",
                 )
-            first[word] = line
-            lines[(*path, word)] = line
-            made[word] = value_of(value_node, (*path, word), inside)
-        return made
+            first_lines[word] = line
+            self.lines[(*path, word)] = line
+            values[word] = self._value(value_node, (*path, word), inside)
+        return values
 
-    made = value_of(node, (), ())
-    lines.pop((), None)
-    return made
+    def _merge_keys(
+        self, node: yaml.Node, path: KeyPath, inside: tuple[int, ...]
+    ) -> dict[str, Plain]:
+        """Return the values of a YAML merge key, `<<: *base`; of several mappings the first one wins."""
+        sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        values: dict[str, Plain] = {}
+        for source in reversed(sources):
+            mapping = self._value(source, (*path, "<<"), inside)
+            if not isinstance(mapping, dict):
+                raise self._error(node.start_mark, "'<<' merges mappings only")
+            values = {**values, **mapping}
+        return values
 
 
-# ---- out ----
+def _explained(problem: str | None) -> str:
+    """Return PyYAML's description of a problem, with the remedy for the two common ones."""
+    problem = problem or "not YAML"
+    if "'\\t'" in problem:
+        return "a tab where YAML needs spaces"
+    if "could not find expected ':'" in problem or "mapping values are not allowed" in problem:
+        problem += (
+            "; expected 'key: value', with a space after the colon, "
+            "and text that holds ': ' in quotes"
+        )
+    return " ".join(problem.split())
 
 
-def dump(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> str:
-    """Block YAML, one value per line; with `origins` (dotted key -> text) a comment ends each line."""
-    rows: list[tuple[str, str]] = []
-    _rows(values, 0, (), rows, origins or {})
+# ---- writing ----
+
+
+def dump(values: Mapping[str, Plain], origins: Mapping[str, str] | None = None) -> str:
+    """Return block YAML, one value per line; with `origins` (dotted key -> text) a comment ends each line."""
+    rows = _rows(values, (), origins or {})
     if not origins:
         return "".join(f"{text}\n" for text, _ in rows)
     width = min(max((len(text) for text, note in rows if note), default=0), 60)
@@ -257,46 +307,47 @@ def dump(values: Mapping[str, Any], origins: Mapping[str, str] | None = None) ->
 
 
 def _rows(
-    values: Mapping[str, Any],
-    depth: int,
-    path: tuple[str, ...],
-    rows: list,
-    origins: Mapping[str, str],
-) -> None:
+    values: Mapping[str, Plain], path: KeyPath, origins: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return the lines of a mapping, each with its comment."""
+    rows: list[tuple[str, str]] = []
     for key, value in values.items():
-        head = f"{'  ' * depth}{_text(key)}:"
+        head = f"{'  ' * len(path)}{_text(key)}:"
         inner = (*path, key)
-        note = origins.get(".".join(inner), "")
         if isinstance(value, Mapping) and value:
             rows.append((head, ""))
-            _rows(value, depth + 1, inner, rows, origins)
+            rows += _rows(value, inner, origins)
         else:
-            rows.append((f"{head} {flow(value)}", " ".join(note.split())))
+            note = " ".join(origins.get(dotted(inner), "").split())
+            rows.append((f"{head} {flow(value)}", note))
+    return rows
 
 
-def flow(value: Any) -> str:
+def flow(value: Plain) -> str:
+    """Return a value as flow YAML, on one line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_text(k, True)}: {flow(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_text(k)}: {flow(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(flow(v) for v in value) + "]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+        return "[" + ", ".join(flow(item) for item in value) + "]"
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, float):
         return repr(value).replace("inf", ".inf").replace("nan", ".nan")
     return str(value) if isinstance(value, int) else _text(value)
 
 
-def _text(text: str, flow: bool = False) -> str:
-    """A string so that `scalar` reads it back as the same string; a literal ${ stays one."""
-    text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", text)
+def _text(text: str) -> str:
+    """Return a string so that `scalar` reads it back as the same string; a literal ${ stays one."""
+    text = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", text)
     if (
-        _PLAIN.fullmatch(text)
+        _PLAIN_TEXT.fullmatch(text)
         and text == text.strip()
         and scalar(text) == text
-        and not text.startswith(("- ", "-"))
+        and not text.startswith("-")
     ):
         return text
     quoted = json.dumps(text, ensure_ascii=False)
-    return "".join(
-        c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted
-    )  # YAML breaks lines at more than \n
+    # YAML breaks lines at more characters than \n
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)

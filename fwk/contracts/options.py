@@ -15,9 +15,13 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from fwk.errors import ConfigError, PluginError, did_you_mean
+
+# what YAML and JSON hold: None, bool, int, float, str, and lists and dicts of them. It is Any because the values of a
+# config are checked at run time, against the type that their schema declares
+Plain: TypeAlias = Any
 
 # YAML 1.1 reads 1e-4 as text (it wants 1.0e-4); where a number is wanted such text is one
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from fwk.config.spec import Component, NetworkSpec, RunConfig, ViewSpec
-from fwk.config.views import complete_views
+from fwk.config.run_config import RunConfig
+from fwk.config.spec import Component, NetworkSpec, ViewSpec
 from fwk.contracts.context import BuildContext
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.keyed import fold
-from fwk.contracts.noiser import LearnedNoiser, Noiser
+from fwk.contracts.noiser import Noiser
 from fwk.contracts.task import Task
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.plan import BATCH
@@ -21,7 +21,7 @@ from fwk.errors import ConfigError, did_you_mean
 
 def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
     """ConfigError names the key when a part cannot be built or does not fit another."""
-    views = complete_views(config)
+    views = config.views_by_name
     vocabulary = task.vocabulary()
     base = dict(
         seed=config.seed,
@@ -41,16 +41,6 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
     noisers: dict[str, Noiser] = {}
     for name, spec in views.items():
         network = _network_name(name, spec)
-        if spec.encoder not in networks:
-            raise ConfigError(
-                f"views.{name}.encoder",
-                f"there is no network '{spec.encoder}'{did_you_mean(spec.encoder, networks)}",
-            )
-        if network is not None and network not in networks:
-            raise ConfigError(
-                f"views.{name}.network",
-                f"there is no network '{network}'{did_you_mean(network, networks)}",
-            )
         noisers[name] = _construct(
             spec.component,
             name,
@@ -61,10 +51,6 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
                 "of": spec.of or BATCH,
             },
         )
-        if network is not None and not isinstance(noisers[name], LearnedNoiser):
-            raise ConfigError(
-                f"views.{name}.network", f"noiser '{spec.noiser}' has no use for a network"
-            )
     criteria, reads, encoded = {}, {}, {}
     for label, spec in config.criterion.items():
         spec.component.cls.check_labels(spec.component.config, task.labels(), f"criterion.{label}")
@@ -81,13 +67,6 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         used = {views[view].encoder for view in encoded[label]}
         encoder = networks[min(used)] if len(used) == 1 else networks["main"]
         criteria[label] = _construct(spec.component, label, {**base, "encoder": encoder})
-    if clash := set(criteria) & {
-        name for name, noiser in noisers.items() if isinstance(noiser, LearnedNoiser)
-    }:
-        raise ConfigError(
-            f"views.{min(clash)}",
-            "a criterion has the same label; losses are logged by these names, rename one",
-        )
     return ObjectiveModule(
         networks=networks,
         noisers=noisers,

@@ -12,7 +12,7 @@ import pluggy
 import torch
 from torch import Tensor, nn
 
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.contracts.phase import Phase
 from fwk.contracts.schedule import Schedule
 from fwk.contracts.task import Task

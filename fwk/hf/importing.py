@@ -14,7 +14,7 @@ from torch import Tensor
 from fwk.components.discovery import load_plugins
 from fwk.components.registry import registry
 from fwk.config.resolve import from_mapping
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.data import tokenizers
 from fwk.engine.build import build_module
 from fwk.engine.saving import checkpoint

@@ -12,7 +12,7 @@ from pluggy import PluginManager
 
 from fwk.components.discovery import load_plugins
 from fwk.config.resolve import read as read_config
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.contracts.encoder import Encoder
 from fwk.engine.build import build_module
 from fwk.engine.predict import predict_texts

@@ -19,7 +19,7 @@ from fwk.components.discovery import provenance as plugin_provenance
 from fwk.config.identity import differences, shared_by_ranks, to_yaml
 from fwk.config.identity import identity as config_identity
 from fwk.config.resolve import read as read_config
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.contracts.task import Task
 from fwk.data.order import Order
 from fwk.engine.build import build_module

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fwk.config.resolve import from_mapping
-from fwk.config.spec import DEFAULT_HOOKS, RunConfig
+from fwk.config.run_config import RunConfig
+from fwk.config.spec import DEFAULT_HOOKS
 
 # an encoder without dropout: the rules compare gradients of several runs to the last digits
 TINY_ENCODER = {

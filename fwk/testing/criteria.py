@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.engine.evaluate import evaluate
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.update import Update

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.views import View
 from fwk.engine.plan import BATCH

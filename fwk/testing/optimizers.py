@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.contracts.optimizer import set_learning_rate
 from fwk.engine.evaluate import evaluate
 from fwk.engine.run import Run

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fwk.components.discovery import load_plugins
 from fwk.config.resolve import from_mapping
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.engine.feed.loader import train_views
 from fwk.engine.ranks.world import World
 from fwk.engine.run import Run

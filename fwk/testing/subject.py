@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from fwk.components.registry import registry
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.testing.config import merge_settings, tiny_config
 
 Rule = Callable[[], str]  # returns how the component breaks the rule, "" where it keeps it

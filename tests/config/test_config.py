@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from fwk.components.registry import registry
+from fwk.config import yaml_text
 from fwk.config.identity import differences, identity, to_yaml
-from fwk.config.resolve import from_mapping, from_python, read, resolve, yaml_text
-from fwk.config.spec import DEFAULTS, RunConfig
-from fwk.config.views import complete_views, unused, with_views
+from fwk.config.resolve import from_mapping, from_python, read, resolve
+from fwk.config.run_config import RunConfig
+from fwk.config.spec import DEFAULTS
 from fwk.errors import ConfigError, UnknownName
 
 QUICK = ["task=synthetic"]
@@ -428,7 +429,7 @@ def test_what_is_printed_is_a_fixed_point(overrides):
     made = resolve((), {}, [*QUICK, *overrides])
     text = to_yaml(made)
     again = read_text(text)
-    assert again == with_views(made.config) and to_yaml(again) == text
+    assert again == made.config.with_complete_views() and to_yaml(again) == text
     noted = to_yaml(made, made.provenance)
     assert read_text(noted) == again and "# default" in noted
     assert identity(again) == identity(made.config) and differences(again, made.config) == {}
@@ -480,7 +481,7 @@ def test_any_text_survives_the_printer():
 def test_read_a_run_folders_config(tmp_path):
     made = config(["train.batch=6"])
     (tmp_path / "config.yaml").write_text(to_yaml(made))
-    assert read(tmp_path / "config.yaml") == with_views(made)
+    assert read(tmp_path / "config.yaml") == made.with_complete_views()
 
 
 # ---- from Python ----
@@ -615,7 +616,7 @@ def test_a_hook_that_takes_part_is_what_a_run_is(forgets):
 
 
 def test_default_views_are_the_criterions():
-    views = complete_views(config(criterion=["semantic_augment"]))
+    views = config(criterion=["semantic_augment"]).views_by_name
     assert list(views) == ["masked", "remasked"]
     assert (
         views["masked"].noiser == "bert_mask"
@@ -626,7 +627,7 @@ def test_default_views_are_the_criterions():
 
 
 def test_views_override_by_name_and_key():
-    views = complete_views(config(["views.masked.ratio=0.3"], criterion=["semantic_augment"]))
+    views = config(["views.masked.ratio=0.3"], criterion=["semantic_augment"]).views_by_name
     assert (
         views["masked"].component.values["ratio"] == 0.3
         and views["remasked"].component.values["ratio"] == 0.15
@@ -665,7 +666,7 @@ def test_another_noiser_drops_the_default_ones_options(forgets, silent):
             }
 
     made = config(["views.v.noiser=identity", "views.w=identity"], criterion=["needs_a_view"])
-    views = complete_views(made)
+    views = made.views_by_name
     assert (
         views["v"].noiser == "identity"
         and views["v"].component.values == {}
@@ -674,7 +675,7 @@ def test_another_noiser_drops_the_default_ones_options(forgets, silent):
     with pytest.raises(
         ConfigError, match="views.w: criterion 'needs_a_view' reads this view, and nothing says how"
     ):
-        complete_views(config(criterion=["needs_a_view"]))
+        _ = config(criterion=["needs_a_view"]).views_by_name
     with pytest.raises(ConfigError, match="views.v.ratio: noiser 'identity' has no option 'ratio'"):
         config(["views.v.noiser=identity", "views.v.ratio=0.2"])
 
@@ -690,12 +691,10 @@ def test_two_criteria_that_mean_different_views_by_one_name(forgets, silent):
 
     with pytest.raises(
         ConfigError,
-        match="views.masked: criteria 'masked_lm' and 'other_masks' mean different views",
+        match="views.masked: criteria 'masked_lm' and 'other_masks' define this view differently",
     ):
-        complete_views(config(criterion=["masked_lm", "other_masks"]))
-    views = complete_views(
-        config(["views.masked.ratio=0.2"], criterion=["masked_lm", "other_masks"])
-    )
+        _ = config(criterion=["masked_lm", "other_masks"]).views_by_name
+    views = config(["views.masked.ratio=0.2"], criterion=["masked_lm", "other_masks"]).views_by_name
     assert views["masked"].component.values["ratio"] == 0.2
 
 
@@ -725,7 +724,7 @@ def test_two_criteria_that_mean_different_views_by_one_name(forgets, silent):
 )
 def test_views_that_cannot_be(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        complete_views(config(overrides))
+        _ = config(overrides).views_by_name
 
 
 @pytest.mark.parametrize(
@@ -762,8 +761,8 @@ def test_what_nothing_reads_is_told():
             "views.masked.of=base",
         ]
     )
-    assert unused(made) == ["views.spare", "networks.spare"]
-    assert unused(config()) == []
+    assert made.unused_keys() == ["views.spare", "networks.spare"]
+    assert config().unused_keys() == []
 
 
 def test_what_a_dataclass_refuses_is_an_error_with_the_key(forgets, silent):
@@ -784,9 +783,9 @@ def test_what_a_dataclass_refuses_is_an_error_with_the_key(forgets, silent):
     with pytest.raises(
         ConfigError, match=r"criterion.strict_for_a_test: a is 2; expected an odd number"
     ):
-        complete_views(config(["criterion.a=2"], criterion=["strict_for_a_test"]))
+        _ = config(["criterion.a=2"], criterion=["strict_for_a_test"]).views_by_name
     with pytest.raises(ConfigError, match=r"^optimizer.betas: expected"):
-        complete_views(config(["optimizer.betas=[1.0, 0.5]"]))
+        _ = config(["optimizer.betas=[1.0, 0.5]"]).views_by_name
 
 
 @pytest.mark.parametrize("name", ["epochs", "minutes", "tokens", "updates"])

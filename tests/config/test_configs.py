@@ -10,7 +10,6 @@ from support.paths import ROOT
 
 from fwk import testing
 from fwk.config.resolve import from_mapping, resolve
-from fwk.config.views import complete_views, unused, with_views
 from fwk.contracts.noiser import LearnedNoiser
 from fwk.errors import ConfigError
 from fwk.runs import start
@@ -476,7 +475,7 @@ def tiny_sentences(config: dict) -> dict:
 
 
 def test_the_files_are_where_they_are_expected():
-    assert PAPERS == sorted(TABLE) and {
+    assert sorted(TABLE) == PAPERS and {
         "configs/demo/masked_lm.yaml",
         "configs/demo/semantic_augment.yaml",
         "configs/demo/combined.yaml",
@@ -487,14 +486,14 @@ def test_the_files_are_where_they_are_expected():
 @pytest.mark.parametrize("name", FILES)
 def test_it_resolves_its_views_are_complete_and_nothing_is_without_effect(name):
     config = resolved(name)
-    views = complete_views(config)
+    views = config.views_by_name
     read = {
         view
         for spec in config.criterion.values()
         for view in spec.component.cls.reads(spec.component.config)
     }
     assert read and read <= set(views)
-    assert unused(config, views) == []
+    assert config.unused_keys() == []
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -558,7 +557,7 @@ def test_shrunk_it_trains_two_updates(name, tmp_path):
         return
     learned = {
         view
-        for view, spec in complete_views(from_mapping(config)).items()
+        for view, spec in from_mapping(config).views_by_name.items()
         if issubclass(spec.component.cls, LearnedNoiser)
     }
     assert terms == set(config["criterion"]) | learned
@@ -567,7 +566,7 @@ def test_shrunk_it_trains_two_updates(name, tmp_path):
 @pytest.mark.parametrize("name", PAPERS)
 def test_papers_settings(name):
     config = resolved(name)
-    mapping = with_views(config).to_mapping()
+    mapping = config.with_complete_views().to_mapping()
     assert {key: value(mapping, key) for key in TABLE[name]} == TABLE[name]
     named = {key.split(".")[1] for key in TABLE[name] if key.startswith("criterion.")}
     assert mapping["criterion"].keys() == named
@@ -665,7 +664,7 @@ def test_what_cross_view_training_is_compared_with_are_overrides_of_its_files(na
 @pytest.mark.parametrize("name, overrides", GRIDS)
 def test_the_grids_of_the_studies_are_overrides_of_their_files(name, overrides):
     config = resolved(f"configs/papers/{name}.yaml", *overrides)
-    assert complete_views(config) and unused(config) == []
+    assert config.views_by_name and config.unused_keys() == []
 
 
 @pytest.mark.parametrize("name", SEMANTIC_AUGMENT)

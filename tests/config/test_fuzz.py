@@ -30,8 +30,9 @@ from support.paths import ROOT
 from fwk.cli import plugins, preprocess, train
 from fwk.components.discovery import discover
 from fwk.components.registry import registry
+from fwk.config import yaml_text
 from fwk.config.identity import to_yaml
-from fwk.config.resolve import from_mapping, yaml_text
+from fwk.config.resolve import from_mapping
 from fwk.config.spec import TRAIN_SCHEMA
 from fwk.data.store import Store
 from fwk.data.tokenizers import load

@@ -132,13 +132,12 @@ def check_yaml(text: str, place: Path) -> str:
         return ""
     place.write_text(text, encoding="utf-8")
     from fwk.config.resolve import resolve
-    from fwk.config.views import complete_views
     from fwk.errors import UserError
 
     try:
         config = resolve([place]).config
         if "criterion" in values:
-            complete_views(config)
+            _ = config.views_by_name
     except UserError as error:
         return str(error)
     return ""

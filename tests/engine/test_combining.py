@@ -8,7 +8,6 @@ import pytest
 import torch
 from support.cases import CASES, CONTRACTS, config_of
 
-from fwk.config.views import complete_views
 from fwk.contracts.optimizer import OptimizerConfig
 from fwk.engine.parameter_groups import parameter_groups
 from fwk.errors import ConfigError
@@ -269,23 +268,23 @@ def test_a_criterion_named_twice_by_flags_is_told_to_take_a_label():
         (
             {"masked_lm": {}, "sequence_contrastive": {"views": ["masked", "cropped"]}},
             {"masked": {"noiser": "identity"}},
-            "views.masked.noiser: criterion 'masked_lm' reads positions that were chosen, and 'identity' chooses none",
+            "views.masked.noiser: criterion 'masked_lm' reads chosen positions, and 'identity' chooses none",
         ),
         (
             {"corrective_lm": {}},
             {"masked": {"noiser": "crop"}},
-            "views.corrupted.of: noiser 'masked_lm' changes the chosen positions of its source, and view 'masked' has none",
+            "views.corrupted.of: noiser 'masked_lm' changes the chosen positions of its parent, and view 'masked' has none",
         ),
         (
             {"corrective_lm": {}, "replaced_token_detection": {}},
             {},
-            "mean different views by this name; say under 'views' which it is",
+            "define this view differently; state it in full under 'views'",
         ),
     ],
 )
 def test_what_a_view_cannot_give_is_refused_with_the_config(criteria, views, message):
     with pytest.raises(ConfigError) as refused:
-        complete_views(tiny_config({"criterion": criteria, "views": views}))
+        _ = tiny_config({"criterion": criteria, "views": views}).views_by_name
     assert message in str(refused.value)
 
 

@@ -63,12 +63,10 @@ def test_the_weights_come_back_when_an_evaluation_fails(monkeypatch):
 
 
 def test_without_a_decay_there_is_nothing_to_evaluate_with():
-    from fwk.config.views import check
-
     with pytest.raises(
         ConfigError, match=r"train\.evaluate_average: there is no moving average.*train\.ema"
     ):
-        check(config_of({"train": {"ema": 0.0}}))
+        config_of({"train": {"ema": 0.0}}).check()
 
 
 def test_a_resumed_run_has_the_same_average_and_metrics(tmp_path):

@@ -7,7 +7,6 @@ import torch
 
 from fwk import BuildContext, Vocabulary
 from fwk.config.resolve import resolve
-from fwk.config.views import complete_views
 from fwk.contracts.encoder import Encoder
 from fwk.errors import ConfigError
 from fwk.models.bert import SIZES, Bert
@@ -180,12 +179,12 @@ def test_an_impossible_shape_is_refused_before_any_data_is_loaded():
         overrides=["task.data=nowhere.txt", "model.width=130", "model.heads=4"]
     ).config
     with pytest.raises(ConfigError, match="^model.heads: width 130 is not a multiple of 4 heads"):
-        complete_views(resolved)
+        _ = resolved.views_by_name
     network = "{name: bert, size: mini, heads: 3}"
     with pytest.raises(
         ConfigError, match="^networks.small.heads: width 256 is not a multiple of 3 heads"
     ):
-        complete_views(resolve(overrides=[f"networks.small={network}"]).config)
+        _ = resolve(overrides=[f"networks.small={network}"]).config.views_by_name
 
 
 def test_an_unknown_state_names_the_ones_there_are():

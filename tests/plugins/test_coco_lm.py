@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fwk import BuildContext, View
 from fwk.config.resolve import build
-from fwk.config.views import complete_views
 from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError
 from fwk.testing import difference, differentiate_once, gradients, tiny_config, trainer_of
@@ -266,7 +265,7 @@ def test_metrics_tell_replaced_from_original_tokens():
 )
 def test_options_that_leave_nothing_to_learn_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        complete_views(tiny_config({"criterion": {"corrective_lm": options}}))
+        _ = tiny_config({"criterion": {"corrective_lm": options}}).views_by_name
 
 
 def test_what_is_left_out_has_no_weights():
@@ -579,9 +578,9 @@ def test_with_negatives_of_the_update_dropout_falls_twice_the_same_way():
 
 
 def test_by_default_the_two_criteria_share_one_corrupted_view_and_its_auxiliary_network():
-    views = complete_views(
-        tiny_config({"criterion": {"corrective_lm": {}, "sequence_contrastive": {}}})
-    )
+    views = tiny_config(
+        {"criterion": {"corrective_lm": {}, "sequence_contrastive": {}}}
+    ).views_by_name
     assert sorted(views) == ["corrupted", "cropped", "masked"]
     assert (
         views["cropped"].noiser == "crop"
@@ -629,14 +628,14 @@ def test_a_criterion_without_a_view_of_its_own_reads_it_as_another_makes_it():
             }
         }
     )
-    assert sorted(complete_views(config)) == ["masked", "remasked"]
+    assert sorted(config.views_by_name) == ["masked", "remasked"]
     with pytest.raises(
         ConfigError,
         match="views.somewhere: criterion 'sequence_contrastive' reads this view, and nothing says how",
     ):
-        complete_views(
-            tiny_config({"criterion": {"sequence_contrastive": {"views": ["masked", "somewhere"]}}})
-        )
+        _ = tiny_config(
+            {"criterion": {"sequence_contrastive": {"views": ["masked", "somewhere"]}}}
+        ).views_by_name
 
 
 def test_an_encoder_that_does_not_see_its_own_token_is_refused():

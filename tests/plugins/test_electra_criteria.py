@@ -23,7 +23,6 @@ from support.small_text import Stub
 
 from fwk import BuildContext, View
 from fwk.config.resolve import build
-from fwk.config.views import complete_views
 from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError
 from fwk.testing import gradients, tiny_config, train_briefly
@@ -156,7 +155,7 @@ def test_noise_whose_probability_is_unknown_is_refused_with_the_config(corrupted
         match="views.corrupted.noiser: criterion 'noise_contrastive' needs log q of every token, which "
         f"'{corrupted['noiser']}' does not know; expected one of two_tower, uniform, unigram",
     ):
-        complete_views(config)
+        _ = config.views_by_name
 
 
 @pytest.mark.parametrize("noiser", ["two_tower", "unigram"])
@@ -207,9 +206,9 @@ def test_a_view_without_chosen_positions_is_one_sentence_where_they_are_needed(c
         )  # the noiser chooses where its source does not
         return
     with pytest.raises(
-        ConfigError, match="chosen positions of its source|reads positions that were chosen"
+        ConfigError, match="chosen positions of its parent|reads chosen positions"
     ):
-        complete_views(tiny_config(changes))
+        _ = tiny_config(changes).views_by_name
 
 
 @pytest.mark.parametrize("name", ["replaced_token_detection", "noise_contrastive"])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fwk.config.identity import required, to_yaml
-from fwk.config.spec import RunConfig
+from fwk.config.run_config import RunConfig
 from fwk.contracts.phase import Phase
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint

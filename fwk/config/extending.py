@@ -1,0 +1,59 @@
+"""Config files that extend another one: `extends: base.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fwk.config.yaml_text import Layer, read
+from fwk.contracts.options import shown
+from fwk.errors import ConfigError, did_you_mean
+
+KEY = "extends"
+
+
+def read_with_bases(path: str | Path) -> list[Layer]:
+    """Return the layers of a config file: the files that it extends, the first base first, then the file itself.
+
+    `extends` names one file, relative to the folder of the file that extends it. Raises ConfigError naming both files
+    where the base is missing or extends the file in turn, or where the value is no file name.
+    """
+    return _read_chain(Path(path), ())
+
+
+def _read_chain(path: Path, extended_by: tuple[Path, ...]) -> list[Layer]:
+    layer = read(path)
+    if KEY not in layer.values:
+        return [layer]
+
+    where = layer.where((KEY,))
+    base = _base_of(path, layer.values[KEY], where)
+    chain = (*extended_by, path)
+    if base.resolve() in [file.resolve() for file in chain]:
+        circle = " extends ".join(str(file) for file in (*chain, base))
+        raise ConfigError(KEY, f"config files extend each other in a circle: {circle}")
+    return [*_read_chain(base, chain), layer.without(KEY)]
+
+
+def _base_of(path: Path, value: object, where: str) -> Path:
+    """Return the file that `path` extends. Raises ConfigError where it is not one."""
+    if not isinstance(value, str) or not value:
+        raise ConfigError(
+            KEY,
+            f"{where}: expected the name of the config file that {path.name} extends, "
+            f"got {shown(value)}",
+        )
+    base = path.parent / value
+    if base.is_dir():
+        raise ConfigError(
+            KEY, f"{where}: {path} extends {base}, which is a folder; expected a file"
+        )
+    if not base.exists():
+        siblings = (
+            [file.name for file in base.parent.glob("*.y*ml")] if base.parent.is_dir() else []
+        )
+        raise ConfigError(
+            KEY,
+            f"{where}: {path} extends {base}, which does not exist"
+            f"{did_you_mean(base.name, siblings, 0)}",
+        )
+    return base

@@ -1,0 +1,93 @@
+"""Where each value of a config came from, and for which component an option was meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from fwk.config.paths import KeyPath, dotted, leaves
+from fwk.config.yaml_text import Layer
+from fwk.contracts.options import Plain
+
+T = TypeVar("T")
+
+
+class Origins:
+    """The origin of every value: a file and line, a flag or an override."""
+
+    def __init__(self) -> None:
+        self._places: dict[KeyPath, str] = {}
+        self._typed: dict[KeyPath, str | None] = {}  # the text of an override, as it was typed
+
+    def record(self, path: KeyPath, value: Plain, layer: Layer) -> None:
+        """Record the origin of a value and of everything inside it."""
+        for inner, _ in leaves(value, path):
+            self._places[inner] = layer.where(inner)
+            self._typed[inner] = layer.raw
+
+    def forget(self, path: KeyPath) -> None:
+        """Forget a path and everything below it."""
+        _forget(self._places, path)
+        _forget(self._typed, path)
+
+    def where(self, path: KeyPath) -> str:
+        """Return the origin of the value at a path, else of the first value inside it, else ''."""
+        if path in self._places:
+            return self._places[path]
+        return next(
+            (place for inner, place in self._places.items() if inner[: len(path)] == path), ""
+        )
+
+    def of_value(self, path: KeyPath) -> tuple[str, str | None]:
+        """Return the origin of exactly this value, and the text it was typed as."""
+        return self._places.get(path, ""), self._typed.get(path)
+
+    def provenance(self, mapping: Mapping[str, Plain], user_dirs_origin: str) -> dict[str, str]:
+        """Return the origin of every value of a resolved config by dotted key; 'default' for the others."""
+        places = {}
+        for path, _ in leaves(mapping):
+            known = (path[:end] for end in range(len(path), 0, -1) if path[:end] in self._places)
+            origin = next(known, None)
+            places[dotted(path)] = "default" if origin is None else self._places[origin]
+        if user_dirs_origin:
+            places.update({key: user_dirs_origin for key in places if key.startswith("user_dirs")})
+        return places
+
+
+class Intentions:
+    """The component that each option was meant for: naming another one drops the options of the first.
+
+    An option that was given before any name stays, whatever name comes later.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[KeyPath, str] = {}  # place -> the name that was given there
+        self._options: dict[KeyPath, dict[str, str | None]] = {}  # place -> option -> name
+
+    def option_given(self, place: KeyPath, option: str) -> None:
+        """Record an option as meant for the component named at `place` so far."""
+        self._options.setdefault(place, {})[option] = self._names.get(place)
+
+    def named(self, place: KeyPath, name: str) -> list[str]:
+        """Record the name of the component at `place`. Returns the options that were meant for another."""
+        options = self._options.get(place, {})
+        misplaced = [key for key, meant in options.items() if meant not in (None, name)]
+        for option in misplaced:
+            del options[option]
+        self._names[place] = name
+        return misplaced
+
+    def name_by_default(self, place: KeyPath, current: Callable[[], str]) -> None:
+        """Record the current name of the component at `place` where none was given."""
+        if place not in self._names:
+            self._names[place] = current()
+
+    def forget(self, path: KeyPath) -> None:
+        """Forget a path and everything below it."""
+        _forget(self._names, path)
+        _forget(self._options, path)
+
+
+def _forget(known: dict[KeyPath, T], path: KeyPath) -> None:
+    for inner in [inner for inner in known if inner[: len(path)] == path]:
+        del known[inner]

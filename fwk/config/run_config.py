@@ -1,0 +1,121 @@
+"""The resolved config of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+from fwk.config.spec import (
+    DEFAULT_HOOKS,
+    Component,
+    CriterionSpec,
+    NetworkSpec,
+    TrainConfig,
+    ViewSpec,
+)
+from fwk.config.views import complete_views, unused_networks, unused_views
+from fwk.contracts.options import Plain, plain
+from fwk.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a run computes."""
+
+    seed: int
+    run: str | None  # the run's folder; None: a default name under runs/
+    user_dirs: tuple[str, ...]
+    task: Component
+    model: Component
+    networks: Mapping[str, NetworkSpec]
+    views: Mapping[str, Mapping[str, Any]]  # as the config states them; complete: `views_by_name`
+    criterion: Mapping[str, CriterionSpec]
+    optimizer: Component
+    schedule: Component
+    hooks: Mapping[str, Component]
+    train: TrainConfig
+    provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def views_by_name(self) -> dict[str, ViewSpec]:
+        """Every view of the run, those that criteria bring included; computed and checked once.
+
+        Imports the classes. Raises ConfigError naming the key.
+        """
+        self.check()
+        return complete_views(
+            self.criterion, self.views, list(self.networks), averages=bool(self.train.ema)
+        )
+
+    def components(self) -> list[Component]:
+        """Return every component of the run, those of its views included. Imports the classes."""
+        components = self._stated_components()
+        for view in self.views_by_name.values():
+            components.append(view.component)
+            if isinstance(view.network, NetworkSpec):
+                components.append(view.network.component)
+        return components
+
+    def _stated_components(self) -> list[Component]:
+        return [
+            self.task,
+            self.model,
+            self.optimizer,
+            self.schedule,
+            *self.hooks.values(),
+            *(spec.component for spec in self.criterion.values()),
+            *(spec.component for spec in self.networks.values()),
+        ]
+
+    def check(self) -> None:
+        """Raise ConfigError for a value that a component's `Config` refuses, before any work is done."""
+        for component in self._stated_components():
+            _ = component.config  # raises
+        if self.train.evaluate_average and not self.train.ema:
+            raise ConfigError(
+                "train.evaluate_average",
+                "there is no moving average of the weights; set train.ema to its decay, such as 0.999",
+            )
+
+    def unused_keys(self) -> list[str]:
+        """Return the dotted keys of views and networks that nothing reads."""
+        views = self.views_by_name
+        return [
+            *(f"views.{name}" for name in unused_views(self.criterion, views)),
+            *(f"networks.{name}" for name in unused_networks(self.networks, views)),
+        ]
+
+    def with_complete_views(self) -> RunConfig:
+        """Return the same config with every view stated in full."""
+        views = {name: spec.to_mapping() for name, spec in self.views_by_name.items()}
+        return replace(self, views=views)
+
+    def to_mapping(self) -> dict[str, Plain]:
+        """Return plain data that `from_mapping` reads back to an equal config."""
+        hooks: dict[str, Plain] = {name: hook.to_mapping() for name, hook in self.hooks.items()}
+        if hooks:  # a default hook that was removed; an empty mapping removes all of them
+            hooks |= {name: None for name in DEFAULT_HOOKS if name not in hooks}
+        return {
+            "seed": self.seed,
+            "run": self.run,
+            "user_dirs": list(self.user_dirs),
+            "task": self.task.to_mapping(),
+            "model": self.model.to_mapping(),
+            "networks": {name: spec.to_mapping() for name, spec in self.networks.items()},
+            "views": {name: plain(view) for name, view in self.views.items()},
+            "criterion": {label: spec.to_mapping() for label, spec in self.criterion.items()},
+            "optimizer": self.optimizer.to_mapping(),
+            "schedule": self.schedule.to_mapping(),
+            "train": {f.name: plain(getattr(self.train, f.name)) for f in fields(self.train)},
+            "hooks": hooks,
+        }
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A config, and the origin of each value by dotted key."""
+
+    config: RunConfig
+    provenance: dict[str, str]

@@ -1,0 +1,98 @@
+"""The tree of config values, merged by OmegaConf. Only this module and `interpolation` know OmegaConf's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from fwk.config.paths import KeyPath
+from fwk.contracts.options import Plain, plain
+
+
+class Tree:
+    """Values that are set one by one, each merged into what stands at its path."""
+
+    def __init__(self) -> None:
+        self._merged: DictConfig = OmegaConf.create({})
+        # values set since the last question: OmegaConf merges many at once faster than one by one
+        self._pending: dict[str, Any] = {}
+
+    def set(self, path: KeyPath, value: Plain) -> None:
+        """Merge plain data into what stands at a path."""
+        if not self._pends(path, value):
+            self._merge_pending()  # a second value for one path is merged after the first
+            self._pends(path, value)
+
+    def _pends(self, path: KeyPath, value: Plain) -> bool:
+        """Return whether the value could be added to the pending ones without replacing any of them."""
+        node = self._pending
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                return False
+        if path[-1] in node:
+            return False
+        node[path[-1]] = value
+        return True
+
+    def _merge_pending(self) -> DictConfig:
+        if self._pending:
+            pending, self._pending = self._pending, {}
+            self._merged.merge_with(pending)
+        return self._merged
+
+    def get(self, path: KeyPath) -> Plain:
+        """Return the value at a path, interpolations left as text; None where there is none."""
+        node: Any = self._merge_pending()
+        for key in path:
+            node = _child(node, key)
+        return _plain_value(node)
+
+    def remove(self, path: KeyPath) -> None:
+        """Remove what stands at a path, if anything does."""
+        node: Any = self._merge_pending()
+        for key in path[:-1]:
+            node = _child(node, key)
+        if _is_mapping(node) and path[-1] in node:
+            del node[path[-1]]
+
+    def labels(self, table: str) -> list[str]:
+        """Return the keys of a top-level mapping whose values are not null."""
+        return [key for key, value in (self.get((table,)) or {}).items() if value is not None]
+
+    def reorder(self, table: str, labels: Sequence[str]) -> None:
+        """Keep these keys of a top-level mapping only, in this order."""
+        values = self.get((table,))
+        self._merged[table] = OmegaConf.create({label: values[label] for label in labels})
+
+    def to_mapping(self) -> dict[str, Plain]:
+        """Return the whole tree as plain data, interpolations left as text."""
+        return cast(dict[str, Any], _plain_value(self._merge_pending()))
+
+
+def merged(values: Mapping[str, Plain], over: Mapping[str, Plain]) -> dict[str, Plain]:
+    """Return plain data with `over` merged into `values`, interpolations left as text."""
+    node = OmegaConf.create(dict(values), flags={"allow_objects": True})
+    return cast(dict[str, Any], _plain_value(OmegaConf.merge(node, plain(over))))
+
+
+# ---- OmegaConf's private interface: its public one resolves interpolations and raises for null ----
+
+
+def _is_mapping(node: object) -> bool:
+    """Return whether a node is a mapping that is not null."""
+    return isinstance(node, DictConfig) and not node._is_none()
+
+
+def _child(node: object, key: str) -> object:
+    """Return the node under a key as it is, without resolving it; None where there is none."""
+    return cast(DictConfig, node)._get_node(key) if _is_mapping(node) else None
+
+
+def _plain_value(node: Any) -> Plain:
+    """Return a node's value as plain data, interpolations left as text."""
+    if OmegaConf.is_config(node):
+        return OmegaConf.to_container(node, resolve=False)
+    return None if node is None else node._value()
