@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 class Bookkeeping:
     """Logs, validates and saves a run. All of its state is derived: a resumed run starts with a new one."""
 
-    def __init__(self, run: Run, stop: StopRequest):
+    def __init__(self, run: Run, stop: StopRequest) -> None:
         self.run, self.stop = run, stop
         self.saved_at = -1  # the update of the last checkpoint
         self.last_log = (0.0, 0)  # seconds and tokens at the last log line

@@ -1,8 +1,10 @@
-"""A config and a task -> the module: networks, ties, noisers, criteria, each with an initialisation of its own."""
+"""Building a run's module from its config and task: networks, ties, noisers and criteria."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,20 +12,27 @@ from torch import nn
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import Component, NetworkSpec, ViewSpec
 from fwk.contracts.context import BuildContext
+from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.keyed import fold
 from fwk.contracts.noiser import Noiser
 from fwk.contracts.task import Task
 from fwk.engine.module import ObjectiveModule
+from fwk.engine.parts import MAIN
 from fwk.engine.plan import BATCH
 from fwk.errors import ConfigError, did_you_mean
 
 
 def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
+<<<<<<< HEAD
     """ConfigError names the key when a part cannot be built or does not fit another."""
     views = config.views_by_name
+=======
+    """Return the module of a run. Raises ConfigError, with the key, where parts do not fit each other."""
+    views = complete_views(config)
+>>>>>>> ad00dce (engine: remove train_batches, and write build, run and meters plainly)
     vocabulary = task.vocabulary()
-    base = dict(
+    base = BuildContext(
         seed=config.seed,
         vocabulary=vocabulary,
         length=task.length(),
@@ -32,6 +41,7 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         sources=task.source_names(),
         missing_sources=task.missing_sources(),
     )
+<<<<<<< HEAD
     networks = {"main": _construct(config.model, "main", base)}
     for name, spec in _networks(config, views).items():
         networks[name] = _construct(spec.component, name, {**base, "encoder": networks["main"]})
@@ -67,82 +77,178 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         used = {views[view].encoder for view in encoded[label]}
         encoder = networks[min(used)] if len(used) == 1 else networks["main"]
         criteria[label] = _construct(spec.component, label, {**base, "encoder": encoder})
+=======
+    networks = _build_networks(config, views, base)
+    noisers = {name: _build_noiser(name, spec, networks, base) for name, spec in views.items()}
+    reads = {label: _Reads.of(spec.component) for label, spec in config.criterion.items()}
+    criteria = {
+        label: _build_criterion(config, label, reads[label], views, networks, base)
+        for label in config.criterion
+    }
+    _check_names(criteria, noisers)
+>>>>>>> ad00dce (engine: remove train_batches, and write build, run and meters plainly)
     return ObjectiveModule(
         networks=networks,
         noisers=noisers,
         criteria=criteria,
         views=views,
-        reads=reads,
-        encodes=encoded,
+        reads={label: read.views for label, read in reads.items()},
+        encodes={label: read.encoded for label, read in reads.items()},
         seed=config.seed,
         weights={label: spec.weight for label, spec in config.criterion.items()},
         pad=max(vocabulary.pad, 0) if vocabulary else 0,
     )
 
 
-def _construct(component: Component, name: str, build: Mapping) -> nn.Module | Noiser:
-    """Each component is initialised from a word of its own, so adding one leaves the others' weights as they were."""
-    config = component.config
+@dataclass(frozen=True)
+class _Reads:
+    """The views that a criterion receives, and those of them whose encodings it reads."""
+
+    views: tuple[str, ...]
+    encoded: tuple[str, ...]
+
+    @classmethod
+    def of(cls, component: Component) -> _Reads:
+        declared = component.cls.reads(component.config)
+        return cls(tuple(declared), tuple(name for name, read in declared.items() if read.encoded))
+
+
+def _build_networks(
+    config: RunConfig, views: Mapping[str, ViewSpec], base: BuildContext
+) -> dict[str, Encoder]:
+    """Return all networks by name, the main one first, with their ties."""
+    main = _construct(config.model, MAIN, base)
+    networks = {MAIN: main}
+    specs = _network_specs(config, views)
+    for name, spec in specs.items():
+        networks[name] = _construct(spec.component, name, replace(base, encoder=main))
+        for part in spec.tie:
+            tie(networks[name], main, part, name)
+    verify_ties(networks, specs)
+    return networks
+
+
+def _build_noiser(
+    name: str, spec: ViewSpec, networks: Mapping[str, Encoder], base: BuildContext
+) -> Noiser:
+    """Return the noiser that makes a view."""
+    network = _network_name(name, spec)
+    context = replace(
+        base,
+        encoder=networks[spec.encoder],
+        network=networks[network] if network is not None else None,
+        of=spec.of or BATCH,
+    )
+    return _construct(spec.component, name, context)
+
+
+def _build_criterion(
+    config: RunConfig,
+    label: str,
+    reads: _Reads,
+    views: Mapping[str, ViewSpec],
+    networks: Mapping[str, Encoder],
+    base: BuildContext,
+) -> Criterion:
+    """Return a criterion. Raises ConfigError where the task lacks a label that it reads."""
+    component = config.criterion[label].component
+    component.cls.check_labels(component.config, base.labels, f"criterion.{label}")
+    for name in component.cls.needs_labels(component.config):
+        if name not in base.labels:
+            lack = f"no such label{did_you_mean(name, base.labels)}" if base.labels else "none"
+            raise ConfigError(
+                f"criterion.{label}",
+                f"reads the label '{name}', and task '{config.task.name}' has {lack}",
+            )
+    # heads are as wide as the encoder of the views, where that is one
+    encoders = {views[view].encoder for view in reads.encoded}
+    encoder = networks[min(encoders)] if len(encoders) == 1 else networks[MAIN]
+    return _construct(component, label, replace(base, encoder=encoder))
+
+
+def _check_names(criteria: Mapping[str, Criterion], noisers: Mapping[str, Noiser]) -> None:
+    """Raise ConfigError where a criterion and a learned noiser have one name, by which losses are logged."""
+    learned = {name for name, noiser in noisers.items() if isinstance(noiser, LearnedNoiser)}
+    if both := learned & criteria.keys():
+        raise ConfigError(
+            f"views.{min(both)}",
+            "a criterion has the same label; losses are logged by these names, so rename one of them",
+        )
+
+
+# the class is known only when the config is read, so its type is not known here
+def _construct(component: Component, name: str, context: BuildContext) -> Any:
+    """Return a component, initialised from a seed of its own.
+
+    Adding a component therefore leaves the initial weights of all others as they were.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(fold(build["seed"], "weights", component.kind, name))
-        return component.cls(config, BuildContext(name=name, key=component.key, **build))
+        torch.manual_seed(fold(context.seed, "weights", component.kind, name))
+        context = replace(context, name=name, key=component.key)
+        return component.cls(component.config, context)
 
 
 def _network_name(view: str, spec: ViewSpec) -> str | None:
-    """A view's network: one of `networks:` by name, or its own, which is called after it."""
-    if spec.network is None or isinstance(spec.network, str):
-        return spec.network
-    return f"{view}_network"
+    """Return the name of a view's network: one of `networks:`, a private one named after the view, or None."""
+    return f"{view}_network" if isinstance(spec.network, NetworkSpec) else spec.network
 
 
-def _networks(config: RunConfig, views: Mapping[str, ViewSpec]) -> dict[str, NetworkSpec]:
-    found = dict(config.networks)
-    for name, spec in views.items():
-        if isinstance(spec.network, NetworkSpec):
-            found[_network_name(name, spec)] = spec.network
-    return found
+def _network_specs(config: RunConfig, views: Mapping[str, ViewSpec]) -> dict[str, NetworkSpec]:
+    """Return all networks besides the main one: those of `networks:`, then the private ones of views."""
+    private = {
+        f"{name}_network": spec.network
+        for name, spec in views.items()
+        if isinstance(spec.network, NetworkSpec)
+    }
+    return {**config.networks, **private}
+
+
+# -- ties -----------------------------------------------------------------------------------------------------------
 
 
 def tie(network: Encoder, main: Encoder, part: str, name: str) -> None:
-    """`part` of `network` becomes the very module (or parameter) of `main`."""
-    for owner, whose in ((network, f"network '{name}'"), (main, "the main encoder")):
-        if part not in owner.parts():
+    """Make a part of a network the very module, or parameter, of the main encoder.
+
+    name: of the network. Raises ConfigError where one of them lacks the part, or their shapes differ.
+    """
+    for encoder, owner in ((network, f"network '{name}'"), (main, "the main encoder")):
+        if part not in encoder.parts():
             raise ConfigError(
                 f"networks.{name}.tie",
-                f"{whose} has no part '{part}'{did_you_mean(part, owner.parts())}",
+                f"{owner} has no part '{part}'{did_you_mean(part, encoder.parts())}",
             )
-    path, shared = network.parts()[part], _resolve(main, main.parts()[part])
-    mine = _resolve(network, path)
-    shapes = [_shapes(module) for module in (mine, shared)]
-    if shapes[0] != shapes[1]:
+    path = network.parts()[part]
+    shared = _part(main, part)
+    shapes, shapes_of_main = _shapes(_part(network, part)), _shapes(shared)
+    if shapes != shapes_of_main:
         raise ConfigError(
             f"networks.{name}.tie",
-            f"'{part}' has the shapes {shapes[0]} here and {shapes[1]} in the main "
-            "encoder; only equal shapes can be tied",
+            f"'{part}' has the shapes {shapes} in this network and {shapes_of_main} in the main encoder; only equal "
+            "shapes can be tied",
         )
     parent, _, attribute = path.rpartition(".")
     setattr(network.get_submodule(parent), attribute, shared)
 
 
 def verify_ties(networks: Mapping[str, Encoder], specs: Mapping[str, NetworkSpec]) -> None:
-    """After everything is built: a tie that a constructor undid is an error, not a silent second copy."""
-    main = networks["main"]
+    """Raise ConfigError where a constructor undid a tie, which would silently train two copies."""
     for name, spec in specs.items():
         for part in spec.tie:
-            if _resolve(networks[name], networks[name].parts()[part]) is not _resolve(
-                main, main.parts()[part]
-            ):
+            if _part(networks[name], part) is not _part(networks[MAIN], part):
                 raise ConfigError(
                     f"networks.{name}.tie",
                     f"'{part}' is no longer shared with the main encoder after the build",
                 )
 
 
-def _resolve(module: nn.Module, path: str) -> nn.Module | nn.Parameter:
-    for name in path.split("."):
-        module = getattr(module, name)
-    return module
+def _part(encoder: Encoder, name: str) -> nn.Module | nn.Parameter:
+    """Return a part of an encoder, which lists the attribute path of each."""
+    value: Any = encoder
+    for attribute in encoder.parts()[name].split("."):
+        value = getattr(value, attribute)
+    return value
 
 
 def _shapes(part: nn.Module | nn.Parameter) -> list[tuple[int, ...]]:
-    return [tuple(p.shape) for p in (part.parameters() if isinstance(part, nn.Module) else [part])]
+    parameters = part.parameters() if isinstance(part, nn.Module) else [part]
+    return [tuple(parameter.shape) for parameter in parameters]

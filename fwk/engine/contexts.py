@@ -39,7 +39,7 @@ class Objective(Protocol):
 class Contexts:
     """Makes the contexts of an objective's components."""
 
-    def __init__(self, objective: Objective):
+    def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
     def context(self, part: Part, micro: MicroBatch, update: Update) -> Context:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fwk.config.spec import ViewSpec
+from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.views import Encoded, View
 from fwk.engine.plan import Group, share_calls
@@ -20,7 +22,7 @@ from fwk.errors import ConfigError, DataError
 class Encoding:
     """The networks of an objective and the ways in which they are called."""
 
-    def __init__(self, objective: nn.Module, networks: nn.ModuleDict, pad: int):
+    def __init__(self, objective: nn.Module, networks: nn.ModuleDict, pad: int) -> None:
         self.objective = (
             objective  # has the names of all parameters, and says whether it is training
         )
@@ -83,7 +85,7 @@ class Encoding:
         encoder = self._network(network)
         stacked = stack(views, self.pad)
         T = max((view.mask.shape[1] for view in views if view.mask is not None), default=0)
-        if encoder.longest and T > encoder.longest:
+        if encoder.longest and encoder.longest < T:
             raise DataError(
                 f"the view '{views[0].name}' has a sequence of {T:,} positions, more than the {encoder.longest:,} that "
                 f"the network '{network}' reads; expected shorter sequences, or a network for longer ones"
@@ -242,15 +244,20 @@ def _split(encoded: Encoded, views: Sequence[View]) -> Iterator[Encoded]:
         start += len(view)
 
 
-def check_states(
-    networks: Mapping[str, Encoder], reads: Iterable[tuple[str, str, Sequence[str]]]
+def states_to_read(
+    criteria: Mapping[str, Criterion],
+    encodes: Mapping[str, Sequence[str]],
+    views: Mapping[str, ViewSpec],
+    networks: Mapping[str, Encoder],
 ) -> dict[str, tuple[str, ...]]:
-    """Return the states to ask of each network.
+    """Return the inner states that criteria read of each network.
 
-    reads: (network, who reads it, names of states). Raises ConfigError where a network lacks a state.
+    encodes: the views whose encodings a criterion reads. Raises ConfigError where a network lacks a state.
     """
     states: dict[str, dict[str, None]] = {name: {} for name in networks}
-    for network, reader, names in reads:
-        networks[network].check_states(names, reader)
-        states[network].update(dict.fromkeys(names))
-    return {name: tuple(wanted) for name, wanted in states.items()}
+    for label, criterion in criteria.items():
+        for view in encodes[label]:
+            network = views[view].encoder
+            networks[network].check_states(criterion.states(), f"criterion '{label}'")
+            states[network].update(dict.fromkeys(criterion.states()))
+    return {name: tuple(names) for name, names in states.items()}

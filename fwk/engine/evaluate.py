@@ -21,8 +21,8 @@ from fwk.engine.update import Update
 def evaluate(run: Run, split: str, stop: StopRequest | None = None) -> dict[str, float] | None:
     """Return the metrics of a split by name; None when `stop` became true on some rank meanwhile.
 
-    `loss` is the weighted sum of the terms' means, at this point of the run's weight schedules. The other metrics are each
-    term's mean by 'label/term', and what components and task make of their statistics.
+    `loss` is the weighted sum of the terms' means, at this point of the run's weight schedules. The other
+    metrics are each term's mean by 'label/term', and what components and task make of their statistics.
     """
     module, meters = run.module, Meters()
     update = Update(number=run.update, progress=run.progress, split=split)

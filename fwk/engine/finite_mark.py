@@ -11,13 +11,14 @@ from fwk.engine.ranks.world import World
 class FiniteMark:
     """A zero parameter, the anchor, whose gradient is NaN once a loss is not finite, and 0 otherwise.
 
-    Gradients alone do not show it: a loss that is infinite may have finite gradients, and a term without a gradient may be
-    NaN. The anchor's gradient is reduced over ranks with all others, so that every rank decides alike, without another
-    collective. The anchor is part of every loss on several ranks (`attached`), so that a rank without any term takes part
-    in the reduction; on one rank the mark is set beside the graph, which is cheaper (`add`). It is never optimised.
+    Gradients alone do not show it: a loss that is infinite may have finite gradients, and a term without a
+    gradient may be NaN. The anchor's gradient is reduced over ranks with all others, so that every rank decides
+    alike, without another collective. The anchor is part of every loss on several ranks (`attached`), so that a
+    rank without any term takes part in the reduction; on one rank the mark is set beside the graph, which is
+    cheaper (`add`). It is never optimised.
     """
 
-    def __init__(self, anchor: nn.Parameter):
+    def __init__(self, anchor: nn.Parameter) -> None:
         self.anchor = anchor
 
     def attached(self, loss: Tensor) -> Tensor:

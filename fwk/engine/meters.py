@@ -1,5 +1,8 @@
-"""Sums and counts of what is logged. An update's numbers are begun, then committed or rolled back, so that an update
-skipped under fp16 leaves no trace; only at the log line do sums cross ranks."""
+"""Sums and counts of what is logged.
+
+The numbers of an update are pending until they are committed or rolled back, so that an update skipped under
+fp16 leaves no trace. Only at a log line are they summed over ranks.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +14,36 @@ from torch import Tensor
 from fwk.engine.ranks.world import World, sum_named
 from fwk.engine.update import StepOutput
 
+Number = Tensor | float
+
 
 class Meters:
-    """Additive float64 numbers by name, of this rank, since the last log line. A number on the CPU is kept as a Python
-    float, whose sums are those of a float64 tensor; what is on a device is not waited for."""
+    """Additive float64 numbers of this rank since the last log line, by name.
 
-    def __init__(self):
-        self._window: dict[str, Tensor | float] = {}
-        self._pending: dict[str, Tensor | float] = {}
+    A number on the CPU is kept as a Python float, whose sums are those of a float64 tensor. A number on another device
+    stays there: nothing waits for it before the log line.
+    """
+
+    def __init__(self) -> None:
+        self._window: dict[str, Number] = {}
+        self._pending: dict[str, Number] = {}
 
     @property
     def window(self) -> dict[str, Tensor]:
-        """What was committed."""
+        """The numbers of committed updates."""
         return _tensors(self._window)
 
     @property
     def pending(self) -> dict[str, Tensor]:
-        """What the update under way has added so far."""
+        """The numbers of the update under way."""
         return _tensors(self._pending)
 
-    def add(self, values: Mapping[str, Tensor | float], prefix: str = "") -> None:
+    def add(self, values: Mapping[str, Number], prefix: str = "") -> None:
+        """Add numbers to the update under way. prefix: put before each name."""
         for name, value in values.items():
             if isinstance(value, Tensor):
-                at_hand = value.dim() == 0 and value.device.type == "cpu"
-                value = value.item() if at_hand else value.detach().double()
+                on_cpu = value.dim() == 0 and value.device.type == "cpu"
+                value = value.item() if on_cpu else value.detach().double()
             _add(self._pending, prefix + name, value)
 
     def record(self, output: StepOutput, loss: Tensor) -> None:
@@ -44,54 +53,55 @@ class Meters:
         self.add(output.statistics, "stat:")
 
     def commit(self) -> None:
+        """Count the update under way."""
         for name, value in self._pending.items():
             _add(self._window, name, value)
         self._pending = {}
 
     def rollback(self) -> None:
+        """Forget the update under way."""
         self._pending = {}
 
     def read(self, world: World) -> dict[str, Tensor]:
-        """The global sums; the window starts anew."""
+        """Return the sums over all ranks, and start a new window."""
         sums = sum_named(world, self.window)
         self._window = {}
         return sums
 
     def state(self, world: World) -> dict[str, Tensor]:
-        """Every rank's window, `rank/name`, on every rank: a sum over ranks taken now and continued later would add in
-        another order than one taken once."""
-        mine = {f"{world.rank}/{name}": value for name, value in self.window.items()}
-        return sum_named(world, mine)
+        """Return every rank's window as 'rank/name', on every rank.
+
+        Stored per rank: summing over ranks before a restart would change the order of additions, and so the last bit.
+        """
+        window = {f"{world.rank}/{name}": value for name, value in self.window.items()}
+        return sum_named(world, window)
 
     def load(self, state: Mapping[str, Tensor], world: World, saved_world_size: int) -> None:
-        """Own window back; on another world size rank 0 takes the sum of all."""
+        """Restore this rank's window; with another world size, rank 0 gets the sum of all windows."""
         self._window = {}
         for path in sorted(state):
-            rank, name = path.split("/", 1)
-            if (
-                saved_world_size == world.size
-                and int(rank) != world.rank
-                or saved_world_size != world.size
-                and world.rank
-            ):
-                continue
-            value = state[path]
-            _add(self._window, name, value.item() if value.dim() == 0 else value.to(world.device))
-
-
-def _add(sums: dict[str, Tensor | float], name: str, value: Tensor | float) -> None:
-    sums[name] = sums[name] + value if name in sums else value
-
-
-def _tensors(sums: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
-    return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in sums.items()}
+            saved_rank, name = path.split("/", 1)
+            rank = int(saved_rank) if saved_world_size == world.size else 0
+            if rank == world.rank:
+                value = state[path]
+                number = value.item() if value.dim() == 0 else value.to(world.device)
+                _add(self._window, name, number)
 
 
 def means(sums: Mapping[str, Tensor], prefix: str = "sum:") -> dict[str, float]:
-    """`sum:x` over `count:x` for every x; 0 where the count is 0."""
-    found = {}
+    """Return `sum:x` over `count:x` for every x; 0 where the count is 0."""
+    quotients = {}
     for path, total in sums.items():
         if path.startswith(prefix):
-            count = float(sums.get("count:" + path[len(prefix) :], torch.tensor(0.0)))
-            found[path[len(prefix) :]] = float(total) / count if count else 0.0
-    return found
+            name = path.removeprefix(prefix)
+            count = float(sums.get(f"count:{name}", 0.0))
+            quotients[name] = float(total) / count if count else 0.0
+    return quotients
+
+
+def _add(sums: dict[str, Number], name: str, value: Number) -> None:
+    sums[name] = sums[name] + value if name in sums else value
+
+
+def _tensors(sums: Mapping[str, Number]) -> dict[str, Tensor]:
+    return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in sums.items()}

@@ -17,19 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from fwk.config.spec import ViewSpec
-from fwk.contracts.context import Context
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.keyed import Key, fold
 from fwk.contracts.noiser import LearnedNoiser, Noiser
-from fwk.contracts.views import Encoded, Outline, Output, View
+from fwk.contracts.views import Outline, Output, View
 from fwk.engine.contexts import Contexts
-from fwk.engine.encoding import Encoding, check_states
+from fwk.engine.encoding import Encoding, states_to_read
 from fwk.engine.feed.static import StaticViews
 from fwk.engine.finite_mark import FiniteMark
+from fwk.engine.losses import shares_of, sums_of, weight_at
 from fwk.engine.parts import Part, parts_of
 from fwk.engine.plan import BATCH, Action, Encode, Make, Node, Plan, make_plan, needed
-from fwk.engine.prepared import draws_of, exchange
+from fwk.engine.prepared import exchange, prepare_tensors
 from fwk.engine.ranks.world import World
 from fwk.engine.update import MicroBatch, StepOutput, Update, Views
 from fwk.errors import RunError, did_you_mean
@@ -58,7 +58,7 @@ class ObjectiveModule(nn.Module):
         encodes: Mapping[str, Sequence[str]],  # those of them whose encodings it reads
         seed: int,
         pad: int = 0,  # the token id of padding
-    ):
+    ) -> None:
         super().__init__()
         learned = {n: noiser for n, noiser in noisers.items() if isinstance(noiser, LearnedNoiser)}
         self.networks = nn.ModuleDict(networks)
@@ -75,12 +75,7 @@ class ObjectiveModule(nn.Module):
 
         self.contexts = Contexts(self)
         self.encoding = Encoding(self, self.networks, pad)
-        states = (
-            (views[view].encoder, f"criterion '{label}'", criterion.states())
-            for label, criterion in criteria.items()
-            for view in self.encodes[label]
-        )
-        self.encoding.states = check_states(networks, states)
+        self.encoding.states = states_to_read(criteria, self.encodes, views, networks)
         self.switch_off(())
         self.static_of_all_phases = self.static_of_this_phase
 
@@ -165,18 +160,10 @@ class ObjectiveModule(nn.Module):
 
         for name in self.views_to_prepare:
             micro.prepared_views[name] = micro.views[name] = views[name].detached()
-        for part, criterion in self.active_criteria:
-            if part.name not in preparing:
-                continue
-            context = self.contexts.context(part, micro, update)
+        for name in preparing:
+            part = self.parts[name]
             self._seed(update, micro, part.path)
-            views_of_part = part.views_of(views)
-            tensors = criterion.prepare(views_of_part, context)
-            micro.prepared[part.name] = tensors
-            micro.prepared_draws[part.name] = {
-                name: draws_of(part.name, name, rows, views_of_part)
-                for name, rows in tensors.items()
-            }
+            prepare_tensors(part, views, micro, self.contexts.context(part, micro, update))
 
     def normalizers(self, micro: MicroBatch, update: Update) -> dict[str, Tensor]:
         """Return the counts of a micro-batch by 'label/term'."""
@@ -221,19 +208,7 @@ class ObjectiveModule(nn.Module):
 
     def sums_of(self, outputs: Mapping[str, Output], update: Update) -> StepOutput:
         """Return the sums, statistics and weights of a micro-batch, without any loss."""
-        sums, statistics, weights = {}, {}, {}
-        for name, output in outputs.items():
-            weight = weight_at(self.weights.get(name, 1.0), update.progress)
-            for term, value in output.terms.items():
-                if value.sum.dtype in (torch.float16, torch.bfloat16):
-                    raise RunError(
-                        f"'{name}' summed the loss term '{term}' in {value.sum.dtype}; sum in float32 or wider"
-                    )
-                sums[f"{name}/{term}"] = value.sum.detach()
-                weights[f"{name}/{term}"] = weight * value.weight
-            for key, statistic in output.statistics.items():
-                statistics[f"{name}/{key}"] = statistic.detach()
-        return StepOutput(None, sums, statistics, {}, weights)
+        return sums_of(outputs, self._weights_at(update.progress))
 
     def weighted_loss(self, outputs: Mapping[str, Output], update: Update) -> Tensor:
         """Return the loss of one micro-batch.
@@ -251,20 +226,11 @@ class ObjectiveModule(nn.Module):
 
     def weighted_terms(self, outputs: Mapping[str, Output], update: Update) -> dict[str, Tensor]:
         """Return the summands of `weighted_loss` by 'label/term'."""
-        shares = {}
-        for name, output in outputs.items():
-            weight = weight_at(self.weights.get(name, 1.0), update.progress)
-            for term, value in output.terms.items():
-                path = f"{name}/{term}"
-                if path not in update.counts:
-                    raise RunError(
-                        f"'{name}' returned the loss term '{term}' without a count of that name; its normalizers gave "
-                        f"{', '.join(sorted(update.counts)) or 'none'}"
-                    )
-                count = update.counts[path]
-                if count > 0:
-                    shares[path] = value.sum * (weight * value.weight * self.world.size / count)
-        return shares
+        weights = self._weights_at(update.progress)
+        return shares_of(outputs, weights, update.counts, self.world.size)
+
+    def _weights_at(self, progress: float) -> dict[str, float]:
+        return {name: weight_at(self.weights.get(name, 1.0), progress) for name in self.parts}
 
     def component_metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the metrics that components make of their summed statistics, by 'label/name'.
@@ -273,15 +239,7 @@ class ObjectiveModule(nn.Module):
         """
         metrics: dict[str, float] = {}
         for part in self.parts.values():
-            prefix = f"stat:{part.name}/"
-            statistics = {
-                path[len(prefix) :]: value
-                for path, value in sums.items()
-                if path.startswith(prefix)
-            }
-            if statistics:
-                values = part.component.metrics(statistics)
-                metrics.update({f"{part.name}/{key}": value for key, value in values.items()})
+            metrics.update(part.metrics_of(sums))
         return metrics
 
     # -- views -------------------------------------------------------------------------------------------------------
@@ -319,12 +277,6 @@ class ObjectiveModule(nn.Module):
         encoded = self.encoding.encode_group([views[n] for n in action.views], group, seed)
         return {view.name: view for view in encoded}
 
-    def encode(
-        self, views: Sequence[View], network: str = "main", mode: str = "train", ema: bool = False
-    ) -> list[Encoded]:
-        """Return the encodings of several views from one call, see `Encoding.encode`."""
-        return self.encoding.encode(views, network, mode, ema)
-
     def _key(self, name: str, parent: View, update: Update) -> Key:
         return Key(self.seed, f"{update.split}/{name}", parent.draws)
 
@@ -336,15 +288,6 @@ class ObjectiveModule(nn.Module):
             torch.default_generator.manual_seed(word)
             if self.anchor.is_cuda:
                 torch.cuda.manual_seed(word)
-
-
-def weight_at(weight: float | Mapping[str, float], progress: float) -> float:
-    """Return a weight at some progress in [0, 1]; a mapping {from, to, start, end} is a linear schedule."""
-    if not isinstance(weight, Mapping):
-        return float(weight)
-    start, end = weight.get("start", 0.0), weight.get("end", 1.0)
-    share = 1.0 if end <= start else min(1.0, max(0.0, (progress - start) / (end - start)))
-    return weight["from"] + (weight["to"] - weight["from"]) * share
 
 
 def _outline(noiser: Noiser, name: str, parent: View, key: Key) -> Outline:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.noiser import LearnedNoiser
@@ -36,6 +36,19 @@ class Part:
         if self.reads is None:
             return views
         return {name: views[name] for name in self.reads}
+
+    def metrics_of(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return this part's metrics by 'name/metric', from the sums of its statistics ('stat:name/statistic')."""
+        prefix = f"stat:{self.name}/"
+        statistics = {
+            path.removeprefix(prefix): value
+            for path, value in sums.items()
+            if path.startswith(prefix)
+        }
+        if not statistics:
+            return {}
+        metrics = self.component.metrics(statistics)
+        return {f"{self.name}/{key}": value for key, value in metrics.items()}
 
 
 def parts_of(

@@ -20,7 +20,7 @@ from fwk.errors import RunError, did_you_mean
 class Optimisation:
     """The optimizer and the distributed wrapper of a run, which are rebuilt for every phase."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run) -> None:
         self.run = run
         self.wrapped: nn.Module = run.module  # what the forward pass goes through
         self.parameters: list[nn.Parameter] = []  # all of the module's

@@ -2,9 +2,10 @@
 
 Every view is encoded once, and the encoder is called as few times as the dependencies allow.
 
-Static views of static views are made before the forward pass, because counts are taken from their positions. Inside
-the forward pass, each action either makes a view or encodes a group of views in one call. A view that only criteria read
-waits for the others, so that it shares their call; a view whose encoding a noiser reads goes first.
+Static views of static views are made before the forward pass, because counts are taken from their positions.
+Inside the forward pass, each action either makes a view or encodes a group of views in one call. A view that
+only criteria read waits for the others, so that it shares their call; a view whose encoding a noiser reads goes
+first.
 """
 
 from __future__ import annotations
@@ -187,8 +188,8 @@ class _Planner:
 def share_calls(lengths: list[int], rows: list[int], waste: float = 0.15) -> list[list[int]]:
     """Return which views of a group go into one encoder call, as lists of their numbers.
 
-    lengths, rows: T and B of each view. waste: the largest share of a call that padding to a common T may cost. Views of
-    one length always share a call.
+    lengths, rows: T and B of each view. waste: the largest share of a call that padding to a common T may cost.
+    Views of one length always share a call.
     """
     order = sorted(range(len(lengths)), key=lambda number: (-lengths[number], number))
     calls: list[list[int]] = []

@@ -65,8 +65,9 @@ def predict_texts(
 ) -> list[Any]:
     """Return the predictions for raw texts, as the task makes them readable.
 
-    places: where each text is from, for errors. batch: the largest batch; texts of similar length are put together. Raises
-    UserError where the task reads no raw text or no criterion predicts, DataError for a text that cannot be read.
+    places: where each text is from, for errors. batch: the largest batch; texts of similar length are put
+    together. Raises UserError where the task reads no raw text or no criterion predicts, DataError for a text
+    that cannot be read.
     """
     if type(task).example_of is Task.example_of:
         raise UserError(f"'{type(task).__name__}' reads no raw text (`Task.example_of`)")
@@ -96,8 +97,8 @@ def batches_by_length(
 ) -> list[list[int]]:
     """Return the numbers of texts in batches of at most `most` texts.
 
-    A batch has at most so many positions with its padding, or is one text. The longest texts come first, so that a lack of
-    memory shows at once.
+    A batch has at most so many positions with its padding, or is one text. The longest texts come first, so
+    that a lack of memory shows at once.
     """
     batches: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
@@ -145,9 +146,9 @@ def _values_of_texts(
 ) -> list[dict[str, Tensor]]:
     """Return the predictions for a batch of raw texts: a mapping by label for each.
 
-    A criterion may read the examples of some sources only, and a raw text has no source. The texts are therefore passed as
-    examples of one source after the other, until every predicting criterion has read all of them, each label in the
-    source that it belongs to.
+    A criterion may read the examples of some sources only, and a raw text has no source. The texts are
+    therefore passed as examples of one source after the other, until every predicting criterion has read all of
+    them, each label in the source that it belongs to.
     """
     update, draws, names = Update(split="text"), np.arange(len(examples)), task.source_names()
     values_of: list[dict[str, Tensor]] = [{} for _ in examples]

@@ -7,10 +7,27 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fwk.contracts.context import Context
+from fwk.contracts.criterion import Criterion
 from fwk.contracts.views import View
+from fwk.engine.parts import Part
 from fwk.engine.ranks.world import World
 from fwk.engine.update import MicroBatch
 from fwk.errors import RunError, did_you_mean
+
+
+def prepare_tensors(
+    part: Part, views: Mapping[str, View], micro: MicroBatch, context: Context
+) -> None:
+    """Let a criterion prepare its tensors of a micro-batch, and note which draws their rows are of."""
+    criterion = part.component
+    assert isinstance(criterion, Criterion)  # learned noisers prepare views, not tensors
+    readable = part.views_of(views)
+    tensors = criterion.prepare(readable, context)
+    micro.prepared[part.name] = tensors
+    micro.prepared_draws[part.name] = {
+        name: _draws_of(part.name, name, rows, readable) for name, rows in tensors.items()
+    }
 
 
 @torch.no_grad()
@@ -37,7 +54,7 @@ def exchange(micros: Sequence[MicroBatch], world: World) -> None:
                 micro.over_update.setdefault(label, {})[name] = (rows, positions)
 
 
-def draws_of(label: str, name: str, rows: Tensor, views: Mapping[str, View]) -> Tensor:
+def _draws_of(label: str, name: str, rows: Tensor, views: Mapping[str, View]) -> Tensor:
     """Return the draw numbers of a prepared tensor's rows: those of the first view with as many rows."""
     for view in views.values():
         if len(view) == len(rows):

@@ -1,4 +1,4 @@
-"""The state of a run: what hooks see, what checkpoints hold."""
+"""The state of a run, which hooks see and checkpoints hold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pluggy
 import torch
@@ -23,7 +23,6 @@ from fwk.engine.module import ObjectiveModule
 from fwk.engine.precision import Precision
 from fwk.engine.ranks.world import World
 from fwk.flops import Count
-
 
 # the state of an optimizer by parameter name: tensors, and JSON-able values
 OptimizerState = tuple[dict[str, Tensor], dict[str, Any]]
@@ -51,9 +50,7 @@ class Run:
 
     # progress
     update: int = 0  # updates done
-    skipped: int = (
-        0  # updates in which fp16 overflowed: they have a number and draws, and no effect
-    )
+    skipped: int = 0  # updates in which fp16 overflowed; they consumed draws, without effect
     tokens: int = 0  # seen so far, without padding
     sequences: int = 0  # seen so far
     seconds_before: float = 0.0  # training time of earlier starts
@@ -61,13 +58,11 @@ class Run:
 
     # optimisation
     phase: Phase | None = None
-    optimizer: torch.optim.Optimizer = cast(
-        torch.optim.Optimizer, None
-    )  # built with the first phase
+    # None only until the first phase is entered, which precedes everything that uses it
+    optimizer: torch.optim.Optimizer = None  # type: ignore[assignment]
     frozen_optimizer_state: OptimizerState = field(default_factory=lambda: ({}, {}))
-    schedule_start: tuple[int, float] | None = (
-        None  # applied updates and progress where a phase restarted it
-    )
+    # applied updates and progress at which a phase restarted the schedule
+    schedule_start: tuple[int, float] | None = None
     rate: float = 0.0  # learning rate of the last update
     grad_norm: float = 0.0  # of the last update, before clipping
 
@@ -82,36 +77,42 @@ class Run:
 
     @property
     def rank(self) -> int:
+        """The number of this process."""
         return self.world.rank
 
     @property
     def world_size(self) -> int:
+        """The number of processes."""
         return self.world.size
 
     @property
     def device(self) -> torch.device:
+        """The device of this process."""
         return self.world.device
 
     @property
     def seconds(self) -> float:
-        """Time spent over all starts of the run."""
+        """Training time over all starts of the run."""
         return self.seconds_before + time.monotonic() - self._started
 
     @property
     def trainable(self) -> list[nn.Parameter]:
-        """What the optimizer steps, in the module's order."""
+        """The parameters that the optimizer steps, in the module's order."""
         return [parameter for _, parameter in self.named_trainable()]
 
     def named_trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that the optimizer steps, with their names."""
         return [
             (name, parameter)
             for name, parameter in self.module.named_parameters()
             if parameter.requires_grad and name != "anchor"
         ]
 
+    # -- how much is done --------------------------------------------------------------------------------------------
+
     @property
     def total_updates(self) -> int | None:
-        """The number of updates of the whole run where it follows from the config (updates or epochs); else None."""
+        """The number of updates of the whole run; None where neither train.updates nor train.epochs limits it."""
         train = self.config.train
         limits = []
         if train.updates is not None:
@@ -122,19 +123,27 @@ class Run:
 
     @property
     def epoch(self) -> float:
+        """Passes over the training data so far."""
         return self.order.epoch_of(self.update * self.config.train.batch)
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, by the nearest of its limits, in [0, 1]; equal on all ranks."""
+        """The share of the run that is done, in [0, 1], by the limit that is reached first; equal on all ranks."""
         return self._progress(self.update)
 
+    @property
+    def done(self) -> bool:
+        """Whether a limit of the run is reached."""
+        return self.progress >= 1.0
+
     def learning_rate_factor(self) -> float:
-        """The schedule's factor of the update that is about to be applied. It counts the updates that had an effect, so
-        a skipped one does not move it."""
+        """Return the schedule's factor for the next update.
+
+        The schedule counts the updates that had an effect, so that a skipped one does not move it.
+        """
         applied = self.update - self.skipped
         total, progress = self.total_updates, self._progress(applied)
-        if self.schedule_start is not None:  # a phase began the schedule anew there
+        if self.schedule_start is not None:  # a phase restarted the schedule
             start, share = self.schedule_start
             applied -= start
             total = None if total is None else total - start
@@ -142,6 +151,7 @@ class Run:
         return self.schedule.factor(applied + 1, total, progress)
 
     def restart_schedule(self) -> None:
+        """Run the schedule anew over what is left of the run."""
         applied = self.update - self.skipped
         self.schedule_start = (applied, self._progress(applied))
 
@@ -155,7 +165,3 @@ class Run:
         if train.minutes is not None:
             shares.append(self.agreed_seconds / (60 * train.minutes))
         return min(1.0, max(shares))
-
-    @property
-    def done(self) -> bool:
-        return self.progress >= 1.0

@@ -8,37 +8,41 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-EXIT_STOPPED = 75  # sysexits' EX_TEMPFAIL: start me again to go on
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the run
 EXIT_INTERRUPTED = 130
 
 
 class StopRequest:
-    """Set by SIGTERM, SIGUSR1 or the first Ctrl-C; the trainer saves and stops after the update it is in."""
+    """Whether SIGTERM, SIGUSR1 or a first Ctrl-C arrived: the trainer then saves and stops after its update."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal: int | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def ask(self) -> None:
-        """As a signal does, from inside."""
+        """Ask the run to stop, as a signal does."""
         self.signal = self.signal or signal.SIGTERM
 
     @property
     def exit_status(self) -> int:
+        """The exit status of a command that stopped for this request."""
         return EXIT_INTERRUPTED if self.signal == signal.SIGINT else EXIT_STOPPED
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Handlers while inside; a second Ctrl-C interrupts at once. Outside the main thread nothing is installed."""
+        """Install signal handlers inside the block; a second Ctrl-C interrupts at once.
+
+        Outside of the main thread nothing is installed.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
         owner = os.getpid()
 
         def handle(number: int, frame: object) -> None:
-            if os.getpid() != owner:  # a forked data-loading worker: the default action
+            if os.getpid() != owner:  # a forked data-loading worker: do what it does by default
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
                 return

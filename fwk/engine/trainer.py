@@ -62,7 +62,7 @@ class Totals:
 class Trainer:
     """Runs updates on a `Run`. It is final: objectives are criteria, and interventions are hooks."""
 
-    def __init__(self, run: Run, stop: StopRequest):
+    def __init__(self, run: Run, stop: StopRequest) -> None:
         self.run, self.stop = run, stop
         self.optimisation = Optimisation(run)
         self.bookkeeping = Bookkeeping(run, stop)

@@ -157,7 +157,7 @@ def fill_in(
         facts = Update(number=update, split="valid")
         static = module.static_of_this_phase(batch, facts.split)
         view = module.begin(static, 0, facts).views[name]
-        features = module.encode([view], module.specs[name].encoder)[0].features
+        features = module.encoding.encode([view], module.specs[name].encoder)[0].features
         chances = (
             module.criteria[label].head(view.at_positions(features)).float().softmax(-1)
         )  # [B, K, V]

@@ -371,11 +371,11 @@ def test_a_milestone_is_saved_whatever_else_is_due(tmp_path):
 
 @pytest.mark.parametrize("mode, best", [("min", {2: 1.0, 3: 2.0}), ("max", {1: 5.0, 5: 4.0})])
 def test_the_best_ones_are_kept_by_metric_and_mode(tmp_path, monkeypatch, mode, best):
-    from fwk.engine import trainer
+    from fwk.engine import bookkeeping
 
     values = {1: 5.0, 2: 1.0, 3: 2.0, 4: 3.0, 5: 4.0, 6: float("nan"), 7: 3.0}
     monkeypatch.setattr(
-        trainer, "evaluate", lambda run, split, stop: {"loss": 0.0, "score": values[run.update]}
+        bookkeeping, "evaluate", lambda run, split, stop: {"loss": 0.0, "score": values[run.update]}
     )
     start.train(
         config_in(

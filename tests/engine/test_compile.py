@@ -288,7 +288,7 @@ def test_an_encoder_is_compiled_once_per_situation_whatever_its_shapes(tracing_o
             )
             module.train(training)
             with torch.set_grad_enabled(training):
-                module.encode([own], mode=mode, ema=ema)
+                module.encoding.encode([own], mode=mode, ema=ema)
 
         situations = [
             (padded, change, mode, ema, training)

@@ -140,10 +140,10 @@ def test_teacher_views_run_without_dropout_and_gradient_and_leave_training_mode_
     with trainer_of(config) as trainer:
         module = trainer.run.module
         view = module.begin(next(batches_of(trainer.run))[0], 0, Update()).views["teacher"]
-        a, b = (module.encode([view], mode="teacher")[0].features for _ in range(2))
+        a, b = (module.encoding.encode([view], mode="teacher")[0].features for _ in range(2))
         assert torch.equal(a, b) and not a.requires_grad
         assert all(m.training for m in module.networks["main"].modules())
-        c, d = (module.encode([view])[0].features for _ in range(2))
+        c, d = (module.encoding.encode([view])[0].features for _ in range(2))
         assert not torch.equal(c, d) and c.requires_grad
 
 
@@ -158,13 +158,13 @@ def test_averaged_weights_are_what_the_teacher_sees():
             run.module.encoding.averages[name], dict(run.module.named_parameters())[name]
         )
         view = run.module.begin(next(batches_of(run))[0], 0, Update()).views["teacher"]
-        seen = run.module.encode([view], mode="teacher", ema=True)[0].features
+        seen = run.module.encoding.encode([view], mode="teacher", ema=True)[0].features
         with torch.no_grad():
             for name, value in run.module.named_parameters():
                 if name in run.module.encoding.averages:
                     value.copy_(run.module.encoding.averages[name])
         assert torch.allclose(
-            seen, run.module.encode([view], mode="teacher")[0].features, atol=1e-12
+            seen, run.module.encoding.encode([view], mode="teacher")[0].features, atol=1e-12
         )
 
 

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from fwk import hookimpl
 from fwk.cli.common import run_command
+from fwk.engine import bookkeeping
 from fwk.engine import trainer as trainer_module
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.saver import Saver
@@ -169,8 +170,8 @@ def test_what_cannot_be_written_in_the_background_ends_the_run_before_the_next_s
         step = trainer_module.Trainer.step
 
         def noted(self, batches):
-            if self.saver._writer is not None:
-                self.saver._writer.join()  # so that it has failed by now
+            if self.bookkeeping.saver._writer is not None:
+                self.bookkeeping.saver._writer.join()  # so that it has failed by now
             updates.append(self.run.update)
             return step(self, batches)
 
@@ -316,7 +317,7 @@ def test_out_of_memory_in_an_optimizer_or_a_hook_names_the_place(tmp_path, monke
     def full(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(trainer_module, "evaluate", full)
+    monkeypatch.setattr(bookkeeping, "evaluate", full)
     with pytest.raises(
         RunError, match="out of memory .* in validation; the last checkpoint is good"
     ):

@@ -58,7 +58,7 @@ def kept_bytes(config) -> int:
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
             run.precision.autocast(),
         ):
-            encoded = run.module.encode([micros[0].views["masked"]])
+            encoded = run.module.encoding.encode([micros[0].views["masked"]])
         assert encoded[0].features.requires_grad
         return sum(sizes.values())
 
@@ -134,7 +134,7 @@ def test_averaged_weights_with_gradient_are_those_of_the_call(monkeypatch):
             trainer.step(next(batches))  # weights and averages differ now
             view = View.from_batch(next(batches)[0])
             change = torch.zeros(*view.tokens.shape, 16, dtype=torch.float64, requires_grad=True)
-            (encoded,) = trainer.run.module.encode(
+            (encoded,) = trainer.run.module.encoding.encode(
                 [view.replace(embedding_change=change)], mode="quiet", ema=True
             )
             return torch.autograd.grad(encoded.features.square().sum(), change)[0]

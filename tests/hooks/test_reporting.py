@@ -47,7 +47,7 @@ def a_run(folder, **changes):
         "seconds": 0.0,
         "world_size": 1,
         "last_metrics": {},
-        "owed": False,
+        "validation_pending": False,
         "operations": Count({"all": 5e5}, 1e6, 32, 100),
         "named_trainable": lambda: [("weight", torch.zeros(1200, 1000))],
         "config": SimpleNamespace(train=SimpleNamespace(batch=32, micro_batch=None)),

@@ -158,7 +158,7 @@ def run():
         weights={},
         views={"masked": spec},
         reads={"masked_lm": ("masked",)},
-        encoded={"masked_lm": ("masked",)},
+        encodes={"masked_lm": ("masked",)},
         seed=1,
     )
     return SimpleNamespace(

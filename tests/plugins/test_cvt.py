@@ -595,7 +595,7 @@ def test_the_adversary_finds_the_noise_that_moves_the_primary_module_most():
     def moved(change):
         with torch.no_grad():
             plain, other = (
-                criterion.primary(view.replace(encoded=module.encode([view])[0])).double()
+                criterion.primary(view.replace(encoded=module.encoding.encode([view])[0])).double()
                 for view in (
                     View.from_batch(batch),
                     View.from_batch(batch).replace(embedding_change=change),

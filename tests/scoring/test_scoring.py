@@ -282,7 +282,7 @@ def test_a_discriminator_scores_with_noise_that_knows_its_probabilities_only(sco
         scorer("electra")(texts(WORDS[0]))[0].score < 0
     )  # q of its generator, one masked copy for each token
     made = scorer("random")
-    with pytest.raises(ConfigError, match="views.corrupted.noiser: does not know how likely"):
+    with pytest.raises(ConfigError, match="views.corrupted.noiser: does not know the probability of a token"):
         made(texts(WORDS[0]))
 
 

@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from fwk.contracts.task import Task
+from fwk.contracts.views import Batch, View
 from fwk.data.order import Order
 from fwk.data.preprocess import TokenizerSpec, build_store
 from fwk.data.tokenizers import load
 from fwk.engine.feed import loader, workers
-from fwk.engine.feed.loader import evaluation_batches, micro_batches, share, train_batches
+from fwk.engine.feed.loader import evaluation_batches, micro_batches, share, train_views
 from fwk.errors import ConfigError, DataError, PluginError, RunError
 from fwk.tasks.mlm import MaskedLanguageModelling
 
@@ -62,14 +63,33 @@ def order_of(task: Task, seed: int = 1) -> Order:
 
 
 def batches(task, updates=3, **other):
-    options = dict(
-        batch=12, micro_batch=None, rank=0, world_size=1, workers=0, start_update=0, pin=False
-    )
-    iterator = train_batches(task, order_of(task), **{**options, **other})
+    iterator = training(task, **{"batch": 12, "workers": 0, **other})
     try:
         return [next(iterator) for _ in range(updates)]
     finally:
         iterator.close()
+
+
+def only_the_batch(batch: Batch) -> dict[str, View]:
+    return {"batch": View.from_batch(batch)}
+
+
+def training(task, **options):
+    """The micro-batches of each update as views, without any noise."""
+    geometry = {"micro_batch": None, "rank": 0, "world_size": 1, "start_update": 0}
+    views = train_views(
+        task,
+        order_of(task),
+        only_the_batch,
+        by_row=False,
+        device=torch.device("cpu"),
+        **{**geometry, **options},
+    )
+    try:
+        for update in views:
+            yield [micro["batch"] for micro in update]
+    finally:
+        views.close()
 
 
 def rows(updates):
@@ -287,16 +307,10 @@ def test_loading_leaves_the_global_generators_alone(files, workers):
 
 def test_a_killed_worker_is_one_sentence(files):
     task = make(data=str(files / "news.txt"))
-    iterator = train_batches(
+    iterator = training(
         task,
-        order_of(task),
         batch=2,
-        micro_batch=None,
-        rank=0,
-        world_size=1,
         workers=1,
-        start_update=0,
-        pin=False,
     )
     next(iterator)
     for child in multiprocessing.active_children():
@@ -308,16 +322,10 @@ def test_a_killed_worker_is_one_sentence(files):
 
 def test_workers_that_give_nothing_for_too_long_are_ended(files):
     task = make(data=str(files / "news.txt"))
-    iterator = train_batches(
+    iterator = training(
         task,
-        order_of(task),
         batch=2,
-        micro_batch=None,
-        rank=0,
-        world_size=1,
         workers=1,
-        start_update=0,
-        pin=False,
         timeout=1.0,
     )
     next(iterator)
@@ -334,16 +342,10 @@ def test_workers_that_give_nothing_for_too_long_are_ended(files):
 
 def test_a_trainer_that_takes_long_does_not_end_its_workers(files):
     task = make(data=str(files / "news.txt"))
-    iterator = train_batches(
+    iterator = training(
         task,
-        order_of(task),
         batch=2,
-        micro_batch=None,
-        rank=0,
-        world_size=1,
         workers=1,
-        start_update=0,
-        pin=False,
         timeout=0.2,
     )
     next(iterator)
@@ -382,16 +384,10 @@ def test_what_workers_need_is_looked_at_before_they_begin(monkeypatch, limits, f
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_to_the_whole_group_leaves_workers_at_work(files, name):
     task = make(data=str(files / "news.txt"))
-    iterator = train_batches(
+    iterator = training(
         task,
-        order_of(task),
         batch=2,
-        micro_batch=None,
-        rank=0,
-        world_size=1,
         workers=1,
-        start_update=0,
-        pin=False,
     )
     next(iterator)
     for child in multiprocessing.active_children():

@@ -2,12 +2,13 @@
 depend on the number of workers, and nothing here has state worth saving.
 
 Training gets views: what static noisers make of a batch is made here too, beside the training process where there are
-workers, and for as many small micro-batches at once as makes the call worth it."""
+workers, and for as many small micro-batches at once as makes the call worth it.
+"""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fwk.contracts.task import Task
-from fwk.contracts.views import Batch, View
+from fwk.contracts.views import Batch
 from fwk.data.order import Order
 from fwk.engine.feed.joined import JoinedViews
 from fwk.engine.feed.workers import (
@@ -26,15 +27,13 @@ from fwk.engine.feed.workers import (
     _WorkerStart,
     require_worker_limits,
 )
+from fwk.engine.update import Views
 from fwk.errors import CodeFailed, ConfigError, FwkError, PluginError, did_you_mean
 
 _TOGETHER = 32768  # positions that are worked on in one call, where micro-batches are smaller
 
 
 _AT_MOST = 64  # micro-batches in one call: the first of them waits for all
-
-
-Views = Mapping[str, View]
 
 
 def share(total: int, parts: int, part: int) -> tuple[int, int]:
@@ -46,7 +45,8 @@ def share(total: int, parts: int, part: int) -> tuple[int, int]:
 
 def micro_batches(batch: int, world_size: int, micro_batch: int | None) -> int:
     """Micro-batches per update, the same on every rank. None stays empty: where ranks differ by one example and
-    `micro_batch` is 1, one micro-batch of the longer ranks holds two."""
+    `micro_batch` is 1, one micro-batch of the longer ranks holds two.
+    """
     if batch < world_size:
         raise ConfigError(
             "train.batch",
@@ -251,43 +251,6 @@ def _loader(
     )
 
 
-def train_batches(
-    task: Task,
-    order: Order,
-    *,
-    batch: int,
-    micro_batch: int | None,
-    rank: int,
-    world_size: int,
-    workers: int,
-    start_update: int,
-    pin: bool,
-    user_dirs: Sequence[str | Path] = (),
-    start_method: str | None = None,
-    timeout: float = 0,
-) -> Iterator[list[Batch]]:
-    """Endless: for each update from `start_update` on, this rank's micro-batches on the CPU.
-
-    Update u consists of the draws [u*batch, (u+1)*batch); a rank takes a contiguous share of them, cut into the same
-    number of micro-batches on every rank. Close the iterator (`.close()`) to end its workers. start_method: of the
-    worker processes (None: the platform's). timeout: seconds that a worker may take for a batch (0: any). Raises
-    ConfigError at once when the batch does not reach for all ranks, DataError and RunError while reading.
-    """
-    pieces = micro_batches(batch, world_size, micro_batch)
-    draws = _TrainDraws(batch, pieces, rank, world_size, start_update)
-    loader = _loader(_Examples(task, "train", order, user_dirs), draws, workers, pin, start_method)
-
-    def updates() -> Iterator[list[Batch]]:
-        batches = _guarded(loader, "training", timeout)
-        try:
-            while True:
-                yield [next(batches) for _ in range(pieces)]
-        finally:
-            batches.close()
-
-    return updates()
-
-
 def train_views(
     task: Task,
     order: Order,
@@ -305,8 +268,16 @@ def train_views(
     start_method: str | None = None,
     timeout: float = 0,
 ) -> Iterator[list[Views]]:
-    """As `train_batches`, with what `make` makes of each batch, on `device`. by_row: rows of what `make` makes do not
-    depend on each other, so that several micro-batches may be made in one call where the task agrees."""
+    """Return an endless iterator over this rank's micro-batches, one list per update from `start_update` on.
+
+    Update u consists of the draws [u*batch, (u+1)*batch); a rank takes a contiguous share of them, cut into the same
+    number of micro-batches on every rank. Close the iterator (`.close()`) to end its workers.
+
+    make: returns the views of a batch; they are moved to `device`. by_row: the rows of these views do not depend on
+    each other, so several micro-batches may be made in one call where the task agrees. start_method: of the worker
+    processes (None: the platform's). timeout: seconds that a worker may take for a batch (0: any number). Raises
+    ConfigError at once where the batch is too small for all ranks; the iterator raises DataError and RunError.
+    """
     pieces = micro_batches(batch, world_size, micro_batch)
     draws = _TrainDraws(batch, pieces, rank, world_size, start_update)
     positions = -(-batch // (world_size * pieces)) * task.length()
@@ -357,7 +328,8 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """This rank's part of a split, in order. `batch` counts examples over all ranks; draws are the examples' numbers
     over the sources end to end, and every example comes exactly once over the ranks. In the last step a rank may get
-    no example: then nothing is yielded for it, so ranks may differ by one batch. limit_batches: 0 for all."""
+    no example: then nothing is yielded for it, so ranks may differ by one batch. limit_batches: 0 for all.
+    """
     if batch < 1:
         raise ConfigError("train.batch", f"is {batch}, expected at least 1")
     examples = _Examples(task, split, None, user_dirs)

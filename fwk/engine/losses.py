@@ -1,0 +1,67 @@
+"""From what components return to the numbers of a micro-batch: sums, statistics, and shares of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fwk.contracts.views import Output
+from fwk.engine.update import StepOutput
+from fwk.errors import RunError
+
+
+def weight_at(weight: float | Mapping[str, float], progress: float) -> float:
+    """Return a weight at some progress in [0, 1]; a mapping {from, to, start, end} is a linear schedule."""
+    if not isinstance(weight, Mapping):
+        return float(weight)
+    start, end = weight.get("start", 0.0), weight.get("end", 1.0)
+    share = 1.0 if end <= start else min(1.0, max(0.0, (progress - start) / (end - start)))
+    return weight["from"] + (weight["to"] - weight["from"]) * share
+
+
+def sums_of(outputs: Mapping[str, Output], weights: Mapping[str, float]) -> StepOutput:
+    """Return the sums, statistics and weights of a micro-batch, without any loss.
+
+    weights: by component. Raises RunError for a sum in half precision.
+    """
+    sums: dict[str, Tensor] = {}
+    statistics: dict[str, Tensor] = {}
+    weights_of_terms: dict[str, float] = {}
+    for name, output in outputs.items():
+        for term, value in output.terms.items():
+            if value.sum.dtype in (torch.float16, torch.bfloat16):
+                raise RunError(
+                    f"'{name}' summed the loss term '{term}' in {value.sum.dtype}; sum in float32 or wider"
+                )
+            sums[f"{name}/{term}"] = value.sum.detach()
+            weights_of_terms[f"{name}/{term}"] = weights[name] * value.weight
+        for key, statistic in output.statistics.items():
+            statistics[f"{name}/{key}"] = statistic.detach()
+    return StepOutput(None, sums, statistics, {}, weights_of_terms)
+
+
+def shares_of(
+    outputs: Mapping[str, Output],
+    weights: Mapping[str, float],
+    counts: Mapping[str, float],
+    world_size: int,
+) -> dict[str, Tensor]:
+    """Return every term's share of the loss by 'label/term', see `ObjectiveModule.weighted_loss`.
+
+    counts: of the whole update, by 'label/term'. Raises RunError for a term without a count.
+    """
+    shares = {}
+    for name, output in outputs.items():
+        for term, value in output.terms.items():
+            path = f"{name}/{term}"
+            if path not in counts:
+                raise RunError(
+                    f"'{name}' returned the loss term '{term}' without a count of that name; its normalizers gave "
+                    f"{', '.join(sorted(counts)) or 'none'}"
+                )
+            if counts[path] > 0:
+                factor = weights[name] * value.weight * world_size / counts[path]
+                shares[path] = value.sum * factor
+    return shares
