@@ -24,13 +24,8 @@ from fwk.errors import ConfigError, did_you_mean
 
 
 def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
-<<<<<<< HEAD
-    """ConfigError names the key when a part cannot be built or does not fit another."""
-    views = config.views_by_name
-=======
     """Return the module of a run. Raises ConfigError, with the key, where parts do not fit each other."""
-    views = complete_views(config)
->>>>>>> ad00dce (engine: remove train_batches, and write build, run and meters plainly)
+    views = config.views_by_name
     vocabulary = task.vocabulary()
     base = BuildContext(
         seed=config.seed,
@@ -41,43 +36,6 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         sources=task.source_names(),
         missing_sources=task.missing_sources(),
     )
-<<<<<<< HEAD
-    networks = {"main": _construct(config.model, "main", base)}
-    for name, spec in _networks(config, views).items():
-        networks[name] = _construct(spec.component, name, {**base, "encoder": networks["main"]})
-        for part in spec.tie:
-            tie(networks[name], networks["main"], part, name)
-    verify_ties(networks, _networks(config, views))
-    noisers: dict[str, Noiser] = {}
-    for name, spec in views.items():
-        network = _network_name(name, spec)
-        noisers[name] = _construct(
-            spec.component,
-            name,
-            {
-                **base,
-                "encoder": networks[spec.encoder],
-                "network": networks.get(network),
-                "of": spec.of or BATCH,
-            },
-        )
-    criteria, reads, encoded = {}, {}, {}
-    for label, spec in config.criterion.items():
-        spec.component.cls.check_labels(spec.component.config, task.labels(), f"criterion.{label}")
-        for wanted in spec.component.cls.needs_labels(spec.component.config):
-            if wanted not in task.labels():
-                raise ConfigError(
-                    f"criterion.{label}",
-                    f"reads the label '{wanted}', and task '{config.task.name}' has "
-                    f"{f'no such label{did_you_mean(wanted, task.labels())}' if task.labels() else 'none'}",
-                )
-        declared = spec.component.cls.reads(spec.component.config)
-        reads[label] = tuple(declared)
-        encoded[label] = tuple(name for name, read in declared.items() if read.encoded)
-        used = {views[view].encoder for view in encoded[label]}
-        encoder = networks[min(used)] if len(used) == 1 else networks["main"]
-        criteria[label] = _construct(spec.component, label, {**base, "encoder": encoder})
-=======
     networks = _build_networks(config, views, base)
     noisers = {name: _build_noiser(name, spec, networks, base) for name, spec in views.items()}
     reads = {label: _Reads.of(spec.component) for label, spec in config.criterion.items()}
@@ -85,8 +43,6 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         label: _build_criterion(config, label, reads[label], views, networks, base)
         for label in config.criterion
     }
-    _check_names(criteria, noisers)
->>>>>>> ad00dce (engine: remove train_batches, and write build, run and meters plainly)
     return ObjectiveModule(
         networks=networks,
         noisers=noisers,
@@ -164,16 +120,6 @@ def _build_criterion(
     encoders = {views[view].encoder for view in reads.encoded}
     encoder = networks[min(encoders)] if len(encoders) == 1 else networks[MAIN]
     return _construct(component, label, replace(base, encoder=encoder))
-
-
-def _check_names(criteria: Mapping[str, Criterion], noisers: Mapping[str, Noiser]) -> None:
-    """Raise ConfigError where a criterion and a learned noiser have one name, by which losses are logged."""
-    learned = {name for name, noiser in noisers.items() if isinstance(noiser, LearnedNoiser)}
-    if both := learned & criteria.keys():
-        raise ConfigError(
-            f"views.{min(both)}",
-            "a criterion has the same label; losses are logged by these names, so rename one of them",
-        )
 
 
 # the class is known only when the config is read, so its type is not known here
