@@ -1,10 +1,12 @@
-"""Views with other tokens at their chosen positions: what all noise distributions have in common.
+"""Views with other tokens at their chosen positions: what all noise distributions share.
 
-    x~_t ~ q(. | context)   for t in R, the chosen positions of the source view          x~_t = x_t elsewhere
+    x~_t ~ q(. | context)   for t in R, the chosen positions of the source view
+    x~_t = x_t              elsewhere
 
-`target` of the view that is made is the original sequence, `changed` is where the token differs from it, and `log_q` [B, T],
-where there is one, is the log-probability of the token that stands at each position under the distribution that was sampled,
-given the original sequence. Samples are keyed.
+Of the view that is made, `target` is the original sequence x, and `changed` is True where the token
+differs from it. `log_q` [B, T], where the noiser knows it, is the log-probability of the token at
+each position under the distribution that was sampled, given the original sequence. Samples are
+keyed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from fwk import Key, View, choose, option
 
-RATIO = option(
+RATIO: float = option(
     0.15,
     "share of the ordinary tokens that is chosen, where the source view chooses none",
     low=0,
@@ -24,28 +26,30 @@ RATIO = option(
 
 
 def with_positions(source: View, key: Key, ratio: float) -> View:
-    """The source view, with ⌈ratio·n⌉ positions of each sequence chosen where it chooses none itself."""
+    """Return the source view, with ⌈ratio·n⌉ positions of each sequence chosen if it has none."""
     if source.positions is not None:
         return source
-    positions, valid = choose(key.child("choice"), source.ordinary, ratio)
+    positions, valid = choose(key.child("choice"), source.ordinary, ratio)  # [B, K]
     return source.replace(positions=positions, valid=valid)
 
 
-def replaced(source: View, drawn: Tensor, keep: Tensor | None = None) -> View:
-    """The original sequence with `drawn` [B, K] at the chosen positions. keep: bool [B], sequences left as they are."""
-    put = source.valid if keep is None else source.valid & ~keep[:, None]  # [B, K]
+def replaced(source: View, drawn: Tensor, unchanged: Tensor | None = None) -> View:
+    """Return the original sequence with the tokens `drawn` [B, K] at the chosen positions.
+
+    unchanged: bool [B], True for sequences that keep their tokens.
+    """
+    put = source.valid if unchanged is None else source.valid & ~unchanged[:, None]  # [B, K]
     T = source.target.shape[1]
-    where = torch.where(
-        put, source.positions, T
-    )  # what is not put goes to a column that is cut off again
-    tokens = F.pad(source.target, (0, 1)).scatter(1, where, drawn)[:, :T]
+    # tokens that are not put go to an extra column, which is cut off
+    columns = torch.where(put, source.positions, T)
+    tokens = F.pad(source.target, (0, 1)).scatter(1, columns, drawn)[:, :T]
     return source.replace(
         inputs={**source.inputs, "tokens": tokens}, changed=tokens != source.target, log_q=None
     )
 
 
-def kept(key: Key, share: float, like: Tensor) -> Tensor | None:
-    """bool [B]: this share of the sequences, or None for none."""
+def choose_unchanged(key: Key, share: float, device: torch.device) -> Tensor | None:
+    """Return which sequences keep their tokens, bool [B]; None where the share is 0."""
     if not share:
         return None
-    return key.child("kept").happens(1, share)[:, 0].to(like.device)
+    return key.child("kept").happens(1, share)[:, 0].to(device)

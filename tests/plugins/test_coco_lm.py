@@ -648,7 +648,8 @@ def test_an_encoder_that_does_not_see_its_own_token_is_refused():
         }
     )
     with pytest.raises(
-        ConfigError, match="criterion.corrective_lm: TwoTower lets no position see its own token"
+        ConfigError,
+        match="criterion.corrective_lm: judges every token, and in TwoTower no position sees its own token",
     ):
         with trainer_of(config):
             pass

@@ -175,7 +175,8 @@ def test_no_noiser_that_knows_log_q_can_be_told_never_to_draw_the_true_token(noi
 def test_an_encoder_that_cannot_see_the_token_it_judges_is_refused(name, tmp_path):
     towers = {"name": "two_tower", "layers": 1, "width": 16, "heads": 2}
     with pytest.raises(
-        ConfigError, match=f"criterion.{name}: TwoTower lets no position see its own token"
+        ConfigError,
+        match=f"criterion.{name}: judges every token, and in TwoTower no position sees its own token",
     ):
         train_briefly(
             tiny_config(
@@ -205,9 +206,7 @@ def test_a_view_without_chosen_positions_is_one_sentence_where_they_are_needed(c
             tiny_config(changes), tmp_path
         )  # the noiser chooses where its source does not
         return
-    with pytest.raises(
-        ConfigError, match="chosen positions of its parent|reads chosen positions"
-    ):
+    with pytest.raises(ConfigError, match="chosen positions of its parent|reads chosen positions"):
         _ = tiny_config(changes).views_by_name
 
 

@@ -566,7 +566,7 @@ def test_a_generator_scores_at_the_temperature_that_it_samples_at(runs, scorer):
         != plain[1]
     )
     made.component.config = changed(made.component.config, never_true=True)
-    with pytest.raises(ConfigError, match="never_true and unchanged"):
+    with pytest.raises(ConfigError, match="never_true or unchanged"):
         made(texts(WORDS[0]))
 
 

@@ -52,7 +52,7 @@ class CausalLM(Criterion["CausalLM.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        direction = build.encoder.direction
+        direction = build.require_encoder().direction
         if direction == "both":
             raise ConfigError(
                 f"criterion.{build.name}",
@@ -88,8 +88,8 @@ class CausalLM(Criterion["CausalLM.Config"]):
     def log_probs(
         self, text: View, views: Mapping[str, View], options: Any, context: Context
     ) -> Tensor:
-        given = text.special[:, 0 if self.forwards else -1]  # [B]
-        if not bool(given.all()):
+        edge = 0 if self.forwards else -1
+        if text.special is None or not bool(text.special[:, edge].all()):
             raise ConfigError(
                 "task.placement",
                 "a causal LM gives no probability to the first token that it reads; expected a "

@@ -115,8 +115,9 @@ class CorrectiveLM(Criterion["CorrectiveLM.Config"]):
         super().__init__(config, build)
         self.copying = config.copy_weight > 0 or config.copy
         if self.copying:
-            build.encoder.check_sees_itself(f"criterion.{build.name}")
-            self.copy_head = nn.Linear(build.encoder.width, 1, bias=False)
+            encoder = build.require_encoder()
+            encoder.check_sees_itself(f"criterion.{build.name}")
+            self.copy_head = nn.Linear(encoder.width, 1, bias=False)
             nn.init.normal_(self.copy_head.weight, std=0.02)
         if config.lm_weight:
             self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)

@@ -132,7 +132,7 @@ class SequenceContrastive(Criterion["SequenceContrastive.Config"]):
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         self.label = build.name
-        if build.encoder.innermost().direction == "left_to_right":
+        if build.require_encoder().innermost().direction == "left_to_right":
             raise ConfigError(
                 "model.direction",
                 f"criterion '{build.name}' reads the first position, which sees nothing but itself in an "

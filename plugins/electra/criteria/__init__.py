@@ -1,1 +1,1 @@
-"""What corrupted views are judged by."""
+"""Objectives on corrupted views."""

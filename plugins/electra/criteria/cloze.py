@@ -1,6 +1,10 @@
 """The likelihood of a cloze model: every token given all others (Baevski et al. 2019).
 
-L = - mean over ordinary tokens t of log p(x_t | x_1 ... x_{t-1}, x_{t+1} ... x_n)
+    L = - mean over ordinary tokens t of log p(x_t | x_1 ... x_{t-1}, x_{t+1} ... x_n)
+    p = softmax(U transform(h_t) + b)
+
+x is the text as it is (`view.target`), and h are the features of an encoder in which no position
+sees its own token.
 """
 
 from __future__ import annotations
@@ -11,36 +15,38 @@ from typing import Any
 
 from torch import Tensor
 
-from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, option, register
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
 from fwk.nn.masked_lm_head import HeadOptions, MaskedLMHead
 
 
 @register("criterion", "cloze")
-class Cloze(Criterion):
+class Cloze(Criterion["Cloze.Config"]):
     """Every ordinary token given all others, for an encoder in which no position sees its own token.
 
-    The loss is the mean of -log p(x_t | the rest) over the text as it is (Baevski et al. 2019); an encoder is 'two_tower'.
+    The loss is the mean of -log p(x_t | the rest) over the text as it is (Baevski et al. 2019). Such
+    an encoder is 'two_tower'.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config(HeadOptions):
         view: str = option("plain", "the view whose tokens are predicted")
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        if build.encoder.sees_itself:
+        encoder = build.require_encoder()
+        if encoder.sees_itself:
             raise ConfigError(
                 f"criterion.{build.name}",
-                f"{type(build.encoder).__name__} lets a position see its own token, so "
-                "there is nothing to predict; expected an encoder such as 'two_tower' (--model two_tower)",
+                f"{type(encoder).__name__} lets a position see its own token, so there is nothing to "
+                "predict; expected an encoder such as 'two_tower' (--model two_tower)",
             )
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
-        return {config.view: {"noiser": "identity"}}
+    def reads(cls, config: Config) -> dict[str, Read]:
+        return {config.view: Read({"noiser": "identity"})}
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
@@ -61,7 +67,8 @@ class Cloze(Criterion):
     def log_probs(
         self, text: View, views: Mapping[str, View], options: Any, context: Context
     ) -> Tensor:
-        return -self.head.losses(context.encode(text).features, text.target)[0]
+        losses, _ = self.head.losses(context.encode(text).features, text.target)
+        return -losses
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(sums["right"] / sums["tokens"].clamp(min=1))}

@@ -1,49 +1,48 @@
 """Detection of corrupted sequences, a negative result of Clark et al. 2020 (appendix F).
 
-L = - mean over sequences of [ 1(x~ != x) log sigmoid(z) + 1(x~ = x) log sigmoid(-z) ]          z of the vector at [CLS]
+    L = - mean over sequences of [ 1(x~ != x) log sigmoid(z) + 1(x~ = x) log sigmoid(-z) ]
+    z = w . gelu(W h_1 + b) + c
+
+x~ are the tokens of `view`, x is `view.target`, and h_1 is the feature vector at [CLS].
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from fwk import BuildContext, Context, Criterion, LossTerm, Output, View, option, register
+from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, option, register
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.masked_lm_head import replaced_tokens
-from fwk_plugins.electra.heads import GENERATED, detection_loss, token_head
+from fwk_plugins.electra.default_views import GENERATED
+from fwk_plugins.electra.heads import detection_loss, token_head
 from fwk_plugins.electra.histogram import binary_metrics, histogram
 
 
 @register("criterion", "corruption_detection")
-class CorruptionDetection(Criterion):
+class CorruptionDetection(Criterion["CorruptionDetection.Config"]):
     """Was anything in this sequence replaced? Sigmoid loss on the vector at [CLS].
 
-    The view's noiser leaves a share of the sequences unchanged (`views.corrupted.unchanged`; the paper: 20%).
+    The view's noiser leaves a share of the sequences unchanged (`views.corrupted.unchanged`; the
+    paper: 20%).
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         view: str = option("corrupted", "the view whose sequences are judged")
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        self.head = token_head(build.encoder.width)
+        self.head = token_head(build.require_encoder().width)
 
     @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
-        return {config.view: {**GENERATED, "unchanged": 0.2}, "masked": {"noiser": "bert_mask"}}
-
-    @classmethod
-    def encoded(cls, config: Config) -> tuple[str, ...]:
-        return (config.view,)
-
-    @classmethod
-    def needs_positions(cls, config: Config) -> tuple[str, ...]:
-        return (config.view,)
+    def reads(cls, config: Config) -> dict[str, Read]:
+        return {
+            config.view: Read({**GENERATED, "unchanged": 0.2}, positions=True),
+            "masked": Read({"noiser": "bert_mask"}, encoded=False),  # the generator's input
+        }
 
     @classmethod
     def flops(cls, config: Config, encoder: tuple[Transformer, ...], shape: SequenceShape) -> float:
@@ -54,14 +53,12 @@ class CorruptionDetection(Criterion):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        judged = (
-            self.head(view.encoded.features[:, 0]),
-            replaced_tokens(view).any(1, keepdim=True),
-            view.content.any(1, keepdim=True),
-        )
+        logit = self.head(view.encoded.features[:, 0])  # [B, 1]
+        corrupted = replaced_tokens(view).any(1, keepdim=True)  # [B, 1]
+        counted = view.content.any(1, keepdim=True)  # [B, 1]
         return Output(
-            terms={"corruption": LossTerm(detection_loss(*judged))},
-            statistics={"histogram": histogram(*judged)},
+            terms={"corruption": LossTerm(detection_loss(logit, corrupted, counted))},
+            statistics={"histogram": histogram(logit, corrupted, counted)},
         )
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:

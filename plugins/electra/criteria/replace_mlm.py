@@ -1,13 +1,15 @@
-"""Replace MLM: masked LM on text in which a generator's samples stand instead of [MASK] (Clark et al. 2020, section 3.4)."""
+"""Replace MLM: masked LM on text with a generator's samples in place of [MASK] (Clark et al. 2020, section 3.4).
+
+L = - mean over chosen positions t of log p(x_t | x~)          x~: tokens of `view`, x: `view.target`
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from fwk import Criterion, option, register
+from fwk import Criterion, Read, option, register
 from fwk.criteria.masked_lm import MaskedLM
-from fwk_plugins.electra.heads import GENERATED
+from fwk_plugins.electra.default_views import GENERATED
 
 
 @register("criterion", "replace_mlm")
@@ -19,13 +21,11 @@ class ReplaceMLM(MaskedLM):
         view: str = option("corrupted", "the view whose chosen positions are predicted")
 
     @classmethod
-    def views(cls, config: Config) -> dict[str, dict[str, Any]]:
-        return {config.view: GENERATED, "masked": {"noiser": "bert_mask"}}
+    def reads(cls, config: MaskedLM.Config) -> dict[str, Read]:
+        return {
+            config.view: Read(GENERATED, positions=True),
+            "masked": Read({"noiser": "bert_mask"}, encoded=False),  # the generator's input
+        }
 
-    @classmethod
-    def encoded(cls, config: Config) -> tuple[str, ...]:
-        return (config.view,)
-
-    log_probs = (
-        Criterion.log_probs
-    )  # it never reads [MASK], so there is no telling a token from the others alone
+    # It never reads [MASK], so it gives no probability of a token from the others alone.
+    log_probs = Criterion.log_probs

@@ -1,1 +1,1 @@
-"""Ways to train generator and discriminator other than jointly."""
+"""Training schedules for generator and discriminator other than joint training."""

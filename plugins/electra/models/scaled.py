@@ -1,8 +1,8 @@
 """A network sized after the main encoder.
 
-width    = main width x `width`,  heads and feed-forward width likewise         (Clark et al. 2020, section 3.2)
-layers   = main layers x `layers`
-embedding as wide as the main encoder's where it is shared, with a projection to the network's own width
+width      main width x `width`; heads and feed-forward width likewise  (Clark et al. 2020, section 3.2)
+layers     main layers x `layers`
+embedding  as wide as the main encoder's where it is shared, with a projection to the network's width
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fwk import BuildContext, Encoded, Encoder, option, register
 from fwk.contracts.sizes import Transformer
@@ -21,61 +20,70 @@ from fwk.models.bert import Bert
 from fwk_plugins.electra.models.two_tower import TwoTower
 
 Share = Literal["none", "token", "token_and_position", "all"]
-SCALED = (
-    "layers",
-    "width",
-    "heads",
-    "inner",
-    "embedding",
-)  # the options of an encoder that a copy changes
+
+# the options of an encoder that a copy changes: the fields of a `Transformer`
+SIZES = ("layers", "width", "heads", "inner", "embedding")
 
 
-def smaller(config: Any, width: float, layers: float, shared: bool) -> Any:
-    """An encoder's config with its hidden width, feed-forward width and heads times `width`, and its layers times
-    `layers`. shared: the embedding stays as wide as it is. ConfigError for encoders that have no such options."""
-    missing = (
-        [name for name in SCALED if name not in {f.name for f in fields(config)}]
-        if hasattr(config, "shape")
-        else SCALED
+def scaled_sizes(
+    full: Transformer, width: float, layers: float, shares_embedding: bool
+) -> Transformer:
+    """Return the sizes of a copy whose widths and heads are scaled by `width`, its layers by `layers`."""
+    heads = max(1, round(full.heads * width))
+    scaled_width = max(1, round(full.width * width / heads)) * heads  # a multiple of the heads
+    embedding = max(1, round(full.embedding * width))
+    if shares_embedding:
+        embedding = full.embedding
+    elif full.embedding == full.width:
+        embedding = scaled_width
+    return Transformer(
+        layers=max(1, round(full.layers * layers)),
+        width=scaled_width,
+        heads=heads,
+        inner=max(1, round(full.inner * width)),
+        embedding=embedding,
     )
+
+
+def smaller(main: Encoder, width: float, layers: float, shares_embedding: bool) -> Any:
+    """Return the config of a smaller copy of an encoder.
+
+    Raises ConfigError for encoders that lack the options that a copy changes.
+    """
+    config = main.config
+    known = {field.name for field in fields(config)} if hasattr(config, "shape") else set()
+    missing = [name for name in SIZES if name not in known]
     if missing:
         raise ConfigError(
             "model",
-            f"a smaller copy is made by its options {', '.join(SCALED)}, and the main encoder "
+            f"a smaller copy is made by its options {', '.join(SIZES)}, and the main encoder "
             f"({type(config).__qualname__.split('.')[0]}) lacks {', '.join(missing)}; name the network's own "
             "encoder and sizes instead, as in {name: bert, layers: 4, width: 64}",
         )
     full_layers, full_width, full_heads = config.shape()
-    heads = max(1, round(full_heads * width))
-    own = max(1, round(full_width * width / heads)) * heads
-    embedding = config.embedding or full_width
-    return replace(
-        config,
-        layers=max(1, round(full_layers * layers)),
-        width=own,
-        heads=heads,
-        inner=max(1, round((config.inner or 4 * full_width) * width)),
-        embedding=embedding
-        if shared
-        else None
-        if embedding == full_width
-        else max(1, round(embedding * width)),
+    full = Transformer(
+        layers=full_layers,
+        width=full_width,
+        heads=full_heads,
+        inner=config.inner or 4 * full_width,
+        embedding=config.embedding or full_width,
     )
+    sizes = scaled_sizes(full, width, layers, shares_embedding)
+    return replace(config, **{name: getattr(sizes, name) for name in SIZES})
 
 
-def share_embeddings(network: Encoder, main: Encoder, share: Share, key: str) -> None:
-    """Puts the main encoder's embeddings (or all of it) in the place of the network's own. key: of its options."""
-    mine, theirs = network.embeddings, main.embeddings
+def share_embeddings(network: Any, main: Any, share: Share, key: str) -> None:
+    """Replace a network's embeddings, or all of its parts, by the main encoder's. key: of its options.
+
+    Raises ConfigError where all parts are to be shared and the sizes differ.
+    """
     if share in ("token", "token_and_position"):
-        mine.token = theirs.token
+        network.embeddings.token = main.embeddings.token
     if share == "token_and_position":
-        mine.position, mine.segment = theirs.position, theirs.segment
+        network.embeddings.position = main.embeddings.position
+        network.embeddings.segment = main.embeddings.segment
     if share == "all":
-        own, whole = (
-            {name: tuple(p.shape) for name, p in part.named_parameters()}
-            for part in (network, main)
-        )
-        if own != whole:
+        if parameter_shapes(network) != parameter_shapes(main):
             raise ConfigError(
                 f"{key}.share",
                 "'all' shares every weight with the main encoder, so the network must be of its "
@@ -85,8 +93,13 @@ def share_embeddings(network: Encoder, main: Encoder, share: Share, key: str) ->
             setattr(network, name, part)
 
 
+def parameter_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter by name."""
+    return {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
 @register("model", "scaled")
-class Scaled(Encoder):
+class Scaled(Encoder["Scaled.Config"]):
     """A smaller copy of the main encoder, which may share its embeddings: a generator or an auxiliary network."""
 
     standalone = False
@@ -104,12 +117,12 @@ class Scaled(Encoder):
         )
         share: Share = option(
             "token_and_position",
-            "what is the main encoder's own: nothing, its token embedding, that and its "
+            "what is shared with the main encoder: nothing, its token embedding, that and its "
             "position and segment vectors, or every weight (at width and layers 1)",
         )
         towers: bool = option(
             False,
-            "two causal towers of that size, for a cloze model that sees no token at its own place",
+            "two causal towers of that size, for a cloze model in which no position sees its own token",
         )
         dropout: float | None = option(None, "dropout (default: the main encoder's)", low=0, high=1)
 
@@ -119,23 +132,10 @@ class Scaled(Encoder):
     ) -> tuple[Transformer, ...]:
         if not main:
             return ()
-        whole = main[0]
-        heads = max(1, round(whole.heads * config.width))
-        width = max(1, round(whole.width * config.width / heads)) * heads
-        one = Transformer(
-            max(1, round(whole.layers * config.layers)),
-            width,
-            heads,
-            max(1, round(whole.inner * config.width)),
-            whole.embedding
-            if config.share != "none"
-            else width
-            if whole.embedding == whole.width
-            else max(1, round(whole.embedding * config.width)),
-        )
-        return (one, one) if config.towers else (one,)
+        sizes = scaled_sizes(main[0], config.width, config.layers, config.share != "none")
+        return (sizes, sizes) if config.towers else (sizes,)
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         main = build.encoder
         if main is None:
@@ -144,26 +144,30 @@ class Scaled(Encoder):
                 "'scaled' is a smaller copy of the main encoder, and cannot be that itself; name it "
                 "under 'networks' or as a view's network",
             )
-        sized = smaller(main.config, config.width, config.layers, config.share != "none")
+        sized = smaller(main, config.width, config.layers, config.share != "none")
         if config.dropout is not None:
             sized = replace(sized, dropout=config.dropout, attention_dropout=config.dropout)
-        if not config.towers:
-            self.inner = type(main)(sized, build)
-            share_embeddings(self.inner, main, config.share, build.key)
-        elif isinstance(main, Bert) and config.share != "all":
-            self.inner = TwoTower(sized, build)
-            for tower in (self.inner.rightwards, self.inner.leftwards):
-                share_embeddings(tower, main, config.share, build.key)
-        else:
+        self.inner = self._copy(sized, main, build)
+        self.width = self.inner.width
+        self.sees_itself = self.inner.sees_itself
+        self.longest = self.inner.longest
+
+    def _copy(self, sized: Any, main: Encoder, build: BuildContext) -> Encoder:
+        """Return the network of the given options, with the parts that it shares."""
+        share = self.config.share
+        if not self.config.towers:
+            copy = type(main)(sized, build)
+            share_embeddings(copy, main, share, build.key)
+            return copy
+        if not isinstance(main, Bert) or share == "all":
             raise ConfigError(
                 f"{build.key}.towers",
                 "towers are made after a BERT encoder, and share its embeddings at most",
             )
-        self.width, self.sees_itself, self.longest = (
-            self.inner.width,
-            self.inner.sees_itself,
-            self.inner.longest,
-        )
+        towers = TwoTower(sized, build)
+        for tower in (towers.rightwards, towers.leftwards):
+            share_embeddings(tower, main, share, build.key)
+        return towers
 
     def forward(
         self,
@@ -180,7 +184,7 @@ class Scaled(Encoder):
     def state_names(self) -> tuple[str, ...]:
         return self.inner.state_names()
 
-    def embedding(self) -> torch.nn.Embedding | None:
+    def embedding(self) -> nn.Embedding | None:
         return self.inner.embedding()
 
     def parts(self) -> dict[str, str]:

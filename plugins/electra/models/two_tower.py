@@ -1,4 +1,7 @@
-"""Two causal encoders whose features let no position see its own token (Baevski et al. 2019; Clark et al. 2020b)."""
+"""Two causal encoders whose features let no position see its own token.
+
+Baevski et al. 2019: "Cloze-driven pretraining of self-attention networks"; Clark et al. 2020b.
+"""
 
 from __future__ import annotations
 
@@ -7,52 +10,50 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fwk import BuildContext, Encoded, Encoder, register
 from fwk.contracts.sizes import Transformer
 from fwk.models.bert import Bert
 
 
-def as_bert(config: Bert.Config) -> Bert.Config:
-    """The options of a tower."""
+def tower_options(config: Bert.Config) -> Bert.Config:
+    """Return the options of one tower, which are those of a BERT encoder."""
     return Bert.Config(**{field.name: getattr(config, field.name) for field in fields(Bert.Config)})
 
 
 @register("model", "two_tower")
-class TwoTower(Encoder):
+class TwoTower(Encoder["TwoTower.Config"]):
     """Two causal encoders, one reading left to right and one right to left.
 
     Baevski et al. 2019; Clark et al. 2020b.
 
         features_t = [h>_{t-1}; h<_{t+1}]          [B, T, 2D]; zeros where there is no neighbour
 
-    h>_{t-1} has seen x_1 ... x_{t-1} and h<_{t+1} has seen x_{t+1} ... x_n, so no position sees its own token. The options
-    are those of a tower; both have the same embeddings.
+    h>_{t-1} has seen x_1 ... x_{t-1} and h<_{t+1} has seen x_{t+1} ... x_n, so no position sees its
+    own token. The options are those of one tower; both towers have the same embeddings.
     """
 
     sees_itself = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Bert.Config):
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             super().__post_init__()
             if self.direction != "both":
                 raise ValueError(
                     f"direction: two towers read both ways, got {self.direction}; name a 'bert' for one way"
                 )
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        self.rightwards, self.leftwards = (
-            Bert(replace(as_bert(config), direction=direction), build)
-            for direction in ("left_to_right", "right_to_left")
-        )
-        mine, theirs = self.leftwards.embeddings, self.rightwards.embeddings
-        mine.token, mine.position, mine.segment = theirs.token, theirs.position, theirs.segment
-        self.layers = torch.nn.ModuleList(
-            [*self.rightwards.layers, *self.leftwards.layers]
-        )  # of both, for whoever lists them
+        options = tower_options(config)
+        self.rightwards = Bert(replace(options, direction="left_to_right"), build)
+        self.leftwards = Bert(replace(options, direction="right_to_left"), build)
+        to, of = self.leftwards.embeddings, self.rightwards.embeddings
+        to.token, to.position, to.segment = of.token, of.position, of.segment
+        # the layers of both, for callers that list them
+        self.layers = nn.ModuleList([*self.rightwards.layers, *self.leftwards.layers])
         self.width, self.longest = 2 * self.rightwards.width, self.rightwards.longest
 
     @classmethod
@@ -62,7 +63,7 @@ class TwoTower(Encoder):
         return 2 * Bert.transformers(config, main)
 
     @property
-    def embeddings(self) -> torch.nn.Module:
+    def embeddings(self) -> nn.Module:
         return self.rightwards.embeddings
 
     def forward(
@@ -73,14 +74,14 @@ class TwoTower(Encoder):
         states: Sequence[str] = (),
     ) -> Encoded:
         before = self.rightwards(inputs, mask, embedding_change).features  # [B, T, D]
-        after = self.leftwards(inputs, mask, embedding_change).features
+        after = self.leftwards(inputs, mask, embedding_change).features  # [B, T, D]
         if mask is not None:
-            after = after.masked_fill(~mask[..., None], 0.0)  # padding is nobody's neighbour
-        return Encoded(
-            features=torch.cat([F.pad(before, (0, 0, 1, -1)), F.pad(after, (0, 0, -1, 1))], dim=-1)
-        )
+            # padding is no neighbour
+            after = after.masked_fill(~mask[..., None], 0.0)
+        left, right = F.pad(before, (0, 0, 1, -1)), F.pad(after, (0, 0, -1, 1))
+        return Encoded(features=torch.cat([left, right], dim=-1))  # [B, T, 2D]
 
-    def embedding(self) -> torch.nn.Embedding:
+    def embedding(self) -> nn.Embedding | None:
         return self.rightwards.embedding()
 
     def parts(self) -> dict[str, str]:

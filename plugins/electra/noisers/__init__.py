@@ -1,1 +1,1 @@
-"""Noise distributions."""
+"""Noise distributions: generators, cloze models, and distributions without a network."""

@@ -1,4 +1,4 @@
-"""Any ordinary token with equal probability, at the chosen positions."""
+"""Random tokens at the chosen positions, every ordinary token with equal probability."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fwk import BuildContext, Context, Key, Noiser, View, register
+from fwk import BuildContext, Context, Key, Noiser, View, Vocabulary, register
 from fwk.errors import ConfigError
 from fwk_plugins.electra.corruption import RATIO, replaced, with_positions
 
 
 @register("noiser", "uniform")
-class Uniform(Noiser):
+class Uniform(Noiser["Uniform.Config"]):
     """Any ordinary token with equal probability."""
 
     @dataclass(frozen=True, kw_only=True)
@@ -26,34 +26,36 @@ class Uniform(Noiser):
     chooses = True
     knows_log_q = True
 
-    def __init__(self, config: Any, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        if self.vocabulary is None:
+        if build.vocabulary is None:
             raise ConfigError(
                 f"views.{build.name}", "this noiser draws tokens, and the task has no vocabulary"
             )
-        ordinary = torch.ones(self.vocabulary.size, dtype=torch.bool)
-        ordinary[list(self.vocabulary.special)] = False
-        # how many tickets each id has in the draw, as integers, so that every device draws the same
-        self.tickets = torch.where(ordinary, self.weights().to(torch.int64), 0)  # [V]
-        self.upto = self.tickets.cumsum(0)
-        self.total = int(self.upto[-1])
-        self.log_share = (
-            self.tickets.double().log() - self.tickets.sum().double().log()
-        ).float()  # -inf: never drawn
+        ordinary = torch.ones(build.vocabulary.size, dtype=torch.bool)
+        ordinary[list(build.vocabulary.special)] = False
+        # A lottery: tickets are integers, so that every device draws the same tokens. Token x has
+        # the tickets ticket_ends[x - 1] up to, but not including, ticket_ends[x].
+        tickets = torch.where(ordinary, self.tickets(build.vocabulary).to(torch.int64), 0)  # [V]
+        self.ticket_ends = tickets.cumsum(0)
+        self.total = int(self.ticket_ends[-1])
+        log_q = tickets.double().log() - tickets.sum().double().log()
+        self.log_q = log_q.float()  # [V], -inf for a token that is never drawn
 
-    def weights(self) -> Tensor:
-        return torch.ones(self.vocabulary.size)
+    def tickets(self, vocabulary: Vocabulary) -> Tensor:
+        """Return how often each token occurs in the lottery, [V]. Special tokens are left out later."""
+        return torch.ones(vocabulary.size)
 
     def log_probs(
         self, text: View, views: Mapping[str, View], options: Any, context: Context
     ) -> Tensor:
-        return self.log_share.to(text.tokens.device)[text.tokens]
+        return self.log_q.to(text.tokens.device)[text.tokens]
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
         source = with_positions(source, key, self.config.ratio)
         device = source.draws.device
-        self.upto, self.log_share = self.upto.to(device), self.log_share.to(device)
-        ticket = key.child("token").below(source.positions, self.total)
-        view = replaced(source, torch.searchsorted(self.upto, ticket, right=True))
-        return view.replace(log_q=self.log_share[view.tokens])
+        self.ticket_ends, self.log_q = self.ticket_ends.to(device), self.log_q.to(device)
+        ticket = key.child("token").below(source.positions, self.total)  # [B, K]
+        drawn = torch.searchsorted(self.ticket_ends, ticket, right=True)
+        view = replaced(source, drawn)
+        return view.replace(log_q=self.log_q[view.tokens])

@@ -1,23 +1,23 @@
-"""Tokens at the chosen positions as often as they occur in the training text."""
+"""Random tokens at the chosen positions, each as often as it occurs in the training text."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from fwk import register
+from fwk import Vocabulary, register
 from fwk.errors import ConfigError
 from fwk_plugins.electra.noisers.uniform import Uniform
 
 
 @register("noiser", "unigram")
 class Unigram(Uniform):
-    """Tokens as often as they occur in the training text, each counted once more."""
+    """Tokens in proportion to their number of occurrences in the training text plus one."""
 
-    def weights(self) -> Tensor:
-        if self.vocabulary.counts is None:
+    def tickets(self, vocabulary: Vocabulary) -> Tensor:
+        if vocabulary.counts is None:
             raise ConfigError(
                 f"views.{self.view}",
-                "'unigram' draws tokens as often as they occur, and the task does not know "
-                "how often that is; a token store or text of your own knows",
+                "'unigram' draws tokens by their frequency, which this task does not know; "
+                "expected a token store or text as task.data",
             )
-        return self.vocabulary.counts + 1
+        return vocabulary.counts + 1

@@ -108,7 +108,7 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        self.mask = build.vocabulary.mask
+        self.mask = build.require_vocabulary().mask
         self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
 
     @classmethod
