@@ -1,13 +1,14 @@
 """Randomness as a pure function of (seed, purpose, draw, position).
 
-Nothing here holds state, so the same noise falls on the same example whatever the worker count, micro-batch size,
-world size or device. `draw` is the index of an example in the run's endless stream of examples; an example that recurs
-in a later epoch has a new draw number and so gets new noise. Two uses of the same draw differ by their `purpose`.
+Nothing here holds state, so an example gets the same noise whatever the number of workers, micro-batch size, world size
+or device. `draw` is the index of an example in the run's endless stream of examples; an example that recurs in a later
+epoch has a new draw number and so gets new noise. Two uses of the same draw differ by their `purpose`.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators",
 figure 13) applied once per coordinate. Only 64-bit integer arithmetic is used, which wraps identically on every device.
-On the CPU the long arrays are numpy's, changed in place: it multiplies, selects and sorts 64-bit integers several times
-faster than torch does there. Elsewhere, and where torch.compile traces, the same integers come from torch.
+On the CPU, long arrays are numpy arrays that are changed in place, because numpy multiplies, selects and sorts 64-bit
+integers several times faster than torch. On other devices, and where torch.compile traces, torch computes the same
+integers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,9 +29,12 @@ _M2 = 0x94D049BB133111EB
 _WORD = (1 << 64) - 1
 _U_GOLDEN, _U_M1, _U_M2 = np.uint64(_GOLDEN), np.uint64(_M1), np.uint64(_M2)
 _U1, _U27, _U30, _U31 = np.uint64(1), np.uint64(27), np.uint64(30), np.uint64(31)
-_LAST = (1 << 63) - 1  # no eligible position ranks behind it
+_LAST = (1 << 63) - 1  # the largest rank; eligible positions rank before it
 _U_LAST = np.uint64(_LAST)
-_CACHED = 1 << 14  # words worked on at a time
+_CACHED = 1 << 14  # words processed at a time, so that they stay in the cache
+
+
+Integers = TypeVar("Integers", int, Tensor, np.ndarray)
 
 
 def _signed(word: int) -> int:
@@ -38,7 +42,7 @@ def _signed(word: int) -> int:
 
 
 def mix(word: int) -> int:
-    """SplitMix64's finaliser on a Python integer, the reference for the vectorised one."""
+    """Return SplitMix64's finaliser of a Python integer. It is the reference for the vectorised versions."""
     word &= _WORD
     word = ((word ^ (word >> 30)) * _M1) & _WORD
     word = ((word ^ (word >> 27)) * _M2) & _WORD
@@ -46,29 +50,29 @@ def mix(word: int) -> int:
 
 
 def fold(seed: int, *purpose: str | int) -> int:
-    """A 64-bit word for a seed and a purpose given as strings or integers; stable across versions of Python."""
+    """Return a 64-bit word for a seed and a purpose; stable across versions of Python."""
     text = "\x1f".join([str(seed), *map(str, purpose)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def _mix_tensor(words: Tensor) -> Tensor:
-    # torch's >> on int64 is arithmetic: the mask makes it the logical shift of the unsigned word
+    # torch shifts int64 arithmetically; the mask makes it the logical shift of the unsigned word
     words = (words ^ ((words >> 30) & ((1 << 34) - 1))) * _signed(_M1)
     words = (words ^ ((words >> 27) & ((1 << 37) - 1))) * _signed(_M2)
     return words ^ ((words >> 31) & ((1 << 33) - 1))
 
 
 def mix_array(words: np.ndarray) -> np.ndarray:
-    """The same hash over a numpy uint64 array (used for orders, which never touch a device)."""
+    """Return `mix` of each element of a uint64 array. Orders use it, which are never on a device."""
     words = (words ^ (words >> _U30)) * _U_M1
     words = (words ^ (words >> _U27)) * _U_M2
     return words ^ (words >> _U31)
 
 
 def _mix_in_place(words: np.ndarray) -> np.ndarray:
-    """`mix_array` written over its argument, a C-contiguous uint64 array."""
+    """Overwrite a C-contiguous uint64 array with its `mix_array`, and return it."""
     flat = words.reshape(-1)
-    for start in range(0, len(flat), _CACHED):  # the passes over one piece find it in the cache
+    for start in range(0, len(flat), _CACHED):  # all passes over one piece find it in the cache
         part = flat[start : start + _CACHED]
         shifted = part >> _U30
         part ^= shifted
@@ -86,7 +90,7 @@ def _word(seed: int, purpose: str) -> int:
 
 @lru_cache(maxsize=256)
 def _steps(T: int) -> np.ndarray:
-    """What position t adds to the word of a draw, uint64 [T]."""
+    """Return the number that each position adds to the word of a draw, uint64 [T]."""
     steps = np.arange(1, T + 1, dtype=np.uint64) * _U_GOLDEN
     steps.flags.writeable = False
     return steps
@@ -98,18 +102,21 @@ def _with_numpy(tensor: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Key:
-    """Everything a noiser needs to be random: a word folded from seed and purpose, and the draw numbers [B]."""
+    """A source of random numbers for B examples; equal keys give equal numbers."""
 
     seed: int
     purpose: str
-    draws: Tensor
+    draws: Tensor  # int64 [B], the draw numbers of the examples
 
     def child(self, purpose: str) -> Key:
-        """An independent key for a second decision about the same examples."""
+        """Return an independent key, for another decision about the same examples."""
         return replace(self, purpose=f"{self.purpose}/{purpose}")
 
     def bits(self, positions: int | Tensor) -> Tensor:
-        """63-bit non-negative integers, [B, T] for T positions (an int) or for given position numbers [B, T]."""
+        """Return random integers in [0, 2^63), int64 [B, T].
+
+        positions: T, for positions 0 to T - 1; or the position numbers, int64 [B, T].
+        """
         if _with_numpy(self.draws):
             return torch.from_numpy(self._words(positions).view(np.int64))
         per_draw = _mix_tensor(
@@ -121,7 +128,7 @@ class Key:
         return words & 0x7FFF_FFFF_FFFF_FFFF
 
     def _words(self, positions: int | Tensor) -> np.ndarray:
-        """`bits` as a new uint64 array."""
+        """Return `bits` as a new uint64 array."""
         per_draw = _mix_in_place(
             self.draws.numpy().astype(np.uint64) * _U_GOLDEN
             + np.uint64(_word(self.seed, self.purpose))
@@ -136,21 +143,23 @@ class Key:
         return words
 
     def uniform(self, positions: int | Tensor) -> Tensor:
-        """float64 in [0, 1), 53 random bits each, same shapes as `bits`."""
+        """Return float64 in [0, 1) with 53 random bits each, of the shape of `bits`."""
         return (self.bits(positions) >> 10).double() * 2.0**-53
 
     def happens(self, positions: int | Tensor, share: float) -> Tensor:
-        """bool, each with the probability `share`, same shapes as `bits`. Compared as integers, in thousandths, so that it is the
-        same on every device."""
+        """Return bool, each True with probability `share`, of the shape of `bits`.
+
+        Thousandths are compared as integers, so the result is the same on every device.
+        """
         return self.below(positions, THOUSANDTHS) < round(share * THOUSANDTHS)
 
     def below(self, positions: int | Tensor, bound: int) -> Tensor:
-        """int64 in [0, bound), same shapes as `bits`. The modulo's bias is below bound / 2^63."""
+        """Return int64 in [0, bound), of the shape of `bits`. The bias of the modulo is below bound / 2^63."""
         if _with_numpy(self.draws):
             words = self._words(positions)
             whole = words // np.uint64(bound)
             whole *= np.uint64(bound)
-            words -= whole  # numpy divides by a constant faster than it takes a rest
+            words -= whole  # numpy divides by a constant faster than it computes a remainder
             return torch.from_numpy(words.view(np.int64))
         return self.bits(positions) % bound
 
@@ -161,33 +170,37 @@ _FINEST = 10**12
 
 @lru_cache(maxsize=256)
 def _ratio(ratio: float) -> tuple[int, int]:
-    # a third has sixteen digits, which times a length do not fit into 64 bits; what is above 0 stays above 0
+    # the exact fraction of a float such as 1/3 has sixteen digits, whose product with a length overflows 64 bits; a
+    # positive ratio stays positive
     share = Fraction(str(ratio)).limit_denominator(_FINEST)
     share = Fraction(1, _FINEST) if ratio > 0 and not share else share
     return share.numerator, share.denominator
 
 
-def exact_share(ratio: float, n: Any) -> Any:
-    """⌈ratio·n⌉ element-wise without floating point, so that 0.1 of 30 is 3 and not 4. n: an integer, or a tensor or
-    array of them, up to 2^22. The ratio is the nearest fraction with a denominator of at most 10^12."""
+def exact_share(ratio: float, n: Integers) -> Integers:
+    """Return ⌈ratio·n⌉ element-wise without floating point, so that 0.1 of 30 is 3 and not 4.
+
+    n: an integer, or a tensor or array of integers, up to 2^22. The ratio is rounded to the nearest fraction with a
+    denominator of at most 10^12.
+    """
     numerator, denominator = _ratio(ratio)
     return (n * numerator + denominator - 1) // denominator
 
 
 def choose(key: Key, eligible: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-    """Exactly ⌈ratio·n⌉ of the n eligible positions of each sequence, uniformly without replacement.
+    """Return exactly ⌈ratio·n⌉ of the n eligible positions of each sequence, drawn uniformly without replacement.
 
-    eligible: bool [B, T]. Returns positions int64 [B, K] in ascending order with K = ⌈ratio·T⌉, and their validity
-    bool [B, K]: K depends on T alone, so shapes are static. Invalid slots hold position 0.
+    eligible: bool [B, T]. The result is positions, int64 [B, K] in ascending order with K = ⌈ratio·T⌉, and
+    their validity, bool [B, K]. K depends on T alone, so shapes are static. Invalid slots hold position 0.
     """
     T = eligible.shape[1]
     K = int(exact_share(ratio, T))
     low = max(T - 1, 1).bit_length()
     # the position in the low bits breaks ties, so the choice is a function of integers alone
-    if _with_numpy(eligible) and 0 < K and T < 1 << 31:
-        found = _choose_with_numpy(key, eligible.numpy(), ratio, K)
-        if found is not None:
-            return found
+    if _with_numpy(eligible) and K > 0 and T < 1 << 31:
+        chosen = _choose_with_numpy(key, eligible.numpy(), ratio, K)
+        if chosen is not None:
+            return chosen
     where = torch.arange(T, device=eligible.device)
     ranks = ((key.bits(T) >> low) << low) | where
     ranks = torch.where(eligible, ranks, _LAST)
@@ -205,8 +218,10 @@ def choose(key: Key, eligible: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
 def _choose_with_numpy(
     key: Key, eligible: np.ndarray, ratio: float, K: int
 ) -> tuple[Tensor, Tensor] | None:
-    """`choose` by the first 32 of the 63 bits, which are sorted several times as fast; None where two positions share
-    them and only one of the two is chosen (one sequence of 512 in ten million)."""
+    """Return what `choose` does, from the first 32 of the 63 bits, which are sorted several times as fast.
+
+    None where two positions share these bits and only one of them is chosen (one sequence of 512 in ten million).
+    """
     B, T = eligible.shape
     words = key._words(T)
     words >>= _U31
@@ -226,9 +241,10 @@ def _choose_with_numpy(
 
 
 def invert_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The index each uniform falls on in a distribution: probabilities [..., V], uniform float64 [...] -> int64 [...].
+    """Return the index on which each uniform number falls in a distribution, int64 [...].
 
-    The cumulative sum runs in float64: in float32 rounding noise flips samples.
+    probabilities: [..., V]. uniform: float64 [...] in [0, 1). The cumulative sum is taken in float64, because rounding
+    in float32 would change samples.
     """
     cumulative = probabilities.double().cumsum(-1)  # [..., V]
     threshold = (uniform.double() * cumulative[..., -1]).unsqueeze(-1)

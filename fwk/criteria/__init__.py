@@ -1,1 +1,1 @@
-"""Criteria, one per file."""
+"""The built-in criteria, one per file. Most objectives are criteria of plugins."""

@@ -3,15 +3,15 @@
     L = - sum over chosen positions t of log p(x_t | corrupted x)  /  number of chosen positions
     p = softmax(U transform(h_t) + b)        transform: dense, GELU, layer norm; U tied to the token embedding or not
 
-h is `features`, x `view.target`, the chosen positions `view.positions` where `view.valid`. Logits exist at the chosen
-positions only. Label smoothing spreads eps of the target's mass evenly over the vocabulary (Szegedy et al. 2016).
+h is `view.encoded.features`, x `view.target`; the chosen positions are `view.positions` where `view.valid`.
+Logits are computed at the chosen positions only. Label smoothing spreads a share `label_smoothing` of the
+target's mass evenly over the vocabulary (Szegedy et al. 2016).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -32,7 +32,7 @@ from fwk.nn.masked_lm_head import (
 
 @register("criterion", "masked_lm")
 class MaskedLM(Criterion["MaskedLM.Config"]):
-    """Cross-entropy of the original tokens at the chosen positions of one masked view."""
+    """Cross-entropy of the original tokens at the chosen positions of one masked view (BERT)."""
 
     roles = ("masked_lm",)
 
@@ -45,8 +45,8 @@ class MaskedLM(Criterion["MaskedLM.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        self.mask = build.vocabulary.mask
-        self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
+        self.mask = build.require_vocabulary().mask
+        self.head = MaskedLMHead.from_options(build, config.tied_output, config.output_bias)
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
@@ -68,7 +68,7 @@ class MaskedLM(Criterion["MaskedLM.Config"]):
         )
 
     def log_probs(
-        self, text: View, views: Mapping[str, View], options: Any, context: Context
+        self, text: View, views: Mapping[str, View], options: Criterion.Scoring, context: Context
     ) -> Tensor:
         return masked_log_probs(self.head, text, self.mask, context)
 

@@ -30,7 +30,7 @@ from fwk.contracts.options import option
 from fwk.contracts.sizes import Transformer
 from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError
-from fwk.nn.apex import apex_part
+from fwk.nn.apex import import_apex
 from fwk.nn.dropout import Dropout, dropout
 from fwk.nn.relative import BucketedBias, RelativeBias
 
@@ -262,7 +262,7 @@ def layer_norm(config: Bert.Config, width: int) -> nn.Module:
     asked for and is not NVIDIA's.
     """
     if config.norm_kernel == "apex":
-        return apex_part("normalization", "model.norm_kernel", "torch").FusedLayerNorm(
+        return import_apex("normalization", "model.norm_kernel", "torch").FusedLayerNorm(
             width, eps=config.norm_eps
         )
     return nn.LayerNorm(width, eps=config.norm_eps)

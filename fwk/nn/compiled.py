@@ -1,21 +1,27 @@
-"""Functions that are compiled where `train.compile` says so, and plain otherwise. Encoders are compiled by the engine;
-this is for what is outside of them and made of many small operations, such as a softmax over a vocabulary."""
+"""Functions that are compiled where `train.compile` is set, and run as they are otherwise.
+
+The engine compiles encoders. `when_compiling` is for functions outside of encoders that consist of many small
+operations, such as a softmax over a vocabulary.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 import torch
 
-_backend: str | None = None  # of torch.compile; None: functions run as they are
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_backend: str | None = None  # of torch.compile; None: functions are not compiled
 
 
 @contextmanager
 def compiling(backend: str | None) -> Iterator[None]:
-    """Inside, functions marked `when_compiling` are compiled with this backend (None: they are not)."""
+    """Compile functions marked `when_compiling` with this backend inside the context; None: do not compile them."""
     global _backend
     before, _backend = _backend, backend
     try:
@@ -24,17 +30,20 @@ def compiling(backend: str | None) -> Iterator[None]:
         _backend = before
 
 
-def when_compiling(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorator. The function must be made of torch operations on its arguments (tensors, modules, constants) without
-    branches on values of tensors; it is then one graph, and the engine counts it when it has to be made again."""
-    made: dict[str, Callable[..., Any]] = {}
+def when_compiling(function: Callable[P, R]) -> Callable[P, R]:
+    """Mark a function for compilation (a decorator).
+
+    The function must consist of torch operations on its arguments (tensors, modules, constants), without branches on
+    values of tensors, so that it is one graph. The engine reports when it is compiled again.
+    """
+    compiled: dict[str, Callable[P, R]] = {}  # by backend
 
     @functools.wraps(function)
-    def call(*arguments: Any, **keywords: Any) -> Any:
+    def call(*arguments: P.args, **keywords: P.kwargs) -> R:
         if _backend is None:
             return function(*arguments, **keywords)
-        if _backend not in made:
-            made[_backend] = torch.compile(function, backend=_backend)
-        return made[_backend](*arguments, **keywords)
+        if _backend not in compiled:
+            compiled[_backend] = torch.compile(function, backend=_backend)
+        return compiled[_backend](*arguments, **keywords)
 
     return call

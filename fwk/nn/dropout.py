@@ -1,8 +1,9 @@
-"""Dropout whose random numbers are cheap on a CPU.
+"""Dropout that is fast on a CPU and repeats bit for bit when a layer is recomputed.
 
-There torch draws one number after the other, which takes longer than everything around it; four 16-bit numbers are cut
-out of each draw here, and compared straight into the factors 0 and 1 / (1 - p), which are kept for the backward pass as torch
-keeps them. The probability is rounded to a multiple of 2^-16. Elsewhere, and in compiled code, it is torch's.
+On a CPU torch draws one random number per element, which takes longer than everything around it. Here each draw
+of 64 bits gives four 16-bit numbers, which are turned into the factors 0 and 1 / (1 - p); the factors are kept
+for the backward pass, as in torch. The probability is rounded to a multiple of 2^-16. On other devices, and in
+compiled code, torch's dropout is used.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ LEVELS = 1 << 16
 
 
 def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
-    """x with each element 0 with probability `p` and divided by 1 - p otherwise; x itself outside of training."""
+    """Return x with each element 0 with probability `p`, and divided by 1 - p otherwise; outside of training, x."""
     if not training or p == 0.0:
         return x
-    dropped = round(p * LEVELS)  # of all levels
+    dropped = round(p * LEVELS)  # the number of the 2^16 levels that drop an element
     if x.device.type != "cpu" or torch.compiler.is_compiling() or not 0 < dropped < LEVELS:
         return F.dropout(x, p)
+
     words = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64).random_(-(1 << 63), None)
-    drawn, scale = words.view(torch.int16)[: x.numel()].view(x.shape), LEVELS / (LEVELS - dropped)
-    if (
-        x.dtype.itemsize < 4
-    ):  # a factor in so few digits would be off by the same share in every element
-        return torch.where(drawn >= dropped - LEVELS // 2, x * scale, 0.0)
+    drawn = words.view(torch.int16)[: x.numel()].view(x.shape)
+    lowest_kept, scale = dropped - LEVELS // 2, LEVELS / (LEVELS - dropped)
+    if x.dtype.itemsize < 4:
+        # a factor rounded to so few digits would be off by the same share in every element
+        return torch.where(drawn >= lowest_kept, x * scale, 0.0)
     with torch.no_grad():
-        factors = torch.ge(drawn, dropped - LEVELS // 2, out=torch.empty_like(x)).mul_(scale)
+        factors = torch.ge(drawn, lowest_kept, out=torch.empty_like(x)).mul_(scale)
     return x * factors
 
 
@@ -38,4 +40,5 @@ class Dropout(nn.Dropout):
     """`dropout` as a module."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x under dropout of `self.p` in training."""
         return dropout(x, self.p, self.training)

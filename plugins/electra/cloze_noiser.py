@@ -67,7 +67,7 @@ class ClozeNoiser(LearnedNoiser[OptionsT]):
     def __init__(self, config: OptionsT, build: BuildContext) -> None:
         super().__init__(config, build)
         network = require_network(build)
-        self.head = MaskedLMHead.built(
+        self.head = MaskedLMHead.from_options(
             replace(build, encoder=network), tied=True, bias=config.output_bias
         )
 
@@ -92,5 +92,5 @@ class ClozeNoiser(LearnedNoiser[OptionsT]):
         if at is not None:
             features = at.at_positions(features)  # [B, K, D]
         features = features.flatten(0, 1)
-        hidden = self.head.transformed(features)
+        hidden = self.head.apply_transform(features)
         return Softmax(hidden, self.head.output.weight, self.head.output.bias), features

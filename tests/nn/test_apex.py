@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fwk.errors import ConfigError
-from fwk.nn.apex import apex_part
+from fwk.nn.apex import import_apex
 from fwk.testing import gradients, tiny_config, trainer_of
 
 APEX = {"criterion": {"masked_lm": {}}, "model": {"norm_kernel": "apex", "norm": "pre"}}
@@ -74,8 +74,8 @@ def test_another_package_of_that_name_is_told_from_nvidias(install):
     with (
         pytest.raises(
             ConfigError,
-            match="model.norm_kernel: needs NVIDIA apex, and the installed package 'apex' is not it .*"
-            "the package of that name on the public index is something else; .*or use 'torch'",
+            match="model.norm_kernel: needs NVIDIA apex, and the installed package 'apex' is another one .*"
+            "the package of that name on the public index is unrelated; .*or use 'torch'",
         ),
         trainer_of(tiny_config(APEX)),
     ):
@@ -96,7 +96,7 @@ def test_without_any_package_of_that_name_it_says_where_nvidias_is(install):
 
 def test_a_part_is_returned_as_it_is(install):
     install({"optimizers": {"FusedLAMB": "a class"}})
-    assert apex_part("optimizers", "optimizer.name", "lamb").FusedLAMB == "a class"
+    assert import_apex("optimizers", "optimizer.name", "lamb").FusedLAMB == "a class"
 
 
 def test_nothing_imports_apex_unless_it_is_asked_for(install):

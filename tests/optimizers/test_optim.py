@@ -819,7 +819,7 @@ def test_a_package_apex_of_another_origin_is_told_apart(apex, name, cls, setting
     config = OPTIMIZERS[name].Config(implementation="apex", **settings)
     with pytest.raises(
         ConfigError,
-        match=r"optimizer\.implementation: needs NVIDIA apex.*public index is something else.*use '",
+        match=r"optimizer\.implementation: needs NVIDIA apex.*public index is unrelated.*use '",
     ):
         OPTIMIZERS[name].build(config, on_gpu(), torch.device("cuda"))
 

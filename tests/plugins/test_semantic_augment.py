@@ -41,7 +41,7 @@ def reference_tie(criterion, views, level, transformed):
         vectors = []
         for view in (a, b):
             x = view.encoded.features[row].detach()
-            x = criterion.head.transformed(x).detach() if transformed else x
+            x = criterion.head.apply_transform(x).detach() if transformed else x
             if level == "word":
                 vectors.append([x[t] for t in range(T) if view.mask[row, t]])
             elif level == "cls":

@@ -61,7 +61,7 @@ class CausalLM(Criterion["CausalLM.Config"]):
             )
         self.forwards = direction == "left_to_right"
         self.shift = LEFT_TO_RIGHT if self.forwards else RIGHT_TO_LEFT
-        self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
+        self.head = MaskedLMHead.from_options(build, config.tied_output, config.output_bias)
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:

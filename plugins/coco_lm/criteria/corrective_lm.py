@@ -120,7 +120,7 @@ class CorrectiveLM(Criterion["CorrectiveLM.Config"]):
             self.copy_head = nn.Linear(encoder.width, 1, bias=False)
             nn.init.normal_(self.copy_head.weight, std=0.02)
         if config.lm_weight:
-            self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
+            self.head = MaskedLMHead.from_options(build, config.tied_output, config.output_bias)
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
@@ -185,7 +185,7 @@ class CorrectiveLM(Criterion["CorrectiveLM.Config"]):
             return view.at_positions(tensor) if at_chosen else tensor
 
         target, tokens = select(view.target), select(view.tokens)
-        hidden = self.head.transformed(select(view.encoded.features)).flatten(0, 1)  # [N, E]
+        hidden = self.head.apply_transform(select(view.encoded.features)).flatten(0, 1)  # [N, E]
         # At all tokens the logits are computed twice instead of kept: [B, T, V] would take more
         # memory than everything else.
         softmax = Softmax(hidden, self.head.output.weight, self.head.output.bias, keep=at_chosen)

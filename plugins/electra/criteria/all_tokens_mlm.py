@@ -39,7 +39,7 @@ class AllTokensMLM(Criterion["AllTokensMLM.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
+        self.head = MaskedLMHead.from_options(build, config.tied_output, config.output_bias)
         if config.copy:
             encoder = build.require_encoder()
             encoder.check_sees_itself(f"criterion.{build.name}")

@@ -42,7 +42,7 @@ class Cloze(Criterion["Cloze.Config"]):
                 f"{type(encoder).__name__} lets a position see its own token, so there is nothing to "
                 "predict; expected an encoder such as 'two_tower' (--model two_tower)",
             )
-        self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
+        self.head = MaskedLMHead.from_options(build, config.tied_output, config.output_bias)
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:

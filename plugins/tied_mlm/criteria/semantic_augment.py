@@ -109,7 +109,7 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         self.mask = build.require_vocabulary().mask
-        self.head = MaskedLMHead.built(build, config.tied_output, config.output_bias)
+        self.head = MaskedLMHead.from_options(build, config.tied_output, config.output_bias)
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
@@ -156,7 +156,7 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
 
     def _features(self, view: View) -> Tensor:
         hidden = view.encoded.features  # [B, T, D]
-        return hidden if self.config.features == "hidden" else self.head.transformed(hidden)
+        return hidden if self.config.features == "hidden" else self.head.apply_transform(hidden)
 
     def log_probs(
         self, text: View, views: Mapping[str, View], options: Any, context: Context
