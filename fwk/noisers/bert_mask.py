@@ -1,6 +1,8 @@
-"""BERT's masking (Devlin et al. 2019, section 3.1): of the chosen positions 80% become [MASK], 10% a random token,
-10% stay. Deviation: exactly ⌈ratio·n⌉ of a sequence's n ordinary tokens are chosen, instead of each with probability
-`ratio`; the split into mask, random and kept is drawn per position.
+"""BERT's masking (Devlin et al. 2019, section 3.1).
+
+Of the chosen positions 80% become [MASK], 10% a random token, and 10% stay as they are. Deviation: exactly
+⌈ratio·n⌉ of a sequence's n ordinary tokens are chosen, instead of each with probability `ratio`; the split into
+masked, random and unchanged is drawn per position.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from fwk.errors import ConfigError
 
 @register("noiser", "bert_mask")
 class BertMask(Noiser["BertMask.Config"]):
-    """Chooses ⌈ratio·n⌉ ordinary tokens per sequence and replaces them by [MASK], a random token, or nothing."""
+    """Replaces chosen tokens by [MASK] or a random token, or leaves them as they are (BERT)."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -44,28 +46,23 @@ class BertMask(Noiser["BertMask.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        if self.vocabulary is None or self.vocabulary.mask < 0:
+        vocabulary = build.vocabulary
+        if vocabulary is None or vocabulary.mask < 0:
             raise ConfigError(
                 f"views.{build.name}", "'bert_mask' needs a tokenizer with a [MASK] token"
             )
-        ordinary = torch.ones(self.vocabulary.size, dtype=torch.bool)
-        ordinary[list(self.vocabulary.special)] = False
-        self.ordinary = ordinary.nonzero().squeeze(1)  # ids a random token may have
+        self.mask = vocabulary.mask
+        ordinary = torch.ones(vocabulary.size, dtype=torch.bool)
+        ordinary[list(vocabulary.special)] = False
+        self.ordinary = ordinary.nonzero().squeeze(1)  # ids that a random token may have
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
+        """Return the masked view, with its chosen positions."""
         tokens = source.tokens  # [B, T]
         positions, valid = choose(key.child("choice"), source.ordinary, self.config.ratio)  # [B, K]
         self.ordinary = self.ordinary.to(tokens.device)
-        noised = corrupt(
-            tokens,
-            positions,
-            valid,
-            key,
-            self.vocabulary.mask,
-            self.ordinary,
-            self.config.mask,
-            self.config.random,
-        )
+        shares = self.config.mask, self.config.random
+        noised = corrupt(tokens, positions, valid, key, self.mask, self.ordinary, shares)
         return source.replace(
             inputs={**source.inputs, "tokens": noised},
             target=tokens,
@@ -80,24 +77,22 @@ def corrupt(
     positions: Tensor,
     valid: Tensor,
     key: Key,
-    mask_id: int,
+    mask: int,
     ordinary: Tensor,
-    mask: float,
-    random: float,
+    shares: tuple[float, float],
 ) -> Tensor:
-    """Tokens [B, T] with those at positions [B, K] (where valid) replaced by [MASK], a random id of `ordinary`, or
-    left, in the shares `mask`, `random` and the rest.
+    """Return the tokens, int64 [B, T], with those at the valid positions [B, K] masked, replaced or left.
+
+    mask: the id of [MASK]. ordinary: the ids from which random tokens are drawn. shares: of [MASK] and of
+    random tokens; the rest is left.
     """
-    positions = torch.where(
-        valid, positions, positions[:, :1]
-    )  # padding slots, which come last, repeat the first one
+    # padding slots, which come last, repeat the first position
+    positions = torch.where(valid, positions, positions[:, :1])
     fate = key.child("fate").below(positions, THOUSANDTHS)  # [B, K]
     drawn = ordinary[key.child("token").below(positions, len(ordinary))]  # [B, K]
     old = tokens.gather(1, positions)  # [B, K]
-    masked = round(mask * THOUSANDTHS)
-    new = torch.where(
-        fate < masked, mask_id, torch.where(fate < masked + round(random * THOUSANDTHS), drawn, old)
-    )
-    return tokens.scatter(
-        1, positions, torch.where(valid[:, :1], new, old)
-    )  # a row may have none to repeat
+    masked, random = (round(share * THOUSANDTHS) for share in shares)
+    replaced = torch.where(fate < masked + random, drawn, old)
+    new = torch.where(fate < masked, mask, replaced)
+    # rows without a chosen position have no first position to repeat
+    return tokens.scatter(1, positions, torch.where(valid[:, :1], new, old))

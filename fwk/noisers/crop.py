@@ -1,4 +1,10 @@
-"""A contiguous part of each sequence (COCO-LM, Meng et al. 2021, section 3.3; Giorgi et al. 2021)."""
+"""A contiguous part of each sequence (COCO-LM, Meng et al. 2021, section 3.3; Giorgi et al. 2021).
+
+Of a sequence's n ordinary tokens, ⌈keep·n⌉ successive ones remain, with all special tokens ([CLS], [SEP] and
+the like), and are moved together. Whatever belongs to a position moves with its token: target, changed, chosen
+positions, labels per token. `alignment` gives the original position of each token. Deviation: `keep` is a share
+of the ordinary tokens; in the paper it is a share of the length.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +24,7 @@ from fwk.errors import ConfigError
 
 @register("noiser", "crop")
 class Crop(Noiser["Crop.Config"]):
-    """Keeps ⌈keep·n⌉ successive ones of a sequence's n ordinary tokens, with [CLS], [SEP] and the like; the rest closes up.
-
-    What is known by position goes with its token: target, changed, chosen positions, labels per token. `alignment` says
-    where each position was in the original. Deviation: the paper keeps a share of the length, here of the ordinary tokens.
-    """
+    """Keeps a contiguous part of each sequence's ordinary tokens, and all special tokens."""
 
     chooses = False
 
@@ -37,25 +39,25 @@ class Crop(Noiser["Crop.Config"]):
         self.pad = max(self.vocabulary.pad, 0) if self.vocabulary else 0
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
+        """Return the cropped view. Raises ConfigError where the source has no tokens."""
         if source.target is None or source.target.dim() != 2:
             raise ConfigError(
                 f"views.{self.view}.of",
-                "'crop' keeps a part of a sequence of tokens, and its source has none",
+                "'crop' keeps a part of a sequence of tokens, and its source has no tokens",
             )
-        return source.keep_positions(
-            spans(source.ordinary, key, self.config.keep) | (source.content & ~source.ordinary),
-            self.pad,
-        )
+        special = source.content & ~source.ordinary
+        kept = spans(source.ordinary, key, self.config.keep) | special
+        return source.keep_positions(kept, self.pad)
 
 
 def spans(ordinary: Tensor, key: Key, keep: float) -> Tensor:
-    """Bool [B, T]: in each row ⌈keep·n⌉ successive ones of its n ordinary positions, bool [B, T]; every such span is
-    equally likely.
+    """Return ⌈keep·n⌉ successive ones of the n ordinary positions of each row, all such spans equally likely.
+
+    ordinary: bool [B, T]. The result is bool [B, T].
     """
     n = ordinary.sum(1, keepdim=True)  # [B, 1]
     length = exact_share(keep, n)
-    start = key.child("start").bits(1).to(n.device) % (
-        n - length + 1
-    )  # the modulo's bias is below T / 2^63
-    place = ordinary.cumsum(1) - 1  # the number of each ordinary position in its row
-    return ordinary & (place >= start) & (place < torch.add(start, length))
+    # the bias of the modulo is below T / 2^63
+    start = key.child("start").bits(1).to(n.device) % (n - length + 1)
+    number = ordinary.cumsum(1) - 1  # of each ordinary position in its row
+    return ordinary & (number >= start) & (number < torch.add(start, length))

@@ -11,10 +11,11 @@ from fwk.contracts.views import View
 
 @register("noiser", "identity")
 class Identity(Noiser["Identity.Config"]):
-    """The source as it is: plain inputs, for supervised criteria, teachers, and dropout as the only noise."""
+    """The source unchanged: for supervised criteria, for teachers, and where dropout is the only noise."""
 
     by_row = True
     chooses = False
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
+        """Return the source."""
         return source

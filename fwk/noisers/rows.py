@@ -1,14 +1,13 @@
-"""A part of the batch: the rows of some sources, or those with (or without) a label. Nothing is changed in them.
+"""A part of the batch, with unchanged rows: those of some sources, or those with (or without) a label.
 
-A criterion on such a view sees those sequences only: a supervised one the labelled rows, a consistency loss the
+A criterion on such a view reads only these sequences: a supervised one the labelled rows, a consistency loss the
 unlabelled ones. A micro-batch may have no such row; the view then has B = 0, and its counts are 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,18 +17,18 @@ from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.keyed import Key
 from fwk.contracts.noiser import Noiser
 from fwk.contracts.options import option
-from fwk.contracts.views import View
+from fwk.contracts.views import View, map_tensors
 from fwk.errors import ConfigError, did_you_mean
 
 
 @register("noiser", "rows")
 class Rows(Noiser["Rows.Config"]):
-    """Keeps the rows of the named sources, and of those the labelled (or the unlabelled) ones."""
+    """Keeps the rows of the named sources, or those of them that have (or lack) a label."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
         sources: tuple[str, ...] = option(
-            (), "names of the sources whose rows are kept (none: those of every source)"
+            (), "names of the sources whose rows are kept (empty: all)"
         )
         without: tuple[str, ...] = option(
             (), "names of sources whose rows are left out, where the task has them"
@@ -50,69 +49,67 @@ class Rows(Noiser["Rows.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        self.name = build.name
         if config.label is not None and build.labels and config.label not in build.labels:
             raise ConfigError(
                 f"views.{build.name}.label",
                 f"the task has no label '{config.label}'{did_you_mean(config.label, build.labels)}",
             )
-        for name in (
-            config.sources if build.sources else ()
-        ):  # not known where a model is used without its data
-            if name not in build.sources:
-                why = build.missing_sources.get(name)
-                raise ConfigError(
-                    f"views.{build.name}.sources",
-                    f"the task has no source '{name}'"
-                    f"{f': {why}' if why else did_you_mean(name, build.sources)}",
-                )
-        self.without = [
-            build.sources.index(name) for name in config.without if name in build.sources
-        ]
-        self.numbers = (
-            [build.sources.index(name) for name in config.sources] if build.sources else None
-        )
+        # the positions of sources in `Batch.source`; unknown where a model is used without its data
+        self.kept = _numbers_of(config.sources, build) if build.sources else None
+        self.excluded = [build.sources.index(n) for n in config.without if n in build.sources]
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
+        """Return the rows that are kept."""
         keep = torch.ones(len(source), dtype=torch.bool, device=source.draws.device)  # [B]
         if self.config.sources:
-            if self.numbers is None or source.source is None:
-                raise ConfigError(
-                    f"views.{self.name}.sources",
-                    "the batch does not say which sources its rows are from",
-                )
-            keep &= torch.isin(source.source, torch.tensor(self.numbers, device=keep.device))
-        if self.without:
-            keep &= ~torch.isin(source.source, torch.tensor(self.without, device=keep.device))
+            keep &= _is_in(self._source_of_rows(source), self.kept or [])
+        if self.excluded:
+            keep &= ~_is_in(self._source_of_rows(source), self.excluded)
         if self.config.label is not None:
-            if self.config.label not in source.labels:
-                raise ConfigError(
-                    f"views.{self.name}.label",
-                    f"the batch has no label '{self.config.label}'"
-                    f"{did_you_mean(self.config.label, source.labels)}",
-                )
-            labelled = source.labels[self.config.label] >= 0  # [B] or [B, ...]
-            if labelled.dim() > 1:  # of a label per position, one is enough
-                labelled = labelled.flatten(1).any(1)
-            keep &= labelled != self.config.unlabelled
-        return only(source, keep)
+            keep &= self._has_label(source, self.config.label) != self.config.unlabelled
+        return keep_rows(source, keep)
+
+    def _source_of_rows(self, view: View) -> Tensor:
+        """Return the number of each row's source, int64 [B]. Raises ConfigError where it is unknown."""
+        if self.kept is None or view.source is None:
+            raise ConfigError(
+                f"views.{self.view}.sources",
+                "the batch does not say which sources its rows are from",
+            )
+        return view.source
+
+    def _has_label(self, view: View, label: str) -> Tensor:
+        """Return which rows have a value >= 0 of the label, bool [B]; of a label per position, one is enough."""
+        if label not in view.labels:
+            raise ConfigError(
+                f"views.{self.view}.label",
+                f"the batch has no label '{label}'{did_you_mean(label, view.labels)}",
+            )
+        labelled = view.labels[label] >= 0  # [B] or [B, ...]
+        return labelled.flatten(1).any(1) if labelled.dim() > 1 else labelled
 
 
-def only(view: View, keep: Tensor) -> View:
-    """The rows of a view where `keep` [B] is true; what was encoded or handed on for all rows is left behind."""
+def _numbers_of(names: Sequence[str], build: BuildContext) -> list[int]:
+    """Return the positions of sources in `Batch.source`. Raises ConfigError for a source that the task lacks."""
+    for name in names:
+        if name not in build.sources:
+            reason = build.missing_sources.get(name)
+            advice = f": {reason}" if reason else did_you_mean(name, build.sources)
+            raise ConfigError(
+                f"views.{build.name}.sources", f"the task has no source '{name}'{advice}"
+            )
+    return [build.sources.index(name) for name in names]
 
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[keep]
-        return (
-            {name: cut(entry) for name, entry in value.items()}
-            if isinstance(value, Mapping)
-            else value
-        )
 
-    kept = {
-        f.name: cut(getattr(view, f.name))
+def _is_in(numbers: Tensor, wanted: Sequence[int]) -> Tensor:
+    return torch.isin(numbers, torch.tensor(wanted, device=numbers.device))
+
+
+def keep_rows(view: View, keep: Tensor) -> View:
+    """Return the rows of a view where `keep` bool [B] is True, without encodings and extras."""
+    rows = {
+        f.name: map_tensors(getattr(view, f.name), lambda tensor: tensor[keep])
         for f in fields(view)
         if f.name not in ("encoded", "extra")
     }
-    return View(**kept)
+    return View(**rows)

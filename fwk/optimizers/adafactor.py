@@ -1,5 +1,6 @@
-"""Adafactor (Shazeer and Stern 2018, "Adafactor: adaptive learning rates with sublinear memory cost", algorithm 4),
-torch's own. The second moment of a matrix [n, m] is kept as n + m numbers.
+"""Adafactor, in torch's implementation. The second moment of a matrix [n, m] is stored as n + m numbers.
+
+Shazeer and Stern 2018, "Adafactor: adaptive learning rates with sublinear memory cost", algorithm 4:
 
     β = 1 - t^-decay_rate
     R = β·R + (1-β)·mean over columns of g²        C = β·C + (1-β)·mean over rows of g²        V = R·C / mean(R)
@@ -7,8 +8,8 @@ torch's own. The second moment of a matrix [n, m] is kept as n + m numbers.
     U = g / √V                                     Û = U / max(1, RMS(U)/clip_rms)
     w = w·(1 - lr·weight_decay) - max(floor, RMS(w))·min(lr, 1/√t)·Û
 
-`lr` is relative: the step's size as a share of the parameter's own, and never above 1/√t. Deviations, all torch's: the
-paper's constant 0.01 is `lr`; V and √V are bounded from below, instead of 1e-30 being added to g²; there is no momentum.
+`lr` is relative: the size of a step as a share of the size of the parameter, at most 1/√t. Deviations, all torch's: the
+paper's constant 0.01 is `lr`; V and √V are bounded from below, instead of adding 1e-30 to g²; there is no momentum.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class Adafactor(OptimizerFactory["Adafactor.Config"]):
     def build(
         cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
+        """Return Adafactor over these groups."""
         return torch.optim.Adafactor(
             groups,
             lr=config.lr,

@@ -3,15 +3,15 @@
     m = b1·m + (1-b1)·g         v = b2·v + (1-b2)·g²
     w = w - lr·( m̂ / (√v̂ + eps) + weight_decay·w )        m̂ = m/(1-b1^t), v̂ = v/(1-b2^t)
 
-Deviations: the decay is multiplied by the scheduled learning rate, as in torch. BERT's released optimizer leaves out
-the two corrections m̂ and v̂; this one has them. apex counts t per group, not per parameter: what has no gradient in
-an update is not stepped, but its corrections move on.
+Deviations: the decay is multiplied by the scheduled learning rate, as in torch. BERT's released optimizer lacks the two
+corrections m̂ and v̂; this one has them. apex counts t per group, not per parameter: a parameter without a gradient in
+an update is not stepped, but its corrections advance.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -59,7 +59,8 @@ class AdamW(OptimizerFactory["AdamW.Config"]):
     def build(
         cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
-        settings = {
+        """Return AdamW over these groups."""
+        settings: dict[str, Any] = {  # keyword arguments
             "lr": config.lr,
             "betas": config.betas,
             "eps": config.eps,
@@ -67,4 +68,5 @@ class AdamW(OptimizerFactory["AdamW.Config"]):
         }
         if config.implementation == "apex":
             return apex_optimizer("FusedAdam", groups, "torch", **settings, adam_w_mode=True)
-        return torch.optim.AdamW(groups, **settings, **implementation(groups))
+        settings.update(implementation(groups))
+        return torch.optim.AdamW(groups, **settings)

@@ -4,14 +4,14 @@
     u = m̂ / (√v̂ + eps) + weight_decay·w
     w = w - lr·ratio·u          ratio = min(‖w‖ / ‖u‖, largest_ratio); 1 where either norm is 0
 
-The norms are those of one parameter (one matrix, one table), and each parameter has its own t. What `no_decay` names
-(biases, norms) is not adapted, ratio = 1, as in the authors' released optimizer; so with `weight_decay=0` the matrices
-still are.
+Norms are taken per parameter (one matrix, one table), and each parameter counts its own t. Parameters that `no_decay`
+names (biases, norms) are not adapted, ratio = 1, as in the authors' released optimizer; matrices are adapted even with
+`weight_decay=0`.
 
-Deviations: the paper bounds ‖w‖ by a function φ that its experiments leave at the identity; here the ratio itself is
-bounded (`largest_ratio=0`: not at all, as published). `bias_correction=false` leaves m̂ = m, v̂ = v, as released.
-Gradients are clipped by `train.clip`, before, and not here. apex's FusedLAMB counts t per group, has no bound, and adapts
-what has a weight decay, so there `weight_decay=0` turns the adaptation off.
+Deviations: the paper bounds ‖w‖ by a function φ that is the identity in its experiments; here the ratio itself
+is bounded (`largest_ratio=0`: not at all, as published). `bias_correction=false` leaves m̂ = m, v̂ = v, as
+released. Gradients are clipped beforehand by `train.clip`, not here. apex's FusedLAMB counts t per group, has
+no bound, and adapts parameters with weight decay, so `weight_decay=0` turns its adaptation off.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from fwk.nn.apex import apex_optimizer
 
 @register("optimizer", "lamb")
 class LAMB(OptimizerFactory["LAMB.Config"]):
-    """Adam whose step for each matrix is in proportion to the matrix: for batches of thousands of sequences."""
+    """Adam with steps in proportion to the norm of each matrix, for batches of thousands of sequences."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):
@@ -67,7 +67,7 @@ class LAMB(OptimizerFactory["LAMB.Config"]):
         )
         implementation: Literal["own", "apex"] = option(
             "own",
-            "the equations above over lists of tensors, or NVIDIA apex's FusedLAMB (CUDA only, where apex is installed)",
+            "this project's, over lists of tensors, or NVIDIA apex's FusedLAMB (CUDA only, where apex is installed)",
         )
 
         def __post_init__(self) -> None:
@@ -82,13 +82,15 @@ class LAMB(OptimizerFactory["LAMB.Config"]):
     def kind(
         cls, config: Config, name: str, parameter: nn.Parameter, owners: tuple[nn.Module, ...]
     ) -> str:
+        """Return "spared" for parameters that `no_decay` names, else "adapted"."""
         return "spared" if without_decay(name, parameter, config.no_decay) else "adapted"
 
     @classmethod
     def build(
         cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
-        settings = {
+        """Return LAMB over these groups."""
+        settings: dict[str, Any] = {  # keyword arguments
             "lr": config.lr,
             "betas": config.betas,
             "eps": config.eps,
@@ -109,22 +111,26 @@ class LAMB(OptimizerFactory["LAMB.Config"]):
 
 
 class Lamb(torch.optim.Optimizer):
-    """The equations above. A group's `kind` says whether its parameters are "adapted" by their ratio or "spared"."""
+    """The equations of this module. The `kind` of a group is "adapted" (by the ratio) or "spared"."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(  # type: ignore[override]  # torch declares two overloads
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
+        """Step all parameters that have a gradient. Return the result of `closure`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if parameters := [p for p in group["params"] if p.grad is not None]:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
                 self._step_group(group, parameters)
         return loss
 
-    def _step_group(self, group: dict[str, Any], parameters: list[nn.Parameter]) -> None:
+    def _step_group(self, group: ParameterGroup, parameters: list[Tensor]) -> None:
         b1, b2 = group["betas"]
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]  # all have one
         for p in parameters:
             if not self.state[p]:
                 self.state[p] = {
@@ -152,12 +158,13 @@ class Lamb(torch.optim.Optimizer):
         if group["weight_decay"]:
             torch._foreach_add_(update, parameters, alpha=group["weight_decay"])
         if group["kind"] == "adapted":
-            torch._foreach_mul_(update, trust_ratios(parameters, update, group["largest_ratio"]))
+            ratios = trust_ratios(parameters, list(update), group["largest_ratio"])
+            torch._foreach_mul_(update, ratios)
         torch._foreach_add_(parameters, update, alpha=-group["lr"])
 
 
 def trust_ratios(weights: list[Tensor], updates: list[Tensor], largest: float) -> list[Tensor]:
-    """‖w‖/‖u‖ of each pair, at most `largest` unless that is 0, and 1 where either norm is 0; 0-d, on their device."""
+    """Return ‖w‖/‖u‖ of each pair, 0-d on its device: at most `largest` unless that is 0, and 1 where a norm is 0."""
     w, u = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(updates))
     ratios = torch.where((w > 0) & (u > 0), w / u, 1.0)
     return list((ratios.clamp(max=largest) if largest else ratios).unbind())

@@ -1,10 +1,12 @@
-"""Stochastic gradient descent with momentum (Sutskever et al. 2013). Weight decay is the classical L2 term, added to
-the gradient before the momentum, not AdamW's decoupled one.
+"""Stochastic gradient descent with momentum (Sutskever et al. 2013).
+
+Weight decay is the classical L2 term, added to the gradient before the momentum, not decoupled as in AdamW.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -29,7 +31,9 @@ class SGD(OptimizerFactory["SGD.Config"]):
         lr: float = option(
             0.1, "peak learning rate, reached when the warm-up ends", low=0, high=LARGE
         )
-        momentum: float = option(0.9, "share of the last step kept in the next one", low=0, high=1)
+        momentum: float = option(
+            0.9, "share of the last step that is added to the next one", low=0, high=1
+        )
         nesterov: bool = option(False, "look ahead along the momentum before the gradient is taken")
 
         def __post_init__(self) -> None:
@@ -40,7 +44,10 @@ class SGD(OptimizerFactory["SGD.Config"]):
     def build(
         cls, config: Config, groups: list[ParameterGroup], device: torch.device
     ) -> torch.optim.Optimizer:
-        settings = {"lr": config.lr, "momentum": config.momentum, "nesterov": config.nesterov}
-        # torch's fused kernel wants momentum of all parameters or of none, and one whose loss terms had no example has none yet
-        how = {"foreach": True} if config.momentum else implementation(groups)
-        return torch.optim.SGD(groups, **settings, **how)
+        """Return SGD over these groups."""
+        # torch's fused kernel needs the momentum of all parameters or of none, and a parameter has no momentum until a
+        # loss term reaches it
+        keywords: dict[str, Any] = {"foreach": True} if config.momentum else implementation(groups)
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, **keywords
+        )

@@ -20,4 +20,5 @@ class Constant(Schedule["Constant.Config"]):
         pass
 
     def after_warmup(self, share: float) -> float:
+        """Return 1."""
         return 1.0

@@ -23,6 +23,6 @@ class Cosine(Schedule["Cosine.Config"]):
         )
 
     def after_warmup(self, share: float) -> float:
-        return self.config.final_ratio + (1 - self.config.final_ratio) * 0.5 * (
-            1 + math.cos(math.pi * share)
-        )
+        """Return half a cosine from 1 to `final_ratio`."""
+        final = self.config.final_ratio
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * share))

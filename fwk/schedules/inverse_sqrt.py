@@ -1,11 +1,12 @@
-"""Linear warm-up, then the inverse square root of the update's number (Vaswani et al. 2017, "Attention is all you need",
-equation 3, as a share of its peak).
+"""Linear warm-up, then decay with the inverse square root of the number of the update.
 
-    factor = min(u / W, √(W / u))          u: number of the update, the first being 1; W: updates of warm-up, at least 1
+Vaswani et al. 2017, "Attention is all you need", equation 3, as a share of its peak:
 
-The decay knows no end: a run can be made longer at any time, and its rate never reaches 0. The warm-up is the time scale
-of the decay too, so give it in updates where the run's length may change. Deviation: the paper's factor width^-0.5·W^-0.5
-is `optimizer.lr`.
+    factor = min(u / W, √(W / u))          u: number of the update, from 1; W: updates of warm-up, at least 1
+
+The decay does not depend on the end of the run: a run can be extended at any time, and its rate never reaches 0. The
+warm-up is also the time scale of the decay, so set it in updates where the length of the run may change. Deviation: the
+paper's factor width^-0.5·W^-0.5 is `optimizer.lr`.
 """
 
 from __future__ import annotations
@@ -35,4 +36,5 @@ class InverseSqrt(Schedule["InverseSqrt.Config"]):
         )
 
     def at(self, update: int, warmup: float, end: float | None) -> float:
+        """Return the factor of an update."""
         return update / warmup if update <= warmup else math.sqrt(max(1.0, warmup) / update)

@@ -22,4 +22,5 @@ class Linear(Schedule["Linear.Config"]):
         )
 
     def after_warmup(self, share: float) -> float:
+        """Return a line from 1 to `final_ratio`."""
         return self.config.final_ratio + (1 - self.config.final_ratio) * (1 - share)

@@ -1,10 +1,11 @@
-"""One cycle (Smith and Topin 2018, "Super-convergence: very fast training of neural networks using large learning
-rates"): up from a small rate to the peak, then down to a far smaller one.
+"""One cycle: up from a small rate to the peak, then down to a far smaller one.
 
-    update 1: start_ratio          update W: 1          last update: final_ratio          between: half a cosine, or a line
+Smith and Topin 2018, "Super-convergence: very fast training of neural networks using large learning rates".
 
-Deviations: the two stretches of fast.ai and of `torch.optim.lr_scheduler.OneCycleLR` (whose rates these are), not the
-paper's three; the momentum is not cycled: optimizers take theirs from their options and keep it.
+    update 1: start_ratio     update W: 1     last update: final_ratio     between: half a cosine, or a line
+
+Deviations: two stretches, as in fast.ai and `torch.optim.lr_scheduler.OneCycleLR` (whose rates these are),
+instead of the paper's three; the momentum is not cycled, optimizers keep the one in their options.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class OneCycle(Schedule["OneCycle.Config"]):
         )
 
     def at(self, update: int, warmup: float, end: float | None) -> float:
+        """Return the factor of an update."""
+        assert end is not None  # needs_end
         if update < warmup:
             return self._between(self.config.start_ratio, 1.0, (update - 1) / (warmup - 1))
         top = max(1.0, warmup)
@@ -49,6 +52,7 @@ class OneCycle(Schedule["OneCycle.Config"]):
         return self._between(1.0, self.config.final_ratio, done)
 
     def _between(self, a: float, b: float, share: float) -> float:
+        """Return the factor at a share of the way from `a` to `b`."""
         if self.config.anneal == "cosine":
             share = 0.5 * (1 - math.cos(math.pi * share))
         return a + (b - a) * share

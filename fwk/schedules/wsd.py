@@ -1,13 +1,15 @@
-"""Warm-up, stable, decay (Hu et al. 2024, "MiniCPM", section 4; Hägele et al. 2024, "Scaling laws and compute-optimal
-training beyond fixed training durations").
+"""Warm-up, stable, decay.
+
+Hu et al. 2024, "MiniCPM", section 4; Hägele et al. 2024, "Scaling laws and compute-optimal training beyond
+fixed training durations".
 
     u/W          1 ... 1          shape(share of the decay that is done), from 1 to final_ratio
 
     linear: 1 - s          sqrt: 1 - √s (Hägele et al.)          cosine: (1 + cos πs)/2
 
-The rate before the decay does not depend on where the run ends: a checkpoint from the stable part goes on as a longer
-run, with the updates it would have had. For that give the warm-up in updates. Deviation: MiniCPM's exponential shape is
-not among these.
+The rate before the decay does not depend on where the run ends: a checkpoint from the stable part continues as a longer
+run with the updates that the longer run would have had. For that, set the warm-up in updates. Deviation: MiniCPM's
+exponential shape is not offered.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class WarmupStableDecay(Schedule["WarmupStableDecay.Config"]):
             low=0,
         )
         shape: Literal["linear", "sqrt", "cosine"] = option(
-            "sqrt", "how the decay falls; sqrt: 1 - root of its share"
+            "sqrt", "shape of the decay; sqrt: 1 - root of the share that is done"
         )
         final_ratio: float = option(
             0.0, "learning rate that the decay aims at, as a share of the peak", low=0, high=1
@@ -53,12 +55,13 @@ class WarmupStableDecay(Schedule["WarmupStableDecay.Config"]):
             check_updates("schedule.decay", self.decay)
 
     def at(self, update: int, warmup: float, end: float | None) -> float:
+        """Return the factor of an update."""
         if update <= warmup:
             return update / warmup
+        assert end is not None  # needs_end
         decay = self.config.decay
-        start = max(
-            warmup, end * (1 - decay) if decay < 1 else end - decay
-        )  # what is left after a long warm-up, if less
+        start = end * (1 - decay) if decay < 1 else end - decay
+        start = max(warmup, start)  # a long warm-up shortens the decay
         if update <= start + 1:
             return 1.0
         shape = SHAPES[self.config.shape](share_of(update, start, end))

@@ -179,7 +179,7 @@ def test_a_batch_that_is_no_text_is_refused(tmp_path):
         [CONTRACTS],
     )
     with pytest.raises(
-        UserError, match="'crop' keeps a part of a sequence of tokens, and its source has none"
+        UserError, match="'crop' keeps a part of a sequence of tokens, and its source has no tokens"
     ):
         train_briefly(config, tmp_path)
 
