@@ -66,7 +66,7 @@ class Entry:
         return f"{self.file}:{self.line}"
 
     @property
-    def cls(self) -> type:
+    def cls(self) -> type[Any]:
         """The class, imported when first asked for."""
         if self.loaded is None:
             found: Any = import_module(self.module, self.plugin)

@@ -8,7 +8,7 @@ from fwk.config.yaml_text import Layer, read
 from fwk.contracts.options import shown
 from fwk.errors import ConfigError, did_you_mean
 
-KEY = "extends"
+EXTENDS = "extends"
 
 
 def read_with_bases(path: str | Path) -> list[Layer]:
@@ -22,37 +22,37 @@ def read_with_bases(path: str | Path) -> list[Layer]:
 
 def _read_chain(path: Path, extended_by: tuple[Path, ...]) -> list[Layer]:
     layer = read(path)
-    if KEY not in layer.values:
+    if EXTENDS not in layer.values:
         return [layer]
 
-    where = layer.where((KEY,))
-    base = _base_of(path, layer.values[KEY], where)
+    where = layer.where((EXTENDS,))
+    base = _base_of(path, layer.values[EXTENDS], where)
     chain = (*extended_by, path)
     if base.resolve() in [file.resolve() for file in chain]:
         circle = " extends ".join(str(file) for file in (*chain, base))
-        raise ConfigError(KEY, f"config files extend each other in a circle: {circle}")
-    return [*_read_chain(base, chain), layer.without(KEY)]
+        raise ConfigError(EXTENDS, f"config files extend each other in a circle: {circle}")
+    return [*_read_chain(base, chain), layer.without(EXTENDS)]
 
 
 def _base_of(path: Path, value: object, where: str) -> Path:
     """Return the file that `path` extends. Raises ConfigError where it is not one."""
     if not isinstance(value, str) or not value:
         raise ConfigError(
-            KEY,
+            EXTENDS,
             f"{where}: expected the name of the config file that {path.name} extends, "
             f"got {shown(value)}",
         )
     base = path.parent / value
     if base.is_dir():
         raise ConfigError(
-            KEY, f"{where}: {path} extends {base}, which is a folder; expected a file"
+            EXTENDS, f"{where}: {path} extends {base}, which is a folder; expected a file"
         )
     if not base.exists():
         siblings = (
             [file.name for file in base.parent.glob("*.y*ml")] if base.parent.is_dir() else []
         )
         raise ConfigError(
-            KEY,
+            EXTENDS,
             f"{where}: {path} extends {base}, which does not exist"
             f"{did_you_mean(base.name, siblings, 0)}",
         )

@@ -12,6 +12,7 @@ from fwk.components.registry import registry
 from fwk.config import yaml_text
 from fwk.config.checking import require_known
 from fwk.config.criterion_keys import locate_criterion
+from fwk.config.extending import EXTENDS
 from fwk.config.interpolation import check_interpolation
 from fwk.config.paths import KeyPath, dotted, given_in, in_parentheses, leaves
 from fwk.config.provenance import Intentions, Origins
@@ -103,6 +104,12 @@ class Merger:
             self._put_table(top, value, layer)
         elif top in TABLES:
             self._put_label(top, path[1:], value, layer)
+        elif top == EXTENDS:
+            raise ConfigError(
+                EXTENDS,
+                "only a config file extends another one; give both files by --config"
+                f"{in_parentheses(layer.where(path))}",
+            )
         else:
             advice = (
                 "; write the key nested, or give it as an override on the command line"

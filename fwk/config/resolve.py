@@ -1,4 +1,4 @@
-"""Configuration: YAML files, flags and dotted overrides become a typed, checked `RunConfig`, each value with its origin.
+"""Resolution of YAML files, flags and dotted overrides to a typed, checked `RunConfig` with the origin of each value.
 
 Later wins: registered defaults, then files in order, then flags, then `key=value`. The passes, one module each:
 

@@ -31,7 +31,7 @@ Values = Mapping[str, Plain]
 class TypedValues:
     """Conversion of values to their declared types; errors name the origin of the value."""
 
-    def __init__(self, tree: Values, origins: Origins):
+    def __init__(self, tree: Values, origins: Origins) -> None:
         self._tree = tree
         self._origins = origins
 

@@ -117,11 +117,16 @@ def _overridden(default: Mapping[str, Plain], stated: Mapping[str, Plain]) -> di
     if "noiser" in stated and stated["noiser"] != default.get("noiser"):
         default = {key: default[key] for key in default if key in ("of", "mode", "ema", "encoder")}
 
-    network, stated_network = default.get("network"), stated.get("network")
-    if isinstance(network, Mapping) and isinstance(stated_network, Mapping):
-        if stated_network.get("name", network["name"]) != network["name"]:
-            default = {**default, "network": None}  # options of another model have no meaning
+    model = _inline_model(default)
+    if model and _inline_model(stated) not in (None, model):
+        default = {**default, "network": None}  # options of another model have no meaning
     return merged(default, stated)
+
+
+def _inline_model(view: Mapping[str, Plain]) -> str | None:
+    """Return the model of a view's inline network, where one is named."""
+    network = view.get("network")
+    return network.get("name") if isinstance(network, Mapping) else None
 
 
 def _view_spec(name: str, values: Mapping[str, Plain]) -> ViewSpec:

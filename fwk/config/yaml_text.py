@@ -174,7 +174,7 @@ class _Composer(
 ):
     """Text to nodes; scalars are resolved by `scalar`, and nothing is constructed."""
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         yaml.reader.Reader.__init__(self, text)
         yaml.scanner.Scanner.__init__(self)
         yaml.parser.Parser.__init__(self)
@@ -188,7 +188,7 @@ class _NodeReader:
     name: what errors call the text. key: the key of an override, whose errors have no line.
     """
 
-    def __init__(self, name: str, key: str = ""):
+    def __init__(self, name: str, key: str = "") -> None:
         self.lines: dict[KeyPath, int] = {}
         self._name = name
         self._key = key
@@ -263,8 +263,9 @@ class _NodeReader:
                     f"the key '{word}' is given a second time (first in line {first_lines[word]})",
                 )
             first_lines[word] = line
-            self.lines[(*path, word)] = line
-            values[word] = self._value(value_node, (*path, word), inside)
+            inner = (*path, word)
+            self.lines[inner] = line
+            values[word] = self._value(value_node, inner, inside)
         return values
 
     def _merge_keys(

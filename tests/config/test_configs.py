@@ -15,7 +15,11 @@ from fwk.errors import ConfigError
 from fwk.runs import start
 from fwk.testing import merge_settings
 
-FILES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.yaml"))
+FILES = sorted(
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "configs").rglob("*.yaml")
+    if path.parent.name != "shared"  # what other files extend, without criteria
+)
 PAPERS = [name for name in FILES if name.startswith("configs/papers/")]
 CVT = [
     name for name in PAPERS if name.startswith("configs/papers/cvt_")
