@@ -27,9 +27,8 @@ class Vocabulary:
     mask: int = -1
     unk: int = -1
     special: tuple[int, ...] = ()  # all special ids
-    counts: Tensor | None = (
-        None  # float64 [V], occurrences in the training data, if the task knows them
-    )
+    # float64 [V], occurrences in the training data, if the task knows them
+    counts: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +41,10 @@ class BuildContext:
     seed: int = 0
     vocabulary: Vocabulary | None = None  # of the task's tokens; None: the task has none
     length: int = 0  # tokens of the task's longest sequence; 0: unbounded
-    labels: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # values of each label of the task
-    inputs: Mapping[str, tuple[int, ...]] = field(
-        default_factory=dict
-    )  # shape of one example, by input
+    # values of each label of the task
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # shape of one example, by input
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()  # `Task.source_names()`; `Batch.source` holds positions in it
     missing_sources: Mapping[str, str] = field(default_factory=dict)  # `Task.missing_sources()`
     # the encoder of the views that the component reads; for a further network, the main encoder
@@ -113,9 +110,8 @@ class Context:
     over_update: Callable[[str], tuple[Tensor, Tensor]]
     # term -> the global count of one of this component's loss terms in this update; only in training
     count: Callable[[str], float]
-    prepared: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what `prepare` returned for this micro-batch
+    # what `prepare` returned for this micro-batch
+    prepared: Mapping[str, Any] = field(default_factory=dict)
     # only for `Criterion.log_probs`: (name of a view, text) -> log-probabilities by the noiser of that view, [B, T]
     log_probs: Callable[[str, View], Tensor] | None = None
     budget: int = 0  # only for `Criterion.log_probs`: the most tokens in one call of `encode`

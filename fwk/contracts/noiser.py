@@ -43,9 +43,8 @@ class Noiser(Generic[ConfigT]):
     # True: its views have chosen positions; False: only those of the source view, if it has any; None: unknown
     chooses: bool | None = None
     reads_positions: bool = False  # True: the source view must have chosen positions
-    reads_encoding: bool = (
-        False  # True: `apply` reads `source.encoded`, so the source is encoded first
-    )
+    # True: `apply` reads `source.encoded`, so the source is encoded first
+    reads_encoding: bool = False
 
     def __init__(self, config: ConfigT, build: BuildContext) -> None:
         self.config = config

@@ -32,9 +32,8 @@ LARGE = 1e6  # above any sensible rate, and far below the largest 32-bit number
 FUSED = ("cpu", "cuda", "xpu", "mps")  # devices for which torch has fused kernels of Adam and SGD
 _NDIM = re.compile(r"ndim\s*<\s*(\d+)")
 
-ParameterGroup = dict[
-    str, Any
-]  # as torch defines it; here with the further keys of `OptimizerFactory.build`
+# as torch defines it, with the further keys that `OptimizerFactory.build` lists
+ParameterGroup = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +162,10 @@ def check_patterns(key: str, patterns: Iterable[str], names: Sequence[str]) -> N
     for pattern in patterns:
         if any(fnmatchcase(name, pattern) for name in names):
             continue
-        parents = (
-            name.split(".")[:depth] for name in names for depth in range(1, name.count(".") + 1)
-        )
-        folders = {".".join(parent) + ".*" for parent in parents}
+        folders = {
+            ".".join(name.split(".")[:depth]) + ".*"
+            for name in names
+            for depth in range(1, name.count(".") + 1)
+        }
         near = did_you_mean(pattern, [*folders, *names], everything_up_to=12)
         raise ConfigError(key, f"'{pattern}' matches no parameter{near}")

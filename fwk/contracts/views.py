@@ -42,20 +42,16 @@ def _map_fields(
 class Batch:
     """Examples as a task gives them, before any noise."""
 
-    inputs: Mapping[
-        str, Tensor
-    ]  # by name, each [B, ...]; text: `tokens` int64 [B, T], perhaps `segments`
+    # by name, each [B, ...]; text: `tokens` int64 [B, T], perhaps `segments`
+    inputs: Mapping[str, Tensor]
     draws: Tensor  # int64 [B], index of each example in the run's endless stream of examples
     mask: Tensor | None = None  # bool [B, T], False on padding; None for inputs without positions
-    special: Tensor | None = (
-        None  # bool [B, T], True on [CLS], [SEP] and the like, which no noiser changes
-    )
-    labels: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # by name, each [B, ...]; -1: no label
-    source: Tensor | None = (
-        None  # int64 [B], position of each example's source in `Task.source_names()`
-    )
+    # bool [B, T], True on [CLS], [SEP] and the like, which no noiser changes
+    special: Tensor | None = None
+    # by name, each [B, ...]; -1: no label
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    # int64 [B], position of each example's source in `Task.source_names()`
+    source: Tensor | None = None
 
     @property
     def tokens(self) -> Tensor:
@@ -122,26 +118,21 @@ class View:
     source: Tensor | None = None
 
     target: Tensor = _ABSENT  # int64 [B, T], the original token at each position of this view
-    positions: Tensor = (
-        _ABSENT  # int64 [B, K], the chosen positions; slots that `valid` excludes hold 0
-    )
+    # int64 [B, K], the chosen positions; slots that `valid` excludes hold 0
+    positions: Tensor = _ABSENT
     valid: Tensor = _ABSENT  # bool [B, K], False in the slots of `positions` that are padding
     changed: Tensor = _ABSENT  # bool [B, T], True where the token differs from `target`
-    log_q: Tensor = (
-        _ABSENT  # log-probabilities of the noise distribution, as the noiser documents them
-    )
-    embedding_change: Tensor | None = (
-        None  # [B, T, E], added to the embedded inputs before the first layer
-    )
-    alignment: Tensor | None = (
-        None  # int64 [B, T], the original position, -1 if none; None: nothing moved
-    )
+    # log-probabilities of the noise distribution, as the noiser documents them
+    log_q: Tensor = _ABSENT
+    # [B, T, E], added to the embedded inputs before the first layer
+    embedding_change: Tensor | None = None
+    # int64 [B, T], the original position, -1 if none; None: nothing moved
+    alignment: Tensor | None = None
     padded: bool = True  # False: every position is known to be content, so attention needs no mask
     encoded: Encoded = _ABSENT  # set by the engine once the view is encoded
     ema: bool = False  # True: `encoded` was computed with the moving average of the weights
-    extra: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # from a learned noiser's `apply` to its `losses`
+    # from a learned noiser's `apply` to its `losses`
+    extra: Mapping[str, Any] = field(default_factory=dict)
     outline: bool = False  # True: the noiser has not run yet (see `Outline`)
 
     @classmethod
@@ -332,6 +323,5 @@ class Output:
     terms: Mapping[str, LossTerm] = field(default_factory=dict)  # by name
     # additive tensors by name, summed over micro-batches, ranks and updates before `metrics` reads them
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
-    outcomes: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # for learned noisers to read, such as rewards
+    # for learned noisers to read, such as rewards
+    outcomes: Mapping[str, Tensor] = field(default_factory=dict)

@@ -6,10 +6,10 @@
     x   = x + dropout(a(norm(x)) W_O); x = x + ...                           pre-LN, with one more norm at the end
 
 Positions are `learned` (one vector each, as published), `relative` (a learned bias per head and clipped offset on the
-attention logits, shared by all layers; Shaw et al. 2018 and T5 in spirit), `neighbour` (the same bias, but the heads
-start out looking at offsets -1, +1, -2, +2, ... with +4 on the logit: small masked LMs then leave the unigram plateau
-at once) or `none`. Beside any of them there may be T5's bias over buckets of offsets (`buckets`; Raffel et al. 2020): with
-learned positions it is that of COCO-LM, with `none` that of T5.
+attention logits, shared by all layers, similar to Shaw et al. 2018 and T5), `neighbour` (the same bias, but each head
+starts with +4 on the logit of one offset: -1, +1, -2, +2, ...; small masked LMs then leave the unigram plateau at once)
+or `none`. T5's bias over buckets of offsets can be added to any of them (`buckets`; Raffel et al. 2020): with learned
+positions this is COCO-LM's encoder, with `none` T5's.
 """
 
 from __future__ import annotations
@@ -77,14 +77,14 @@ class Bert(Encoder["Bert.Config"]):
         )
         positions: Literal["learned", "relative", "neighbour", "none"] = option(
             "neighbour",
-            "how positions are told: learned (BERT), relative bias, neighbour-initialised relative bias, none",
+            "position information: learned (BERT), relative bias, neighbour-initialised relative bias, none",
         )
         reach: int = option(
             32, "offsets beyond +-reach share one relative bias", low=1, high=1_000_000
         )
         buckets: int = option(
             0,
-            "buckets of T5's relative position bias, beside `positions` (0: without it; T5: 32)",
+            "buckets of T5's relative position bias, in addition to `positions` (0: off; T5: 32)",
             low=0,
             high=1024,
         )
@@ -102,7 +102,7 @@ class Bert(Encoder["Bert.Config"]):
         )
         direction: Literal["both", "left_to_right", "right_to_left"] = option(
             "both",
-            "what a position sees: everything (BERT), itself and what precedes it, itself and what follows it",
+            "what a position attends to: all (BERT), itself and earlier positions, itself and later positions",
         )
         segments: int = option(2, "number of segment embeddings (0: none)", low=0, high=1_000_000)
         norm: Literal["post", "pre"] = option(
@@ -111,7 +111,7 @@ class Bert(Encoder["Bert.Config"]):
         norm_eps: float = option(1e-12, "epsilon of the layer norms (BERT: 1e-12)", low=0)
         norm_kernel: Literal["torch", "apex"] = option(
             "torch",
-            "who computes the layer norms: torch, or NVIDIA apex's fused kernel (CUDA only)",
+            "implementation of the layer norms: torch, or NVIDIA apex's fused kernel (CUDA only)",
         )
         dropout: float = option(
             0.1, "dropout of embeddings and residual branches (BERT: 0.1)", low=0, high=1
@@ -131,25 +131,22 @@ class Bert(Encoder["Bert.Config"]):
             self.check_buckets()
 
         def check_buckets(self) -> None:
+            """Raise ConfigError where the buckets do not suit the direction or `farthest`."""
             sides = 2 if self.direction == "both" else 1
             if self.buckets % sides or 0 < self.buckets < 2 * sides:
-                raise ConfigError(
-                    "buckets",
-                    f"expected 0 or {'an even number from 4' if sides == 2 else 'a number from 2'} on, "
-                    f"got {self.buckets}",
+                expected = (
+                    "an even number of at least 4" if sides == 2 else "a number of at least 2"
                 )
-            nearest = (
-                self.buckets // sides // 2
-            )  # offsets of each side that have a bucket of their own
+                raise ConfigError("buckets", f"expected 0 or {expected}, got {self.buckets}")
+            nearest = self.buckets // sides // 2  # offsets per side with a bucket each
             if self.buckets and self.farthest <= nearest:
                 raise ConfigError(
                     "farthest",
-                    f"the nearest {nearest} offsets have buckets of their own; expected more than that, got "
-                    f"{self.farthest}",
+                    f"the nearest {nearest} offsets have a bucket each; expected more than that, got {self.farthest}",
                 )
 
         def shape(self) -> tuple[int, int, int]:
-            """Layers, width and heads: what is said of them, and the size's for the rest."""
+            """Return layers, width and heads: those given, and otherwise those of the size."""
             layers, width, heads = SIZES[self.size]
             width = self.width or width
             if self.positions == "neighbour" and width % 4 == 0:
@@ -164,33 +161,31 @@ class Bert(Encoder["Bert.Config"]):
         self.embeddings = Embeddings(config, self.width, build)
         self.layers = nn.ModuleList([Layer(config, self.width, self.heads) for _ in range(layers)])
         self.final_norm = layer_norm(config, self.width) if config.norm == "pre" else nn.Identity()
-        relative = config.positions in ("relative", "neighbour")
-        self.relative = (
-            RelativeBias(self.heads, config.reach, config.positions == "neighbour")
-            if relative
-            else None
-        )
-        self.bucket_bias = (
-            BucketedBias(self.heads, config.buckets, config.farthest, config.direction)
-            if config.buckets
-            else None
-        )
+        self.relative: RelativeBias | None = None
+        if config.positions in ("relative", "neighbour"):
+            neighbours = config.positions == "neighbour"
+            self.relative = RelativeBias(self.heads, config.reach, neighbours)
+        self.bucket_bias: BucketedBias | None = None
+        if config.buckets:
+            self.bucket_bias = BucketedBias(
+                self.heads, config.buckets, config.farthest, config.direction
+            )
         self.initialise(config.initialisation)
         self.direction = config.direction
-        self.longest = (
-            0 if self.embeddings.position is None else self.embeddings.position.num_embeddings
-        )
+        positions = self.embeddings.position
+        self.longest = 0 if positions is None else positions.num_embeddings
 
     @classmethod
     def transformers(
         cls, config: Config, main: tuple[Transformer, ...] | None
     ) -> tuple[Transformer, ...]:
+        """Return the sizes of this encoder."""
         layers, width, heads = config.shape()
-        return (
-            Transformer(layers, width, heads, config.inner or 4 * width, config.embedding or width),
-        )
+        inner, embedding = config.inner or 4 * width, config.embedding or width
+        return (Transformer(layers, width, heads, inner, embedding),)
 
     def initialise(self, how: str) -> None:
+        """Initialise all weights. how: as the option `initialisation`."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 if how == "fan_in" and isinstance(module, nn.Linear):
@@ -207,42 +202,47 @@ class Bert(Encoder["Bert.Config"]):
         embedding_change: Tensor | None = None,
         states: Sequence[str] = (),
     ) -> Encoded:
-        kept: dict[str, Tensor] = {}
+        """Return the features [B, T, D] and the states, `embedding` and `layer_1` to the last, [B, T, D] each."""
+        returned: dict[str, Tensor] = {}
         x = self.embeddings(inputs, embedding_change)  # [B, T, D]
         if "embedding" in states:
-            kept["embedding"] = x
+            returned["embedding"] = x
         bias = self.attention_bias(mask, x)  # None, [B, 1, 1, T] or [B or 1, heads, T, T]
         for number, layer in enumerate(self.layers, start=1):
             x = layer(x, bias)  # [B, T, D]
             if f"layer_{number}" in states:
-                kept[f"layer_{number}"] = x
-        return Encoded(features=self.final_norm(x), states=kept)
+                returned[f"layer_{number}"] = x
+        return Encoded(features=self.final_norm(x), states=returned)
 
     def attention_bias(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
+        """Return what is added to the attention logits, or, as bool, which keys each query attends to; None: all.
+
+        mask: bool [B, T]. x: [B, T, D]. The result can be broadcast to [B, heads, T, T].
+        """
+        T = x.shape[1]
         allowed = None if mask is None else mask[:, None, None, :]  # [B, 1, 1, T]
         if self.config.direction != "both":
-            seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device)
-            seen = seen.tril() if self.config.direction == "left_to_right" else seen.triu()
-            own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-            # a position of padding sees itself at least: attention over nothing is not a number
-            allowed = (
-                seen[None, None] if allowed is None else (seen & allowed) | own
-            )  # [B or 1, 1, T, T]
-        biases = [
-            part(x.shape[1]) for part in (self.relative, self.bucket_bias) if part is not None
-        ]  # each [heads, T, T]
+            sees = torch.ones(T, T, dtype=torch.bool, device=x.device)
+            sees = sees.tril() if self.config.direction == "left_to_right" else sees.triu()
+            itself = torch.eye(T, dtype=torch.bool, device=x.device)
+            # padding attends at least to itself: attention to no key is NaN
+            allowed = sees[None, None] if allowed is None else (sees & allowed) | itself
+        biases = [bias(T) for bias in (self.relative, self.bucket_bias) if bias is not None]
         if not biases:
             return allowed
         bias = sum(biases[1:], biases[0]).to(x.dtype)[None]  # [1, heads, T, T]
         return bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
 
     def state_names(self) -> tuple[str, ...]:
+        """Return `embedding` and the layers from 1."""
         return ("embedding", *(f"layer_{number}" for number in range(1, len(self.layers) + 1)))
 
     def embedding(self) -> nn.Embedding:
+        """Return the token embedding."""
         return self.embeddings.token
 
     def parts(self) -> dict[str, str]:
+        """Return embeddings, layers and position biases."""
         parts = {
             "embedding": "embeddings.token",
             "layers": "layers",
@@ -258,26 +258,29 @@ class Bert(Encoder["Bert.Config"]):
 
 
 def layer_norm(config: Bert.Config, width: int) -> nn.Module:
-    """Over the last dimension, with weight and bias [width] by those names whoever computes it. ConfigError when apex is
-    asked for and is not NVIDIA's.
+    """Return a layer norm over the last dimension; its parameters are `weight` and `bias` [width] in any case.
+
+    Raises ConfigError where apex is wanted but not available.
     """
     if config.norm_kernel == "apex":
-        return import_apex("normalization", "model.norm_kernel", "torch").FusedLayerNorm(
-            width, eps=config.norm_eps
-        )
+        apex = import_apex("normalization", "model.norm_kernel", "torch")
+        return apex.FusedLayerNorm(width, eps=config.norm_eps)
     return nn.LayerNorm(width, eps=config.norm_eps)
 
 
 class Embeddings(nn.Module):
+    """The sum of token, position and segment embeddings, under norm and dropout, projected to D where E differs."""
+
     def __init__(self, config: Bert.Config, width: int, build: BuildContext) -> None:
         super().__init__()
         size = config.embedding or width
         length = config.length or build.length
         if config.positions == "learned" and not length:
             raise ConfigError(
-                "model.length", "learned positions need a longest sequence, and the task names none"
+                "model.length",
+                "learned positions need a longest sequence, and the task does not define one",
             )
-        self.token = nn.Embedding(build.vocabulary.size, size)
+        self.token = nn.Embedding(build.require_vocabulary().size, size)
         self.position = nn.Embedding(length, size) if config.positions == "learned" else None
         self.segment = nn.Embedding(config.segments, size) if config.segments else None
         self.norm = layer_norm(config, size)
@@ -285,6 +288,7 @@ class Embeddings(nn.Module):
         self.project = nn.Linear(size, width) if size != width else nn.Identity()
 
     def forward(self, inputs: Mapping[str, Tensor], change: Tensor | None) -> Tensor:
+        """Return the embedded inputs, [B, T, D]. change: [B, T, E], added before the norm."""
         x = self.token(inputs["tokens"])  # [B, T, E]
         if self.position is not None:
             x = x + self.position.weight[: x.shape[1]]
@@ -299,24 +303,25 @@ class Embeddings(nn.Module):
 def attention(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropped: float
 ) -> Tensor:
-    """softmax(query keyᵀ / √d + bias) value, its probabilities under dropout: [B, heads, T, d] each. bias: numbers that
-    are added, or bool, which keys may be seen; broadcast to [B, heads, T, T].
+    """Return softmax(query keyᵀ / √d + bias) value, with dropout of the probabilities, [B, heads, T, d].
+
+    query, key, value: [B, heads, T, d]. bias: numbers to add, or bool, False for keys that are not attended to; it is
+    broadcast to [B, heads, T, T]. dropped: probability of dropout.
     """
     if not dropped or query.device.type != "cpu" or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropped)
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(
-        -2, -1
-    )  # torch has no faster way on a CPU with dropout
-    if bias is not None:
-        scores = (
-            scores.masked_fill(~bias, torch.finfo(scores.dtype).min)
-            if bias.dtype == torch.bool
-            else scores + bias
-        )
+    # with dropout on a CPU, torch's kernel is not faster
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if bias is not None and bias.dtype == torch.bool:
+        scores = scores.masked_fill(~bias, torch.finfo(scores.dtype).min)
+    elif bias is not None:
+        scores = scores + bias
     return dropout(scores.softmax(-1), dropped) @ value
 
 
 class Layer(nn.Module):
+    """One Transformer layer: self-attention, then a feed-forward network, with post- or pre-LN."""
+
     def __init__(self, config: Bert.Config, width: int, heads: int) -> None:
         super().__init__()
         self.heads, self.pre = heads, config.norm == "pre"
@@ -331,6 +336,7 @@ class Layer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the output of self-attention, [B, T, D]."""
         B, T, D = x.shape
         packed = self.query_key_value(x).view(B, T, 3, self.heads, D // self.heads)
         query, key, value = packed.permute(2, 0, 3, 1, 4)  # each [B, heads, T, d]
@@ -340,9 +346,11 @@ class Layer(nn.Module):
         return self.attention_output(mixed.transpose(1, 2).reshape(B, T, D))  # [B, T, D]
 
     def feed_forward(self, x: Tensor) -> Tensor:
+        """Return the output of the feed-forward network, [B, T, D]."""
         return self.output(F.gelu(self.inner(x)))
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the output of the layer, [B, T, D]. bias: as of `attention`."""
         if self.pre:
             x = x + self.dropout(self.attend(self.attention_norm(x), bias))
             return x + self.dropout(self.feed_forward(self.output_norm(x)))

@@ -42,9 +42,8 @@ _SMALL = 50_000_000  # bytes of text (as stored) below which the vocabulary is s
 class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
     """Plain text in blocks of `length` tokens, for every objective that reads text without labels."""
 
-    _trained_on: dict[str, Any] | None = (
-        None  # what a run says that it was trained on, where its data was not read
-    )
+    # what a run says that it was trained on, where its data was not read
+    _trained_on: dict[str, Any] | None = None
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

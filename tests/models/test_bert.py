@@ -310,12 +310,12 @@ def test_any_encoder_may_have_the_bias(name, options):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"buckets": 7}, "an even number from 4 on, got 7"),
-        ({"buckets": 2}, "an even number from 4 on, got 2"),
-        ({"buckets": 1, "direction": "left_to_right"}, "a number from 2 on, got 1"),
+        ({"buckets": 7}, "an even number of at least 4, got 7"),
+        ({"buckets": 2}, "an even number of at least 4, got 2"),
+        ({"buckets": 1, "direction": "left_to_right"}, "a number of at least 2, got 1"),
         (
             {"buckets": 32, "farthest": 8},
-            "the nearest 8 offsets have buckets of their own; expected more than that, got 8",
+            "the nearest 8 offsets have a bucket each; expected more than that, got 8",
         ),
     ],
 )
