@@ -24,8 +24,11 @@ def taking_turns(
     repeat: int = 1,
     clock: Callable[[], float] = time.process_time,
 ) -> list[list[float]]:
-    """Seconds per call of each contender, a list of `repetitions` numbers each. The contenders take turns, in
-    alternating order, so that whatever else the machine does hits all of them; `repeat` calls are timed as one."""
+    """Return the seconds per call of each contender, a list of `repetitions` numbers each.
+
+    The contenders take turns in alternating order, so that other load on the machine affects all of them;
+    `repeat` calls are timed as one.
+    """
     times: list[list[float]] = [[] for _ in contenders]
     for repetition in range(repetitions):
         order = range(len(contenders)) if repetition % 2 == 0 else reversed(range(len(contenders)))
@@ -38,7 +41,10 @@ def taking_turns(
 
 
 def own_process(command: Sequence[Any], environment: Mapping[str, str] | None = None) -> Any:
-    """The JSON on the last line that a command prints, one thread, in a process of its own; it ends all of it where it fails."""
+    """Return the JSON on the last line that a command prints; the command runs in its own process on one thread.
+
+    Ends this program where the command fails.
+    """
     command = [sys.executable, *map(str, command)]
     ended = subprocess.run(
         command,

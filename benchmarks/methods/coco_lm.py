@@ -1,14 +1,15 @@
-"""Time and memory of corrective LM's loss beside the equation written down with the whole distribution of every token.
+"""Measure time and memory of corrective LM's loss against the equation with the full distribution of every token.
 
     python -m benchmarks coco_lm [--repetitions 3] [--batch 16] [--write]
 
-Features [B, 128, 768] with gradient, vocabulary 32,768, 15% of the tokens masked; forward and backward pass of the criterion
-alone. Every measurement is a process of its own, they take turns; CPU time of one thread, and the most memory the process held
-more than before the pass.
+Features [B, 128, 768] with gradient, vocabulary 32,768, 15% of the tokens masked; forward and backward pass of
+the criterion alone. Every measurement runs in its own process, in turns. Reported are the CPU time of one
+thread and the growth of peak memory during the pass.
 
 ours          `corrective_lm`: masked positions, copy mechanism, stop-gradient
-ours, all     the same with `positions: all`: logits are made twice instead of kept
-naive         p_LM as a tensor [B, T, V]: softmax, mixture with a one-hot of the input, logarithm, and the masked positions taken out
+ours, all     the same with `positions: all`: logits are recomputed instead of kept
+naive         p_LM as a tensor [B, T, V]: softmax, mixture with a one-hot of the input, logarithm,
+              then selection of the masked positions
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def run(part: str, batch: int) -> dict[str, float]:
 
 
 def megabytes(what: str) -> float:
-    """Memory of this process, as Linux counts it."""
+    """Return the memory of this process in megabytes, as Linux counts it."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
 

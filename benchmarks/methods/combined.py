@@ -1,12 +1,14 @@
-"""What it costs to combine objectives: masked LM, Semantic-Augment, replaced-token detection, corrective LM and the contrast of
-sequences in one config, beside one criterion that needs the same views, and beside the five trained apart.
+"""Measure the cost of combining five objectives in one config.
+
+Masked LM, Semantic-Augment, replaced-token detection, corrective LM and sequence contrast train together,
+beside one criterion that needs the same views, and beside five separate updates.
 
     python -m benchmarks combined [--repetitions 9] [--size mini] [--write]
 
-BERT-mini (4 x 256), length 128, vocabulary 8,192, an auxiliary network of two layers; in one process, taking turns; CPU time of
-one thread. `one criterion` reads masked, remasked, corrupted and cropped views, and has one softmax over the masked positions of
-the first, and the mean square of the features of the others. `each apart`: the sum of five updates, one per objective. FLOPs
-are those of `fwk.flops`.
+BERT-mini (4 x 256), length 128, vocabulary 8,192, an auxiliary network of two layers; in one process, in turns;
+CPU time of one thread. `one criterion` reads masked, remasked, corrupted and cropped views, and has one softmax
+over the masked positions of the first, and the mean square of the features of the others. `each apart`: the sum
+of five updates, one per objective. FLOPs are those of `fwk.flops`.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ FIVE = {
 
 @register("criterion", "four_views_of_the_benchmark")
 class FourViews(Criterion):
-    """Masked LM on one view, and next to nothing on three more."""
+    """Masked LM on one view, with a negligible loss on three more views."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

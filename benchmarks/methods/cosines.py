@@ -1,11 +1,13 @@
-"""What the contrast of sequences does to the geometry of [CLS] features: mean cosine of positive and of negative pairs while
-COCO-LM trains, with the contrast and without.
+"""Measure how sequence contrast changes the geometry of [CLS] features.
+
+The mean cosine of positive and of negative pairs while COCO-LM trains, with and without the contrast.
 
     python -m benchmarks cosines [--updates 600] [--folder DIR] [--only with|without] [--write]
 
-COCO-LM at two layers of 128 on the demo corpus, twice from the same weights and draws: the criterion `sequence_contrastive`
-has weight 1 or weight 0, with which it only measures. Positive pairs are the corrupted and the cropped view of a sequence,
-negative ones all others of an update. Runs are kept in the folder, so the command goes on where it was stopped.
+COCO-LM at two layers of 128 on the demo corpus, twice from the same weights and draws: the criterion
+`sequence_contrastive` has weight 1, or weight 0, where it only measures. Positive pairs are the corrupted and
+the cropped view of a sequence, negative ones all others of an update. Runs are kept in the folder, so an
+interrupted command resumes.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def config_of(weight: float, updates: int) -> dict[str, Any]:
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """(update, mean cosine) of each kind of pair, from the training lines."""
+    """Return (update, mean cosine) of each kind of pair, read from the training lines."""
     found: dict[str, list[tuple[int, float]]] = {}
     for line in read_metrics(run / "metrics.jsonl"):
         for pair in PAIRS:

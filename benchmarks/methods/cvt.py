@@ -1,15 +1,17 @@
-"""What cross-view training costs: a tagger and parser in `fwk` beside the same modules in a loop written by hand, and the trees.
+"""Measure the cost of cross-view training against the same modules in a loop written by hand.
 
     python -m benchmarks cvt [--repetitions 20] [--batch 32] [--write]
 
-Part of speech and parsing together, every auxiliary module, the defaults of `cnn_bilstm`; 3,000 sentences of 8 to 32 words drawn from
-a grammar that can be learnt, a tenth of them with labels; labelled and unlabelled updates in turn. The loop by hand calls the same
-encoder, the same prediction modules and the same divergence, sums its losses with torch's cross-entropy, and clips and steps torch's
-fused AdamW. Both collate the same sentences inside of the clock, update by update; the two take turns, the median of the ratios of
-neighbours is reported. Times are CPU time of the process on one thread.
+Part of speech and parsing together, every auxiliary module, the defaults of `cnn_bilstm`; 3,000 sentences of 8
+to 32 words drawn from a learnable grammar, a tenth of them with labels; labelled and unlabelled updates
+alternate. The loop by hand calls the same encoder, the same prediction modules and the same divergence, sums
+its losses with torch's cross-entropy, and clips and steps torch's fused AdamW. Both collate the same sentences
+within the measured time; they take turns, update by update, and the median of the ratios of neighboring updates
+is reported. Times are CPU time of the process on one thread.
 
-The second table is evaluation: the encoder and the parser's scores on 64 sentences, and finding the trees in these scores, for a parser
-that has learnt for a while, and for one that has not and needs a search for nearly every sentence.
+The second table shows evaluation: computing the encoder's output and the parser's scores on 64 sentences, and
+decoding trees from these scores, for a trained parser and for an untrained one, which needs a search for nearly
+every sentence.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from benchmarks.common import ratio, table, taking_turns, write
 from benchmarks.speed.trainer_tax import by_fwk, optimizer_by_hand
 from fwk import View
 from fwk.testing import tiny_config, trainer_of
-from fwk_plugins.cvt.criteria.cross_view import TeacherTargets
 from fwk_plugins.cvt.corpora.trees import best_heads, decode
+from fwk_plugins.cvt.criteria.cross_view import TeacherTargets
 
 TAGS = (
     "VERB",
@@ -57,8 +59,11 @@ SMOOTHING = 0.1
 def treebank(
     path: Path, sentences: int, shortest: int, longest: int, vocabulary: int = 8000, seed: int = 1
 ) -> Path:
-    """A word's tag follows from the word. Its head is the nearest word of a tag further in front in `TAGS` (an earlier one of its own
-    tag counts as such), so that there is one tree; the relation is the word's tag and the side of its head."""
+    """Write a treebank in which a word determines its tag.
+
+    The head of a word is the nearest word whose tag comes earlier in `TAGS` (an earlier word of its own
+    tag counts as such), so that there is one tree; the relation is the word's tag and the side of its head.
+    """
     generator, lines = random.Random(seed), []
     frequencies = [1 / (rank + 3) for rank in range(vocabulary)]
     for _ in range(sentences):
@@ -125,7 +130,7 @@ def config(path: Path, batch: int, **model):
 
 
 def by_hand(trainer, batch: int) -> tuple[Callable[[], None], Callable[[], torch.Tensor]]:
-    """What somebody writes who needs these two tasks and no others: an update, and the loss of the next one."""
+    """Return two functions written for these two tasks alone: one runs an update, one returns the next loss."""
     run = trainer.run
     encoder, (pos, tree) = run.module.networks["main"], run.module.criteria.values()
     sources, states = list(run.task.sources("train").values()), run.module.encoding.states["main"]
@@ -188,7 +193,7 @@ def by_hand(trainer, batch: int) -> tuple[Callable[[], None], Callable[[], torch
 def compare(
     path: Path, batch: int, repetitions: int, updates: int, model: Mapping[str, int]
 ) -> tuple[list[float], list[float], float]:
-    """Seconds per update of `fwk` and by hand, one each per repetition of that many updates, and words per update."""
+    """Return seconds per update of `fwk` and of the loop by hand, one per repetition, and words per update."""
     made = config(path, batch, **model)
     with trainer_of(made) as ours, trainer_of(made) as theirs:
         contenders = [by_fwk(ours), by_hand(theirs, batch)[0]]
@@ -209,7 +214,7 @@ def compare(
 def decoding(
     path: Path, batch: int, training: int, repetitions: int, model: Mapping[str, int]
 ) -> list[list[str]]:
-    """Rows of the second table: before and after so many updates."""
+    """Return the rows of the second table: before and after training."""
     rows = []
     with trainer_of(config(path, batch, **model)) as trainer:
         run, step = trainer.run, by_fwk(trainer)
@@ -252,7 +257,7 @@ def decoding(
 
 
 def profile(path: Path, batch: int, updates: int, model: Mapping[str, int]) -> str:
-    """Where the time of both goes, by operator."""
+    """Print the time of both by operator."""
     said = []
     with (
         trainer_of(config(path, batch, **model)) as ours,
@@ -264,9 +269,10 @@ def profile(path: Path, batch: int, updates: int, model: Mapping[str, int]) -> s
             with torch.profiler.profile() as watched:
                 for _ in range(updates):
                     step()
-            said.append(
-                f"{name}\n{watched.key_averages().table(sort_by='self_cpu_time_total', row_limit=24, max_name_column_width=40)}"
+            operators = watched.key_averages().table(
+                sort_by="self_cpu_time_total", row_limit=24, max_name_column_width=40
             )
+            said.append(f"{name}\n{operators}")
     return "\n".join(said)
 
 

@@ -1,17 +1,19 @@
-"""What an ELECTRA update costs: beside its two networks trained alone in bare loops, and beside a bare loop around Hugging
-Face's `ElectraForMaskedLM` and `ElectraForPreTraining`.
+"""Measure the cost of an ELECTRA update.
+
+It is compared with its two networks trained separately in bare loops, and with a bare loop around Hugging Face's
+`ElectraForMaskedLM` and `ElectraForPreTraining`.
 
     python -m benchmarks electra [--repetitions 5] [--batch 32] [--size small] [--write]
 
 ELECTRA-Small: 12 layers x 256, embedding 128, generator of a quarter of the width, vocabulary 30,522, length 128. Every
-measurement is a process of its own, they take turns, CPU time of one thread, medians; the most memory a process ever held.
+measurement runs in its own process, in turns; medians of the CPU time of one thread, and peak memory.
 
-update         `fwk`: draws, masks, generator, samples, discriminator, both backward passes, clipping, AdamW, bookkeeping
+update         `fwk`: draws, masks, generator, samples, discriminator, backward passes, clipping, AdamW, bookkeeping
 generator      the same network and head, forward and backward at the masked positions, nothing else
 discriminator  the same network and head, forward and backward, nothing else
 optimizer      clipping and AdamW on the parameters of both, nothing else
-transformers   generator and discriminator of the same sizes with one embedding, masking, sampling at the masked positions,
-               one AdamW: what people write around the two classes
+transformers   generator and discriminator of the same sizes with one embedding, masking, sampling at masked positions,
+               one AdamW: what users write around the two classes
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def config(size: str, batch: int):
 
 
 def ours(part: str, size: str, batch: int) -> Callable[[], Any]:
-    """One call of it is one update (or part of one)."""
+    """Return a function that runs one update, or a part of one."""
     import torch
 
     from fwk.engine.update import Update
@@ -195,7 +197,7 @@ def run(part: str, size: str, batch: int, updates: int) -> dict[str, float]:
 
 
 def measure(part: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """What `run` returns, from a process of its own."""
+    """Return the result of `run`, measured in its own process."""
     return own_process(
         [
             "-m",

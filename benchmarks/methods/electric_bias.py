@@ -1,14 +1,15 @@
-"""How far Electric's one-pass trick leads away from the data distribution, with an encoder that reads context.
+"""Measure how far Electric's one-pass approximation leads away from the data distribution.
 
     python -m benchmarks electric_bias [--updates 4000] [--seeds 1,2,3] [--write]
 
-The energies of all tokens come from one pass over the sequence with its noise, so the context of each token holds the noise
-of the others, and what is learned is the distribution of a token given a context of which a part is noise. Here the data are a
-Markov chain over 8 tokens, sequences of 14, whose true p(x_t | the rest) is known exactly: it depends on the two neighbours
-alone. A small encoder is trained with `noise_contrastive` and uniform noise at several shares of noise, and then asked for
-the energy of every token at every place of clean sequences. Three numbers: the mean divergence KL(p || p^) in nats of the
-true distribution from the normalised energies; the mean of Z = sum_v exp(-E(v)), which is 1 where the energies are normalised;
-and KL(p || unigram), what knowing no context costs. Mean over held-out sequences and places, median of the seeds.
+The energies of all tokens come from one pass over the sequence with its noise, so the context of each token
+holds the noise of the others, and what is learned is the distribution of a token given a partly noisy context.
+Here the data are a Markov chain over 8 tokens, sequences of 14, whose true p(x_t | the rest) is known exactly:
+it depends only on the two neighboring tokens. A small encoder is trained with `noise_contrastive` and uniform
+noise at several shares of noise; then its energies of every token at every position of clean sequences are
+evaluated. Three numbers: the mean divergence KL(p || p^) in nats of the true distribution from the normalised
+energies; the mean of Z = sum_v exp(-E(v)), which is 1 where the energies are normalised; and KL(p || unigram),
+the cost of using no context. Means over held-out sequences and positions, medians over seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ PEAKED = 0.3  # of the Dirichlet distribution that rows of the chain are drawn f
 
 
 def chain(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Transition matrix [V, V] and stationary distribution [V]."""
+    """Return the transition matrix [V, V] and the stationary distribution [V]."""
     torch.manual_seed(seed)
     moves = (
         torch.distributions.Dirichlet(
@@ -48,7 +49,7 @@ def chain(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def draw(moves: torch.Tensor, start: torch.Tensor, rows: int) -> torch.Tensor:
-    """Sequences of the chain, [rows, LENGTH], without special tokens."""
+    """Return sequences of the chain, [rows, LENGTH], without special tokens."""
     found = [torch.multinomial(start, rows, replacement=True)]
     for _ in range(LENGTH - 1):
         found.append(torch.multinomial(moves[found[-1]], 1)[:, 0])
@@ -70,7 +71,7 @@ def view_of(sequences: torch.Tensor, first: int) -> View:
 
 
 def truth(moves: torch.Tensor, start: torch.Tensor, sequences: torch.Tensor) -> torch.Tensor:
-    """p(x_t = v | the rest), [rows, LENGTH, V]."""
+    """Return p(x_t = v | the rest), [rows, LENGTH, V]."""
     left = torch.cat([start.expand(len(sequences), 1, -1), moves[sequences[:, :-1]]], 1)
     right = torch.cat(
         [moves.t()[sequences[:, 1:]], torch.ones(len(sequences), 1, TOKENS, dtype=moves.dtype)], 1
@@ -79,7 +80,7 @@ def truth(moves: torch.Tensor, start: torch.Tensor, sequences: torch.Tensor) -> 
 
 
 def learn(moves: torch.Tensor, start: torch.Tensor, ratio: float, updates: int, seed: int):
-    """An encoder and a criterion, trained."""
+    """Return an encoder and a criterion after training."""
     torch.manual_seed(seed)
     context = BuildContext(name="corrupted", vocabulary=VOCABULARY, length=LENGTH + 2)
     encoder = Bert(
@@ -111,7 +112,10 @@ def learn(moves: torch.Tensor, start: torch.Tensor, ratio: float, updates: int, 
 
 @torch.no_grad()
 def energies(encoder, made, sequences: torch.Tensor) -> torch.Tensor:
-    """E of every token v at every place t of clean sequences, [rows, LENGTH, V]: one pass for each t and v."""
+    """Return E of every token v at every position t of clean sequences, [rows, LENGTH, V].
+
+    Each t and v takes one pass.
+    """
     found = torch.zeros(*sequences.shape, TOKENS, dtype=torch.float64)
     for t in range(LENGTH):
         for v in range(TOKENS):

@@ -1,14 +1,15 @@
-"""Do they learn? ELECTRA, Electric and the steps between BERT and ELECTRA, at one tiny size and equal FLOPs.
+"""Compare ELECTRA, Electric and the steps between BERT and ELECTRA at one tiny size and equal FLOPs.
 
     python -m benchmarks objectives [--updates 3000] [--seeds 1,2,3] [--size small] [--minutes 60] [--write]
-    python -m benchmarks objectives --report          # the table from what has been run
+    python -m benchmarks objectives --report          # the table from the stored results
 
-Every objective trains the same encoder on the same text with the settings of one table, for as many updates as cost what
-BERT's --updates do (matrix products and softmaxes as they are executed: `fwk.flops`, embeddings looked up for nothing). Then
-the encoder is frozen and a linear classifier (logistic regression) is fitted to the means of its features over a sentence:
-SST-2 (accuracy) and CoLA (Matthews correlation), on their development sets. The text is English Wikipedia where the folder of
-real data lies beside the repository, and the demo corpus elsewhere (then there is no probe). Results are kept in
-benchmarks/objectives.jsonl, one line per run, so the command goes on where it was stopped.
+Every objective trains the same encoder on the same text with the settings of one table, for the number of
+updates that costs as many FLOPs as BERT's --updates (matrix products and softmaxes as executed: `fwk.flops`,
+with free embedding lookups). Then the encoder is frozen and a linear classifier (logistic regression) is fitted
+to the means of its features over a sentence: SST-2 (accuracy) and CoLA (Matthews correlation), on their
+development sets. The text is English Wikipedia where the folder of real data lies beside the repository,
+otherwise the demo corpus, without the probe. Results are kept in benchmarks/methods/objectives.jsonl, one line
+per run, so an interrupted command resumes.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def config_of(
 
 
 def updates_of(objective: str, size: str, updates: int) -> int:
-    """As many as cost what `updates` of BERT do."""
+    """Return the number of updates that costs as much as `updates` updates of BERT."""
     from fwk.components.discovery import load_plugins
     from fwk.config.resolve import from_mapping
     from fwk.flops import count
@@ -97,7 +98,7 @@ def updates_of(objective: str, size: str, updates: int) -> int:
 
 
 def text_of(folder: Path) -> Path | None:
-    """The Wikipedia text as a file of lines, unpacked once."""
+    """Return the path of the Wikipedia text as a file of lines, unpacked once."""
     packed = DATA / "text" / "wikipedia-en.train.txt.xz"
     if not packed.is_file():
         return None
@@ -120,7 +121,7 @@ def sentences_of(name: str, split: str) -> tuple[list[str], list[int]]:
 
 
 def features_of(loaded: Any, sentences: Sequence[str], device: str) -> Any:
-    """The mean of an encoder's features over each sentence, [N, D]."""
+    """Return the mean of an encoder's features over each sentence, [N, D]."""
     import numpy as np
     import torch
 
@@ -146,7 +147,7 @@ def features_of(loaded: Any, sentences: Sequence[str], device: str) -> Any:
 
 
 def probe(run: Path, device: str) -> dict[str, float]:
-    """Scores of a linear classifier on frozen features, by data set."""
+    """Return the scores of a linear classifier on frozen features, by data set."""
     import fwk
 
     if not (DATA / "glue").is_dir():

@@ -1,13 +1,13 @@
-"""What small models are worth as scorers of text: minimal pairs (BLiMP) and re-ranking of 10-best lists (LibriSpeech).
+"""Evaluate small models as scorers of text: minimal pairs (BLiMP) and re-ranking of 10-best lists (LibriSpeech).
 
     python -m benchmarks objectives --seeds 1 --folder runs/objectives       # the models
     python -m benchmarks rescoring runs/objectives [--write]
 
-Every run in the folder whose model can score is scored with, by each component that can; results are kept in
-benchmarks/rescoring.jsonl, so the command goes on where it was stopped. The weight of log p is chosen on the lists that it is
-then applied to, as that of the word trigram model that the data's description reports (dev-clean 5.88, dev-other 15.87): both
-are a little too good, and alike. The lists and pairs are real data that lie beside the repository; without them there is
-nothing to do.
+Every model in the folder scores the text with each of its components that can score; results are kept in
+benchmarks/methods/rescoring.jsonl, so an interrupted command resumes. The weight of log p is chosen on the same
+lists that it is applied to, as for the word trigram model that the data's description reports (dev-clean 5.88,
+dev-other 15.87), so both error rates are optimistic in the same way. The lists and pairs are real data that lie
+beside the repository; without them the program ends.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BY = ("masked_lm", "noise_contrastive", "corrupted", "cloze", "causal_lm")
 
 
 def score(run: Path, by: str, *arguments: str) -> dict[str, Any] | None:
-    """What fwk-score writes; None where this run has no such component, or it cannot score."""
+    """Return the output of fwk-score, or None where this run has no such component or it cannot score."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.json"
         complaint = io.StringIO()

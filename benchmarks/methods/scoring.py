@@ -1,11 +1,11 @@
-"""Scoring in one pass beside scoring in n: the same encoder, sentences of one length.
+"""Compare scoring in one pass with scoring in n passes, with the same encoder and sentences of equal length.
 
     python -m benchmarks scoring [--repetitions 7] [--length 20] [--write]
 
-A BERT of 4 x 256 with a vocabulary of 8,192, random weights, 64 sentences of --length tokens and [CLS], [SEP]. CPU time of one
-thread for `Scorer.log_probs`, everything but tokenizing; the ways take turns; medians.
+A BERT of 4 x 256 with a vocabulary of 8,192, random weights, 64 sentences of --length tokens and [CLS], [SEP].
+CPU time of one thread for `Scorer.log_probs`, without tokenization; the methods take turns; medians.
 
-masked LM     one masked copy for each token, its logits there alone
+masked LM     one masked copy for each token, with logits at that position only
 electric      -E of every token, one pass
 electra-tt    discriminator and cloze model of a quarter of the width, one pass of each
 two-tower     a cloze model of that size, one pass

@@ -1,12 +1,12 @@
-"""One training run of one contender, timed update by update; prints JSON. Started by `hf_trainer.py` and `gpu.py`.
+"""Time one training run of one contender update by update and print JSON; `hf_trainer` and `gpu` start it.
 
     python -m benchmarks contenders fwk --layers 4 --width 256 --batch 32 --length 128 --updates 8
     python -m benchmarks contenders hf  --layers 4 --width 256 --batch 32 --length 128 --updates 8
 
-`fwk`: `fwk.train` on masked LM, nothing switched off but the screen. `hf`: `transformers.Trainer` on `BertForMaskedLM` with
-`DataCollatorForLanguageModeling`, the fused AdamW, no evaluation, no reports. Both read the same made-up token sequences
-of one length, mask 15%, clip at 1 and keep dropout at 0.1 (BERT's). A time is that between the ends of two updates, so
-it holds reading, masking, forward, backward, optimizer and bookkeeping.
+`fwk`: `fwk.train` on masked LM with everything but the terminal hook. `hf`: `transformers.Trainer` on
+`BertForMaskedLM` with `DataCollatorForLanguageModeling`, the fused AdamW, no evaluation, no reports. Both read
+the same synthetic token sequences of equal length, mask 15%, clip at 1 and keep BERT's dropout of 0.1. A time
+spans the ends of two updates, so it includes reading, masking, forward, backward, optimizer and bookkeeping.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VOCABULARY, SPECIAL = 30_522, 5
 
 
 class Stopwatch:
-    """Seconds on the wall and of CPU between calls of `lap`; the first `warm` laps are dropped."""
+    """Wall and CPU seconds between calls of `lap`; the first `warm` laps are dropped."""
 
     def __init__(self, warm: int, device: str):
         self.warm, self.cuda = warm, device.startswith("cuda")
@@ -182,8 +182,10 @@ def run_hf(arguments: argparse.Namespace, watch: Stopwatch) -> None:
 
 
 def flops(layers: int, width: int, length: int, batch: int, predicted: int) -> float:
-    """Floating-point operations of one update, forward and backward (twice the forward): matrix products only.
-    predicted: positions per sequence whose logits are made."""
+    """Return the floating-point operations of one update, counting matrix products only.
+
+    The backward pass counts as two forward passes. predicted: positions per sequence whose logits are made.
+    """
     per_token = layers * (
         2 * 12 * width * width + 2 * 2 * length * width
     )  # projections and feed-forward; attention

@@ -1,11 +1,14 @@
-"""Two ranks of one thread each beside one process with two threads that accumulates two micro-batches: the same update.
+"""Compare two ranks of one thread each with one process of two threads that accumulates two micro-batches.
+
+Both compute the same update.
 
     python -m benchmarks ddp [--repetitions 10] [--updates 3] [--size mini] [--batch 32] [--write]
 
-BERT-mini, length 128, masked LM, 32 sequences per update, two cores. `fwk` does both, and so does a loop written by hand
-(`DistributedDataParallel`, `no_sync` until the last micro-batch, fused AdamW, clipping, batches masked beforehand). All
-four take turns in one job of two processes; while one process computes alone, the other waits. Time is on the wall of
-the first rank, between two barriers. A ratio below 1 says that two ranks are faster than two threads.
+BERT-mini, length 128, masked LM, 32 sequences per update, two cores. `fwk` does both, and so does a loop
+written by hand (`DistributedDataParallel`, `no_sync` until the last micro-batch, fused AdamW, clipping, batches
+masked beforehand). All four take turns in one job of two processes; while one process computes alone, the other
+waits. Times are wall times of the first rank between two barriers. A ratio below 1 means that two ranks are
+faster than two threads.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ RANKS = 2
 
 
 class ByHand(torch.nn.Module):
-    """What DistributedDataParallel wraps: one forward pass to the loss."""
+    """The module that DistributedDataParallel wraps: one forward pass to the loss."""
 
     def __init__(self, encoder: torch.nn.Module, head: torch.nn.Module):
         super().__init__()
@@ -46,7 +49,7 @@ class ByHand(torch.nn.Module):
 
 
 def by_hand(trainer, world: World) -> Callable[[], None]:
-    """An update by hand, of the module that `trainer` built and the batches that this rank reads."""
+    """Return a function that runs an update by hand on the module of `trainer` and the batches of this rank."""
     run = trainer.run
     updates = [
         [masked(trainer, batch) for batch in batches]
@@ -76,7 +79,7 @@ def by_hand(trainer, world: World) -> Callable[[], None]:
 
 
 def work(arguments: argparse.Namespace, world: World) -> dict[str, list[float]]:
-    """Seconds per update by contender, on rank 0."""
+    """Return seconds per update by contender, measured on rank 0."""
     config = tiny_config(
         {
             **MINI,

@@ -1,13 +1,15 @@
-"""The set of a CUDA device: masked LM of BERT's sizes, eager and compiled, beside HF `Trainer` compiled and the device's own
-matrix products.
+"""Measure a CUDA device: masked LM at BERT's sizes, eager and compiled.
+
+HF `Trainer` compiled and the device's own matrix products are measured beside it.
 
     python -m benchmarks gpu [--minutes 9] [--quick] [--write]
 
-One table: milliseconds per update, tokens per second, TFLOP/s (matrix products of the update as it is defined, forward
-and twice that backward, logits at the predicted positions only) and their share of the rate of one large matrix product
-measured in this run in the same number format. HF `Trainer` makes the logits of all positions; its TFLOP/s are given
-for the same useful work, so that rates compare as speeds do. Each row is a process of its own; rows that the time does
-not reach are left out and named. --quick tries the program on the CPU with toy shapes.
+One table: milliseconds per update, tokens per second, TFLOP/s (matrix products of the update as it is defined,
+forward and twice that backward, logits at the predicted positions only) and their share of the rate of one
+large matrix product measured in this run in the same number format. HF `Trainer` makes the logits of all
+positions; its TFLOP/s are given for the same useful work, so that rates compare as speeds do. Each row is
+measured in its own process; rows for which the time did not suffice are named. --quick runs the program on the
+CPU with toy shapes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ QUICK = {"toy, 32": (1, 64, 32, 4)}
 
 
 def matmul_rate(precision: str, device: str, size: int) -> float:
-    """FLOP/s of one square matrix product, the best of several."""
+    """Return the FLOP/s of one square matrix product, the best of several."""
     import torch
 
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
@@ -63,7 +65,7 @@ def measure(
     limit: float,
     workers: int,
 ) -> dict[str, float] | str:
-    """What `contenders.py` prints, or why there is nothing."""
+    """Return the output of `contenders`, or the reason for its absence."""
     layers, width, length, batch = shape
     command = [
         sys.executable,
@@ -105,7 +107,7 @@ def measure(
 
 
 def plan(shapes: dict[str, tuple[int, int, int, int]]) -> list[tuple[str, str, str, bool]]:
-    """(shape, contender, precision, compiled), the most wanted first."""
+    """Return (shape, contender, precision, compiled), the most important first."""
     first, *others = shapes
     rows = [
         (first, "fwk", "bf16", True),

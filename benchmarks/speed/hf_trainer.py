@@ -1,10 +1,13 @@
-"""`fwk-train` beside Hugging Face `Trainer` on the same masked-LM training: same shape, tokens, optimizer and allocator.
+"""Compare `fwk-train` with Hugging Face `Trainer` on the same masked-LM training.
+
+Shape, tokens, optimizer and allocator are equal.
 
     python -m benchmarks hf_trainer [--repetitions 3] [--write]
 
-Every measurement is a process of its own (`contenders.py`), the two take turns, and the ratio is the median of the
-ratios of neighbours in time. CPU seconds on one thread, which other processes on the same cores do not enter. Each
-shape is measured with the allocator's defaults and with MALLOC_* set so that freed memory is kept (both contenders alike).
+Every measurement runs in its own process (`contenders`), the two take turns, and the ratio is the median of the
+ratios of neighboring measurements. CPU seconds of one thread, which exclude other processes on the same cores.
+Each shape is measured with the allocator's defaults and with MALLOC_* set so that freed memory is kept (both
+contenders alike).
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ ALLOCATORS = {
 
 
 def measure(contender: str, flags: list[str], allocator: dict[str, str]) -> dict[str, float]:
-    """What `contenders.py` prints, from a process of its own."""
+    """Return the output of `contenders`, run in its own process."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     return own_process(
         ["-m", "benchmarks", "contenders", contender, *flags], {**inherited, **allocator}

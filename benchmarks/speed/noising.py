@@ -1,12 +1,13 @@
-"""How fast tokens are masked: `bert_mask`, keys and views included, beside Hugging Face's collator on the same tokens.
+"""Compare the masking speed of `bert_mask`, keys and views included, with Hugging Face's collator on the same tokens.
 
     python -m benchmarks noising [--repetitions 30] [--write]
 
-One thread, one process, taking turns, CPU time. Both are given batches of token ids that are ready as tensors, without
-padding, with [CLS] and [SEP]; both choose 15% and replace 80/10/10. `fwk` chooses an exact share per sequence by keyed
-hashes and hands out a view (noised tokens, targets, positions, validity, what changed); the collator draws from torch's
-global generator and hands out inputs and labels. Tiny batches are noised as the trainer does it: as many in one call as
-make 32768 tokens (`one call per batch`: each by itself). The collator gets one batch per call, as `Trainer` gives it.
+One thread, one process, in turns, CPU time. Both receive batches of token ids as tensors, without padding, with
+[CLS] and [SEP]; both choose 15% and replace 80/10/10. `fwk` chooses an exact share per sequence by keyed hashes
+and returns a view (noised tokens, targets, positions, validity, what changed); the collator draws from torch's
+global generator and returns inputs and labels. Tiny batches are noised as in the trainer: batches of 32768
+tokens in total per call (`one call per batch`: each batch alone). The collator gets one batch per call, as from
+`Trainer`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SHAPES = ((8, 16), (32, 128), (256, 128), (64, 512), (16, 2048))
 
 
 def collator():
-    """DataCollatorForLanguageModeling with a tokenizer of BERT's special ids that needs no file."""
+    """Return a DataCollatorForLanguageModeling with a tokenizer of BERT's special ids that needs no file."""
     from transformers import BertTokenizer, DataCollatorForLanguageModeling
 
     words = [f"w{number}" for number in range(SIZE)]
@@ -57,7 +58,7 @@ def collator():
 
 
 def batches_of(B: int, T: int, count: int) -> torch.Tensor:
-    """Token ids [count * B, T]."""
+    """Return token ids [count * B, T]."""
     tokens = torch.from_numpy(np.random.default_rng(0).integers(1000, SIZE, (count * B, T)))
     tokens[:, 0], tokens[:, -1] = CLS, SEP
     return tokens
@@ -66,7 +67,7 @@ def batches_of(B: int, T: int, count: int) -> torch.Tensor:
 def compare(
     B: int, T: int, repetitions: int, joined: bool
 ) -> tuple[float, float, tuple[float, float, float]]:
-    """Tokens per second of `fwk` and of the collator, and the median ratio with its quartiles."""
+    """Return tokens per second of `fwk` and of the collator, and the median ratio with its quartiles."""
     vocabulary = Vocabulary(
         size=SIZE, pad=PAD, unk=UNK, cls=CLS, sep=SEP, mask=MASK, special=SPECIAL
     )

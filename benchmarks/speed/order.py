@@ -1,9 +1,10 @@
-"""The order of 10^9 examples: how much memory it takes, how long until the first batch is located, how long to go anywhere.
+"""Measure the order of 10^9 examples: its memory, the time to the first batch, and the time of a random access.
 
     python -m benchmarks order [--examples 1000000000] [--repetitions 5] [--write]
 
-Every measurement is a process of its own, which imports numpy and `fwk.data.order` before the clock starts: memory is the
-growth of its peak from then on, time is on the wall. One source, and a mixture of three. A batch is 256 draws.
+Every measurement runs in its own process, which imports numpy and `fwk.data.order` before the clock starts:
+memory is the growth of the peak from then on, time is wall time. One source, and a mixture of three. A batch is
+256 draws.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from fwk.data.order import Order
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 examples, mixed = int(sys.argv[1]), sys.argv[2] == "mixture"
 before, start = peak(), time.perf_counter()
-sizes = {"a": examples // 2, "b": examples // 3, "c": examples - examples // 2 - examples // 3} if mixed else {"a": examples}
+half, third = examples // 2, examples // 3
+sizes = {"a": half, "b": third, "c": examples - half - third} if mixed else {"a": examples}
 order = Order(1, sizes, {"a": 0.7, "b": 0.2, "c": 0.1} if mixed else None)
 order.locate(np.arange(256))
 first = time.perf_counter() - start

@@ -1,18 +1,18 @@
-"""`fwk-preprocess` beside the tokenizer alone, with one process and with two, and the memory it takes.
+"""Compare `fwk-preprocess` with the tokenizer alone, with one process and with two, and measure its memory.
 
     python -m benchmarks preprocessing [--megabytes 50] [--repetitions 5] [--memory 100 1000] [--only PART] [--write]
 
-The text is the demo corpus over and over, in a temporary folder (--folder DIR), and the tokenizers are trained on it
+The text is the demo corpus, repeated, in a temporary folder (--folder DIR), and the tokenizers are trained on it
 beforehand. Three parts:
 
 rate       MB/s of CPU time, of one process. Bare: `encode_batch` of the same tokenizer on the lines of the text, or on
-           its sentences, which are in memory; nothing is kept. Beside it the tokenizing pass of `fwk-preprocess`, which
+           its sentences, in memory; results are discarded. Compared with the tokenizing pass of `fwk-preprocess`, which
            reads and checks the text, forms documents, cuts sentences, encodes, counts, and writes shards with their
-           hashes; and both passes, the first of which reads everything once more. They take turns.
-processes  MB/s on the wall of the tokenizing pass with one process and with two, in turns, the start of the two included.
-           Shards are of 1 million characters, so that there are enough of them to share.
-memory     the most memory that all processes of the command held together (resident, looked at every 50 ms), for a
-           vocabulary that is trained by it, with two processes.
+           hashes, and with both passes, the first of which reads everything once more. They take turns.
+processes  MB/s of wall time of the tokenizing pass with one process and with two, in turns, process start included.
+           Shards have 1 million characters, so that there are enough of them to share.
+memory     the peak resident memory of all processes of the command together (sampled every 50 ms), with vocabulary
+           training and two processes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VOCABULARY = 16_000
 
 
 class Clock(Progress):
-    """Says nothing, and notes when the tokenizing pass began."""
+    """A progress display that prints nothing and records the start of the tokenizing pass."""
 
     def __init__(self, clock: Callable[[], float]):
         super().__init__(quiet=True)
@@ -52,7 +52,7 @@ class Clock(Progress):
 
 
 def text_of(megabytes: float, folder: Path) -> Path:
-    """The demo corpus again and again, so many million bytes."""
+    """Return the path of a text of `megabytes` million bytes, the demo corpus repeated."""
     path, once = folder / f"{megabytes:g}.txt", corpus(Progress(True)).read_bytes() + b"\n\n"
     size = int(megabytes * 1e6)
     if shutil.disk_usage(folder).free < 2 * size:
@@ -76,7 +76,7 @@ def tokenizing(
     processes: int = 1,
     shard_size: int = Options.shard_size,
 ) -> float:
-    """Seconds of the tokenizing pass."""
+    """Return the seconds of the tokenizing pass."""
     progress = Clock(clock)
     store = build_store(
         [text],
@@ -150,12 +150,12 @@ def processes(text: Path, folder: Path, kinds: list[str], repetitions: int) -> s
 
 
 def tokenizer_of(kind: str, text: Path, folder: Path) -> Tokenizer:
-    """Trained on the text once, and kept in the folder."""
+    """Return a tokenizer that is trained on the text once and kept in the folder."""
     return train_tokenizer([text], folder / kind, TokenizerSpec(kind=kind, size=VOCABULARY))
 
 
 def resident(process: int) -> int:
-    """Bytes that a process and all that descend from it hold in memory (Linux), 0 when it is gone."""
+    """Return the resident bytes of a process and its descendants (Linux), 0 after it has ended."""
     held, children = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,13 +1,15 @@
-"""What a checkpoint costs: how long `save()` keeps the training waiting, written at once and in the background, and what
-share of the time goes into it when a run saves every 100 updates.
+"""Measure the cost of a checkpoint, written synchronously and in the background.
+
+Reported are the time for which `save()` blocks the training, and its share of the training time when a run
+saves every 100 updates.
 
     python -m benchmarks save [--size mini] [--repetitions 10] [--batch 32] [--threads 1] [--folder DIR] [--write]
 
-One process. A repetition times, in turns: updates with nothing else going on; a save that is written at once; and a
-save in the background with the updates that run until it is on the disk. `until whole` is the time to the last rename.
-`all in all` is what a save costs the run: its stall, and what the updates beside the writing thread take longer. The
-share is that, over the time of 100 updates. Seconds on the wall, since a disk is waited for; the folder lies where
---folder says (a disk, not memory).
+One process. A repetition times, in turns: updates alone; a synchronous save; and a save in the background with
+the updates that run until it is on the disk. `until whole` is the time to the last rename. `all in all` is the
+total cost of a save: its stall, and the slowdown of the updates beside the writing thread. The share is that
+cost over the time of 100 updates. Times are wall times, because a disk is involved; --folder chooses the folder
+(on a disk, not in memory).
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ def config_of(size: str, batch: int):
 def measure(
     size: str, batch: int, repetitions: int, folder: str | None
 ) -> tuple[dict[str, list[float]], float]:
-    """Seconds by name, one per repetition, and the megabytes of a checkpoint."""
+    """Return seconds by name, one per repetition, and the megabytes of a checkpoint."""
     found: dict[str, list[float]] = {
         name: [] for name in ("update", "at once", "stall", "until whole", "beside")
     }

@@ -1,9 +1,9 @@
-"""How long `fwk-train --help` takes, beside Python itself and beside importing torch.
+"""Measure the start of `fwk-train --help` beside Python itself and beside importing torch.
 
     python -m benchmarks start [--repetitions 15] [--write]
 
-A process per measurement, from its start to its end; the commands take turns, after one round that fills the file cache.
-`fwk-train --help` lists every registered component, and yet imports no torch, which is checked.
+One process per measurement; the commands take turns, after one round that fills the file cache. `fwk-train
+--help` lists every registered component without importing torch, which is checked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CHECK = (
 
 
 def started(arguments: list[str], used: list[float]) -> Callable[[], None]:
-    """Runs Python to its end; `used` gets its CPU time."""
+    """Return a function that runs Python to its end and appends its CPU time to `used`."""
 
     def call() -> None:
         before = os.times()

@@ -1,11 +1,12 @@
-"""How long a run takes from the command to the first update on a token store of 10^9 tokens, beside one of 10^6.
+"""Measure the time from the command to the first update on a token store of 10^9 tokens and on one of 10^6.
 
     python -m benchmarks store_start [--tokens 1000000000] [--repetitions 5] [--folder DIR] [--write]
 
-A small store is made of the demo corpus (of its first million tokens); the large one repeats its shard, in files of their
-own (2 bytes per token, 2 GB), with all document and sentence offsets. `fwk-train` runs on each in turn, a process per
-measurement, with a tiny model, up to the end of its first update; time is on the wall. The page cache is warm for both
-(the large store was just written): what is measured is work that grows with the store, not the disk.
+A small store is made of the demo corpus (of its first million tokens); the large one repeats its shard in
+separate files (2 bytes per token, 2 GB), with all document and sentence offsets. `fwk-train` runs on each in
+turn, one process per measurement, with a tiny model, up to the end of its first update; wall time. The page
+cache is warm for both (the large store was just written), so the result shows work that grows with the store,
+not the disk.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SHARD = 4_000_000  # tokens, as many as fwk-preprocess puts into one
 
 
 def small_store(folder: Path, tokens: int) -> Path:
-    """A store of about so many tokens in one shard."""
+    """Return a store of about `tokens` tokens in one shard."""
     text = folder / "text.txt"
     text.write_bytes(corpus(Progress(True)).read_bytes()[: 5 * tokens])
     return build_store(
@@ -54,7 +55,7 @@ def small_store(folder: Path, tokens: int) -> Path:
 
 
 def large_store(small: Path, folder: Path, tokens: int) -> Path:
-    """The training shard of `small` over and over, in shards of SHARD tokens, until there are so many."""
+    """Return a store of `tokens` tokens that repeats the training shard of `small` in shards of SHARD tokens."""
     shutil.copytree(small, folder)
     manifest = json.loads((small / stores.MANIFEST).read_text())
     split = manifest["splits"]["train"]
@@ -100,7 +101,7 @@ def large_store(small: Path, folder: Path, tokens: int) -> Path:
 
 
 def start(store: Path, folder: Path, blocks: str) -> float:
-    """Seconds from the command to the end of the first update."""
+    """Return the seconds from the command to the end of the first update."""
     shutil.rmtree(folder / "run", ignore_errors=True)
     command = [
         sys.executable,

@@ -1,15 +1,16 @@
-"""What the trainer costs: an update of `fwk` beside the same update in a loop written by hand.
+"""Measure the cost of the trainer: an update of `fwk` beside the same update in a loop written by hand.
 
     python -m benchmarks trainer_tax [--repetitions 30] [--write]
 
-The same BERT-mini (4 x 256), length 128, batch 32, masked LM at the masked positions, fused AdamW, clipping, constant
-schedule, in one process. The two take turns; the median of the ratios of neighbours is reported. Times are CPU time of
-the process on one thread (`--wall`: time on the wall, for more threads). A toy model (1 layer x 16, 8 sequences of 16,
-no dropout) shows what an update costs beside the arithmetic, and a second table says where that goes.
+The same BERT-mini (4 x 256), length 128, batch 32, masked LM at the masked positions, fused AdamW, clipping,
+constant schedule, in one process. They take turns; the median of the ratios of neighboring measurements is
+reported. Times are CPU times of the process on one thread (`--wall`: wall time, for more threads). A toy model
+(1 layer x 16, 8 sequences of 16, no dropout) shows the cost of an update beside the arithmetic, and a second
+table breaks it down.
 
 One loop by hand reads batches that were masked before the clock starts; another takes rows of one tensor in a shuffled
-order and masks them itself, in a dozen operations without keys. `fwk`'s update reads, masks and counts its own (`--workers
-1`: in a process beside it, whose time is not counted), and asks its hooks, as in a run.
+order and masks them itself, in a dozen operations without keys. `fwk`'s update includes reading, masking and counting
+(`--workers 1`: in another process, whose time is not counted), and calls its hooks, as in a run.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ TOY = {
 def loss_by_hand(
     encoder, head, tokens: torch.Tensor, positions: torch.Tensor, target: torch.Tensor
 ) -> torch.Tensor:
-    """Mean cross-entropy at the masked positions. tokens [B, T]; positions and target [B, K]."""
+    """Return the mean cross-entropy at the masked positions. tokens [B, T]; positions and target [B, K]."""
     features = encoder({"tokens": tokens}, None).features  # [B, T, D]
     index = positions.unsqueeze(-1).expand(-1, -1, features.shape[-1])
     logits = head(features.gather(1, index))  # [B, K, V]
@@ -99,7 +100,7 @@ def optimizer_by_hand(parameters: Sequence[torch.nn.Parameter]) -> torch.optim.O
 def by_hand(
     trainer, batch: Callable[[], Sequence[torch.Tensor]]
 ) -> tuple[Callable[[], None], dict[str, Callable[[], Any]]]:
-    """The whole of a training loop without `fwk`: its encoder and head are used as plain modules. Also its parts."""
+    """Return a complete training loop that uses the encoder and head of `fwk` as plain modules, and its parts."""
     run = trainer.run
     encoder, head = run.module.networks["main"], run.module.criteria["masked_lm"].head
     parameters = [p for name, p in run.module.named_parameters() if name != "anchor"]
@@ -124,7 +125,7 @@ def by_hand(
 
 
 def by_fwk(trainer) -> Callable[[], None]:
-    """What `Trainer.train` does for every update."""
+    """Return a function that does what `Trainer.train` does for every update."""
     run, updates = trainer.run, trainer.updates()
 
     def step() -> None:
@@ -139,21 +140,21 @@ def by_fwk(trainer) -> Callable[[], None]:
 
 
 def masked(trainer, batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens [B, T], positions [B, K] and targets [B, K] of a micro-batch; sequences of one length, so one K."""
+    """Return tokens [B, T], positions [B, K] and targets [B, K] of a micro-batch of sequences of equal length."""
     view = trainer.run.module.begin(batch, 0, Update()).views["masked"]
     positions = view.positions[view.valid].view(len(view), -1)
     return view.tokens, positions, view.target.gather(1, positions)
 
 
 def masked_before(trainer) -> Callable[[], Sequence[torch.Tensor]]:
-    """The batches of the first updates, again and again."""
+    """Yield the batches of the first updates repeatedly."""
     return itertools.cycle(
         [masked(trainer, batches[0]) for _, batches in zip(range(16), batches_of(trainer.run))]
     ).__next__
 
 
 def masking(trainer) -> Callable[[], Sequence[torch.Tensor]]:
-    """Batches of the same shape and the same share of masks, from a tensor that holds all sequences of the first updates."""
+    """Yield batches of the same shape and share of masks from a tensor of all sequences of the first updates."""
     run, vocabulary = trainer.run, trainer.run.task.vocabulary()
     rows = torch.cat(
         [batches[0]["batch"].inputs["tokens"] for _, batches in zip(range(16), batches_of(run))]
@@ -187,7 +188,10 @@ def compare(
     clock: Callable[[], float] = time.process_time,
     workers: int = 0,
 ) -> dict[str, list[float]]:
-    """Seconds per update, one per repetition, of `fwk` and of the loops by hand on batches masked before or by the loop."""
+    """Return seconds per update, one per repetition, of `fwk` and of the loops by hand.
+
+    One loop reads batches that were masked before, the other masks them itself.
+    """
     config = tiny_config({**changes, "train": {**changes["train"], "workers": workers}})
     with trainer_of(config) as ours, trainer_of(config) as before, trainer_of(config) as inside:
         contenders = {
@@ -204,9 +208,11 @@ def compare(
 
 
 def parts(rounds: int) -> list[tuple[str, float, float]]:
-    """Where the toy's update goes: microseconds of each part in `fwk` and by hand. Every part is run by itself, again and
-    again in turns; of each turn the fastest call counts, and of those the lower decile, which is what a quiet machine
-    would show."""
+    """Return the microseconds of each part of the toy's update, in `fwk` and by hand.
+
+    Every part runs by itself, repeatedly and in turns; the fastest call of each turn counts, and the lower decile of
+    those, which is what a quiet machine would show.
+    """
     config = tiny_config(TOY)
     with trainer_of(config) as trainer, trainer_of(config) as other:
         run, module = trainer.run, trainer.run.module

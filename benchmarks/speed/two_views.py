@@ -1,10 +1,12 @@
-"""What a second view costs: an update with two masked views of N sequences beside one with one view, and beside the same
-two views encoded by two separate calls.
+"""Measure the cost of a second view.
+
+An update with two masked views of N sequences is compared with one view, and with the same two views encoded by two
+separate calls.
 
     python -m benchmarks two_views [--repetitions 15] [--write]
 
-BERT-mini (4 x 256), length 128, Semantic-Augment against masked LM, in one process, taking turns; CPU time of one thread.
-Two separate calls: the same update in which every view is encoded by a call of its own.
+BERT-mini (4 x 256), length 128, Semantic-Augment against masked LM, in one process, in turns; CPU time of one thread.
+Two separate calls: the same update with one encoder call per view.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ SHAPE = {
 
 
 def apart(plan: Plan) -> Plan:
-    """The same plan with one call per view."""
+    """Return the same plan with one call per view."""
     actions = [
         part
         for action in plan.actions

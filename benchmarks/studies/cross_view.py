@@ -1,23 +1,25 @@
-"""Taggers and parsers from few labels: cross-view training against what it is usually compared with, on UD English EWT.
+"""Study taggers and parsers from few labels: cross-view training and its baselines on UD English EWT.
 
     python -m benchmarks cross_view [--study methods] [--seeds 1,2,3] [--workers 2] [--minutes 45] [--write]
     python -m benchmarks cross_view --study lengths | dropout | fractions | sizes | modules | tasks
-    python -m benchmarks cross_view --study methods --report       # the table from what has been run
+    python -m benchmarks cross_view --study methods --report       # the table from the stored results
 
-methods    supervised training, word dropout, virtual adversarial training, mean teacher, cross-view training, and the same with chunking
-           (CoNLL-2000) and named entities (WNUT-17) beside; parts of speech and dependency trees with 10% of the labels, the
-           other sentences without theirs
+methods    supervised training, word dropout, virtual adversarial training, mean teacher, cross-view training, the same with
+           chunking (CoNLL-2000) and named entities (WNUT-17) beside; parts of speech and dependency trees with 10% of
+           the labels, the other sentences unlabelled
 lengths    supervised, cross-view and multi-task training for as many updates and for three times as many
-dropout    the methods with a dropout on labelled sentences of 0.3, which suits supervised training here, and with the paper's 0.5
+dropout    the methods with a dropout on labelled sentences of 0.3, which suits supervised training here, and with
+           the paper's 0.5
 fractions  supervised and cross-view training with 2% to 50% of the labels
 sizes      the same two with encoders of several widths
 modules    cross-view training without some of the auxiliary modules (Clark et al. 2018, table 4)
 tasks      many tasks at once: supervised; with unlabelled sentences that train all tasks, or one task at a time
 
-All runs of a study make equally many updates, but where it is said; half of those of semi-supervised methods are of unlabelled
-sentences, so that half as many supervised updates see labels as often as they do. Scores are
-of the last update on the held-out half of the development set, with averaged weights. Every run is a process of one thread,
-`--workers` of them at a time; results are kept in benchmarks/cross_view.jsonl, one line per run, so the command goes on where it was stopped.
+All runs of a study make the same number of updates unless noted; half of the updates of semi-supervised methods
+are on unlabelled sentences, so a supervised run of half the updates sees the labels equally often. Scores are
+those of the last update on the held-out half of the development set, with averaged weights. Every run is a
+process of one thread, `--workers` of them at a time; results are kept in benchmarks/studies/cross_view.jsonl,
+one line per run, so an interrupted command resumes.
 """
 
 from __future__ import annotations
@@ -140,7 +142,7 @@ class Run:
     fraction: float = 0.1
     size: str = "64"
     modules: str = "all"
-    dropout: float = 0.3  # on labelled sentences: better than the paper's 0.5 for supervised training (the study of dropout)
+    dropout: float = 0.3  # on labelled sentences; better here than the paper's 0.5 (study dropout)
     times: int = 1  # as many updates
 
 
@@ -249,7 +251,7 @@ def config_of(
 
 
 def record_of(run: Run, seed: int, updates: int, device: str, precision: str) -> dict[str, Any]:
-    """What tells a run of the studies from all others."""
+    """Return the keys that identify a run of the studies."""
     return {
         **asdict(run),
         "seed": seed,
@@ -327,7 +329,7 @@ def run_all(runs: Sequence[Run], arguments: argparse.Namespace, device: str) -> 
 
 
 def shown(values: Sequence[float]) -> str:
-    """Median (least to most) in percent."""
+    """Return the median and range in percent."""
     middle = f"{100 * statistics.median(values):.1f}" if values else ""
     return (
         f"{middle} ({100 * min(values):.1f} to {100 * max(values):.1f})"

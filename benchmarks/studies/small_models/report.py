@@ -1,4 +1,4 @@
-"""The table and the figure of the study of small models, from its results."""
+"""Write the table and the figure of the study of small models from its results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = {"neighbour": "#1f4e8c", "published": "#b3541e"}
 def report(
     records: Iterable[Record], conditions: Sequence[str], long: int, page: Path, figure: Path
 ) -> None:
-    """Writes the tables between the marks of `page`, and the picture. long: updates of the long runs."""
+    """Write the tables between the marks of `page`, and the figure. long: updates of the long runs."""
     records = list(records)
     short = [r for r in records if r["limit"] != long]
     parts = [table(short, conditions, anchor) for anchor in COLOURS] + [
@@ -29,7 +29,7 @@ def report(
 
 
 def table(records: Sequence[Record], conditions: Sequence[str], anchor: str) -> str:
-    """Median (lowest to highest) of the updates to 0.3 and 1.0 nats below unigram, by size, with the seconds."""
+    """Return the median (range) of the updates to 0.3 and 1.0 nats below unigram, by size, with the seconds."""
     records = [r for r in records if r["anchor"] == anchor]
     if not records:
         return ""
@@ -56,7 +56,7 @@ def table(records: Sequence[Record], conditions: Sequence[str], anchor: str) -> 
 
 
 def crossing(runs: Sequence[Record], bar: str, which: int) -> str:
-    """Median (lowest to highest); a run that did not get there counts as later than all others."""
+    """Return the median (range); a run that never reached the level counts as later than all others."""
     if not runs:
         return ""
     found = sorted(r["crossed"][bar][which] if bar in r["crossed"] else float("inf") for r in runs)
@@ -97,7 +97,7 @@ def long_runs(records: Sequence[Record]) -> str:
 
 
 def draw(records: Sequence[Record], conditions: Sequence[str], figure: Path) -> None:
-    """For each anchor and size: when each condition was 0.3 (open) and 1.0 (full) nats below unigram, every seed a point."""
+    """Draw when each condition was 0.3 (open) and 1.0 (full) nats below unigram, one point per seed."""
     import matplotlib
 
     matplotlib.use("Agg")

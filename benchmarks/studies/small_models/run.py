@@ -1,14 +1,14 @@
-"""Why small masked LMs start slowly: what ends the unigram plateau early, one factor at a time.
+"""Study why small masked LMs start slowly: which factor shortens the unigram plateau, one factor at a time.
 
     python -m benchmarks small_models [--sizes 2x64,2x128] [--only CONDITION...] [--seeds 1,2,3] [--minutes 60]
-    python -m benchmarks small_models --report          # the table and the figure from what has been run
+    python -m benchmarks small_models --report          # the table and the figure from the stored results
 
-A small BERT trained on masked LM first learns how often each token occurs, and may then stay at that loss (the unigram
-entropy of the text) for thousands of updates before it begins to use context. Every condition changes one thing in one
-of two anchors: `published`, BERT as published (learned positions), and `neighbour`, which differs in the positions only.
-Runs end when the running mean of the loss is 1 nat below the unigram entropy, or after --updates. Results are kept in
-benchmarks/small_models/results.jsonl, one line per run, so the command goes on where it was stopped; runs of one thread
-each. docs/small-models.md says what came out.
+A small BERT trained on masked LM first learns how often each token occurs, and may then stay at that loss (the
+unigram entropy of the text) for thousands of updates before it begins to use context. Every condition changes
+one thing in one of two anchors: `published`, BERT as published (learned positions), and `neighbour`, which
+differs in the positions only. Runs end when the running mean of the loss is 1 nat below the unigram entropy, or
+after --updates. Results are kept in benchmarks/studies/small_models/results.jsonl, one line per run, so an
+interrupted command resumes; runs use one thread each. docs/small-models.md reports the results.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ NEEDS |= {"positions: relative, from 0": "published", "positions: none": "publis
 
 
 def done(results: Path) -> dict[tuple[str, str, str, int, int], dict[str, Any]]:
-    """What has been run, by (size, anchor, condition, seed, updates at most)."""
+    """Return the finished runs by (size, anchor, condition, seed, limit of updates)."""
     if not results.exists():
         return {}
     records = map(json.loads, results.read_text(encoding="utf-8").splitlines())
@@ -183,7 +183,7 @@ def run_one(
 
 
 def cells(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str, int]]:
-    """Broad before deep: every condition with one seed, then the next seed."""
+    """Yield every condition with the first seed, then with the next seed."""
     for seed in arguments.seeds:
         for size in arguments.sizes:
             for anchor in arguments.anchors:

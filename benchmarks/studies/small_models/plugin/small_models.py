@@ -1,5 +1,8 @@
-"""What the study of small masked LMs adds to `fwk`: a head whose logits have another scale and which reports the loss at
-[MASK] alone, and a hook that notes when that falls below the unigram entropy by given amounts and what it cost."""
+"""The plugin of the study of small masked LMs.
+
+A head whose logits have another scale and which reports the loss at [MASK] alone, and a hook that records when
+that loss falls below the unigram entropy by given amounts, and at what cost.
+"""
 
 from __future__ import annotations
 
@@ -64,13 +67,14 @@ class ScaledMaskedLM(MaskedLM):
 
 @fwk.register("hook", "below_unigram")
 class BelowUnigram:
-    """Watches how far the training loss at [MASK] is below that of the unigram model on the same tokens (running mean);
-    stops the run when it has passed every bar.
+    """Record how far the training loss at [MASK] is below that of the unigram model on the same tokens.
 
-    At [MASK] alone, because BERT's masking leaves a tenth of the chosen tokens as they are: a model that has only learned
-    to copy what it sees is already 0.4 nats below the unigram entropy over all chosen positions. The loss of the first
-    epoch is that of text not seen before, so it needs no validation pass and resolves single updates. `seconds` are CPU
-    time within updates only.
+    The loss is a running mean; the run stops when it has passed every level.
+
+    At [MASK] alone, because BERT's masking leaves a tenth of the chosen tokens as they are: a model that has
+    only learned to copy what it sees is already 0.4 nats below the unigram entropy over all chosen positions.
+    The loss of the first epoch is that of text not seen before, so it needs no validation pass and resolves
+    single updates. `seconds` are CPU time within updates only.
     """
 
     @dataclass(frozen=True, kw_only=True)
