@@ -371,8 +371,8 @@ def test_what_workers_need_is_looked_at_before_they_begin(monkeypatch, limits, f
     given = []
     monkeypatch.setattr(workers.resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(workers.resource, "setrlimit", lambda _, new: given.append(new))
-    monkeypatch.setattr(loader.os.path, "isdir", lambda _: True)
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(workers.os.path, "isdir", lambda _: True)
+    monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     if not said:
         loader.require_worker_limits(2)
         assert given == ([(300, 4096)] if limits[0] == 64 else [])
