@@ -33,7 +33,7 @@ def predictors(module: ObjectiveModule) -> dict[str, Criterion]:
 
 
 @torch.no_grad()
-def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dict[int, Any]]]:
+def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dict[int, Tensor]]]:
     """Return the predictions for a split, in one process: by source and label, example number -> value on the CPU.
 
     examples: the largest batch; it has no more than evaluation has.
@@ -41,7 +41,7 @@ def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dic
     module, train = run.module.eval(), run.config.train
     update = Update(number=run.update, progress=run.progress, split=split)
     numbers = _numbers_of_sources(run.task, split)
-    values_of: dict[str, dict[str, dict[int, Any]]] = {name: {} for name in numbers}
+    values_of: dict[str, dict[str, dict[int, Tensor]]] = {name: {} for name in numbers}
     size = min(examples, train.micro_batch or train.batch)
     for batch in evaluation_batches(run.task, split, batch=size, rank=0, world_size=1, workers=0):
         views = module.static_of_this_phase(batch, split)

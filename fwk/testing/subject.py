@@ -45,7 +45,8 @@ class Subject:
 
 def options_are_documented(cls: type[Any]) -> str:
     """Check that every field of a component's `Config` has a documentation."""
-    options = fields(cls.Config) if is_dataclass(cls.Config) else ()
+    config = getattr(cls, "Config", None)  # a hook may have no options
+    options = fields(config) if config is not None and is_dataclass(config) else ()
     undocumented = [option.name for option in options if not option.metadata.get("doc")]
     if undocumented:
         return (

@@ -15,7 +15,6 @@ from support.paths import RANKS, ROOT
 from torch import nn
 
 from fwk import testing
-from fwk.contracts.views import View
 from fwk.engine.evaluate import evaluate
 from fwk.engine.update import Update
 from fwk.engine.speed import compiling
@@ -275,7 +274,7 @@ def test_an_encoder_is_compiled_once_per_situation_whatever_its_shapes(tracing_o
         )
     ) as trainer:
         module = trainer.run.module
-        view = View.from_batch(next(batches_of(trainer.run))[0])
+        view = next(batches_of(trainer.run))[0]["batch"]
 
         def encode(
             B: int, T: int, padded: bool, change: bool, mode: str, ema: bool, training: bool

@@ -12,7 +12,6 @@ from support.commands import torchrun
 from support.paths import RANKS
 
 from fwk import testing
-from fwk.contracts.views import View
 from fwk.engine.update import Update
 from fwk.engine.speed import compiling
 from fwk.engine.speed.recompute import Recomputed
@@ -132,7 +131,7 @@ def test_averaged_weights_with_gradient_are_those_of_the_call(monkeypatch):
             batches = batches_of(trainer.run)
             trainer.step(next(batches))
             trainer.step(next(batches))  # weights and averages differ now
-            view = View.from_batch(next(batches)[0])
+            view = next(batches)[0]["batch"]
             change = torch.zeros(*view.tokens.shape, 16, dtype=torch.float64, requires_grad=True)
             (encoded,) = trainer.run.module.encoding.encode(
                 [view.replace(embedding_change=change)], mode="quiet", ema=True
