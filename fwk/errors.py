@@ -86,7 +86,7 @@ class CodeFailed(RunError):
         place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
         reason = " ".join(str(error).split()) or "no message"
         super().__init__(
-            f"{what} raised {type(error).__name__}: {reason}{place}; the last checkpoint is good"
+            f"{what} raised {type(error).__name__}: {reason}{place}; the last checkpoint is intact"
         )
 
 

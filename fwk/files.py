@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fwk.errors import DataError, UserError
 
@@ -48,8 +48,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-class AtomicFile:
-    """A folder that is made beside another place and then put there whole: `with AtomicFile(target, ...) as beside: ...`.
+class AtomicFolder:
+    """A folder that is made beside another place and then put there whole: `with AtomicFolder(target, ...) as beside: ...`.
 
     overwrite: whether what is there may be replaced; it must be a folder that `ours` recognises, or an empty one, and hold none
     of `spared`. On an error nothing is there that was not there before. DataError for a target that cannot be one.
@@ -146,3 +146,19 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fwk"
+
+
+def try_lock(path: Path) -> TextIO | None:
+    """Return a file that is open and locked against other processes, or None where another process holds the lock.
+
+    The file is made where it is missing. Closing it releases the lock, as does the end of the process.
+    """
+    import fcntl  # Windows lacks it
+
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (the caller closes it)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file

@@ -22,7 +22,7 @@ from benchmarks.common import ratio, table, taking_turns, write
 from fwk.contracts.context import BuildContext, Vocabulary
 from fwk.contracts.views import Batch
 from fwk.engine.feed.joined import JoinedViews
-from fwk.engine.feed.loader import _AT_MOST, _TOGETHER
+from fwk.engine.feed.loader import MICRO_BATCHES_PER_CALL, POSITIONS_PER_CALL
 from fwk.engine.feed.static import StaticViews
 from fwk.noisers.bert_mask import BertMask
 
@@ -73,7 +73,7 @@ def compare(
     )
     noiser = BertMask(BertMask.Config(), BuildContext(name="masked", vocabulary=vocabulary))
     make = StaticViews(1, {"masked": noiser}, {"masked": "batch"})
-    count = min(_AT_MOST, max(1, _TOGETHER // (B * T)))
+    count = min(MICRO_BATCHES_PER_CALL, max(1, POSITIONS_PER_CALL // (B * T)))
     rows = batches_of(B, T, count)
     mask, special = torch.ones_like(rows, dtype=torch.bool), (rows == CLS) | (rows == SEP)
     draws = torch.arange(len(rows))
@@ -129,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for B, T in SHAPES:
-        small = B * T * 2 <= _TOGETHER
+        small = B * T * 2 <= POSITIONS_PER_CALL
         for joined in (True, False) if small else (False,):
             ours, theirs, (middle, low, high) = compare(B, T, arguments.repetitions, joined)
             how = "" if not small else "as the trainer does" if joined else "one call per batch"

@@ -33,7 +33,7 @@ from fwk.data.shards import ShardText, cut_into_shards, tokenize_shards
 from fwk.data.text import Reader, find_files
 from fwk.data.tokenizers import Tokenizer, check_kind, load, train
 from fwk.errors import ConfigError, DataError, FwkError, RunError
-from fwk.files import digest, write_atomically
+from fwk.files import digest, try_lock, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -183,25 +183,18 @@ def lock(
     waiting: logged when another process holds the lock. The system releases the lock when its holder dies. Raises
     RunError where it is not free in `timeout` seconds.
     """
-    try:
-        import fcntl
-    except (
-        ImportError
-    ):  # Windows: two processes may do the same work; renames keep the result intact
+    if os.name == "nt":  # without locks two processes may do the same work; renames keep the result intact
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     began, logged = time.monotonic(), False
     while True:
-        file = open(path, "ab")  # noqa: SIM115  (closing it releases the lock)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file = try_lock(path)
+        if file is not None:
             # the holder removes the file at the end: a lock on a removed file protects nothing
             if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 break
-        except OSError:
-            pass
-        file.close()
+            file.close()
         waited = time.monotonic() - began
         if waiting and not logged and not quiet and waited > 2:
             logger.info("%s", waiting)

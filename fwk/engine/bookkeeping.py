@@ -42,11 +42,11 @@ class Bookkeeping:
             run.world.note_checkpoint,
         )
         if run.world.watchdog is not None:
-            run.world.watchdog.last_words.append(self.saver.wait)
+            run.world.watchdog.before_exit.append(self.saver.wait)
 
     def note_resumed(self, path: Path, update: int) -> None:
         """Note the checkpoint that the run continues from."""
-        self.saver.good = path.name
+        self.saver.last_intact = path.name
         self.saved_at = update
 
     def after_update(self) -> None:

@@ -34,7 +34,7 @@ from fwk.contracts.optimizer import set_learning_rate
 from fwk.contracts.phase import Phase
 from fwk.engine.bookkeeping import Bookkeeping, warn_nothing_to_learn
 from fwk.engine.failures.failed_update import explain_not_finite
-from fwk.engine.feed.loader import train_views
+from fwk.engine.feed.loader import FeedSettings, train_views
 from fwk.engine.per_term import differentiate_per_term
 from fwk.engine.phases import Optimisation
 from fwk.engine.ranks.agreement import agreement_numbers, check_agreement, compare_data
@@ -104,16 +104,18 @@ class Trainer:
             run.task,
             run.order,
             partial(static, split="train"),
-            static.by_row,
-            batch=train.batch,
-            micro_batch=train.micro_batch,
-            rank=run.rank,
-            world_size=run.world_size,
-            workers=train.workers,
+            FeedSettings(
+                batch=train.batch,
+                micro_batch=train.micro_batch,
+                rank=run.rank,
+                world_size=run.world_size,
+                workers=train.workers,
+                device=run.device,
+                user_dirs=run.config.user_dirs,
+                timeout=train.timeout,
+            ),
             start_update=run.update,
-            device=run.device,
-            user_dirs=run.config.user_dirs,
-            timeout=train.timeout,
+            by_row=static.by_row,
         )
 
     def step(self, batches: Sequence[Views]) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 
 from fwk.config.identity import to_yaml
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
-from fwk.files import AtomicFile
+from fwk.files import AtomicFolder
 from fwk.hf import tokenizer as tokenizers
 from fwk.hf.families import (
     Shape,
@@ -83,7 +83,7 @@ def export(
     """Writes config, weights (safetensors), tokenizer and a model card, loads them back with transformers and compares; the
     folder is there in whole or not at all. Returns what was compared. ConfigError for what the families cannot hold."""
     transformers = _transformers()
-    replacement = AtomicFile(
+    replacement = AtomicFolder(
         Path(folder),
         overwrite,
         lambda there: "tags: [fwk]" in _start_of(there / "README.md"),

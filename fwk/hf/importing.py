@@ -20,7 +20,7 @@ from fwk.engine.build import build_module
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import model_tensors, write_weights
 from fwk.errors import DataError
-from fwk.files import AtomicFile
+from fwk.files import AtomicFolder
 from fwk.hf.families import CLASSES, Shape, names, options_here, refuse_another_eps, to_here
 
 PARTS = {name: Shape(*key) for key, name in CLASSES.items()}
@@ -33,7 +33,7 @@ def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) 
     was read and which weights were left behind. DataError and ConfigError name what does not fit."""
     source, run = Path(source), Path(run)
     state = Path("checkpoints") / checkpoint.folder_name(0) / "state.json"
-    replacement = AtomicFile(
+    replacement = AtomicFolder(
         run,
         overwrite,
         lambda there: (there / state).is_file() and '"imported"' in (there / state).read_text(),

@@ -19,7 +19,7 @@ from fwk.components.registry import register
 from fwk.contracts.hooks import hookimpl
 from fwk.contracts.noiser import LearnedNoiser
 from fwk.contracts.options import option
-from fwk.engine.feed.loader import micro_batches
+from fwk.engine.feed.draws import count_micro_batches
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.plan import Encode, Make
 
@@ -255,7 +255,7 @@ def work_lines(run: Any) -> list[str]:
     """Which networks run on which views, which criteria read them, and what each costs."""
     parts = run.operations.parts if run.operations else {}
     train = run.config.train
-    work = work_of(run.module, micro_batches(train.batch, run.world_size, train.micro_batch))
+    work = work_of(run.module, count_micro_batches(train.batch, run.world_size, train.micro_batch))
     width = max((len(who) for who, _, _ in work), default=0)
     lines = []
     for who, does, counted_as in work:

@@ -25,13 +25,14 @@ from fwk.data.order import Order
 from fwk.engine.build import build_module
 from fwk.engine.ema import Average
 from fwk.engine.failures.explanations import explaining_errors
-from fwk.engine.feed.loader import micro_batches
+from fwk.engine.feed.draws import count_micro_batches
 from fwk.engine.precision import Precision
 from fwk.engine.ranks.joining import process_group
 from fwk.engine.ranks.world import World
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import model_tensors
+from fwk.engine.saving.tensor_file import byte_size
 from fwk.engine.signals import StopRequest
 from fwk.engine.speed.compiling import CompileCounter, compile_networks
 from fwk.engine.speed.recompute import recompute_layers
@@ -108,7 +109,7 @@ def _train(
                     file=sys.stderr,
                 )
     if world.main:
-        checkpoint.require_free_space(folder, checkpoint.byte_size(model_tensors(run.module)))
+        checkpoint.require_free_space(folder, byte_size(model_tensors(run.module)))
         _write(folder / "config.yaml", to_yaml(config))  # nothing refuses this start any more
     if world.main and latest is None:
         _describe(run)
@@ -193,7 +194,7 @@ def build_run(
         config,
         task.length(),
         vocabulary.size if vocabulary else None,
-        micro_batches=micro_batches(config.train.batch, world.size, config.train.micro_batch),
+        micro_batches=count_micro_batches(config.train.batch, world.size, config.train.micro_batch),
     )
     return Run(
         config=config,
@@ -290,7 +291,7 @@ def _newest(folder: Path, run: Run) -> Path | None:
         try:
             found, complaints = checkpoint.newest_intact(folder, run.module)
             for complaint in complaints:
-                print(f"fwk: passed over a checkpoint: {complaint}", file=sys.stderr)
+                print(f"fwk: skipped a checkpoint: {complaint}", file=sys.stderr)
         except CheckpointError as error:
             failure = error
     told = world.gather_objects([found.name if found else None, failure is not None])[0]

@@ -16,7 +16,7 @@ from torch import Tensor
 from fwk.components.discovery import load_plugins
 from fwk.config.resolve import from_mapping
 from fwk.config.run_config import RunConfig
-from fwk.engine.feed.loader import train_views
+from fwk.engine.feed.loader import FeedSettings, train_views
 from fwk.engine.ranks.world import World
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
@@ -48,15 +48,16 @@ def batches_of(run: Run, start_update: int = 0) -> Iterator[list[Views]]:
         run.task,
         run.order,
         partial(run.module.static_of_all_phases, split="train"),
-        by_row=False,
-        batch=train.batch,
-        micro_batch=train.micro_batch,
-        rank=run.rank,
-        world_size=run.world_size,
-        workers=train.workers,
+        FeedSettings(
+            batch=train.batch,
+            micro_batch=train.micro_batch,
+            rank=run.rank,
+            world_size=run.world_size,
+            workers=train.workers,
+            device=run.device,
+            user_dirs=run.config.user_dirs,
+        ),
         start_update=start_update,
-        device=run.device,
-        user_dirs=run.config.user_dirs,
     )
 
 

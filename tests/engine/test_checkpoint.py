@@ -19,7 +19,7 @@ from fwk.components.discovery import load_plugins
 from fwk.config.identity import differences
 from fwk.config.resolve import read as read_config
 from fwk.engine.ranks.world import World
-from fwk.engine.saving import checkpoint
+from fwk.engine.saving import checkpoint, optimizer_state
 from fwk.errors import CheckpointError, FwkError, RunError
 from fwk.runs import start
 from fwk.testing import batches_of, merge_settings, stopped_at, tiny_config, trainer_of
@@ -149,7 +149,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_sam
 ):
     truncate(newest(run) / "model.safetensors")
     assert start.train(config_in(run)).status == "finished"
-    assert "passed over a checkpoint" in capfd.readouterr().err
+    assert "skipped a checkpoint" in capfd.readouterr().err
     same = [
         (folder / "checkpoints/latest/model.safetensors").read_bytes() for folder in (run, trained)
     ]
@@ -158,14 +158,14 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one_and_ends_the_sam
 
 def test_loading_a_run_says_what_it_passes_over(run):
     truncate(newest(run) / "model.safetensors")
-    with pytest.warns(UserWarning, match="passed over a checkpoint.*model.safetensors"):
+    with pytest.warns(UserWarning, match="skipped a checkpoint.*model.safetensors"):
         assert fwk.load(run).update == 2
 
 
 def test_none_whole_ends_the_command_with_status_2(run, capsys):
     for folder in checkpoint.list_checkpoints(run):
         truncate(folder / "state.json")
-    with pytest.raises(CheckpointError, match="no checkpoint of .* is whole") as caught:
+    with pytest.raises(CheckpointError, match="no checkpoint of .* is intact") as caught:
         start.train(config_in(run))
     assert caught.value.exit_status == 2
 
@@ -188,7 +188,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_hashed", full)
-    said = "cannot write the checkpoint .*update-000000006: No space left on device; the last good checkpoint is update-000000004"
+    said = "cannot write the checkpoint .*update-000000006: No space left on device; the last intact checkpoint is update-000000004"
     with pytest.raises(RunError, match=said) as caught:
         start.train(config_in(run, {"train": {"updates": 6, "async_save": in_background}}))
     assert caught.value.exit_status == 1
@@ -316,7 +316,7 @@ def test_every_number_of_the_state_comes_back(run):
     with trainer_of(config) as trainer:
         trainer.restore(newest(run))
         tensors, state = checkpoint.read_checkpoint(newest(run))
-        moments, numbers = checkpoint.pack_optimizer(trainer.run.optimizer)
+        moments, numbers = optimizer_state.pack_optimizer(trainer.run.optimizer)
         assert moments.keys() == tensors["optimizer"].keys() and numbers == state["optimizer"]
         assert all(torch.equal(moments[name], tensors["optimizer"][name]) for name in moments)
         average = trainer.run.average.values
@@ -427,7 +427,8 @@ def test_changed_data_are_refused(run, monkeypatch):
 
     monkeypatch.setattr(Synthetic, "fingerprint", lambda self: "0" * 64)
     with pytest.raises(
-        CheckpointError, match="was trained on other data: fingerprint .* there, 000000000000 here"
+        CheckpointError,
+        match="was trained on other data: the fingerprint was .*, and is now 000000000000",
     ):
         start.train(config_in(run))
 

@@ -16,9 +16,9 @@ from torch import nn
 
 from fwk import testing
 from fwk.engine.evaluate import evaluate
-from fwk.engine.update import Update
 from fwk.engine.speed import compiling
 from fwk.engine.trainer import Trainer
+from fwk.engine.update import Update
 from fwk.errors import RunError
 from fwk.tasks.synthetic import Synthetic
 from fwk.testing import batches_of, merge_settings, tiny_config, trainer_of

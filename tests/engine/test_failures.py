@@ -22,7 +22,7 @@ from fwk import hookimpl
 from fwk.cli.common import run_command
 from fwk.engine import bookkeeping
 from fwk.engine import trainer as trainer_module
-from fwk.engine.saving import checkpoint
+from fwk.engine.saving import checkpoint, tensor_file
 from fwk.engine.saving.saver import Saver
 from fwk.errors import CheckpointError, RunError
 from fwk.hooks import jsonl
@@ -126,7 +126,7 @@ def test_the_next_save_waits_for_the_one_before(tmp_path, monkeypatch):
     assert order == ["copied", "update-000000001 written", "copied", "update-000000002 written"]
 
 
-@pytest.mark.parametrize("dtype", sorted(checkpoint.TYPES, key=str), ids=str)
+@pytest.mark.parametrize("dtype", sorted(tensor_file.TYPE_NAMES, key=str), ids=str)
 def test_tensors_are_written_as_safetensors_itself_reads_them(tmp_path, dtype):
     whole = {
         "b": torch.arange(24).view(2, 3, 4),
@@ -319,7 +319,7 @@ def test_out_of_memory_in_an_optimizer_or_a_hook_names_the_place(tmp_path, monke
 
     monkeypatch.setattr(bookkeeping, "evaluate", full)
     with pytest.raises(
-        RunError, match="out of memory .* in validation; the last checkpoint is good"
+        RunError, match="out of memory .* in validation; the last checkpoint is intact"
     ):
         start.train(config_in(tmp_path / "run"))
 
@@ -493,7 +493,7 @@ def test_too_little_space_is_foreseen_before_the_first_update(tmp_path, monkeypa
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(
         CheckpointError,
-        match="a checkpoint needs at least .* MB, and 0.0 MB are free on the disk of",
+        match="a checkpoint needs at least .* MB, but only 0.0 MB are free on the disk of",
     ):
         start.train(config_in(tmp_path / "run"))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
@@ -508,7 +508,7 @@ def test_a_save_without_room_writes_nothing_and_names_the_good_one(
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(
         RunError,
-        match="it needs .* MB, and 0.0 MB are free on its disk; the last good checkpoint is update-000000006",
+        match="it needs .* MB, but only 0.0 MB are free on its disk; the last intact checkpoint is update-000000006",
     ):
         start.train(config_in(tmp_path / "run", {"train": {"updates": 8}}))
 
@@ -552,14 +552,14 @@ def test_weights_that_are_not_finite_are_not_gone_on_from(run, capsys):
     with pytest.raises(CheckpointError, match=said):
         load(run)
     assert start.train(config_in(run, {"train": {"updates": 8}})).update == 8
-    assert f"passed over a checkpoint: {run}/checkpoints/{said}" in capsys.readouterr().err
+    assert f"skipped a checkpoint: {run}/checkpoints/{said}" in capsys.readouterr().err
 
 
 def test_where_every_checkpoint_holds_weights_that_are_not_finite_none_is_gone_on_from(run):
     for newer in checkpoint.list_checkpoints(run)[1:]:
         shutil.rmtree(newer)
     not_a_number(run)
-    with pytest.raises(CheckpointError, match="no checkpoint of .* is whole: .* is not finite"):
+    with pytest.raises(CheckpointError, match="no checkpoint of .* is intact: .* is not finite"):
         start.train(config_in(run, {"train": {"updates": 8}}))
 
 
@@ -571,7 +571,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, plugin):
                 next(iter(run.trainable)).data.view(-1)[0] = float("inf")
 
     plugin(Damage())
-    said = "cannot write the checkpoint .*update-000000004: .* is not finite; the last good checkpoint is update-000000003"
+    said = "cannot write the checkpoint .*update-000000004: .* is not finite; the last intact checkpoint is update-000000003"
     with pytest.raises(RunError, match=said):
         start.train(config_in(tmp_path / "run", {"train": {"async_save": False}}))
 
@@ -584,7 +584,7 @@ def test_a_start_that_is_refused_changes_nothing_in_the_folder(run):
         for path in run.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
-    with pytest.raises(CheckpointError, match="is whole"):
+    with pytest.raises(CheckpointError, match="is intact"):
         start.train(config_in(run, {"train": {"updates": 8}}))
     assert before == {
         path: path.read_bytes()
@@ -593,7 +593,7 @@ def test_a_start_that_is_refused_changes_nothing_in_the_folder(run):
     }
 
 
-@pytest.mark.parametrize("key", sorted(checkpoint.STATE))
+@pytest.mark.parametrize("key", sorted(checkpoint.REQUIRED_STATE))
 def test_a_state_that_lacks_something_is_refused_by_name(run, key):
     rewrite_state(run, lambda state: state.pop(key))
     with pytest.raises(
@@ -605,9 +605,7 @@ def test_a_state_that_lacks_something_is_refused_by_name(run, key):
 
 def test_the_state_of_a_plugin_that_is_absent_is_refused_unless_it_only_listened(run):
     rewrite_state(run, lambda state: state["plugins"].update(somebodys={"count": 3}))
-    with pytest.raises(
-        CheckpointError, match="holds the state of somebodys, which is not loaded here"
-    ):
+    with pytest.raises(CheckpointError, match="holds the state of somebodys, which is not loaded"):
         start.train(config_in(run, {"train": {"updates": 8}}))
     rewrite_state(run, lambda state: state["listeners"].append("somebodys"))
     assert start.train(config_in(run, {"train": {"updates": 8}})).update == 8

@@ -106,15 +106,11 @@ def test_workers_make_the_same_views(method):
             run.task,
             run.order,
             partial(static, split="train"),
-            static.by_row,
-            batch=12,
-            micro_batch=5,
-            rank=0,
-            world_size=1,
-            workers=2,
+            loader.FeedSettings(
+                batch=12, micro_batch=5, workers=2, device=run.device, start_method=method
+            ),
             start_update=3,
-            device=run.device,
-            start_method=method,
+            by_row=static.by_row,
         )
         trainer.run.config = tiny_config({**CONFIGS["two views"], "train": {"micro_batch": 5}})
         expected = alone(trainer, 4, 3)
@@ -140,7 +136,7 @@ class ByBatch(BertMask):
 
 
 @pytest.mark.parametrize(
-    "noiser,rows", [("bert_mask", 12 * loader._AT_MOST), ("test_by_batch", 12)]
+    "noiser,rows", [("bert_mask", 12 * loader.MICRO_BATCHES_PER_CALL), ("test_by_batch", 12)]
 )
 def test_a_noiser_gets_many_micro_batches_only_if_it_says_so(noiser, rows, monkeypatch):
     seen = []
@@ -196,7 +192,9 @@ def test_an_example_that_cannot_be_read_ends_the_run_when_it_is_its_turn():
 
 def test_a_noiser_that_reorders_rows_and_says_by_row_is_named():
     view = View(name="v", draws=torch.tensor([0, 2, 1]), inputs={})
-    with pytest.raises(PluginError, match="noiser of view 'v' says `by_row` and reorders the rows"):
+    with pytest.raises(
+        PluginError, match="noiser of view 'v' declares `by_row` but reorders the rows"
+    ):
         JoinedViews.joining({"v": view}, [np.arange(3)])
 
 

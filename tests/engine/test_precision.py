@@ -162,7 +162,7 @@ def test_ranks_skip_together_and_say_on_which_rank_it_began(tmp_path):
             in rank["forward"]
         )
         assert "(rank 1; draws 36 to 47); " in rank["forward"]
-        assert "draws 42 to 44) on rank 1; the last checkpoint is good" in rank["forward"]
+        assert "draws 42 to 44) on rank 1; the last checkpoint is intact" in rank["forward"]
         assert (
             "backward of loss term masked_lm/masked_lm: the gradient of parameter criteria.masked_lm.head.norm."
             in rank["backward"]
@@ -304,7 +304,7 @@ def test_weights_that_were_not_finite_before_are_named_and_no_checkpoint_is_call
             "parameter networks.main.layers.1.output.bias was not finite before the update; a checkpoint of update 0"
             in said
         )
-        assert "checkpoint is good" not in said
+        assert "checkpoint is intact" not in said
 
 
 def test_an_average_that_is_not_finite_is_named():
@@ -331,7 +331,7 @@ def test_data_that_are_not_finite_are_named_with_their_example():
             in said
         )
         assert (
-            said.endswith("the last checkpoint is good; fix the data and start again")
+            said.endswith("the last checkpoint is intact; fix the data and start again")
             and "input 'pixels' of view 'batch'" in said
         )
 

@@ -12,9 +12,9 @@ from support.commands import torchrun
 from support.paths import RANKS
 
 from fwk import testing
-from fwk.engine.update import Update
 from fwk.engine.speed import compiling
 from fwk.engine.speed.recompute import Recomputed
+from fwk.engine.update import Update
 from fwk.errors import ConfigError
 from fwk.testing import batches_of, merge_settings, tiny_config, train_briefly, trainer_of
 

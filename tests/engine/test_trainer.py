@@ -13,9 +13,9 @@ from torch import nn
 from fwk import hookimpl
 from fwk.cli.common import run_command
 from fwk.engine.evaluate import evaluate
-from fwk.engine.update import Update
 from fwk.engine.ranks.world import World
-from fwk.engine.saving import checkpoint
+from fwk.engine.saving import checkpoint, optimizer_state
+from fwk.engine.update import Update
 from fwk.errors import RunError
 from fwk.runs import start
 from fwk.testing import (
@@ -203,7 +203,7 @@ def test_fp16_skips_an_overflowing_update_without_a_trace_in_weights_averages_an
         trainer.step(next(batches))
         before, average = weights(trainer), {n: v.clone() for n, v in run.average.values.items()}
         window = {name: value.clone() for name, value in run.meters.window.items()}
-        moments, _ = checkpoint.pack_optimizer(run.optimizer)
+        moments, _ = optimizer_state.pack_optimizer(run.optimizer)
         moments = {name: value.clone() for name, value in moments.items()}
         rate, scale = trainer.run.rate, run.precision.scale
         assert trainer.step(next(batches))
@@ -217,7 +217,7 @@ def test_fp16_skips_an_overflowing_update_without_a_trace_in_weights_averages_an
         assert all(torch.equal(average[n], v) for n, v in run.average.values.items())
         assert all(
             torch.equal(moments[n], v)
-            for n, v in checkpoint.pack_optimizer(run.optimizer)[0].items()
+            for n, v in optimizer_state.pack_optimizer(run.optimizer)[0].items()
         )
         assert window.keys() == run.meters.window.keys() and not run.meters.pending
         assert all(torch.equal(window[n], v) for n, v in run.meters.window.items())

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from fwk.engine.ranks.watchdog import LostRanks, RankWatchdog, process_state
+from fwk.engine.ranks.peers import process_state
+from fwk.engine.ranks.watchdog import LostRanks, RankWatchdog
 from fwk.engine.ranks.world import World, checksum
 from fwk.errors import RunError
 
@@ -80,7 +82,7 @@ class Ended(RankWatchdog):
 
     def _end(self, sentence: str, quiet: bool = False) -> None:
         self.ended = "" if quiet else sentence
-        self._over.set()
+        self._closed.set()
 
 
 @contextmanager
@@ -115,7 +117,7 @@ def test_a_rank_that_waits_too_long_ends_all_and_names_the_one_that_is_busy(capf
         in first.ended
     )
     assert (
-        "last heard of in validation of update 7, is busy there; there is no checkpoint yet"
+        "last heard of in validation of update 7, is still busy; there is no checkpoint yet"
         in first.ended
     )
     said = capfd.readouterr().err
@@ -175,10 +177,10 @@ def test_a_rank_that_cannot_end_by_itself_is_ended_after_another_failed():
 
 def test_a_process_that_is_gone_is_told_from_one_that_is_silent(capfd):
     with watches(timeout=4) as (first, second):
-        until(lambda: 1 in first.heard)
+        until(lambda: 1 in first.peers.heard)
         child = subprocess.Popen([sys.executable, "-c", ""])
-        second.me.update(pid=child.pid, born="0")
-        until(lambda: first.heard[1].said["pid"] == child.pid)
+        second.process = replace(second.process, pid=child.pid, born="0")
+        until(lambda: first.peers.status(1).process.pid == child.pid)
         second.close()
         child.wait()
         lost = first.lost_ranks(RuntimeError("Connection closed by peer"))
@@ -190,7 +192,7 @@ def test_a_process_that_is_gone_is_told_from_one_that_is_silent(capfd):
 def test_a_stopped_process_is_seen_to_be_stopped():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
-        assert process_state(child.pid)[0] == "there"
+        assert process_state(child.pid)[0] == "running"
         child.send_signal(signal.SIGSTOP)
         until(lambda: process_state(child.pid)[0] == "stopped")
     finally:
@@ -204,6 +206,7 @@ import os, signal, subprocess, sys, time
 from datetime import timedelta
 import torch.distributed as dist
 from fwk.cli.common import run_command
+from fwk.engine.ranks.peers import process_state
 from fwk.engine.ranks.watchdog import RankWatchdog
 
 def store(port, holds=False):
@@ -366,9 +369,9 @@ def test_a_stopped_rank_ends_the_job_within_the_timeout_with_every_stack(tmp_pat
         r"rank 1 \(process \d+ on \S+\), last heard of in .* of update \d, is stopped \(SIGSTOP\)",
         error,
     )
-    assert "the last good checkpoint is update-000000004" in error
+    assert "the last intact checkpoint is update-000000004" in error
     said = first + third
-    assert re.search(r"---- rank 1 .* does not answer; where it was \d+ s ago ----\n  File", said)
+    assert re.search(r"---- rank 1 .* does not answer; its stack \d+ s ago ----\n  File", said)
     for rank in (0, 2):
         assert re.search(
             rf"---- rank {rank} \(process \d+ on \S+\) ----\nMainThread:\n  File", said
@@ -381,7 +384,7 @@ def test_a_slow_rank_ends_the_job_within_the_timeout_and_is_named_with_what_it_d
     ends = Job(tmp_path / "job", ranks=2, fault="1:6:sleep").end([0, 1])
     assert [status for status, _ in ends] == [1, 1]
     [error] = errors(*(output for _, output in ends))
-    assert "rank 1" in error and "last heard of in its own part of update 6, is busy there" in error
+    assert "rank 1" in error and "last heard of in its own part of update 6, is still busy" in error
     assert "time.sleep(1000)" in ends[0][1] and "Traceback" not in ends[0][1]
 
 
@@ -393,7 +396,7 @@ def test_a_slow_rank_ends_the_job_within_the_timeout_and_is_named_with_what_it_d
             "1:6:kill",
             1,
             r"update \d: rank 1 \(process \d+ on \S+\), last heard of in .*, is gone: killed, or out of memory; "
-            r"the last good checkpoint is update-000000004",
+            r"the last intact checkpoint is update-000000004",
         ),
         ("2:6:refuse", 2, "this rank has had enough"),
     ],
@@ -428,7 +431,7 @@ def test_an_error_nobody_foresaw_keeps_its_traceback_and_is_told_to_the_others(t
             "1:6:weights",
             r"after update 5 ranks hold different weights: rank 1 differs from the rest",
         ),
-        ("1:6:update", r"ranks disagree about what it consists of: .* they are in updates 6, 7, 6"),
+        ("1:6:update", r"ranks disagree about the update.s batch: .* they are in updates 6, 7, 6"),
     ],
 )
 def test_ranks_that_drift_apart_are_noticed_in_the_same_update(tmp_path, fault, said):
@@ -477,12 +480,12 @@ def test_ranks_with_other_configs_are_refused_by_key(tmp_path):
         (
             2,
             {1: ((), {"RANK": "2", "WORLD_SIZE": "3"}), 0: ((), {"WORLD_SIZE": "3"})},
-            r"rank 1 did not come within 5 s",
+            r"rank 1 did not arrive within 5 s",
         ),
         (
             3,
             {2: ((), {"RANK": "1"})},
-            r"rank 1 is process \d+ on \S+ already; give every rank a RANK of its own",
+            r"rank 1 is already taken by process \d+ on \S+; give every process its own RANK",
         ),
         (
             1,
@@ -525,7 +528,7 @@ def test_ranks_that_do_not_make_a_job_say_so_within_the_timeout(tmp_path, ranks,
         ),
         (
             {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "99999"},
-            "MASTER_PORT 99999 is no port",
+            "MASTER_PORT 99999 is not a port number",
         ),
     ],
 )

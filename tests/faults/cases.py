@@ -49,7 +49,7 @@ def flip(path: Path, where: float = 0.75) -> None:
     path.write_bytes(content)
 
 
-PASSED = r"passed over a checkpoint: "
+PASSED = r"skipped a checkpoint: "
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ def all_damaged(s):
     s.interrupted()
     for checkpoint in s.checkpoints():
         cut(checkpoint / s.files["weights"])
-    s.refuses("no checkpoint of run is whole: .*; ", status=2, unchanged=True)
+    s.refuses("no checkpoint of run is intact: .*; ", status=2, unchanged=True)
 
 
 @fault("written by a newer version")
@@ -694,7 +694,7 @@ def worker_stopped(s):
         s.words += ("task.length=256", "train.batch=64")
     s.fresh()
     s.refuses(
-        r"data-loading workers .* gave nothing for 10 s \(train.timeout\)",
+        r"data-loading workers .* returned nothing for 10 s \(train.timeout\)",
         status=1,
         limit=40,
         fault=inside("worker", at=2, name="SIGSTOP"),

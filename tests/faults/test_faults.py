@@ -54,8 +54,8 @@ def write_run(run: Path, value: float = 1.0) -> None:
 
 def test_the_same_weights_are_recovered(side):
     write_run(side.run)
-    side.went_on(Ended(0, "fwk: passed over a checkpoint\n", 1), "passed over")
-    assert side.verdict() == "recovered" and side.sentence() == "passed over a checkpoint"
+    side.went_on(Ended(0, "fwk: skipped a checkpoint\n", 1), "passed over")
+    assert side.verdict() == "recovered" and side.sentence() == "skipped a checkpoint"
 
 
 @pytest.mark.parametrize(

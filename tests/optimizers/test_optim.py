@@ -13,7 +13,7 @@ from fwk.components.discovery import load_plugins
 from fwk.components.registry import registry
 from fwk.contracts.optimizer import set_learning_rate
 from fwk.engine.parameter_groups import layer_depths, owners, parameter_groups
-from fwk.engine.saving import checkpoint
+from fwk.engine.saving import optimizer_state
 from fwk.errors import CheckpointError, ConfigError
 from fwk.optimizers.adamw import AdamW
 from fwk.optimizers.lamb import trust_ratios
@@ -256,7 +256,7 @@ def built(name, module, **settings):
         module.named_parameters(), config, kind_of=lambda n, p: factory.kind(config, n, p, held[n])
     )
     optimizer = factory.build(config, groups, CPU)
-    checkpoint.remember_initial_settings(optimizer)
+    optimizer_state.remember_initial_settings(optimizer)
     return optimizer
 
 
@@ -475,10 +475,10 @@ def test_what_is_packed_goes_on_bit_identically(name):
         for module, optimizer in ((straight, a), (other, b)):
             random_gradients(module, update)
             optimizer.step()
-    tensors, numbers = checkpoint.pack_optimizer(b)
+    tensors, numbers = optimizer_state.pack_optimizer(b)
     tensors = {n: v.clone() for n, v in tensors.items()}
     b = built(name, other, weight_decay=0.1)
-    checkpoint.unpack_optimizer(b, tensors, json.loads(json.dumps(numbers)))
+    optimizer_state.unpack_optimizer(b, tensors, json.loads(json.dumps(numbers)))
     for update in range(4, 7):
         for module, optimizer in ((straight, a), (other, b)):
             random_gradients(module, update)
@@ -493,7 +493,7 @@ def test_the_groups_of_a_first_party_optimizer_are_as_they_were_built(name):
     optimizer = built(name, module)
     random_gradients(module, 1)
     optimizer.step()
-    tensors, numbers = checkpoint.pack_optimizer(optimizer)
+    tensors, numbers = optimizer_state.pack_optimizer(optimizer)
     assert not [path for path in (*tensors, *numbers) if "::group." in path]
 
 
@@ -551,12 +551,12 @@ def test_what_an_optimizer_keeps_in_its_groups_is_saved_and_comes_back(averaging
     optimizer = built("test_averaging", module)
     random_gradients(module, 1)
     optimizer.step()
-    tensors, numbers = checkpoint.pack_optimizer(optimizer)
+    tensors, numbers = optimizer_state.pack_optimizer(optimizer)
     name = "networks.main.layers.0.bias"
     assert {p.split("::group.")[1] for p in numbers} == {"k", "weight_sum", "begun", "newest"}
     assert numbers[f"{name}::group.k"] == 1 and tensors[f"{name}::group.spread"] == 1.25
     fresh = built("test_averaging", module)
-    checkpoint.unpack_optimizer(fresh, tensors, numbers)
+    optimizer_state.unpack_optimizer(fresh, tensors, numbers)
     for old, new in zip(optimizer.param_groups, fresh.param_groups, strict=True):
         assert {k: v for k, v in new.items() if k != "built"} == {
             k: v for k, v in old.items() if k != "built"
@@ -581,7 +581,7 @@ def test_what_cannot_be_saved_of_a_group_is_refused_by_name(averaging):
     optimizer = built("test_averaging", doubles())
     optimizer.param_groups[0]["history"] = [1, 2]
     with pytest.raises(CheckpointError, match=r"Optimizer keeps a list as 'group\.history'"):
-        checkpoint.pack_optimizer(optimizer)
+        optimizer_state.pack_optimizer(optimizer)
 
 
 # -- LAMB ------------------------------------------------------------------------------------------------------------

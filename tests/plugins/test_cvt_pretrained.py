@@ -524,7 +524,7 @@ def test_a_saved_copy_of_a_run_is_loaded_and_not_trained_on(runs, tmp_path):
     assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
     with pytest.raises(
         CheckpointError,
-        match="holds imported weights .a trained run. and nothing to go on training from",
+        match="holds weights only .a trained run., so training cannot resume from it",
     ):
         train_briefly(loaded.config, tmp_path / "copy", 3)
 

@@ -586,7 +586,7 @@ def test_a_discriminator_of_the_chosen_positions_alone_cannot_score(scorer):
         (["--pairs", "{lines}"], "lines.txt, line 1: not a JSON object"),
         (["--dev", "{lines}"], "lines.txt, line 1: not JSON"),
         (["--text", "{lines}", "--tokens", "0"], "--tokens: expected at least 1"),
-        (["--text", "{lines}", "--device", "gpu"], "'gpu' is no device"),
+        (["--text", "{lines}", "--device", "gpu"], "'gpu' is not a device"),
     ],
 )
 def test_misuse_is_one_sentence(runs, lines, capsys, arguments, said):

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from fwk.contracts.task import Task
-from fwk.contracts.views import Batch, View
+from fwk.contracts.views import View
 from fwk.data.order import Order
 from fwk.data.preprocess import TokenizerSpec, build_store
 from fwk.data.tokenizers import load
 from fwk.engine.feed import loader, workers
-from fwk.engine.feed.loader import evaluation_batches, micro_batches, share, train_views
+from fwk.engine.feed.draws import count_micro_batches, share_bounds
+from fwk.engine.feed.loader import evaluation_batches
 from fwk.errors import ConfigError, DataError, PluginError, RunError
 from fwk.tasks.mlm import MaskedLanguageModelling
 
@@ -62,34 +63,29 @@ def order_of(task: Task, seed: int = 1) -> Order:
     )
 
 
-def batches(task, updates=3, **other):
-    iterator = training(task, **{"batch": 12, "workers": 0, **other})
+def as_views(batch):
+    return {"batch": View.from_batch(batch)}
+
+
+def loaded(task, start_update=0, **settings):
+    """Endless: the views named 'batch' of each update's micro-batches."""
+    settings = loader.FeedSettings(**{"batch": 2, **settings})
+    updates = loader.train_views(
+        task, order_of(task), as_views, settings, start_update=start_update
+    )
+    try:
+        for update in updates:
+            yield [views["batch"] for views in update]
+    finally:
+        updates.close()
+
+
+def batches(task, updates=3, **settings):
+    iterator = loaded(task, **{"batch": 12, **settings})
     try:
         return [next(iterator) for _ in range(updates)]
     finally:
         iterator.close()
-
-
-def only_the_batch(batch: Batch) -> dict[str, View]:
-    return {"batch": View.from_batch(batch)}
-
-
-def training(task, **options):
-    """The micro-batches of each update as views, without any noise."""
-    geometry = {"micro_batch": None, "rank": 0, "world_size": 1, "start_update": 0}
-    views = train_views(
-        task,
-        order_of(task),
-        only_the_batch,
-        by_row=False,
-        device=torch.device("cpu"),
-        **{**geometry, **options},
-    )
-    try:
-        for update in views:
-            yield [micro["batch"] for micro in update]
-    finally:
-        views.close()
 
 
 def rows(updates):
@@ -222,16 +218,16 @@ def test_ranks_and_micro_batches_are_parts_of_one_batch(files, batch, world, mic
 def test_shares_are_those_of_array_split():
     for total in range(12):
         for parts in (1, 2, 3, 5):
-            assert [list(range(*share(total, parts, p))) for p in range(parts)] == [
+            assert [list(range(*share_bounds(total, parts, p))) for p in range(parts)] == [
                 a.tolist() for a in np.array_split(np.arange(total), parts)
             ]
 
 
 def test_a_batch_smaller_than_the_world_is_refused(files):
-    with pytest.raises(ConfigError, match="train.batch: 3 sequences do not reach for 4 ranks"):
-        micro_batches(3, 4, None)
+    with pytest.raises(ConfigError, match="train.batch: 3 sequences cannot be shared by 4 ranks"):
+        count_micro_batches(3, 4, None)
     with pytest.raises(ConfigError, match="train.micro_batch"):
-        micro_batches(3, 1, 0)
+        count_micro_batches(3, 1, 0)
 
 
 def test_an_epoch_shows_every_example_once_and_continues_anywhere(files):
@@ -307,11 +303,7 @@ def test_loading_leaves_the_global_generators_alone(files, workers):
 
 def test_a_killed_worker_is_one_sentence(files):
     task = make(data=str(files / "news.txt"))
-    iterator = training(
-        task,
-        batch=2,
-        workers=1,
-    )
+    iterator = loaded(task, workers=1)
     next(iterator)
     for child in multiprocessing.active_children():
         os.kill(child.pid, signal.SIGKILL)
@@ -322,17 +314,12 @@ def test_a_killed_worker_is_one_sentence(files):
 
 def test_workers_that_give_nothing_for_too_long_are_ended(files):
     task = make(data=str(files / "news.txt"))
-    iterator = training(
-        task,
-        batch=2,
-        workers=1,
-        timeout=1.0,
-    )
+    iterator = loaded(task, workers=1, timeout=1.0)
     next(iterator)
     [worker] = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGSTOP)
     with pytest.raises(
-        RunError, match=r"workers for training gave nothing for 1 s \(train.timeout\)"
+        RunError, match=r"workers for training returned nothing for 1 s \(train.timeout\)"
     ):
         for _ in range(100):
             next(iterator)
@@ -342,12 +329,7 @@ def test_workers_that_give_nothing_for_too_long_are_ended(files):
 
 def test_a_trainer_that_takes_long_does_not_end_its_workers(files):
     task = make(data=str(files / "news.txt"))
-    iterator = training(
-        task,
-        batch=2,
-        workers=1,
-        timeout=0.2,
-    )
+    iterator = loaded(task, workers=1, timeout=0.2)
     next(iterator)
     time.sleep(1)
     assert next(iterator)[0].draws.tolist() == [2, 3]
@@ -360,9 +342,9 @@ def test_a_trainer_that_takes_long_does_not_end_its_workers(files):
         (
             (64, 64),
             1 << 30,
-            "2 data-loading workers may need 300 file descriptors, and 64 are allowed; raise the limit",
+            "2 data-loading workers may need 300 file descriptors, but only 64 are allowed; raise the limit",
         ),
-        ((1024, 4096), 1 << 16, "and 0.1 MB of it are free in /dev/shm"),
+        ((1024, 4096), 1 << 16, "but only 0.1 MB are free in /dev/shm"),
         ((64, 4096), 1 << 30, ""),
         ((1024, 1024), 1 << 30, ""),
     ],
@@ -374,21 +356,17 @@ def test_what_workers_need_is_looked_at_before_they_begin(monkeypatch, limits, f
     monkeypatch.setattr(workers.os.path, "isdir", lambda _: True)
     monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     if not said:
-        loader.require_worker_limits(2)
+        workers.require_worker_limits(2)
         assert given == ([(300, 4096)] if limits[0] == 64 else [])
         return
     with pytest.raises(RunError, match=said):
-        loader.require_worker_limits(2)
+        workers.require_worker_limits(2)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
 def test_a_signal_to_the_whole_group_leaves_workers_at_work(files, name):
     task = make(data=str(files / "news.txt"))
-    iterator = training(
-        task,
-        batch=2,
-        workers=1,
-    )
+    iterator = loaded(task, workers=1)
     next(iterator)
     for child in multiprocessing.active_children():
         os.kill(child.pid, getattr(signal, name))
@@ -443,14 +421,8 @@ def test_an_error_that_does_not_come_twice_is_still_told(files):
         task,
         order_of(task),
         lambda batch: {},
-        True,
-        batch=2,
-        micro_batch=None,
-        rank=0,
-        world_size=1,
-        workers=0,
-        start_update=0,
-        device=torch.device("cpu"),
+        loader.FeedSettings(batch=2),
+        by_row=True,
     )
     assert (
         task.fixed_shape()

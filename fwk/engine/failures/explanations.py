@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fwk.engine.feed.workers import worker_died
+from fwk.engine.feed.workers import is_worker_death
 from fwk.errors import FwkError, RunError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def explain(error: Exception, trainer: Trainer | None) -> str | None:
     when = f"update {run.update + 1}: " if run is not None else ""
     if isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY):
         return when + out_of_memory(said, trainer)
-    if worker_died(error):  # torch's handler of SIGCHLD raises wherever the main thread is
+    if is_worker_death(error):  # torch's handler of SIGCHLD raises wherever the main thread is
         return (
             f"{when}a data-loading worker died ({said[:120]}); it may have run out of memory or of shared memory: try a "
             "smaller train.workers"
@@ -122,7 +122,7 @@ def out_of_memory(said: str, trainer: Trainer | None) -> str:
         if shape[0] > 1
         else "it is one sequence already: lower task.length, or choose a smaller model or train.precision=bf16"
     )
-    return f"out of memory{asked} in a micro-batch of {' x '.join(map(str, shape))}{views}; {advice}; the last checkpoint is good"
+    return f"out of memory{asked} in a micro-batch of {' x '.join(map(str, shape))}{views}; {advice}; the last checkpoint is intact"
 
 
 def stray_token(run: Run) -> str | None:

@@ -1,16 +1,18 @@
-"""Batches from a task. An item of work is a range of draws, so any worker may make any micro-batch: the batches do not
-depend on the number of workers, and nothing here has state worth saving.
+"""Batches of a task for training and evaluation.
 
-Training gets views: what static noisers make of a batch is made here too, beside the training process where there are
-workers, and for as many small micro-batches at once as makes the call worth it.
+The way of a training batch: the draws of several micro-batches (draws.py) go to `_JoinedExamples`, in a worker where
+there are workers; it reads and collates their examples and applies the static noisers (static.py), all in one call.
+`_on_device` moves the result to the device and splits it into micro-batches (joined.py), and `_per_update` groups these
+by update.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,86 +21,180 @@ from torch.utils.data import DataLoader, Dataset
 from fwk.contracts.task import Task
 from fwk.contracts.views import Batch
 from fwk.data.order import Order
+from fwk.engine.feed.draws import (
+    EvaluationDraws,
+    GroupedDraws,
+    TrainingDraws,
+    count_micro_batches,
+)
 from fwk.engine.feed.joined import JoinedViews
 from fwk.engine.feed.workers import (
-    _Failure,
-    _guarded,
-    _load_user_dirs,
-    _WorkerStart,
+    WorkerFailure,
+    WorkerStart,
+    load_user_dirs,
     require_worker_limits,
+    watched_batches,
 )
 from fwk.engine.update import Views
 from fwk.errors import CodeFailed, ConfigError, FwkError, PluginError, did_you_mean
 
-_TOGETHER = 32768  # positions that are worked on in one call, where micro-batches are smaller
+POSITIONS_PER_CALL = (
+    32768  # small micro-batches are made together until a call has this many positions
+)
+MICRO_BATCHES_PER_CALL = (
+    64  # upper bound; the first micro-batch is delayed until all of its call are made
+)
+
+T = TypeVar("T")
 
 
-_AT_MOST = 64  # micro-batches in one call: the first of them waits for all
+@dataclass(frozen=True, kw_only=True)
+class FeedSettings:
+    """How one rank is fed in training: its share of the batch, and the processes that load it."""
+
+    batch: int  # sequences per update, over all ranks
+    micro_batch: int | None = None  # sequences per micro-batch at most; None: no limit
+    rank: int = 0
+    world_size: int = 1
+    workers: int = 0  # data-loading processes; 0: load in this process
+    device: torch.device = field(
+        default_factory=lambda: torch.device("cpu")
+    )  # where the views are wanted
+    user_dirs: Sequence[str | Path] = ()  # imported in each worker before the task is unpickled
+    start_method: str | None = None  # of the workers; None: the platform's
+    timeout: float = 0.0  # seconds to wait for one item of a worker; 0: no limit
 
 
-def share(total: int, parts: int, part: int) -> tuple[int, int]:
-    """The bounds of one part of range(total) cut as np.array_split cuts: the first `total % parts` get one more."""
-    size, more = divmod(total, parts)
-    start = part * size + min(part, more)
-    return start, start + size + (part < more)
+def train_views(
+    task: Task,
+    order: Order,
+    make_views: Callable[[Batch], Views],
+    settings: FeedSettings,
+    *,
+    start_update: int = 0,
+    by_row: bool = False,
+) -> Iterator[list[Views]]:
+    """Yield, for each update from `start_update` on, the views of this rank's micro-batches, without end.
 
-
-def micro_batches(batch: int, world_size: int, micro_batch: int | None) -> int:
-    """Micro-batches per update, the same on every rank. None stays empty: where ranks differ by one example and
-    `micro_batch` is 1, one micro-batch of the longer ranks holds two.
+    by_row: the rows that `make_views` returns do not depend on each other, so that several micro-batches may be made in
+    one call where the task agrees. Close the iterator (`.close()`) to end its workers. Raises ConfigError at once where
+    the batch cannot be shared by all ranks, and DataError or RunError while reading.
     """
-    if batch < world_size:
-        raise ConfigError(
-            "train.batch",
-            f"{batch} sequences do not reach for {world_size} ranks; expected at least "
-            f"{world_size}",
-        )
-    if micro_batch is not None and micro_batch < 1:
-        raise ConfigError("train.micro_batch", f"is {micro_batch}, expected at least 1")
-    largest, smallest = -(-batch // world_size), batch // world_size
-    return min(-(-largest // (micro_batch or largest)), smallest)
+    micro_batches = count_micro_batches(settings.batch, settings.world_size, settings.micro_batch)
+    draws = TrainingDraws(
+        batch=settings.batch,
+        micro_batches=micro_batches,
+        rank=settings.rank,
+        world_size=settings.world_size,
+        start_update=start_update,
+    )
+    largest = -(-settings.batch // (settings.world_size * micro_batches))
+    per_call = _micro_batches_per_call(task, largest) if by_row else 1
+    loader = _make_loader(
+        _JoinedExamples(task, order, settings.user_dirs, make_views),
+        GroupedDraws(draws, per_call),
+        settings.workers,
+        pin_memory=settings.device.type == "cuda",
+        start_method=settings.start_method,
+    )
+    return _per_update(_on_device(loader, settings.device, settings.timeout), micro_batches)
+
+
+def evaluation_batches(
+    task: Task,
+    split: str,
+    *,
+    batch: int,
+    rank: int,
+    world_size: int,
+    workers: int = 0,
+    limit_batches: int = 0,
+) -> Iterator[Batch]:
+    """Return this rank's part of a split, in order, as batches on the CPU.
+
+    batch: examples per step, over all ranks. limit_batches: steps at most; 0: all. Draws are the examples' numbers over
+    the sources end to end, and every example comes exactly once over the ranks. In the last step a rank may get no
+    example and then yields no batch for it, so the ranks' numbers of batches may differ by one.
+    """
+    if batch < 1:
+        raise ConfigError("train.batch", f"is {batch}, expected at least 1")
+    examples = _Examples(task, split)
+    draws = EvaluationDraws(
+        examples=len(examples),
+        batch=batch,
+        rank=rank,
+        world_size=world_size,
+        limit_batches=limit_batches,
+    )
+    return watched_batches(_make_loader(examples, draws, workers), split, timeout=0)
+
+
+def _micro_batches_per_call(task: Task, largest: int) -> int:
+    """Return how many micro-batches of at most `largest` sequences are made in one call."""
+    positions = largest * task.length()
+    if not task.fixed_shape() or not positions:
+        return 1
+    return min(MICRO_BATCHES_PER_CALL, max(1, POSITIONS_PER_CALL // positions))
+
+
+def _on_device(
+    loader: DataLoader, device: torch.device, timeout: float
+) -> Generator[Views, None, None]:
+    """Yield the views of one micro-batch after another, on `device`."""
+    for parts in watched_batches(loader, "training", timeout):
+        for part in parts:
+            if isinstance(part, WorkerFailure):
+                part.throw()
+            yield from part.to(device)
+
+
+def _per_update(micro_batches: Generator[T, None, None], count: int) -> Iterator[list[T]]:
+    """Yield lists of `count` micro-batches; close `micro_batches` when this generator is closed."""
+    try:
+        while True:
+            yield [next(micro_batches) for _ in range(count)]
+    finally:
+        micro_batches.close()
 
 
 class _Examples(Dataset):
-    """draws int64 [B] -> Batch; without an order, draws are example numbers over the split's sources end to end."""
+    """The examples of a split as a data set that maps draws, int64 [B], to a Batch.
+
+    Without an order, draws are example numbers over the split's sources end to end.
+    """
 
     def __init__(
-        self, task: Task, split: str, order: Order | None, user_dirs: Sequence[str | Path]
-    ):
-        self.task, self.split, self.order, self.user_dirs = (
-            task,
-            split,
-            order,
-            tuple(map(str, user_dirs)),
-        )
+        self,
+        task: Task,
+        split: str,
+        order: Order | None = None,
+        user_dirs: Sequence[str | Path] = (),
+    ) -> None:
+        self.task, self.split, self.order = task, split, order
+        self.user_dirs = tuple(map(str, user_dirs))
         sources = task.sources(split)
         self._sources = list(sources.values())
-        self._numbers = source_numbers(
-            task, list(sources), split
-        )  # int64 [S], what `Batch.source` says of each
-        self._ends = np.cumsum([len(source) for source in self._sources])
+        self._numbers = source_numbers(task, list(sources), split)  # int64 [S], for `Batch.source`
+        self._ends = np.cumsum([len(source) for source in self._sources])  # int64 [S]
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __reduce__(self) -> Any:
-        # a task of a user directory can be rebuilt only once that directory is imported
-        return _rebuild, (
-            _Examples,
-            self.user_dirs,
-            pickle.dumps((self.task, self.split, self.order, self.user_dirs)),
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a task of a user directory can be unpickled only once that directory is imported
+        arguments = pickle.dumps((self.task, self.split, self.order, self.user_dirs))
+        return _rebuild, (_Examples, self.user_dirs, arguments)
 
-    def __getitem__(self, draws: np.ndarray) -> Batch | _Failure:
+    def __getitem__(self, draws: np.ndarray) -> Batch | WorkerFailure:
         try:
-            return self.batch(draws)
+            return self.collated(draws)
         except FwkError as error:
-            return _Failure.from_error(error)
+            return WorkerFailure.from_error(error)
 
-    def batch(self, draws: np.ndarray) -> Batch:
-        """CodeFailed where the task's code raises what is no error of ours."""
+    def collated(self, draws: np.ndarray) -> Batch:
+        """Return the batch of `draws`. Raises CodeFailed where the task's code raises anything but an FwkError."""
         try:
-            return self._read(draws)
+            return self._collate(draws)
         except (FwkError, MemoryError):
             raise
         except Exception as error:
@@ -106,57 +202,61 @@ class _Examples(Dataset):
                 f"task {type(self.task).__name__}", error, lambda frame: frame.filename == __file__
             ) from error
 
-    def _read(self, draws: np.ndarray) -> Batch:
-        if self.order is not None:
-            sources, indices, _ = self.order.locate(draws)
-        else:
-            sources = np.searchsorted(self._ends, draws, side="right")
-            indices = draws - np.concatenate([[0], self._ends])[sources]
+    def _collate(self, draws: np.ndarray) -> Batch:
+        sources, indices = self._locate(draws)
         examples: list[Any] = [None] * len(draws)
         for source in np.unique(sources).tolist():
-            places = np.flatnonzero(sources == source)
-            for place, example in zip(
-                places.tolist(), self._sources[source].many(indices[places].tolist()), strict=True
-            ):
-                examples[place] = example
+            rows = np.flatnonzero(sources == source)
+            read = self._sources[source].many(indices[rows].tolist())
+            for row, example in zip(rows.tolist(), read, strict=True):
+                examples[row] = example
         return self.task.collate(examples, draws, self._numbers[sources])
 
+    def _locate(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each draw's source and its index in that source, both int64 [B]."""
+        if self.order is not None:
+            sources, indices, _ = self.order.locate(draws)
+            return sources, indices
+        sources = np.searchsorted(self._ends, draws, side="right")
+        starts = np.concatenate([[0], self._ends])
+        return sources, draws - starts[sources]
 
-class _Views(_Examples):
-    """Draws of several successive micro-batches -> their views. make: a batch -> views by name."""
+
+class _JoinedExamples(_Examples):
+    """Maps the draws of several successive micro-batches to their views."""
 
     def __init__(
         self,
         task: Task,
         order: Order,
         user_dirs: Sequence[str | Path],
-        make: Callable[[Batch], Views],
-    ):
+        make_views: Callable[[Batch], Views],
+    ) -> None:
         super().__init__(task, "train", order, user_dirs)
-        self.make = make
+        self.make_views = make_views
 
-    def __reduce__(self) -> Any:
-        return _rebuild, (
-            _Views,
-            self.user_dirs,
-            pickle.dumps((self.task, self.order, self.user_dirs, self.make)),
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = pickle.dumps((self.task, self.order, self.user_dirs, self.make_views))
+        return _rebuild, (_JoinedExamples, self.user_dirs, arguments)
 
-    def __getitem__(self, draws: list[np.ndarray]) -> list[JoinedViews | _Failure]:
+    def __getitem__(self, draws: list[np.ndarray]) -> list[JoinedViews | WorkerFailure]:  # type: ignore[override]
         try:
-            return [JoinedViews.joining(self.make(self.batch(np.concatenate(draws))), draws)]
+            views = self.make_views(self.collated(np.concatenate(draws)))
+            return [JoinedViews.joining(views, draws)]
         except FwkError as error:
-            failure = _Failure.from_error(error)
-            if len(draws) == 1:
-                return [failure]
-            parts = [
-                made for own in draws for made in self[[own]]
-            ]  # each micro-batch fails when it is its turn
-            return parts if any(isinstance(part, _Failure) for part in parts) else [failure]
+            failure = WorkerFailure.from_error(error)
+        if len(draws) == 1:
+            return [failure]
+        # made one by one, so that the micro-batches before the faulty one are still used
+        parts = [part for micro_batch in draws for part in self[[micro_batch]]]
+        return parts if any(isinstance(part, WorkerFailure) for part in parts) else [failure]
 
 
 def source_numbers(task: Task, names: Sequence[str], split: str) -> np.ndarray:
-    """Positions of the sources of a split in `task.source_names()`, int64. Raises PluginError for one not there."""
+    """Return the positions of a split's sources in `task.source_names()`, int64 [S].
+
+    Raises PluginError for a source that `source_names()` lacks.
+    """
     known = task.source_names()
     for name in names:
         if name not in known:
@@ -167,171 +267,34 @@ def source_numbers(task: Task, names: Sequence[str], split: str) -> np.ndarray:
     return np.array([known.index(name) for name in names], dtype=np.int64)
 
 
-def _rebuild(cls: type[_Examples], user_dirs: tuple[str, ...], content: bytes) -> _Examples:
-    _load_user_dirs(user_dirs)
-    return cls(*pickle.loads(content))  # from our own parent process, never from a file
+def _rebuild(cls: type[_Examples], user_dirs: tuple[str, ...], arguments: bytes) -> _Examples:
+    load_user_dirs(user_dirs)
+    return cls(*pickle.loads(arguments))  # from the parent process, never from a file
 
 
-class _TrainDraws:
-    """Endless: the draws of this rank's micro-batches, in order."""
-
-    def __init__(self, batch: int, pieces: int, rank: int, world_size: int, start_update: int):
-        self.batch, self.pieces, self.rank, self.world_size, self.update = (
-            batch,
-            pieces,
-            rank,
-            world_size,
-            start_update,
-        )
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        update = self.update
-        first, last = share(self.batch, self.world_size, self.rank)
-        while True:
-            for piece in range(self.pieces):
-                start, stop = share(last - first, self.pieces, piece)
-                base = update * self.batch + first
-                yield np.arange(base + start, base + stop, dtype=np.int64)
-            update += 1
+def _unchanged(item: T) -> T:
+    return item
 
 
-class _Together:
-    """Successive items of an endless iterable, `count` at a time."""
-
-    def __init__(self, items: Iterable[np.ndarray], count: int):
-        self.items, self.count = items, count
-
-    def __iter__(self) -> Iterator[list[np.ndarray]]:
-        items = iter(self.items)
-        while True:
-            yield [next(items) for _ in range(self.count)]
-
-
-class _EvaluationDraws:
-    def __init__(self, examples: int, batch: int, rank: int, world_size: int, limit: int):
-        self.examples, self.batch, self.rank, self.world_size, self.limit = (
-            examples,
-            batch,
-            rank,
-            world_size,
-            limit,
-        )
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for step, start in enumerate(range(0, self.examples, self.batch)):
-            if self.limit and step >= self.limit:
-                return
-            size = min(self.batch, self.examples - start)
-            first, last = share(size, self.world_size, self.rank)
-            if last > first:
-                yield np.arange(start + first, start + last, dtype=np.int64)
-
-
-def _identity(value: Any) -> Any:
-    return value
-
-
-def _loader(
-    examples: _Examples, draws: Any, workers: int, pin: bool, start_method: str | None
+def _make_loader(
+    examples: _Examples,
+    draws: Any,  # any iterable; torch asks for a Sampler and needs `__iter__` only
+    workers: int,
+    pin_memory: bool = False,
+    start_method: str | None = None,
 ) -> DataLoader:
     if workers:
         require_worker_limits(workers)
-    # a generator of its own: the loader draws a base seed, which must not move torch's global one
     return DataLoader(
         examples,
         sampler=draws,
         batch_size=None,
-        collate_fn=_identity,
+        collate_fn=_unchanged,
         num_workers=workers,
-        pin_memory=pin and torch.cuda.is_available(),
+        pin_memory=pin_memory and torch.cuda.is_available(),
+        # the loader draws a base seed: with a separate generator it leaves torch's global one unchanged
         generator=torch.Generator().manual_seed(0),
-        worker_init_fn=_WorkerStart(examples.user_dirs) if workers else None,
+        worker_init_fn=WorkerStart(examples.user_dirs) if workers else None,
         prefetch_factor=4 if workers else None,
         multiprocessing_context=start_method if workers else None,
     )
-
-
-def train_views(
-    task: Task,
-    order: Order,
-    make: Callable[[Batch], Views],
-    by_row: bool,
-    *,
-    batch: int,
-    micro_batch: int | None,
-    rank: int,
-    world_size: int,
-    workers: int,
-    start_update: int,
-    device: torch.device,
-    user_dirs: Sequence[str | Path] = (),
-    start_method: str | None = None,
-    timeout: float = 0,
-) -> Iterator[list[Views]]:
-    """Return an endless iterator over this rank's micro-batches, one list per update from `start_update` on.
-
-    Update u consists of the draws [u*batch, (u+1)*batch); a rank takes a contiguous share of them, cut into the same
-    number of micro-batches on every rank. Close the iterator (`.close()`) to end its workers.
-
-    make: returns the views of a batch; they are moved to `device`. by_row: the rows of these views do not depend on
-    each other, so several micro-batches may be made in one call where the task agrees. start_method: of the worker
-    processes (None: the platform's). timeout: seconds that a worker may take for a batch (0: any number). Raises
-    ConfigError at once where the batch is too small for all ranks; the iterator raises DataError and RunError.
-    """
-    pieces = micro_batches(batch, world_size, micro_batch)
-    draws = _TrainDraws(batch, pieces, rank, world_size, start_update)
-    positions = -(-batch // (world_size * pieces)) * task.length()
-    together = (
-        min(_AT_MOST, max(1, _TOGETHER // positions))
-        if by_row and task.fixed_shape() and positions
-        else 1
-    )
-    loader = _loader(
-        _Views(task, order, user_dirs, make),
-        _Together(draws, together),
-        workers,
-        device.type == "cuda",
-        start_method,
-    )
-
-    def micros() -> Iterator[Views]:
-        for made in _guarded(loader, "training", timeout):
-            for part in made:
-                if isinstance(part, _Failure):
-                    part.throw()
-                yield from part.to(device)
-
-    def updates() -> Iterator[list[Views]]:
-        views = micros()
-        try:
-            while True:
-                yield [next(views) for _ in range(pieces)]
-        finally:
-            views.close()
-
-    return updates()
-
-
-def evaluation_batches(
-    task: Task,
-    split: str,
-    *,
-    batch: int,
-    rank: int,
-    world_size: int,
-    workers: int,
-    limit_batches: int = 0,
-    pin: bool = False,
-    user_dirs: Sequence[str | Path] = (),
-    start_method: str | None = None,
-    timeout: float = 0,
-) -> Iterator[Batch]:
-    """This rank's part of a split, in order. `batch` counts examples over all ranks; draws are the examples' numbers
-    over the sources end to end, and every example comes exactly once over the ranks. In the last step a rank may get
-    no example: then nothing is yielded for it, so ranks may differ by one batch. limit_batches: 0 for all.
-    """
-    if batch < 1:
-        raise ConfigError("train.batch", f"is {batch}, expected at least 1")
-    examples = _Examples(task, split, None, user_dirs)
-    draws = _EvaluationDraws(len(examples), batch, rank, world_size, limit_batches)
-    return _guarded(_loader(examples, draws, workers, pin, start_method), split, timeout)

@@ -1,6 +1,6 @@
-"""Static views: what noisers without a network make of a batch, before any network runs.
+"""Static views: those that noisers without a network make of a batch, before any network runs.
 
-They are a pure function of the batch and its draws, so they are made where the examples are read: in the loader's
+They are a pure function of the batch and its draws, so they are made where the examples are read: in the data-loading
 processes, and for several micro-batches in one call where every noiser allows it (`Noiser.by_row`).
 """
 
@@ -17,18 +17,19 @@ from fwk.engine.plan import BATCH
 
 @dataclass(frozen=True)
 class StaticViews:
-    """Makes the static views of batches."""
+    """A function from a batch to its static views; it pickles to data-loading processes."""
 
     seed: int
     noisers: Mapping[str, Noiser]  # by view, in the order in which the views are made
-    parents: Mapping[str, str]  # by view: the view that it is made of
+    parents: Mapping[str, str]  # by view: the view that it is made from
 
     @property
     def by_row(self) -> bool:
+        """Return True where no row of any view depends on another row of the batch."""
         return all(noiser.by_row for noiser in self.noisers.values())
 
     def __call__(self, batch: Batch, split: str) -> dict[str, View]:
-        """The batch and every static view of it, by name."""
+        """Return the batch and every static view of it, by name."""
         views = {BATCH: View.from_batch(batch)}
         for name, noiser in self.noisers.items():
             parent = views[self.parents[name]]

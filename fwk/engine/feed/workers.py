@@ -1,170 +1,192 @@
-"""Data-loading processes: what they are started with, their limits, and how their failures are reported."""
+"""Data-loading processes: how they start, their limits, and how their failures are reported."""
 
 from __future__ import annotations
 
 import os
 import resource
 import shutil
+import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils.data import DataLoader
 
-from fwk.contracts.views import Batch
 from fwk.errors import DataError, FwkError, RunError, UserError
+
+DESCRIPTORS_PER_WORKER = (
+    100  # file descriptors in this process: queues, and one for each tensor in transit
+)
+LEAST_SHARED_MEMORY = 1 << 20  # bytes; with less, a worker cannot hand over a batch
 
 
 @dataclass(frozen=True)
-class _Failure:
-    """An error of ours on its way out of a worker, without the traceback torch would wrap it in. details: what is shown
-    above its sentence."""
+class WorkerFailure:
+    """An FwkError on its way out of a worker, without the traceback that torch would add to its message."""
 
     message: str
-    users: bool
-    details: str
+    is_user_error: bool
+    details: str  # shown above the message
 
     @classmethod
-    def from_error(cls, error: FwkError) -> _Failure:
+    def from_error(cls, error: FwkError) -> WorkerFailure:
+        """Return `error` in a form that can be pickled."""
         return cls(str(error), isinstance(error, UserError), getattr(error, "details", ""))
 
-    def throw(self) -> None:
-        error = (DataError if self.users else RunError)(self.message)
-        error.details = self.details
+    def throw(self) -> NoReturn:
+        """Raise the error in this process, as DataError where it was the user's and as RunError otherwise."""
+        error = DataError(self.message) if self.is_user_error else RunError(self.message)
+        error.details = self.details  # type: ignore[union-attr]
         raise error
 
 
-def _load_user_dirs(user_dirs: Sequence[str]) -> None:
+def load_user_dirs(user_dirs: Sequence[str]) -> None:
+    """Import the user's directories, where there are any."""
     if user_dirs:
-        from fwk.components.discovery import load_user_dirs
+        from fwk.components import discovery
 
-        load_user_dirs(user_dirs)
+        discovery.load_user_dirs(user_dirs)
 
 
-class _WorkerStart:
-    """What a worker does first."""
+class WorkerStart:
+    """The first call in a worker: sets its threads and signal handlers, and imports the user's directories."""
 
-    def __init__(self, user_dirs: Sequence[str | Path]):
+    def __init__(self, user_dirs: Sequence[str | Path]) -> None:
         self.user_dirs = tuple(map(str, user_dirs))
 
     def __call__(self, worker: int) -> None:
-        import signal
-
         torch.set_num_threads(1)
-        # a Ctrl-C or a scheduler's signal goes to the whole group: the trainer decides when its workers end
-        for name in ("SIGINT", "SIGUSR1"):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-        # but a second SIGTERM ends a worker that hangs: that is what the loader sends when it gives up on one
+        # Ctrl-C and a scheduler's signal reach the whole process group; the trainer decides when its workers end
+        for number in (signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        # the first SIGTERM is ignored, a second one ends a worker that hangs: the loader sends it when it gives up
         signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-        _load_user_dirs(self.user_dirs)
-
-
-_DESCRIPTORS = (
-    100  # that a worker may need in this process: its queues, and one for each tensor on its way
-)
-
-
-_SHARED = 1 << 20  # bytes of shared memory without which no worker can hand over anything
+        load_user_dirs(self.user_dirs)
 
 
 def require_worker_limits(workers: int) -> None:
-    """RunError where workers could not even begin: what torch does then is to wait for ever, or to end in its threads."""
+    """Raise RunError where the system's limits would keep workers from starting.
+
+    torch would then wait without end, or fail in its own threads. Raises the limit of open files where that is
+    allowed.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = _DESCRIPTORS * (workers + 1)
+    needed = DESCRIPTORS_PER_WORKER * (workers + 1)
     if needed > soft != resource.RLIM_INFINITY:
         allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
         if allowed < needed // 2:
             raise RunError(
-                f"{workers} data-loading worker{'s' * (workers > 1)} may need {needed} file descriptors, and {allowed} "
-                "are allowed; raise the limit (ulimit -n), or lower train.workers"
+                f"{workers} data-loading worker{'s' * (workers > 1)} may need {needed} file descriptors, but only "
+                f"{allowed} are allowed; raise the limit (ulimit -n), or lower train.workers"
             )
-    if os.path.isdir("/dev/shm") and (free := shutil.disk_usage("/dev/shm").free) < _SHARED:
+    if not os.path.isdir("/dev/shm"):
+        return
+    free = shutil.disk_usage("/dev/shm").free
+    if free < LEAST_SHARED_MEMORY:
         raise RunError(
-            f"data-loading workers hand batches over in shared memory, and {free / 1e6:.1f} MB of it are free in "
+            f"data-loading workers pass batches through shared memory, but only {free / 1e6:.1f} MB are free in "
             "/dev/shm; free or enlarge it (docker run --shm-size), or set train.workers=0"
         )
 
 
-class _StalledWorkers:
-    """Ends workers that the training process has waited for too long: one that is stopped, or that hangs in what it
-    reads, would keep it in a call without a limit of its own."""
+class _StallGuard:
+    """Kills the workers when the training process has waited too long for them.
 
-    def __init__(self, batches: Any, seconds: float):
+    `DataLoader(timeout=...)` covers a slow worker, but not one that was stopped while it wrote into the pipe: the read
+    would then block without a limit.
+    """
+
+    def __init__(self, batches: Any, seconds: float) -> None:
         self.workers, self.seconds = getattr(batches, "_workers", ()), seconds
-        self.since: float | None = None
-        self.lost = False
-        self._over = threading.Event()
+        self.waiting_since: float | None = None
+        self.expired = False
+        self._closed = threading.Event()
         if self.workers and seconds:
-            threading.Thread(target=self._look, daemon=True, name="fwk patience").start()
+            threading.Thread(target=self._watch, daemon=True, name="fwk stalled workers").start()
 
     def __enter__(self) -> None:
-        self.since = time.monotonic()
+        self.waiting_since = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        self.since = None
+        self.waiting_since = None
 
-    def _look(self) -> None:
-        while not self._over.wait(self.seconds / 20):
-            since = self.since
+    def _watch(self) -> None:
+        while not self._closed.wait(self.seconds / 20):
+            since = self.waiting_since
             if since is not None and time.monotonic() - since > self.seconds:
-                self.lost = True
+                self.expired = True
                 self.kill()
                 return
 
     def kill(self) -> None:
-        self._over.set()
+        self._closed.set()
         for worker in self.workers:
             if worker.is_alive():
                 worker.kill()
 
 
-def _guarded(loader: DataLoader, what: str, timeout: float) -> Iterator[Batch]:
-    """The loader's batches; a worker that is lost or hangs, or an error of ours, becomes one sentence."""
+def watched_batches(loader: DataLoader, name: str, timeout: float) -> Generator[Any, None, None]:
+    """Yield the loader's items, with one clear error for a worker that died, hangs or reports a failure.
+
+    name: the purpose of the batches, for messages. timeout: seconds to wait for one item; 0: no limit. Raises RunError
+    for a lost or stalled worker, and the error that a WorkerFailure carries.
+    """
     batches = iter(loader)
-    patience = _StalledWorkers(batches, timeout)
+    guard = _StallGuard(batches, timeout)
     try:
-        while True:
-            try:
-                with patience:
-                    item = next(batches)
-            except StopIteration:
-                return
-            except (RuntimeError, OSError, EOFError) as error:
-                # a dead worker shows as torch's RuntimeError, or as a connection to it that broke
-                if patience.lost:
-                    raise RunError(
-                        f"the data-loading workers for {what} gave nothing for {timeout:g} s (train.timeout): one is "
-                        "stopped, or what it reads hangs"
-                    ) from None
-                if not loader.num_workers or not (
-                    worker_died(error) or isinstance(error, (ConnectionError, EOFError))
-                ):
-                    raise
-                raise RunError(
-                    f"a data-loading worker for {what} died ({' '.join(str(error).split())[:120]}); it may "
-                    "have run out of memory or of shared memory: try a smaller train.workers"
-                ) from None
-            if isinstance(item, _Failure):
-                item.throw()
-            yield item
+        yield from _checked_items(batches, guard, loader.num_workers, name)
     finally:
-        shut = getattr(batches, "_shutdown_workers", None)
-        if shut is not None:
-            try:
-                shut()
-            except RuntimeError as error:  # torch's handler of SIGCHLD raises wherever we are, here for the second time
-                if not worker_died(error):
-                    raise
-        patience.kill()  # one that is stopped does not hear that it should end
+        _shut_down(batches)
+        guard.kill()  # a stopped worker does not receive the request to end
 
 
-def worker_died(error: BaseException) -> bool:
-    """Whether torch says by `error` that a data-loading worker is dead."""
+def _checked_items(
+    batches: Iterator[Any], guard: _StallGuard, workers: int, name: str
+) -> Iterator[Any]:
+    while True:
+        try:
+            with guard:
+                item = next(batches)
+        except StopIteration:
+            return
+        except (RuntimeError, OSError, EOFError) as error:
+            # a dead worker shows as torch's RuntimeError, or as a broken connection to it
+            if guard.expired:
+                raise RunError(
+                    f"the data-loading workers for {name} returned nothing for {guard.seconds:g} s (train.timeout): "
+                    "a worker is stopped, or the storage that it reads hangs"
+                ) from None
+            lost_connection = isinstance(error, (ConnectionError, EOFError))
+            if not workers or not (is_worker_death(error) or lost_connection):
+                raise
+            raise RunError(
+                f"a data-loading worker for {name} died ({' '.join(str(error).split())[:120]}); it may "
+                "have run out of memory or of shared memory: try a smaller train.workers"
+            ) from None
+        if isinstance(item, WorkerFailure):
+            item.throw()
+        yield item
+
+
+def _shut_down(batches: Any) -> None:
+    shut_down_workers = getattr(batches, "_shutdown_workers", None)  # only with workers
+    if shut_down_workers is None:
+        return
+    try:
+        shut_down_workers()
+    except RuntimeError as error:
+        # torch's handler of SIGCHLD raises wherever the main thread is, here for the second time
+        if not is_worker_death(error):
+            raise
+
+
+def is_worker_death(error: BaseException) -> bool:
+    """Return True where torch reports by `error` that a data-loading worker died."""
     message = str(error)
     return "DataLoader worker" in message and (
         "exited unexpectedly" in message or "is killed by signal" in message

@@ -1,5 +1,7 @@
-"""That ranks do the same: read the same data, are in the same update, draw what together makes up the batch, and hold the
-same weights to the last bit. What does not agree ends the run on every rank, with the ranks that differ named."""
+"""Checks that all ranks have the same data, the same update, disjoint draws and identical weights.
+
+A disagreement stops the run on every rank, and the message names the ranks that differ.
+"""
 
 from __future__ import annotations
 
@@ -16,58 +18,60 @@ from fwk.errors import RunError
 
 
 def agreement_numbers(run: Run, micros: Sequence[MicroBatch]) -> tuple[Tensor | int, int, int]:
-    """What tells of ranks that disagree, in the one sum: where this rank's draws lie in the update, and, every
-    train.check_ranks_every updates, a checksum of its weights and the square of that."""
-    every = run.config.train.check_ranks_every
+    """Return numbers that, summed over ranks in the update's one all-reduce, reveal a disagreement.
+
+    They are the sum of this rank's draws, counted from the update's first one, and, every `train.check_ranks_every`
+    updates, a checksum of the weights and its square (0 otherwise). `check_agreement` takes their sums.
+    """
     if run.world_size == 1:
         return 0, 0, 0
-    first = run.update * run.config.train.batch
-    place = sum((micro.batch.draws - first).sum() for micro in micros)
-    weights = (
-        checksum(run.module.parameters()) % (1 << 20) if every and run.update % every == 0 else 0
-    )
-    return place, weights, weights * weights
+    first_draw = run.update * run.config.train.batch
+    draws = sum((micro.batch.draws - first_draw).sum() for micro in micros)
+    every = run.config.train.check_ranks_every
+    weights = 0
+    if every and run.update % every == 0:
+        weights = checksum(run.module.parameters()) % (1 << 20)
+    return draws, weights, weights * weights
 
 
-def check_agreement(run: Run, sequences: float, place: float, weights: int, squared: int) -> None:
-    """RunError, on every rank alike, when their sums are not those of ranks that agree."""
+def check_agreement(run: Run, sequences: float, draws: float, weights: int, squared: int) -> None:
+    """Raise RunError, on every rank alike, where the sums over ranks are not those of ranks that agree."""
     batch = run.config.train.batch
     if run.world_size == 1:
         return
-    if sequences != batch or place != batch * (batch - 1) // 2:
+    # the draws 0 .. batch-1, each once, add up to batch * (batch - 1) / 2
+    if sequences != batch or draws != batch * (batch - 1) // 2:
         updates = run.world.gather_objects(run.update + 1)
-        ranks = (
+        difference = (
             f"they are in updates {', '.join(map(str, updates))}"
             if len(set(updates)) > 1
             else "their draws overlap"
         )
         raise RunError(
-            f"update {run.update + 1}: ranks disagree about what it consists of: together they read "
-            f"{sequences:.0f} sequences of train.batch={batch}, and {ranks}; the last checkpoint is good"
+            f"update {run.update + 1}: ranks disagree about the update's batch: together they read "
+            f"{sequences:.0f} sequences of train.batch={batch}, and {difference}; the last checkpoint is intact"
         )
-    if run.world_size * squared != weights * weights:  # equal just where all summands are
+    # by the inequality of Cauchy and Schwarz, equal only where the checksums of all ranks are equal
+    if run.world_size * squared != weights * weights:
         compare_weights(run)
 
 
 def compare_data(run: Run) -> None:
-    """RunError when ranks do not read the same data in the same order."""
+    """Raise RunError where ranks do not read the same data in the same order."""
     if run.world_size == 1:
         return
-    draws = np.arange(
-        run.update * run.config.train.batch,
-        (run.update + 1) * run.config.train.batch,
-        dtype=np.int64,
-    )
-    said = run.world.gather_objects(
-        [run.task.fingerprint()[:12], [part.tolist() for part in run.order.locate(draws)]]
-    )
-    for rank, (data, examples) in enumerate(said):
-        if data != said[0][0]:
+    batch = run.config.train.batch
+    draws = np.arange(run.update * batch, (run.update + 1) * batch, dtype=np.int64)
+    located = [part.tolist() for part in run.order.locate(draws)]
+    by_rank = run.world.gather_objects([run.task.fingerprint()[:12], located])
+    expected_fingerprint, expected_examples = by_rank[0]
+    for rank, (fingerprint, examples) in enumerate(by_rank):
+        if fingerprint != expected_fingerprint:
             raise RunError(
-                f"ranks read different data: its fingerprint is {data} on rank {rank} and {said[0][0]} on rank 0; "
-                "the data of all ranks must be the same"
+                f"ranks read different data: its fingerprint is {fingerprint} on rank {rank} and "
+                f"{expected_fingerprint} on rank 0; all ranks must read the same data"
             )
-        if examples != said[0][1]:
+        if examples != expected_examples:
             raise RunError(
                 f"ranks disagree about the order of the data: the draws of update {run.update + 1} are other "
                 f"examples on rank {rank} than on rank 0"
@@ -75,14 +79,15 @@ def compare_data(run: Run) -> None:
 
 
 def compare_weights(run: Run) -> None:
-    """RunError when ranks do not hold the same weights, to the last bit."""
+    """Raise RunError where ranks do not hold the same weights, to the last bit."""
     if run.world_size == 1:
         return
-    sums = run.world.gather_objects(checksum(run.module.parameters()))
-    most = Counter(sums).most_common(1)[0][0]
-    if others := [rank for rank, own in enumerate(sums) if own != most]:
+    checksums = run.world.gather_objects(checksum(run.module.parameters()))
+    most_common = Counter(checksums).most_common(1)[0][0]
+    different = [rank for rank, value in enumerate(checksums) if value != most_common]
+    if different:
         raise RunError(
-            f"after update {run.update} ranks hold different weights: rank {', '.join(map(str, others))} "
-            f"differs from the rest (checksums {', '.join(f'{own:x}' for own in sums)} in rank order); "
-            "the last checkpoint is good, go on from it"
+            f"after update {run.update} ranks hold different weights: rank {', '.join(map(str, different))} "
+            f"differs from the rest (checksums {', '.join(f'{value:x}' for value in checksums)} in rank order); "
+            "the last checkpoint is intact: start the same command again"
         )

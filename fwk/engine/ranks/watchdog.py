@@ -1,446 +1,294 @@
-"""A watch over the ranks of a job: who waits for whom, and for how long.
+"""A watchdog over the ranks of a job: it knows which rank waits for others, and for how long.
 
-Each rank says where it is (`at`, `waiting`): in a place of its own, which may take as long as it likes, or waiting for
-other ranks. Two threads per rank look on. One tells the others through the job's key-value store where this rank is,
-with its stack, and hears the same of them. The other keeps the clock and never touches the store, which may be gone.
+Each rank notes where it is (`enter`, `waiting_for`): in work of its own, which may take any time, or waiting for other
+ranks. Two threads per rank watch. One publishes this rank's position and stack in the job's key-value store, and reads
+those of the others. The other keeps the clock and never calls the store directly, which may have ended.
 
 A rank that has waited for `timeout` seconds raises an alarm: every rank that still answers publishes its stacks, the
-one that raised it prints all of them with what is known of those that do not answer, and all end with status 1. Python
-cannot interrupt a collective operation, so they end from here (`os._exit`). A rank that fails tells the others why; they
-end when they next wait. Time in which a whole process was stopped does not count as waiting.
+rank that raised the alarm prints all of them with what is known of the ranks that do not answer, and all end with
+status 1. Python cannot interrupt a collective operation, so the watchdog ends the process (`os._exit`). A rank that
+fails reports its error to the others, which end when they next wait. Time in which a whole process was stopped does not
+count as waiting.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
+import torch.distributed as dist
+
+from fwk.engine.ranks.alarms import Alarm, AlarmMessage
+from fwk.engine.ranks.job_store import JobStore
+from fwk.engine.ranks.peers import Peers, ProcessName, Status
+from fwk.engine.ranks.stacks import all_stacks, short_stack
 from fwk.errors import FwkError, RunError
 
-TICK = 0.5  # seconds between two looks; a tenth of a short timeout
-GRACE = 4.0  # seconds for stacks to come in, and for a rank to end by itself; a quarter of a short timeout
-FEW = 32  # up to so many ranks hear each other all the time; more only while they wait, to spare the store
+TICK = 0.5  # seconds between two publications or looks at the clock; a twentieth of a short timeout
+GRACE = 4.0  # seconds for stacks to arrive, and for a rank to end by itself; a quarter of a short timeout
+SMALL_JOB = (
+    32  # up to this size every rank reads all statuses all the time; beyond it, only while it waits
+)
+EMPTY = "{}"  # the store's value before an alarm is raised
 
 
 class LostRanks(RunError):
-    """Other ranks are gone or failed. quiet: another process says so."""
+    """Other ranks ended or failed. `quiet`: another process prints the message."""
 
-    def __init__(self, message: str, quiet: bool = False):
+    def __init__(self, message: str, quiet: bool = False) -> None:
         super().__init__(message)
         self.quiet = quiet
 
 
 @dataclass(frozen=True, eq=False)
 class Position:
-    """Where a rank is. waits: for other ranks, so that time counts. Another object is another visit."""
+    """A rank's current position. Compared by identity: entering the same place again makes a new object."""
 
-    what: str
-    waits: bool = False
-
-
-@dataclass
-class Heard:
-    """The last word of another rank, and when it came (monotonic seconds of this process)."""
-
-    said: dict[str, Any] = field(default_factory=dict)
-    at: float = field(default_factory=time.monotonic)
+    place: str
+    waits: bool = False  # for other ranks, so the time limit applies
 
 
 class RankWatchdog:
-    """store: a connection of its own to the job's store, prefixed (None: this rank watches over itself alone)."""
+    """The watchdog of one rank.
 
-    def __init__(self, rank: int, size: int, timeout: float, store: Any = None):
-        self.rank, self.size, self.timeout, self.store = rank, size, timeout, store
+    store: a connection to the job's store that nothing else uses, prefixed; None: this rank watches only itself.
+    """
+
+    def __init__(
+        self, rank: int, size: int, timeout: float, store: dist.Store | None = None
+    ) -> None:
+        self.rank, self.size, self.timeout = rank, size, timeout
         self.tick, self.grace = min(TICK, timeout / 20), min(GRACE, timeout / 4)
-        self.place = Position("the start")
+        self.store = JobStore(store, self.grace / 2)
+        self.process = ProcessName.of_this_process()
+        self.peers = Peers(rank, size, self.tick, self.process.host)
+        self.position = Position("the start")
         self.update = 0
-        self.last_checkpoint = ""  # name of the last checkpoint that this rank knows to be whole
-        self.alarm: dict[str, Any] | None = None
-        self.last_words: list[
-            Callable[[float], Any]
-        ] = []  # called with seconds before the process ends from here
-        self.heard: dict[int, Heard] = {}
-        self.deaf = False  # the store does not answer any more
-        self.main = threading.main_thread().ident
-        self.me = {
-            "rank": rank,
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "born": process_state(os.getpid())[1],
-        }
-        self._words = 0
-        self._over = threading.Event()
+        self.last_checkpoint = ""  # name of the last one that this rank knows to be intact
+        self.alarm: Alarm | None = None
+        # called with the seconds left, before the watchdog ends the process
+        self.before_exit: list[Callable[[float], object]] = []
+        self._statuses = 0
+        self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Call before a collective operation that all ranks take part in, so that each finds the others' first word."""
-        if self.store is not None:
-            self.store.set(f"rank/{self.rank}", json.dumps(self._word()))
-            self.store.compare_set("alarm", "", "{}")
-        for job in (self._talk, self._look) if self.store is not None else (self._look,):
-            self._threads.append(
-                threading.Thread(target=job, daemon=True, name=f"fwk{job.__name__}")
-            )
+        """Publish the first status and start the threads.
+
+        Call it before a collective operation of all ranks, so that each finds the others' first status.
+        """
+        jobs: list[Callable[[], None]] = [self._watch_clock]
+        connection = self.store.connection
+        if connection is not None:
+            connection.set(f"rank/{self.rank}", self._status().to_json())
+            connection.compare_set("alarm", "", EMPTY)
+            jobs.append(self._publish_and_listen)
+        for job in jobs:
+            name = f"fwk{job.__name__}"
+            self._threads.append(threading.Thread(target=job, daemon=True, name=name))
             self._threads[-1].start()
 
     def close(self) -> None:
-        self._over.set()
+        """Stop watching."""
+        self._closed.set()
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(
-                    2 * self.tick
-                )  # one that hangs in the store is left behind: it is a daemon
+                # a thread that hangs in the store is left behind: it is a daemon
+                thread.join(2 * self.tick)
 
-    # -- what the main thread says -----------------------------------------------------------------------------------
+    # -- called by the main thread -----------------------------------------------------------------------------------
 
-    def enter(self, what: str, waits: bool = False) -> None:
-        self.place = Position(what, waits)
+    def enter(self, place: str, waits: bool = False) -> None:
+        """Note where this rank is."""
+        self.position = Position(place, waits)
 
     @contextmanager
-    def waiting_for(self, what: str) -> Iterator[None]:
-        """Inside, this rank waits for others. RunError at once when one of them has failed."""
+    def waiting_for(self, place: str) -> Iterator[None]:
+        """Note that this rank waits for others inside. Raises LostRanks at once where one of them has failed."""
         if self.alarm is not None:
             raise self.lost_ranks()
-        outside = self.place
-        self.place = Position(outside.what if outside.waits else what, waits=True)
+        outside = self.position
+        self.position = Position(outside.place if outside.waits else place, waits=True)
         try:
             yield
         finally:
-            self.place = Position(outside.what, outside.waits)
+            self.position = Position(outside.place, outside.waits)
 
     def report_failure(self, error: BaseException) -> bool:
-        """Tells the other ranks that this one fails; False when another rank said the same before."""
-        said = (
-            " ".join(str(error).split())
-            if isinstance(error, FwkError)
-            else f"{type(error).__name__}: {error}"
-        )
-        first = self._sound({"kind": "failed", "said": said[:1000]})
-        return first["rank"] == self.rank or first.get("said") != said[:1000]
+        """Report the failure of this rank to the others; return False where another rank reported the same before."""
+        expected = isinstance(error, FwkError)
+        reason = " ".join(str(error).split()) if expected else f"{type(error).__name__}: {error}"
+        reason = reason[:1000]
+        first = self._raise_alarm(Alarm("failed", self.rank, self.update, reason=reason))
+        return first.rank == self.rank or first.reason != reason
 
     def lost_ranks(self, error: BaseException | None = None) -> LostRanks:
-        """The one sentence for what the loss of another rank did here. Takes up to `grace` seconds to find out which
-        rank it was. error: what torch raised."""
+        """Return the error to raise when a collective failed because another rank ended.
+
+        error: the one that torch raised. Takes up to `grace` seconds to find out which rank it was.
+        """
         end = time.monotonic() + self.grace
         while self.alarm is None and time.monotonic() < end:
-            if self.deaf and self._gone():
+            gone = self.peers.gone()
+            if gone and self.store.lost:
                 break
-            if gone := self._gone():
-                self._sound({"kind": "gone", "ranks": gone})
+            if gone:
+                self._raise_alarm(Alarm("gone", self.rank, self.update, ranks=gone))
             else:
                 time.sleep(self.tick)
-        alarm = self.alarm or self._sound({"kind": "gone", "ranks": self._gone() or self._silent()})
-        if alarm["kind"] == "stuck":  # its report is being made, and ends this process
-            time.sleep(self.timeout)
-        return LostRanks(self._sentence(alarm, error), quiet=self._quiet(alarm))
+        alarm = self.alarm
+        if alarm is None:
+            ranks = self.peers.gone() or self.peers.silent()
+            alarm = self._raise_alarm(Alarm("gone", self.rank, self.update, ranks=ranks))
+        if alarm.kind == "stuck":
+            time.sleep(self.timeout)  # the clock's thread prints the report and ends this process
+        message = self._message(alarm, error=error)
+        return LostRanks(message, quiet=alarm.is_printed_by_another(self.rank))
 
-    # -- the thread that talks ---------------------------------------------------------------------------------------
+    # -- the thread that publishes and listens -----------------------------------------------------------------------
 
-    def _word(self) -> dict[str, Any]:
-        self._words += 1
-        return {
-            **self.me,
-            "number": self._words,
-            "update": self.update,
-            "what": self.place.what,
-            "waits": self.place.waits,
-            "good": self.last_checkpoint,
-        }
+    def _status(self) -> Status:
+        self._statuses += 1
+        return Status(
+            process=self.process,
+            number=self._statuses,
+            update=self.update,
+            place=self.position.place,
+            waits=self.position.waits,
+            last_checkpoint=self.last_checkpoint,
+        )
 
-    def _talk(self) -> None:
-        names = [f"rank/{rank}" for rank in range(self.size)]
-        complete = False
-        while not self._over.wait(self.tick):
+    def _publish_and_listen(self) -> None:
+        connection = self.store.connection
+        assert connection is not None
+        keys = [f"rank/{rank}" for rank in range(self.size)]
+        complete = False  # whether every rank has published its first status
+        while not self._closed.wait(self.tick):
             try:
-                self.store.set(names[self.rank], json.dumps(self._word()))
-                self.store.set(f"last/{self.rank}", self.short_stack())
-                complete = complete or self.store.check(names)  # a rank may not have begun to speak
-                everyone = complete and (self.size <= FEW or self.place.waits)
-                alarm, *words = self.store.multi_get(["alarm", *(names if everyone else ())])
-            except Exception:  # the store is gone with the process that held it
-                self.deaf = True
+                connection.set(keys[self.rank], self._status().to_json())
+                connection.set(f"last/{self.rank}", short_stack())
+                complete = complete or connection.check(keys)
+                reads_all = complete and (self.size <= SMALL_JOB or self.position.waits)
+                alarm, *statuses = connection.multi_get(["alarm", *(keys if reads_all else ())])
+            except Exception:  # the process that held the store has ended
+                self.store.lost = True
                 return
-            for rank, word in enumerate(words):
-                said = json.loads(word)
-                if rank not in self.heard or self.heard[rank].said != said:
-                    self.heard[rank] = Heard(said)
-            if len(alarm) > 2:
-                self.alarm = json.loads(alarm)
+            self.peers.hear(statuses)
+            if len(alarm) > len(EMPTY):
+                self.alarm = Alarm.from_json(alarm)
 
-    def _sound(self, alarm: dict[str, Any]) -> dict[str, Any]:
-        """Raises an alarm; returns the one that was first."""
-        alarm = {"rank": self.rank, **alarm}
-        first = self._briefly(lambda: self.store.compare_set("alarm", "{}", json.dumps(alarm)))
-        self.alarm = json.loads(first) if first is not None and len(first) > 2 else alarm
+    def _raise_alarm(self, alarm: Alarm) -> Alarm:
+        """Raise an alarm and return the job's first one."""
+        first = self.store.replace("alarm", EMPTY, alarm.to_json())
+        self.alarm = Alarm.from_json(first) if len(first) > len(EMPTY) else alarm
         return self.alarm
 
-    def _briefly(self, ask: Callable[[], Any]) -> Any:
-        """What a question to the store gives, or None when there is no answer in time."""
-        if self.store is None or self.deaf:
-            return None
-        answer: list[Any] = []
+    # -- the thread that keeps the clock -----------------------------------------------------------------------------
 
-        def run() -> None:
-            try:
-                answer.append(ask())
-            except Exception:
-                self.deaf = True
-
-        asking = threading.Thread(target=run, daemon=True, name="fwk asking")
-        asking.start()
-        asking.join(self.grace / 2)
-        self.deaf = self.deaf or not answer
-        return answer[0] if answer else None
-
-    # -- the thread that looks on ------------------------------------------------------------------------------------
-
-    def _look(self) -> None:
-        place, waited, alarmed, before = self.place, 0.0, 0.0, time.monotonic()
-        while not self._over.wait(self.tick):
+    def _watch_clock(self) -> None:
+        position, waited, since_alarm, before = self.position, 0.0, 0.0, time.monotonic()
+        while not self._closed.wait(self.tick):
             now = time.monotonic()
-            passed, before = (
-                min(now - before, 4 * self.tick),
-                now,
-            )  # a process that was stopped did not wait
-            waited = waited + passed if self.place is place else 0.0
-            place = self.place
+            passed = min(now - before, 4 * self.tick)  # a process that was stopped did not wait
+            before = now
+            waited = waited + passed if self.position is position else 0.0
+            position = self.position
             if self.alarm is not None:
-                alarmed += passed
-                if self.alarm["kind"] == "stuck":
-                    self._report() if self.alarm["rank"] == self.rank else self._answer()
-                elif (
-                    place.waits and min(alarmed, waited) > self.grace
-                ):  # it did not come to an end by itself
-                    self._end(self._sentence(self.alarm), self._quiet(self.alarm))
-            elif place.waits and waited > self.timeout - self.grace:
-                self._sound({"kind": "stuck", "what": place.what, "update": self.update})
-            elif place.waits and waited > self.grace / 2 and (gone := self._gone()):
-                self._sound({"kind": "gone", "ranks": gone})
+                since_alarm += passed
+                self._obey(self.alarm, position, min(since_alarm, waited))
+            elif position.waits and waited > self.timeout - self.grace:
+                self._raise_alarm(Alarm("stuck", self.rank, self.update, place=position.place))
+            elif position.waits and waited > self.grace / 2 and (gone := self.peers.gone()):
+                self._raise_alarm(Alarm("gone", self.rank, self.update, ranks=gone))
+
+    def _obey(self, alarm: Alarm, position: Position, waited: float) -> None:
+        """End this process after an alarm; `waited`: seconds of waiting since then."""
+        if alarm.kind == "stuck" and alarm.rank == self.rank:
+            self._report(alarm)
+        elif alarm.kind == "stuck":
+            self._answer()
+        elif position.waits and waited > self.grace:  # the main thread did not end by itself
+            self._end(self._message(alarm), quiet=alarm.is_printed_by_another(self.rank))
 
     def _answer(self) -> None:
-        """Another rank raised the alarm of a stuck job: our stacks to it, and the end."""
-        self._briefly(lambda: self.store.set(f"stack/{self.rank}", self.stacks()))
+        """Publish this rank's stacks for the rank that raised the alarm, wait for its report, and end."""
+        self.store.set(f"stack/{self.rank}", all_stacks())
         end = time.monotonic() + self.grace
-        while (
-            time.monotonic() < end
-            and not self.deaf
-            and not self._briefly(lambda: self.store.check(["reported"]))
-        ):
+        while time.monotonic() < end and not self.store.lost:
+            if self.store.has("reported"):
+                break
             time.sleep(self.tick / 5)
         self._end("", quiet=True)
 
-    def _report(self) -> None:
-        """Every rank's stacks, the sentence, and the end."""
-        ranks = [rank for rank in range(self.size) if rank != self.rank]
-        stacks = {self.rank: self.stacks()}
-        end = time.monotonic() + self.grace / 2
-        while len(stacks) < self.size and time.monotonic() < end and not self.deaf:
-            for rank in [rank for rank in ranks if rank not in stacks]:
-                if self._briefly(lambda rank=rank: self.store.check([f"stack/{rank}"])):
-                    stacks[rank] = (
-                        self._briefly(lambda rank=rank: self.store.get(f"stack/{rank}")) or b""
-                    ).decode()
-            time.sleep(self.tick / 5)
+    def _report(self, alarm: Alarm) -> None:
+        """Print every rank's stacks and the message, and end."""
+        stacks = self._collect_stacks()
         lines = []
         for rank in range(self.size):
-            said = (
-                self.heard[rank].said
-                if rank in self.heard
-                else self.me
-                if rank == self.rank
-                else {}
-            )
-            if rank in stacks:
-                lines += [f"---- rank {rank}{_of(said)} ----", stacks[rank].rstrip()]
-            else:
-                last = said and self._briefly(
-                    lambda rank=rank: self.store.multi_get([f"last/{rank}"])[0].decode()
-                )
-                lines += [
-                    f"---- rank {rank}{_of(said)} does not answer; where it was {self._age(rank):.0f} s ago ----",
-                    (last or "  unknown").rstrip(),
-                ]
-        sentence = self._sentence(self.alarm, stuck=[rank for rank in ranks if rank not in stacks])
+            lines += self._stack_lines(rank, stacks.get(rank))
+        stuck = [rank for rank in self.peers.others if rank not in stacks]
+        message = self._message(alarm, stuck)
         print("\n".join(lines), file=sys.stderr)
-        self._briefly(lambda: self.store.set("reported", "1"))
-        self._end(sentence)
+        self.store.set("reported", "1")
+        self._end(message)
 
-    def _end(self, sentence: str, quiet: bool = False) -> None:
-        """Ends this process from here: its main thread hangs in an operation that nothing interrupts."""
-        for word in self.last_words:
+    def _collect_stacks(self) -> dict[int, str]:
+        """Return the stacks of the ranks that publish theirs in time, by rank."""
+        stacks = {self.rank: all_stacks()}
+        end = time.monotonic() + self.grace / 2
+        while len(stacks) < self.size and time.monotonic() < end and not self.store.lost:
+            for rank in [rank for rank in self.peers.others if rank not in stacks]:
+                if self.store.has(f"stack/{rank}"):
+                    stacks[rank] = self.store.get(f"stack/{rank}")
+            time.sleep(self.tick / 5)
+        return stacks
+
+    def _stack_lines(self, rank: int, stack: str | None) -> list[str]:
+        status = self.peers.status(rank)
+        process = status.process if status else self.process if rank == self.rank else None
+        name = f"rank {rank} ({process})" if process else f"rank {rank}"
+        if stack is not None:
+            return [f"---- {name} ----", stack.rstrip()]
+        last = self.store.get(f"last/{rank}") if status else ""
+        age = f"{self.peers.age(rank):.0f} s ago"
+        return [
+            f"---- {name} does not answer; its stack {age} ----",
+            (last or "  unknown").rstrip(),
+        ]
+
+    def _message(
+        self, alarm: Alarm, stuck: list[int] | None = None, error: BaseException | None = None
+    ) -> str:
+        return str(
+            AlarmMessage(
+                alarm=alarm,
+                peers=self.peers,
+                update=self.update,
+                last_checkpoint=self.last_checkpoint,
+                timeout=self.timeout,
+                store_lost=self.store.lost,
+                stuck=stuck or (),
+                error=error,
+            )
+        )
+
+    def _end(self, message: str, quiet: bool = False) -> None:
+        """End this process: its main thread hangs in an operation that nothing interrupts."""
+        for work in self.before_exit:
             try:
-                word(self.grace)
+                work(self.grace)
             except FwkError as error:
                 print(f"fwk: {error}", file=sys.stderr)
-        if sentence and not quiet:
-            print(f"fwk-train: error: {sentence}", file=sys.stderr)
+        if message and not quiet:
+            print(f"fwk-train: error: {message}", file=sys.stderr)
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except (OSError, ValueError):
                 pass
         os._exit(1)
-
-    # -- what is known of the others ---------------------------------------------------------------------------------
-
-    def _age(self, rank: int) -> float:
-        return time.monotonic() - self.heard[rank].at if rank in self.heard else float("inf")
-
-    def _silent(self) -> list[int]:
-        """Ranks that have not been heard of for some looks."""
-        return [
-            rank
-            for rank in range(self.size)
-            if rank != self.rank and self._age(rank) > 5 * self.tick
-        ]
-
-    def _gone(self) -> list[int]:
-        """Ranks of this host whose process is not there any more (and that are silent: a process may be out of sight)."""
-        return [
-            rank
-            for rank in self.heard
-            if rank != self.rank and self._age(rank) > 2 * self.tick and self._state(rank) == "gone"
-        ]
-
-    def _state(self, rank: int) -> str:
-        """'gone', 'stopped', 'there', or '' where one cannot see (another host)."""
-        said = self.heard[rank].said if rank in self.heard else {}
-        if said.get("host") != self.me["host"]:
-            return ""
-        state, born = process_state(said["pid"])
-        return "gone" if born != said["born"] else state
-
-    def _quiet(self, alarm: dict[str, Any]) -> bool:
-        """Whether another process says it: of several the one that found it out, and the first one of what another
-        said of itself, for whoever reads only its output."""
-        return alarm["rank"] != self.rank and not (alarm["kind"] == "failed" and self.rank == 0)
-
-    def _sentence(
-        self,
-        alarm: dict[str, Any],
-        error: BaseException | None = None,
-        stuck: list[int] | None = None,
-    ) -> str:
-        good = max(
-            [self.last_checkpoint, *(heard.said.get("good", "") for heard in self.heard.values())]
-        )
-        rest = (
-            f"the last good checkpoint is {good}; the same command goes on from there"
-            if good
-            else "there is no checkpoint yet"
-            if self.rank == 0
-            else "the same command goes on from the last good checkpoint"
-        )
-        if alarm["kind"] == "failed":
-            return f"rank {alarm['rank']} failed in update {self.update}: {alarm['said']}"
-        if alarm["kind"] == "gone":
-            ranks = alarm["ranks"]
-            if not ranks:
-                what = f" ({' '.join(str(error).split())[:150]})" if error else ""
-                return (
-                    f"the connection to another rank was lost in update {self.update}{what}; {rest}"
-                )
-            what = " and ".join(f"rank {rank}{self._where(rank)}" for rank in ranks[:4])
-            return f"update {self.update}: {what}, is gone: killed, or out of memory; {rest}"
-        why = "; ".join(self._suspects(alarm, stuck or [])[:8])
-        return (
-            f"update {alarm['update']}: rank {self.rank} waited {self.timeout:g} s for the other ranks in {alarm['what']} "
-            f"(train.timeout): {why}; {rest}"
-        )
-
-    def _suspects(self, alarm: dict[str, Any], stuck: list[int]) -> list[str]:
-        """What keeps the ranks that wait waiting, as far as it is known."""
-        states = {rank: self._state(rank) for rank in range(self.size) if rank != self.rank}
-        told = [
-            f"rank {rank}{self._where(rank)}, {WORDS[state]}"
-            for rank, state in states.items()
-            if state in WORDS
-        ]
-        if self.deaf:
-            return told or ["the store that the job met at does not answer either"]
-        told += [
-            f"rank {rank}{self._where(rank)}, does not answer"
-            for rank in stuck
-            if states[rank] not in WORDS
-        ]
-        others = {
-            rank: heard.said
-            for rank, heard in self.heard.items()
-            if rank != self.rank and rank not in stuck
-        }
-        told += [
-            f"rank {rank}{self._where(rank)}, is busy there"
-            for rank, said in others.items()
-            if not said["waits"]
-        ]
-        return (
-            told
-            or [
-                f"rank {rank}{self._where(rank)}, waits too"
-                for rank, said in others.items()
-                if said["what"] != alarm["what"]
-            ]
-            or ["every rank waits at the same place, so the network between them does not deliver"]
-        )
-
-    def _where(self, rank: int) -> str:
-        said = self.heard[rank].said if rank in self.heard else {}
-        place = f", last heard of in {said['what']} of update {said['update']}" if said else ""
-        return f"{_of(said)}{place}"
-
-    # -- stacks ------------------------------------------------------------------------------------------------------
-
-    def short_stack(self) -> str:
-        """The main thread's frames, innermost last; cheap enough to be published at every look."""
-        frame, lines = sys._current_frames().get(self.main), []
-        while frame is not None and len(lines) < 60:
-            lines.append(
-                f'  File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
-            )
-            frame = frame.f_back
-        return "\n".join(reversed(lines))
-
-    def stacks(self) -> str:
-        """The stacks of all threads of this process but the ones that watch, the main thread's last."""
-        names = {thread.ident: thread.name for thread in threading.enumerate()}
-        watching = {ident for ident, name in names.items() if name.startswith("fwk")}
-        frames = sorted(sys._current_frames().items(), key=lambda pair: pair[0] == self.main)
-        return "".join(
-            f"{names.get(ident, 'a thread')}:\n{''.join(traceback.format_stack(frame))}"
-            for ident, frame in frames
-            if ident not in watching
-        )
-
-
-WORDS = {"stopped": "is stopped (SIGSTOP)", "gone": "is gone"}
-
-
-def _of(said: dict[str, Any]) -> str:
-    return f" (process {said['pid']} on {said['host']})" if said else ""
-
-
-def process_state(pid: int) -> tuple[str, str]:
-    """('there', 'stopped' or 'gone', its time of birth) of a process of this host; ('', '') where /proc is absent."""
-    if not Path("/proc/self/stat").exists():
-        return "", ""
-    try:
-        fields = (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
-    except OSError:
-        return "gone", ""
-    state = {"T": "stopped", "t": "stopped", "Z": "gone", "X": "gone"}.get(fields[0], "there")
-    return state, fields[19]

@@ -1,11 +1,11 @@
-"""Everything that crosses ranks. Only this file calls collectives; without a process group each is the identity."""
+"""All communication between ranks. Only this module calls collectives; without a process group each is the identity."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,25 +15,46 @@ from torch import Tensor
 from fwk.engine.ranks.watchdog import LostRanks, RankWatchdog
 from fwk.errors import FwkError
 
+CONNECTION_ERRORS = (  # parts of the messages of torch's back-ends when another rank's process ended
+    "gloo/transport",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "NCCL",
+    "Application timeout caused pair closure",
+    "Broken pipe",
+)
+INTEGER_TYPES = {
+    1: torch.uint8,
+    2: torch.int16,
+    4: torch.int32,
+    8: torch.int64,
+}  # by bytes per entry
+
 
 @dataclass
 class World:
-    """Who this process is. `side` is a second group, for collectives inside forward and backward passes, whose order
-    relative to the gradient reduction differs from rank to rank. watch: looks on while this rank waits for others."""
+    """This process's place in the job: its rank, and what it exchanges with the others."""
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
-    side: Any = None
-    watchdog: RankWatchdog | None = None
-    position: str = "the start"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    # a second group for collectives inside forward and backward passes: their order relative to the reduction of
+    # gradients differs from rank to rank, which one group does not allow
+    side: dist.ProcessGroup | None = None
+    watchdog: RankWatchdog | None = None  # is told whenever this rank waits for others
+    position: str = "the start"  # the part of the run that this rank is in, for messages
 
     @property
     def main(self) -> bool:
+        """Return True on rank 0, which writes files and messages."""
         return self.rank == 0
 
     def enter(self, place: str, waits: bool = False, update: int | None = None) -> None:
-        """Says where this rank is from here on, for the others. waits: for them, which `train.timeout` bounds."""
+        """Note the part of the run that this rank enters, for the other ranks' messages.
+
+        waits: this rank waits for others there, so `train.timeout` applies. update: the number of the update that
+        begins.
+        """
         self.position = place
         if self.watchdog is not None:
             self.watchdog.enter(place, waits)
@@ -41,18 +62,20 @@ class World:
                 self.watchdog.update = update
 
     def note_checkpoint(self, name: str) -> None:
-        """Names the last checkpoint that is known to be whole, for whoever has to say it."""
+        """Note the last checkpoint that is known to be intact, for messages."""
         if self.watchdog is not None:
             self.watchdog.last_checkpoint = name
 
-    def waiting_for(self, place: str) -> AbstractContextManager:
-        """Inside, this rank waits for the others."""
+    def waiting_for(self, place: str) -> AbstractContextManager[None]:
+        """Return a context in which this rank waits for the others."""
         return self.watchdog.waiting_for(place) if self.watchdog is not None else nullcontext()
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """One rank's failure inside ends all ranks, each with one sentence. What torch says when another rank is lost
-        becomes LostRanks; any other error is told to the others."""
+        """Let a failure inside end all ranks, each with one message.
+
+        torch's error for the loss of another rank becomes LostRanks; any other error is reported to the other ranks.
+        """
         try:
             yield
         except Exception as error:
@@ -60,62 +83,63 @@ class World:
                 raise
             if not isinstance(error, FwkError) and is_lost_connection(error):
                 raise self.watchdog.lost_ranks(error) from None
-            if (
-                not self.watchdog.report_failure(error)
-                and not self.main
-                and isinstance(error, FwkError)
-            ):
+            first_to_report = self.watchdog.report_failure(error)
+            if not first_to_report and not self.main and isinstance(error, FwkError):
                 error.quiet = True
             raise
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks; in place."""
+        """Replace `tensor` by its sum over ranks and return it."""
         if self.size > 1:
             with self.waiting_for("a sum over ranks"):
                 dist.all_reduce(tensor)
         return tensor
 
     def sum_numbers(self, numbers: Sequence[Tensor | float]) -> list[float]:
-        """The sum over ranks of each number, in float64 and one reduction."""
+        """Return the sum over ranks of each number, computed in float64 with one reduction."""
         if self.size == 1 and self.device.type == "cpu":
             return [float(number) for number in numbers]
-        return self.sum(
-            torch.stack(
-                [torch.as_tensor(n, dtype=torch.float64, device=self.device) for n in numbers]
-            )
-        ).tolist()
+        stacked = torch.stack(
+            [torch.as_tensor(n, dtype=torch.float64, device=self.device) for n in numbers]
+        )
+        return self.sum(stacked).tolist()
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
-        """[B, ...] -> the rows of all ranks, rank 0 first; B may differ from rank to rank. No gradient."""
-        return all_rows(tensor, self, None) if self.size > 1 else tensor
+        """Return the rows of all ranks, [B, ...] -> [N, ...], rank 0 first, without gradient.
+
+        B may differ from rank to rank.
+        """
+        return gather_padded_rows(tensor, self, None) if self.size > 1 else tensor
 
     def gather_with_gradient(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of all ranks [N, ...] and which of them are ours, int64 [B]; with gradient: what any rank's loss says
-        about a row reaches the rank that made it."""
-        mine = torch.arange(len(tensor), device=tensor.device)
+        """Return the rows of all ranks, [N, ...], and the indices of this rank's rows among them, int64 [B].
+
+        The gradient of any rank's loss with respect to a row reaches the rank that computed the row.
+        """
+        rows = torch.arange(len(tensor), device=tensor.device)
         if self.size == 1:
-            return tensor, mine
+            return tensor, rows
         sizes = torch.zeros(self.size, dtype=torch.int64, device=tensor.device)
         sizes[self.rank] = len(tensor)
         with self.waiting_for("the gathering of rows"):
             dist.all_reduce(sizes, group=self.side)
             start = int(sizes[: self.rank].sum())
-        return _Gather.apply(tensor, self, start), mine + start
+        return _Gather.apply(tensor, self, start), rows + start
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """JSON-able values of all ranks, in rank order (text travels, nothing is unpickled)."""
+        """Return the JSON-able values of all ranks in rank order; they travel as text, nothing is unpickled."""
         if self.size == 1:
             return [value]
-        data = torch.frombuffer(
-            bytearray(json.dumps(value).encode() or b" "), dtype=torch.uint8
-        ).to(self.device)
+        text = bytearray(json.dumps(value).encode() or b" ")
+        data = torch.frombuffer(text, dtype=torch.uint8).to(self.device)
         with self.waiting_for("an exchange between ranks"):
             sizes = self.gather_rows(torch.tensor([len(data)], device=self.device)).tolist()
-            flat = self.gather_rows(data).cpu()
-        return [json.loads(bytes(part.tolist())) for part in flat.split(sizes)]
+            texts = self.gather_rows(data).cpu()
+        return [json.loads(bytes(part.tolist())) for part in texts.split(sizes)]
 
 
-def all_rows(tensor: Tensor, world: World, group: Any) -> Tensor:
+def gather_padded_rows(tensor: Tensor, world: World, group: dist.ProcessGroup | None) -> Tensor:
+    """Return the rows of all ranks, [B, ...] -> [N, ...]; every rank sends as many as the longest has."""
     sizes = torch.zeros(world.size, dtype=torch.int64, device=tensor.device)
     sizes[world.rank] = tensor.shape[0]
     with world.waiting_for("the exchange of rows"):
@@ -130,13 +154,15 @@ def all_rows(tensor: Tensor, world: World, group: Any) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tensor: Tensor, world: World, start: int) -> Tensor:
-        ctx.world, ctx.rows, ctx.start = world, tensor.shape[0], start
-        return all_rows(tensor, world, world.side)
+    """Gathers rows forward; sums their gradients over ranks and takes this rank's rows backward."""
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def forward(ctx: Any, tensor: Tensor, world: World, start: int) -> Tensor:
+        ctx.world, ctx.rows, ctx.start = world, tensor.shape[0], start
+        return gather_padded_rows(tensor, world, world.side)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         grad = grad.contiguous().clone()
         with ctx.world.waiting_for("the gradient of gathered rows"):
             dist.all_reduce(grad, group=ctx.world.side)
@@ -144,56 +170,46 @@ class _Gather(torch.autograd.Function):
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether torch says by `error` that a collective operation ended because another rank did."""
-    said = str(error)
-    return (
-        isinstance(error, dist.DistError)
-        or isinstance(error, RuntimeError)
-        and any(
-            mark in said
-            for mark in (
-                "gloo/transport",
-                "Connection closed by peer",
-                "Connection reset by peer",
-                "NCCL",
-                "Application timeout caused pair closure",
-                "Broken pipe",
-            )
-        )
-    )
+    """Return True where torch reports by `error` that a collective failed because another rank ended."""
+    if isinstance(error, dist.DistError):
+        return True
+    message = str(error)
+    return isinstance(error, RuntimeError) and any(part in message for part in CONNECTION_ERRORS)
 
 
 def sum_named(world: World, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Named additive tensors, summed over ranks in float64; a name that some rank lacks counts as zero there."""
+    """Return named tensors summed over ranks in float64; a name that a rank lacks counts as zero there."""
     shapes: dict[str, list[int]] = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    for other in world.gather_objects(shapes):
-        shapes.update({name: shape for name, shape in other.items() if name not in shapes})
+    for other_shapes in world.gather_objects(shapes):
+        shapes.update({name: s for name, s in other_shapes.items() if name not in shapes})
     names = sorted(shapes)
     if not names:
         return {}
-    flat = torch.cat(
-        [
-            tensors[name].detach().double().reshape(-1)
-            if name in tensors
-            else torch.zeros(shapes[name], dtype=torch.float64, device=world.device).reshape(-1)
-            for name in names
-        ]
-    ).to(world.device)
-    world.sum(flat)
+
+    def flattened(name: str) -> Tensor:
+        if name in tensors:
+            return tensors[name].detach().double().reshape(-1)
+        return torch.zeros(shapes[name], dtype=torch.float64, device=world.device).reshape(-1)
+
+    joined = torch.cat([flattened(name) for name in names]).to(world.device)
+    world.sum(joined)
     sizes = [torch.Size(shapes[name]).numel() for name in names]
-    return {name: part.view(shapes[name]).cpu() for name, part in zip(names, flat.split(sizes))}
+    return {name: part.view(shapes[name]).cpu() for name, part in zip(names, joined.split(sizes))}
 
 
 def checksum(tensors: Iterable[Tensor]) -> int:
-    """63 bits of what tensors hold, to the last bit; the same on every device, and whatever order it adds in."""
+    """Return 63 bits that depend on every bit of the tensors.
+
+    The bits are added as integers, so the result does not depend on the device or on the order of its additions.
+    """
     sums = [
-        tensor.detach().contiguous().view(BITS[tensor.element_size()]).sum(dtype=torch.int64)
+        tensor.detach()
+        .contiguous()
+        .view(INTEGER_TYPES[tensor.element_size()])
+        .sum(dtype=torch.int64)
         for tensor in tensors
     ]
-    whole = 0
-    for own in torch.stack(sums).tolist() if sums else ():
-        whole = (whole * 1_000_003 + own) & (1 << 63) - 1
-    return whole
-
-
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    combined = 0
+    for tensor_sum in torch.stack(sums).tolist() if sums else ():
+        combined = (combined * 1_000_003 + tensor_sum) & (1 << 63) - 1
+    return combined

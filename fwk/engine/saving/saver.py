@@ -1,10 +1,13 @@
-"""Saving behind training's back. `start` copies what is to be saved into host memory and returns; a thread writes it,
-points `latest` and `best` to what they name, and deletes old checkpoints. One at a time: the next `start` waits for the
-one before, so there is one copy, in buffers that are used again."""
+"""Writing checkpoints while training goes on.
+
+`Saver.start` copies what is to be saved into host memory and returns; a thread writes the checkpoint, updates the links
+`latest` and `best`, and deletes old checkpoints. One checkpoint is written at a time: the next `start` waits for the
+one before, so one copy exists, in buffers that are used again.
+"""
 
 from __future__ import annotations
 
-import sys
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +18,16 @@ from torch import Tensor
 from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, RunError
 
+logger = logging.getLogger(__name__)
+
 
 class Saver:
-    """folder: the run's. background: False writes before `start` returns, from the tensors themselves. module: whose
-    parameters must be finite. written: is told the name of each checkpoint once it is whole."""
+    """Writes the checkpoints of a run.
+
+    background: write in a thread; False: write before `start` returns, from the tensors themselves. module: a
+    checkpoint whose values for its parameters are not finite is refused. written: called with the name of each
+    checkpoint once it is complete.
+    """
 
     def __init__(
         self,
@@ -27,15 +36,10 @@ class Saver:
         keep_last: int,
         module: torch.nn.Module | None = None,
         written: Callable[[str], None] = lambda name: None,
-    ):
-        self.folder, self.background, self.keep_last, self.module, self.written = (
-            folder,
-            background,
-            keep_last,
-            module,
-            written,
-        )
-        self.good: str = ""  # name of the newest checkpoint that is known to be whole
+    ) -> None:
+        self.folder, self.background, self.keep_last = folder, background, keep_last
+        self.module, self.written = module, written
+        self.last_intact = ""  # name of the newest checkpoint that is known to be intact
         self.failure: RunError | None = None
         self._buffers: dict[tuple[str, str], Tensor] = {}
         self._writer: threading.Thread | None = None
@@ -48,8 +52,11 @@ class Saver:
         best: Sequence[int],
         milestones: Sequence[int] = (),
     ) -> None:
-        """Once this returns, the tensors may change. RunError when this checkpoint or the one before cannot be
-        written. state: JSON. best: the best updates, the very best first. milestones: those kept for good."""
+        """Start a checkpoint; the tensors may change once this returns.
+
+        state: JSON. best: the best updates, the very best first. milestones: updates kept permanently. Raises RunError
+        where this checkpoint or the one before cannot be written.
+        """
         self.wait()
         if not self.background:
             self._write(update, tensors, state, best, milestones)
@@ -64,43 +71,43 @@ class Saver:
         self._writer.start()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until nothing is being written. RunError when what was being written could not be."""
+        """Wait until nothing is being written. Raises RunError where a checkpoint could not be written."""
         if self._writer is not None:
             self._writer.join(seconds)
         self.check()
 
     @property
     def busy(self) -> bool:
-        """Whether something is being written."""
+        """Return True while a checkpoint is being written."""
         return self._writer is not None and self._writer.is_alive()
 
     def check(self) -> None:
-        """RunError when a checkpoint could not be written; does not wait for one that is being written."""
+        """Raise RunError where a checkpoint could not be written; does not wait for the current one."""
         if self.failure is not None:
             raise self.failure
 
     def abandon(self) -> None:
-        """Like `wait`, when something else has failed already."""
+        """Wait as `wait` does, after the run failed for another reason: an error is logged, not raised."""
         try:
             self.wait()
         except RunError as error:
-            print(f"fwk: {error}", file=sys.stderr)
+            logger.error("%s", error)
 
     def _copy(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-        before, self._buffers = self._buffers, {}
-        copied: dict[str, dict[str, Tensor]] = {}
+        """Return copies in host memory, in the buffers of the checkpoint before where they fit."""
+        old_buffers, self._buffers = self._buffers, {}
+        copies: dict[str, dict[str, Tensor]] = {}
         for file, group in tensors.items():
-            copied[file] = {}
+            copies[file] = {}
             for name, value in group.items():
-                have = before.pop((file, name), None)
-                if have is None or have.shape != value.shape or have.dtype != value.dtype:
-                    have = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
-                copied[file][name] = self._buffers[file, name] = have.copy_(
-                    value.detach(), non_blocking=True
-                )
+                buffer = old_buffers.pop((file, name), None)
+                if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+                    buffer = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+                buffer.copy_(value.detach(), non_blocking=True)
+                copies[file][name] = self._buffers[file, name] = buffer
         if any(value.is_cuda for group in tensors.values() for value in group.values()):
             torch.cuda.synchronize()
-        return copied
+        return copies
 
     def _write(
         self,
@@ -111,22 +118,23 @@ class Saver:
         milestones: Sequence[int],
     ) -> None:
         try:
-            if self.module is not None and (
-                bad := checkpoint.not_finite(tensors["model"], self.module)
-            ):
-                raise CheckpointError(f"{', '.join(bad[:3])} is not finite")
+            if self.module is not None:
+                names = checkpoint.not_finite(tensors["model"], self.module)
+                if names:
+                    raise CheckpointError(f"{', '.join(names[:3])} is not finite")
             newest = checkpoint.write_checkpoint(self.folder, update, tensors, state)
-            self.good = newest.name
+            self.last_intact = newest.name
             self.written(newest.name)
             checkpoint.prune_checkpoints(self.folder, newest, best, milestones, self.keep_last)
         except (OSError, CheckpointError, MemoryError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            good = (
-                f"the last good checkpoint is {self.good}, and untouched"
-                if self.good
-                else "there is no earlier one"
-            )
-            self.failure = RunError(
-                f"cannot write the checkpoint {self.folder / 'checkpoints' / checkpoint.folder_name(update)}: "
-                f"{reason}; {good}"
-            )
+            self.failure = self._explain(update, error)
+
+    def _explain(self, update: int, error: Exception) -> RunError:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        path = self.folder / "checkpoints" / checkpoint.folder_name(update)
+        earlier = (
+            f"the last intact checkpoint is {self.last_intact}"
+            if self.last_intact
+            else "there is no earlier one"
+        )
+        return RunError(f"cannot write the checkpoint {path}: {reason}; {earlier}")

@@ -1,4 +1,4 @@
-"""A run's state as tensors and JSON, and back: what a checkpoint holds beside its hashes."""
+"""The state of a run as tensors and JSON, and back."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, FwkError, HookFailed, RunError
 
+State = Mapping[str, Any]  # the content of state.json
+TensorFiles = Mapping[str, Mapping[str, Tensor]]  # by file, without its suffix, and name
+
 
 def capture_state(
     run: Run,
     optimizer: tuple[dict[str, Tensor], dict[str, Any]],
     meters: dict[str, Tensor],
-    **own: Any,
-) -> tuple[dict[str, Mapping[str, Tensor]], str]:
-    """What a checkpoint holds: tensors by file and name, and the state as JSON. optimizer: its tensors and numbers by
-    parameter. own: the trainer's, under its names."""
+    **trainer_state: Any,
+) -> tuple[TensorFiles, str]:
+    """Return what a checkpoint holds: tensors by file and name, and the state as JSON.
+
+    optimizer: its tensors and numbers by parameter, as `pack_optimizer` returns them. trainer_state: entries of the
+    state that the trainer keeps.
+    """
     moments, numbers = optimizer
     tensors: dict[str, Mapping[str, Tensor]] = {
         "model": model_tensors(run.module),
@@ -34,12 +40,39 @@ def capture_state(
     }
     if run.average is not None:
         tensors["average"] = run.average.values
-    plugins: dict[str, Any] = {}
-    for name, kept in call_per_plugin(run, "fwk_checkpoint_save"):
-        if kept:
-            tensors[f"plugin-{name}"] = {k: v for k, v in kept.items() if isinstance(v, Tensor)}
-            plugins[name] = {k: v for k, v in kept.items() if not isinstance(v, Tensor)}
+    plugin_tensors, plugins = _capture_plugins(run)
     state = {
+        **_counters(run),
+        **trainer_state,
+        "optimizer": numbers,
+        "plugins": plugins,
+        "listeners": [
+            name for name in plugins if getattr(run.hooks.get_plugin(name), "listens_only", False)
+        ],
+        "needs": required(run.config),
+    }
+    try:
+        return {**tensors, **plugin_tensors}, json.dumps(state, indent=1, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise RunError(
+            f"fwk_checkpoint_save of {', '.join(plugins) or 'a plugin'} returned a value that is not JSON: {error}"
+        ) from error
+
+
+def _capture_plugins(run: Run) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Any]]]:
+    """Return the tensors of each plugin, by file and name, and its other values, by plugin."""
+    tensors: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, dict[str, Any]] = {}
+    for name, values in call_per_plugin(run, "fwk_checkpoint_save"):
+        if values:
+            tensors[f"plugin-{name}"] = {k: v for k, v in values.items() if isinstance(v, Tensor)}
+            others[name] = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
+    return tensors, others
+
+
+def _counters(run: Run) -> dict[str, Any]:
+    """Return the state of the run itself; `restore_state` takes it back."""
+    return {
         "update": run.update,
         "skipped": run.skipped,
         "tokens": run.tokens,
@@ -48,34 +81,24 @@ def capture_state(
         "draws": run.update * run.config.train.batch,
         "world_size": run.world_size,
         "phase": run.phase.to_state() if run.phase else None,
-        "optimizer": numbers,
         "schedule_start": run.schedule_start,
         "precision": {"scale": run.precision.scale, "good": run.precision.good},
         "best": [list(pair) for pair in run.best],
         "milestones": run.milestones,
         "last_metrics": run.last_metrics,
         "owed": run.validation_pending,
-        **own,
         "fingerprint": run.task.fingerprint(),
-        "plugins": plugins,
-        "listeners": [
-            name for name in plugins if getattr(run.hooks.get_plugin(name), "listens_only", False)
-        ],
-        "needs": required(run.config),
     }
-    try:
-        return tensors, json.dumps(state, indent=1, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise RunError(
-            f"what fwk_checkpoint_save of {', '.join(plugins) or 'a plugin'} keeps is not JSON: {error}"
-        ) from error
 
 
 def write_weights(
-    folder: Path, tensors: Mapping[str, Tensor], config: RunConfig, origin: str, **known: Any
+    folder: Path, tensors: Mapping[str, Tensor], config: RunConfig, origin: str, **counters: Any
 ) -> None:
-    """config.yaml and a checkpoint of weights alone: what `fwk.load` reads, with nothing to go on training from. origin: where they
-    are from, in words. known: of the state of the run that they are from."""
+    """Write config.yaml and a checkpoint of weights only, which `fwk.load` reads and training cannot resume from.
+
+    origin: a description of the source of the weights, for messages. counters: entries of the state of the run that
+    the weights come from.
+    """
     state = {
         "update": 0,
         "tokens": 0,
@@ -83,7 +106,7 @@ def write_weights(
         "seconds": 0.0,
         "last_metrics": {},
         "fingerprint": "",
-        **known,
+        **counters,
         "needs": required(config),
         "imported": origin,
     }
@@ -97,47 +120,49 @@ def write_weights(
 
 
 def read_for_resume(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """A checkpoint's tensors and state. CheckpointError when another version wrote it, a plugin is not here whose state it
-    holds, or it was trained on other data."""
+    """Return the tensors and the state of a checkpoint that `run` can resume from.
+
+    Raises CheckpointError where the checkpoint holds weights only, was written by another version, holds the state of a
+    plugin that is not loaded, or was trained on other data.
+    """
     tensors, state = checkpoint.read_checkpoint(path)
     if "imported" in state:
         raise CheckpointError(
-            f"{path} holds imported weights ({state['imported']}) and nothing to go on training from; choose another --run"
+            f"{path} holds weights only ({state['imported']}), so training cannot resume from it; choose another --run"
         )
-    if missing := sorted(checkpoint.STATE - state.keys()) + ["average.safetensors"] * (
-        run.average is not None and "average" not in tensors
-    ):
+    missing = sorted(checkpoint.REQUIRED_STATE - state.keys())
+    if run.average is not None and "average" not in tensors:
+        missing.append("average.safetensors")
+    if missing:
         raise CheckpointError(
             f"{path} lacks {', '.join(missing)}: it was written by another version of fwk; install "
-            "that one (environment.json in the run's folder names it)"
+            "that version (environment.json in the run's folder names it)"
         )
-    if absent := sorted(
-        state["plugins"].keys()
-        - {name for name, _ in run.hooks.list_name_plugin()}
-        - set(state["listeners"])
-    ):
+    loaded = {name for name, _ in run.hooks.list_name_plugin()}
+    absent = sorted(state["plugins"].keys() - loaded - set(state["listeners"]))
+    if absent:
         raise CheckpointError(
-            f"{path} holds the state of {', '.join(absent)}, which is not loaded here{checkpoint.describe_requirements(state)}"
+            f"{path} holds the state of {', '.join(absent)}, which is not loaded"
+            f"{checkpoint.describe_requirements(state)}"
         )
-    if state["fingerprint"] != (here := run.task.fingerprint()):
+    fingerprint = run.task.fingerprint()
+    if state["fingerprint"] != fingerprint:
         raise CheckpointError(
-            f"{path} was trained on other data: fingerprint {state['fingerprint'][:12]} there, "
-            f"{here[:12]} here; restore the data, or choose another --run"
+            f"{path} was trained on other data: the fingerprint was {state['fingerprint'][:12]}, and is now "
+            f"{fingerprint[:12]}; restore the data, or choose another --run"
         )
     return tensors, state
 
 
 def restore_state(
-    run: Run, tensors: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any], path: Path
+    run: Run, tensors: Mapping[str, dict[str, Tensor]], state: State, path: Path
 ) -> None:
-    """Counters, weights, averages, meters and phase. Optimizer and hooks are the trainer's."""
+    """Restore counters, weights, averages, meters and phase; the trainer restores its optimizer and the hooks."""
     restore_counters(run, state)
-    run.precision.scale, run.precision.good = (
-        state["precision"]["scale"],
-        state["precision"]["good"],
-    )
+    run.precision.scale = state["precision"]["scale"]
+    run.precision.good = state["precision"]["good"]
     run.best = [(value, update) for value, update in state["best"]]
-    run.milestones = list(state.get("milestones", ()))  # checkpoints of older versions have none
+    run.milestones = list(state.get("milestones", ()))  # absent from checkpoints of older versions
     run.last_metrics, run.validation_pending = state["last_metrics"], state["owed"]
     run.schedule_start = tuple(state["schedule_start"]) if state["schedule_start"] else None
     load_model_tensors(run.module, tensors["model"], path)
@@ -146,62 +171,65 @@ def restore_state(
     run.meters.load(tensors["meters"], run.world, state["world_size"])
 
 
-def restore_counters(run: Run, state: Mapping[str, Any]) -> None:
-    """How far the run had come: its counters and phase. A copy of the weights alone may lack some."""
+def restore_counters(run: Run, state: State) -> None:
+    """Restore the counters and the phase; a copy of the weights may lack some."""
     run.update, run.skipped = state["update"], state.get("skipped", 0)
     run.tokens, run.sequences = state["tokens"], state["sequences"]
     run.seconds_before = run.agreed_seconds = state["seconds"]
     run.phase = Phase.from_state(state["phase"]) if state.get("phase") else None
 
 
-def call_per_plugin(run: Run, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
-    """What each plugin's implementation of a hook returns, by the plugin's name. arguments: plugin's name -> value, for
-    what differs from plugin to plugin; one that an argument does not name is left out."""
-    returned = []
+def call_per_plugin(run: Run, hook: str, **arguments: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Call each plugin's implementation of a hook and return the plugins' names with the results.
+
+    arguments: for each argument, its value by plugin; a plugin that is missing from one is not called. Raises
+    HookFailed where an implementation raises anything but an FwkError.
+    """
+    results = []
     for implementation in getattr(run.hooks.hook, hook).get_hookimpls():
         name = implementation.plugin_name
         if any(name not in values for values in arguments.values()):
             continue
-        own = {"run": run, **{argument: values[name] for argument, values in arguments.items()}}
+        values = {"run": run, **{argument: by[name] for argument, by in arguments.items()}}
         try:
-            returned.append(
-                (
-                    name,
-                    implementation.function(
-                        *(own[argument] for argument in implementation.argnames)
-                    ),
-                )
+            result = implementation.function(
+                *(values[argument] for argument in implementation.argnames)
             )
         except FwkError:
             raise
         except Exception as error:
             raise HookFailed(hook, name, error) from error
-    return returned
+        results.append((name, result))
+    return results
 
 
 def model_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; tied ones under their first name only."""
-    kept = module.state_dict(keep_vars=True).keys()  # leaves out buffers that are not persistent
-    buffers = {name: buffer for name, buffer in module.named_buffers() if name in kept}
-    found = dict(module.named_parameters()) | buffers
-    return {name: value.detach() for name, value in found.items() if name != "anchor"}
+    """Return parameters and persistent buffers by name, tied ones under their first name only."""
+    persistent = module.state_dict(keep_vars=True).keys()
+    buffers = {name: buffer for name, buffer in module.named_buffers() if name in persistent}
+    tensors = dict(module.named_parameters()) | buffers
+    return {name: value.detach() for name, value in tensors.items() if name != "anchor"}
 
 
 @torch.no_grad()
-def load_model_tensors(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copies every tensor in. RunError names what is missing, left over, or of another shape."""
-    own = model_tensors(module)
-    if missing := sorted(own.keys() - tensors.keys()):
+def load_model_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy every tensor into the module.
+
+    path: of the checkpoint, for messages. Raises RunError, which names tensors that are missing, left over, or of
+    another shape.
+    """
+    targets = model_tensors(module)
+    if missing := sorted(targets.keys() - tensors.keys()):
         raise RunError(
             f"{path} lacks {len(missing)} of the model's tensors: {', '.join(missing[:5])}"
         )
-    if extra := sorted(tensors.keys() - own.keys()):
+    if extra := sorted(tensors.keys() - targets.keys()):
         raise RunError(
             f"{path} holds {len(extra)} tensors that the model lacks: {', '.join(extra[:5])}"
         )
-    for name, value in own.items():
-        if value.shape != tensors[name].shape:
+    for name, target in targets.items():
+        if target.shape != tensors[name].shape:
             raise RunError(
-                f"{path}: {name} is {list(tensors[name].shape)}, the model's is {list(value.shape)}"
+                f"{path}: {name} is {list(tensors[name].shape)}, the model's is {list(target.shape)}"
             )
-        value.copy_(tensors[name])
+        target.copy_(tensors[name])
