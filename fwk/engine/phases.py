@@ -13,7 +13,11 @@ from fwk.contracts.phase import Phase
 from fwk.engine.parameter_groups import owners, parameter_groups
 from fwk.engine.ranks.agreement import compare_weights
 from fwk.engine.run import OptimizerState, Run
-from fwk.engine.saving import optimizer_state
+from fwk.engine.saving.optimizer_state import (
+    pack_optimizer,
+    remember_initial_settings,
+    unpack_optimizer,
+)
 from fwk.errors import RunError, did_you_mean
 
 
@@ -72,7 +76,7 @@ class Optimisation:
     def _rebuild_optimizer(self, state: OptimizerState) -> None:
         self.run.optimizer = build_optimizer(self.run)
         self.run.frozen_optimizer_state = state
-        optimizer_state.unpack_optimizer(self.run.optimizer, *state)
+        unpack_optimizer(self.run.optimizer, *state)
 
     def _wrap(self) -> None:
         run = self.run
@@ -94,7 +98,7 @@ class Optimisation:
 
 def optimizer_state(run: Run) -> OptimizerState:
     """Return the optimizer's state by name, with what was kept of parameters that are frozen in this phase."""
-    tensors, numbers = optimizer_state.pack_optimizer(run.optimizer)
+    tensors, numbers = pack_optimizer(run.optimizer)
     stepped = {name for group in run.optimizer.param_groups for name in group["names"]}
     frozen_tensors, frozen_numbers = run.frozen_optimizer_state
     return (
@@ -129,7 +133,7 @@ def build_optimizer(run: Run) -> torch.optim.Optimizer:
         every_name=[name for name, _ in run.module.named_parameters()],
     )
     optimizer = component.cls.build(component.config, groups, run.device)
-    optimizer_state.remember_initial_settings(optimizer)
+    remember_initial_settings(optimizer)
     return optimizer
 
 

@@ -397,7 +397,7 @@ def test_a_token_the_vocabulary_does_not_have_is_named_with_its_example(
     monkeypatch.setattr(Synthetic, "splits", lambda self: ("train",))
     with pytest.raises(
         RunError,
-        match=rf"example 5 of source '.' \(draw \d+\) has the token id {wrong}, and the vocabulary holds 0 to",
+        match=rf"example 5 of source '.' \(draw \d+\) has the token id {wrong}, but the vocabulary has the ids 0 to",
     ):
         start.train(config_in(tmp_path / "run", {"train": {"updates": 40, "validate_every": 0}}))
 

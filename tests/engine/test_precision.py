@@ -16,6 +16,7 @@ from fwk import hookimpl
 from fwk.engine import precision
 from fwk.engine.evaluate import evaluate
 from fwk.engine.failures import not_finite as diagnosis
+from fwk.engine.failures import tracer
 from fwk.engine.ranks.world import World
 from fwk.errors import RunError
 from fwk.testing import batches_of, stopped_at, train_briefly, trainer_of
@@ -226,7 +227,7 @@ def test_a_function_between_modules_is_told_by_its_parent(monkeypatch):
         )
         said = said_by(trainer)
         assert (
-            "inside networks.main.layers.1, inf reaches 'query_key_value': what came before it is finite"
+            "inside networks.main.layers.1, inf reaches 'query_key_value', and every value before is finite"
             in said
         )
 
@@ -261,7 +262,7 @@ def test_a_module_that_spoils_a_finite_gradient_is_named():
             "the gradient is not finite though every loss term is (rank 0; draws 0 to 11)" in said
         )
         assert (
-            "backward of loss term masked_lm/masked_lm: networks.main.layers.0.dropout makes nan of a finite gradient "
+            "backward of loss term masked_lm/masked_lm: networks.main.layers.0.dropout turns a finite gradient into NaN "
             "(micro-batch 0, view masked, draws 0 to 11)"
         ) in said
 
@@ -274,7 +275,7 @@ def test_a_function_that_spoils_a_finite_gradient_is_told_by_what_precedes_it(mo
     with trainer_of(tiny()) as trainer:
         said = said_by(trainer)
         assert (
-            "nan arises inside networks.main.layers.1, after networks.main.layers.1.output" in said
+            "NaN arises inside networks.main.layers.1, after networks.main.layers.1.output" in said
         )
 
 
@@ -379,7 +380,7 @@ def test_running_a_failed_update_again_takes_the_same_course(name, monkeypatch):
         def failed(factor, micros, step):
             seen.append({})
             found = diagnosis.diagnose(run, micros, step)
-            assert diagnosis.NOTHING in found.text
+            assert diagnosis.NOT_REPRODUCED in found.text
             return apply(factor, micros, step)
 
         trainer.apply = failed
@@ -387,7 +388,7 @@ def test_running_a_failed_update_again_takes_the_same_course(name, monkeypatch):
 
             def noted(module, arguments, output, path=path):
                 seen[-1].setdefault(path, []).extend(
-                    value.detach().clone() for value in diagnosis._floats(output)
+                    value.detach().clone() for value in tracer.floats_in(output)
                 )
 
             if path:
@@ -407,7 +408,8 @@ def test_a_healthy_update_is_not_looked_into(monkeypatch):
     def never(*arguments):
         raise AssertionError("looked into a healthy update")
 
-    monkeypatch.setattr(diagnosis, "bad", never)
+    for module in (diagnosis, tracer):
+        monkeypatch.setattr(module, "is_finite", never)
     with trainer_of(tiny({"train": {"precision": "fp16"}})) as trainer:
         batches = batches_of(trainer.run)
         for _ in range(3):

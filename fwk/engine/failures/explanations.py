@@ -1,5 +1,7 @@
-"""What can be foreseen to go wrong beneath us, as one sentence: memory, disks, limits of the system, token ids that no
-vocabulary has. What is not foreseen keeps its traceback."""
+"""Messages for foreseeable failures of the system: memory, disks, limits, and token ids outside the vocabulary.
+
+An error that was not foreseen keeps its traceback.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +10,28 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fwk.contracts.task import Source
 from fwk.engine.feed.workers import is_worker_death
+from fwk.engine.run import Run
+from fwk.engine.trainer import Trainer
 from fwk.errors import FwkError, RunError
 
-if TYPE_CHECKING:
-    from fwk.engine.run import Run
-    from fwk.engine.trainer import Trainer
-
-ADVICE = {
+REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
-    errno.EROFS: "choose a place that can be written",
-    errno.EACCES: "choose a place that can be written",
-    errno.EPERM: "choose a place that can be written",
-    errno.EIO: "look after the disk",
-    errno.ESTALE: "look after the shared disk",
+    errno.EROFS: "choose a place that can be written to",
+    errno.EACCES: "choose a place that can be written to",
+    errno.EPERM: "choose a place that can be written to",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network file system",
     errno.EMFILE: "raise the limit (ulimit -n), or lower train.workers",
     errno.ENFILE: "the whole system has too many files open",
     errno.EAGAIN: "raise the limit of processes (ulimit -u)",
 }
-NO_MEMORY = (
+OUT_OF_MEMORY = (  # parts of the messages of torch and the C++ library
     "can't allocate memory",
     "out of memory",
     "Cannot allocate memory",
@@ -39,113 +39,127 @@ NO_MEMORY = (
     "std::bad_alloc",
     "Storage size calculation overflowed",
 )
+OUT_OF_FILES = ("Too many open files", "received 0 items of ancdata")
+INDEX_ERRORS = ("out of bounds", "out of range", "device-side assert")
 
 
 @contextmanager
 def explaining_errors(trainer: Trainer | None = None) -> Iterator[None]:
-    """Errors inside that can be foreseen become a RunError. trainer: whose state says what was under way."""
+    """Turn foreseeable errors inside into a RunError.
+
+    trainer: its state says what was under way; None while the run is built.
+    """
     try:
         yield
     except (FwkError, KeyboardInterrupt):
         raise
     except Exception as error:
-        told = explain(error, trainer)
-        if told is None:
+        message = explain(error, trainer)
+        if message is None:
             raise
-        raise RunError(told) from error
+        raise RunError(message) from error
 
 
 def explain(error: Exception, trainer: Trainer | None) -> str | None:
-    """One sentence, or None for what was not foreseen."""
-    run = trainer.run if trainer is not None else None
-    said = " ".join(str(error).split())
-    when = f"update {run.update + 1}: " if run is not None else ""
-    if isinstance(error, MemoryError) or any(words in said for words in NO_MEMORY):
-        return when + out_of_memory(said, trainer)
+    """Return a message for a foreseeable error, or None."""
+    text = " ".join(str(error).split())
+    when = f"update {trainer.run.update + 1}: " if trainer is not None else ""
+    if isinstance(error, MemoryError) or any(part in text for part in OUT_OF_MEMORY):
+        return when + _explain_out_of_memory(text, trainer)
     if is_worker_death(error):  # torch's handler of SIGCHLD raises wherever the main thread is
         return (
-            f"{when}a data-loading worker died ({said[:120]}); it may have run out of memory or of shared memory: try a "
-            "smaller train.workers"
+            f"{when}a data-loading worker died ({text[:120]}); it may have run out of memory or of shared memory: "
+            "try a smaller train.workers"
         )
-    if isinstance(error, OSError) and error.errno in ADVICE:
+    if isinstance(error, OSError) and error.errno in REMEDIES:
         place = f" ({error.filename})" if error.filename else ""
-        return f"{when}{os.strerror(error.errno)}{place}; {ADVICE[error.errno]}, and start the same command again"
-    if "Too many open files" in said or "received 0 items of ancdata" in said:
+        remedy = REMEDIES[error.errno]
         return (
-            f"{when}too many open files; {ADVICE[errno.EMFILE]}, and start the same command again"
+            f"{when}{os.strerror(error.errno)}{place}; {remedy}, and start the same command again"
         )
-    if run is not None and (
-        isinstance(error, IndexError)
-        or "out of bounds" in said
-        or "out of range" in said
-        or "device-side assert" in said
-    ):
-        return stray_token(run)
+    if any(part in text for part in OUT_OF_FILES):
+        return (
+            f"{when}too many open files; {REMEDIES[errno.EMFILE]}, and start the same command again"
+        )
+    is_index_error = isinstance(error, IndexError) or any(part in text for part in INDEX_ERRORS)
+    if trainer is not None and is_index_error:
+        return find_stray_token(trainer.run)
     return None
 
 
-def out_of_memory(said: str, trainer: Trainer | None) -> str:
-    """Which shape did not fit, and what to set."""
-    size = re.search(r"ried to allocate ([\d.]+ ?\w+)", said)
-    asked = f" (it takes {size[1]} more)" if size else ""
+def _explain_out_of_memory(text: str, trainer: Trainer | None) -> str:
+    """Return which shape did not fit into memory, and which setting to change. `text`: the error's message."""
+    size = re.search(r"ried to allocate ([\d.]+ ?\w+)", text)
+    amount = f" ({size[1]} more were requested)" if size else ""
     if trainer is None:
-        return (
-            f"out of memory{asked} while the run was built: choose a smaller model or more memory"
-        )
+        return f"out of memory{amount} while the run was built: use a smaller model or a machine with more memory"
     run, micros = trainer.run, trainer.micros
     if not micros:
         return (
-            f"out of memory{asked} outside the forward and backward pass, in {run.world.position}; the last checkpoint is "
-            "good, and a smaller train.micro_batch leaves more room"
+            f"out of memory{amount} outside the forward and backward pass, in {run.world.position}; the last "
+            "checkpoint is intact, and a smaller train.micro_batch leaves more memory free"
         )
-    shape = max(
-        (
-            tuple(micro.batch.mask.shape) if micro.batch.mask is not None else (len(micro.batch),)
-            for micro in micros
-        ),
-        key=np.prod,
+    shapes = [
+        tuple(micro.batch.mask.shape) if micro.batch.mask is not None else (len(micro.batch),)
+        for micro in micros
+    ]
+    largest = max(shapes, key=np.prod)
+    remedy = (
+        f"set train.micro_batch={largest[0] // 2}, which computes the same update in smaller pieces"
+        if largest[0] > 1
+        else "it is one sequence already: lower task.length, or use a smaller model or train.precision=bf16"
     )
-    together = max(
-        run.module.plan.encoded,
-        key=len,
-        default=(),
+    return (
+        f"out of memory{amount} in a micro-batch of {' x '.join(map(str, largest))}{_largest_group(run)}; {remedy}; "
+        "the last checkpoint is intact"
     )
-    views = (
-        f", {len(together)} views ({', '.join(together)}) encoded together"
-        if len(together) > 1
-        else f", view {together[0]}"
-        if together
-        else ""
-    )
-    advice = (
-        f"set train.micro_batch={shape[0] // 2}, which computes the same update in smaller pieces"
-        if shape[0] > 1
-        else "it is one sequence already: lower task.length, or choose a smaller model or train.precision=bf16"
-    )
-    return f"out of memory{asked} in a micro-batch of {' x '.join(map(str, shape))}{views}; {advice}; the last checkpoint is intact"
 
 
-def stray_token(run: Run) -> str | None:
-    """The first token id of this update, or of the next ones, which may have been read already, that the vocabulary does
-    not have; None when there is none. Reads the examples anew: after a failed assertion nothing on a GPU can be seen."""
+def _largest_group(run: Run) -> str:
+    """Return ', ...' with the views of the largest encoder call, or '' where no view is encoded."""
+    views = max(run.module.plan.encoded, key=len, default=())
+    if not views:
+        return ""
+    if len(views) == 1:
+        return f", view {views[0]}"
+    return f", {len(views)} views ({', '.join(views)}) encoded together"
+
+
+def find_stray_token(run: Run) -> str | None:
+    """Return a message about the first token id outside the vocabulary, or None where there is no such id.
+
+    Looks in this update and in the next ones, which may have been read already. Reads the examples again: after a
+    failed assertion nothing on a GPU can be read.
+    """
     try:
-        size = run.task.vocabulary().size
+        vocabulary = run.task.vocabulary()
+        if vocabulary is None:
+            return None
         batch = run.config.train.batch
         draws = run.update * batch + np.arange(max(batch, min(64 * batch, 4096)), dtype=np.int64)
         numbers, indices, _ = run.order.locate(draws)
         sources = list(run.task.sources("train").items())
-        for draw, number, index in zip(draws, numbers.tolist(), indices.tolist(), strict=True):
+        for draw, number, index in zip(
+            draws.tolist(), numbers.tolist(), indices.tolist(), strict=True
+        ):
             name, source = sources[number]
-            tokens = run.task.collate([source[index]], np.array([draw]), np.array([number])).inputs[
-                "tokens"
-            ]
-            wrong = tokens[(tokens < 0) | (tokens >= size)]
-            if len(wrong):
+            token = _stray_token_of(run, source, index, draw, number, vocabulary.size)
+            if token is not None:
                 return (
                     f"update {run.update + 1}: example {index} of source '{name}' (draw {draw}) has the token id "
-                    f"{int(wrong[0])}, and the vocabulary holds 0 to {size - 1}; the data were made with another "
-                    "tokenizer, or were damaged"
+                    f"{token}, but the vocabulary has the ids 0 to {vocabulary.size - 1}; the data were prepared with "
+                    "another tokenizer, or are damaged"
                 )
-    except (FwkError, AttributeError, KeyError, LookupError):
+    except (FwkError, AttributeError, LookupError):
         pass  # a task without tokens
     return None
+
+
+def _stray_token_of(
+    run: Run, source: Source, index: int, draw: int, number: int, size: int
+) -> int | None:
+    """Return the first token id of an example that is not in [0, size), or None."""
+    batch = run.task.collate([source[index]], np.array([draw]), np.array([number]))
+    tokens = batch.inputs["tokens"]
+    stray = tokens[(tokens < 0) | (tokens >= size)]
+    return int(stray[0]) if len(stray) else None

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from fwk.engine.failures.not_finite import Finding, diagnose
 from fwk.engine.run import Run
 from fwk.engine.update import MicroBatch, Update
+from fwk.nn.finite import is_finite
 
 
 def explain_not_finite(run: Run, micros: Sequence[MicroBatch], update: Update | None) -> str:
@@ -37,7 +36,7 @@ def _terms_and_ranks(run: Run) -> tuple[list[str], list[int]]:
     names = [
         name.removeprefix("sum:")
         for name, value in run.meters.pending.items()
-        if name.startswith("sum:") and not torch.isfinite(value).all()
+        if name.startswith("sum:") and not is_finite(value)
     ]
     by_rank = run.world.gather_objects(names)
     terms = sorted({name for names_of_rank in by_rank for name in names_of_rank})

@@ -34,6 +34,7 @@ from torch import Tensor
 from fwk.engine.saving.tensor_file import byte_size, serialize
 from fwk.errors import CheckpointError
 from fwk.files import digest, sync, write_hashed
+from fwk.nn.finite import names_not_finite
 
 FORMAT = 1
 NAME = re.compile(r"update-(\d{9,})$")
@@ -257,14 +258,8 @@ def holds_weights_only(checkpoint: Path) -> bool:
 
 def not_finite(tensors: Mapping[str, Tensor], module: torch.nn.Module) -> list[str]:
     """Return the names of parameters with a value that is not finite. Buffers may hold such values (a mask of -inf)."""
-    return [
-        name
-        for name, _ in module.named_parameters()
-        if name in tensors
-        and tensors[name].is_floating_point()
-        # one pass without a mask of the parameter's size; a sum in float64 does not overflow
-        and not torch.isfinite(tensors[name].sum(dtype=torch.float64))
-    ]
+    parameters = [name for name, _ in module.named_parameters() if name in tensors]
+    return names_not_finite({name: tensors[name] for name in parameters})
 
 
 def require_finite(

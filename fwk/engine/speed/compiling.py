@@ -1,41 +1,45 @@
-"""torch.compile: what is compiled, and whether it stays so. Every encoder is one graph per situation (training,
-evaluation, a teacher's call without gradient; with and without a mask, an embedding change; one sequence or several).
-A dimension that varies is made symbolic the first time it does, so after warm-up no shape compiles anything again; a
-run in which that does not hold says so."""
+"""torch.compile: what is compiled, and a warning where compilation does not come to an end.
+
+Every encoder is one graph per situation (training, evaluation, a teacher's call without gradient; with and without a
+mask or an embedding change; one sequence or several). A dimension that varies is made symbolic the first time it does,
+so after the warm-up no shape compiles anything again. A run in which that does not hold logs a warning.
+"""
 
 from __future__ import annotations
 
-import sys
-from typing import Any
+import logging
+from collections.abc import Iterable
 
 from fwk.contracts.hooks import hookimpl
 from fwk.engine.module import ObjectiveModule
+from fwk.engine.run import Run
 from fwk.engine.speed.recompute import Recomputed
 
 BACKEND = "inductor"
-GRAPHS = 64  # per function; beyond torch's own limit of 8 a function would silently run uncompiled
-WARM_UP = 20  # updates after a start or a change of phase in which compiling is nothing to speak of
-WARNINGS = 5
+MOST_GRAPHS = (
+    64  # per function; beyond torch's default of 8 a function would silently run uncompiled
+)
+WARM_UP = 20  # during this many updates after a start or a change of phase, compiling is expected and not reported
+MOST_WARNINGS = 5
+LONGEST_REASON = 200  # characters of torch's reasons in a warning
+
+logger = logging.getLogger(__name__)
 
 
 def compile_networks(module: ObjectiveModule, backend: str | None = None) -> None:
-    """Encoders, and functions marked `fwk.nn.compiled.compiled`, are compiled when they are first called."""
+    """Compile the encoders, and functions marked with `fwk.nn.compiled`, when they are first called."""
     import torch._dynamo as dynamo
-
-    for name in (
-        "recompile_limit",
-        "cache_size_limit",
-    ):  # by its name in this and in older versions
-        if hasattr(dynamo.config, name):
-            setattr(dynamo.config, name, max(GRAPHS, getattr(dynamo.config, name)))
-    if any(isinstance(part, Recomputed) for part in module.modules()):
-        # DDP has a graph cut where its buckets end, and cannot cut one that holds layers to be run again
-        dynamo.config.optimize_ddp = False
     from torch._functorch import config as functorch
 
+    for name in ("recompile_limit", "cache_size_limit"):  # its names in newer and in older versions
+        if hasattr(dynamo.config, name):
+            setattr(dynamo.config, name, max(MOST_GRAPHS, getattr(dynamo.config, name)))
+    if any(isinstance(part, Recomputed) for part in module.modules()):
+        # DDP has graphs cut where its buckets end, which is not possible inside layers that run again
+        dynamo.config.optimize_ddp = False
     if hasattr(functorch, "donated_buffer"):
-        # the backward pass may then reuse what was kept for it, and a second one over the same graph (gradients per
-        # term, an objective's own) is refused
+        # donated buffers are reused in the backward pass, and then a second one over the same graph is refused
+        # (gradients per term, or an objective's own)
         functorch.donated_buffer = False
     module.encoding.backend = backend or BACKEND
     for network in module.networks.values():
@@ -43,65 +47,77 @@ def compile_networks(module: ObjectiveModule, backend: str | None = None) -> Non
 
 
 def count_graphs() -> int:
-    """Graphs compiled so far in this process."""
+    """Return the number of graphs that were compiled in this process so far."""
     from torch._dynamo.utils import counters
 
     return counters["stats"]["unique_graphs"]
 
 
 def graph_breaks() -> dict[str, int]:
-    """Reasons for which a graph was cut in two, and how often."""
+    """Return the reasons for which a graph was cut in two, and how often each occurred."""
     from torch._dynamo.utils import counters
 
     return dict(counters["graph_break"])
 
 
 class CompileCounter:
-    """A hook that says on stderr when an update after warm-up compiled something, and when graphs are cut."""
+    """A hook that logs a warning when an update after the warm-up compiled something, and when graphs are cut."""
 
     def __init__(self) -> None:
-        self.before = self.updates = self.said = self.cut = 0
+        self.graphs_before = 0  # the update under way
+        self.updates = 0  # since the start or the last change of phase
+        self.warnings = 0
+        self.breaks = 0
         self.phase: str | None = None
 
     @hookimpl
-    def fwk_update_begin(self, run: Any) -> None:
-        self.before = count_graphs()
+    def fwk_update_begin(self, run: Run) -> None:
+        """Note the graphs before the update."""
+        self.graphs_before = count_graphs()
         phase = run.phase.name if run.phase else None
         if phase != self.phase:
             self.phase, self.updates = phase, 0
 
     @hookimpl
-    def fwk_update_end(self, run: Any) -> None:
+    def fwk_update_end(self, run: Run) -> None:
+        """Compare the graphs with those before the update."""
         self.updates += 1
-        new, reasons = count_graphs() - self.before, graph_breaks()
-        if sum(reasons.values()) > self.cut:
-            self.say(
+        graphs, breaks = count_graphs() - self.graphs_before, graph_breaks()
+        if sum(breaks.values()) > self.breaks:
+            self.warn(
                 run,
-                f"cut into {len(reasons) + 1} or more graphs, which costs time: "
-                f"{'; '.join(' '.join(reason.split())[:200] for reason in reasons)}",
+                f"cut into {len(breaks) + 1} or more graphs, which costs time: {_join_reasons(breaks)}",
             )
-        elif new and self.updates > WARM_UP:
-            self.say(
-                run, f"compiled {new} more graph{'s' if new > 1 else ''} after warm-up{_reason()}"
-            )
-        self.cut = sum(reasons.values())
+        elif graphs and self.updates > WARM_UP:
+            plural = "s" if graphs > 1 else ""
+            self.warn(run, f"compiled {graphs} more graph{plural} after warm-up{_last_reason()}")
+        self.breaks = sum(breaks.values())
 
-    def say(self, run: Any, what: str) -> None:
-        self.said += 1
-        if self.said <= WARNINGS:
-            last = "; further ones are not told" if self.said == WARNINGS else ""
-            print(
-                f"fwk: train.compile: update {run.update} on rank {run.rank} {what} (TORCH_LOGS=recompiles,graph_breaks "
-                f"tells more){last}",
-                file=sys.stderr,
-            )
+    def warn(self, run: Run, event: str) -> None:
+        """Log a warning about this update; after several there are no more."""
+        self.warnings += 1
+        if self.warnings > MOST_WARNINGS:
+            return
+        last = "; further warnings are suppressed" if self.warnings == MOST_WARNINGS else ""
+        logger.warning(
+            "train.compile: update %s on rank %s %s (set TORCH_LOGS=recompiles,graph_breaks for details)%s",
+            run.update,
+            run.rank,
+            event,
+            last,
+        )
 
 
-def _reason() -> str:
-    """Why the last graph was compiled, as far as this version of torch tells."""
+def _join_reasons(reasons: Iterable[str]) -> str:
+    return "; ".join(" ".join(reason.split())[:LONGEST_REASON] for reason in reasons)
+
+
+def _last_reason() -> str:
+    """Return ', because ...' for the last graph that was compiled, or '' where torch does not say."""
     from torch._dynamo import utils
 
     for metrics in reversed(getattr(utils, "get_compilation_metrics", list)()):
-        if reason := getattr(metrics, "recompile_reason", None):
-            return f", because {' '.join(reason.split())[:200]}"
+        reason = getattr(metrics, "recompile_reason", None)
+        if reason:
+            return f", because {_join_reasons([reason])}"
     return ""
