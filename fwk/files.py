@@ -61,7 +61,7 @@ class AtomicFolder:
         overwrite: bool,
         ours: Callable[[Path], bool],
         spared: Sequence[Path] = (),
-    ):
+    ) -> None:
         self.target, self.overwrite = target, overwrite
         place = target.resolve()
         if target.is_symlink() or target.exists() and not target.is_dir():
@@ -155,7 +155,7 @@ def try_lock(path: Path) -> TextIO | None:
     """
     import fcntl  # Windows lacks it
 
-    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (the caller closes it)
+    file = open(path, "a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -183,7 +183,9 @@ def lock(
     waiting: logged when another process holds the lock. The system releases the lock when its holder dies. Raises
     RunError where it is not free in `timeout` seconds.
     """
-    if os.name == "nt":  # without locks two processes may do the same work; renames keep the result intact
+    if (
+        os.name == "nt"
+    ):  # without locks two processes may do the same work; renames keep the result intact
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)

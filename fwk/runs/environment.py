@@ -1,4 +1,4 @@
-"""What RUN/environment.json says: enough to tell two machines apart, nothing that names one."""
+"""The content of RUN/environment.json: enough to tell two machines apart, nothing that names one."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ PACKAGES = (
 def describe_environment(
     config: Any, plugins: Mapping[str, Any] | Iterable[Any], device: torch.device, world_size: int
 ) -> dict[str, Any]:
-    """A JSON-able description of where a run takes place.
+    """Return a JSON-able description of the machine and the software of a run.
 
-    config: the run's config, of which only what changes the machine's behaviour is repeated (seed, precision,
-    determinism; the rest stands in config.yaml). plugins: name -> version (or any JSON-able facts), or names.
+    config: the run's config, of which only the keys that change the machine's behaviour are repeated (seed, precision,
+    determinism); config.yaml has the others. plugins: versions (or any JSON-able facts) by name, or names.
     """
     train = getattr(config, "train", None)
     return {
@@ -58,13 +58,13 @@ def describe_environment(
 
 
 def device_name(device: torch.device) -> str:
-    """'cpu', or the accelerator's own name."""
+    """Return 'cpu', or the model name of the GPU."""
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def git_revision(folder: Path) -> str | None:
-    """The commit checked out in `folder`, with '+' when tracked files differ from it; None outside a repository."""
+    """Return the commit checked out in `folder`, with '+' when tracked files differ; None outside a repository."""
     revision = _git(folder, "rev-parse", "HEAD")
     if revision is None:
         return None
@@ -89,7 +89,7 @@ def _version(package: str) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON-able, whatever it was."""
+    """Return `value` in a JSON-able form."""
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}
     if value is None or isinstance(value, (bool, int, float, str)):

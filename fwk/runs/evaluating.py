@@ -1,4 +1,4 @@
-"""Evaluate a run's checkpoint on its own or other data (`fwk-evaluate`)."""
+"""Evaluation of a run's checkpoint on the run's data or on other data (`fwk-evaluate`)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from fwk.config.resolve import read as read_config
+from fwk.config.run_config import RunConfig
 from fwk.engine.evaluate import evaluate
 from fwk.engine.predict import predict, predictors
 from fwk.engine.ranks.joining import process_group
+from fwk.engine.ranks.world import World
+from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, restore_counters
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.files import check_target
-from fwk.runs.loaded import COPY_ORIGIN, _opened
-from fwk.runs.start import build_run
+from fwk.runs.building import build_run
+from fwk.runs.loaded import COPY_ORIGIN, OpenCheckpoint, open_checkpoint
 
-# what of `train.` a finished model may be evaluated with otherwise than it was trained
+# the keys of `train.` that may differ between training and evaluation: they change how a model is evaluated, not what
+# it is; every key of `task.` may differ as well
 EVALUATION_KEYS = (
     "train.batch",
     "train.micro_batch",
@@ -39,103 +43,142 @@ def evaluate_run(
     average: bool = False,
     predictions: Path | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint, or a run's newest whole one, on a split of its task: {checkpoint, update, split, metrics}.
+    """Evaluate a checkpoint, or a run's newest intact one, and return {checkpoint, update, split, metrics}.
 
-    overrides: `task.KEY=VALUE`, `train.batch` and the like, over the run's own config. predictions: a file for what the model
-    says; with several sources in the split, a file for each, its name before the suffix. Other training data than the run's have other
-    words and labels: CheckpointError.
+    overrides: `KEY=VALUE` on top of the run's config, for keys of `task.` and `EVALUATION_KEYS`. predictions: a file
+    for the predictions; with several sources in the split, a file for each, with its name before the suffix. Raises
+    CheckpointError where the training data differ from the run's, since words and labels would differ too.
     """
-    for key in (override.split("=")[0].split(".") for override in overrides):
-        if key[0] != "task" and ".".join(key) not in EVALUATION_KEYS:
+    _check_overrides(overrides)
+    opened = open_checkpoint(path, user_dirs, average, overrides)
+    config = replace(opened.config, hooks={})
+    with process_group(config.train.device, config.train.timeout) as world:
+        run = _build(opened, config, overrides, user_dirs, split, world)
+        targets = _resolve_targets(run, split, predictions) if predictions is not None else {}
+        _restore_weights(run, opened)
+        run.config = _evaluation_config(run, config, average)
+        metrics = evaluate(run, split)
+        if targets:
+            _write_predictions(run, split, targets)
+    return {
+        "checkpoint": str(opened.path),
+        "update": opened.state["update"],
+        "split": split,
+        "metrics": metrics,
+    }
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.split("=")[0]
+        if key.split(".")[0] != "task" and key not in EVALUATION_KEYS:
             raise ConfigError(
-                ".".join(key),
+                key,
                 f"does not change how a model is evaluated; expected task.KEY or {', '.join(EVALUATION_KEYS)}",
             )
-    found, tensors, state, config, hooks = _opened(path, user_dirs, average, overrides)
-    folder = found.parent.parent
-    config = replace(config, hooks={})
-    with process_group(config.train.device, config.train.timeout) as world:
-        trained = read_config(folder / "config.yaml", user_dirs) if overrides else config
-        own_batch = replace(
-            config, train=replace(config.train, batch=trained.train.batch, micro_batch=None)
-        )
-        task = config.task.cls.for_evaluation(
-            config.task.config, config.seed, folder, split, trained.task.config
-        )
-        run = build_run(own_batch, folder, hooks, world, task)
-        if run.task.fingerprint() != state["fingerprint"]:
-            raise CheckpointError(f"{found} {_other_data(state)}")
-        if split not in run.task.splits():
-            raise UserError(
-                f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}"
-            )
-        if not any(len(source) for source in run.task.sources(split).values()):
-            raise UserError(f"--split: '{split}' holds no example")
-        restore_counters(run, state)
-        run.module.switch_off(run.phase.off if run.phase else ())
-        targets: dict[str, Path] = {}
-        if predictions is not None:
-            if world.size > 1:
-                raise UserError(
-                    "--predictions: are written by one process; start it without torchrun"
-                )
-            if not predictors(run.module):
-                raise UserError(
-                    f"--predictions: no criterion of {folder} predicts anything (`Criterion.predict`)"
-                )
-            targets = _targets(predictions, tuple(run.task.sources(split)))
-            run.task.check_predictions(split, targets)
-        checkpoint.require_finite(found, tensors["model"], run.module)
-        load_model_tensors(run.module, tensors["model"], found)
-        if run.average is not None:
-            run.average.load(
-                tensors["model" if "imported" in state else "average"]
-            )  # a copy holds the chosen weights alone
-        averaged = average or config.train.evaluate_average
-        # the run's length is that with its own batch
-        run.config = replace(
-            config,
-            train=replace(
-                config.train,
-                validate_batches=0,
-                evaluate_average=averaged,
-                epochs=None,
-                updates=run.total_updates,
-            ),
-        )
-        metrics = evaluate(run, split)
-        if predictions is not None:
-            with run.average.in_place() if averaged else nullcontext():
-                said = predict(run, split)
-            for name, of in said.items():
-                run.task.write_predictions(split, name, of, targets[name])
-    return {"checkpoint": str(found), "update": state["update"], "split": split, "metrics": metrics}
 
 
-def _other_data(state: Mapping[str, Any]) -> str:
-    """Why a checkpoint is not evaluated on the data that the task has now."""
-    if (origin := state.get("imported")) and (origin != COPY_ORIGIN or not state["fingerprint"]):
-        return f"holds weights alone ({origin}), which do not say what data they were trained on; expected a run, or a copy that `Loaded.save` wrote"
+def _build(
+    opened: OpenCheckpoint,
+    config: RunConfig,
+    overrides: Sequence[str],
+    user_dirs: Sequence[str],
+    split: str,
+    world: World,
+) -> Run:
+    """Return the run at the checkpoint's update, with the task for evaluation and without the checkpoint's weights."""
+    folder = opened.run_folder
+    trained = read_config(folder / "config.yaml", user_dirs) if overrides else config
+    task = config.task.cls.for_evaluation(
+        config.task.config, config.seed, folder, split, trained.task.config
+    )
+    # the length of the run follows from the batch that it was trained with
+    settings = replace(config.train, batch=trained.train.batch, micro_batch=None)
+    run = build_run(replace(config, train=settings), folder, opened.hooks, world, task)
+    if run.task.fingerprint() != opened.state["fingerprint"]:
+        raise CheckpointError(f"{opened.path} {_explain_other_data(opened.state)}")
+    if split not in run.task.splits():
+        raise UserError(
+            f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}"
+        )
+    if not any(len(source) for source in run.task.sources(split).values()):
+        raise UserError(f"--split: '{split}' holds no example")
+    restore_counters(run, opened.state)
+    run.module.switch_off(run.phase.off if run.phase else ())
+    return run
+
+
+def _explain_other_data(state: Mapping[str, Any]) -> str:
+    """Return why a checkpoint is not evaluated on the data that the task has now."""
+    origin = state.get("imported")
+    if origin and (origin != COPY_ORIGIN or not state["fingerprint"]):
+        return (
+            f"holds weights only ({origin}), without a record of the data that they were trained on; expected a run, "
+            "or a copy that `Loaded.save` wrote"
+        )
     return (
-        "was trained on other data than the task has now, or with other options of the task, so that words and labels may be others; "
-        "expected those of its config.yaml"
+        "was trained on other data than the task has now, or with other options of the task, so that words and labels "
+        "may differ; expected those of its config.yaml"
     )
 
 
-def _targets(predictions: Path, sources: Sequence[str]) -> dict[str, Path]:
-    """The file of each source's predictions. UserError for one that cannot be written."""
-    if len(sources) > 1 and (
-        bad := next((name for name in sources if "/" in name or os.sep in name), None)
-    ):
+def _resolve_targets(run: Run, split: str, predictions: Path) -> dict[str, Path]:
+    """Return the file of each source's predictions. Raises UserError where they cannot be written."""
+    if run.world.size > 1:
         raise UserError(
-            f"--predictions: the source '{bad}' has a file of its own, and its name is none that a file can have"
+            "--predictions: predictions are written by one process; start it without torchrun"
         )
-    found = {
-        name: predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}")
-        if len(sources) > 1
-        else predictions
-        for name in sources
-    }
-    for path in found.values():
+    if not predictors(run.module):
+        raise UserError(
+            f"--predictions: no criterion of {run.folder} predicts anything (`Criterion.predict`)"
+        )
+    targets = _files_by_source(predictions, tuple(run.task.sources(split)))
+    run.task.check_predictions(split, targets)
+    return targets
+
+
+def _files_by_source(predictions: Path, sources: Sequence[str]) -> dict[str, Path]:
+    if len(sources) == 1:
+        files = {sources[0]: predictions}
+    else:
+        for name in sources:
+            if "/" in name or os.sep in name:
+                raise UserError(
+                    f"--predictions: each source gets a file of its name, but '{name}' cannot be a file's name"
+                )
+        files = {
+            name: predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}")
+            for name in sources
+        }
+    for path in files.values():
         check_target("--predictions", path)
-    return found
+    return files
+
+
+def _restore_weights(run: Run, opened: OpenCheckpoint) -> None:
+    tensors = opened.tensors
+    checkpoint.require_finite(opened.path, tensors["model"], run.module)
+    load_model_tensors(run.module, tensors["model"], opened.path)
+    if run.average is not None:
+        # a copy holds one set of weights, which are the averages where the run was evaluated with them
+        run.average.load(tensors["model" if "imported" in opened.state else "average"])
+
+
+def _evaluation_config(run: Run, config: RunConfig, average: bool) -> RunConfig:
+    """Return the config with the batch for evaluation, for the whole split and the run's length."""
+    settings = replace(
+        config.train,
+        validate_batches=0,
+        evaluate_average=average or config.train.evaluate_average,
+        epochs=None,
+        updates=run.total_updates,
+    )
+    return replace(config, train=settings)
+
+
+def _write_predictions(run: Run, split: str, targets: Mapping[str, Path]) -> None:
+    averaged = run.average is not None and run.config.train.evaluate_average
+    with run.average.in_place() if run.average and averaged else nullcontext():
+        by_source = predict(run, split)
+    for name, predictions in by_source.items():
+        run.task.write_predictions(split, name, predictions, targets[name])

@@ -2,75 +2,88 @@
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from fwk.errors import CheckpointError
+from fwk.files import try_lock
 
-LOCK = ".lock"
+LOCK = ".lock"  # name of the file in the run's folder; while it is locked it names the holder
 
-
+logger = logging.getLogger(__name__)
 _held: set[TextIO] = set()
 
 
-def _let_go() -> None:
+def _release_in_child() -> None:
     for file in _held:
         file.close()
     _held.clear()
 
 
 # a forked data-loading worker outlives a killed trainer by seconds, and must not hold the folder for it
-os.register_at_fork(after_in_child=_let_go)
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Holds the run's folder, which it makes; CheckpointError when another process does. The lock ends with the
-    process. Some shared filesystems keep locks within each host: there, a folder that a process of another host took and
-    did not give back is used with a warning that names it."""
-    mine = f"{os.getpid()} on {socket.gethostname()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        opened = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115  closed below
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise CheckpointError(
-            f"cannot use the run folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    with opened as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise CheckpointError(
-                f"{folder} is in use by process {holder}; wait for it, or choose another --run"
-            ) from None
-        file.seek(0)
-        before = file.read().strip()
-        if before.partition(" on ")[2] not in ("", mine.partition(" on ")[2]):
-            print(
-                f"fwk: {folder} was last used by process {before}, which did not give it back; if it still runs there, stop "
-                "one of the two",
-                file=sys.stderr,
-            )
-        try:
-            file.truncate(0)
-            file.write(mine)
-            file.flush()
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot use the run folder {folder}: {error.strerror}"
-            ) from error
+    """Make the run's folder and hold its lock; the lock ends with the process.
+
+    Some network file systems keep locks within each host. On those, a folder that a process of another host took and
+    did not release is used all the same, with a warning that names the process. Raises CheckpointError where another
+    process holds the folder.
+    """
+    holder = f"{os.getpid()} on {socket.gethostname()}"
+    with _lock_file(folder) as file:
+        _write_holder(file, folder, holder)
         _held.add(file)
         try:
             yield
         finally:
-            if file in _held:  # not in a process forked from this one
+            if file in _held:  # False in a process that was forked from this one
                 _held.discard(file)
                 file.truncate(0)
+
+
+def _lock_file(folder: Path) -> TextIO:
+    """Return the folder's lock file, open and locked."""
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = try_lock(path)
+        if file is not None:
+            return file
+        holder = path.read_text(encoding="utf-8").strip() or "unknown"
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise CheckpointError(
+            f"cannot use the run folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    raise CheckpointError(
+        f"{folder} is in use by process {holder}; wait for it, or choose another --run"
+    )
+
+
+def _write_holder(file: TextIO, folder: Path, holder: str) -> None:
+    """Write this process into the lock file; warn where a process of another host did not release it."""
+    file.seek(0)
+    last_holder = file.read().strip()
+    if _host(last_holder) not in ("", _host(holder)):
+        logger.warning(
+            "%s was last used by process %s, which did not release it; if that process still runs, stop one of the two",
+            folder,
+            last_holder,
+        )
+    try:
+        file.truncate(0)
+        file.write(holder)
+        file.flush()
+    except OSError as error:
+        raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
+
+
+def _host(holder: str) -> str:
+    return holder.partition(" on ")[2]

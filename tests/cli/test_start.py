@@ -212,7 +212,7 @@ def test_a_changed_config_is_status_2_and_overwrite_starts_anew(tmp_path, capsys
     words = [*WORDS, f"run={tmp_path / 'run'}"]
     assert main(words) == 0
     assert main([*words, "optimizer.lr=0.5"]) == 2
-    assert "optimizer.lr: 0.003 there, 0.5 here" in capsys.readouterr().err
+    assert "optimizer.lr was 0.003, is now 0.5" in capsys.readouterr().err
     assert main([*words, "optimizer.lr=0.5", "--overwrite"]) == 0
 
 

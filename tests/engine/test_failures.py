@@ -546,13 +546,13 @@ def not_a_number(run: Path) -> None:
     (newest / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_weights_that_are_not_finite_are_not_gone_on_from(run, capsys):
+def test_weights_that_are_not_finite_are_not_gone_on_from(run, caplog):
     not_a_number(run)
     said = "update-000000006: networks.main.embeddings.token.weight is not finite"
     with pytest.raises(CheckpointError, match=said):
         load(run)
     assert start.train(config_in(run, {"train": {"updates": 8}})).update == 8
-    assert f"skipped a checkpoint: {run}/checkpoints/{said}" in capsys.readouterr().err
+    assert f"skipped a checkpoint: {run}/checkpoints/{said}" in caplog.text
 
 
 def test_where_every_checkpoint_holds_weights_that_are_not_finite_none_is_gone_on_from(run):
@@ -635,15 +635,15 @@ def test_a_run_leaves_the_process_as_deterministic_as_it_was(tmp_path, plugin):
     assert seen == [True, False]
 
 
-def test_a_folder_that_another_host_did_not_give_back_is_used_with_a_warning(tmp_path, capfd):
+def test_a_folder_that_another_host_did_not_give_back_is_used_with_a_warning(tmp_path, caplog):
     folder = tmp_path / "run"
     start.train(config_in(folder))
     assert (folder / ".lock").read_text() == ""  # given back
     (folder / ".lock").write_text("123 on elsewhere")
     start.train(config_in(folder, {"train": {"updates": 7}}))
     assert (
-        "was last used by process 123 on elsewhere, which did not give it back"
-        in capfd.readouterr().err
+        "was last used by process 123 on elsewhere, which did not release it"
+        in caplog.text
     )
 
 

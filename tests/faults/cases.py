@@ -178,7 +178,7 @@ def other_rate(s):
     s.interrupted()
     s.start_words = ("optimizer.lr=2e-3",)
     s.refuses(
-        "holds a run with another config .*optimizer.lr: 0.001 there, 0.002 here",
+        "holds a run with another config .*optimizer.lr was 0.001, is now 0.002",
         status=2,
         unchanged=True,
     )
@@ -189,7 +189,7 @@ def other_width(s):
     s.interrupted()
     s.start_words = ("model.width=32",)
     s.refuses(
-        "holds a run with another config .*model.width: 16 there, 32 here", status=2, unchanged=True
+        "holds a run with another config .*model.width was 16, is now 32", status=2, unchanged=True
     )
 
 
@@ -197,7 +197,7 @@ def other_width(s):
 def other_seed(s):
     s.interrupted()
     s.start_words = ("seed=7",)
-    s.refuses("holds a run with another config .*seed: 1 there, 7 here", status=2, unchanged=True)
+    s.refuses("holds a run with another config .*seed was 1, is now 7", status=2, unchanged=True)
 
 
 @fault(
@@ -899,7 +899,7 @@ def rank_terminated(s):
 def rank_other_config(s):
     s.fresh()
     s.refuses(
-        "rank 1 was started otherwise than rank 0: optimizer.lr: 0.005 there, 0.001",
+        "rank 1 was started with other settings than rank 0: optimizer.lr is 0.005, on rank 0 0.001",
         rank_words={1: ["optimizer.lr=5e-3"]},
     )
 
@@ -908,7 +908,7 @@ def rank_other_config(s):
 def rank_other_seed(s):
     s.fresh()
     s.refuses(
-        "rank 1 was started otherwise than rank 0: seed: 9 there, 1", rank_words={1: ["seed=9"]}
+        "rank 1 was started with other settings than rank 0: seed is 9, on rank 0 1", rank_words={1: ["seed=9"]}
     )
 
 

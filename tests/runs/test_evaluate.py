@@ -178,7 +178,7 @@ def test_a_copy_never_takes_the_place_of_a_run(tagger, tmp_path):
     before = (find_checkpoint(tagger) / "state.json").read_bytes()
     with pytest.raises(
         CheckpointError,
-        match="holds a run, whose checkpoint update-0+[0-9] can be gone on from; choose another folder",
+        match="holds a run that can resume from update-0+[0-9]; choose another folder",
     ):
         fwk.load(tagger).save(tagger)
     assert (find_checkpoint(tagger) / "state.json").read_bytes() == before
@@ -202,7 +202,7 @@ def test_a_copy_of_weights_of_others_knows_of_no_data(tagger, tmp_path, capsys):
     status, _, err = evaluated(capsys, tmp_path / "copy")
     assert (
         status == 2
-        and "holds weights alone (BertModel), which do not say what data they were trained on"
+        and "holds weights only (BertModel), without a record of the data that they were trained on"
         in err
     )
 
@@ -259,7 +259,7 @@ def test_the_files_of_several_sources_are_looked_at_before_anything_is_evaluated
     }
     for number, (name, message) in enumerate(
         {
-            "a/b": "the source 'a/b' has a file of its own, and its name is none that a file can have",
+            "a/b": "each source gets a file of its name, but 'a/b' cannot be a file's name",
             "b": "said.b.conllu is a folder; expected a file",
         }.items()
     ):

@@ -216,19 +216,20 @@ def until(true, seconds: float = 60) -> None:
 # -- finished, longer, which limit -----------------------------------------------------------------------------------
 
 
-def test_a_finished_run_started_again_does_nothing_and_says_so(tmp_path, capfd):
+def test_a_finished_run_started_again_does_nothing_and_says_so(tmp_path, caplog):
+    caplog.set_level("INFO", "fwk")
     start.train(config_in(tmp_path / "run"))
     checkpoints = tmp_path / "run" / "checkpoints"
     files = {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*.safetensors")}
     before = lines(tmp_path / "run")
-    assert "nothing to do" not in capfd.readouterr().err
+    assert "nothing to do" not in caplog.text
     again = start.train(config_in(tmp_path / "run"))
     assert (again.status, again.exit_status, again.update) == ("finished", 0, 6)
     evaluations = [line["metrics"] for line in before if line["split"] == "valid"]
     assert again.metrics["valid"]["loss"] == evaluations[-1]["loss"]
     assert (
         "finished at update 6: nothing to do; a longer run (train.updates above 6)"
-        in capfd.readouterr().err
+        in caplog.text
     )
     assert lines(tmp_path / "run") == before
     assert files == {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*.safetensors")}

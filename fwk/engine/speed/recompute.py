@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -43,7 +43,7 @@ class Recomputed(nn.Module):
         return checkpoint(run_in_same_mode, *arguments, use_reentrant=False, **keywords)
 
 
-def recompute_layers(networks: Mapping[str, Encoder]) -> None:
+def recompute_layers(networks: Mapping[str, nn.Module]) -> None:
     """Change the layers of every network in place; a network that lists no `layers` stays as it is.
 
     Raises ConfigError where no network lists any.
@@ -61,8 +61,8 @@ def recompute_layers(networks: Mapping[str, Encoder]) -> None:
             layer.__class__ = type(cls.__name__, (Recomputed, cls), {"__module__": cls.__module__})
 
 
-def _layers(network: Encoder) -> Iterable[nn.Module]:
-    path = network.parts().get("layers")
+def _layers(network: nn.Module) -> Iterable[nn.Module]:
+    path = cast(Encoder, network).parts().get("layers")
     if path is None:
         return ()
     part = network.get_submodule(path)

@@ -1,0 +1,97 @@
+"""The objects of a run, built from its config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pluggy import PluginManager
+
+from fwk.config.run_config import RunConfig
+from fwk.contracts.task import Task
+from fwk.data.order import Order
+from fwk.engine.build import build_module
+from fwk.engine.ema import Average
+from fwk.engine.feed.draws import count_micro_batches
+from fwk.engine.module import ObjectiveModule
+from fwk.engine.precision import Precision
+from fwk.engine.ranks.world import World
+from fwk.engine.run import Run
+from fwk.engine.speed.compiling import CompileCounter, compile_networks
+from fwk.engine.speed.recompute import recompute_layers
+from fwk.errors import UserError
+from fwk.flops import Count
+from fwk.flops import count as count_operations
+
+
+def build_run(
+    config: RunConfig,
+    folder: Path,
+    hooks: PluginManager,
+    world: World,
+    task: Task | None = None,
+) -> Run:
+    """Return a run at its beginning, on the device of `world`; the hooks of the config are registered.
+
+    task: instead of the one that the config describes. Raises UserError where the task has no split 'train'.
+    """
+    task = task or config.task.cls(config.task.config, config.seed)
+    if "train" not in task.splits():
+        raise UserError(
+            f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}"
+        )
+    order = _build_order(config, task)
+    precision = Precision(
+        config.train.precision, world.device, growth_interval=config.train.scale_growth_interval
+    )
+    module = _build_module(config, task, world, precision)
+    if config.train.compile:
+        hooks.register(CompileCounter(), name="compile_watch")
+    average = Average(module, config.train.ema) if config.train.ema else None
+    module.encoding.averages = average.values if average else None
+    for label, component in config.hooks.items():
+        hooks.register(component.cls(component.config), name=label)
+    return Run(
+        config=config,
+        folder=folder,
+        task=task,
+        order=order,
+        module=module,
+        world=world,
+        precision=precision,
+        hooks=hooks,
+        schedule=config.schedule.cls(config.schedule.config),
+        average=average,
+        operations=_count_operations(config, task, world),
+    )
+
+
+def _build_order(config: RunConfig, task: Task) -> Order:
+    return Order(
+        config.seed,
+        {name: len(source) for name, source in task.sources("train").items()},
+        task.mixture(),
+        group=config.train.batch if task.one_source_per_update() else 1,
+    )
+
+
+def _build_module(
+    config: RunConfig, task: Task, world: World, precision: Precision
+) -> ObjectiveModule:
+    module = build_module(config, task).to(device=world.device, dtype=precision.dtype)
+    module.world = world
+    if config.train.activation_checkpointing:
+        recompute_layers(dict(module.networks.items()))
+    if config.train.compile:
+        compile_networks(module)
+    return module
+
+
+def _count_operations(config: RunConfig, task: Task, world: World) -> Count | None:
+    vocabulary = task.vocabulary()
+    train = config.train
+    return count_operations(
+        config,
+        task.length(),
+        vocabulary.size if vocabulary else None,
+        micro_batches=count_micro_batches(train.batch, world.size, train.micro_batch),
+    )
