@@ -1,5 +1,8 @@
-"""One exception class per kind of failure. A message is one sentence: what was given, where, what was expected, and
-the nearest thing that exists. `UserError` and its children end a command with exit status 2 and no traceback."""
+"""One exception class per kind of failure.
+
+A message is one sentence or two: the fact (what was given, where, what was expected), then the remedy. `UserError` and
+its subclasses end a command with exit status 2 and without a traceback.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-# frames of the code that imports and calls plugins say nothing about why a plugin failed
+# the code that imports and calls plugins; its frames do not help to find out why a plugin failed
 _MACHINERY = Path(__file__).parent / "components"
 
 
 class FwkError(Exception):
-    """Root of everything `fwk` raises on purpose; ends a command with exit status 1."""
+    """Root of everything that `fwk` raises on purpose; ends a command with exit status 1."""
 
     exit_status = 1
-    quiet = False  # another process of the job says it
+    quiet = False  # True where another process of the job prints the message
 
 
 class UserError(FwkError):
@@ -33,7 +36,7 @@ class UnknownName(UserError):
 
     def __init__(
         self, kind: str, name: str, known: Iterable[str], where: str = "", advice: str = ""
-    ):
+    ) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
         place = f" ({where})" if where else ""
         remedy = did_you_mean(name, self.known)
@@ -45,7 +48,7 @@ class UnknownName(UserError):
 class ConfigError(UserError):
     """A configuration key or value is wrong. Carries the dotted `key`."""
 
-    def __init__(self, key: str, message: str):
+    def __init__(self, key: str, message: str) -> None:
         self.key = key
         super().__init__(f"{key}: {message}" if key else message)
 
@@ -62,36 +65,57 @@ class PluginError(UserError):
     """A plugin does not import, claims a name that is taken, or implements a hook wrongly."""
 
 
+class BrokenPlugin(PluginError):
+    """A plugin does not import. `details` is its traceback, without the frames of what imported it."""
+
+    def __init__(self, plugin: str, module: str, error: BaseException) -> None:
+        self.plugin = plugin
+        frames = _frames(error, _is_import_machinery)
+        self.details = _traceback_text(frames, error)
+        reason, place = _reason(error), _place(frames)
+        if isinstance(error, SyntaxError) and error.filename:
+            reason, place = error.msg, f" ({error.filename}:{error.lineno})"
+        if isinstance(error, ModuleNotFoundError) and error.name and frames:
+            sibling = Path(frames[-1].filename).parent / f"{error.name.split('.')[0]}.py"
+            if sibling.is_file():
+                reason += f"; a file beside it is imported with 'from . import {error.name}'"
+        super().__init__(
+            f"plugin '{plugin}' does not import: {type(error).__name__}: {reason}{place}; fix it, "
+            "uninstall it, or pass --allow-broken-plugins to ignore it"
+        )
+
+
 class RunError(FwkError):
     """The run failed for a reason that is not the user's input (a non-finite loss, a lost rank)."""
 
 
 class CodeFailed(RunError):
-    """A component's code raised something that is no error of ours. what: whose code. machinery: whether a frame is of
-    what called it. `details` is the traceback without such frames."""
+    """The code of a component raised an exception of its own. `details` is the traceback of that code.
+
+    owner: whose code it is. machinery: true for frames of the code that called it, which are left out.
+    """
 
     def __init__(
-        self, what: str, error: Exception, machinery: Callable[[traceback.FrameSummary], bool]
-    ):
-        frames = [
-            frame for frame in traceback.extract_tb(error.__traceback__) if not machinery(frame)
-        ]
-        self.details = "".join(
-            [
-                "Traceback (most recent call last):\n",
-                *traceback.format_list(frames),
-                *traceback.format_exception_only(type(error), error),
-            ]
-        )
-        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        reason = " ".join(str(error).split()) or "no message"
+        self, owner: str, error: Exception, machinery: Callable[[traceback.FrameSummary], bool]
+    ) -> None:
+        frames = _frames(error, machinery)
+        self.details = _traceback_text(frames, error)
         super().__init__(
-            f"{what} raised {type(error).__name__}: {reason}{place}; the last checkpoint is intact"
+            f"{owner} raised {type(error).__name__}: {_reason(error)}{_place(frames)}; "
+            "the last checkpoint is intact"
         )
+
+
+class HookFailed(CodeFailed):
+    """A hook implementation raised an exception of its own."""
+
+    def __init__(self, hook: str, plugin: str, error: Exception) -> None:
+        self.hook, self.plugin = hook, plugin
+        super().__init__(f"{hook} of '{plugin}'", error, _is_hook_machinery)
 
 
 class LogFailed(RunError):
-    """What is logged cannot be written. The run saves, then fails."""
+    """A log file cannot be written. The run saves a checkpoint, then fails."""
 
 
 def did_you_mean(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:
@@ -112,50 +136,33 @@ def did_you_mean(name: str, known: Iterable[str], everything_up_to: int = 40) ->
     return f". {' '.join(sentences)}" if sentences else ""
 
 
-class BrokenPlugin(PluginError):
-    """A plugin does not import. `details` is its own traceback, without the machinery that imported it."""
-
-    def __init__(self, plugin: str, module: str, error: BaseException):
-        frames = [
-            f
-            for f in traceback.extract_tb(error.__traceback__)
-            if "importlib" not in f.filename and Path(f.filename).parent != _MACHINERY
-        ]
-        self.details = "".join(
-            [
-                "Traceback (most recent call last):\n",
-                *traceback.format_list(frames),
-                *traceback.format_exception_only(type(error), error),
-            ]
-        )
-        self.plugin = plugin
-        reason = " ".join(str(error).split()) or "no message"
-        place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-        if isinstance(error, SyntaxError) and error.filename:
-            place, reason = f" ({error.filename}:{error.lineno})", error.msg
-        missing = isinstance(error, ModuleNotFoundError) and error.name
-        if (
-            missing
-            and frames
-            and (Path(frames[-1].filename).parent / f"{error.name.split('.')[0]}.py").is_file()
-        ):
-            reason += f"; a file beside it is imported with 'from . import {error.name}'"
-        super().__init__(
-            f"plugin '{plugin}' does not import: {type(error).__name__}: {reason}{place}; mend it, leave it "
-            "out, or go on without it with --allow-broken-plugins"
-        )
+# ---- tracebacks without the frames of fwk ----
 
 
-class HookFailed(CodeFailed):
-    """A hook implementation raised something that is no error of ours."""
+def _frames(
+    error: BaseException, machinery: Callable[[traceback.FrameSummary], bool]
+) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if not machinery(frame)]
 
-    def __init__(self, hook: str, plugin: str, error: Exception):
-        self.hook, self.plugin = hook, plugin
-        super().__init__(
-            f"{hook} of '{plugin}'",
-            error,
-            lambda frame: (
-                "pluggy" in Path(frame.filename).parts
-                or Path(frame.filename) == _MACHINERY / "discovery.py"
-            ),
-        )
+
+def _is_import_machinery(frame: traceback.FrameSummary) -> bool:
+    return "importlib" in frame.filename or Path(frame.filename).parent == _MACHINERY
+
+
+def _is_hook_machinery(frame: traceback.FrameSummary) -> bool:
+    path = Path(frame.filename)
+    return "pluggy" in path.parts or path == _MACHINERY / "discovery.py"
+
+
+def _traceback_text(frames: list[traceback.FrameSummary], error: BaseException) -> str:
+    lines = traceback.format_list(frames)
+    last = traceback.format_exception_only(type(error), error)
+    return "".join(["Traceback (most recent call last):\n", *lines, *last])
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no message"
+
+
+def _place(frames: list[traceback.FrameSummary]) -> str:
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
