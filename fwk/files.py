@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and known by what is in them."""
+"""Atomic writes, content hashes, locks, and the cache folder."""
 
 from __future__ import annotations
 
@@ -8,24 +8,32 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from types import TracebackType
+from typing import TextIO, TypedDict
 
 from fwk.errors import DataError, UserError
 
-BLOCK = 1 << 22
+BLOCK = 1 << 22  # bytes hashed and written at once
+
+
+class FileFacts(TypedDict):
+    """What a manifest records of a file."""
+
+    sha256: str
+    bytes: int
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes."""
+    hashed = hashlib.sha256()
     with open(path, "rb") as file:
-        hashed = hashlib.sha256()
         while block := file.read(1 << 20):
             hashed.update(block)
     return hashed.hexdigest()
 
 
-def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Writes a file and waits until it is on the disk; its sha256 and size, taken on the way."""
+def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> FileFacts:
+    """Write a file, wait until it is on the disk, and return its sha256 and size, taken on the way."""
     hashed, size = hashlib.sha256(), 0
     with open(path, "wb") as file:
         for part in parts:
@@ -49,99 +57,111 @@ def sync(path: Path) -> None:
 
 
 class AtomicFolder:
-    """A folder that is made beside another place and then put there whole: `with AtomicFolder(target, ...) as beside: ...`.
+    """A folder that is filled under a temporary name and then renamed: `with AtomicFolder(target, ...) as folder: ...`.
 
-    overwrite: whether what is there may be replaced; it must be a folder that `ours` recognises, or an empty one, and hold none
-    of `spared`. On an error nothing is there that was not there before. DataError for a target that cannot be one.
+    After an error everything is as it was before. Raises DataError for a target that cannot be one.
     """
 
     def __init__(
         self,
         target: Path,
-        overwrite: bool,
-        ours: Callable[[Path], bool],
-        spared: Sequence[Path] = (),
+        overwrite: bool,  # replace an existing folder
+        ours: Callable[[Path], bool],  # whether an existing folder was written by the same command
+        spared: Sequence[Path] = (),  # paths that the replaced folder must not contain
     ) -> None:
         self.target, self.overwrite = target, overwrite
-        place = target.resolve()
-        if target.is_symlink() or target.exists() and not target.is_dir():
+        self._check_place()
+        self._check_spares([*spared, Path.cwd()])
+        if target.exists() and any(target.iterdir()) and not ours(target):
+            raise DataError(
+                f"{target} is a folder of something else, and --overwrite replaces only what the "
+                "same command wrote; choose another folder"
+            )
+
+    def _check_place(self) -> None:
+        target, place = self.target, self.target.resolve()
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise DataError(f"{target} is not a folder; choose another place")
-        if target.exists() and not overwrite:
+        if target.exists() and not self.overwrite:
             raise DataError(
                 f"{target} exists; choose another folder, or give --overwrite to replace it"
             )
         if not place.parent.is_dir():
             raise DataError(f"{place.parent} is not a folder; expected one for {place.name}")
-        for other in (*spared, Path.cwd()):
-            other = other.resolve()
-            if place == other or place in other.parents:
+
+    def _check_spares(self, spared: Iterable[Path]) -> None:
+        place = self.target.resolve()
+        for path in (path.resolve() for path in spared):
+            if place == path or place in path.parents:
                 raise DataError(
-                    f"{target} is or holds {other}, which must stay; choose another folder"
+                    f"{self.target} is or contains {path}, which must stay; choose another folder"
                 )
-        if target.exists() and any(target.iterdir()) and not ours(target):
-            raise DataError(
-                f"{target} is a folder of something else, and --overwrite replaces only what the same command made; "
-                "choose another folder"
-            )
 
     def __enter__(self) -> Path:
         place = self.target.resolve()
-        self._beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        return self._beside
+        self._temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+        return self._temporary
 
-    def __exit__(self, kind: type | None, *_: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        temporary = self._temporary
         if kind is not None:
-            shutil.rmtree(self._beside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             return
-        place, mask = self.target.resolve(), os.umask(0)
+
+        mask = os.umask(0)
         os.umask(mask)
-        for path in (
-            self._beside,
-            *self._beside.rglob("*"),
-        ):  # as any file that is made, not as a temporary one
+        for path in (temporary, *temporary.rglob("*")):  # mkdtemp's are private to the user
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-        aside = place.with_name(f"{self._beside.name}.old")
+
+        place = self.target.resolve()
+        replaced = place.with_name(f"{temporary.name}.old")
         if place.exists():
-            os.replace(place, aside)
-        os.replace(self._beside, place)
-        shutil.rmtree(aside, ignore_errors=True)
+            os.replace(place, replaced)
+        os.replace(temporary, place)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
-def check_target(what: str, path: Path, *others: Path) -> None:
-    """UserError where `path`, named by `what`, is no place that a file can be put, or is one of the others, which must stay."""
+def check_target(flag: str, path: Path, *others: Path) -> None:
+    """Raise UserError where `path`, given by `flag`, is no place for a file, or is one of the other files."""
     place = path.resolve()
-    if place.is_dir() or place.exists() and not place.is_file():
-        raise UserError(
-            f"{what}: {path} is {'a folder' if place.is_dir() else 'no regular file'}; expected a file"
-        )
+    if place.is_dir():
+        raise UserError(f"{flag}: {path} is a folder; expected a file")
+    if place.exists() and not place.is_file():
+        raise UserError(f"{flag}: {path} is not a regular file; expected a file")
     if not place.parent.is_dir():
-        raise UserError(f"{what}: there is no folder {path.parent} for {path.name}")
+        raise UserError(f"{flag}: there is no folder {path.parent} for {path.name}")
     if not os.access(place.parent, os.W_OK):
         raise UserError(
-            f"{what}: the folder {path.parent} cannot be written to; choose another place for {path.name}"
+            f"{flag}: the folder {path.parent} is not writable; choose another place for {path.name}"
         )
     if any(place == other.resolve() for other in others):
         raise UserError(
-            f"{what}: {path} is read or written as something else by the same command; choose another file"
+            f"{flag}: {path} is read or written as something else by the same command; "
+            "choose another file"
         )
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Beside, fsync, rename: after a crash the file is there in whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file under a temporary name, sync it and rename it: after a crash it is whole or does not exist."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def cache_folder() -> Path:
-    """$FWK_CACHE, else $XDG_CACHE_HOME/fwk, else ~/.cache/fwk. Not created here."""
+    """Return $FWK_CACHE, else $XDG_CACHE_HOME/fwk, else ~/.cache/fwk, without making the folder."""
     if chosen := os.environ.get("FWK_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -149,13 +169,13 @@ def cache_folder() -> Path:
 
 
 def try_lock(path: Path) -> TextIO | None:
-    """Return a file that is open and locked against other processes, or None where another process holds the lock.
+    """Return a file, locked against other processes, or None where another process holds the lock.
 
-    The file is made where it is missing. Closing it releases the lock, as does the end of the process.
+    The file is created where it is missing. Closing it releases the lock, as does the end of the process.
     """
     import fcntl  # Windows lacks it
 
-    file = open(path, "a+", encoding="utf-8")
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (the caller closes it)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

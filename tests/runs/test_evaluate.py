@@ -245,7 +245,7 @@ def test_predictions_follow_a_link_and_refuse_what_is_no_file(tagger, tmp_path, 
         assert (
             status == 2
             and not out
-            and f"{flag}: {tmp_path / 'pipe'} is no regular file; expected a file" in err
+            and f"{flag}: {tmp_path / 'pipe'} is not a regular file; expected a file" in err
         )
     assert (tmp_path / "pipe").is_fifo()
 
