@@ -7,7 +7,7 @@ from support.paths import ROOT
 
 from fwk.config.resolve import resolve
 from fwk.contracts.sizes import GELU, NORM, SequenceShape, Transformer
-from fwk.flops import count
+from fwk.flops import count, main
 
 PAPERS = ROOT / "configs" / "papers"
 
@@ -98,3 +98,13 @@ def test_what_does_not_say_its_operations_is_named():
 
 def counted_parts(config) -> tuple[str, ...]:
     return count(config).uncounted
+
+
+def test_a_config_that_cannot_be_counted_or_read_says_why(tmp_path, capsys):
+    (tmp_path / "broken.yaml").write_text("model: {name: brt}")
+    assert main([str(PAPERS / "cvt_tagging.yaml"), str(PAPERS / "bert_small.yaml")]) == 0
+    refused, counted = capsys.readouterr().out.splitlines()
+    assert "cannot be counted: task.vocabulary" in refused and "'cnn_bilstm'" in refused
+    assert "training 1.42e+18" in counted
+    assert main([str(tmp_path / "broken.yaml")]) == 2
+    assert "cannot be read: " in capsys.readouterr().out

@@ -1,25 +1,28 @@
 """RUN/metrics.jsonl: one object per line, flushed line by line.
 
-Every line is valid JSON: a number that is not finite is written as null. When a run goes on from a checkpoint the file
-is cut back to what that checkpoint knows (lines up to its update, no "finished" or "stopped"), so that an interrupted
-run leaves the same file as one that was not.
+Every line is valid JSON: a number that is not finite is written as null. When a run resumes, the file is cut back to
+the lines up to the update of its checkpoint, without "finished" or "stopped". An interrupted run therefore leaves the
+same file as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fwk.components.registry import register
 from fwk.contracts.hooks import hookimpl
 from fwk.errors import CheckpointError, LogFailed
+from fwk.files import write_atomically
 
-ENDINGS = ("finished", "stopped")  # events that are no longer true once the run goes on
+if TYPE_CHECKING:  # logs are read without torch
+    from fwk.engine.run import Run
+
+ENDINGS = ("finished", "stopped")  # events that are no longer true once the run resumes
 
 
 @register("hook", "jsonl")
@@ -30,19 +33,19 @@ class JSONL:
     class Config:
         pass
 
-    listens_only = True  # a run is the same run with and without it
+    listens_only = True  # a run may resume with it or without it
 
-    def __init__(self, config: Any):
-        self.path: Path | None = None
+    def __init__(self, config: Config) -> None:
+        self.path: Path | None = None  # None: nothing is written
 
     @hookimpl
-    def fwk_run_begin(self, run: Any, resumed: bool) -> None:
+    def fwk_run_begin(self, run: Run, resumed: bool) -> None:
         if run.rank != 0:
             return
         self.path = Path(run.folder) / "metrics.jsonl"
         try:
             if resumed:
-                cut_back(self.path, run.update, owed=run.validation_pending)
+                cut_back(self.path, run.update, run.validation_pending)
             else:
                 self.path.write_text("", encoding="utf-8")
         except OSError as error:
@@ -50,53 +53,54 @@ class JSONL:
 
     @hookimpl
     def fwk_logged(self, record: dict[str, Any]) -> None:
-        if self.path is not None:
-            try:
-                with open(
-                    self.path, "a", encoding="utf-8"
-                ) as file:  # closed, so flushed, after every line
-                    file.write(as_line(record))
-            except OSError as error:
-                path, self.path = self.path, None
-                raise LogFailed(
-                    f"cannot write {path}: {error.strerror}; the run has saved and ended at this, and the same "
-                    "command goes on once it can be written"
-                ) from error
+        if self.path is None:
+            return
+        try:
+            # closing the file flushes the line
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(as_line(record))
+        except OSError as error:
+            path, self.path = self.path, None
+            raise LogFailed(
+                f"cannot write {path}: {error.strerror}; the run has saved and stopped. Start the same command again "
+                "once the file can be written"
+            ) from error
 
 
 def as_line(record: Mapping[str, Any]) -> str:
-    """A record -> one line of valid JSON, with its newline; numbers that are not finite become null."""
+    """Return a record as one line of valid JSON with its newline; numbers that are not finite become null."""
     return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def cut_back(path: Path, update: int, owed: bool = False) -> None:
-    """Keep the lines of `path` that a run at `update` would have written: those up to that update, without the events
-    that say the run has ended and without a last line torn by a crash; `owed`: without its evaluation, too. The file is replaced in one step, or not at
-    all."""
+def cut_back(path: Path, update: int, validation_pending: bool = False) -> None:
+    """Keep the lines of `path` that a run at `update` has written.
+
+    Those are the lines up to that update, without events of an ending and without a last line torn by a crash.
+    validation_pending: the evaluation at `update` is still to be done, so its lines are removed too. The file is
+    replaced in one step.
+    """
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line + "\n" for line in lines if _survives(line, update, owed)]
-    beside = path.with_name(path.name + ".new")
-    with open(beside, "w", encoding="utf-8") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    kept = [line + "\n" for line in lines if _is_kept(line, update, validation_pending)]
+    write_atomically(path, "".join(kept).encode())
 
 
-def _survives(line: str, update: int, owed: bool) -> bool:
+def _is_kept(line: str, update: int, validation_pending: bool) -> bool:
     try:
         record = json.loads(line)
     except ValueError:
         return False
     if not isinstance(record, dict) or record.get("event") in ENDINGS:
         return False
-    at = record.get("update") or 0
-    return at < update or at == update and not (owed and record.get("split") != "train")
+    line_update = record.get("update") or 0
+    if line_update != update:
+        return line_update < update
+    return record.get("split") == "train" or not validation_pending
 
 
 def _finite(value: Any) -> Any:
+    """Return a JSON-able value with null in place of numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): _finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
@@ -107,7 +111,7 @@ def _finite(value: Any) -> Any:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; a torn last line is left out."""
+    """Return the records of a `metrics.jsonl`, without a last line torn by a crash."""
     records = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
         try:

@@ -1,18 +1,25 @@
-"""RUN/tensorboard: the numbers of `metrics.jsonl` as scalars, named SPLIT/NAME and SPLIT/terms/NAME, over updates."""
+"""RUN/tensorboard: the numbers of `metrics.jsonl` as scalars over updates, named SPLIT/NAME and SPLIT/terms/NAME."""
 
 from __future__ import annotations
 
+import logging
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from fwk.components.registry import register
-from fwk.contracts.hooks import hookimpl
+from fwk.contracts.hooks import RunView, hookimpl
 from fwk.contracts.options import option
+
+if TYPE_CHECKING:  # imported with the first number, because it takes over a second
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
+
+ExceptHook = Callable[[threading.ExceptHookArgs], object]
 
 
 @register("hook", "tensorboard")
@@ -25,90 +32,84 @@ class TensorBoard:
             30, "seconds until what was logged is on disk at the latest", low=1, high=86400
         )
 
-    listens_only = True  # a run is the same run with and without it
+    listens_only = True  # a run may resume with it or without it
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Config) -> None:
         self.config = config
-        self.writer: Any = None
-        self.purge = 1
+        self.writer: SummaryWriter | None = None
+        self.purge_step = 1  # hides what a killed process wrote from this update on
         self.failed = False
 
     @hookimpl
-    def fwk_run_begin(self, run: Any) -> None:
-        self.purge = (
-            run.update + 1
-        )  # hides what a killed process wrote beyond the state we start from
+    def fwk_run_begin(self, run: RunView) -> None:
+        self.purge_step = run.update + 1
 
     @hookimpl
-    def fwk_logged(self, run: Any, record: dict[str, Any]) -> None:
+    def fwk_logged(self, run: RunView, record: dict[str, Any]) -> None:
         numbers = list(scalars(record))
         if not numbers or self.failed:
             return
-        with self._surviving():
+        with self._tolerating_errors():
             if self.writer is None:
-                from torch.utils.tensorboard import (
-                    SummaryWriter,
-                )  # costs over a second, so only when there is a number
-
-                self.excepthook, threading.excepthook = (
-                    threading.excepthook,
-                    _quiet(threading.excepthook),
-                )
-                self.writer = SummaryWriter(
-                    str(Path(run.folder) / "tensorboard"),
-                    purge_step=self.purge,
-                    flush_secs=self.config.flush_seconds,
-                )
+                self.writer = self._open(Path(run.folder) / "tensorboard")
             for name, value in numbers:
                 self.writer.add_scalar(name, value, record["update"])
 
     @hookimpl
     def fwk_run_end(self) -> None:
-        if self.writer is not None and not self.failed:
-            with self._surviving():
+        if self.writer is None:
+            return
+        if not self.failed:
+            with self._tolerating_errors():
                 self.writer.close()
-        if self.writer is not None:
-            self.writer, threading.excepthook = None, self.excepthook
+        self.writer, threading.excepthook = None, self.excepthook
+
+    def _open(self, folder: Path) -> SummaryWriter:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.excepthook: ExceptHook = threading.excepthook
+        threading.excepthook = _without_writer_thread(self.excepthook)
+        return SummaryWriter(
+            str(folder), purge_step=self.purge_step, flush_secs=self.config.flush_seconds
+        )
 
     @contextmanager
-    def _surviving(self) -> Iterator[None]:
-        """The same numbers stand in metrics.jsonl: a run does not end because they cannot be drawn."""
+    def _tolerating_errors(self) -> Iterator[None]:
+        """Log an error of the disk once: the numbers are in metrics.jsonl too, so the run continues."""
         try:
             yield
         except OSError as error:
             self.failed = True
-            warnings.warn(
-                f"cannot write tensorboard/: {error.strerror or error}; the run goes on without it",
-                stacklevel=1,
+            logger.warning(
+                "cannot write tensorboard/: %s; the run continues without it",
+                error.strerror or error,
             )
 
 
-def _quiet(fallback: Callable) -> Callable:
-    """A `threading.excepthook` that leaves out what the writer's own thread raises: it raises it here again."""
-    return lambda arguments: (
-        None if type(arguments.thread).__name__ == "_AsyncWriterThread" else fallback(arguments)
-    )
+def _without_writer_thread(excepthook: ExceptHook) -> ExceptHook:
+    """Return a `threading.excepthook` that ignores the writer's thread, whose errors its methods raise again."""
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if type(arguments.thread).__name__ != "_AsyncWriterThread":
+            excepthook(arguments)
+
+    return hook
 
 
 def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of a record by the names TensorBoard shows; none for an event."""
+    """Yield the numbers of a record by the names that TensorBoard shows; nothing for an event."""
     if "event" in record or "update" not in record:
         return
     split = record.get("split", "train")
     for name, value in record.items():
-        if name == "metrics":
-            yield from (
-                (f"{split}/{key}", number) for key, number in value.items() if _is_number(number)
-            )
-        elif isinstance(value, Mapping):
-            yield from (
-                (f"{split}/{name}/{key}", number)
-                for key, number in value.items()
-                if _is_number(number)
-            )
+        if isinstance(value, Mapping):
+            prefix = split if name == "metrics" else f"{split}/{name}"
+            for key, number in value.items():
+                if _is_number(number):
+                    yield f"{prefix}/{key}", number
         elif name != "update" and _is_number(value):
             yield f"{split}/{name}", value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -45,6 +45,8 @@ class MaskedLMHead(nn.Module):
     embedding.
     """
 
+    loss_term = "masked_lm"  # see `GuessesTokens`
+
     def __init__(
         self, encoder: Encoder, vocabulary: int, tied: bool = True, counts: Tensor | None = None
     ) -> None:
@@ -82,6 +84,10 @@ class MaskedLMHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits [..., V] of features [..., D]."""
         return self.output(self.apply_transform(features))
+
+    def token_probabilities(self, features: Tensor) -> Tensor:
+        """Return the probability of every token: features [..., D] -> float32 [..., V]."""
+        return self(features).float().softmax(-1)
 
     def losses(
         self, features: Tensor, target: Tensor, smoothing: float = 0.0

@@ -1,9 +1,11 @@
-"""A picture of a run, from its `metrics.jsonl` (and `summary.json`, for the unigram and bigram lines).
+"""A figure of a run, drawn from its `metrics.jsonl` and, if it exists, its `summary.json`.
 
     python -m fwk.reporting.figure RUN OUT.svg
 
-Left: masked-LM loss over updates, training and validation, beside what reads no context. Right: everything else that
-the objective adds up. Needs the extra `plots` (matplotlib).
+Left: the main loss term over updates, in training and validation, with the unigram and bigram baselines of the summary.
+Right: all other terms. The main term is the one that the summary names, or else the first that the run logged.
+
+Needs the extra `plots` (matplotlib).
 """
 
 from __future__ import annotations
@@ -12,151 +14,193 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fwk.errors import DataError, UserError
 from fwk.hooks.jsonl import read_metrics
 
-TRAIN, VALID, LINE = "#9db8d9", "#1f4e8c", "#777777"
+if TYPE_CHECKING:  # matplotlib is optional
+    from matplotlib.axes import Axes
+
+TRAIN, VALID, BASELINE = "#9db8d9", "#1f4e8c", "#777777"
 OTHER = ("#b3541e", "#2f7d4f", "#7a4b94", "#8a7a1f")
+BASELINES = ("unigram", "bigram")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "fwk",  # the same figure is the same file
+}
+
+Curve = tuple[list[int], list[float]]  # updates, values
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a run, sorted into the two panels of the figure."""
+
+    term: str  # the main loss term, without its component; 'loss' where the run has no terms
+    train: Mapping[str, Curve]  # of the main term and its variants
+    valid: Curve | None  # of the main term
+    others: Mapping[str, Curve]  # of all other terms, in training
 
 
 def draw_run(
     metrics_path: str | Path, out: str | Path, baselines: Mapping[str, float] | None = None
 ) -> Path:
-    """Draw `metrics.jsonl` into `out` (.svg, .png or .pdf). baselines: "unigram" and "bigram" in nats; without them
-    those of the `summary.json` beside the metrics, if there is one. Raises DataError when there is nothing to draw."""
+    """Draw `metrics.jsonl` into `out` (.svg, .png or .pdf), and return `out`.
+
+    baselines: "unigram" and "bigram" in nats per token; by default those of the `summary.json` in the same folder.
+    Raises DataError where there is nothing to draw.
+    """
     metrics_path, out = Path(metrics_path), Path(out)
     if not metrics_path.is_file():
         raise DataError(f"there is no file {metrics_path} to draw")
     train, valid = curves(read_metrics(metrics_path))
     if not train:
         raise DataError(f"{metrics_path} holds no training line with a loss")
-    if baselines is None:
-        baselines = _beside(metrics_path)
-    lm = [name for name in train if is_masked_lm(name)]
-    main = lm or ["loss"]
-    others = [name for name in train if name not in main and name != "loss"][: len(OTHER)]
+    summary = _read_summary(metrics_path.with_name("summary.json"))
+    run = sort_curves(train, valid, summary.get("term"))
 
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    from matplotlib import pyplot
 
-    settings = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "fwk",
-    }
-    with plt.rc_context(settings):
-        wide = {"ncols": 2, "figsize": (8, 3), "width_ratios": [3, 2]}
-        figure, axes = plt.subplots(squeeze=False, **(wide if others else {"figsize": (5, 3)}))
-        left = axes[0][0]
-        for name in main:
-            left.plot(
-                *train[name],
-                color=TRAIN,
-                linewidth=1,
-                label="training" if name == main[0] else None,
-            )
-        measured = [n for n in valid if n in main or is_masked_lm(n)]
-        for name in sorted(measured, key=len)[
-            :1
-        ]:  # 'masked_lm', the mean of 'masked_lm_a' and 'masked_lm_b', if there
-            left.plot(
-                *valid[name],
-                color=VALID,
-                linewidth=1.6,
-                marker="o",
-                markersize=3,
-                label="validation",
-            )
-        for name, value in (baselines or {}).items():
-            if (
-                name in ("unigram", "bigram")
-                and isinstance(value, (int, float))
-                and math.isfinite(value)
-            ):
-                left.axhline(value, color=LINE, linewidth=0.8, linestyle="--")
-                left.annotate(
-                    f"{name} {value:.2f}",
-                    (1, value),
-                    xycoords=("axes fraction", "data"),
-                    xytext=(0, 2),
-                    textcoords="offset points",
-                    ha="right",
-                    va="bottom",
-                    color=LINE,
-                    fontsize=8,
-                )
-        left.set(
-            xlabel="update",
-            ylabel="nats per token" if lm else "loss",
-            title="masked LM" if lm else "loss",
-        )
-        left.legend(frameon=False, fontsize=8)
-        if others:
-            right = axes[0][1]
-            for name, colour in zip(others, OTHER):
-                right.plot(*train[name], color=colour, linewidth=1.2, label=name)
-            right.set(xlabel="update", title="other terms")
-            right.set_ylim(bottom=min(0.0, right.get_ylim()[0]))
-            right.legend(frameon=False, fontsize=8)
+    with pyplot.rc_context(STYLE):
+        if run.others:
+            figure, axes = pyplot.subplots(1, 2, figsize=(8, 3), width_ratios=[3, 2])
+            _draw_others(axes[1], run.others)
+            left = axes[0]
+        else:
+            figure, left = pyplot.subplots(figsize=(5, 3))
+        _draw_main(left, run, summary if baselines is None else baselines)
         figure.tight_layout()
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=160, metadata={"Date": None} if out.suffix == ".svg" else None)
-        plt.close(figure)
+        pyplot.close(figure)
     return out
 
 
-Curve = tuple[list[int], list[float]]
+def _draw_main(axes: Axes, run: Curves, baselines: Mapping[str, Any]) -> None:
+    """Draw the main term in training and validation, and a line per baseline."""
+    label: str | None = "training"
+    for curve in run.train.values():
+        axes.plot(*curve, color=TRAIN, linewidth=1, label=label)
+        label = None  # variants share the entry in the legend
+    if run.valid is not None:
+        style: dict[str, Any] = {"linewidth": 1.6, "marker": "o", "markersize": 3}
+        axes.plot(*run.valid, color=VALID, label="validation", **style)
+    compared = False
+    for name in BASELINES:
+        value = baselines.get(name)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            _draw_baseline(axes, f"{name} {value:.2f}", value)
+            compared = True
+    # baselines are given where the term is comparable with them, in their unit
+    axes.set(xlabel="update", ylabel="nats per token" if compared else "loss", title=run.term)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _draw_baseline(axes: Axes, text: str, value: float) -> None:
+    axes.axhline(value, color=BASELINE, linewidth=0.8, linestyle="--")
+    axes.annotate(
+        text,
+        (1, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=BASELINE,
+        fontsize=8,
+    )
+
+
+def _draw_others(axes: Axes, others: Mapping[str, Curve]) -> None:
+    for (name, curve), colour in zip(others.items(), OTHER):
+        axes.plot(*curve, color=colour, linewidth=1.2, label=name)
+    axes.set(xlabel="update", title="other terms")
+    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.legend(frameon=False, fontsize=8)
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Curve], dict[str, Curve]]:
-    """Records -> training curves (loss and terms) and validation curves (metrics), each (updates, values) by name."""
+    """Return the training curves (loss and terms) and the validation curves (metrics) of records, by name."""
     train: dict[str, Curve] = {}
     valid: dict[str, Curve] = {}
     for record in records:
         if "event" in record or "update" not in record:
             continue
         if record.get("split") == "train":
-            into, values = train, {"loss": record.get("loss"), **(record.get("terms") or {})}
+            by_name, values = train, {"loss": record.get("loss"), **(record.get("terms") or {})}
         elif record.get("split") == "valid":
-            into, values = valid, record.get("metrics") or {}
+            by_name, values = valid, record.get("metrics") or {}
         else:
             continue
         for name, value in values.items():
             if isinstance(value, (int, float)):
-                updates, numbers = into.setdefault(name, ([], []))
+                updates, numbers = by_name.setdefault(name, ([], []))
                 updates.append(record["update"])
                 numbers.append(value)
     return train, valid
 
 
-def is_masked_lm(name: str) -> bool:
-    """Whether a term is a masked-LM loss, by the last part of its name ('semantic_augment/masked_lm_a')."""
-    return name.rsplit("/", 1)[-1].startswith("masked_lm")
+def sort_curves(
+    train: Mapping[str, Curve], valid: Mapping[str, Curve], term: str | None = None
+) -> Curves:
+    """Return the curves of a run by panel.
+
+    term: the main loss term, without its component ('masked_lm'); None: the first one. Its variants
+    ('semantic_augment/masked_lm_a') are drawn with it; of the validation metrics, the one with the shortest name is
+    drawn, which is the mean of all variants where the criterion has one.
+    """
+    terms = [name for name in train if name != "loss"]
+    if term is None or not any(_is_variant(name, term) for name in terms):
+        term = _without_variant(terms[0], valid) if terms else "loss"
+    main = [name for name in terms if _is_variant(name, term)] or ["loss"]
+    measured = sorted((name for name in valid if _is_variant(name, term)), key=len)
+    others = [name for name in terms if name not in main]
+    return Curves(
+        term=term,
+        train={name: train[name] for name in main if name in train},
+        valid=valid[measured[0]] if measured else None,
+        others={name: train[name] for name in others[: len(OTHER)]},
+    )
 
 
-def _beside(metrics_path: Path) -> dict[str, float]:
-    path = metrics_path.with_name("summary.json")
+def _is_variant(name: str, term: str) -> bool:
+    """Return whether 'component/name' is a loss term or a variant of it, such as 'masked_lm_a' of 'masked_lm'."""
+    last = name.rsplit("/", 1)[-1]
+    return last == term or last.startswith(f"{term}_")
+
+
+def _without_variant(name: str, valid: Mapping[str, Curve]) -> str:
+    """Return the last part of the shortest validation metric of which `name` is a variant, or else of `name`."""
+    metrics = (metric for metric in valid if name.startswith(f"{metric}_"))
+    return min(metrics, key=len, default=name).rsplit("/", 1)[-1]
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    """Return the summary of a run; empty where there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Draw the run that the command line names; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if len(arguments) != 2:
         print("usage: python -m fwk.reporting.figure RUN OUT.svg", file=sys.stderr)
         return 2
-    where = Path(arguments[0])
+    run, out = Path(arguments[0]), arguments[1]
     try:
-        print(draw_run(where / "metrics.jsonl" if where.is_dir() else where, arguments[1]))
+        print(draw_run(run / "metrics.jsonl" if run.is_dir() else run, out))
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_status

@@ -11,7 +11,7 @@ from support.cases import CASES, CONTRACTS, config_of
 from fwk.contracts.optimizer import OptimizerConfig
 from fwk.engine.parameter_groups import parameter_groups
 from fwk.errors import ConfigError
-from fwk.hooks.terminal import work_lines
+from fwk.hooks.opening import work_lines
 from fwk.testing import differentiate_once, gradients, tiny_config, train_briefly, trainer_of
 
 FIVE = CASES["five objectives that share four views"]
@@ -174,7 +174,7 @@ def test_views_that_are_encoded_twice_are_counted_and_told_so():
         assert b.run.operations.update == pytest.approx(1.5 * a.run.operations.update, rel=1e-3)
         assert not any("once more" in line for line in work_lines(a.run))
         assert any(
-            "sequence_contrastive  has the views made and encoded once more" in line
+            "sequence_contrastive  makes and encodes all views once more" in line
             for line in work_lines(b.run)
         )
 

@@ -16,8 +16,9 @@ from fwk.errors import DataError
 from fwk.flops import Count
 from fwk.hooks.baselines import text_baselines
 from fwk.hooks.jsonl import JSONL, as_line, cut_back, read_metrics
+from fwk.hooks.lines import duration, live_line, number, short_names, speed
 from fwk.hooks.tensorboard import TensorBoard, scalars
-from fwk.hooks.terminal import Terminal, duration, live_line, number, short_names, speed
+from fwk.hooks.terminal import Terminal
 from fwk.reporting import figure
 from fwk.runs.environment import describe_environment, git_revision
 
@@ -52,7 +53,11 @@ def a_run(folder, **changes):
         "named_trainable": lambda: [("weight", torch.zeros(1200, 1000))],
         "config": SimpleNamespace(train=SimpleNamespace(batch=32, micro_batch=None)),
         "task": SimpleNamespace(length=lambda: 64),
-        "module": SimpleNamespace(work=lambda micro_batches: []),
+        "module": SimpleNamespace(
+            plan=SimpleNamespace(actions=()),
+            active_criteria=(),
+            preparing=lambda micro_batches: (),
+        ),
         "phase": None,
     }
     return SimpleNamespace(**{**settings, **changes})
@@ -195,7 +200,7 @@ def a_whole_run(monkeypatch, stream, run, **config):
 
 
 @pytest.mark.parametrize("where", ["a pipe without a reader", "a full disk"])
-def test_output_that_goes_nowhere_ends_no_run(monkeypatch, tmp_path, capfd, where):
+def test_output_that_goes_nowhere_ends_no_run(monkeypatch, tmp_path, caplog, capfd, where):
     if where == "a full disk" and not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
     reader, writer = os.pipe()
@@ -204,8 +209,11 @@ def test_output_that_goes_nowhere_ends_no_run(monkeypatch, tmp_path, capfd, wher
     stream.getvalue = str
     a_whole_run(monkeypatch, stream, a_run(tmp_path), plain_every=0.0)
     stream.close()
-    said = "fwk: cannot write to standard output: No space left on device; the run goes on without it\n"
-    assert capfd.readouterr().err == (said if where == "a full disk" else "")
+    warning = (
+        "cannot write to standard output: No space left on device; the run continues without it"
+    )
+    assert caplog.messages == ([warning] if where == "a full disk" else [])
+    assert capfd.readouterr().err == ""
 
 
 def test_without_a_terminal_there_are_plain_lines(monkeypatch, tmp_path):

@@ -11,20 +11,16 @@ from fwk.contracts.context import BuildContext
 from fwk.criteria.masked_lm import MaskedLM
 from fwk.engine.module import ObjectiveModule
 from fwk.hooks import summary
-from fwk.hooks.summary import (
-    Summary,
-    documents,
-    fill_in,
-    masked_lm_loss,
-    readable,
-    screen,
-    sentence,
-)
+from fwk.hooks.blanks import fill_in, readable, with_blanks
+from fwk.hooks.examples import documents
+from fwk.hooks.summary import Summary, screen
 from fwk.models.bert import Bert
 from fwk.noisers.bert_mask import BertMask
+from fwk.noisers.identity import Identity
 from fwk.tasks.synthetic import Synthetic
 
 FOUND = {
+    "term": "masked_lm",
     "masked_lm": 4.67,
     "unigram": 6.44,
     "entropy": 6.3,
@@ -113,18 +109,12 @@ def test_a_run_without_a_loss_or_sentences_still_has_a_screen():
 
 
 def test_blanks_are_numbered_in_the_text():
-    assert sentence([1, 0, 3, 0, 4], Tokenizer()) == "the [1] s [2] ."
-    assert sentence([0], Tokenizer()) == "[1]"
+    assert with_blanks([1, 0, 3, 0, 4], Tokenizer()) == "the [1] s [2] ."
+    assert with_blanks([0], Tokenizer()) == "[1]"
 
 
 def test_tokens_are_shown_without_the_marks_of_their_library():
     assert [readable(Tokenizer(), index) for index in (1, 3, 4, 5)] == ["the", "-s", ".", "' '"]
-
-
-def test_the_loss_is_the_criterions_own_masked_lm():
-    metrics = {"loss": 9.0, "tied/masked_lm": 4.5, "tied/masked_lm_a": 4.4}
-    assert masked_lm_loss(metrics, "tied") == 4.5
-    assert masked_lm_loss(metrics, "other") is None
 
 
 # -- with a real module ----------------------------------------------------------------------------------------------
@@ -200,6 +190,26 @@ def test_filling_in_leaves_the_module_in_its_mode_and_is_the_same_every_time(run
         run.module.training
         and fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 2) == first
     )
+
+
+@pytest.mark.parametrize(
+    "metrics, loss",
+    [
+        ({"loss": 9.0, "masked_lm/masked_lm": 4.5, "masked_lm/masked_lm_a": 4.4}, 4.5),
+        ({"loss": 9.0, "other/masked_lm": 4.5}, None),
+    ],
+)
+def test_the_loss_is_the_criterions_own_masked_lm(run, metrics, loss):
+    hook = Summary(Summary.Config(sentences=0))
+    ended = SimpleNamespace(**{**vars(run), "last_metrics": {"valid": metrics}})
+    made = hook.summarise(ended, "masked_lm", "masked_lm", run.task.tokenizer)
+    assert made["term"] == "masked_lm" and made["masked_lm"] == loss
+
+
+def test_a_view_without_chosen_positions_has_no_blanks(run, monkeypatch):
+    plain = Identity(Identity.Config(), BuildContext(vocabulary=run.task.vocabulary()))
+    monkeypatch.setitem(run.module.static_of_this_phase.noisers, "masked", plain)
+    assert fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 3) == []
 
 
 def test_a_finished_run_ends_with_its_screen_and_a_file(run, tmp_path, capsys):
