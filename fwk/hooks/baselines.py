@@ -2,8 +2,8 @@
 
 The loss of a model that predicts chosen tokens is the mean of -log p(token) over tokens chosen uniformly among those
 that are not special. It compares with the cross-entropy of a unigram model on the same validation text: the loss of a
-model that knows how often each token occurs and reads nothing. A bigram model reads one neighbour. Both are estimated on
-training text.
+model that knows how often each token occurs and reads nothing. A bigram model reads one neighbour. Both are estimated
+on training text.
 
     unigram   p(w)     = (c(w) + 1/2) / (N + V/2)                                        (Krichevsky-Trofimov)
     bigram    p(w | v) = (c(v w) + t(v)·p(w)) / (c(v) + t(v))                            (Witten-Bell)

@@ -80,7 +80,9 @@ def _guess(
         view = module.begin(static, 0, facts).views[name]
         if view.positions is None or view.target is None:
             return view, None
-        features = module.encoding.encode([view], module.specs[name].encoder)[0].features  # [B, T, D]
+        features = module.encoding.encode([view], module.specs[name].encoder)[
+            0
+        ].features  # [B, T, D]
         return view, head.token_probabilities(view.at_positions(features))
     finally:
         module.train(was_training)
