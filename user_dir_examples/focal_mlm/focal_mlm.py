@@ -2,7 +2,8 @@
 
     L = - sum over chosen positions t of (1 - p_t)^gamma log p_t  /  number of chosen positions
 
-p_t is the probability of the original token: what is already easy counts less. gamma 0 is plain masked LM.
+p_t is the probability of the original token. Tokens that are easy already count less; with gamma 0 this is plain
+masked LM.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@
 g_i    `projected`: the gradient of a loss term, times the term's weight, over all parameters that are trained
 g_j    `others`: the gradients of the other terms as they were, before any projection
 
-Deviations: the paper's tasks are loss terms here. A parameter that a term does not reach counts as zero in its gradient.
-The random order is drawn from the seed and the update, so that all ranks and a resumed run use the same one.
+Deviations: the paper's tasks are loss terms here. A parameter that a term does not reach counts as zero in its
+gradient. The random order is drawn from the seed and the update, so that all ranks and a resumed run use the same one.
 """
 
 from __future__ import annotations
@@ -62,6 +62,6 @@ def added(a: Gradient, b: Gradient, factor: float) -> Gradient:
     total = list(a)
     for number, gradient in enumerate(b):
         if gradient is not None:
-            more, before = factor * gradient, total[number]
-            total[number] = more if before is None else before + more
+            before, change = total[number], factor * gradient
+            total[number] = change if before is None else before + change
     return total

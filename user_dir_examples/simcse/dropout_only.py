@@ -1,4 +1,4 @@
-"""The noiser of SimCSE: no change of tokens at all, so two such views differ by the encoder's dropout alone."""
+"""The noiser of SimCSE, which changes no token: two such views differ by the encoder's dropout alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fwk import Noiser, register
 
 @register("noiser", "dropout_only")
 class DropoutOnly(Noiser):
-    """The same tokens again; the encoder's dropout is the noise."""
+    """The same tokens; the encoder's dropout is the noise."""
 
     def apply(self, source, key, context=None):
         return source.replace()

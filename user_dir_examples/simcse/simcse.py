@@ -6,7 +6,7 @@ a, b   [CLS] features of two passes of the same tokens under different dropout, 
 tau    `temperature`
 
 The negatives j are the sequences of this micro-batch on all ranks, so the loss depends on how a batch is cut.
-Deviation: the paper drops the dense layer after training; here it is the criterion's, so evaluation has it too.
+Deviation: the paper drops the dense layer after training. Here it belongs to the criterion, so evaluation uses it too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fwk import Criterion, LossTerm, Output, Read, option, register
 
 @register("criterion", "simcse")
 class SimCSE(Criterion):
-    """Contrast of two dropout passes of the same sentence against the other sentences at hand."""
+    """Contrast of two dropout passes of a sentence with the passes of the other sentences."""
 
     expected_failures = {"geometry": "the negatives are the sequences of the micro-batch"}
 
@@ -44,21 +44,19 @@ class SimCSE(Criterion):
 
     def forward(self, views, context):
         a, b = (self.sentence(views[name]) for name in self.config.views)  # [B, D] each
-        everyone, target = context.gather(b)  # [N, D], and [B], where my own other pass stands
-        cosines = a @ everyone.T / self.config.temperature  # [B, N]
-        losses = F.cross_entropy(
-            cosines.to(torch.promote_types(cosines.dtype, torch.float32)), target, reduction="sum"
-        )
+        everyone, positive = context.gather(b)  # [N, D], and [B], the row of each sentence's own b
+        logits = a @ everyone.T / self.config.temperature  # [B, N]
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        loss = F.cross_entropy(wide, positive, reduction="sum")
+        right, sequences = (logits.argmax(1) == positive).sum(), torch.tensor(len(positive))
         return Output(
-            terms={"contrast": LossTerm(losses)},
-            statistics={
-                "right": (cosines.argmax(1) == target).sum(),
-                "sequences": torch.tensor(len(target)),
-            },
+            terms={"contrast": LossTerm(loss)}, statistics={"right": right, "sequences": sequences}
         )
 
     def sentence(self, view):
-        return F.normalize(torch.tanh(self.dense(view.encoded.features[:, 0])), dim=-1)  # [B, D]
+        """Return the sentences' vectors, [B, D], of length 1."""
+        cls = view.encoded.features[:, 0]  # [B, D]
+        return F.normalize(torch.tanh(self.dense(cls)), dim=-1)
 
     def metrics(self, sums):
         return {"accuracy": float(sums["right"] / sums["sequences"].clamp(min=1))}
