@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -20,7 +20,7 @@ from fwk.contracts.views import Batch
 from fwk.errors import UserError
 
 
-class Source:
+class Source(Protocol):
     """Random access to the examples of one source.
 
     Examples are any picklable objects; only `Task.collate` reads them.
@@ -47,6 +47,9 @@ class SizeOnly(Source):
 
     def __len__(self) -> int:
         return self.size
+
+    def __getitem__(self, index: int) -> Any:
+        raise NotImplementedError(f"the examples of source '{self.name}' are not available")
 
 
 class Task(Generic[ConfigT]):

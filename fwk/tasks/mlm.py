@@ -1,17 +1,16 @@
-"""Masked language modelling data: blocks of plain text. What is masked, and what is learned from it, is the business of
-noisers and criteria; this task only hands out text.
+"""Masked language modelling data: blocks of plain text.
+
+The task only provides text. Noisers decide what is masked, and criteria what is learned from it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,28 +21,26 @@ from fwk.contracts.options import option
 from fwk.contracts.task import SizeOnly, Source, Task
 from fwk.contracts.views import Batch
 from fwk.data.blocks import Blocks, Example, Layout, stack
-from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
-from fwk.data.progress import Progress
-from fwk.data.store import Store, is_store
-from fwk.data.text import find_files, path_not_found
-from fwk.data.tokenizers import KINDS, Tokenizer, check_kind, load
-from fwk.errors import ConfigError, DataError, did_you_mean
-from fwk.files import cache_folder, digest, write_atomically
-
-COUNTS, SOURCES, TRAINED_ON = (
-    "counts.npy",
-    "sources.json",
-    "trained_on.json",
-)  # beside a run's tokenizer
-_SMALL = 50_000_000  # bytes of text (as stored) below which the vocabulary is small by default
+from fwk.data.named_text import find_named_text, parse_sources
+from fwk.data.run_assets import RunAssets, TrainedOn
+from fwk.data.store import Split
+from fwk.data.text_corpus import TextCorpus, open_corpus, open_valid, show_progress
+from fwk.data.tokenizers import KINDS, Tokenizer, load
+from fwk.errors import DataError, did_you_mean
 
 
 @register("task", "mlm")
 class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
     """Plain text in blocks of `length` tokens, for every objective that reads text without labels."""
 
-    # what a run says that it was trained on, where its data was not read
-    _trained_on: dict[str, Any] | None = None
+    tokenizer: Tokenizer
+    _corpus: TextCorpus
+    _layout: Layout
+    _weights: Mapping[str, float]  # by name of the source; empty: in proportion to the sizes
+    _names: tuple[str, ...]  # of all sources
+    _blocks: dict[str, dict[str, Blocks]]  # by split and source
+    _sources: dict[str, dict[str, Source]]  # by split and name; includes `_blocks`
+    _trained_on: TrainedOn | None  # of a run whose training text was not read
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -96,84 +93,65 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
 
     def __init__(self, config: Config, seed: int = 1) -> None:
         super().__init__(config, seed)
-        entries, self._weights = _entries(config.data)
-        valid = _valid_paths(config)
-        kind_or_path = _tokenizer_path(config)
-        texts = {name: _text_files(paths, "task.data") for name, paths in entries.items()}
-        valid_files = _text_files(valid, "task.valid")
-        # everything named is there: now the work may begin
-        progress = Progress(quiet=os.environ.get("RANK", "0") != "0")
-        with progress:
-            self._open(entries, texts, valid, valid_files, kind_or_path, progress)
-        self._prepare(sum(store.unigrams() for store in self._stores.values()))
-        self._sources = {
-            "train": {
-                name: Blocks(store.split("train"), self._layout, name)
-                for name, store in self._stores.items()
-            }
+        named = find_named_text(config)
+        with show_progress() as progress:
+            corpus = open_corpus(config, named, progress)
+        self._set_up(corpus, corpus.unigrams())
+        self._weights = named.weights
+        self._blocks["train"] = {
+            name: Blocks(store.split("train"), self._layout, name)
+            for name, store in corpus.stores.items()
         }
         held_out = {
-            name: Blocks(split, self._layout, name) for name, split in self._valid_splits().items()
+            name: Blocks(split, self._layout, name) for name, split in corpus.valid_splits().items()
         }
         if held_out:
-            self._sources["valid"] = held_out
+            self._blocks["valid"] = held_out
+        self._sources = {split: dict(blocks) for split, blocks in self._blocks.items()}
         self._names = super().source_names()
 
     @classmethod
     def without_data(cls, config: Config, seed: int, folder: Path) -> MaskedLanguageModelling:
-        """The task as a trained model needs it elsewhere: the tokenizer in FOLDER/tokenizer, and no text."""
+        """Return the task with the tokenizer in FOLDER/tokenizer and without text."""
         task = cls.__new__(cls)
         Task.__init__(task, config, seed)
-        assets = folder / "tokenizer"
-        task.tokenizer, task._stores, task._sources, task._valid_store = load(assets), {}, {}, None
-        task._trained_on = _asset(assets / TRAINED_ON, _read_trained_on)
-        task._names = tuple(
-            _asset(assets / SOURCES, lambda file: [str(name) for name in json.load(file)]) or ()
-        )
-        counts = _asset(assets / COUNTS, lambda file: np.load(file, allow_pickle=False))
-        if counts is not None and (
-            counts.shape != (task.tokenizer.size,) or counts.dtype.kind not in "iuf"
-        ):
-            raise DataError(
-                f"{assets / COUNTS} holds {counts.dtype} {list(counts.shape)}, expected one number for each of "
-                f"the {task.tokenizer.size} tokens"
-            )
-        task._prepare(counts)
+        tokenizer = load(folder / "tokenizer")
+        assets = RunAssets.read(folder / "tokenizer", tokenizer.size)
+        task._set_up(TextCorpus(tokenizer, {}, None), assets.counts)
+        task._names, task._trained_on = assets.sources, assets.trained_on
         return task
 
     @classmethod
     def for_evaluation(
-        cls, config: Config, seed: int, folder: Path, split: str, trained: Any
-    ) -> Task:
-        """Of text of its own to validate on, that alone is read, with the run's tokenizer."""
-        if (
-            split != "valid"
-            or config.valid is None
-            or replace(config, valid=None) != replace(trained, valid=None)
-        ):
+        cls, config: Config, seed: int, folder: Path, split: str, trained: Config
+    ) -> MaskedLanguageModelling:
+        """Return a task that reads only the validation text, where it is separate and the only option that differs."""
+        same = replace(config, valid=None) == replace(trained, valid=None)
+        if split != "valid" or config.valid is None or not same:
             return cls(config, seed)
         task = cls.without_data(config, seed, folder)
         if task._trained_on is None:  # the run is of an older version
             return cls(config, seed)
-        valid = _valid_paths(config)
-        files = _text_files(valid, "task.valid")
-        with Progress(quiet=os.environ.get("RANK", "0") != "0") as progress:
-            task._valid_store = (
-                task._build(files, task.tokenizer, 0.0, progress) if files else Store(valid[0])
-            )
-        task._same_vocabulary()
-        task._weights = _entries(config.data)[1]
-        train = {name: SizeOnly(name, size) for name, size in task._trained_on["sizes"].items()}
-        (held_out,) = task._valid_splits().values()
-        name = (
-            "valid" if "valid" in task._names else task._names[0]
-        )  # a model knows the names of its run's sources alone
-        task._sources = {"train": train, "valid": {name: Blocks(held_out, task._layout, name)}}
+        task._corpus = open_valid(config, task.tokenizer)
+        task._weights = parse_sources(config.data)[1]
+        (text,) = task._corpus.valid_splits().values()
+        # the model knows only the names of the sources of its run
+        name = "valid" if "valid" in task._names else task._names[0]
+        task._blocks = {"valid": {name: Blocks(text, task._layout, name)}}
+        task._sources = {
+            "train": {name: SizeOnly(name, size) for name, size in task._trained_on.sizes.items()},
+            "valid": dict(task._blocks["valid"]),
+        }
         return task
 
-    def _prepare(self, unigrams: np.ndarray | None) -> None:
-        """What follows from config and tokenizer. unigrams: token counts [V], where the text is at hand."""
-        config, special = self.config, self.tokenizer.special
+    def _set_up(self, corpus: TextCorpus, unigrams: np.ndarray | None) -> None:
+        """Set everything that follows from config and tokenizer.
+
+        unigrams: occurrences of each token, [V], where they are known.
+        """
+        config, self.tokenizer = self.config, corpus.tokenizer
+        self._corpus, self._trained_on = corpus, None
+        self._weights, self._names, self._blocks, self._sources = {}, (), {}, {}
         self._layout = Layout(
             kind=config.blocks,
             length=config.length,
@@ -181,170 +159,37 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
             sep=self.tokenizer.sep,
             placement=config.placement,
         )
-        if self.tokenizer.pad < 0:
-            raise DataError("the tokenizer has no padding token; expected one of [PAD], <pad>")
-        self._vocabulary = Vocabulary(
-            size=self.tokenizer.size,
-            pad=self.tokenizer.pad,
-            cls=self.tokenizer.cls,
-            sep=self.tokenizer.sep,
-            mask=self.tokenizer.mask,
-            unk=self.tokenizer.unk,
-            special=special,
-            counts=None
-            if unigrams is None
-            else torch.from_numpy(np.asarray(unigrams, dtype=np.float64)),
-        )
-        self._framing = np.array(
-            [i for i in special if i != self.tokenizer.unk]
-        )  # [UNK] stands for text
-        dynamic = config.padding == "dynamic" or (
-            config.padding == "auto" and config.blocks != "contiguous"
-        )
-        self._fixed = None if dynamic else config.length
-
-    # -- opening ----------------------------------------------------------------------------------------------------
-
-    def _open(
-        self,
-        entries: dict[str, list[str]],
-        texts: dict[str, list[str]],
-        valid: list[str],
-        valid_files: list[str],
-        path: Path | None,
-        progress: Progress,
-    ) -> None:
-        """Open stores, and build those that are missing."""
-        config = self.config
-        stores = {
-            name: Store(paths[0])
-            for name, paths in entries.items()
-            if name not in texts or not texts[name]
-        }
-        self._valid_store: Store | None = None
-        if valid and not valid_files:
-            self._valid_store = Store(valid[0])
-        given: Tokenizer | TokenizerSpec
-        opened = [*stores.values(), *([self._valid_store] if self._valid_store else [])]
-        if path is not None:
-            given = load(path, None)
-        elif opened:
-            given = opened[0].tokenizer()
-        else:
-            files = [file for found in texts.values() for file in found]
-            bytes_of_text = sum(os.path.getsize(file) for file in files)
-            size = config.vocabulary or (4096 if not entries or bytes_of_text < _SMALL else 32000)
-            given = TokenizerSpec(kind=config.tokenizer, size=size, lower=config.lower)
-        if isinstance(given, Tokenizer):
-            for store in opened:
-                Store(store.folder, given.fingerprint)  # refuses another vocabulary
-        if not entries:
-            self._stores = {"demo": self._demo(given, bool(valid), progress)}
-        else:
-            if isinstance(given, TokenizerSpec) and len(texts) > 1:
-                given = self._joint_tokenizer(
-                    [f for found in texts.values() for f in found], given, progress
-                )
-            share = 0.0 if valid else config.valid_share
-            self._stores = {
-                name: stores[name]
-                if name in stores
-                else self._build(texts[name], given, share, progress)
-                for name in entries
-            }
-        self.tokenizer = next(iter(self._stores.values())).tokenizer()
-        if valid_files:
-            self._valid_store = self._build(valid_files, self.tokenizer, 0.0, progress)
-        self._same_vocabulary()
-
-    def _same_vocabulary(self) -> None:
-        if (
-            self._valid_store
-            and self._valid_store.manifest["vocabulary"]["fingerprint"]
-            != self.tokenizer.fingerprint
-        ):
-            raise DataError(
-                f"the token store {self._valid_store.folder} named by task.valid was made with another "
-                "vocabulary than task.data; preprocess it with the same tokenizer"
-            )
-
-    def _demo(self, tokenizer: Tokenizer | TokenizerSpec, valid: bool, progress: Progress) -> Store:
-        from fwk.data.demo import corpus
-
-        path = corpus(progress)
-        # the corpus is small: a hundredth of it would validate on too few tokens
-        share = 0.0 if valid else max(self.config.valid_share, 0.03)
-        return self._build([str(path)], tokenizer, share, progress, plain=True)
-
-    def _build(
-        self,
-        files: list[str],
-        tokenizer: Tokenizer | TokenizerSpec,
-        share: float,
-        progress: Progress,
-        plain: bool = False,
-    ) -> Store:
-        """The token store of text files, kept in the cache by content."""
-        options = Options(
-            documents="empty-line" if plain else self.config.documents,
-            field=self.config.field,
-            valid_share=share,
-        )
-        identity = _identity(files, tokenizer, options)
-        folder = cache_folder() / "stores" / identity[:24]
-        if not is_store(folder):
-            _make(folder.parent)
-            build_store(
-                files,
-                folder,
-                tokenizer,
-                options=options,
-                processes=self.config.processes,
-                progress=progress,
-                identity=identity,
-            )
-        return Store(folder)
-
-    def _joint_tokenizer(
-        self, files: list[str], spec: TokenizerSpec, progress: Progress
-    ) -> Tokenizer:
-        """One vocabulary for several sources, trained on all of their text."""
-        options = Options(documents=self.config.documents, field=self.config.field)
-        folder = cache_folder() / "tokenizers" / _identity(files, spec, options)[:24]
-        _make(folder.parent)
-        return train_tokenizer(files, folder, spec, options=options, progress=progress)
-
-    def _valid_splits(self) -> dict[str, Any]:
-        if self._valid_store is not None:
-            splits = self._valid_store.splits
-            return {"valid": self._valid_store.split("valid" if "valid" in splits else "train")}
-        return {
-            name: store.split("valid")
-            for name, store in self._stores.items()
-            if "valid" in store.splits
-        }
-
-    # -- the contract -----------------------------------------------------------------------------------------------
+        self._vocabulary = _vocabulary_of(self.tokenizer, unigrams)
+        # special tokens that frame text; [UNK] stands for text
+        self._framing = [i for i in self.tokenizer.special if i != self.tokenizer.unk]
+        automatic = "fixed" if config.blocks == "contiguous" else "dynamic"
+        padding = automatic if config.padding == "auto" else config.padding
+        self._padded_length = config.length if padding == "fixed" else None
 
     def splits(self) -> tuple[str, ...]:
+        """Return `train`, and `valid` where there is validation text."""
         return tuple(self._sources)
 
     def sources(self, split: str) -> Mapping[str, Source]:
+        """Return the sources of a split by name. Raises DataError for a split that does not exist."""
         if split not in self._sources:
             raise DataError(f"there is no split '{split}'{did_you_mean(split, self._sources)}")
         return self._sources[split]
 
     def source_names(self) -> tuple[str, ...]:
+        """Return the names of all sources, those of training first."""
         return self._names
 
     def mixture(self) -> Mapping[str, float]:
+        """Return the configured weights, 1 where one is missing; without any, the sizes."""
         sizes = super().mixture()
         if not self._weights:
             return sizes
         return {name: self._weights.get(name, 1.0) for name in sizes}
 
     def collate(self, examples: Sequence[Example], draws: np.ndarray, sources: np.ndarray) -> Batch:
-        arrays = stack(examples, self.tokenizer.pad, self._framing, self._fixed)
+        """Return a batch of blocks, padded to `length` or to the longest."""
+        arrays = stack(examples, self.tokenizer.pad, self._framing, self._padded_length)
         inputs = {"tokens": torch.from_numpy(arrays["tokens"])}
         if self.config.blocks == "pairs":
             inputs["segments"] = torch.from_numpy(arrays["segments"])
@@ -357,13 +202,15 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
         )
 
     def framed(self, ids: np.ndarray) -> np.ndarray:
+        """Return the ids of one text with the special tokens of `placement`."""
         return self._layout.frame([ids]).ids
 
     def batch_of(self, ids: np.ndarray) -> Batch:
+        """Return a batch of framed texts of equal length, int64 [B, T]."""
         tokens = torch.from_numpy(ids)
-        inputs = {"tokens": tokens} | (
-            {"segments": torch.zeros_like(tokens)} if self.config.blocks == "pairs" else {}
-        )
+        inputs = {"tokens": tokens}
+        if self.config.blocks == "pairs":
+            inputs["segments"] = torch.zeros_like(tokens)
         return Batch(
             inputs=inputs,
             draws=torch.arange(len(ids)),
@@ -373,198 +220,70 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
         )
 
     def fixed_shape(self) -> bool:
-        return self._fixed is not None
+        """Return whether blocks are padded to `length`."""
+        return self._padded_length is not None
 
     def vocabulary(self) -> Vocabulary:
+        """Return the vocabulary of the tokenizer."""
         return self._vocabulary
 
     def length(self) -> int:
+        """Return the number of tokens of the longest block."""
         return self.config.length
 
     def fingerprint(self) -> str:
+        """Return a hash of tokenizer, layout and text."""
         if self._trained_on is not None:
-            return self._trained_on["fingerprint"]
-        parts: list[Any] = [self.tokenizer.fingerprint, asdict(self._layout)]
-        parts += [[name, store.fingerprint] for name, store in self._stores.items()]
-        parts += [self._valid_store.fingerprint] if self._valid_store else []
+            return self._trained_on.fingerprint
+        layout = asdict(self._layout)
+        parts = [self.tokenizer.fingerprint, layout, *self._corpus.fingerprints()]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def save_assets(self, folder: Path) -> None:
+        """Write the tokenizer, and what `without_data` and `for_evaluation` read."""
         self.tokenizer.save(folder)
-        write_atomically(Path(folder) / SOURCES, (json.dumps(self._names) + "\n").encode())
-        if "train" in self._sources or self._trained_on is not None:
-            told = self._trained_on or {
-                "fingerprint": self.fingerprint(),
-                "sizes": {name: len(source) for name, source in self._sources["train"].items()},
-            }
-            write_atomically(Path(folder) / TRAINED_ON, (json.dumps(told) + "\n").encode())
-        if self._vocabulary.counts is not None:
-            content = io.BytesIO()
-            np.save(content, self._vocabulary.counts.numpy(), allow_pickle=False)
-            write_atomically(Path(folder) / COUNTS, content.getvalue())
-
-    # -- for reports ------------------------------------------------------------------------------------------------
-
-    def describe(self) -> dict[str, dict[str, Any]]:
-        """Per split: tokens, documents, examples and the share of padding."""
-        about = {}
-        for split, sources in self._sources.items():
-            examples = sum(len(blocks) for blocks in sources.values())
-            padding = (
-                sum(len(blocks) * blocks.padding_share() for blocks in sources.values()) / examples
-            )
-            about[split] = {
-                "tokens": sum(blocks.split.tokens for blocks in sources.values()),
-                "documents": sum(blocks.split.documents for blocks in sources.values()),
-                "examples": examples,
-                "padding_share": padding,
-            }
-        return about
-
-    def token_splits(self, split: str) -> list[Any]:
-        """The token store's splits behind a split of this task, for statistics over all tokens."""
-        return [blocks.split for blocks in self._sources[split].values()]
-
-
-def _entries(data: Any) -> tuple[dict[str, list[str]], dict[str, float]]:
-    """task.data -> paths by source name, and weights by source name (empty: in proportion to the sizes)."""
-    if data is None:
-        return {}, {}
-    if isinstance(data, str):
-        return {"text": [data]}, {}
-    if not isinstance(data, Mapping):
-        if not data:
-            raise ConfigError("task.data", "the list is empty, expected at least one path")
-        stores = [path for path in data if is_store(path)]
-        if not stores:
-            return {"text": list(data)}, {}
-        entries = {f"{Path(path).resolve().name}": [path] for path in stores}
-        if len(entries) < len(stores):
-            raise ConfigError(
-                "task.data", "two token stores have the same name; give a mapping of names to paths"
-            )
-        rest = [path for path in data if path not in stores]
-        return {**entries, **({"text": rest} if rest else {})}, {}
-    if not data:
-        raise ConfigError("task.data", "the mapping is empty, expected at least one source")
-    entries, weights = {}, {}
-    for name, value in data.items():
-        key = f"task.data.{name}"
-        if isinstance(value, Mapping):
-            unknown = [k for k in value if k not in ("path", "weight")]
-            if unknown:
-                raise ConfigError(
-                    f"{key}.{unknown[0]}",
-                    f"unknown key{did_you_mean(unknown[0], ['path', 'weight'])}",
-                )
-            if "path" not in value:
-                raise ConfigError(f"{key}.path", "is missing, expected a token store or text files")
-            weight = value.get("weight")
-            if weight is not None:
-                if (
-                    isinstance(weight, bool)
-                    or not isinstance(weight, (int, float))
-                    or not 0 <= weight < float("inf")
-                ):
-                    raise ConfigError(
-                        f"{key}.weight", f"expected a number of at least 0, got {weight!r}"
-                    )
-                weights[name] = float(weight)
-            value = value["path"]
-        paths = (
-            [value]
-            if isinstance(value, str)
-            else list(value)
-            if isinstance(value, (list, tuple))
-            else []
+        trained_on, counts = self._trained_on, self._vocabulary.counts
+        if trained_on is None and "train" in self._sources:
+            sizes = {name: len(source) for name, source in self._sources["train"].items()}
+            trained_on = TrainedOn(self.fingerprint(), sizes)
+        RunAssets(self._names, None if counts is None else counts.numpy(), trained_on).write(
+            Path(folder)
         )
-        if not paths or not all(isinstance(path, str) for path in paths):
-            raise ConfigError(
-                key, f"expected a path, a list of paths or {{path, weight}}, got {value!r}"
-            )
-        entries[name] = paths
-    return entries, weights
+
+    def describe(self) -> dict[str, dict[str, float]]:
+        """Return tokens, documents, examples and the share of padding of each split, for reports."""
+        return {split: _describe(list(blocks.values())) for split, blocks in self._blocks.items()}
+
+    def token_splits(self, split: str) -> list[Split]:
+        """Return the splits of the token stores behind a split of this task, for statistics over all tokens."""
+        return [blocks.split for blocks in self._blocks[split].values()]
 
 
-def _asset(path: Path, read: Callable[[IO[bytes]], Any]) -> Any:
-    """What a file beside the tokenizer holds; None when there is none (runs of before it was written)."""
-    try:
-        with open(path, "rb") as file:
-            return read(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+def _vocabulary_of(tokenizer: Tokenizer, unigrams: np.ndarray | None) -> Vocabulary:
+    """Return the vocabulary of a tokenizer. Raises DataError where it has no padding token."""
+    if tokenizer.pad < 0:
+        raise DataError("the tokenizer has no padding token; expected one of [PAD], <pad>")
+    counts = None
+    if unigrams is not None:
+        counts = torch.from_numpy(np.asarray(unigrams, dtype=np.float64))
+    return Vocabulary(
+        size=tokenizer.size,
+        pad=tokenizer.pad,
+        cls=tokenizer.cls,
+        sep=tokenizer.sep,
+        mask=tokenizer.mask,
+        unk=tokenizer.unk,
+        special=tokenizer.special,
+        counts=counts,
+    )
 
 
-def _read_trained_on(file: IO[bytes]) -> dict[str, Any]:
-    """The fingerprint and the sizes of the training data."""
-    told = json.load(file)
-    if (
-        not isinstance(told, dict)
-        or not isinstance(told.get("fingerprint"), str)
-        or not isinstance(told.get("sizes"), dict)
-    ):
-        raise ValueError("it does not hold a fingerprint and sizes")
+def _describe(sources: Sequence[Blocks]) -> dict[str, float]:
+    examples = sum(len(blocks) for blocks in sources)
+    padding = sum(len(blocks) * blocks.padding_share() for blocks in sources)
     return {
-        "fingerprint": told["fingerprint"],
-        "sizes": {str(name): int(size) for name, size in told["sizes"].items()},
+        "tokens": sum(blocks.split.tokens for blocks in sources),
+        "documents": sum(blocks.split.documents for blocks in sources),
+        "examples": examples,
+        "padding_share": padding / examples,
     }
-
-
-def _valid_paths(config: Any) -> list[str]:
-    return [config.valid] if isinstance(config.valid, str) else list(config.valid or ())
-
-
-def _text_files(paths: Sequence[str], key: str) -> list[str]:
-    """The text files behind paths; empty for a token store. DataError for what is not there."""
-    stores = [path for path in paths if is_store(path)]
-    if stores and len(paths) > 1:
-        raise ConfigError(
-            key,
-            f"{stores[0]} is a token store; name stores one by one, as a mapping of names to paths",
-        )
-    if stores:
-        return []
-    if "-" in paths:
-        raise ConfigError(
-            key, "standard input cannot be trained on; run fwk-preprocess on it first"
-        )
-    try:
-        return find_files(paths)
-    except DataError as error:
-        raise DataError(f"{key}: {error}") from None
-
-
-def _tokenizer_path(config: Any) -> Path | None:
-    """The path in `tokenizer`, or None when it is a kind to train."""
-    if config.tokenizer in KINDS:
-        check_kind(config.tokenizer)
-        return None
-    path = Path(config.tokenizer).expanduser()
-    if path.exists():
-        return path
-    if os.sep in config.tokenizer or path.suffix:
-        raise DataError(f"task.tokenizer: {path_not_found(str(path))}")
-    check_kind(config.tokenizer)
-    return None
-
-
-def _identity(files: list[str], tokenizer: Tokenizer | TokenizerSpec, options: Options) -> str:
-    """A hash of what a store would be made from, file names aside."""
-    spec: Any = asdict(tokenizer) if isinstance(tokenizer, TokenizerSpec) else tokenizer.fingerprint
-    # the suffix decides how a file is read
-    contents = [[digest(Path(file)), "".join(Path(file).suffixes[-2:]).lower()] for file in files]
-    return hashlib.sha256(
-        json.dumps([contents, spec, asdict(options), 1], sort_keys=True).encode()
-    ).hexdigest()
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"the cache folder {folder} cannot be made ({error.strerror}); set FWK_CACHE to a folder that "
-            "can be written"
-        ) from None
