@@ -22,8 +22,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by marker
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of one tenth; which tenth a test belongs to follows from its name alone."""
+    """Sort tests into tiers, then keep those of one tenth if asked to.
+
+    `mostly_slow("a", "b")` on a parametrized test: the fast tier runs the parameter sets whose ids contain one of the
+    words, the slow tier all. Which tenth a test belongs to follows from its name alone.
+    """
+    for item in items:
+        mark = item.get_closest_marker("mostly_slow")
+        if mark is not None and not any(word in item.callspec.id for word in mark.args):
+            item.add_marker(pytest.mark.slow)
     chosen = config.getoption("--tenth")
     if chosen is None:
         return

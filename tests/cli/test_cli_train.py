@@ -35,9 +35,15 @@ WRONG = [
     (["networks.g=brt"], "Unknown model 'brt'"),
     # keys
     (["trian.batch=3"], "trian: unknown key (trian.batch=3). Did you mean 'train'"),
-    (["train.bacth=3"], "train.bacth: train has no option 'bacth' (train.bacth=3). Did you mean 'batch'"),
+    (
+        ["train.bacth=3"],
+        "train.bacth: train has no option 'bacth' (train.bacth=3). Did you mean 'batch'",
+    ),
     (["optimizer.rl=3"], "optimizer.rl: optimizer 'adamw' has no option 'rl'"),
-    (["model.layer=3"], "model.layer: model 'bert' has no option 'layer' (model.layer=3). Did you mean 'layers'"),
+    (
+        ["model.layer=3"],
+        "model.layer: model 'bert' has no option 'layer' (model.layer=3). Did you mean 'layers'",
+    ),
     (
         [*S, "task.lenght=3"],
         "task.lenght: task 'synthetic' has no option 'lenght' (task.lenght=3). Did you mean 'length'",
@@ -105,7 +111,10 @@ WRONG = [
         "views.masked.ratio: must be between 0 and 1, got 1.5",
     ),
     (["run=${oc.env:HOME}"], "the resolver 'oc.env' is not allowed"),
-    (["train.batch=${train.bacth}"], "${train.bacth} names no key (train.batch=${train.bacth}). Did you mean 'train.batch'"),
+    (
+        ["train.batch=${train.bacth}"],
+        "${train.bacth} names no key (train.batch=${train.bacth}). Did you mean 'train.batch'",
+    ),
     (["train.batch=???"], "must be given"),
     # the command line itself
     (["--citerion", "masked_lm"], "there is no flag '--citerion'. Did you mean '--criterion'"),

@@ -540,6 +540,15 @@ def test_the_combined_demo_keeps_the_rules_of_one_objective(rule):
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.mostly_slow(
+    "cvt_multitask",
+    "demo/combined",
+    "coco_lm_base.yaml",
+    "electra_small",
+    "electric_base",
+    "semantic_augment_tied",
+    "with_a_user_dir",
+)
 def test_shrunk_it_trains_two_updates(name, tmp_path):
     config = merge_settings(
         tiny(name, precision="fp32", log_every=1).to_mapping(),
@@ -645,6 +654,7 @@ def test_what_cross_view_training_is_compared_with_is_all_there():
 
 @pytest.mark.parametrize("name", CVT)
 @pytest.mark.parametrize("listed", compared_with())
+@pytest.mark.slow
 def test_what_cross_view_training_is_compared_with_are_overrides_of_its_files(name, listed):
     """chunk stands for every criterion, but for modules that parsers do not have."""
     criteria = {

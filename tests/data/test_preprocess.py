@@ -213,6 +213,7 @@ def test_the_same_command_again_changes_nothing_and_other_options_are_refused(tm
     assert before != {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("*")}
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_skips_finished_shards(tmp_path):
     path = tmp_path / "big.txt"
     path.write_text(TEXT * 150)
@@ -256,6 +257,7 @@ def test_killed_and_started_again_skips_finished_shards(tmp_path):
 @pytest.mark.parametrize(
     "plan", ["", "{", "[]", "null", '{"asked": 1}', '{"asked": {}, "plans": {}}', "\x00"]
 )
+@pytest.mark.mostly_slow("null")
 def test_a_damaged_plan_of_an_interrupted_run_is_made_again(tmp_path, plan):
     path = write(tmp_path, "txt")
     arguments = (path, "--vocabulary", "60", "--quiet")
@@ -270,6 +272,7 @@ def test_a_damaged_plan_of_an_interrupted_run_is_made_again(tmp_path, plan):
     assert content(tmp_path / "s") == content(tmp_path / "whole") and not partial.exists()
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded_for_one_huge_line(tmp_path):
     path = tmp_path / "line.txt"
     with open(path, "w") as file:

@@ -126,11 +126,13 @@ SLOW = [*(name for name in CASES if name not in LSTM), "focal_mlm", "simcse"]
 
 
 @pytest.mark.parametrize("name", TRACED)
+@pytest.mark.mostly_slow("semantic_augment")
 def test_compiled_gradients_equal_eager_ones(name, ragged):
     assert gradients_differ(name) < 1e-12  # the same operations, in another order at most
 
 
 @pytest.mark.parametrize("name", TRACED)
+@pytest.mark.mostly_slow("masked_lm")
 def test_nothing_is_compiled_after_warm_up_and_no_graph_is_cut(name, ragged, tracing_only):
     new, breaks = graphs_after_warm_up(name)
     assert not any(new) and not breaks
@@ -165,6 +167,7 @@ def test_two_ranks_with_compile_give_the_gradient_of_one_eager_process(tmp_path)
         assert found["new"] == 0 and not found["breaks"], name
 
 
+@pytest.mark.slow
 def test_dropout_of_a_compiled_run_follows_from_the_update():
     config = config_of(
         "masked_lm",
@@ -183,6 +186,7 @@ def test_dropout_of_a_compiled_run_follows_from_the_update():
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
 
 
+@pytest.mark.slow
 def test_a_failed_update_of_a_compiled_run_is_looked_into_without_compiling():
     config = config_of("masked_lm", {"train": {"precision": "fp32", **COMPILED["train"]}})
     with trainer_of(config) as trainer:
@@ -221,6 +225,7 @@ def test_a_run_that_does_not_compile_after_warm_up_says_nothing(capsys, monkeypa
     assert "train.compile" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compiling_after_warm_up_is_told_with_its_reason(caplog, monkeypatch, tracing_only):
     monkeypatch.setattr(compiling, "WARM_UP", 1)
     forward = nn.Linear.forward
@@ -240,6 +245,7 @@ def test_compiling_after_warm_up_is_told_with_its_reason(caplog, monkeypatch, tr
     assert "update 1 " not in said
 
 
+@pytest.mark.slow
 def test_graph_breaks_are_told_with_their_reason(caplog, monkeypatch):
     from fwk.models.bert import Layer
 

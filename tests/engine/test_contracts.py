@@ -16,11 +16,29 @@ COMBINED = [name for name in CASES if name not in REGISTERED]
 
 
 @pytest.mark.parametrize("name", COMBINED)
+@pytest.mark.mostly_slow(
+    "generator first",
+    "contrast over the whole update",
+    "several objectives at once",
+    "views of two lengths",
+    "rows that are missing",
+    "batch that is not text",
+    "tagger and parser that are imitated",
+    "COCO-LM",
+)
 def test_geometry_the_gradient_does_not_depend_on_micro_batches(name):
     assert testing.rule_geometry(config_of(name)) == ""
 
 
 @pytest.mark.parametrize("name", COMBINED)
+@pytest.mark.mostly_slow(
+    "generator first",
+    "contrast over the whole update",
+    "change of phase",
+    "virtual adversarial noise",
+    "gradients per term",
+    "teacher view with averaged weights",
+)
 def test_resume_is_bit_identical(name):
     assert testing.rule_resume(config_of(name)) == ""
 
@@ -31,11 +49,27 @@ def test_every_view_is_encoded_once(name):
 
 
 @pytest.mark.parametrize("name", COMBINED)
+@pytest.mark.mostly_slow(
+    "masked_lm",
+    "noise_contrastive",
+    "contrast over the whole update",
+    "several objectives at once",
+    "tagger and parser that are imitated",
+    "change of phase",
+)
 def test_nothing_draws_from_a_global_generator(name):
     assert testing.rule_no_global_randomness(config_of(name)) == ""
 
 
 @pytest.mark.parametrize("name", COMBINED)
+@pytest.mark.mostly_slow(
+    "masked_lm",
+    "noise_contrastive",
+    "contrast over the whole update",
+    "several objectives at once",
+    "tagger and parser that are imitated",
+    "change of phase",
+)
 def test_losses_are_finite_in_training_and_evaluation(name):
     assert testing.rule_finite(config_of(name)) == ""
 

@@ -356,6 +356,7 @@ def fwk_update_begin(run):
 """
 
 
+@pytest.mark.slow
 def test_too_many_open_files_are_one_sentence_and_lose_nothing(tmp_path, undisturbed):
     (tmp_path / "greedy.py").write_text(GREEDY)
     (tmp_path / "config.yaml").write_text(json.dumps(config_in(tmp_path / "run").to_mapping()))
@@ -639,10 +640,7 @@ def test_a_folder_that_another_host_did_not_give_back_is_used_with_a_warning(tmp
     assert (folder / ".lock").read_text() == ""  # given back
     (folder / ".lock").write_text("123 on elsewhere")
     start.train(config_in(folder, {"train": {"updates": 7}}))
-    assert (
-        "was last used by process 123 on elsewhere, which did not release it"
-        in caplog.text
-    )
+    assert "was last used by process 123 on elsewhere, which did not release it" in caplog.text
 
 
 def test_the_clock_of_the_wall_does_not_matter(tmp_path, monkeypatch):

@@ -99,6 +99,7 @@ def test_views_made_together_are_the_views_made_alone(changes, start):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.mostly_slow("fork")
 def test_workers_make_the_same_views(method):
     with trainer_of(tiny_config(CONFIGS["two views"])) as trainer:
         run, static = trainer.run, trainer.run.module.static_of_all_phases

@@ -92,6 +92,7 @@ def records(run: Path) -> list[dict]:
     ]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_by_the_command_and_write_one_run(one_node):
     lines = records(one_node)
     assert [line["update"] for line in lines if line["split"] == "train"] == [1, 2, 3, 4, 4]

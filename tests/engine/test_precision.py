@@ -114,6 +114,14 @@ def test_a_scale_that_is_really_too_large_comes_down_by_itself_and_the_run_resum
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.mostly_slow(
+    "masked_lm",
+    "noise_contrastive",
+    "contrast over the whole update",
+    "several objectives at once",
+    "tagger and parser that are imitated",
+    "change of phase",
+)
 def test_sums_losses_and_weights_are_fp32_under_fp16_and_every_objective_trains(name):
     with trainer_of(shrunk(name, {"precision": "fp16", "micro_batch": 5})) as trainer:
         run, seen, narrow = trainer.run, [], set()
@@ -145,6 +153,7 @@ def test_sums_losses_and_weights_are_fp32_under_fp16_and_every_objective_trains(
         assert torch.isfinite(torch.tensor(evaluate(run, "valid")["loss"]))
 
 
+@pytest.mark.slow
 def test_ranks_skip_together_and_say_on_which_rank_it_began(tmp_path):
     out = tmp_path / "out.json"
     done = torchrun(str(RANKS / "precision_ranks.py"), str(out), ranks=2)
@@ -370,6 +379,14 @@ def test_a_hook_that_combines_gradients_into_nan_is_named():
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.mostly_slow(
+    "masked_lm",
+    "noise_contrastive",
+    "contrast over the whole update",
+    "several objectives at once",
+    "tagger and parser that are imitated",
+    "change of phase",
+)
 def test_running_a_failed_update_again_takes_the_same_course(name, monkeypatch):
     """Every module's output, with dropout, twice: in the update and in the search."""
     seen: list[dict[str, list]] = []

@@ -25,6 +25,16 @@ TEXT = [name for name in CASES if name != "batch that is not text"]
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", TEXT)
+@pytest.mark.mostly_slow(
+    "masked_lm-fp32",
+    "masked_lm-bf16",
+    "several objectives at once-fp32",
+    "several objectives at once-bf16",
+    "contrast over the whole update-fp32",
+    "contrast over the whole update-bf16",
+    "cvt_tagging-fp32",
+    "cvt_tagging-bf16",
+)
 def test_gradients_are_the_same_to_the_bit_with_dropout(name, precision):
     dropout = {"model": {"dropout": 0.1}} if name in LSTM else DROPOUT
     changes = merge_settings(dropout, {"train": {"precision": precision, "micro_batch": 5}})

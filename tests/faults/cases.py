@@ -908,7 +908,8 @@ def rank_other_config(s):
 def rank_other_seed(s):
     s.fresh()
     s.refuses(
-        "rank 1 was started with other settings than rank 0: seed is 9, on rank 0 1", rank_words={1: ["seed=9"]}
+        "rank 1 was started with other settings than rank 0: seed is 9, on rank 0 1",
+        rank_words={1: ["seed=9"]},
     )
 
 

@@ -102,6 +102,7 @@ def test_features_equal_those_of_transformers_bert():
     ],
     ids=str,
 )
+@pytest.mark.mostly_slow("options1")
 def test_every_option_conforms(options):
     assert_conforms("model", "bert", options=options)
 
@@ -277,6 +278,7 @@ def test_the_bias_may_stand_beside_any_positions_and_starts_at_nothing(positions
         ("scaled", {"width": 0.5, "share": "token"}),
     ],
 )
+@pytest.mark.mostly_slow("two_tower")
 def test_any_encoder_may_have_the_bias(name, options):
     if name == "scaled":
         from fwk.testing import tiny_config, trainer_of

@@ -44,6 +44,7 @@ def install(monkeypatch):
     return put
 
 
+@pytest.mark.slow
 def test_the_option_puts_the_fused_norm_everywhere_in_the_encoder_and_changes_no_name(install):
     install({"normalization": {"FusedLayerNorm": FusedLayerNorm}})
     with (

@@ -20,7 +20,8 @@ from fwk import BuildContext, View, Vocabulary
 from fwk.cli.evaluate import main as evaluate_command
 from fwk.config.resolve import build
 from fwk.contracts.views import Encoded
-from fwk.engine.evaluate import batches_by_length, evaluate
+from fwk.engine.evaluate import evaluate
+from fwk.engine.predict import batches_by_length
 from fwk.engine.update import Update
 from fwk.errors import ConfigError, DataError, UserError
 from fwk.testing import (
@@ -410,6 +411,7 @@ TAGGERS, PARSERS = set(cvt_tagging.MODULES), set(cvt_parsing.MODULES)
         ({}, {"pos": TAGGERS, "tree": PARSERS}),
     ],
 )
+@pytest.mark.slow
 def test_baselines_are_options(criteria, modules, tmp_path):
     config = config_of(criterion=criteria)
     trained = train_briefly(config, tmp_path, 8)

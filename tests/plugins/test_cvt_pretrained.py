@@ -329,6 +329,9 @@ def test_the_mix_is_dropped_out_in_training_alone(runs):
     ],
     ids=lambda rule: rule.__name__,
 )
+@pytest.mark.mostly_slow(
+    "rule_resume-words", "rule_finite-pieces", "encoder_is_padding_proof-pieces"
+)
 def test_the_rules_of_criteria_and_encoders_hold(runs, kind, rule):
     for config in (config_of(runs / kind), frozen_config(runs / kind)):
         assert not rule(config)

@@ -164,6 +164,7 @@ def no_punctuation(sentences):
 
 
 @pytest.mark.parametrize("unseen", ["some subtypes", "all subtypes", "all relations"])
+@pytest.mark.mostly_slow("all relations")
 def test_relations_that_training_never_saw_are_scored_as_the_scorers_do(
     unseen, treebank, tmp_path, capsys
 ):
@@ -379,6 +380,7 @@ def drawn_columns(path: Path, seed: int, scheme: str, kinds=("PER", "LOC")) -> P
     [("PER", "LOC"), ("PER", "LOC", "ORG"), ("ORG",)],
     ids=["all_seen", "one_unseen", "none_seen"],
 )
+@pytest.mark.mostly_slow("all_seen-IOB2", "one_unseen-BIOES")
 def test_conlleval_reads_what_was_said_of_columns_and_finds_the_metrics(
     scheme, kinds, tmp_path, capsys
 ):

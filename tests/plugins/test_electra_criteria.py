@@ -439,6 +439,7 @@ def expected_gradient(energy: torch.Tensor) -> torch.Tensor:
     )
 
 
+@pytest.mark.slow
 def test_the_minimum_is_the_data_distribution_and_it_is_normalised():
     energy = torch.zeros(3, dtype=torch.float64)
     for _ in range(3000):

@@ -70,6 +70,7 @@ def test_the_true_token_is_not_drawn_where_that_is_asked_for():
     assert view.at_positions(view.changed)[view.valid].all()
 
 
+@pytest.mark.slow
 def test_samples_follow_the_network_and_the_temperature():
     """Drawn many times for one masked sequence, tokens come as often as softmax(logits / temperature) says."""
     network, rows, temperature = encoder(), 20_000, 2.0

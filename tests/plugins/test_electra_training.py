@@ -139,6 +139,7 @@ def test_the_generator_learns_from_its_own_loss_alone():
         ("corruption_detection", {}),
     ],
 )
+@pytest.mark.mostly_slow("views7")
 def test_every_combination_keeps_geometry_and_resume(name, views):
     config = tiny_config({"criterion": name, "views": views})
     assert testing.rule_geometry(config) == ""

@@ -63,6 +63,7 @@ def tagger(tmp_path_factory) -> Path:
     "limits", [{"updates": 5}, {"tokens": 1500}, {"epochs": 0.6}, {"tokens": 1500, "epochs": 100}]
 )
 @pytest.mark.parametrize("batch", [None, 5])
+@pytest.mark.slow
 def test_the_loss_is_that_at_the_same_point_of_the_weights_schedule(
     limits, batch, tmp_path, capsys
 ):

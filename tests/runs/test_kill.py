@@ -242,6 +242,7 @@ def kill_again_and_again(start, tmp_path: Path, kills: int, updates: int, **trai
     return inside
 
 
+@pytest.mark.slow
 def test_six_kills_at_random_instants_lose_nothing(start, tmp_path):
     kill_again_and_again(start, tmp_path, kills=6, updates=16)
 
@@ -251,6 +252,7 @@ def test_twenty_five_kills_at_random_instants_lose_nothing(start, tmp_path):
     assert kill_again_and_again(start, tmp_path, kills=25, updates=70) > 0
 
 
+@pytest.mark.slow
 def test_kills_with_a_data_loading_worker_lose_nothing_and_leave_the_folder_free(start, tmp_path):
     kill_again_and_again(start, tmp_path, kills=2, updates=7, workers=1)
 

@@ -228,8 +228,7 @@ def test_a_finished_run_started_again_does_nothing_and_says_so(tmp_path, caplog)
     evaluations = [line["metrics"] for line in before if line["split"] == "valid"]
     assert again.metrics["valid"]["loss"] == evaluations[-1]["loss"]
     assert (
-        "finished at update 6: nothing to do; a longer run (train.updates above 6)"
-        in caplog.text
+        "finished at update 6: nothing to do; a longer run (train.updates above 6)" in caplog.text
     )
     assert lines(tmp_path / "run") == before
     assert files == {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*.safetensors")}

@@ -282,7 +282,9 @@ def test_a_discriminator_scores_with_noise_that_knows_its_probabilities_only(sco
         scorer("electra")(texts(WORDS[0]))[0].score < 0
     )  # q of its generator, one masked copy for each token
     made = scorer("random")
-    with pytest.raises(ConfigError, match="views.corrupted.noiser: does not know the probability of a token"):
+    with pytest.raises(
+        ConfigError, match="views.corrupted.noiser: does not know the probability of a token"
+    ):
         made(texts(WORDS[0]))
 
 
@@ -364,6 +366,7 @@ def test_what_cannot_be_scored_is_refused_with_file_and_line_or_null(runs, tmp_p
     assert main([*command, "--overwrite"]) == 2 and "line 2: not UTF-8" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_and_ends_with_the_same_file(runs, tmp_path):
     path, output, whole = tmp_path / "lines.txt", tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     path.write_text("\n".join(WORDS * 1000), encoding="utf-8")
@@ -473,6 +476,7 @@ def test_wrong_input_leaves_nothing_and_a_folder_is_no_output(runs, tmp_path, ca
         )
 
 
+@pytest.mark.slow
 def test_long_lines_are_scored_few_at_a_time(scorer, monkeypatch):
     made, sizes = scorer("masked_lm"), []
 
