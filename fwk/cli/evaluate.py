@@ -1,4 +1,4 @@
-"""`fwk-evaluate`: a checkpoint on a split of its task -> metrics as JSON, and what the model said; or on raw text -> what it says."""
+"""`fwk-evaluate`: the metrics of a checkpoint on a split of its task, as JSON; or its predictions for raw text."""
 
 from __future__ import annotations
 
@@ -6,124 +6,141 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from fwk.cli.common import Parser, add_model, disk_errors, first_rank, run_command
+from fwk.cli.common import command, disk_errors
+from fwk.cli.messages import first_rank
+from fwk.cli.parsing import Parser, add_model
 from fwk.errors import ConfigError, UserError
+from fwk.files import check_target, write_atomically
 
 NAME = "fwk-evaluate"
-_EPILOG = """\
+USAGE = "fwk-evaluate [options] RUN [key.path=value]..."
+EPILOG = """\
 examples:
   fwk-evaluate runs/parser
   fwk-evaluate runs/parser --split test --predictions parsed.conllu
   fwk-evaluate runs/bert task.valid=held-out.txt
   fwk-evaluate runs/parser --text raw.txt --predictions parsed.jsonl
 
-Metrics go to standard output as one JSON object; with --text, what the model says of each line that is not empty, as a JSON
-object a line. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
+Settings such as task.valid=..., train.batch=N and train.device=... override the run's config. Metrics go to standard
+output as one JSON object. With --text, the predictions do: one JSON object for each line that is not empty.
+Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
+WINDOW = 1024  # lines that are read ahead, so that lines of similar length share a batch
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Return the grammar of the command line."""
     p = Parser(
-        prog=NAME,
+        NAME,
+        words="overrides",
+        usage=USAGE,
         description="Evaluate a checkpoint on a split of its task.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog=EPILOG,
     )
     add_model(p)
-    p.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="KEY=VALUE",
-        help="task.KEY=VALUE, train.batch=N, train.device=... over the run's config",
-    )
-    p.add_argument("--split", metavar="NAME", help="(default: valid)")
+    p.add_argument("--split", metavar="NAME", help="the split to evaluate on (default: valid)")
     p.add_argument(
         "--text",
         metavar="FILE",
-        help="instead of a split: raw text, one piece a line (.gz, .xz, .zst; - for standard input)",
+        help="instead of a split: raw text, one example per line (.gz, .xz, .zst; - for standard input)",
     )
     p.add_argument(
         "--predictions",
         metavar="FILE",
         type=Path,
-        help="write what the model says, in a form that the task knows (--text: JSON lines)",
+        help="write the predictions to this file, in the task's format (with --text: JSON lines)",
     )
-    p.add_argument("--output", metavar="FILE", type=Path, help="write the metrics here too")
+    p.add_argument("--output", metavar="FILE", type=Path, help="write the metrics to this file too")
     return p
 
 
-def _main(argv: list[str]) -> int:
-    a = parser().parse_intermixed_args(argv)  # overrides may stand after flags
-    from fwk.files import check_target, write_atomically
-
-    if a.predictions:  # told before the work, not after it
-        check_target("--predictions", a.predictions, *([Path(a.text)] if a.text else []))
-    if a.output:
-        check_target("--output", a.output, *([a.predictions] if a.predictions else []))
-    with disk_errors():
-        if a.text is not None:
-            said = _said(a)
-            if a.predictions:
-                write_atomically(
-                    a.predictions.resolve(), "".join(f"{line}\n" for line in said).encode()
-                )
-            else:
-                for line in said:
-                    print(line)
-            return 0
-        from fwk.runs.evaluating import evaluate_run
-
-        found = evaluate_run(
-            a.model,
-            a.split or "valid",
-            overrides=a.overrides,
-            user_dirs=tuple(a.user_dir),
-            average=a.average,
-            predictions=a.predictions,
-        )
-        if not first_rank():
-            return 0
-        text = json.dumps(found, indent=1)
-        if a.output:
-            write_atomically(a.output.resolve(), (text + "\n").encode())
-        print(text)
+@command(NAME, parser)
+@disk_errors()
+def main(arguments: argparse.Namespace) -> int:
+    """Evaluate or predict. Return 0: done, 1: something failed, 2: the input was wrong."""
+    _check_outputs(arguments)
+    if arguments.text is None:
+        _evaluate(arguments)
+    else:
+        _predict(arguments)
     return 0
 
 
-def _said(a: argparse.Namespace) -> Iterator[str]:
-    """What the model says of every line of a file that is not empty, as JSON."""
-    for flag, given in (
-        ("--split", a.split),
-        ("--output", a.output),
-        (a.overrides[0].split("=")[0] if a.overrides else "", a.overrides),
-    ):
-        if given:
-            raise ConfigError(flag, "goes with a split of the task, not with --text")
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Raise UserError for a file that cannot be written, before the work instead of after it."""
+    if arguments.predictions:
+        read = [Path(arguments.text)] if arguments.text else []
+        check_target("--predictions", arguments.predictions, *read)
+    if arguments.output:
+        written = [arguments.predictions] if arguments.predictions else []
+        check_target("--output", arguments.output, *written)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    """Print the metrics of a split, and write what was asked for."""
+    from fwk.runs.evaluating import evaluate_run
+
+    result = evaluate_run(
+        arguments.model,
+        arguments.split or "valid",
+        overrides=arguments.overrides,
+        user_dirs=tuple(arguments.user_dir),
+        average=arguments.average,
+        predictions=arguments.predictions,
+    )
+    if not first_rank():
+        return
+    text = json.dumps(result, indent=1)
+    if arguments.output:
+        write_atomically(arguments.output.resolve(), f"{text}\n".encode())
+    print(text)
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    """Print or write the predictions for raw text."""
+    _refuse_options_of_splits(arguments)
+    predictions = _predictions(arguments)
+    if arguments.predictions:
+        content = "".join(f"{line}\n" for line in predictions)
+        write_atomically(arguments.predictions.resolve(), content.encode())
+        return
+    for line in predictions:
+        print(line)
+
+
+def _refuse_options_of_splits(arguments: argparse.Namespace) -> None:
+    keys = [override.split("=")[0] for override in arguments.overrides]
+    flags = [flag for flag in ("--split", "--output") if getattr(arguments, flag[2:])]
+    for key in [*flags, *keys]:
+        raise ConfigError(
+            key, "belongs to the evaluation of a split, and cannot be used with --text"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("--text: is read by one process; start it without torchrun")
+        raise UserError("--text is read by one process only; start the command without torchrun")
+
+
+def _predictions(arguments: argparse.Namespace) -> Iterator[str]:
+    """Yield the prediction for each line of a file that is not empty, as JSON."""
     from fwk.data.text import numbered_lines, path_not_found
     from fwk.engine.predict import predict_texts
     from fwk.runs.loaded import load
 
-    if a.text != "-" and not os.path.exists(a.text):
-        raise path_not_found(a.text)
-    loaded = load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None)
-    lines = (
-        (line, f"{a.text}:{number}") for number, line in numbered_lines(a.text) if line.strip()
+    file = arguments.text
+    if file != "-" and not os.path.exists(file):
+        raise path_not_found(file)
+    loaded = load(
+        arguments.model,
+        user_dirs=tuple(arguments.user_dir),
+        average=arguments.average or None,
     )
-    while some := list(islice(lines, 1024)):  # among which like lengths find each other
-        for said in predict_texts(loaded.module, loaded.task, *zip(*some)):
-            yield json.dumps(said, ensure_ascii=False)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 something failed, 2 the input was wrong."""
-    return run_command(NAME, _main, argv)
+    lines = ((line, f"{file}:{n}") for n, line in numbered_lines(file) if line.strip())
+    while window := list(islice(lines, WINDOW)):
+        texts, places = zip(*window)
+        for prediction in predict_texts(loaded.module, loaded.task, texts, places):
+            yield json.dumps(prediction, ensure_ascii=False)
 
 
 if __name__ == "__main__":

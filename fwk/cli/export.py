@@ -1,79 +1,70 @@
-"""`fwk-export`: a checkpoint -> a folder that Hugging Face `transformers` loads."""
+"""`fwk-export`: write a checkpoint as a folder that Hugging Face `transformers` loads."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from fwk.cli.common import Parser, add_model, disk_errors, run_command
+from fwk.cli.common import command, disk_errors
+from fwk.cli.parsing import Parser, add_model, one_of
 
 NAME = "fwk-export"
-_EPILOG = """\
+EPILOG = """\
 examples:
   fwk-export runs/bert bert-folder
   fwk-export runs/electra discriminator
   fwk-export runs/electra generator --by corrupted
 
-The folder is loaded again with transformers before the command ends; where features, logits or tokens differ, nothing is
-written. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
+The command loads the folder again with transformers and compares features, logits and tokens; where they differ, it
+writes nothing. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Return the grammar of the command line."""
     p = Parser(
-        prog=NAME,
+        NAME,
         description="Write an encoder, its head and its tokenizer for transformers.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog=EPILOG,
     )
     add_model(p)
-    p.add_argument("folder", metavar="FOLDER", help="folder to write")
+    p.add_argument("folder", metavar="FOLDER", help="the folder to write")
     p.add_argument(
         "--by",
         metavar="NAME",
-        help="whose head: a criterion, a view whose noiser has a network, or 'encoder' for none "
+        help="whose head to export: a criterion, a view whose noiser has a network, or 'encoder' for no head "
         "(default: the only criterion with a head)",
     )
     p.add_argument(
         "--family",
         default="auto",
-        choices=("auto", "bert", "electra"),
-        help="(default: auto, the one that holds it)",
+        type=one_of("auto", "bert", "electra"),
+        metavar="NAME",
+        help="auto, bert or electra (default: auto, the family that can hold the model)",
     )
-    p.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     p.add_argument("--quiet", action="store_true", help="print nothing")
     return p
 
 
-def _main(argv: list[str]) -> int:
-    a = parser().parse_args(argv)
+@command(NAME, parser)
+@disk_errors()
+def main(arguments: argparse.Namespace) -> int:
+    """Export. Return 0: done, 1: something failed, 2: the input was wrong."""
     from fwk.hf.exporting import export
     from fwk.runs.loaded import load
 
-    with disk_errors():
-        made = export(
-            load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None),
-            a.folder,
-            a.by,
-            a.family,
-            a.overwrite,
-        )
-    if not a.quiet:
-        by = made.pop("by")
-        print(
-            f"{a.folder}: {made.pop('class')}"
-            + ("" if by == "encoder" else f", with the head of '{by}'")
-        )
-        print(
-            "\n".join(f"  {what}: largest difference {value:.1e}" for what, value in made.items())
-        )
+    loaded = load(
+        arguments.model,
+        user_dirs=tuple(arguments.user_dir),
+        average=arguments.average or None,
+    )
+    exported = export(loaded, arguments.folder, arguments.by, arguments.family, arguments.overwrite)
+    if not arguments.quiet:
+        head = "" if exported.by == "encoder" else f", with the head of '{exported.by}'"
+        print(f"{arguments.folder}: {exported.class_name}{head}")
+        for quantity, value in exported.differences.items():
+            print(f"  {quantity}: largest difference {value:.1e}")
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 something failed, 2 the input was wrong."""
-    return run_command(NAME, _main, argv)
 
 
 if __name__ == "__main__":

@@ -1,58 +1,54 @@
-"""`fwk-import`: a BERT or ELECTRA of Hugging Face `transformers` -> a run's folder."""
+"""`fwk-import`: read a BERT or ELECTRA folder of Hugging Face `transformers` into a run's folder."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 
-from fwk.cli.common import Parser, disk_errors, run_command
+from fwk.cli.common import command, disk_errors
+from fwk.cli.parsing import Parser
 
 NAME = "fwk-import"
-_EPILOG = """\
+EPILOG = """\
 example:
   fwk-import bert-folder runs/bert
 
-Reads config.json, model.safetensors and the tokenizer; pickled weights are refused. The run can be loaded (fwk.load), scored with
-and exported again. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
+The command reads config.json, model.safetensors and the tokenizer; it refuses pickled weights. The run can be loaded
+(fwk.load), used to score text, and exported again.
+Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Return the grammar of the command line."""
     p = Parser(
-        prog=NAME,
+        NAME,
         description="Read an encoder, its head and its tokenizer from a folder of transformers.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        epilog=EPILOG,
     )
     p.add_argument(
         "folder",
         metavar="FOLDER",
-        help="of a BertModel, BertForMaskedLM, ElectraModel, ElectraForMaskedLM or "
+        help="the folder of a BertModel, BertForMaskedLM, ElectraModel, ElectraForMaskedLM or "
         "ElectraForPreTraining",
     )
-    p.add_argument("run", metavar="RUN", help="run's folder to write")
-    p.add_argument("--overwrite", action="store_true", help="replace a folder that is there")
+    p.add_argument("run", metavar="RUN", help="the run's folder to write")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     p.add_argument("--quiet", action="store_true", help="print nothing")
     return p
 
 
-def _main(argv: list[str]) -> int:
-    a = parser().parse_args(argv)
+@command(NAME, parser)
+@disk_errors()
+def main(arguments: argparse.Namespace) -> int:
+    """Import. Return 0: done, 1: something failed, 2: the input was wrong."""
     from fwk.hf.importing import import_folder
 
-    with disk_errors():
-        made = import_folder(a.folder, a.run, a.overwrite)
-    if not a.quiet:
-        print(f"{a.run}: {made['class']}, its head under '{made['by']}'")
-        if made["left"]:
-            print(f"  left behind: {', '.join(made['left'])}")
+    imported = import_folder(arguments.folder, arguments.run, arguments.overwrite)
+    if not arguments.quiet:
+        print(f"{arguments.run}: {imported.class_name}, its head under '{imported.by}'")
+        if imported.left_behind:
+            print(f"  not imported: {', '.join(imported.left_behind)}")
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 something failed, 2 the input was wrong."""
-    return run_command(NAME, _main, argv)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,38 @@
-"""`fwk-preprocess`: text -> tokenizer + token store."""
+"""`fwk-preprocess`: turn text into a tokenizer and a token store."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fwk.cli.common import Parser, disk_errors, run_command
+from fwk.cli.common import command, disk_errors
+from fwk.cli.parsing import Parser, number, one_of, whole_number
+from fwk.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from fwk.data.preprocess import Options, TokenizerSpec
+    from fwk.data.tokenizers import Tokenizer
 
 NAME = "fwk-preprocess"
-_EPILOG = """\
+EPILOG = """\
 examples:
   fwk-preprocess book.txt --output store
   fwk-preprocess 'wiki/*.txt.xz' news/ --output store --tokenizer bpe --vocabulary 16000 --cased
   zcat dump.jsonl.gz | fwk-preprocess - --format jsonl --field body --output store --tokenizer other-store/tokenizer
 
-An interrupted run goes on where it was when the same command is given again. What is written does not depend on
---processes. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
+To continue after an interruption, run the same command again. The store does not depend on --processes.
+Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
+MILLION = 1e6
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Return the grammar of the command line."""
     p = Parser(
-        prog=NAME,
-        description="Turn text into a tokenizer and a token store that fwk-train reads "
-        "(task.data=STORE).",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        NAME,
+        description="Turn text into a tokenizer and a token store that fwk-train reads (task.data=STORE).",
+        epilog=EPILOG,
     )
     p.add_argument(
         "input",
@@ -38,17 +43,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--output", "-o", required=True, metavar="STORE", help="folder to write the token store to"
     )
+    _add_tokenizer(p)
+    _add_documents(p)
+    _add_sizes(p)
+    p.add_argument("--overwrite", action="store_true", help="replace an existing token store")
+    p.add_argument("--quiet", action="store_true", help="print neither progress nor a summary")
+    return p
+
+
+def _add_tokenizer(p: Parser) -> None:
     p.add_argument(
         "--tokenizer",
         default="unigram",
         metavar="KIND|PATH",
-        help="kind to train: unigram, bpe "
-        "(sentencepiece), wordpiece, byte_bpe (Hugging Face tokenizers); or an existing one: a folder, a "
-        ".model, tokenizer.json or vocab.txt file (default: unigram)",
+        help="kind to train: unigram, bpe (sentencepiece), wordpiece, byte_bpe (Hugging Face tokenizers); or an "
+        "existing tokenizer: a folder, a .model, tokenizer.json or vocab.txt file (default: unigram)",
     )
     p.add_argument(
         "--vocabulary",
-        type=int,
+        type=whole_number(16, 10_000_000),
         default=32000,
         metavar="N",
         help="tokens in a trained vocabulary (default: 32000)",
@@ -56,145 +69,150 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--cased", action="store_true", help="keep upper case (default: lower-case the text)"
     )
+
+
+def _add_documents(p: Parser) -> None:
     p.add_argument(
         "--documents",
         default="empty-line",
-        choices=("empty-line", "line", "file"),
-        help="what separates documents (default: empty-line)",
+        type=one_of("empty-line", "line", "file"),
+        metavar="KIND",
+        help="what separates documents: empty-line, line or file (default: empty-line)",
     )
     p.add_argument(
-        "--format", default="auto", choices=("auto", "text", "jsonl"), help="auto: JSONL by suffix"
+        "--format",
+        default="auto",
+        type=one_of("auto", "text", "jsonl"),
+        metavar="KIND",
+        help="auto, text or jsonl (default: auto, JSONL by suffix)",
     )
     p.add_argument(
         "--field",
         default="text",
         metavar="NAME",
-        help="field of JSONL records with the text; a.b goes deeper (default: text)",
+        help="field of JSONL records with the text; a.b is field b of field a (default: text)",
     )
-    held = p.add_mutually_exclusive_group()
-    held.add_argument(
+    held_out = p.add_mutually_exclusive_group()
+    held_out.add_argument(
         "--valid-share",
-        type=float,
+        type=number("a share from 0 to below 1", lambda share: 0 <= share < 1),
         default=0.01,
         metavar="X",
         help="share of the documents held out for validation (default: 0.01)",
     )
-    held.add_argument(
-        "--valid", nargs="+", default=[], metavar="INPUT", help="text to validate on instead"
+    held_out.add_argument(
+        "--valid",
+        nargs="+",
+        default=[],
+        metavar="INPUT",
+        help="text for validation, instead of a share of the input",
     )
+
+
+def _add_sizes(p: Parser) -> None:
     p.add_argument(
         "--processes",
-        type=int,
+        type=whole_number(1, 1024),
         default=None,
         metavar="N",
         help="processes that tokenize (default: one per core)",
     )
+    size = number("million characters, above 0", lambda millions: 0 < millions < MILLION)
     p.add_argument(
         "--shard-size",
-        type=float,
+        type=size,
         default=16,
         metavar="M",
         help="million characters of text per shard (default: 16)",
     )
     p.add_argument(
         "--sample-size",
-        type=float,
+        type=size,
         default=32,
         metavar="M",
-        help="million characters of text the tokenizer is trained on (default: 32)",
+        help="million characters of text that the tokenizer is trained on (default: 32)",
     )
     p.add_argument(
-        "--seed", type=int, default=1, help="of the held-out documents and the tokenizer's sample"
+        "--seed",
+        type=whole_number(),
+        default=1,
+        metavar="N",
+        help="seed of the choice of held-out documents and of the tokenizer's sample (default: 1)",
     )
-    p.add_argument("--overwrite", action="store_true", help="replace a token store that is there")
-    p.add_argument("--quiet", action="store_true", help="no progress, no summary")
-    return p
 
 
-def run(arguments: argparse.Namespace) -> None:
-    from fwk.contracts.options import shown
-    from fwk.data.preprocess import Options, TokenizerSpec, build_store
+@command(NAME, parser)
+@disk_errors()
+def main(arguments: argparse.Namespace) -> int:
+    """Build a token store. Return 0: done, 1: something failed, 2: the input was wrong, 130: interrupted."""
+    from fwk.data.preprocess import build_store
     from fwk.data.progress import Progress
-    from fwk.data.store import Store
-    from fwk.data.tokenizers import KINDS, load
-    from fwk.errors import ConfigError, did_you_mean
 
-    a = arguments
-    if not 16 <= a.vocabulary <= 10_000_000:
-        raise ConfigError(
-            "--vocabulary", f"expected from 16 to 10 million tokens, got {shown(a.vocabulary)}"
-        )
-    if a.processes is not None and not 1 <= a.processes <= 1024:
-        raise ConfigError("--processes", f"expected from 1 to 1024, got {shown(a.processes)}")
-    for flag in ("shard_size", "sample_size"):
-        if not 0 < getattr(a, flag) < 1e6:
-            raise ConfigError(
-                f"--{flag.replace('_', '-')}",
-                f"expected million characters, above 0, got {getattr(a, flag)}",
+    tokenizer = _tokenizer(arguments)
+    try:
+        with Progress(arguments.quiet) as progress:
+            folder = build_store(
+                arguments.input,
+                arguments.output,
+                tokenizer,
+                options=_options(arguments),
+                valid=arguments.valid,
+                processes=arguments.processes or _cores(),
+                overwrite=arguments.overwrite,
+                progress=progress,
             )
-    if not 0 <= a.valid_share < 1:
-        raise ConfigError(
-            "--valid-share", f"expected a share from 0 to below 1, got {a.valid_share}"
-        )
-    if a.tokenizer in KINDS:
-        tokenizer = TokenizerSpec(kind=a.tokenizer, size=a.vocabulary, lower=not a.cased)
-    elif os.path.exists(a.tokenizer) or os.sep in a.tokenizer or "." in a.tokenizer:
-        tokenizer = load(a.tokenizer)
-    else:
-        raise ConfigError(
-            "--tokenizer",
-            f"'{a.tokenizer}' is neither a kind nor a path{did_you_mean(a.tokenizer, KINDS)}",
-        )
-    options = Options(
-        documents=a.documents,
-        field=a.field,
-        format=a.format,
-        valid_share=0.0 if a.valid else a.valid_share,
-        shard_size=max(int(a.shard_size * 1e6), 1),
-        sample_size=max(int(a.sample_size * 1e6), 1),
-        seed=a.seed,
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Run the same command again to continue") from None
+    if not arguments.quiet:
+        _print_summary(str(folder))
+    return 0
+
+
+def _tokenizer(arguments: argparse.Namespace) -> TokenizerSpec | Tokenizer:
+    """Return the specification of the tokenizer to train, or an existing one."""
+    from fwk.data.preprocess import TokenizerSpec
+    from fwk.data.tokenizers import KINDS, load
+
+    choice = arguments.tokenizer
+    if choice in KINDS:
+        return TokenizerSpec(kind=choice, size=arguments.vocabulary, lower=not arguments.cased)
+    if os.path.exists(choice) or os.sep in choice or "." in choice:
+        return load(choice)
+    raise ConfigError(
+        "--tokenizer", f"'{choice}' is neither a kind nor a path{did_you_mean(choice, KINDS)}"
     )
-    with Progress(a.quiet) as progress:
-        folder = build_store(
-            a.input,
-            a.output,
-            tokenizer,
-            options=options,
-            valid=a.valid,
-            processes=a.processes or _cores(),
-            overwrite=a.overwrite,
-            progress=progress,
-        )
-    if not a.quiet:
-        store = Store(folder)
-        for name in store.splits:
-            split = store.split(name)
-            print(f"{name}: {split.tokens:,} tokens in {split.documents:,} documents")
-        print(f"vocabulary: {store.manifest['vocabulary']['size']:,} tokens")
-        print(f"train on it: fwk-train --task mlm task.data={folder}")
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    from fwk.data.preprocess import Options
+
+    return Options(
+        documents=arguments.documents,
+        field=arguments.field,
+        format=arguments.format,
+        valid_share=0.0 if arguments.valid else arguments.valid_share,
+        shard_size=max(int(arguments.shard_size * MILLION), 1),
+        sample_size=max(int(arguments.sample_size * MILLION), 1),
+        seed=arguments.seed,
+    )
+
+
+def _print_summary(folder: str) -> None:
+    from fwk.data.store import Store
+
+    store = Store(folder)
+    for name in store.splits:
+        split = store.split(name)
+        print(f"{name}: {split.tokens:,} tokens in {split.documents:,} documents")
+    print(f"vocabulary: {store.manifest['vocabulary']['size']:,} tokens")
+    print(f"train on it: fwk-train --task mlm task.data={folder}")
 
 
 def _cores() -> int:
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:
+    except AttributeError:  # not on this system
         return os.cpu_count() or 1
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 something failed, 2 the input was wrong, 130 interrupted."""
-    return run_command(NAME, _main, argv)
-
-
-def _main(argv: list[str]) -> int:
-    arguments = parser().parse_args(argv)
-    try:
-        with disk_errors():
-            run(arguments)
-    except KeyboardInterrupt:
-        print(f"{NAME}: interrupted; give the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,72 +8,83 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fwk.cli.common import Parser, add_model, disk_errors, run_command
+from fwk.cli.common import command, disk_errors
+from fwk.cli.parsing import Parser, add_model, one_of, whole_number
 from fwk.errors import ConfigError, UserError
 
+if TYPE_CHECKING:
+    from fwk.data.progress import Progress
+    from fwk.scoring.scorer import Scored, ScoredText, Scorer
+    from fwk.scoring.stream import Journal
+
 NAME = "fwk-score"
-_EPILOG = """\
+EPILOG = """\
 examples:
   fwk-score runs/electric --text corpus.txt.gz --output scores.jsonl
   fwk-score runs/bert --pairs blimp.jsonl
   fwk-score runs/electra-tt --dev clean.json other.json --test clean-test.json other-test.json --set estimate=exact
 
-Scores are sums over tokens in nats, [CLS] and [SEP] left out. With --output an interrupted command goes on where it was
-when it is given again. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
+Scores are sums over tokens in nats, without [CLS] and [SEP]. To continue an interrupted command with --output, run it
+again. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
+TOGETHER = 512  # sentences of pairs and lists that are sorted by length and scored together
 
 
-def parser() -> argparse.ArgumentParser:
-    p = Parser(
-        prog=NAME,
-        description="Say how likely text is under a trained model.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def parser() -> Parser:
+    """Return the grammar of the command line."""
+    p = Parser(NAME, description="Report how likely text is under a trained model.", epilog=EPILOG)
     add_model(p)
-    what = p.add_mutually_exclusive_group(required=True)
-    what.add_argument(
+    _add_input(p)
+    _add_scoring(p)
+    _add_computation(p)
+    return p
+
+
+def _add_input(p: Parser) -> None:
+    kind = p.add_mutually_exclusive_group(required=True)
+    kind.add_argument(
         "--text",
         nargs="+",
         metavar="FILE",
-        help="text, one piece per line (.gz, .xz, .zst; - for standard input); "
-        "writes one JSON object per line",
+        help="text, one piece per line (.gz, .xz, .zst; - for standard input); writes one JSON object per line",
     )
-    what.add_argument(
+    kind.add_argument(
         "--pairs",
         nargs="+",
         metavar="FILE",
-        help="JSON lines with sentence_good and sentence_bad, as BLiMP's: the "
-        "share of pairs whose good sentence is likelier",
+        help="JSON lines with sentence_good and sentence_bad, as BLiMP's: prints the share of pairs whose good "
+        "sentence is more likely",
     )
-    what.add_argument(
+    kind.add_argument(
         "--dev",
         nargs="+",
         metavar="FILE",
-        help="n-best lists with references, to choose the weight of log p on",
+        help="n-best lists with references, for choosing the weight of log p",
     )
     p.add_argument(
         "--test",
         nargs="+",
         metavar="FILE",
         default=[],
-        help="n-best lists to re-rank with that weight, one for each dev file",
+        help="n-best lists to re-rank with that weight, one file for each dev file",
     )
     p.add_argument(
         "--output",
         "-o",
         metavar="FILE",
-        help="write scores (--text: JSON lines; else one JSON object) here",
+        help="write scores to this file (--text: JSON lines; else one JSON object)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace the output file")
+
+
+def _add_scoring(p: Parser) -> None:
     p.add_argument(
         "--by",
         metavar="NAME",
-        help="the criterion that says how likely a token is, or the view whose noiser does "
-        "(default: the only one)",
+        help="the criterion that gives probabilities of tokens, or the view whose noiser does (default: the only one)",
     )
     p.add_argument(
         "--set",
@@ -83,14 +94,14 @@ def parser() -> argparse.ArgumentParser:
         help="an option of its scoring, as in estimate=exact",
     )
     p.add_argument(
-        "--per-token", action="store_true", help="with --text: every token with its log p"
+        "--per-token", action="store_true", help="with --text: write every token with its log p"
     )
     p.add_argument("--normalise", action="store_true", help="divide scores by the number of tokens")
     p.add_argument(
         "--weights",
         default="0.05:1.0:0.05",
         metavar="FROM:TO:STEP",
-        help="with --dev: the weights that are tried (default: 0.05:1.0:0.05)",
+        help="with --dev: the weights to try (default: 0.05:1.0:0.05)",
     )
     p.add_argument(
         "--cut",
@@ -102,156 +113,156 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --text: score null for empty and too long text (default: refuse it)",
     )
+
+
+def _add_computation(p: Parser) -> None:
     p.add_argument(
         "--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)"
     )
     p.add_argument(
-        "--precision", default="fp32", choices=("fp32", "bf16", "fp16"), help="(default: fp32)"
+        "--precision",
+        default="fp32",
+        type=one_of("fp32", "bf16", "fp16"),
+        metavar="NAME",
+        help="fp32, bf16 or fp16 (default: fp32)",
     )
     p.add_argument(
         "--tokens",
-        type=int,
+        type=whole_number(1),
         default=16384,
         metavar="N",
         help="tokens in one call of the encoder (default: 16384)",
     )
     p.add_argument(
-        "--threads", type=int, metavar="N", help="threads of torch (default: its own choice)"
+        "--threads",
+        type=whole_number(1, 1024),
+        metavar="N",
+        help="threads of torch (default: chosen by torch)",
     )
-    p.add_argument("--quiet", action="store_true", help="no progress, no tables")
-    return p
+    p.add_argument("--quiet", action="store_true", help="print neither progress nor tables")
 
 
-def run(a: argparse.Namespace) -> None:
-    weights = _weights(a.weights)
-    settings = _settings(a.set)
-    if a.tokens < 1:
-        raise ConfigError("--tokens", f"expected at least 1, got {a.tokens}")
-    if a.threads is not None and not 1 <= a.threads <= 1024:
-        raise ConfigError("--threads", f"expected from 1 to 1024, got {a.threads}")
-    for flag, only in (("test", "dev"), ("per_token", "text"), ("lenient", "text")):
-        if getattr(a, flag) and not getattr(a, only):
-            raise ConfigError(
-                f"--{flag.replace('_', '-')}", f"belongs to --{only}, which is not given"
-            )
-    from fwk.data.text import path_not_found
-
-    for file in [*(a.text or ()), *(a.pairs or ()), *(a.dev or ()), *a.test]:
-        if file != "-" and not os.path.isfile(file):
-            raise path_not_found(file)
+@command(NAME, parser)
+@disk_errors()
+def main(arguments: argparse.Namespace) -> int:
+    """Score text. Return 0: done, 1: something failed, 2: the input was wrong, 130: interrupted."""
+    weights = _weights(arguments.weights)
+    options = _scoring_options(arguments.set)
+    _check_input(arguments)
     from fwk.data.progress import Progress
 
-    with Progress(a.quiet) as progress:
-        if a.text:
-            _lines(a, settings, progress)
-        elif a.pairs:
-            _pairs(a, settings, progress)
-        else:
-            _lists(a, settings, weights, progress)
+    try:
+        with Progress(arguments.quiet) as progress:
+            if arguments.text:
+                _score_lines(arguments, options, progress)
+            elif arguments.pairs:
+                _score_pairs(arguments, options, progress)
+            else:
+                _rerank_lists(arguments, options, weights, progress)
+    except KeyboardInterrupt:
+        resumable = arguments.output and "-" not in (arguments.text or ())
+        advice = ["Run the same command again to continue"] if resumable else []
+        raise KeyboardInterrupt(*advice) from None
+    return 0
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _weights(text: str) -> list[float]:
+    """Return the numbers FROM, FROM + STEP, ... up to TO."""
     try:
         low, high, step = map(float, text.split(":"))
-        if not (0 <= low <= high < 1e6 and 0 < step and (high - low) / step < 10_000):
+        if not (0 <= low <= high < 1e6 and step > 0 and (high - low) / step < 10_000):
             raise ValueError
     except ValueError:
         raise ConfigError(
             "--weights", f"expected FROM:TO:STEP, as in 0.05:1.0:0.05, got '{text}'"
         ) from None
-    return [round(low + number * step, 10) for number in range(int((high - low) / step + 1e-6) + 1)]
+    count = int((high - low) / step + 1e-6) + 1
+    return [round(low + number * step, 10) for number in range(count)]
 
 
-def _settings(said: Sequence[str]) -> dict[str, Any]:
+def _scoring_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the values of --set by key."""
     from fwk.config.yaml_text import scalar
 
-    found = {}
-    for entry in said:
-        key, equals, text = entry.partition("=")
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
         if not equals or not key:
-            raise ConfigError("--set", f"expected KEY=VALUE, got '{entry}'")
-        found[key] = scalar(text)
-    return found
+            raise ConfigError("--set", f"expected KEY=VALUE, got '{text}'")
+        options[key] = scalar(value)
+    return options
 
 
-def _scorer(a: argparse.Namespace, settings: dict[str, Any]) -> Any:
+def _check_input(arguments: argparse.Namespace) -> None:
+    """Raise UserError for flags that do not belong together and files that do not exist."""
+    for flag, needed in (("test", "dev"), ("per_token", "text"), ("lenient", "text")):
+        if getattr(arguments, flag) and not getattr(arguments, needed):
+            raise ConfigError(
+                f"--{flag.replace('_', '-')}", f"belongs to --{needed}, which is missing"
+            )
+    from fwk.data.text import path_not_found
+
+    files = [
+        *(arguments.text or ()),
+        *(arguments.pairs or ()),
+        *(arguments.dev or ()),
+        *arguments.test,
+    ]
+    for file in files:
+        if file != "-" and not os.path.isfile(file):
+            raise path_not_found(file)
+
+
+# -- scoring ---------------------------------------------------------------------------------------------------------
+
+
+def load_scorer(arguments: argparse.Namespace, options: dict[str, Any]) -> Scorer:
+    """Load the model, and return the scorer of its --by component."""
     import torch
 
     from fwk.engine.ranks.joining import choose_device
     from fwk.runs.loaded import load
     from fwk.scoring.scorer import Scorer
 
-    if a.threads:
-        torch.set_num_threads(a.threads)
-    return Scorer(
-        load(a.model, user_dirs=tuple(a.user_dir), average=a.average or None),
-        a.by,
-        settings,
-        a.tokens,
-        choose_device(a.device, 0),
-        a.precision,
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    loaded = load(
+        arguments.model,
+        user_dirs=tuple(arguments.user_dir),
+        average=arguments.average or None,
     )
+    device = choose_device(arguments.device, 0)
+    return Scorer(loaded, arguments.by, options, arguments.tokens, device, arguments.precision)
 
 
-def _identity(a: argparse.Namespace, scorer: Any, files: Sequence[str]) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def open_journal(arguments: argparse.Namespace, scorer: Scorer, files: Sequence[str]) -> Journal:
+    """Open the journal of --output, which resumes an interrupted command of the same identity."""
     from fwk.files import digest
-    from fwk.scoring.stream import file_identity
+    from fwk.scoring.stream import Journal, file_identity
 
-    mode = next(name for name in ("text", "pairs", "dev") if getattr(a, name))
-    return {
+    identity = {
         "format": 1,
-        "mode": mode,
+        "mode": next(name for name in ("text", "pairs", "dev") if getattr(arguments, name)),
         "model": digest(scorer.loaded.folder / "manifest.json"),
         "by": scorer.by,
         "options": asdict(scorer.options),
         "files": [file_identity(file) for file in files],
-        "average": a.average or scorer.loaded.config.train.evaluate_average,
-        "precision": a.precision,
-        "cut": a.cut,
-        "normalise": a.normalise,
-        "per_token": a.per_token,
-        "tokens": a.tokens,
+        "average": arguments.average or scorer.loaded.config.train.evaluate_average,
+        "precision": arguments.precision,
+        "cut": arguments.cut,
+        "normalise": arguments.normalise,
+        "per_token": arguments.per_token,
+        "tokens": arguments.tokens,
     }
-
-
-def _lines(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> None:
-    from fwk.data.text import numbered_lines
-    from fwk.scoring.scorer import ScoredText
-    from fwk.scoring.stream import Journal, scored
-
-    scorer = _scorer(a, settings)
-
-    def records(done: int) -> Iterator[dict[str, Any]]:
-        texts = (
-            ScoredText(line, file, number)
-            for file in a.text
-            for number, line in numbered_lines(file, progress.advance)
-        )
-        for text, one in scored(scorer, texts, done, cut=a.cut, lenient=a.lenient):
-            yield {
-                **({"file": text.file} if len(a.text) > 1 else {}),
-                "line": text.line,
-                **_record(one, a),
-            }
-
-    progress.stage("scoring", sum(os.path.getsize(file) for file in a.text if file != "-") or None)
-    if a.output is None:
-        for record in records(0):
-            print(json.dumps(record, ensure_ascii=False))
-        return
-    journal = Journal(Path(a.output), _identity(a, scorer, a.text), a.overwrite)
-    if journal.done:
-        progress.say(f"going on after {journal.done:,} lines")
-    with _nothing_half_written(journal):
-        journal.write(records(journal.done))
-    journal.finish()
+    return Journal(Path(arguments.output), identity, arguments.overwrite)
 
 
 @contextmanager
-def _nothing_half_written(journal: Any) -> Iterator[None]:
-    """Input that is wrong leaves nothing behind; an interrupt or a full disk leaves what there is to go on from."""
+def _discarded_on_wrong_input(journal: Journal) -> Iterator[None]:
+    """Delete the journal where the input is wrong; keep it after an interrupt or a full disk, to continue from."""
     try:
         yield
     except UserError:
@@ -259,116 +270,141 @@ def _nothing_half_written(journal: Any) -> Iterator[None]:
         raise
 
 
-def _record(one: Any, a: argparse.Namespace) -> dict[str, Any]:
-    score = one.score
-    if score is not None and a.normalise:
-        score /= len(one.tokens)
-    tokens = (
-        {"per_token": [list(pair) for pair in zip(one.tokens, one.log_probs)]}
-        if a.per_token
-        else {}
+def _record(scored: Scored, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the JSON record of one scored text."""
+    score = scored.score
+    if score is not None and arguments.normalise:
+        score /= len(scored.tokens)
+    record: dict[str, Any] = {"score": score, "tokens": len(scored.tokens)}
+    if arguments.per_token:
+        record["per_token"] = [list(pair) for pair in zip(scored.tokens, scored.log_probs)]
+    return record
+
+
+def _score_lines(
+    arguments: argparse.Namespace, options: dict[str, Any], progress: Progress
+) -> None:
+    """Write the score of every line of the --text files."""
+    scorer = load_scorer(arguments, options)
+    files = arguments.text
+    sizes = [os.path.getsize(file) for file in files if file != "-"]
+    progress.stage("scoring", sum(sizes) or None)
+    if arguments.output is None:
+        for record in _line_records(arguments, scorer, progress, 0):
+            print(json.dumps(record, ensure_ascii=False))
+        return
+
+    journal = open_journal(arguments, scorer, files)
+    if journal.done:
+        progress.say(f"continuing after {journal.done:,} lines")
+    with _discarded_on_wrong_input(journal):
+        journal.write(_line_records(arguments, scorer, progress, journal.done))
+    journal.finish()
+
+
+def _line_records(
+    arguments: argparse.Namespace, scorer: Scorer, progress: Progress, done: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the record of every line but the first `done`."""
+    from fwk.data.text import numbered_lines
+    from fwk.scoring.scorer import ScoredText
+    from fwk.scoring.stream import scored
+
+    texts = (
+        ScoredText(line, file, number)
+        for file in arguments.text
+        for number, line in numbered_lines(file, progress.advance)
     )
-    return {"score": score, "tokens": len(one.tokens), **tokens}
+    for text, result in scored(scorer, texts, done, cut=arguments.cut, lenient=arguments.lenient):
+        file = {"file": text.file} if len(arguments.text) > 1 else {}
+        yield {**file, "line": text.line, **_record(result, arguments)}
 
 
-def _scores(
-    a: argparse.Namespace, scorer: Any, texts: Sequence[Any], files: Sequence[str], progress: Any
-) -> tuple[dict, Any]:
-    """Score by text, and the journal that they are in (None without --output)."""
-    from fwk.scoring.stream import Journal, scored
+def _score_texts(
+    arguments: argparse.Namespace,
+    scorer: Scorer,
+    texts: Sequence[ScoredText],
+    files: Sequence[str],
+    progress: Progress,
+) -> tuple[dict[str, float], Journal | None]:
+    """Return the score of every text, and the journal that holds them (None without --output)."""
+    from fwk.scoring.stream import scored
 
     progress.stage("scoring", len(texts))
-    journal = (
-        Journal(Path(a.output), _identity(a, scorer, files), a.overwrite)
-        if a.output is not None
-        else None
-    )
+    journal = open_journal(arguments, scorer, files) if arguments.output is not None else None
     done = journal.done if journal else 0
     if done:
-        progress.say(f"going on after {done:,} texts")
+        progress.say(f"continuing after {done:,} texts")
         progress.advance(done)
 
     def records() -> Iterator[dict[str, Any]]:
-        for text, one in scored(scorer, texts, done, window=512, cut=a.cut):
+        for text, result in scored(scorer, texts, done, window=TOGETHER, cut=arguments.cut):
             progress.advance(1)
-            yield {"text": text.text, **_record(one, a)}
+            yield {"text": text.text, **_record(result, arguments)}
 
     if journal is None:
         return {record["text"]: record["score"] for record in records()}, None
-    with _nothing_half_written(journal):
-        journal.write(records(), every=512)
+    with _discarded_on_wrong_input(journal):
+        journal.write(records(), every=TOGETHER)
     return {record["text"]: record["score"] for record in journal.records()}, journal
 
 
-def _pairs(a: argparse.Namespace, settings: dict[str, Any], progress: Any) -> None:
+def _score_pairs(
+    arguments: argparse.Namespace, options: dict[str, Any], progress: Progress
+) -> None:
+    """Print and write how often the good sentence of a pair is the more likely one."""
     from fwk.scoring.pairs import accuracies, read_pairs, shown
 
-    pairs = read_pairs(a.pairs)
-    scorer = _scorer(a, settings)
+    pairs = read_pairs(arguments.pairs)  # before the model: a wrong file is found at once
+    scorer = load_scorer(arguments, options)
     texts = {text.text: text for pair in pairs for text in (pair.good, pair.bad)}
-    scores, journal = _scores(a, scorer, list(texts.values()), a.pairs, progress)
-    both = [(scores[pair.good.text], scores[pair.bad.text]) for pair in pairs]
-    about = accuracies(pairs, both)
+    scores, journal = _score_texts(
+        arguments, scorer, list(texts.values()), arguments.pairs, progress
+    )
+
+    of_pairs = [(scores[pair.good.text], scores[pair.bad.text]) for pair in pairs]
+    result = accuracies(pairs, of_pairs)
     if journal is not None:
         items = [
             {"paradigm": pair.paradigm, "good": good, "bad": bad}
-            for pair, (good, bad) in zip(pairs, both)
+            for pair, (good, bad) in zip(pairs, of_pairs)
         ]
-        journal.finish(
-            _document(
-                {"by": scorer.by, "model": str(scorer.loaded.folder), **about, "items": items}
-            )
-        )
-    if not a.quiet:
-        print("\n".join(shown(about)))
+        journal.finish(_document(scorer, **result, items=items))
+    if not arguments.quiet:
+        print("\n".join(shown(result)))
 
 
-def _lists(
-    a: argparse.Namespace, settings: dict[str, Any], weights: Sequence[float], progress: Any
+def _rerank_lists(
+    arguments: argparse.Namespace,
+    options: dict[str, Any],
+    weights: Sequence[float],
+    progress: Progress,
 ) -> None:
+    """Choose the weight of log p on each --dev file, and re-rank its --test file with it."""
     from fwk.scoring import nbest
 
-    nbest.jiwer()  # before the work, not after it
-    files = [*a.dev, *a.test]
+    nbest.jiwer()  # a missing package is found before the work
+    files = [*arguments.dev, *arguments.test]
     lists = {file: nbest.read_lists(file) for file in files}
-    nbest.check_portions(a.dev, a.test, lists)
-    scorer = _scorer(a, settings)
-    scores, journal = _scores(a, scorer, nbest.texts_of(lists), files, progress)
+    nbest.check_portions(arguments.dev, arguments.test, lists)
+    scorer = load_scorer(arguments, options)
+    scores, journal = _score_texts(arguments, scorer, nbest.texts_of(lists), files, progress)
+
     portions = []
-    for number, dev in enumerate(a.dev):
-        test = a.test[number] if a.test else None
-        made = nbest.rerank(lists[dev], lists[test] if test else None, scores, weights)
-        portions.append({"dev_file": dev, "test_file": test, **made})
-        if not a.quiet:
-            print("\n".join(nbest.shown(dev, test, made)))
+    for number, dev in enumerate(arguments.dev):
+        test = arguments.test[number] if arguments.test else None
+        result = nbest.rerank(lists[dev], lists[test] if test else None, scores, weights)
+        portions.append({"dev_file": dev, "test_file": test, **result})
+        if not arguments.quiet:
+            print("\n".join(nbest.shown(dev, test, result)))
     if journal is not None:
-        journal.finish(
-            _document({"by": scorer.by, "model": str(scorer.loaded.folder), "portions": portions})
-        )
+        journal.finish(_document(scorer, portions=portions))
 
 
-def _document(content: Any) -> bytes:
+def _document(scorer: Scorer, **results: Any) -> bytes:
+    """Return the JSON document of --output."""
+    content = {"by": scorer.by, "model": str(scorer.loaded.folder), **results}
     return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 something failed, 2 the input was wrong, 130 interrupted."""
-    return run_command(NAME, _main, argv)
-
-
-def _main(argv: list[str]) -> int:
-    arguments = parser().parse_args(argv)
-    try:
-        with disk_errors():
-            run(arguments)
-    except KeyboardInterrupt:
-        again = arguments.output and "-" not in (arguments.text or ())
-        print(
-            f"{NAME}: interrupted" + ("; give the same command again to go on" if again else ""),
-            file=sys.stderr,
-        )
-        return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,229 +1,223 @@
-"""fwk-train: any task x criterion x model x optimizer. Thin: grammar and help; the work is `fwk.runs.start.train`."""
+"""`fwk-train`: any task x criterion x model x optimizer. Grammar and help; `fwk.runs.start.train` does the work."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from fwk.cli.common import component_lines, field_lines, first_rank, run_command, width
-from fwk.errors import UserError, did_you_mean
+from fwk.cli.common import command
+from fwk.cli.describing import component_lines, field_lines, wrapped
+from fwk.cli.messages import warn
+from fwk.cli.parsing import Append, Parser, StoreOnce
+from fwk.components.registry import registry
+from fwk.config.resolve import resolve
+from fwk.config.run_config import Resolved, RunConfig
+from fwk.config.spec import DEFAULTS, TRAIN_SCHEMA
 from fwk.version import __version__
 
 NAME = "fwk-train"
 USAGE = """\
 fwk-train [--config FILE]... [--user-dir DIR]... [--task NAME] [--model NAME] [--criterion NAME]...
           [--optimizer NAME] [--schedule NAME] [--run DIR] [--seed N] [--print-config] [key.path=value]..."""
-
-FLAGS = {  # flag -> (what it takes, what it does)
-    "--config": ("FILE", "YAML with any of the keys; repeatable, later files win"),
-    "--user-dir": ("DIR", "load your own components from a folder or a .py file; repeatable"),
-    "--task": ("NAME", "what is trained on"),
-    "--model": ("NAME", "the main encoder"),
-    "--criterion": ("NAME", "the objective; repeatable: objectives are combined"),
-    "--optimizer": ("NAME", "the optimizer"),
-    "--schedule": ("NAME", "the learning rate over the run"),
-    "--run": (
-        "DIR",
-        "the run's folder (default: runs/TASK-CRITERIA-HASH); an unfinished run there goes on",
-    ),
-    "--seed": ("N", "of everything that is random (default: 1)"),
-    "--print-config": ("", "print the resolved YAML, with where each value came from, and stop"),
-    "--overwrite": ("", "start a run anew in a folder that holds another"),
-    "--allow-broken-plugins": ("", "warn about a plugin that does not load, and go on without it"),
-    "--version": ("", "print the version and stop"),
-    "--help": ("", "this text; with components chosen, their options too"),
-}
-REPEATABLE = ("--config", "--user-dir", "--criterion")
-CHOSEN = {
-    "--task": "task",
-    "--model": "model",
-    "--criterion": "criterion",
-    "--optimizer": "optimizer",
-    "--schedule": "schedule",
-}
+CHOICES = ("task", "model", "criterion", "optimizer", "schedule")  # chosen by flags of these names
 
 
-@dataclass
-class Arguments:
-    """The command line: values by flag (a list where it may be repeated), and the overrides."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
-
-    def flags(self) -> dict[str, Any]:
-        return {name[2:]: self.values.get(name) for name in (*CHOSEN, "--run", "--seed")}
-
-
-def parse(argv: Sequence[str]) -> Arguments:
-    """Raises UserError for an unknown flag, a flag without its value, or a word that is no key.path=value."""
-    found = Arguments()
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if word == "-h":
-            word = "--help"
-        if not word.startswith("-") or word == "-":
-            found.overrides.append(word)
-            continue
-        flag, equals, value = word.partition("=")
-        if flag not in FLAGS:
-            hint = did_you_mean(flag, FLAGS, everything_up_to=0)
-            raise UserError(f"there is no flag '{flag}'{hint or '; --help lists them'}")
-        if not FLAGS[flag][0]:
-            if equals:
-                raise UserError(f"{flag} takes no value, got '{value}'")
-            found.values[flag] = True
-            continue
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise UserError(f"{flag} needs a value: {flag} {FLAGS[flag][0]}")
-            value = words.pop(0)
-        if not value:
-            raise UserError(f"{flag} needs a value: {flag} {FLAGS[flag][0]}")
-        if flag in REPEATABLE:
-            found.values.setdefault(flag, []).append(value)
-        elif found.values.get(flag, value) != value:
-            raise UserError(f"{flag} is given twice, as '{found.values[flag]}' and '{value}'")
-        else:
-            found.values[flag] = value
-    return found
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 the run failed, 2 the input was wrong, 75 stopped after saving."""
-    # torch reads this when it is imported; below errors it says on every rank that no unused parameter was found
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    return run_command(NAME, _main, argv)
-
-
-def _main(argv: list[str]) -> int:
-    arguments = parse(argv)
-    values = arguments.values
-    if values.get("--version"):
-        print(f"fwk {__version__}")
-        return 0
-    allow_broken = bool(values.get("--allow-broken-plugins"))
-    if values.get("--help"):
-        print(help_text(arguments, allow_broken))
-        return 0
-    from fwk.config.identity import to_yaml
-    from fwk.config.resolve import resolve
-
-    resolved = resolve(
-        values.get("--config", ()),
-        arguments.flags(),
-        arguments.overrides,
-        values.get("--user-dir", ()),
-        allow_broken,
+def parser(epilog: str = "") -> Parser:
+    """Return the grammar of the command line; `epilog` stands below the flags in its help."""
+    p = Parser(
+        NAME,
+        words="overrides",
+        usage=USAGE,
+        description="Train an encoder on any task, with one objective or several at once.\n"
+        "Later settings win: defaults, --config files in order, flags, key.path=value.",
+        epilog=epilog,
+        add_help=False,  # it depends on the other arguments
     )
-    if values.get("--print-config"):
+    p.add_argument(
+        "--config",
+        action=Append,
+        default=[],
+        metavar="FILE",
+        help="YAML with any of the keys; repeatable, later files win",
+    )
+    p.add_argument(
+        "--user-dir",
+        action=Append,
+        default=[],
+        metavar="DIR",
+        help="load your own components from a folder or a .py file; repeatable",
+    )
+    _add_choices(p)
+    p.add_argument(
+        "--run",
+        action=StoreOnce,
+        metavar="DIR",
+        help="the run's folder (default: runs/TASK-CRITERIA-HASH); an unfinished run in it is resumed",
+    )
+    p.add_argument(
+        "--seed", action=StoreOnce, metavar="N", help="seed of everything random (default: 1)"
+    )
+    _add_switches(p)
+    return p
+
+
+def _add_choices(p: Parser) -> None:
+    """Add the flags that choose components."""
+    texts = {
+        "task": "what to train on",
+        "model": "the main encoder",
+        "criterion": "the objective; repeatable: objectives are combined",
+        "optimizer": "the optimizer",
+        "schedule": "the learning rate over the run",
+    }
+    for kind in CHOICES:
+        action = Append if kind == "criterion" else StoreOnce
+        p.add_argument(f"--{kind}", action=action, metavar="NAME", help=texts[kind])
+
+
+def _add_switches(p: Parser) -> None:
+    """Add the flags that take no value."""
+    for flag, text in (
+        ("--print-config", "print the resolved YAML, with the origin of each value, and stop"),
+        ("--overwrite", "start a new run in a folder that holds another"),
+        ("--allow-broken-plugins", "warn about a plugin that cannot be loaded, and ignore it"),
+    ):
+        p.add_argument(flag, action="store_true", help=text)
+    p.add_argument(
+        "--version",
+        action="version",
+        version=f"fwk {__version__}",
+        help="print the version and stop",
+    )
+    p.add_argument(
+        "-h",
+        "--help",
+        action="store_true",
+        help="print this text and stop; with components chosen, print their options",
+    )
+
+
+@command(NAME, parser)
+def main(arguments: argparse.Namespace) -> int:
+    """Train. Return 0: done, 1: the run failed, 2: the input was wrong, 75: stopped after saving."""
+    # torch reads this when it is imported; at a lower level every rank reports that no unused parameter was found
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    resolved = _resolve(arguments)
+    if arguments.help:
+        print(help_text(arguments, resolved.config))
+        return 0
+    if arguments.print_config:
+        from fwk.config.identity import to_yaml
+
         print(to_yaml(resolved.config, resolved.provenance), end="")
         return 0
-    for key in resolved.config.unused_keys():  # on every rank: what it refuses must stop them all
-        if first_rank():
-            print(f"{NAME}: warning: {key} is read by nothing and has no effect", file=sys.stderr)
+    return _train(resolved.config, arguments)
+
+
+def _resolve(arguments: argparse.Namespace) -> Resolved:
+    flags = {name: getattr(arguments, name) for name in (*CHOICES, "run", "seed")}
+    return resolve(
+        arguments.config,
+        flags,
+        arguments.overrides,
+        arguments.user_dir,
+        arguments.allow_broken_plugins,
+    )
+
+
+def _train(config: RunConfig, arguments: argparse.Namespace) -> int:
+    for key in config.unused_keys():  # on every rank, because it raises where the config is wrong
+        warn(NAME, f"{key} is read by nothing and has no effect")
     from fwk.runs.start import train
 
-    done = train(
-        resolved.config,
-        overwrite=bool(values.get("--overwrite")),
-        allow_broken_plugins=allow_broken,
+    finished = train(
+        config,
+        overwrite=arguments.overwrite,
+        allow_broken_plugins=arguments.allow_broken_plugins,
     )
-    return done.exit_status
+    return finished.exit_status
 
 
-def help_text(arguments: Arguments, allow_broken: bool = False) -> str:
-    """General help; with anything chosen, the options of the chosen components."""
-    from fwk.components.registry import registry
-    from fwk.config.resolve import resolve
-    from fwk.config.spec import DEFAULTS
+# -- help ------------------------------------------------------------------------------------------------------------
 
-    chosen = any(flag in arguments.values for flag in (*CHOSEN, "--config")) or arguments.overrides
-    resolved = resolve(
-        arguments.values.get("--config", ()),
-        arguments.flags(),
-        arguments.overrides,
-        arguments.values.get("--user-dir", ()),
-        allow_broken,
-    ).config
+
+def help_text(arguments: argparse.Namespace, config: RunConfig) -> str:
+    """Return the general help, or the options of the components that the arguments choose."""
+    kinds = [kind for kind in CHOICES if getattr(arguments, kind)]
+    if not (kinds or arguments.config or arguments.overrides):
+        return parser(epilog="\n".join(_overview())).format_help().rstrip()
     lines = [f"usage: {USAGE}", ""]
-    if not chosen:
-        lines += [
-            *_wrapped(
-                "Train an encoder: any task, with any objective, or several at once. Later wins: defaults, "
-                "--config files in order, flags, key=value."
-            ),
-            "",
-        ]
-        for flag, (takes, doc) in FLAGS.items():
-            lines.append(f"  {flag + ' ' + takes:<24} {doc}")
-        lines.append("")
-        for flag, kind in CHOSEN.items():
-            default = f" (default: {DEFAULTS[kind]})"
-            lines += _wrapped(f"{flag}{default}: {', '.join(registry.names(kind))}", "    ")
-        lines += [
-            "",
-            *_wrapped(
-                "Name a component and ask again to see its options, e.g. fwk-train --criterion "
-                f"{DEFAULTS['criterion']} --help."
-            ),
-            "",
-            *_train_lines(),
-        ]
-        return "\n".join(lines)
-    only = {flag for flag in CHOSEN if flag in arguments.values}
-    show = {kind for flag, kind in CHOSEN.items() if flag in only} or set(CHOSEN.values())
-    for kind in ("task", "model", "criterion", "optimizer", "schedule"):
-        if kind not in show:
-            continue
-        if kind != "criterion":
-            lines += [
-                *component_lines(registry.get(kind, getattr(resolved, kind).name), f"{kind}."),
-                "",
-            ]
-            continue
-        several = len(resolved.criterion) > 1
-        for label, spec in resolved.criterion.items():
-            lines += [
-                *component_lines(
-                    spec.component.entry, f"criterion.{label}." if several else "criterion."
-                ),
-                "",
-            ]
-    networks = {spec.name: label for label, spec in resolved.networks.items()} if not only else {}
-    for name, label in networks.items():
-        lines += [*component_lines(registry.get("model", name), f"networks.{label}."), ""]
-    brought = {
-        name: noiser
-        for spec in resolved.criterion.values()
-        for name, noiser in spec.component.entry.brings.items()
-    }
-    brought.update(
-        {name: view["noiser"] for name, view in resolved.views.items() if "noiser" in view}
-    )
-    labels: dict[str, list[str]] = {}
-    for name, noiser in brought.items():
-        labels.setdefault(noiser, []).append(name)
-    for noiser, names in labels.items() if not only or "criterion" in show else ():
-        many = _wrapped(f"views {', '.join(names)}, each made by") if names[1:] else []
-        lines += [*many, *component_lines(registry.get("noiser", noiser), f"views.{names[0]}."), ""]
-    if not only:
-        lines += _train_lines()
+    for kind in kinds or CHOICES:
+        lines += _separated(_components_of(kind, config))
+    if not kinds:
+        lines += _separated(_extra_networks(config))
+    if not kinds or "criterion" in kinds:
+        lines += _separated(_noisers(config))
+    if not kinds:
+        lines += _train_options()
     return "\n".join(lines).rstrip()
 
 
-def _train_lines() -> list[str]:
-    from fwk.config.spec import TRAIN_SCHEMA
+def _overview() -> Iterator[str]:
+    """Yield the lines of the general help below the flags: names by kind, and the options of a run."""
+    for kind in CHOICES:
+        names = ", ".join(registry.names(kind))
+        yield from wrapped(f"--{kind} (default: {DEFAULTS[kind]}): {names}", "    ")
+    yield ""
+    yield from wrapped(
+        "To see the options of a component, name it and ask for help, as in "
+        f"'fwk-train --criterion {DEFAULTS['criterion']} --help'."
+    )
+    yield ""
+    yield from _train_options()
 
+
+def _train_options() -> list[str]:
     return ["length, precision and bookkeeping:", *field_lines(TRAIN_SCHEMA, "train.")]
 
 
-def _wrapped(text: str, indent: str = "") -> list[str]:
-    return textwrap.wrap(text, width(), subsequent_indent=indent, break_on_hyphens=False)
+def _components_of(kind: str, config: RunConfig) -> Iterator[list[str]]:
+    """Yield the description of each component of a kind that the config uses."""
+    if kind != "criterion":
+        name = getattr(config, kind).name
+        yield component_lines(registry.get(kind, name), f"{kind}.")
+        return
+    for label, spec in config.criterion.items():
+        prefix = f"criterion.{label}." if len(config.criterion) > 1 else "criterion."
+        yield component_lines(spec.component.entry, prefix)
+
+
+def _extra_networks(config: RunConfig) -> Iterator[list[str]]:
+    """Yield the description of each encoder in `networks:`, once where several are of one name."""
+    label_of = {spec.name: label for label, spec in config.networks.items()}
+    for name, label in label_of.items():
+        yield component_lines(registry.get("model", name), f"networks.{label}.")
+
+
+def _noisers(config: RunConfig) -> Iterator[list[str]]:
+    """Yield the description of each noiser, with the views that it makes."""
+    noiser_of = {}
+    for spec in config.criterion.values():
+        noiser_of.update(spec.component.entry.brings)
+    for view, settings in config.views.items():
+        if "noiser" in settings:
+            noiser_of[view] = settings["noiser"]
+
+    views_of: dict[str, list[str]] = {}
+    for view, noiser in noiser_of.items():
+        views_of.setdefault(noiser, []).append(view)
+    for noiser, views in views_of.items():
+        several = wrapped(f"views {', '.join(views)}, each made by") if len(views) > 1 else []
+        yield [*several, *component_lines(registry.get("noiser", noiser), f"views.{views[0]}.")]
+
+
+def _separated(blocks: Iterator[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of blocks, with an empty line behind each block."""
+    for block in blocks:
+        yield from block
+        yield ""
 
 
 if __name__ == "__main__":

@@ -42,6 +42,15 @@ class Part:
     head: nn.Module | None
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What was exported."""
+
+    class_name: str  # of transformers
+    by: str  # whose head, or 'encoder'
+    differences: dict[str, float]  # from fwk's own outputs, by quantity and precision
+
+
 def find_part(loaded: Loaded, by: str | None) -> Part:
     """by: a criterion's label, a view with a learned noiser, or 'encoder' (default: the only criterion with a head that is known
     over there, else the encoder alone)."""
@@ -79,7 +88,7 @@ def export(
     by: str | None = None,
     family: str = "auto",
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> Exported:
     """Writes config, weights (safetensors), tokenizer and a model card, loads them back with transformers and compares; the
     folder is there in whole or not at all. Returns what was compared. ConfigError for what the families cannot hold."""
     transformers = _transformers()
@@ -105,7 +114,7 @@ def export(
             _write(transformers, loaded, part, shape, beside)
             found = _compare(transformers, loaded, part, shape, beside)
         (beside / "README.md").write_text(card(loaded, part, shape, found), encoding="utf-8")
-    return {"class": shape.class_name, "by": part.by, **found}
+    return Exported(shape.class_name, part.by, found)
 
 
 def _start_of(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,16 @@ PARTS = {name: Shape(*key) for key, name in CLASSES.items()}
 LEFT = ("pooler.", "cls.seq_relationship.", "classifier.", "position_ids", "token_type_ids")
 
 
-def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Imported:
+    """What was imported."""
+
+    class_name: str  # of transformers
+    by: str  # the criterion that has the head, or 'encoder'
+    left_behind: list[str]  # names of weights
+
+
+def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) -> Imported:
     """Reads config, weights and tokenizer, and writes a run's folder that `fwk.load`, fwk-score and fwk-export read. Returns what
     was read and which weights were left behind. DataError and ConfigError name what does not fit."""
     source, run = Path(source), Path(run)
@@ -51,7 +61,7 @@ def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) 
     load_plugins()
     with replacement as beside:
         found = _write(shape, options, tensors, tokenizer, beside, run)
-    return {"class": shape.class_name, **found}
+    return Imported(shape.class_name, found["by"], found["left"])
 
 
 def _write(

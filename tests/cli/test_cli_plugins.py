@@ -33,7 +33,7 @@ def test_list_says_kind_name_plugin_and_place(capsys):
     assert (
         found["criterion", "semantic_augment"][1]
         .rpartition(":")[0]
-        .endswith("tied_mlm/semantic_augment.py")
+        .endswith("tied_mlm/criteria/semantic_augment.py")
     )
     assert found["model", "bert"][0] == "fwk"
     assert main(["list", "noiser"]) == 0
@@ -123,9 +123,7 @@ def test_new_writes_a_skeleton_that_keeps_the_rules_and_trains(tmp_path, capsys)
 def test_check_names_the_broken_rule(tmp_path, capsys):
     main(["new", "bad_objective", "--dir", str(tmp_path / "bad")])
     path = tmp_path / "bad" / "bad_objective.py"
-    path.write_text(
-        path.read_text().replace("view.valid, 0.0).sum())}", "view.valid, 0.0).mean())}")
-    )
+    path.write_text(path.read_text().replace("view.valid, 0.0).sum()", "view.valid, 0.0).mean()"))
     capsys.readouterr()
     assert main(["check", str(path)]) == 1
     out = capsys.readouterr().out

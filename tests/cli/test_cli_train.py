@@ -117,14 +117,14 @@ WRONG = [
     ),
     (["train.batch=???"], "must be given"),
     # the command line itself
-    (["--citerion", "masked_lm"], "there is no flag '--citerion'. Did you mean '--criterion'"),
-    (["-x"], "there is no flag '-x'"),
+    (["--citerion", "masked_lm"], "Unknown flag '--citerion'. Did you mean '--criterion'"),
+    (["-x"], "Unknown flag '-x'. See 'fwk-train --help'"),
     (["--task"], "--task needs a value: --task NAME"),
     (["--task", "--model", "bert"], "--task needs a value"),
     (["--task="], "--task needs a value"),
     (["--task", "mlm", "--task", "synthetic"], "--task is given twice"),
     (["--overwrite=yes"], "--overwrite takes no value"),
-    (["masked_lm"], "'masked_lm' is not understood; expected key.path=value"),
+    (["masked_lm"], "cannot parse 'masked_lm'; expected key.path=value"),
     (["base.yaml"], "a config file is given by --config base.yaml"),
     (["=3"], "expected key.path=value"),
     (["train..batch=3"], "expected key.path=value"),
@@ -139,10 +139,10 @@ FILES = {
     "syntax": (b"train: {batch: 3\n", ":2: not valid YAML"),
     "colon": (b"seed: 1\nrun: a: b\n", ":2: not valid YAML: mapping values are not allowed here"),
     "no-space": (b"train:\n  batch:3\n", "train"),
-    "tab": (b"train:\n\tbatch: 3\n", ":2: not valid YAML: a tab stands where YAML wants spaces"),
+    "tab": (b"train:\n\tbatch: 3\n", ":2: not valid YAML: a tab where YAML needs spaces"),
     "duplicate": (
         b"seed: 1\ntrain: {}\nseed: 2\n",
-        ":3: the key 'seed' stands here a second time (first in line 1)",
+        ":3: the key 'seed' is given a second time (first in line 1)",
     ),
     "nested-duplicate": (b"train:\n  batch: 1\n  batch: 2\n", ":3: the key 'batch'"),
     "list": (b"- a\n- b\n", ":1: expected 'key: value' lines at the top, got a list"),
@@ -381,7 +381,7 @@ def test_a_failed_run_is_status_1(capsys, monkeypatch):
     def fails(*args, **kwargs):
         raise RunError("the loss is not finite\nafter update 3")
 
-    monkeypatch.setattr(start, "run", fails)
+    monkeypatch.setattr(start, "train", fails)
     assert main(S) == 1
     assert capsys.readouterr().err == "fwk-train: error: the loss is not finite after update 3\n"
 
@@ -392,7 +392,7 @@ def test_an_interrupt_is_status_130(capsys, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(start, "run", interrupted)
+    monkeypatch.setattr(start, "train", interrupted)
     assert main(S) == 130
     assert "Traceback" not in capsys.readouterr().err
 
@@ -403,7 +403,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     def broken(*args, **kwargs):
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(start, "run", broken)
+    monkeypatch.setattr(start, "train", broken)
     with pytest.raises(ZeroDivisionError):
         main(S)
 
@@ -411,7 +411,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 def test_what_nothing_reads_is_a_warning(capsys, monkeypatch):
     from fwk.runs import start
 
-    monkeypatch.setattr(start, "run", lambda config, **_: type("Done", (), {"exit_status": 0}))
+    monkeypatch.setattr(start, "train", lambda config, **_: type("Done", (), {"exit_status": 0}))
     assert main([*S, "networks.spare=bert"]) == 0
     assert "fwk-train: warning: networks.spare is read by nothing" in capsys.readouterr().err
 
@@ -422,7 +422,7 @@ def test_flags_reach_the_engine(monkeypatch):
     seen = {}
     monkeypatch.setattr(
         start,
-        "run",
+        "train",
         lambda config, **kw: (
             seen.update(kw, config=config) or type("Done", (), {"exit_status": 75})
         ),

@@ -326,7 +326,7 @@ def any_command_line_of_fwk_preprocess(argv: list[str]) -> None:
         assert not [name for name in new if ".partial" in name or name.endswith((".lock", ".tmp"))]
 
 
-TRAIN_FLAGS = [*train.FLAGS, "-h", "--help=x"]
+TRAIN_FLAGS = [*train.parser().flags, "-h", "--help=x"]
 PLUGINS_WORDS = [
     "list",
     "show",

@@ -396,7 +396,7 @@ def test_input_that_cannot_be_used_is_one_sentence(tmp_path, capsys, name, data,
         (["text.txt", "--valid-share", "1.5"], "expected a share"),
         (
             ["text.txt", "--vocabulary", "3"],
-            "--vocabulary: expected from 16 to 10 million tokens, got 3",
+            "--vocabulary: expected a whole number from 16 to 10,000,000, got 3",
         ),
         (["text.txt", "--processes", "0"], "--processes"),
         (["none"], "holds no text file"),

@@ -56,12 +56,17 @@ def words_of(text: str) -> list[list[str]]:
 
 
 def quiet(call) -> tuple[int, str]:
+    """The exit status of a call, and what it printed."""
+    from fwk.errors import UserError
+
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             status = call()
         except SystemExit as stop:
             status = stop.code or 0
+        except UserError as error:  # of a command line that is parsed only
+            return error.exit_status, str(error)
     return status, err.getvalue() or out.getvalue()
 
 
@@ -100,7 +105,7 @@ def check_command(words: list[str], root: Path) -> str:
         parser = import_module(
             f"fwk.cli.{name.removeprefix('fwk-').replace('import', 'import_checkpoint')}"
         ).parser
-        status, said = quiet(lambda: parser().parse_args(rest) and 0)
+        status, said = quiet(lambda: parser().parse(rest) and 0)
     elif name == "fwk-plugins":
         from fwk.cli.plugins import COMMANDS, main
 

@@ -115,8 +115,10 @@ def inputs(vocabulary: int, segments: bool = True):
 @pytest.mark.mostly_slow("0", "1", "2")
 def test_transformers_gives_the_same_features_and_logits(runs, tmp_path, name, by, class_name):
     loaded = fwk.load(runs(name))
-    made = export(loaded, tmp_path / "hf", by)
-    assert made["class"] == class_name and {path.name for path in (tmp_path / "hf").iterdir()} >= {
+    exported = export(loaded, tmp_path / "hf", by)
+    assert exported.class_name == class_name and {
+        path.name for path in (tmp_path / "hf").iterdir()
+    } >= {
         "config.json",
         "model.safetensors",
         "tokenizer.json",
@@ -210,7 +212,7 @@ def test_a_family_that_does_not_hold_it_is_refused(runs, tmp_path):
         with pytest.raises(ConfigError, match=said):
             export(fwk.load(runs(name)), tmp_path / "hf", family="bert")
     assert (
-        export(fwk.load(runs("bert")), tmp_path / "hf", family="electra")["class"]
+        export(fwk.load(runs("bert")), tmp_path / "hf", family="electra").class_name
         == "ElectraForMaskedLM"
     )
 
@@ -281,16 +283,16 @@ def test_every_kind_goes_out_and_comes_back(runs, tmp_path, kind):
 def test_a_round_trip_keeps_every_bit(runs, tmp_path, name, by):
     loaded = fwk.load(runs(name))
     export(loaded, tmp_path / "hf", by)
-    made = import_folder(tmp_path / "hf", tmp_path / "run")
-    assert not made["left"]
+    imported = import_folder(tmp_path / "hf", tmp_path / "run")
+    assert not imported.left_behind
     back = fwk.load(tmp_path / "run")
-    before, after = exporting.find_part(loaded, by), exporting.find_part(back, made["by"])
+    before, after = exporting.find_part(loaded, by), exporting.find_part(back, imported.by)
     for mine, theirs in ((before.encoder, after.encoder), (before.head, after.head)):
         mine, theirs = mine.state_dict(), theirs.state_dict()
         assert mine.keys() == theirs.keys() and all(
             torch.equal(mine[key], theirs[key]) for key in mine
         )
-    family = "electra" if made["class"].startswith("Electra") else "bert"
+    family = "electra" if imported.class_name.startswith("Electra") else "bert"
     export(back, tmp_path / "again", family=family)
     for file in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "hf" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
@@ -343,8 +345,8 @@ def theirs(tmp_path, class_name: str, **options):
 )
 def test_a_model_of_theirs_gives_the_same_features_here(tmp_path, class_name, left):
     model, folder = theirs(tmp_path, class_name)
-    made = import_folder(folder, tmp_path / "run")
-    assert len(made["left"]) == left
+    imported = import_folder(folder, tmp_path / "run")
+    assert len(imported.left_behind) == left
     loaded = fwk.load(tmp_path / "run")
     tokens, mask, pairs = inputs(model.config.vocab_size)
     base = model if class_name.endswith("Model") else getattr(model, model.base_model_prefix)
@@ -354,7 +356,7 @@ def test_a_model_of_theirs_gives_the_same_features_here(tmp_path, class_name, le
         torch.testing.assert_close(
             mine[mask], base(**their_inputs).last_hidden_state[mask], atol=1e-5, rtol=0
         )
-        part = exporting.find_part(loaded, made["by"])
+        part = exporting.find_part(loaded, imported.by)
         if part.head is not None:
             logits = part.head(mine)
             logits = logits.squeeze(-1) if logits.shape[-1] == 1 else logits
@@ -531,7 +533,7 @@ def test_an_epsilon_that_the_head_does_not_share_is_refused_on_the_way_in_too(tm
         import_folder(folder, tmp_path / "run")
     (tmp_path / "other").mkdir()
     _, folder = theirs(tmp_path / "other", "ElectraForPreTraining", layer_norm_eps=1e-5)
-    assert import_folder(folder, tmp_path / "run")["class"] == "ElectraForPreTraining"
+    assert import_folder(folder, tmp_path / "run").class_name == "ElectraForPreTraining"
 
 
 def test_the_tokenizer_is_named_as_version_4_knows_it(runs, tmp_path):

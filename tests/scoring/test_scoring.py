@@ -397,7 +397,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_file(runs, tmp_path):
     ended = subprocess.run(
         [*command[:-3], "--output", str(output)], capture_output=True, text=True, check=True
     )
-    assert "going on after" in ended.stderr
+    assert "continuing after" in ended.stderr
     assert output.read_bytes() == whole.read_bytes() and not partial.exists()
 
 
@@ -440,9 +440,7 @@ def test_several_files_go_on_where_they_were(runs, tmp_path):
     from fwk.cli import score
 
     arguments = score.parser().parse_args([*command, "--output", str(output)])
-    journal = Journal(
-        output, score._identity(arguments, score._scorer(arguments, {}), arguments.text)
-    )
+    journal = score.open_journal(arguments, score.load_scorer(arguments, {}), arguments.text)
     journal.write(lines_of(whole)[:50])
     journal.close()
     assert main([*command, "--output", str(output)]) == 0
@@ -456,7 +454,7 @@ def test_what_was_interrupted_as_one_thing_is_not_gone_on_with_as_another(runs, 
 
     command = [str(runs("masked_lm")), "--text", path, "--output", str(output), "--device", "cpu"]
     arguments = score.parser().parse_args(command)
-    journal = Journal(output, score._identity(arguments, score._scorer(arguments, {}), [path]))
+    journal = score.open_journal(arguments, score.load_scorer(arguments, {}), [path])
     journal.write([{"line": 1, "score": -1.0}])
     journal.close()
     assert main([command[0], "--pairs", path, *command[3:], "--quiet"]) == 0
@@ -583,13 +581,16 @@ def test_a_discriminator_of_the_chosen_positions_alone_cannot_score(scorer):
     "arguments, said",
     [
         (["--text", "nowhere.txt"], "nowhere.txt"),
-        ([], "one of the arguments --text --pairs --dev is required"),
+        ([], "One of the arguments --text --pairs --dev is required"),
         (["--text", "{lines}", "--weights", "1:0:0.1"], "--weights: expected FROM:TO:STEP"),
         (["--text", "{lines}", "--set", "estimate"], "--set: expected KEY=VALUE"),
         (["--text", "{lines}", "--test", "{lines}"], "--test: belongs to --dev"),
         (["--pairs", "{lines}"], "lines.txt, line 1: not a JSON object"),
         (["--dev", "{lines}"], "lines.txt, line 1: not JSON"),
-        (["--text", "{lines}", "--tokens", "0"], "--tokens: expected at least 1"),
+        (
+            ["--text", "{lines}", "--tokens", "0"],
+            "--tokens: expected a whole number of at least 1, got 0",
+        ),
         (["--text", "{lines}", "--device", "gpu"], "'gpu' is not a device"),
     ],
 )
