@@ -32,7 +32,7 @@ from benchmarks.speed.trainer_tax import by_fwk, optimizer_by_hand
 from fwk import View
 from fwk.testing import tiny_config, trainer_of
 from fwk_plugins.cvt.corpora.trees import best_heads, decode
-from fwk_plugins.cvt.criteria.cross_view import TeacherTargets
+from fwk_plugins.cvt.criteria.imitation import TeacherTargets
 
 TAGS = (
     "VERB",

@@ -33,14 +33,17 @@ from fwk.testing import (
     train_briefly,
     trainer_of,
 )
+from fwk_plugins.cvt.corpora.examples import UnlabelledSentences
 from fwk_plugins.cvt.corpora.packed import Packed
-from fwk_plugins.cvt.corpora.readers import fault, read_conllu
+from fwk_plugins.cvt.corpora.readers import read_conllu
+from fwk_plugins.cvt.corpora.trees import tree_fault
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
-from fwk_plugins.cvt.criteria.cross_view import TeacherTargets, perturbation
+from fwk_plugins.cvt.criteria.adversarial import perturbation
+from fwk_plugins.cvt.criteria.imitation import TeacherTargets
 from fwk_plugins.cvt.models import cnn_bilstm
 from fwk_plugins.cvt.models.bilstm import reverse_words
 from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM
-from fwk_plugins.cvt.tasks.sentences import PlainSentences, SentencesTask
+from fwk_plugins.cvt.tasks.sentences import SentencesTask
 
 REAL = SHARED
 CASE = CASES["tagger and parser that are imitated"]
@@ -137,7 +140,7 @@ def test_a_word_is_spelled_alike_whatever_stands_beside_it():
 def test_unlabelled_sentences_lose_less_to_dropout():
     model = encoder(dropout=0.5, unlabelled_dropout=0.2).train()
     x = torch.ones(4000, 3, 5, dtype=torch.float64)
-    rate = model.rates({"unlabelled": torch.tensor([False, True] * 2000)})
+    rate = model.dropout_rates({"unlabelled": torch.tensor([False, True] * 2000)})
     dropped = cnn_bilstm.dropped(x, rate)
     zeros = (dropped == 0).double().mean((1, 2))
     assert zeros[::2].mean() == pytest.approx(0.5, abs=0.01) and zeros[
@@ -146,7 +149,7 @@ def test_unlabelled_sentences_lose_less_to_dropout():
     assert dropped.mean((1, 2))[::2].mean() == pytest.approx(1.0, abs=0.02) and dropped[
         1::2
     ].max() == pytest.approx(1.25)
-    assert model.eval().rates({"unlabelled": torch.tensor([True])}) == 0.0
+    assert model.eval().dropout_rates({"unlabelled": torch.tensor([True])}) == 0.0
 
 
 # -- what a module cannot see ------------------------------------------------------------------------------------------
@@ -740,7 +743,7 @@ def test_a_smaller_fraction_of_labels_is_part_of_a_larger_one_and_the_rest_is_un
         assert (
             len(sources["tiny"]) == math.ceil(60 * fraction) and len(sources["tiny"]) + rest == 60
         )
-        return {tuple(words.tolist()) for words, *_ in sources["tiny"].sentences}
+        return {tuple(words.tolist()) for words, *_ in sources["tiny"].examples}
 
     assert labelled(0.1) < labelled(0.5) < labelled(1.0)
 
@@ -779,7 +782,7 @@ def test_unlabelled_text_is_cleaned_of_evaluation_sentences_too(tmp_path):
     plain.write_text(said)
     with pytest.raises(
         DataError,
-        match=r"plain.txt holds no sentence .* that stands in no valid or test file \(task.clean\)",
+        match=r"plain.txt contains no sentence .* that stands in no valid or test file \(task.clean\)",
     ):
         task(data=data, unlabelled=(str(plain),), clean=True)
 
@@ -827,7 +830,7 @@ def test_packed_sentences_make_the_examples_that_sentences_make(longest):
     )
     packed.pack(made._id)
     assert [packed.words(n) for n in range(len(packed))] == sentences
-    source = PlainSentences("unlabelled", pickle.loads(pickle.dumps(packed)), longest, None)
+    source = UnlabelledSentences("unlabelled", pickle.loads(pickle.dumps(packed)), longest, None)
     for number, words in enumerate(sentences):
         for ours, wanted in zip(source[number][:2], made.encode(words)[:2], strict=True):
             assert ours.dtype == wanted.dtype and np.array_equal(ours, wanted), words
@@ -844,7 +847,7 @@ def test_words_are_looked_up_in_lower_case_with_zeros_for_digits_and_spelled_in_
         data={"x": {"path": str(path), "columns": ["word", "tag"], "labels": {"tag": "tag"}}},
         fewest=2,
     )
-    words, characters, labels, _ = made.sources("train")["x"].sentences[0]
+    words, characters, labels, _ = made.sources("train")["x"][0]
     assert (
         words[0] == words[1] > 1 and words[2] == words[3] > 1 and words[4] == 1
     )  # once is too few
@@ -983,7 +986,7 @@ def test_predictions_are_trees_that_score_as_the_metrics_say(trained, capsys, tm
     said, gold = (list(read_conllu(file)) for file in (path, TREEBANK["path"]))
     right = attached = labelled = words = scored = 0
     for ours, theirs in zip(said, gold, strict=True):
-        assert ours.words == theirs.words and fault(ours.heads) is None
+        assert ours.words == theirs.words and tree_fault(ours.heads) is None
         for n in range(len(ours.words)):
             words, right = words + 1, right + (ours.columns["upos"][n] == theirs.columns["upos"][n])
             if theirs.columns["upos"][n] != "PUNCT":
@@ -1108,7 +1111,10 @@ def test_predictions_of_columns_have_what_is_right_and_what_was_said_side_by_sid
             and upos == pos == sentence.columns["upos"]
             and deprel == sentence.columns["deprel"]
         )
-        assert tuple(map(int, head)) == sentence.heads and fault(tuple(map(int, head_said))) is None
+        assert (
+            tuple(map(int, head)) == sentence.heads
+            and tree_fault(tuple(map(int, head_said))) is None
+        )
         for n in range(len(word)):
             words, right = words + 1, right + (pos[n] == pos_said[n])
             if upos[n] != "PUNCT":
@@ -1148,7 +1154,7 @@ def test_predictions_of_conllu_hold_no_gold_value(tmp_path, capsys):
         (["--predictions", "."], "--predictions: . is a folder; expected a file"),
         (
             ["--predictions", "said", "--split", "train"],
-            "--predictions: are written for valid and test; the split is train",
+            "--predictions: can be written for the splits valid and test, got train",
         ),
         (["--text", ""], "there is no file"),
         (["--text", "README.md", "--predictions", "nodir/said"], "there is no folder nodir"),
@@ -1221,7 +1227,8 @@ def test_three_lines_tag_raw_text_without_the_data(moved):
     assert [list(one) for one in said] == [["words", "pos", "tree", "ner"]] * 2
     assert said[0]["words"] == ["The", "dog", "sees", "Ann", "."] and said[0]["pos"][0] == "DET"
     assert all(
-        fault(one["tree"]["heads"]) is None and len(one["tree"]["relations"]) == len(one["words"])
+        tree_fault(one["tree"]["heads"]) is None
+        and len(one["tree"]["relations"]) == len(one["words"])
         for one in said
     )
     assert said[1]["ner"] == [

@@ -21,17 +21,16 @@ from fwk.config.resolve import build
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.tokenizers import load
 from fwk.errors import ConfigError, DataError, UnknownName
-from fwk_plugins.cvt.corpora import readers, tags, trees
+from fwk_plugins.cvt.corpora import label_spaces, readers, tags, trees
 from fwk_plugins.cvt.corpora.readers import (
     Sentence,
-    is_lower,
+    is_lower_case,
     read_columns,
     read_conllu,
     read_plain,
     read_store,
-    write_columns,
-    write_conllu,
 )
+from fwk_plugins.cvt.corpora.writers import write_columns, write_conllu
 from fwk_plugins.cvt.scoring import scores
 from fwk_plugins.cvt.tasks.sentences import SentencesTask
 
@@ -165,7 +164,7 @@ def test_multiword_tokens_that_overlap_are_refused(file):
     )
     with pytest.raises(
         DataError,
-        match=rf"{path}:3: the multiword token's id is '2-3', .* the words of no other token",
+        match=rf"{path}:3: the multiword token's id is '2-3', .* and no other token covers these words",
     ):
         list(read_conllu(path))
 
@@ -181,8 +180,8 @@ def test_conllu_without_heads_has_none_and_is_the_same_written_and_read_again(fi
 @pytest.mark.parametrize(
     "text, line, message",
     [
-        (word(1) + "2\tword\n", 2, "expected 10 columns parted by '\\t', got 2: '2\\tword'"),
-        (word(1).replace("\t", " "), 1, "expected 10 columns parted by '\\t', got 1: "),
+        (word(1) + "2\tword\n", 2, "expected 10 columns separated by '\\t', got 2: '2\\tword'"),
+        (word(1).replace("\t", " "), 1, "expected 10 columns separated by '\\t', got 1: "),
         ("# c\n" + word(1) + word(3, head=1), 3, "the word's id is '3', expected 2"),
         (word(2), 1, "the word's id is '2', expected 1"),
         (word(1) + word(1, head=1), 2, "the word's id is '1', expected 2"),
@@ -204,18 +203,18 @@ def test_conllu_without_heads_has_none_and_is_the_same_written_and_read_again(fi
         (
             word(1) + word(2, head=1) + word(3),
             3,
-            "word 3 hangs from ROOT (0), as word 1 does; expected one root",
+            "word 3 is attached to ROOT (0), as word 1 is; expected one root",
         ),
-        (word(1) + word(2, head=2), 2, "word 2 hangs from itself (2 -> 2); expected a tree"),
+        (word(1) + word(2, head=2), 2, "word 2 is its own ancestor (2 -> 2); expected a tree"),
         (
             word(1, head=2) + word(2, head=1),
             1,
-            "word 1 hangs from itself (1 -> 2 -> 1); expected a tree",
+            "word 1 is its own ancestor (1 -> 2 -> 1); expected a tree",
         ),
         (
             word(1) + word(2, head=3) + word(3, head=4) + word(4, head=3),
             3,
-            "word 3 hangs from itself (3 -> 4 -> 3); expected a tree",
+            "word 3 is its own ancestor (3 -> 4 -> 3); expected a tree",
         ),
     ],
 )
@@ -250,7 +249,7 @@ def test_a_column_called_head_becomes_the_tree(file):
     sentence = next(read_columns(file("1 a 2\n2 b 0\n"), ("_", "word", "head")))
     assert sentence.heads == (2, 0) and sentence.columns == {"word": ("a", "b")}
     path = file("a 1\n")
-    with pytest.raises(DataError, match=r":1: word 1 hangs from itself \(1 -> 1\)"):
+    with pytest.raises(DataError, match=r":1: word 1 is its own ancestor \(1 -> 1\)"):
         next(read_columns(path, ("word", "head")))
 
 
@@ -260,14 +259,14 @@ def test_a_column_called_head_becomes_the_tree(file):
         (
             "a O\nb\n",
             None,
-            ":2: expected 2 columns (word, tag) parted by spaces or tabs, got 1: 'b'",
+            ":2: expected 2 columns (word, tag) separated by spaces or tabs, got 1: 'b'",
         ),
         (
             "a O\n\nb x O\n",
             None,
-            ":3: expected 2 columns (word, tag) parted by spaces or tabs, got 3: 'b x O'",
+            ":3: expected 2 columns (word, tag) separated by spaces or tabs, got 3: 'b x O'",
         ),
-        ("a O\n", "\t", ":1: expected 2 columns (word, tag) parted by '\\t', got 1: 'a O'"),
+        ("a O\n", "\t", ":1: expected 2 columns (word, tag) separated by '\\t', got 1: 'a O'"),
         ("a\tO\nb\t\n", "\t", ":2: the column tag is empty"),
     ],
 )
@@ -281,8 +280,8 @@ def test_malformed_columns_are_an_error_that_names_file_and_line(text, separator
 @pytest.mark.parametrize(
     "columns, separator, message",
     [
-        (("words", "tag"), None, "none of words, tag is the word"),
-        ((), None, "none of no columns is the word"),
+        (("words", "tag"), None, "no column is called 'word', got words, tag"),
+        ((), None, "no column is called 'word', got no columns"),
         (("word", "tag", "tag"), None, "two columns are called 'tag'"),
         (("word", "_", "_"), "", "separator: is empty"),
     ],
@@ -360,7 +359,7 @@ def test_predictions_stand_last_in_what_conlleval_reads():
 )
 def test_what_would_be_read_as_something_else_is_not_written(words, separator):
     with pytest.raises(
-        DataError, match=r"f:1: word 1, \[.*\], cannot be written in columns parted by"
+        DataError, match=r"f:1: word 1, \[.*\], cannot be written in columns separated by"
     ):
         write_columns([Sentence(words, place="f:1")], ("word",), io.StringIO(), separator)
 
@@ -424,26 +423,26 @@ def official_chunks(sequence):
 def test_spans_are_the_same_after_any_way_through_the_schemes(sentence):
     found, length = sentence
     for first, second in itertools.product(SCHEMES, SCHEMES):
-        made = tags.tagged(found, length, first)
-        assert tags.spans(made, first) == found
+        made = tags.tags_of(found, length, first)
+        assert tags.spans_of(made, first) == found
         there = tags.convert(made, first, second)
         assert (
-            there == tags.tagged(found, length, second)
+            there == tags.tags_of(found, length, second)
             and tags.convert(there, second, first) == made
         )
-        assert not found or tags.detect([made]) == first
+        assert not found or tags.detect_scheme([made]) == first
 
 
 @settings(deadline=None)
 @given(any_tags)
 def test_tags_that_follow_no_scheme_are_read_as_conlleval_reads_them(sequence):
-    found = tags.spans(sequence, "BIOES")
+    found = tags.spans_of(sequence, "BIOES")
     assert found == official_chunks(sequence)
     assert sorted(
         set(range(len(sequence))) - {at for start, stop, _ in found for at in range(start, stop)}
     ) == [at for at, tag in enumerate(sequence) if tag == "O"]
     if not any(tag[0] in "ES" for tag in sequence):
-        assert tags.spans(sequence, "IOB1") == tags.spans(sequence, "IOB2") == found
+        assert tags.spans_of(sequence, "IOB1") == tags.spans_of(sequence, "IOB2") == found
 
 
 @settings(deadline=None)
@@ -459,29 +458,29 @@ def test_what_is_detected_is_what_converting_does_not_change(sequences):
         )
     ]
     if unchanged:
-        assert tags.detect(sequences) == unchanged[0]
+        assert tags.detect_scheme(sequences) == unchanged[0]
     else:
         with pytest.raises(
             DataError,
             match=r"^sentence \d, word \d+: '.*' after '.*' is not .*, and no other scheme fits",
         ):
-            tags.detect(sequences)
+            tags.detect_scheme(sequences)
 
 
 @real_data
 @pytest.mark.parametrize("read", [chunks, wnut])
 def test_real_tags_are_iob2_and_the_same_after_any_way_through_the_schemes(read):
-    assert tags.detect(sentence.columns["tag"] for sentence in read()) == "IOB2"
+    assert tags.detect_scheme(sentence.columns["tag"] for sentence in read()) == "IOB2"
     for sentence in read():
         gold = sentence.columns["tag"]
-        found, through = tags.spans(gold, "IOB2"), gold
+        found, through = tags.spans_of(gold, "IOB2"), gold
         for source, target in (("IOB2", "IOB1"), ("IOB1", "BIOES"), ("BIOES", "IOB2")):
             through = tags.convert(through, source, target)
-            assert tags.spans(through, target) == found
+            assert tags.spans_of(through, target) == found
         assert through == gold
     for scheme in ("IOB1", "BIOES"):
         assert (
-            tags.detect(
+            tags.detect_scheme(
                 tags.convert(sentence.columns["tag"], "IOB2", scheme) for sentence in read()
             )
             == scheme
@@ -505,9 +504,9 @@ def test_the_schemes_of_one_sentence():
 @pytest.mark.parametrize("tag", ["B", "-", "B-", "B_X", "L-X", "o", "", "BX-Y", "-X"])
 def test_what_is_no_tag_is_an_error_with_its_place(tag):
     for call in (
-        tags.spans,
+        tags.spans_of,
         lambda sequence, scheme, place: tags.convert(sequence, scheme, "IOB1", place),
-        lambda sequence, scheme, place: tags.detect([sequence], [place]),
+        lambda sequence, scheme, place: tags.detect_scheme([sequence], [place]),
     ):
         with pytest.raises(DataError) as error:
             call(("O", tag), "BIOES", "f:1")
@@ -524,9 +523,9 @@ def test_tags_of_another_scheme_and_schemes_that_are_none_are_errors():
     ):
         tags.convert(("S-X",), "IOB2", "BIOES")
     for call in (
-        lambda: tags.spans((), "BIO"),
+        lambda: tags.spans_of((), "BIO"),
         lambda: tags.convert((), "IOB2", "BIOS"),
-        lambda: tags.tagged((), 0, "IOB"),
+        lambda: tags.tags_of((), 0, "IOB"),
     ):
         with pytest.raises(UnknownName, match="Unknown tagging scheme .* Did you mean"):
             call()
@@ -534,7 +533,7 @@ def test_tags_of_another_scheme_and_schemes_that_are_none_are_errors():
 
 def test_tags_that_belong_to_no_scheme_are_named_with_every_place_that_breaks_one():
     with pytest.raises(DataError) as error:
-        tags.detect([("B-X", "I-X", "O"), ("O", "I-Y")], ["f:1", "f:5"])
+        tags.detect_scheme([("B-X", "I-X", "O"), ("O", "I-Y")], ["f:1", "f:5"])
     assert str(error.value) == (
         "f:5, word 2: 'I-Y' after 'O' is not IOB2, and no other scheme fits: 'B-X' after 'O' at f:1, "
         "word 1 is not IOB1; 'O' after 'I-X' at f:1, word 3 is not BIOES"
@@ -574,7 +573,7 @@ def spoilt(gold, generator):
 
 def f1(predicted, gold, scheme):
     types = sorted({tag[2:] for tag in itertools.chain(*gold) if tag != "O"})
-    found = [[tags.spans(tags_, scheme) for tags_ in side] for side in (predicted, gold)]
+    found = [[tags.spans_of(tags_, scheme) for tags_ in side] for side in (predicted, gold)]
     return scores.span_scores(scores.span_counts(*found, types))
 
 
@@ -610,7 +609,7 @@ def test_attachment_scores_leave_out_punctuation_and_tell_subtypes_apart_unless_
     names = ("root", "nsubj:pass", "nsubj", "obl:tmod", "obl:agent", "punct")
     gold_heads, gold_labels = torch.tensor([[2, 0, 2, 2, 9]]), torch.tensor([[1, 0, 3, 5, -100]])
     heads, labels = torch.tensor([[2, 0, 2, 1, 9]]), torch.tensor([[2, 0, 4, 5, 0]])
-    words = scores.scored_words({"upos": ("NOUN", "VERB", "NOUN", "PUNCT")})
+    words = label_spaces.scored_words({"upos": ("NOUN", "VERB", "NOUN", "PUNCT")})
     assert words == (True, True, True, False)
     counted = torch.tensor([[*words, False]])
     strict = scores.attachment_counts(heads, labels, gold_heads, gold_labels, counted)
@@ -634,13 +633,13 @@ def test_attachment_scores_leave_out_punctuation_and_tell_subtypes_apart_unless_
 
 def test_punctuation_is_told_by_upos_or_by_the_xpos_tags_named():
     columns = {"upos": ("PUNCT", "X", "PUNCT"), "xpos": ("-LRB-", ",", ".")}
-    assert scores.scored_words(columns) == (False, True, False)
+    assert label_spaces.scored_words(columns) == (False, True, False)
     penn = ["``", "''", ",", ":", "."]
-    assert scores.scored_words(columns, penn) == (True, False, False)
+    assert label_spaces.scored_words(columns, penn) == (True, False, False)
     with pytest.raises(
-        DataError, match="told by the column xpos, and there is none. Did you mean 'upos'"
+        DataError, match="the column xpos, which marks punctuation, is missing. Did you mean 'upos'"
     ):
-        scores.scored_words({"upos": ("X",)}, penn)
+        label_spaces.scored_words({"upos": ("X",)}, penn)
 
 
 # trees
@@ -685,7 +684,7 @@ def acyclic(heads):
 
 def check_tree(heads, single_root):
     assert all(0 <= head <= len(heads) for head in heads)
-    assert readers.fault(heads) is None if single_root else acyclic(heads)
+    assert trees.tree_fault(heads) is None if single_root else acyclic(heads)
 
 
 def random_scores(generator, batch, length):
@@ -879,7 +878,7 @@ def test_sentences_whose_best_heads_make_a_tree_need_no_search(single_root, monk
 )
 def test_what_is_a_tree_is_found_alike_by_doubling_steps_and_by_walking(heads):
     assert bool(trees.are_trees(torch.tensor([[0, *heads]]))) == acyclic(heads)
-    assert (readers.fault(heads) is None) == (acyclic(heads) and heads.count(0) == 1)
+    assert (trees.tree_fault(heads) is None) == (acyclic(heads) and heads.count(0) == 1)
 
 
 def test_a_chain_as_long_as_the_sentence_is_a_tree_and_one_that_closes_is_none():
@@ -988,7 +987,7 @@ def test_a_token_store_is_read_as_the_text_it_was_made_of(tmp_path, kind, lower)
         [w.lower() if lower else w for w in words] for words in wanted
     ]
     assert found[0].place == f"{folder}, document 1" and found[-1].place == f"{folder}, document 2"
-    assert is_lower(folder) == lower
+    assert is_lower_case(folder) == lower
 
 
 def test_sentences_with_characters_that_the_tokenizer_did_not_know_are_left_out(tmp_path):
@@ -1004,11 +1003,11 @@ def test_sentences_with_characters_that_the_tokenizer_did_not_know_are_left_out(
 
 
 def test_a_tokenizer_that_forgets_blanks_is_refused(tmp_path):
-    with pytest.raises(DataError, match="forgets where blanks are"):
+    with pytest.raises(DataError, match="does not keep whitespace"):
         list(read_store(store(tmp_path, TOLD, kind="wordpiece")))
 
 
-def test_a_token_store_is_unlabelled_text_of_the_task(tmp_path, capsys):
+def test_a_token_store_is_unlabelled_text_of_the_task(tmp_path, caplog):
     folder = store(tmp_path, TOLD, kind="unigram")
     made = build(
         SentencesTask,
@@ -1024,4 +1023,4 @@ def test_a_token_store_is_unlabelled_text_of_the_task(tmp_path, capsys):
     )
     task = SentencesTask(made, 1)
     assert len(task.sources("train")["unlabelled"]) == 23
-    assert "holds text in lower case" in capsys.readouterr().err
+    assert "is in lower case" in caplog.text

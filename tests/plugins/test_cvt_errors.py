@@ -93,12 +93,12 @@ def folder(tmp_path_factory) -> Path:
         (treebank(weight=0), "task.data: every set has weight 0 (tiny)"),
         (
             treebank(weight=float("nan")),
-            "task.data.tiny.weight: expected a number of at least 0, got nan",
+            "task.data.tiny.weight: must be a finite number, got nan",
         ),
         # labels
         (
             criterion("pos", label="tree"),
-            "criterion.pos.label: 'tree' is a tree, which 'cvt_parsing' predicts; expected one value for each word: pos",
+            "criterion.pos.label: 'tree' is a tree, which 'cvt_parsing' predicts; expected one value per word: pos",
         ),
         (
             criterion("pos", label="tree_head"),
@@ -106,7 +106,7 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             criterion("tree", label="pos"),
-            "criterion.tree.label: 'pos' is one value for each word, which 'cvt_tagging' predicts; expected a tree: tree",
+            "criterion.tree.label: 'pos' is one value per word, which 'cvt_tagging' predicts; expected a tree: tree",
         ),
         (
             criterion("pos", label="poss"),
@@ -114,7 +114,7 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             treebank(labels={"words": "upos"}),
-            "task.data.tiny.labels.words: this name is that of the words themselves",
+            "task.data.tiny.labels.words: this name is reserved for the words themselves",
         ),
         (
             treebank(labels={"tree": {"spans": "tree"}}),
@@ -126,59 +126,62 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             treebank(labels=["pos"]),
-            "task.data.tiny.labels: expected a mapping of labels to columns",
+            "task.data.tiny.labels: expected a mapping, got a list",
         ),
         # columns
-        (treebank(labels={"pos": "uposs"}), "task.data.tiny.labels: there is no column 'uposs'"),
+        (
+            treebank(labels={"pos": "uposs"}),
+            "tiny.conllu has no column 'uposs'. Did you mean 'upos'",
+        ),
         (
             columns(columns="word tag pos"),
-            "task.data.x.columns: expected a list of names, such as [word, tag], got 'word tag pos'",
+            "task.data.x.columns: expected a list of text, got 'word tag pos'",
         ),
         (
             columns(columns=["form", "tag", "pos"]),
-            "task.data.x.columns: none of form, tag, pos is the word",
+            "task.data.x.columns: no column is called 'word', got form, tag, pos",
         ),
         (columns(columns=["word", "tag"]), "columns.txt:1: expected 2 columns (word, tag)"),
         (columns(separator=""), "task.data.x.separator: is empty"),
         (
             columns(labels={"ner": "tag", "parse": "tree"}),
-            "task.data.x.columns: a tree needs columns that are called head, deprel and upos",
+            "task.data.x.columns: a tree needs columns called head, deprel and upos",
         ),
         # files
         (treebank(path=3), "task.data.tiny.path: expected text, got 3"),
-        (treebank(valid=3), "task.data.tiny.valid: expected text, got 3"),
+        (treebank(valid=3), "task.data.tiny.valid: expected text or null, got 3"),
         (
             treebank(path="FOLDER/cyclic.conllu"),
-            "cyclic.conllu:2: word 1 hangs from itself (1 -> 2 -> 1); expected a tree",
+            "cyclic.conllu:2: word 1 is its own ancestor (1 -> 2 -> 1); expected a tree",
         ),
         (treebank(path="FOLDER/headless.conllu"), "headless.conllu has no heads"),
-        (treebank(path="FOLDER/empty.conllu"), "empty.conllu holds no sentence"),
-        (treebank(valid="FOLDER/empty.conllu"), "empty.conllu holds no sentence"),
-        (columns(path="FOLDER/empty.txt"), "empty.txt holds no sentence"),
+        (treebank(path="FOLDER/empty.conllu"), "empty.conllu contains no sentence"),
+        (treebank(valid="FOLDER/empty.conllu"), "empty.conllu contains no sentence"),
+        (columns(path="FOLDER/empty.txt"), "empty.txt contains no sentence"),
         (
             {"task": {"unlabelled": ["FOLDER/empty.txt"]}},
-            "task.unlabelled: FOLDER/empty.txt holds no sentence of at most 100 words",
+            "task.unlabelled: FOLDER/empty.txt contains no sentence of at most 100 words",
         ),
         (
             {"task": {"unlabelled": ["FOLDER/emtpy.txt"]}},
-            "task.unlabelled: there is no file FOLDER/emtpy.txt",
+            "task.unlabelled: no file matches FOLDER/emtpy.txt",
         ),
         (
             treebank(path="FOLDER/cyclic"),
-            "task.data.tiny.columns: a file of columns needs their names, such as [word, tag]; one of CoNLL-U ends in",
+            "task.data.tiny.columns: a file of columns needs their names, such as [word, tag]; a file of CoNLL-U is called *.conllu",
         ),
         (
             {"task": {"clean": True}},
-            "is left to train on: 0 have more than 100 words (task.length), 60 stand in a valid or test file (task.clean)",
+            "is left to train on: 0 have more than 100 words (task.length), 60 are in a valid or test file (task.clean)",
         ),
         (
             {"task": {"length": 2}},
-            "is left to train on: 60 have more than 2 words (task.length), 0 stand",
+            "is left to train on: 60 have more than 2 words (task.length), 0 are",
         ),
         # modules
         (
             criterion("tree", turns=2, turn=2),
-            "criterion.tree.turn: is 2, and turns are counted from 0; expected less than turns, 2",
+            "criterion.tree.turn: is 2, but turns are counted from 0; expected less than turns, 2",
         ),
         (
             criterion("pos", modules=["forwardd"]),
@@ -186,7 +189,7 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             criterion("tree", modules=[]),
-            "criterion.tree.modules: is empty, and auxiliary modules are to imitate the primary one",
+            "criterion.tree.modules: is empty, but auxiliary modules are to imitate the primary one",
         ),
         (
             criterion("tree", modules=[], students="none", auxiliary_labels=True),
@@ -194,7 +197,7 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             BERT,
-            "criterion.pos.modules: the module 'forward' reads the state 'forward_1', which Bert does not have; take the model 'cnn_bilstm'",
+            "criterion.pos.modules: the module 'forward' reads the state 'forward_1', which Bert does not have; choose the model 'cnn_bilstm'",
         ),
         (
             {**BERT, **FULL, "task": {"length": 5}, "train": {"updates": 1, "validate_every": 1}},

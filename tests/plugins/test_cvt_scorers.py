@@ -24,7 +24,9 @@ from fwk.testing import (
     trainer_of,
 )
 from fwk_plugins.cvt.corpora import tags
-from fwk_plugins.cvt.corpora.readers import fault, read_conllu, write_conllu
+from fwk_plugins.cvt.corpora.readers import read_conllu
+from fwk_plugins.cvt.corpora.trees import tree_fault
+from fwk_plugins.cvt.corpora.writers import write_conllu
 from fwk_plugins.cvt.scoring import scores
 
 EXACT = 1e-9  # both divide whole numbers
@@ -224,7 +226,7 @@ def test_attachment_of_random_trees_is_that_of_the_shared_tasks_scorer(tmp_path)
                 zip(order.tolist(), [0, *(int(order[generator.integers(k)]) for k in range(1, n))])
             )
             made = tuple(heads[word] for word in range(1, n + 1))
-            if fault(made) is None:
+            if tree_fault(made) is None:
                 break
         return replace(
             sentence,
@@ -275,11 +277,11 @@ def drawn_tags(generator: random.Random, scheme: str, kinds=("PER", "LOC")) -> l
         if generator.random() < 0.6:
             found.append((at, at + size, generator.choice(kinds)))
         at += size
-    return list(tags.tagged(found, length, scheme))
+    return list(tags.tags_of(found, length, scheme))
 
 
 def of_spans(predicted, gold, scheme) -> dict[str, float]:
-    sides = [[tags.spans(sequence, scheme) for sequence in side] for side in (predicted, gold)]
+    sides = [[tags.spans_of(sequence, scheme) for sequence in side] for side in (predicted, gold)]
     return scores.span_scores(scores.span_counts(*sides, ("LOC", "PER")))
 
 
@@ -303,8 +305,8 @@ def two_taggings(scheme: str, seed: int):
             else (other * 12)[: len(sequence)]
             if len(other) == len(sequence)
             else list(
-                tags.tagged(
-                    [s for s in tags.spans(sequence, scheme) if generator.random() < 0.5],
+                tags.tags_of(
+                    [s for s in tags.spans_of(sequence, scheme) if generator.random() < 0.5],
                     len(sequence),
                     scheme,
                 )
@@ -426,7 +428,7 @@ def test_the_benchmarks_loop_by_hand_trains_what_fwk_trains(tmp_path, monkeypatc
     from benchmarks.methods import cvt
 
     path = cvt.treebank(tmp_path / "bank.conllu", 100, 3, 9, vocabulary=60)
-    assert all(fault(s.heads) is None for s in read_conllu(path))
+    assert all(tree_fault(s.heads) is None for s in read_conllu(path))
     made = cvt.config(
         path, 8, width=6, words=5, characters=4, filters=3, dropout=0.0, unlabelled_dropout=0.0
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import lzma
 
 import pytest
@@ -15,8 +16,9 @@ from fwk.cli.evaluate import main as evaluate_command
 from fwk.config.resolve import build
 from fwk.errors import ConfigError, DataError
 from fwk.testing import merge_settings, rule_resume, tiny_config, train_briefly, trainer_of
+from fwk_plugins.cvt.corpora.lexicon import normal
 from fwk_plugins.cvt.corpora.vectors import read_vectors
-from fwk_plugins.cvt.tasks.sentences import SentencesTask, normal
+from fwk_plugins.cvt.tasks.sentences import SentencesTask
 
 CASE = CASES["tagger and parser that are imitated"]
 GLOVE = "the 1 2 3\ncat -1 0.5 2e-1\n, 0 0 1\n"
@@ -39,7 +41,7 @@ def read(path, wanted, lower=True):
 
 
 def found(path, wanted, lower=True):
-    return {word: vector.tolist() for word, vector in read(path, wanted, lower).of.items()}
+    return {word: vector.tolist() for word, vector in read(path, wanted, lower).by_word.items()}
 
 
 @pytest.mark.parametrize(
@@ -97,12 +99,12 @@ def test_a_word_is_found_as_it_is_then_in_lower_case_then_with_zeros_for_digits(
     [
         ("the 1 2\ncat 1\n", r":2: expected a word and 2 numbers, got 1: 'cat 1'"),
         ("the 1 2\ncat 1 2 3\n", r":2: expected a word and 2 numbers, got 3"),
-        ("the 1 2\ncat 1 x\n", r":2: the vector of 'cat' holds 'x', expected a finite number"),
-        ("the 1 2\ncat 1 nan\n", r":2: the vector of 'cat' holds 'nan'"),
+        ("the 1 2\ncat 1 x\n", r":2: the vector of 'cat' contains 'x', expected a finite number"),
+        ("the 1 2\ncat 1 nan\n", r":2: the vector of 'cat' contains 'nan'"),
         ("the 1 2\ncat inf 2\n", r":2: .*'inf'"),
-        ("3 2\nthe 1 2\ncat 1 2\n", r":1: says that there are 3 words, and there are 2"),
-        ("", "holds no word vector"),
-        ("\n\n", "holds no word vector"),
+        ("3 2\nthe 1 2\ncat 1 2\n", r":1: the header declares 3 words, and the file has 2"),
+        ("", "contains no word vector"),
+        ("\n\n", "contains no word vector"),
         ("the\n", r":1: expected a word and its numbers"),
         (b"the 1 2\nc\xe9 1 2\n", "line 2: not UTF-8"),
     ],
@@ -140,18 +142,19 @@ def task(**options) -> SentencesTask:
 
 
 def test_words_of_held_out_text_and_rare_ones_are_known_where_they_have_a_vector(
-    tmp_path, file, capsys
+    tmp_path, file, caplog
 ):
     path = file("Rare 1 1\n2001 2 2\nunseen 3 3\nelsewhere 4 4\n")
-    made = task(data=data(tmp_path), vectors=path)
+    with caplog.at_level(logging.INFO, "fwk"):
+        made = task(data=data(tmp_path), vectors=path)
     assert made.words == ["", "<unk>", "common", "0000", "rare", "unseen"]
     vocabulary = made.vocabulary()
     assert vocabulary.counts.tolist() == [0, 0, 3, 1, 1, 0] and vocabulary.width == 2
     assert vocabulary.vectors.isnan().all(1).tolist() == [True] * 3 + [
         False
     ] * 3 and vocabulary.vectors[3:, 0].tolist() == [2, 1, 3]
-    assert made.sources("valid")["x"].sentences[0][0].tolist() == [5, 1]
-    assert "fwk: 3 of 5 words have a vector in" in capsys.readouterr().err
+    assert made.sources("valid")["x"][0].words.tolist() == [5, 1]
+    assert "3 of 5 words have a vector in" in caplog.text
     without = task(data=data(tmp_path))
     assert without.words == ["", "<unk>", "common"] and without.vocabulary().vectors is None
     assert (

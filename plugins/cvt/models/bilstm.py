@@ -6,24 +6,21 @@ an LSTM without a projection. Whether a device has them is tried, because no lis
 
 from __future__ import annotations
 
-import logging
-import os
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from fwk.nn.dropout import dropout
+from fwk_plugins.cvt.logs import logger
 
 DIRECTIONS = ("forward", "backward")
-
-logger = logging.getLogger("fwk.plugins.cvt")
 
 
 class BiLSTM(nn.Module):
     """Two LSTMs, [B, T, D] -> two outputs [B, T, side]: one reads towards the end, one towards the beginning."""
 
-    def __init__(self, size: int, width: int, projection: int):
+    def __init__(self, size: int, width: int, projection: int) -> None:
         super().__init__()
         self.forward_lstm, self.backward_lstm = (
             nn.LSTM(size, width, batch_first=True, proj_size=projection) for _ in DIRECTIONS
@@ -52,7 +49,7 @@ def reverse_words(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def dropped(x: Tensor, rate: Tensor | float) -> Tensor:
-    """Return x under dropout. rate: one number for all sequences, or one of each sequence, [B, 1, 1]."""
+    """Return x under dropout. rate: one number for all sequences, or one per sequence, [B, 1, 1]."""
     if not isinstance(rate, Tensor):
         return dropout(x, rate)
     kept = (torch.rand_like(x) >= rate).to(x.dtype)
@@ -67,11 +64,11 @@ def run_lstm(lstm: nn.LSTM, x: Tensor) -> Tensor:
     # cuDNN computes no gradient in evaluation mode; nn.LSTM has no dropout that the mode would switch on
     lstm.training = torch.is_grad_enabled()
     device = x.device
-    if torch.is_autocast_enabled(device.type) and not has_lstm(
-        device, torch.get_autocast_dtype(device.type)
-    ):
-        with torch.autocast(device.type, enabled=False):
-            return lstm(x.float())[0]
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+        if not has_lstm(device, dtype):
+            with torch.autocast(device.type, enabled=False):
+                return lstm(x.float())[0]
     return lstm(x)[0]
 
 
@@ -83,14 +80,13 @@ def has_lstm(device: torch.device, dtype: torch.dtype) -> bool:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError:
-        if os.environ.get("RANK", "0") == "0":
-            name = str(dtype).removeprefix("torch.")
-            logger.warning(
-                "torch has no %s LSTM on this %s: LSTMs run in float32, everything else in %s",
-                name,
-                device.type,
-                name,
-            )
+        name = str(dtype).removeprefix("torch.")
+        logger.warning(
+            "torch has no %s LSTM on this %s: LSTMs run in float32, everything else in %s",
+            name,
+            device.type,
+            name,
+        )
         return False
     return True
 

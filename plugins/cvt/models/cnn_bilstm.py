@@ -1,18 +1,18 @@
 """Words and their characters through two bidirectional LSTMs (Clark et al. 2018, "Semi-Supervised Sequence Modeling with
 Cross-View Training", EMNLP, section 3.1).
 
-    c_t  = max over places of ReLU(convolutions of widths 2, 3, 4 over the characters of word t)
-    x_t  = v_t + c_t                                             v: word vectors; or their concatenation, as the code has it
+    c_t  = max over positions of ReLU(convolutions of widths 2, 3, 4 over the characters of word t)
+    x_t  = v_t + c_t                                      v: word vectors; or their concatenation, as in the released code
     h1_t = [LSTM>(x)_t ; LSTM<(x)_t]      h2_t = [LSTM>(h1)_t ; LSTM<(h1)_t]        each direction projected (Sak et al. 2014)
 
-With `task.pretrained` x_t is followed by the mixed layers of a frozen encoder (ELMo; see pretrained.py), and each has read the whole
-sentence: no state is restricted then (`unrestricted`).
+With `task.pretrained`, x_t is followed by the mixed layers of a frozen encoder (ELMo; see pretrained.py). They have read the whole
+sentence, so no state is restricted to a part of it then (`unrestricted`).
 
-features are [h1_t ; h2_t]. The states are the four directions: `forward_1` of a position has read the words up to it,
-`backward_1` those from it on. The LSTMs of layer 2 read both directions of layer 1, so a position of them has read everything.
+The features are [h1_t ; h2_t]. The states are the four directions: `forward_1` of a position has read the words up to it,
+`backward_1` the words from it on. The LSTMs of layer 2 read both directions of layer 1, so their states have read everything.
 
-Reading towards the beginning is reading the reversed sequence: each is turned around within its own length, so what
-stands in the padding reaches no word, and no sequence is packed.
+The backward direction reads the reversed sequence. Each sequence is reversed within its length, so padding reaches no word, and
+sequences need no packing.
 """
 
 from __future__ import annotations
@@ -28,48 +28,69 @@ from torch import Tensor, nn
 from fwk import BuildContext, Encoded, Encoder, Vocabulary, option, register
 from fwk.errors import ConfigError
 from fwk.nn.dropout import dropout
+from fwk_plugins.cvt.corpora.examples import UNLABELLED
 from fwk_plugins.cvt.corpora.vectors import WordVocabulary
 from fwk_plugins.cvt.models.bilstm import DIRECTIONS, BiLSTM, dropped
-from fwk_plugins.cvt.models.pretrained import UNLABELLED, MixedLayers
+from fwk_plugins.cvt.models.pretrained import MixedLayers
 
-BYTES = 257  # and 0 for none
+CHARACTERS = 257  # the bytes from 1, and 0 for no character
+DEVIATION = 0.1  # standard deviation of random word vectors
 
 
 class CharacterCNN(nn.Module):
-    """The characters of a word, int64 [..., W] with 0 for none, -> [..., filters x widths]. Characters are bytes of UTF-8."""
+    """Convolutions over the characters of words, int64 [..., W] -> [..., filters x widths].
 
-    def __init__(self, size: int, widths: Sequence[int], filters: int):
+    Characters are bytes of UTF-8 + 1, and 0 where a word has ended.
+    """
+
+    def __init__(self, size: int, widths: Sequence[int], filters: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(BYTES, size, padding_idx=0)
+        self.table = nn.Embedding(CHARACTERS, size, padding_idx=0)
         self.convolutions = nn.ModuleList(nn.Conv1d(size, filters, width) for width in widths)
         self.widest, self.width = max(widths), filters * len(widths)
 
     def forward(self, characters: Tensor) -> Tensor:
+        """Return the representations of words; words that occur several times are computed once."""
         flat = characters.flatten(0, -2)  # [N, W]
-        kinds, which = (
-            flat.unique(dim=0, return_inverse=True) if flat.shape[0] > 1 else (flat, None)
-        )  # a word recurs
-        x = self.table(F.pad(kinds, (0, self.widest - 1))).transpose(
-            1, 2
-        )  # [M, size, W + widest - 1]
+        distinct, index = flat, None  # [M, W], [N]
+        if flat.shape[0] > 1:
+            distinct, index = flat.unique(dim=0, return_inverse=True)
+        padded = F.pad(distinct, (0, self.widest - 1))
+        x = self.table(padded).transpose(1, 2)  # [M, size, W + widest - 1]
         pooled = []
         for convolution in self.convolutions:
-            # a window may reach over the end of a word, but not begin there: a word is then the same in any batch
-            places = F.relu(convolution(x))[..., : kinds.shape[1]]  # [M, filters, W]
-            pooled.append(places.masked_fill(kinds[:, None] == 0, 0.0).amax(2))
+            # a window may reach beyond the end of a word, but not begin there: a word is then the same in any batch
+            windows = F.relu(convolution(x))[..., : distinct.shape[1]]  # [M, filters, W]
+            pooled.append(windows.masked_fill(distinct[:, None] == 0, 0.0).amax(2))
         words = torch.cat(pooled, 1)  # [M, width]
-        return (words if which is None else words[which]).view(*characters.shape[:-1], self.width)
+        if index is not None:
+            words = words[index]  # [N, width]
+        return words.view(*characters.shape[:-1], self.width)
 
 
 class WordVectors(nn.Embedding):
-    """Words int64 [B, T] -> [B, T, E]. Those with a vector in a file begin with it, or keep it; the others' are random, of
-    the same deviation."""
+    """Word vectors, int64 [B, T] -> [B, T, E].
 
-    def __init__(self, config: CnnBiLSTM.Config, vocabulary: Vocabulary):
+    Words with a vector in a file begin with it, or keep it for good; the vectors of other words begin at random, with
+    the same root mean square.
+    """
+
+    def __init__(self, config: CnnBiLSTM.Config, vocabulary: Vocabulary) -> None:
         super().__init__(vocabulary.size, config.words)
-        nn.init.normal_(self.weight, std=0.1)
-        width = vocabulary.width if isinstance(vocabulary, WordVocabulary) else 0
-        self.kept = width > 0 and not config.train_vectors
+        nn.init.normal_(self.weight, std=DEVIATION)
+        vectors, width = None, 0
+        if isinstance(vocabulary, WordVocabulary):
+            vectors, width = vocabulary.vectors, vocabulary.width
+        self.keeps_given = width > 0 and not config.train_vectors
+        self._check(config, width)
+        if self.keeps_given:  # part of checkpoints, so that a trained model needs no file
+            self.register_buffer("given", torch.zeros(vocabulary.size, config.words))
+            self.register_buffer("has_given", torch.zeros(vocabulary.size, dtype=torch.bool))
+        if width and vectors is not None:
+            self._begin_with(vectors)
+
+    @staticmethod
+    def _check(config: CnnBiLSTM.Config, width: int) -> None:
         if width not in (0, config.words):
             raise ConfigError(
                 "model.words",
@@ -78,35 +99,30 @@ class WordVectors(nn.Embedding):
         if not width and not config.train_vectors:
             raise ConfigError(
                 "model.train_vectors",
-                "false keeps the vectors of a file, and there is none; name one with task.vectors",
+                "false keeps the vectors of a file, and the task has no file; name one with task.vectors",
             )
-        if self.kept:  # in checkpoints, so that a trained model needs no file
-            self.register_buffer("given", torch.zeros(vocabulary.size, config.words))
-            self.register_buffer("has_given", torch.zeros(vocabulary.size, dtype=torch.bool))
-        if width and vocabulary.vectors is not None:
-            self.begin(vocabulary.vectors)
 
     @torch.no_grad()
-    def begin(self, vectors: Tensor) -> None:
-        """vectors: [V, E], NaN for words without one."""
-        there = ~vectors.isnan().any(1)  # [V]
-        if there.any():
-            self.weight.mul_(vectors[there].square().mean().sqrt() / 0.1)
-        if self.kept:
-            self.given[there], self.has_given[:] = vectors[there], there
+    def _begin_with(self, vectors: Tensor) -> None:
+        """Take over vectors [V, E], NaN for words without one."""
+        has_vector = ~vectors.isnan().any(1)  # [V]
+        if has_vector.any():
+            self.weight.mul_(vectors[has_vector].square().mean().sqrt() / DEVIATION)
+        if self.keeps_given:
+            self.given[has_vector], self.has_given[:] = vectors[has_vector], has_vector
         else:
-            self.weight[there] = vectors[there]
+            self.weight[has_vector] = vectors[has_vector]
 
     def forward(self, words: Tensor) -> Tensor:
-        x = super().forward(words)
-        return (
-            torch.where(self.has_given[words][..., None], self.given[words], x) if self.kept else x
-        )
+        vectors = super().forward(words)
+        if not self.keeps_given:
+            return vectors
+        return torch.where(self.has_given[words][..., None], self.given[words], vectors)
 
 
 @register("model", "cnn_bilstm")
-class CnnBiLSTM(Encoder):
-    """Word vectors and a character CNN under two bidirectional LSTM layers, each direction a state of its own."""
+class CnnBiLSTM(Encoder["CnnBiLSTM.Config"]):
+    """Word vectors and a character CNN under two bidirectional LSTM layers, with a state for each direction."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -120,7 +136,7 @@ class CnnBiLSTM(Encoder):
         words: int = option(64, "width of the word vectors (paper: 300)", low=1, high=100_000)
         train_vectors: bool = option(
             True,
-            "train the vectors of task.vectors too; false: they stay as they are, and the other words' are trained",
+            "train the vectors of task.vectors, too; false: they are kept, and only those of other words are trained",
         )
         characters: int = option(
             16, "width of the character vectors (paper: 50)", low=1, high=10_000
@@ -129,8 +145,8 @@ class CnnBiLSTM(Encoder):
         widths: tuple[int, ...] = option((2, 3, 4), "widths of the character convolutions")
         combine: Literal["sum", "concatenate"] = option(
             "sum",
-            "word and character vectors: their sum (the paper's text), the latter projected where the widths differ, or both "
-            "(the released code)",
+            "how word and character vectors combine: sum (the paper's text; characters are projected if widths differ) or "
+            "concatenate (the released code)",
         )
         dropout: float = option(
             0.5,
@@ -140,7 +156,8 @@ class CnnBiLSTM(Encoder):
         )
         unlabelled_dropout: float = option(
             0.2,
-            "the same on unlabelled ones (the released code; its 0.8 is a share that is kept, the paper's table calls it dropout)",
+            "the same on unlabelled sequences (the released code; its 0.8 is the share that is kept, which the paper's "
+            "table calls dropout)",
             low=0,
             high=1,
         )
@@ -151,40 +168,26 @@ class CnnBiLSTM(Encoder):
             high=1,
         )
 
-        def __post_init__(self):
+        def __post_init__(self) -> None:
             if self.projection is not None and self.projection >= self.width:
                 raise ConfigError(
                     "projection",
-                    f"expected fewer than width, {self.width}, got {self.projection}; null: none",
+                    f"expected less than width, {self.width}, or null for no projection, got {self.projection}",
                 )
             if not self.widths or min(self.widths) < 1:
                 raise ConfigError(
                     "widths", f"expected widths of at least 1, got {list(self.widths)}"
                 )
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         if build.vocabulary is None:
             raise ConfigError("model", "'cnn_bilstm' reads words, and this task has no vocabulary")
+        # the order of these parts decides their initial weights
         self.token = WordVectors(config, build.vocabulary)
-        self.spelling = None  # without spelling in the task, words alone are read
-        if "characters" in build.inputs:
-            self.spelling = CharacterCNN(config.characters, config.widths, config.filters)
-        below = config.words
-        if self.spelling is not None and config.combine == "concatenate":
-            below += self.spelling.width
-        elif self.spelling is not None:
-            self.spelled = (
-                nn.Linear(self.spelling.width, config.words)
-                if self.spelling.width != config.words
-                else nn.Identity()
-            )
-        self.mixed = None
-        if isinstance(build.vocabulary, WordVocabulary) and build.vocabulary.pretrained is not None:
-            sets = [name for name in build.sources if name != UNLABELLED]
-            self.mixed = MixedLayers(
-                build.vocabulary.pretrained, build.inputs, build.length, len(sets)
-            )
+        below = config.words + self._add_spelling(config, build)
+        self.mixed = self._mixed_layers(build)
+        if self.mixed is not None:
             below += self.mixed.width
         side = config.projection or config.width
         self.layers = nn.ModuleList(
@@ -193,6 +196,25 @@ class CnnBiLSTM(Encoder):
         self.side, self.width = side, 4 * side
         self.unrestricted = self.mixed is not None
 
+    def _add_spelling(self, config: Config, build: BuildContext) -> int:
+        """Add the character CNN if the task has characters; return by how much it widens a word."""
+        self.spelling = None
+        if "characters" not in build.inputs:
+            return 0
+        self.spelling = CharacterCNN(config.characters, config.widths, config.filters)
+        if config.combine == "concatenate":
+            return self.spelling.width
+        same_width = self.spelling.width == config.words
+        self.spelled = nn.Identity() if same_width else nn.Linear(self.spelling.width, config.words)
+        return 0
+
+    @staticmethod
+    def _mixed_layers(build: BuildContext) -> MixedLayers | None:
+        if not isinstance(build.vocabulary, WordVocabulary) or build.vocabulary.pretrained is None:
+            return None
+        sets = [name for name in build.sources if name != UNLABELLED]
+        return MixedLayers(build.vocabulary.pretrained, build.inputs, build.length, len(sets))
+
     def forward(
         self,
         inputs: Mapping[str, Tensor],
@@ -200,45 +222,48 @@ class CnnBiLSTM(Encoder):
         embedding_change: Tensor | None = None,
         states: Sequence[str] = (),
     ) -> Encoded:
-        rate = self.rates(inputs)
-        x = self.token(inputs["tokens"])  # [B, T, E]
-        if embedding_change is not None:
-            x = x + embedding_change
-        if self.spelling is not None and "characters" in inputs:
-            spelled = self.spelling(inputs["characters"])
-            x = (
-                torch.cat([x, spelled], -1)
-                if self.config.combine == "concatenate"
-                else x + self.spelled(spelled)
-            )
-        x = dropped(x, rate)
+        """Return features [B, T, 4 side] and states [B, T, side]."""
+        rate = self.dropout_rates(inputs)
+        x = dropped(self._words(inputs, embedding_change), rate)  # [B, T, below]
         if self.mixed is not None:
-            x = torch.cat(
-                [
-                    x,
-                    dropout(
-                        self.mixed(inputs, mask), self.config.pretrained_dropout, self.training
-                    ),
-                ],
-                -1,
-            )
+            mixed = self.mixed(inputs, mask)
+            mixed = dropout(mixed, self.config.pretrained_dropout, self.training)
+            x = torch.cat([x, mixed], -1)
+
         lengths = None if mask is None else mask.sum(1)  # [B]
-        found: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         for number, layer in enumerate(self.layers, start=1):
             sides = layer(x, lengths, rate)  # [B, T, side] each
-            found |= {f"{direction}_{number}": side for direction, side in zip(DIRECTIONS, sides)}
+            for direction, side in zip(DIRECTIONS, sides):
+                outputs[f"{direction}_{number}"] = side
             x = torch.cat(sides, -1)
-        features = torch.cat([found[name] for name in self.state_names()], -1)  # [B, T, 4 side]
-        return Encoded(features=features, states={name: found[name] for name in states})
+        features = torch.cat([outputs[name] for name in self.state_names()], -1)
+        return Encoded(features=features, states={name: outputs[name] for name in states})
 
-    def rates(self, inputs: Mapping[str, Tensor]) -> Tensor | float:
-        """Of each sequence [B, 1, 1], or one for all: unlabelled sequences are dropped out less."""
-        if not self.training or not (self.config.dropout or self.config.unlabelled_dropout):
+    def _words(self, inputs: Mapping[str, Tensor], embedding_change: Tensor | None) -> Tensor:
+        """Return word vectors combined with spelling, [B, T, E]."""
+        x = self.token(inputs["tokens"])
+        if embedding_change is not None:
+            x = x + embedding_change
+        if self.spelling is None or "characters" not in inputs:
+            return x
+        spelling = self.spelling(inputs["characters"])
+        if self.config.combine == "concatenate":
+            return torch.cat([x, spelling], -1)
+        return x + self.spelled(spelling)
+
+    def dropout_rates(self, inputs: Mapping[str, Tensor]) -> Tensor | float:
+        """Return the dropout rate of each sequence, [B, 1, 1], or one for all of them.
+
+        Unlabelled sequences have a rate of their own.
+        """
+        config = self.config
+        if not self.training or not (config.dropout or config.unlabelled_dropout):
             return 0.0
         if "unlabelled" not in inputs:
-            return self.config.dropout
-        one = inputs["unlabelled"].view(-1, 1, 1).to(self.token.weight.dtype)
-        return self.config.dropout + (self.config.unlabelled_dropout - self.config.dropout) * one
+            return config.dropout
+        unlabelled = inputs["unlabelled"].view(-1, 1, 1).to(self.token.weight.dtype)
+        return config.dropout + (config.unlabelled_dropout - config.dropout) * unlabelled
 
     def state_names(self) -> tuple[str, ...]:
         return tuple(f"{direction}_{number}" for number in (1, 2) for direction in DIRECTIONS)
@@ -250,8 +275,5 @@ class CnnBiLSTM(Encoder):
         return self.token
 
     def parts(self) -> dict[str, str]:
-        return {
-            "embedding": "token",
-            "layers": "layers",
-            **({"characters": "spelling"} if self.spelling is not None else {}),
-        }
+        parts = {"embedding": "token", "layers": "layers"}
+        return parts if self.spelling is None else {**parts, "characters": "spelling"}

@@ -1,8 +1,8 @@
-"""The encoder of a trained run as it is: no dropout, no gradient, nothing to train but what criteria put on it.
+"""The encoder of a trained run as it is: no dropout, no gradient, and nothing to train but the modules of criteria.
 
-The run is named by the task (`task.pretrained`), which reads words for it as it was trained to read them. Its features and states
-are those of the run's encoder; of one that reads pieces of words, a word has those of its first piece (of its last where the
-encoder reads from left to right, as only that one has seen the word).
+The task names the run (`task.pretrained`) and reads words for it as the run was trained to read them. Features and states are those of
+the run's encoder. With an encoder that reads pieces of words, a word has the states of its first piece (of its last one if the
+encoder reads from left to right, because only that position has seen the whole word).
 """
 
 from __future__ import annotations
@@ -22,25 +22,21 @@ from fwk_plugins.cvt.models.pretrained import Frozen
 class FrozenEncoder(Encoder):
     """The encoder of the run in task.pretrained, frozen."""
 
-    def __init__(self, config: Any, build: BuildContext):
+    def __init__(self, config: Any, build: BuildContext) -> None:
         super().__init__(config, build)
         run = build.vocabulary.pretrained if isinstance(build.vocabulary, WordVocabulary) else None
         if run is None:
             raise ConfigError(
                 "model",
-                "'frozen' is the encoder of a trained run, and the task names none; expected task.name=sentences with "
+                "'frozen' is the encoder of a trained run, and the task names no run; expected task.name=sentences with "
                 "task.pretrained=RUN",
             )
         self.frozen = Frozen(run, build.inputs, build.length)
         encoder = self.frozen.encoder
-        self.width, self.direction, self.sees_itself = (
-            encoder.width,
-            encoder.direction,
-            encoder.sees_itself,
-        )
-        self.unrestricted = getattr(
-            encoder, "unrestricted", False
-        )  # a run may have read another one
+        self.width, self.direction = encoder.width, encoder.direction
+        self.sees_itself = encoder.sees_itself
+        # the frozen encoder may itself read another frozen one
+        self.unrestricted = getattr(encoder, "unrestricted", False)
 
     def forward(
         self,
@@ -49,6 +45,7 @@ class FrozenEncoder(Encoder):
         embedding_change: Tensor | None = None,
         states: Sequence[str] = (),
     ) -> Encoded:
+        """Return features [B, T, D] and states of words."""
         return self.frozen(inputs, mask, embedding_change, states)
 
     def state_names(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Word dropout: words become unknown ones (a baseline of Clark et al. 2018, section 4.2)."""
+"""Word dropout: random words become the unknown word (a baseline of Clark et al. 2018, section 4.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fwk.errors import ConfigError
 
 @register("noiser", "word_dropout")
 class WordDropout(Noiser):
-    """Replaces each word, with its spelling, by the unknown one with a probability of its own."""
+    """Replaces each word and its spelling by the unknown word, independently with the same probability."""
 
     by_row = True
     chooses = False
@@ -21,7 +21,7 @@ class WordDropout(Noiser):
     class Config:
         rate: float = option(0.1, "share of the words (the paper's baseline: 0.1)", low=0, high=1)
 
-    def __init__(self, config: Config, build: BuildContext):
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         if self.vocabulary is None or self.vocabulary.unk < 0:
             raise ConfigError(
@@ -29,11 +29,12 @@ class WordDropout(Noiser):
             )
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
-        tokens = source.tokens
-        lost = (
-            key.happens(tokens.shape[1], self.config.rate).to(tokens.device) & source.ordinary
-        )  # [B, T]
-        inputs = {**source.inputs, "tokens": torch.where(lost, self.vocabulary.unk, tokens)}
+        """Return the view without the dropped words."""
+        tokens = source.tokens  # [B, T]
+        happens = key.happens(tokens.shape[1], self.config.rate).to(tokens.device)
+        dropped = happens & source.ordinary  # [B, T]
+
+        inputs = {**source.inputs, "tokens": torch.where(dropped, self.vocabulary.unk, tokens)}
         if "characters" in inputs:
-            inputs["characters"] = inputs["characters"].masked_fill(lost[..., None], 0)
+            inputs["characters"] = inputs["characters"].masked_fill(dropped[..., None], 0)
         return source.replace(inputs=inputs, changed=inputs["tokens"] != source.target)
