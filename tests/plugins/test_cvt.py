@@ -519,7 +519,7 @@ def test_spans_are_counted_in_sentences_that_have_the_label_and_unknown_types_ar
     )
     said = torch.tensor([[0, 1, 3, 3], [0, 1, 4, 4], [3, 3, 4, 3]])
     context = types.SimpleNamespace(training=False)
-    found = criterion.judged(torch.nn.functional.one_hot(said, 5).float(), view, context)
+    found = criterion.statistics(torch.nn.functional.one_hot(said, 5).float(), view, context)
     assert found["spans"].tolist() == [[2, 0], [2, 0], [2, 1]]
     assert (
         criterion.metrics(found)["recall"] == pytest.approx(2 / 3)
@@ -527,10 +527,10 @@ def test_spans_are_counted_in_sentences_that_have_the_label_and_unknown_types_ar
     )
 
 
-def test_updates_with_nothing_to_learn_are_told_once(tmp_path, capsys):
+def test_updates_with_nothing_to_learn_are_told_once(tmp_path, caplog):
     none = {"students": "none", "auxiliary_labels": False}
     train_briefly(config_of(criterion={"pos": none, "tree": none}), tmp_path, 12)
-    told = [line for line in capsys.readouterr().err.splitlines() if "has nothing to learn" in line]
+    told = [line for line in caplog.messages if "has nothing to learn" in line]
     assert len(told) == 1 and "its examples are of unlabelled" in told[0]
 
 
@@ -566,7 +566,7 @@ def disturbed_once(label, **changes):
     ) as trainer:
         run = trainer.run
         number, batch = next(
-            (n, b[0])
+            (n, b[0]["batch"])
             for n, b in enumerate(batches_of(run))
             if bool(b[0]["batch"].inputs["unlabelled"].all())
         )
@@ -601,10 +601,7 @@ def test_the_adversary_finds_the_noise_that_moves_the_primary_module_most():
         with torch.no_grad():
             plain, other = (
                 criterion.primary(view.replace(encoded=module.encoding.encode([view])[0])).double()
-                for view in (
-                    View.from_batch(batch),
-                    View.from_batch(batch).replace(embedding_change=change),
-                )
+                for view in (batch, batch.replace(embedding_change=change))
             )
         p, log_q = plain.softmax(-1), other.log_softmax(-1)
         return float((p * (p.log() - log_q)).sum(-1)[batch.mask].sum())
@@ -664,7 +661,9 @@ def test_consistency_under_word_dropout_compares_dropped_words_with_whole_senten
             and (views["unlabelled"].tokens[lost] == 1).all()
         )
         assert (views["unlabelled"].inputs["characters"][lost] == 0).all()
-        assert torch.equal(views["teacher"].inputs["characters"], batch[0].inputs["characters"])
+        assert torch.equal(
+            views["teacher"].inputs["characters"], batch[0]["batch"].inputs["characters"]
+        )
         assert not views["unlabelled"].tokens[~views["teacher"].mask].any()  # padding stays padding
 
 
@@ -782,7 +781,7 @@ def test_unlabelled_text_is_cleaned_of_evaluation_sentences_too(tmp_path):
     plain.write_text(said)
     with pytest.raises(
         DataError,
-        match=r"plain.txt contains no sentence .* that stands in no valid or test file \(task.clean\)",
+        match=r"plain.txt contains no sentence .* outside of the valid and test files \(task.clean\)",
     ):
         task(data=data, unlabelled=(str(plain),), clean=True)
 
@@ -828,7 +827,7 @@ def test_packed_sentences_make_the_examples_that_sentences_make(longest):
         dict(packed.counts())["the"] == 2
         and [packed.words(n) for n in range(len(packed))] == sentences
     )
-    packed.pack(made._id)
+    packed.pack(made._builder.lexicon.id_of)
     assert [packed.words(n) for n in range(len(packed))] == sentences
     source = UnlabelledSentences("unlabelled", pickle.loads(pickle.dumps(packed)), longest, None)
     for number, words in enumerate(sentences):
@@ -836,7 +835,7 @@ def test_packed_sentences_make_the_examples_that_sentences_make(longest):
             assert ours.dtype == wanted.dtype and np.array_equal(ours, wanted), words
     nothing = Packed()
     nothing.add(("",))
-    nothing.pack(made._id)
+    nothing.pack(made._builder.lexicon.id_of)
     assert nothing.encoded(0, longest)[1].tolist() == [[0]]
 
 
@@ -925,19 +924,19 @@ def test_spans_are_scored_in_evaluation_as_conlleval_scores_them(tmp_path):
         ({"x": "file"}, "task.data.x: expected {path: FILE"),
         (
             {"x": {"path": "a.conllu", "labels": {"pos": "upos"}, "fractoin": 1}},
-            "a labelled set has no key 'fractoin'. Did you mean 'fraction'",
+            "a labelled set has no option 'fractoin'. Did you mean 'fraction'",
         ),
-        ({"x": {"path": "a.conllu"}}, "task.data.x.labels: must be given"),
+        ({"x": {"path": "a.conllu"}}, "task.data.x.labels: a labelled set needs this option"),
         (
             {"x": {"path": "a.txt", "labels": {"t": "tag"}}},
             "task.data.x.columns: a file of columns needs their names",
         ),
         (
             {"x": {"path": "a.conllu", "labels": {"t": "tag"}, "fraction": 0}},
-            "expected a share above 0 and at most 1, got 0",
+            "task.data.x.fraction: must be above 0, got 0",
         ),
-        ({"x": {**TREEBANK, "labels": {"pos": "uppos"}}}, "there is no column 'uppos'"),
-        ({"unlabelled": TREEBANK}, "this name is that of the unlabelled sentences"),
+        ({"x": {**TREEBANK, "labels": {"pos": "uppos"}}}, "has no column 'uppos'"),
+        ({"unlabelled": TREEBANK}, "this name is reserved for the unlabelled sentences"),
     ],
 )
 def test_what_is_wrong_with_the_data_is_one_sentence(data, message):
@@ -1271,10 +1270,9 @@ def test_a_long_text_does_not_pad_short_ones_and_order_is_kept(moved, monkeypatc
         ),
     )
     monkeypatch.setattr(
-        type(loaded.module),
-        "predictions",
-        lambda self, micro, step: {
-            "pos": (micro.batch.draws, torch.zeros_like(micro.batch.tokens))
+        "fwk.engine.predict._predictions",
+        lambda module, views, update: {
+            "pos": (views["batch"].draws, torch.zeros_like(views["batch"].tokens))
         },
     )
     said = loaded.predict(texts)
@@ -1387,7 +1385,7 @@ def test_two_criteria_on_one_label_are_two_answers(tmp_path, capsys):
         ("the dog", "predict: expected a list of texts, got one text ('the dog')"),
         (
             ["the dog", " "],
-            "texts[1]: expected a text with a word in it, or a list of words, got ' '",
+            "texts[1]: expected a text of at least one word, or a list of words, got ' '",
         ),
         (["the dog", ["a", ""]], "texts[1]: expected a text"),
         (["the dog", 3], "texts[1]: expected a text"),

@@ -33,7 +33,9 @@ Sentences = Mapping[str, Sequence[Sentence]]  # by labelled set
 class LabelSpaces:
     """The values of every label, and how gold values become numbers."""
 
-    def __init__(self, values: Mapping[str, tuple[str, ...]], schemes: Mapping[str, Scheme]) -> None:
+    def __init__(
+        self, values: Mapping[str, tuple[str, ...]], schemes: Mapping[str, Scheme]
+    ) -> None:
         """values: by label; of a tree `LABEL_head` (none), `LABEL_scored` and `LABEL_relation`.
 
         schemes: the scheme that files have, for labels that mark spans.

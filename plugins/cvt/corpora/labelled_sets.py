@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from fwk import option
-from fwk.config.resolve import build
+from fwk.config.checking import complete_values
+from fwk.config.spec import construct
+from fwk.contracts.options import schema_of
 from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk_plugins.cvt.corpora.readers import (
     Sentence,
@@ -188,14 +190,15 @@ class LabelledSet:
 
 def labelled_sets(data: Mapping[str, object]) -> dict[str, LabelledSet]:
     """Return the sets that `task.data` describes. ConfigError names the key."""
-    sets = {}
+    schema, sets = schema_of(LabelledSet.Config), {}
     for name, values in data.items():
         key = f"task.data.{name}"
         if not isinstance(values, Mapping):
             raise ConfigError(
                 key, f"expected {{path: FILE, labels: {{NAME: COLUMN}}}}, got {values!r}"
             )
-        sets[name] = LabelledSet(name, build(LabelledSet, values, key))
+        complete = complete_values(schema, values, key, "a labelled set")
+        sets[name] = LabelledSet(name, construct(LabelledSet, complete, key))
     return sets
 
 
