@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fwk.config.run_config import RunConfig
 from fwk.version import __version__
 
 PACKAGES = (
@@ -30,14 +31,17 @@ PACKAGES = (
 
 
 def describe_environment(
-    config: Any, plugins: Mapping[str, Any] | Iterable[Any], device: torch.device, world_size: int
+    config: RunConfig,
+    plugins: Mapping[str, object] | Iterable[object],
+    device: torch.device,
+    world_size: int,
 ) -> dict[str, Any]:
     """Return a JSON-able description of the machine and the software of a run.
 
     config: the run's config, of which only the keys that change the machine's behaviour are repeated (seed, precision,
     determinism); config.yaml has the others. plugins: versions (or any JSON-able facts) by name, or names.
     """
-    train = getattr(config, "train", None)
+    train = config.train
     return {
         "fwk": __version__,
         "python": platform.python_version(),
@@ -50,9 +54,9 @@ def describe_environment(
         "world_size": world_size,
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
-        "seed": getattr(config, "seed", None),
-        "precision": getattr(train, "precision", None),
-        "deterministic": getattr(train, "deterministic", None),
+        "seed": config.seed,
+        "precision": train.precision,
+        "deterministic": train.deterministic,
         "plugins": _plain(plugins),
     }
 
@@ -88,7 +92,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return `value` in a JSON-able form."""
     if isinstance(value, Mapping):
         return {str(name): _plain(entry) for name, entry in value.items()}

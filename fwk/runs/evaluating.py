@@ -108,7 +108,7 @@ def _build(
     return run
 
 
-def _explain_other_data(state: Mapping[str, Any]) -> str:
+def _explain_other_data(state: checkpoint.State) -> str:
     """Return why a checkpoint is not evaluated on the data that the task has now."""
     origin = state.get("imported")
     if origin and (origin != COPY_ORIGIN or not state["fingerprint"]):

@@ -91,7 +91,7 @@ class OpenCheckpoint:
 
     path: Path
     tensors: dict[str, dict[str, Tensor]]  # by file and name
-    state: dict[str, Any]
+    state: checkpoint.State
     config: RunConfig
     hooks: PluginManager
 
@@ -109,13 +109,13 @@ def open_checkpoint(
     average: require a moving average of the weights. overrides: of the run's config. Raises CheckpointError where the
     checkpoint cannot be used.
     """
-    found = checkpoint.find_checkpoint(Path(path))
-    tensors, state = checkpoint.read_checkpoint(found)
+    checkpoint_folder = checkpoint.find_checkpoint(Path(path))
+    tensors, state = checkpoint.read_checkpoint(checkpoint_folder)
     try:
-        config = read_config(found.parent.parent / "config.yaml", user_dirs, overrides)
+        config = read_config(checkpoint_folder.parent.parent / "config.yaml", user_dirs, overrides)
     except (UnknownName, PluginError) as error:
         raise CheckpointError(
-            f"{found} cannot be used: {error}{checkpoint.describe_requirements(state)}"
+            f"{checkpoint_folder} cannot be used: {error}{checkpoint.describe_requirements(state)}"
         ) from error
     if average and "average" not in tensors:
         origin = state.get("imported")
@@ -124,9 +124,11 @@ def open_checkpoint(
             if origin
             else "it was trained with train.ema=0"
         )
-        raise CheckpointError(f"{found} holds no moving average of the weights; {reason}")
+        raise CheckpointError(
+            f"{checkpoint_folder} holds no moving average of the weights; {reason}"
+        )
     return OpenCheckpoint(
-        path=found,
+        path=checkpoint_folder,
         tensors=tensors,
         state=state,
         config=config,

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or passed over, nothing in them executed, refused where they do not fit; and what is kept."""
+"""Checkpoints: intact or skipped, never executed, refused where they do not fit; and which of them are kept."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def truncate(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """One bit in a sha256 of the manifest, in the middle of anything else."""
+    """Flip one bit: of a sha256 in the manifest, in the middle of any other file."""
     content = bytearray(path.read_bytes())
     place = (
         content.index(b'"sha256": "') + 12 if path.name == "manifest.json" else len(content) // 2
@@ -188,7 +188,10 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_hashed", full)
-    said = "cannot write the checkpoint .*update-000000006: No space left on device; the last intact checkpoint is update-000000004"
+    said = (
+        "cannot write the checkpoint .*update-000000006: No space left on device; "
+        "the last intact checkpoint is update-000000004"
+    )
     with pytest.raises(RunError, match=said) as caught:
         start.train(config_in(run, {"train": {"updates": 6, "async_save": in_background}}))
     assert caught.value.exit_status == 1
@@ -268,7 +271,7 @@ def test_tokenizer_store_and_config_are_read_without_pickle(tmp_path, monkeypatc
         "train": {"updates": 1},
     }
     folder = tmp_path / "run"
-    for _ in range(2):  # the second time from what the first one built
+    for _ in range(2):  # the second time from the store that the first one built
         shutil.rmtree(folder, ignore_errors=True)
         assert start.train(config_in(folder, changes)).status == "finished"
     assert fwk.load(folder).tokenizer is not None
@@ -366,7 +369,7 @@ def test_a_milestone_is_saved_whatever_else_is_due(tmp_path):
         3,
         4,
         10,
-    ]  # the first updates at which 25% and 30.1% are done
+    ]  # the first updates at which 25% and 30.1% of the run are done
 
 
 @pytest.mark.parametrize("mode, best", [("min", {2: 1.0, 3: 2.0}), ("max", {1: 5.0, 5: 4.0})])
@@ -483,7 +486,7 @@ def test_a_run_folder_that_is_a_file_is_one_sentence(tmp_path):
 
 
 def test_other_ranks_and_micro_batches_see_the_same_draws_in_the_same_order(run):
-    """One epoch is 64 sequences of one source; a run goes on at update 4 as one rank, three or five."""
+    """One epoch is 64 sequences of one source; a run resumes at update 4 with one rank, three or five."""
     seen = {}
     for size in (1, 3, 5):
         for micro in (None, 2):

@@ -1,6 +1,9 @@
-"""`train.compile`: the same gradients, one graph per situation, and a word when that does not hold. Graphs are counted
-with backend `eager`, which makes the same ones. Gradients: the fast tests trace forward and backward (aot_eager), the
-slow ones do so for every registered criterion, and generate code (inductor) for every objective there is a test of."""
+"""`train.compile`: the same gradients, one graph per situation, and a warning where that does not hold.
+
+Graphs are counted with backend `eager`, which makes the same ones. For gradients, the fast tests trace forward and
+backward (aot_eager); the slow ones do so for every registered criterion, and generate code (inductor) for every
+objective that has a test.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,13 @@ def nothing_compiled_before(monkeypatch):
 
 @pytest.fixture
 def tracing_only(monkeypatch):
-    """Graphs are made and counted, and run as they are."""
+    """Make and count graphs, and run them without compilation."""
     monkeypatch.setattr(compiling, "BACKEND", "eager")
 
 
 @pytest.fixture
 def ragged(monkeypatch):
-    """T is that of the longest sequence at hand, so it differs from batch to batch, K with it, and some batches have no
+    """Let T be that of the longest sequence in the batch: T and K differ from batch to batch, and some batches have no
     padding at all."""
     collate = Synthetic.collate
 
@@ -72,7 +75,8 @@ def objective(name: str, changes: dict):
 
 
 def gradients_differ(name: str) -> float:
-    """Largest relative difference of a compiled fp64 gradient from the eager one, over micro-batches of two sizes."""
+    """Return the largest relative difference of a compiled fp64 gradient from the eager one, over micro-batches of two
+    sizes."""
     split = {"train": {"batch": 13, "micro_batch": 4}}
     eager = testing.gradients(objective(name, split))
     compiled = testing.gradients(objective(name, merge_settings(split, COMPILED)))
@@ -81,8 +85,10 @@ def gradients_differ(name: str) -> float:
 
 
 def graphs_after_warm_up(name: str, updates: int = 12) -> tuple[list[int], dict]:
-    """New graphs in each update and evaluation after the first ones, with dropout; and reasons of graph breaks. What
-    the engine calls warm-up is long enough for a single sequence to have come by alone, which is a graph of its own."""
+    """Return the new graphs of each update and evaluation after the warm-up, and the reasons of graph breaks.
+
+    The engine's warm-up is long enough for a sequence to have been alone in a batch, which is a separate graph.
+    """
     # draws differ in every update, and with them T, K, and what is padded
     changes = {
         "train": {
@@ -115,7 +121,7 @@ def graphs_after_warm_up(name: str, updates: int = 12) -> tuple[list[int], dict]
         return new, compiling.graph_breaks()
 
 
-# of each shape of objective one is fast: one view, two tied ones, a network that makes another's input, two encodings
+# one fast test per shape of objective: one view, two tied views, a network that makes another's input, two encodings
 QUICK = ("masked_lm", "semantic_augment", "replaced_token_detection", "simcse")
 TRACED = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
@@ -143,11 +149,11 @@ def test_nothing_is_compiled_after_warm_up_and_no_graph_is_cut(name, ragged, tra
 def test_generated_code_gives_the_eager_gradients(name, ragged, monkeypatch):
     if (
         name != "noiser that reads an encoding"
-    ):  # chooses by norms that a layer norm made equal: rounding decides there
+    ):  # chooses by norms that a layer norm made equal, so rounding decides
         monkeypatch.setattr(compiling, "BACKEND", "inductor")
     assert (
         gradients_differ(name) < 1e-10
-    )  # fused operations round elsewhere; geometry is held to the same
+    )  # fused operations round differently; the geometry tests have the same limit
 
 
 @pytest.mark.slow
@@ -177,7 +183,7 @@ def test_dropout_of_a_compiled_run_follows_from_the_update():
     for update in (0, 0, 1):
         with trainer_of(config) as trainer:
             trainer.run.update = update
-            torch.manual_seed(len(seen))  # of no consequence
+            torch.manual_seed(len(seen))  # has no effect
             batches = next(batches_of(trainer.run, 0))
             step = Update(number=update + 1, progress=0.0)
             micros = testing.begin_update(trainer, batches, step)
@@ -235,7 +241,7 @@ def test_compiling_after_warm_up_is_told_with_its_reason(caplog, monkeypatch, tr
     begin = Trainer.step
 
     def changing(self, batches):
-        nn.Linear.counted = next(calls)  # a constant of the graph that is another in every update
+        nn.Linear.counted = next(calls)  # a constant of the graph that changes in every update
         return begin(self, batches)
 
     monkeypatch.setattr(Trainer, "step", changing)
@@ -267,7 +273,7 @@ def test_without_the_option_nothing_is_compiled():
 
 @pytest.mark.slow
 def test_an_encoder_is_compiled_once_per_situation_whatever_its_shapes(tracing_only):
-    """Second time round: every situation again, with B and T that were not there before."""
+    """Every situation again in a second round, with new B and T."""
     with trainer_of(
         config_of(
             "teacher view with averaged weights", merge_settings(COMPILED, {"train": {"ema": 0.9}})

@@ -1,4 +1,4 @@
-"""Several ranks: the same update as one process, and resumable to the last bit. ranks.py does the work in one start."""
+"""Several ranks: the same update as one process, and resumable to the last bit; ranks.py does the work in one start."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""What goes wrong beneath a run: memory, disks, limits, tokens, plugins, signals at awkward moments. One sentence each,
-and nothing lost."""
+"""Failures of the system and of data: memory, disks, limits, tokens, plugins, signals at awkward moments.
+
+Each ends with one message, and nothing is lost.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,7 @@ def test_one_copy_is_kept_and_used_again(tmp_path):
     assert sorted(saver._buffers) == [
         ("model", "x"),
         ("model", "z"),
-    ]  # what is not saved any more is not kept
+    ]  # tensors that are no longer saved are not kept
 
 
 def test_the_next_save_waits_for_the_one_before(tmp_path, monkeypatch):
@@ -182,7 +184,7 @@ def test_what_cannot_be_written_in_the_background_ends_the_run_before_the_next_s
                     {"train": {"updates": 50, "save_every": 10, "validate_every": 0}},
                 )
             )
-    assert updates[-1] == 10  # the update after the save was the last
+    assert updates[-1] == 10  # the update after the save was the last one
 
 
 def test_a_hooks_tensors_are_those_of_the_moment(tmp_path, plugin, monkeypatch):
@@ -363,7 +365,7 @@ def test_too_many_open_files_are_one_sentence_and_lose_nothing(tmp_path, undistu
     command = (
         f"ulimit -n 200; exec {sys.executable} -m fwk.cli.train --config {tmp_path / 'config.yaml'}"
     )
-    # not in the background: a thread that is writing would give back the files it has open after all others were taken
+    # not in the background: a writing thread would release its open files after all others were taken
     done = subprocess.run(
         ["sh", "-c", f"{command} train.async_save=false --user-dir {tmp_path / 'greedy.py'}"],
         capture_output=True,
@@ -431,7 +433,7 @@ def test_a_log_that_cannot_be_written_saves_the_run_and_ends_it(
     )
     assert (
         checkpoint.newest_intact(tmp_path / "run")[0].name == "update-000000004"
-    )  # of the line that was not written
+    )  # reports the line that was not written
     path = tmp_path / "run" / "metrics.jsonl"
     assert start.train(config_in(tmp_path / "run")).status == "finished"
     assert [x for x in lines(undisturbed) if x not in lines(tmp_path / "run")] == [
@@ -521,7 +523,7 @@ def run(undisturbed, tmp_path) -> Path:
 
 
 def rewrite_state(run: Path, change) -> None:
-    """Changes the newest checkpoint's state, with a manifest that vouches for it."""
+    """Change the newest checkpoint's state, and its manifest to match."""
     newest = checkpoint.list_checkpoints(run)[-1]
     state = json.loads((newest / "state.json").read_text())
     change(state)
@@ -532,11 +534,11 @@ def rewrite_state(run: Path, change) -> None:
 
 
 def not_a_number(run: Path) -> None:
-    """One value of the newest checkpoint's weights, with a manifest that vouches for it."""
+    """Put NaN into the newest checkpoint's weights, and change its manifest to match."""
     newest = checkpoint.list_checkpoints(run)[-1]
     tensors = {
         name: value.clone() for name, value in load_file(newest / "model.safetensors").items()
-    }  # not the file itself
+    }  # not the memory-mapped file itself
     tensors["networks.main.embeddings.token.weight"][3, 2] = float("nan")
     manifest = json.loads((newest / "manifest.json").read_text())
     manifest["files"]["model.safetensors"] = checkpoint.write_hashed(
@@ -570,7 +572,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, plugin):
                 next(iter(run.trainable)).data.view(-1)[0] = float("inf")
 
     plugin(Damage())
-    said = "cannot write the checkpoint .*update-000000004: .* is not finite; the last intact checkpoint is update-000000003"
+    said = (
+        "cannot write the checkpoint .*update-000000004: .* is not finite; "
+        "the last intact checkpoint is update-000000003"
+    )
     with pytest.raises(RunError, match=said):
         start.train(config_in(tmp_path / "run", {"train": {"async_save": False}}))
 
@@ -637,7 +642,7 @@ def test_a_run_leaves_the_process_as_deterministic_as_it_was(tmp_path, plugin):
 def test_a_folder_that_another_host_did_not_give_back_is_used_with_a_warning(tmp_path, caplog):
     folder = tmp_path / "run"
     start.train(config_in(folder))
-    assert (folder / ".lock").read_text() == ""  # given back
+    assert (folder / ".lock").read_text() == ""  # released
     (folder / ".lock").write_text("123 on elsewhere")
     start.train(config_in(folder, {"train": {"updates": 7}}))
     assert "was last used by process 123 on elsewhere, which did not release it" in caplog.text
@@ -654,7 +659,7 @@ def test_the_clock_of_the_wall_does_not_matter(tmp_path, monkeypatch):
         for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()
         if '"seconds"' in line
     ]
-    assert done.update == 6 and seconds == sorted(seconds) and 0 <= seconds[0] and seconds[-1] < 300
+    assert done.update == 6 and seconds == sorted(seconds) and seconds[0] >= 0 and seconds[-1] < 300
 
 
 def test_trainers_that_never_saved_have_nothing_to_wait_for():

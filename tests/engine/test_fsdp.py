@@ -1,5 +1,4 @@
-"""Nothing in an objective stands in the way of sharded weights (torch.distributed.fsdp.fully_shard). The engine has no
-option for it: what it lacks is listed in docs/distributed.md."""
+"""Objectives work with sharded weights (torch.distributed.fsdp.fully_shard), for which the engine has no option."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def agent(folder: Path, *arguments: str, words: tuple[str, ...] = ()) -> subproc
 
 
 def finish(*agents: subprocess.Popen) -> list[tuple[int, str]]:
-    """Exit status and output of each."""
+    """Return exit status and output of each."""
     try:
         outputs = [agent.communicate(timeout=240)[0] for agent in agents]
     finally:

@@ -1,4 +1,4 @@
-"""train.activation_checkpointing: the same gradients to the bit, and less that is kept for the backward pass."""
+"""train.activation_checkpointing: the same gradients to the bit, and less memory kept for the backward pass."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def test_gradients_are_the_same_to_the_bit_with_dropout(name, precision):
 
 
 def kept_bytes(config) -> int:
-    """Of the tensors that the forward pass of one update keeps for the backward pass, parameters and their casts aside."""
+    """Return the bytes that the forward pass of one update keeps for the backward pass, without parameters and their
+    casts."""
     with trainer_of(config) as trainer:
         run = trainer.run
         sizes: dict[int, int] = {}
@@ -133,7 +134,7 @@ def test_a_layer_keeps_its_names_its_class_and_can_be_copied():
 
 
 def test_averaged_weights_with_gradient_are_those_of_the_call(monkeypatch):
-    """They are in place for the length of the call: run again later, a layer would see the others."""
+    """Averages are in place only during the call: a layer that ran again later would use the weights."""
 
     def gradient(more: dict) -> torch.Tensor:
         config = config_of("masked_lm", merge_settings({"train": {"ema": 0.5}}, more))

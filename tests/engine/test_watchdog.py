@@ -1,4 +1,4 @@
-"""Ranks that are stopped, slow, killed, failed or different from the others: the job ends, in time, and says why."""
+"""Ranks that are stopped, slow, killed, failed or different from the others: the job ends in time, with the reason."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WORDS = [
     "hooks.summary=null",
 ]
 
-# what one rank does when it comes to one update: FAULT is "RANK:UPDATE:WHAT"
+# the fault of one rank at one update: FAULT is "RANK:UPDATE:WHAT"
 PLUGIN = """
 import os, signal, time
 from fwk import hookimpl
@@ -76,7 +76,7 @@ def fwk_update_begin(run):
 
 
 class Ended(RankWatchdog):
-    """Notes how it would have ended the process."""
+    """A watchdog that records its message instead of ending the process."""
 
     ended: str | None = None
 
@@ -111,7 +111,7 @@ def test_a_rank_that_waits_too_long_ends_all_and_names_the_one_that_is_busy(capf
         second.enter("validation")
         first.enter("the sum of counts", waits=True)
         until(lambda: first.ended is not None and second.ended is not None)
-    assert second.ended == ""  # one of them says it
+    assert second.ended == ""  # one of them prints it
     assert (
         "update 7: rank 0 waited 2 s for the other ranks in the sum of counts (train.timeout): rank 1"
         in first.ended
@@ -122,7 +122,7 @@ def test_a_rank_that_waits_too_long_ends_all_and_names_the_one_that_is_busy(capf
     )
     said = capfd.readouterr().err
     assert "---- rank 0" in said and "---- rank 1" in said
-    assert said.count("test_a_rank_that_waits_too_long") >= 2  # both stacks are of this process
+    assert said.count("test_a_rank_that_waits_too_long") >= 2  # both ranks run in this process
 
 
 def test_a_place_of_its_own_may_take_any_time():
@@ -162,8 +162,8 @@ def test_the_failure_of_one_rank_reaches_another_before_it_waits_again():
             first.waiting_for("a sum"),
         ):
             pass
-        assert not caught.value.quiet  # for whoever reads only the first rank's output
-        assert not first.report_failure(RunError("the disk is full"))  # said already
+        assert not caught.value.quiet  # rank 0 prints it too
+        assert not first.report_failure(RunError("the disk is full"))  # reported already
         assert first.report_failure(RunError("something else"))
 
 
@@ -274,7 +274,7 @@ def test_a_checksum_sees_every_bit_and_every_place():
 
 
 class Job:
-    """Ranks started one by one, as `srun` does; by_rank: further words or variables of one rank."""
+    """Ranks started one by one, as `srun` does; by_rank: additional arguments or variables of a rank."""
 
     def __init__(
         self,
@@ -326,7 +326,7 @@ class Job:
             )
 
     def end(self, ranks) -> list[tuple[int, str]]:
-        """Exit status and output of these ranks; the rest is killed."""
+        """Return exit status and output of these ranks; the others are killed."""
         try:
             found = [self.processes[rank].communicate(timeout=120)[0] for rank in ranks]
         finally:
@@ -362,7 +362,7 @@ def test_a_stopped_rank_ends_the_job_within_the_timeout_with_every_stack(tmp_pat
     assert [status for status, _ in ends] == [1, 1]
     assert (
         time.monotonic() - since < TIMEOUT + 10
-    )  # the watch ends it within the timeout; interpreters take time to go
+    )  # the watchdog ends it within the timeout; interpreters take time to exit
     [error] = errors(first, third)
     assert "update 6: " in error and f"waited {TIMEOUT} s" in error and "(train.timeout)" in error
     assert re.search(
@@ -411,7 +411,7 @@ def test_the_others_end_soon_and_say_it_once_when_one_rank_is_lost(tmp_path, fau
     told = errors(*(output for _, output in ends))
     assert 1 <= len(told) <= 2 and all(
         re.search(said, error) for error in told
-    )  # the first rank repeats what another said of itself
+    )  # rank 0 repeats the error that another rank reported
     assert not any("Traceback" in output for _, output in ends)
 
 
@@ -506,7 +506,7 @@ def test_ranks_that_do_not_make_a_job_say_so_within_the_timeout(tmp_path, ranks,
     )
     plain = [
         line for _, output in ends for line in output.splitlines() if "[c10d]" not in line
-    ]  # torch's own log
+    ]  # of torch's own log
     assert len(plain) == len(told), ends
 
 

@@ -1,7 +1,7 @@
-"""The faults. Each is a function of one side (`lab.Fwk` or `lab.HF`): how it is provoked, and what must come of it.
+"""The faults. Each is a function of one side (`lab.Fwk` or `lab.HF`): how it is provoked, and the expected outcome.
 
-The same function runs on both sides; what it expects is asked of `fwk` only, of the other side is written down what
-happened. What is said is a regular expression for the one line that tells the user.
+The same function runs on both sides. Its expectations are checked for `fwk` only; for the other side the outcome is
+recorded. An expected message is a regular expression for the one line that the user sees.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ group = ""
 
 
 def fault(title: str, **options) -> Callable:
-    """Enters a function into the matrix. options: ranks, data (made | long | store | text | digits | reached), words for every
-    start, hf=False with the reason `why` where the fault has no counterpart there."""
+    """Register a function in the matrix.
+
+    options: ranks, data (made | long | store | text | digits | reached), words for every start, hf=False with the
+    reason `why` where the fault has no counterpart in the other trainer.
+    """
 
     def enter(function: Callable[[Side], None]) -> Callable[[Side], None]:
         CASES[function.__name__] = Fault(function.__name__, group, title, function, **options)
@@ -34,7 +37,7 @@ def fault(title: str, **options) -> Callable:
 
 
 def inside(act: str, place: str = "update", at: int | None = 6, **how) -> dict:
-    """A fault inside of the process, see `inside/acts.py`."""
+    """Return a fault inside the process, see `inside/acts.py`."""
     return {"act": act, "place": place, **({"at": at} if at is not None else {}), **how}
 
 
@@ -43,7 +46,7 @@ def cut(path: Path, keep: float = 0.5) -> None:
 
 
 def flip(path: Path, where: float = 0.75) -> None:
-    """One bit."""
+    """Flip one bit."""
     content = bytearray(path.read_bytes())
     content[int(len(content) * where)] ^= 0x20
     path.write_bytes(content)
@@ -303,7 +306,7 @@ def killed_in_cache(s):
     s.goes_on()
     (s.folder / "text.txt").write_text("".join(prose(n) for n in range(40)))
     shutil.rmtree(s.run)
-    s.ends_well()  # with what the killed one left
+    s.ends_well()  # with the files that the killed one left
 
 
 group = "Stopped by a signal"
@@ -554,7 +557,7 @@ def ids_out_of_range(s):
 
 
 def spoil_ids(s: Side) -> None:
-    """An id of 60000 in every document, with hashes that fit."""
+    """Put the id 60000 into every document, with hashes that fit."""
     if s.name == "hf":
         rows = np.load(s.folder / "tokens.npy")
         rows[:, 5] = 60000
@@ -690,7 +693,7 @@ def worker_killed(s):
 
 @fault("a data-loading worker stops (SIGSTOP)", words=("train.workers=1",))
 def worker_stopped(s):
-    if s.name == "fwk":  # small batches would all be made before it stops
+    if s.name == "fwk":  # small batches would all be ready before it stops
         s.words += ("task.length=256", "train.batch=64")
     s.fresh()
     s.refuses(
@@ -829,7 +832,7 @@ def one_rank_missing(s):
 # -- ranks -----------------------------------------------------------------------------------------------------------
 
 group = "Two ranks"
-STUCK = 30  # seconds that a stuck job of 10 s of patience may take, with its start
+STUCK = 30  # seconds that a stuck job with a timeout of 10 s may take, with its start
 
 
 @fault("a rank is killed", ranks=2)

@@ -2,9 +2,9 @@
 
     python hf_train.py --output_dir DIR --data FILE [--any_field_of_TrainingArguments VALUE]... [--hidden_size N]
 
-It is `examples/pytorch/language-modeling/run_mlm.py` of transformers, made small: the newest checkpoint of the output
-folder is gone on from (`get_last_checkpoint`, what `resume_from_checkpoint=True` does), then `save_model`. FILE: token
-ids, int64 [N, T], memory-mapped.
+It is a small version of `examples/pytorch/language-modeling/run_mlm.py` of transformers: it resumes from the newest
+checkpoint of the output folder (`get_last_checkpoint`, as `resume_from_checkpoint=True` does), then calls `save_model`.
+FILE: token ids, int64 [N, T], memory-mapped.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from inside import acts  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
-from tokenizers.models import WordLevel  # noqa: E402
-from transformers import (  # noqa: E402
+import numpy as np
+import torch
+from inside import acts
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
     BertConfig,
     BertForMaskedLM,
     DataCollatorForLanguageModeling,
@@ -30,7 +30,7 @@ from transformers import (  # noqa: E402
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint  # noqa: E402
+from transformers.trainer_utils import get_last_checkpoint
 
 VOCABULARY = 24
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -58,7 +58,7 @@ class Places(TrainerCallback):
         self.model, self.count = model, {"save": 0, "validate": 0}
         model.register_state_dict_pre_hook(
             lambda *_: self.reach("save")
-        )  # what a checkpoint asks for first
+        )  # called first in a checkpoint
         model.register_forward_pre_hook(
             lambda module, _: None if module.training else self.reach("validate")
         )

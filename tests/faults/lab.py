@@ -1,7 +1,7 @@
-"""Where a fault is provoked and its outcome is judged. One `Side` per trainer: the same case runs on both.
+"""The laboratory that provokes a fault and judges the outcome. One `Side` per trainer: the same case runs on both.
 
-A case starts commands as real processes in a folder of its own and says of each start what must come of it. `Fwk`
-checks what was said and computes the verdict; `HF` writes down what happened.
+A case starts commands as real processes in a separate folder and states the expected outcome of each start. `Fwk`
+checks the outcomes and computes the verdict; `HF` records what happened.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ KILL = {
     "place": "update",
     "at": 10,
     "first": 1.0,
-}  # the save at 8 has a second
-UPDATES, EVERY = 16, 4  # of every run here: its length, and the updates between two checkpoints
+}  # the save at 8 gets a second
+UPDATES, EVERY = 16, 4  # of every run: its length, and the updates between two checkpoints
 
 
 class Skip(Exception):
-    """The fault cannot be provoked on this machine; the message says why."""
+    """The fault cannot be provoked on this machine; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One row of the matrix. hf: False where the fault has no counterpart there, and `why`."""
+    """One row of the matrix. hf: False where the other trainer has no counterpart, for the reason `why`."""
 
     name: str
     group: str
@@ -61,7 +61,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. status: None if it had to be ended; negative: the signal. output: of all its processes."""
+    """The end of a command.
+
+    status: None if it was ended by force; negative: the signal. output: of all its processes.
+    """
 
     status: int | None
     output: str
@@ -74,7 +77,7 @@ class Ended:
 
 @dataclass
 class Seen:
-    """A start, in words. kind: same | other | nan | stopped | sentence | silent | traceback | signal | hung."""
+    """The outcome of one start. kind: same | other | nan | stopped | sentence | silent | traceback | signal | hung."""
 
     kind: str
     text: str
@@ -82,14 +85,14 @@ class Seen:
 
 @dataclass
 class Side:
-    """One trainer in one case. folder: the case's own; everything in it is named relative to it."""
+    """One trainer in one case. folder: of this case; paths in messages are relative to it."""
 
     folder: Path
     templates: Path
     ranks: int = 1
     data: str = "made"
     words: tuple[str, ...] = ()
-    start_words: tuple[str, ...] = ()  # for the next starts, not for the undisturbed run
+    start_words: tuple[str, ...] = ()  # for the next starts only, not for the undisturbed run
     starts: int = 0
     seen: list[Seen] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
@@ -99,10 +102,10 @@ class Side:
     name = ""
     reads: ClassVar[
         Mapping[str, str]
-    ] = {}  # the data a case asks for -> what it reads instead ("": for all others)
+    ] = {}  # kind of data of a case -> the data that this side reads ("": for all others)
     shards = ""  # pattern of the files of training data
-    saving = ""  # pattern of the files of the checkpoint at update 8, being written or whole
-    step_key = ""  # what the number of updates done is called in a checkpoint's state
+    saving = ""  # pattern of the files of the checkpoint at update 8, unfinished or complete
+    step_key = ""  # key of the number of updates in a checkpoint's state
     files: ClassVar[Mapping[str, str]] = {}  # part of a checkpoint -> its file
 
     @property
@@ -118,7 +121,7 @@ class Side:
         raise NotImplementedError
 
     def translate(self, words: Sequence[str]) -> list[str]:
-        """Words of fwk as this side's."""
+        """Translate fwk's arguments into those of this side."""
         return list(words)
 
     def launch(
@@ -132,8 +135,11 @@ class Side:
         rank_folder: Mapping[int, str] | None = None,
         **how,
     ) -> Started:
-        """A command on its way. fault: for `inside/acts.py`. before: a command that starts this one. rank_words and
-        rank_folder: what a rank is told besides, and where it works. how: for `Popen`."""
+        """Start a command.
+
+        fault: for `inside/acts.py`. before: a command that starts this one. rank_words and rank_folder: additional
+        arguments and the working folder of a rank. how: for `Popen`.
+        """
         self.starts += 1
         program = self.program()
         if self.ranks > 1:
@@ -212,11 +218,8 @@ class Side:
             with making.undo:
                 ended = making.start(fault=fault, limit=120)
             there = [self.update_of(path) for path in making.checkpoints()]
-            if (
-                kind == "undisturbed"
-                and ended.status != 0
-                or kind == "interrupted"
-                and there != [4, 8]
+            if (kind == "undisturbed" and ended.status != 0) or (
+                kind == "interrupted" and there != [4, 8]
             ):
                 raise RuntimeError(
                     f"{self.name} does not get as far as that without a fault: {ended.output[-3000:]}"
@@ -225,12 +228,12 @@ class Side:
         return kept
 
     def fresh(self) -> None:
-        """The case's folder with its data, and no run yet."""
+        """Prepare the case's folder with its data, without a run."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.prepare_data()
 
     def interrupted(self) -> None:
-        """The case's folder with a run that was killed before its tenth update: checkpoints at 4 and 8."""
+        """Prepare the case's folder with a run that was killed before its tenth update: checkpoints at 4 and 8."""
         kept = self.template("interrupted", KILL)
         shutil.copytree(kept, self.folder, symlinks=True, dirs_exist_ok=True)
 
@@ -243,7 +246,7 @@ class Side:
             shutil.copytree(made, to) if made.is_dir() else shutil.copy(made, to)
 
     def mount(self, size: str, place: Path | None = None) -> Path:
-        """A file system of its own in the run's folder (or elsewhere), so that it can be full or read-only."""
+        """Mount a separate file system in the run's folder (or elsewhere), so that it can be full or read-only."""
         place = place or self.run
         place.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
@@ -265,15 +268,15 @@ class Side:
         return int(re.search(r"(\d+)$", checkpoint.name)[1])
 
     def newest(self, part: str) -> Path:
-        """A file of the newest checkpoint: weights, optimizer or state."""
+        """Return a file of the newest checkpoint: weights, optimizer or state."""
         return self.checkpoints()[-1] / self.files[part]
 
     def weights(self, folder: Path | None = None) -> dict | None:
-        """The weights after the last update; None when there are none."""
+        """Return the weights after the last update, or None."""
         raise NotImplementedError
 
     def look(self, ended: Ended) -> Seen:
-        """What came of a start."""
+        """Return the outcome of a start."""
         if ended.status is None:
             return Seen("hung", f"hung until it was ended from outside after {ended.seconds:.0f} s")
         weights = self.weights()
@@ -326,12 +329,12 @@ class Started:
         seconds = time.time() - began
         self.clear()
         output = self.log.read_text(errors="replace") if self.log.is_file() else ""
-        if self.ranks > 1:  # torchrun ends with a traceback of its own: the ranks' words count
+        if self.ranks > 1:  # torchrun prints a traceback as well: only the ranks' output counts
             ranks = sorted(self.folder.glob("rank-*.txt"))
             output = "".join(path.read_text(errors="replace") for path in ranks)
             if (
                 status is not None
-            ):  # to the last word of a rank: torchrun then waits half a minute for one that is stopped
+            ):  # until the last message of a rank: torchrun then waits half a minute for a stopped one
                 seconds = (
                     max((path.stat().st_mtime for path in ranks), default=began + seconds) - began
                 )
@@ -339,7 +342,7 @@ class Started:
         return Ended(status, output, seconds)
 
     def clear(self) -> None:
-        """Ends whatever this start has left running: known by a mark in its environment."""
+        """End every process that this start left running; a mark in the environment identifies them."""
         for entry in Path("/proc").iterdir():
             try:
                 if (
@@ -415,7 +418,7 @@ class Fwk(Side):
         return sorted(path for path in (self.run / "checkpoints").glob("update-*") if path.is_dir())
 
     def records(self, run: Path) -> list[dict]:
-        """metrics.jsonl, timings aside."""
+        """Return metrics.jsonl without timings."""
         if not (run / "metrics.jsonl").is_file():
             return []
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -426,7 +429,7 @@ class Fwk(Side):
         return load_file(path) if path.is_file() else None
 
     def whole(self) -> dict[str, str]:
-        """Checkpoints whose every file has the hash of the manifest -> a hash of all."""
+        """Return the checkpoints whose files have the hashes of the manifest, each with a hash of all its files."""
         found = {}
         for path in self.checkpoints():
             try:
@@ -440,7 +443,7 @@ class Fwk(Side):
     # -- what must come of a start
 
     def goes_on(self, says: str = "", warns: str = "", metrics: bool = True, **how) -> None:
-        """The command ends well: the weights, and the lines of metrics.jsonl, of an undisturbed run."""
+        """Expect success: the weights, and the lines of metrics.jsonl, of an undisturbed run."""
         self.judge(self.start(**how), says or warns, metrics, bool(warns))
 
     def went_on(self, ended: Ended, says: str = "", warns: str = "", metrics: bool = True) -> None:
@@ -468,8 +471,11 @@ class Fwk(Side):
         seconds: float | None = None,
         **how,
     ) -> None:
-        """The command ends with a status that is not 0 and one sentence. unchanged: nothing in the run's folder is.
-        own_traceback: that of the user's own code may be shown above the sentence. seconds: the most it may take."""
+        """Expect a status other than 0 and one message.
+
+        unchanged: nothing in the run's folder may change. own_traceback: a traceback of the user's code may be shown
+        above the message. seconds: the time limit.
+        """
         before, good = self.snapshot() if unchanged else None, self.whole()
         self.refused(self.start(**how), says, status, own_traceback, seconds)
         if unchanged:
@@ -513,19 +519,19 @@ class Fwk(Side):
         )
 
     def answers(self, says: str, **how) -> None:
-        """As `answered`."""
+        """See `answered`."""
         self.answered(self.start(**how), says)
 
     def answered(self, ended: Ended, says: str, told: str = "warned") -> None:
-        """Two ways are right: it goes on to the same weights, or refuses. told: when it goes on, what was said counts
-        as a warning ("warned") or as how it recovered ("recovered"), or nothing need be said ("silent")."""
+        """Accept two outcomes: the same weights, or a refusal. told: where the run continues, its message counts as a
+        warning ("warned") or as the way it recovered ("recovered"), or no message is needed ("silent")."""
         if self.look(ended).kind == "same":
             self.judge(ended, "" if told == "silent" else says, False, told == "warned")
         else:
             self.refused(ended, says)
 
     def stops(self, status: int, says: str = "", **how) -> None:
-        """The command saves, and ends with this status before the run is done."""
+        """Expect that the command saves, and ends with this status before the run is done."""
         self.stopped(self.start(**how), status, says)
 
     def stopped(self, ended: Ended, status: int, says: str = "") -> None:
@@ -539,12 +545,12 @@ class Fwk(Side):
         self.hear(ended, says)
 
     def ends_well(self, **how) -> None:
-        """Another run than the undisturbed one: it ends with status 0."""
+        """Expect status 0 from another run than the undisturbed one."""
         ended = self.start(**how)
         self.expect(ended.status == 0, f"status {ended.status}: {last_line(ended.output)}")
 
     def dies(self, **how) -> None:
-        """The fault itself ends the process; nothing is asked of it."""
+        """Note that the fault itself ends the process; nothing is expected of it."""
         ended = self.start(**how)
         self.expect(
             ended.status not in (0, None), f"the fault did not end it: status {ended.status}"
@@ -557,7 +563,7 @@ class Fwk(Side):
             self.problems.append(problem)
 
     def hear(self, ended: Ended, says: str) -> None:
-        """The sentence must be there; the line it stands in is told in the table."""
+        """Expect the message; its line is shown in the table."""
         if not says:
             return
         lines = [line for line in ended.output.splitlines() if re.search(says, line)]
@@ -591,11 +597,11 @@ class Fwk(Side):
         return "refused"
 
     def kind(self) -> str:
-        """The verdict without its reasons."""
+        """Return the verdict without its reasons."""
         return self.verdict().split(":")[0]
 
     def sentence(self) -> str:
-        """What it said, without paths."""
+        """Return its message without paths."""
         return " / ".join(dict.fromkeys(tidy(line, self.folder) for line in self.told))
 
 
@@ -637,7 +643,7 @@ class HF(Side):
         ]
 
     def translate(self, words: Sequence[str]) -> list[str]:
-        """The words of fwk that have a counterpart, as those."""
+        """Translate the arguments of fwk that have a counterpart."""
         found = []
         for word in words:
             key, _, value = word.partition("=")
@@ -700,8 +706,10 @@ class HF(Side):
         self.start(**how)
 
     def new_line(self, ended: Ended) -> str:
-        """The first line that a run prints neither undisturbed nor when it goes on after a SIGKILL, numbers and
-        progress aside."""
+        """Return the first line that is new: not printed by an undisturbed run or by one that resumes after a SIGKILL.
+
+        Numbers and progress are ignored.
+        """
 
         def lines(text: str) -> list[str]:
             kept = [
@@ -728,7 +736,7 @@ class HF(Side):
         return ""
 
     def kind(self) -> str:
-        """The worst that happened, and whether a later start went on to the same weights."""
+        """Return the worst outcome, and whether a later start ended with the same weights."""
         kinds = {seen.kind for seen in self.seen}
         silent = any(
             seen.kind in ("other", "nan") and "without a word" in seen.text for seen in self.seen
@@ -758,7 +766,7 @@ class HF(Side):
         )
 
     def verdict(self) -> str:
-        """What happened, start by start."""
+        """Return the outcomes, start by start."""
         words = [*self.problems, *(tidy(seen.text, self.folder, 110) for seen in self.seen)]
         return "; then ".join(words)
 
@@ -771,7 +779,7 @@ def digest(path: Path) -> str:
 
 
 def last_error(output: str) -> str:
-    """`KindOfError: its message`, of the last traceback."""
+    """Return `KindOfError: its message` of the last traceback."""
     found = re.findall(
         r"^(?:\[rank\d\]: ?)?((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed)\w*)(?:: (.*))?$",
         output,
@@ -789,7 +797,7 @@ def last_line(output: str) -> str:
 
 
 def tidy(line: str, folder: Path, longest: int = 170) -> str:
-    """A line of output for a table: no paths, no program's name, no newline, shortened."""
+    """Return a line of output for a table: shortened, without paths, the program's name and newlines."""
     line = re.sub(
         r"^(\[transformers\] |fwk-train: (error|warning): |fwk: |\S*Warning: )",
         "",
@@ -807,7 +815,7 @@ def tidy(line: str, folder: Path, longest: int = 170) -> str:
 
 
 def make_data(templates: Path, data: str) -> Path | None:
-    """The data of a kind, made once: `tokens.npy` is what Hugging Face reads where fwk makes or stores its own."""
+    """Make the data of a kind, once; Hugging Face reads `tokens.npy` where fwk makes or stores its data."""
     templates.mkdir(parents=True, exist_ok=True)
     if data in ("tokens", "long-tokens"):
         path = templates / data / "tokens.npy"
@@ -828,15 +836,17 @@ def make_data(templates: Path, data: str) -> Path | None:
 
 
 def tokens(seed: int, count: int = 40) -> np.ndarray:
-    """int64 [count, 12]: sequences of the shape that the synthetic task makes, a fifth of them to validate on. Of 40,
-    a pass over the rest is four updates, so each checkpoint falls on the end of a pass; of 80 it is eight."""
+    """Return sequences of the synthetic task's shape, int64 [count, 12]; a fifth of them is for validation.
+
+    Of 40 sequences, a pass over the others takes four updates, so each checkpoint falls on the end of a pass; of 80 it
+    takes eight."""
     rows = np.random.default_rng(seed).integers(5, 24, (count, 12))
     rows[:, 0], rows[:, -1] = 2, 3
     return rows
 
 
 def prose(seed: int) -> str:
-    """Forty documents of made-up words."""
+    """Return forty documents of random words."""
     numbers = np.random.default_rng(seed)
     words = ["".join(numbers.choice(list("abcdefghijklmnop"), 4)) for _ in range(40)]
     return "\n\n".join(" ".join(numbers.choice(words, 60)) + "." for _ in range(40)) + "\n"

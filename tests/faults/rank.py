@@ -1,5 +1,5 @@
-"""One rank under torchrun: `rank.py MODULE_OR_FILE WORDS...`. What it says goes to rank-R.txt, apart from what torchrun
-says itself. RANK_WORDS and RANK_FOLDER (JSON, by rank) give a rank more words, or another working folder."""
+"""One rank under torchrun: `rank.py MODULE_OR_FILE WORDS...`. Its output goes to rank-R.txt, apart from
+torchrun's. RANK_WORDS and RANK_FOLDER (JSON, by rank) give a rank more arguments, or another working folder."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """The fault matrix: every fault of `cases.py` against `fwk-train`, and against Hugging Face `Trainer` where it applies.
 
-    python tests/faults/run.py                  all of it; docs/reliability.md is written with --write
+    python tests/faults/run.py                  all faults; --write writes docs/reliability.md
     python tests/faults/run.py --list
     python tests/faults/run.py --only rank_killed weights_cut
-    python tests/faults/run.py --again          what an earlier call found is not taken over
+    python tests/faults/run.py --again          do not reuse the results of an earlier call
 
 Results are kept in the scratch folder (--scratch, by default a folder in the system's temporary one), a file for each
-fault and side, until the code changes: a call that was interrupted goes on where it was, and `--side fwk` and `--side
-hf` may run beside each other, before one more call that writes the tables.
+fault and side, until the code changes: an interrupted call continues where it stopped, and `--side fwk` and `--side hf`
+may run at the same time, before one more call that writes the tables.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 
 def code(case: Fault, side: type[Side]) -> str:
-    """A hash of everything that decides how a case ends on a side."""
+    """Return a hash of everything that decides the outcome of a case on a side."""
     files = [
         HERE / "lab.py",
         HERE / "rank.py",
@@ -57,7 +57,7 @@ def code(case: Fault, side: type[Side]) -> str:
 
 
 def template_code(side: type[Side]) -> str:
-    """A hash of what undisturbed runs follow from."""
+    """Return a hash of everything that decides the undisturbed runs."""
     files = (
         [HERE / "lab.py", HERE / "hf_train.py"]
         if side is HF
@@ -67,7 +67,7 @@ def template_code(side: type[Side]) -> str:
 
 
 def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
-    """The side after the case ran on it; the reason if it cannot be provoked here."""
+    """Return the side after the case ran on it, or the reason why the case cannot be provoked."""
     folder = scratch / "cases" / f"{case.name}-{side.name}"
     shutil.rmtree(folder, ignore_errors=True)
     made = side(
@@ -82,9 +82,7 @@ def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
             case.run(made)
         except Skip as reason:
             return str(reason)
-        except (
-            Exception
-        ) as error:  # the case, not what it tries: the others are still worth running
+        except Exception as error:  # an error in the case itself; the other cases still run
             made.problems.append(
                 f"the case itself broke: {type(error).__name__}: {' '.join(str(error).split())[-300:]}"
             )
@@ -92,7 +90,7 @@ def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
 
 
 def outcome(case: Fault, side: type[Side], scratch: Path) -> dict:
-    """{verdict, kind, says, seconds} of a case on a side."""
+    """Return {verdict, kind, says, seconds} of a case on a side."""
     began = time.monotonic()
     found = attempt(case, side, scratch)
     skipped = isinstance(found, str)
@@ -107,7 +105,7 @@ def outcome(case: Fault, side: type[Side], scratch: Path) -> dict:
 def result_of(
     case: Fault, side: type[Side], scratch: Path, again: bool = False, keep: bool = False
 ) -> dict:
-    """The outcome, from an earlier call where the code is the same. again: never; keep: whatever the code."""
+    """Return the outcome, from an earlier call where the code is unchanged. again: never reuse; keep: always reuse."""
     if side is HF and not case.hf:
         return {"verdict": f"- ({case.why})", "kind": "", "says": "", "seconds": 0}
     kept, now = scratch / "results" / f"{case.name}-{side.name}.json", code(case, side)
@@ -123,7 +121,7 @@ def result_of(
 
 
 def counts(results: dict[str, dict], side: str) -> str:
-    """`31 recovered, 2 refused`: how often each kind of verdict occurs, the most frequent first."""
+    """Return the counts of the verdicts, the most frequent first: `31 recovered, 2 refused`."""
     kinds = Counter(
         result[side]["kind"]
         for result in results.values()
@@ -133,7 +131,7 @@ def counts(results: dict[str, dict], side: str) -> str:
 
 
 def tables(results: dict[str, dict]) -> str:
-    """The matrix as Markdown, a table per group, and the counts."""
+    """Return the matrix as Markdown: the counts, and a table per group."""
     applies = [name for name, result in results.items() if result.get("hf", {}).get("kind")]
     lines = [
         f"`fwk-train`, {len(results)} faults: {counts(results, 'fwk')}.",
@@ -146,8 +144,8 @@ def tables(results: dict[str, dict]) -> str:
         f"{name} {installed(name)}" for name in ("fwk", "torch", "transformers", "accelerate")
     )
     lines += [
-        f"Run with {used}, Python {platform.python_version()}, on {platform.system()} with {os.cpu_count()} CPU cores and "
-        "no GPU.",
+        f"Run with {used}, Python {platform.python_version()}, on {platform.system()} with {os.cpu_count()} "
+        "CPU cores and no GPU.",
         "",
     ]
     for group in dict.fromkeys(CASES[name].group for name in results):
@@ -216,7 +214,7 @@ def main() -> int:
     ):
         signal.signal(
             number, handler
-        )  # what is started must hear them, also where this runs behind `nohup` or `&`
+        )  # child processes must receive them, also where this runs behind `nohup` or `&`
     names = given.only or list(CASES)
     sides = [
         side

@@ -1,4 +1,4 @@
-"""The fault matrix (`tests/faults/`): its judge, a few cheap faults, and, slowly, every fault as a test of its own."""
+"""The fault matrix (`tests/faults/`): its judge, a few cheap faults, and, as slow tests, every fault."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SENTENCE = "fwk-train: error: the disk is full\n"
 
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory) -> Path:
-    """Where the undisturbed runs that cases compare with are made, once."""
+    """The folder of the undisturbed runs that cases compare with, which are made once."""
     return tmp_path_factory.mktemp("faults")
 
 
 @pytest.fixture
 def side(tmp_path) -> Fwk:
-    """A side with an undisturbed run of made-up weights, and a run folder to judge."""
+    """Return a side with an undisturbed run of artificial weights, and a run folder to judge."""
     made = Fwk(tmp_path / "case", tmp_path / "templates")
     made.template = lambda kind, fault: tmp_path / "undisturbed"
     made.prepare_data = lambda: None

@@ -386,7 +386,10 @@ def test_no_text_gives_no_number():
 def test_the_environment_is_json_and_names_no_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = describe_environment(
-        SimpleNamespace(seed=3), {"tied_mlm": "0.1"}, torch.device("cpu"), 4
+        SimpleNamespace(seed=3, train=SimpleNamespace(precision="fp32", deterministic=True)),
+        {"tied_mlm": "0.1"},
+        torch.device("cpu"),
+        4,
     )
     text = json.dumps(found)
     assert (

@@ -1,4 +1,4 @@
-"""`fwk-evaluate`, `fwk.load` and copies of a model, of every task: metrics are those of training, and nothing of the user's is lost."""
+"""Tests of `fwk-evaluate`, `fwk.load` and copies of a model: metrics equal those of training, and no file is lost."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def metrics(capsys, *arguments) -> dict[str, float]:
 
 
 def train(folder: Path, case: dict, **changes) -> dict[str, float]:
-    """Trains as the case says, and what the last evaluation said."""
+    """Train as the case describes and return the metrics of the last evaluation."""
     made = merge_settings(
         merge_settings(case, {"train": {"precision": "fp32", "updates": None}}), changes
     )
@@ -46,7 +46,7 @@ def train(folder: Path, case: dict, **changes) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory) -> Path:
-    """A run of a tagger and parser, averaged, and evaluated with its averages."""
+    """A run of a tagger and parser with averaged weights, evaluated with the averages."""
     folder = tmp_path_factory.mktemp("tagger") / "run"
     train(
         folder,
@@ -72,7 +72,7 @@ def test_the_loss_is_that_at_the_same_point_of_the_weights_schedule(
     found = metrics(capsys, tmp_path / "run", *([f"train.batch={batch}"] if batch else []))
     assert found == pytest.approx(told, rel=1e-5)
     plain = metrics(capsys, tmp_path / "run")["semantic_augment/masked_lm"]
-    assert found["loss"] > 2 * plain  # the weight is that of the end, 3
+    assert found["loss"] > 2 * plain  # the weight has its final value, 3
 
 
 def test_what_a_phase_has_switched_off_is_not_evaluated(tmp_path, capsys):

@@ -1,6 +1,6 @@
-"""SIGKILL at any moment, also inside a save, and started again: the run ends as if nothing had happened.
+"""SIGKILL at any moment, also inside a save, and a restart: the run ends as if it had not been disturbed.
 
-Starts are cheap: this file, run as a program, imports everything once and forks a child for every start.
+Starts are cheap: this file, run as a program, imports everything once and forks a child for each start.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ TIMINGS = ("seconds", "tokens_per_second")
 
 
 def serve() -> None:
-    """Reads requests, one JSON object per line: {folder, train, die}. Forks a run for each, kills it if it is told how,
-    and answers with how it ended."""
+    """Read requests, one JSON object per line: {folder, train, die}; fork a run for each, kill it as requested, and
+    answer with its exit status."""
     import torch
-    import torch._dynamo  # optimizers import it when they are made, which takes longer than a run here
+    import torch._dynamo  # optimizers import it when they are built, which takes longer than a whole run of this test
 
     from fwk.components.discovery import load_plugins
     from fwk.runs import start  # noqa: F401  everything a run needs, before the first fork
@@ -75,7 +75,7 @@ def serve() -> None:
 
 
 def _wait_for_saves(reader: int, saves: int) -> None:
-    """Until the child has begun so many saves, or has ended."""
+    """Wait until the child has started so many saves, or has ended."""
     while saves > 0:
         select.select([reader], [], [])
         if not (seen := os.read(reader, 1)):
@@ -108,8 +108,8 @@ def _child(request: dict, writer: int) -> None:
 
 
 def _die_at(step: int, in_save: int) -> None:
-    """Kills this process at the `step`-th thing that its `in_save`-th save does to the disk: just before it, or (where
-    it writes a file) halfway through it."""
+    """Kill this process at the `step`-th disk operation of its `in_save`-th save: just before it, or (where it writes a
+    file) halfway through it."""
     from fwk.engine.saving import checkpoint
 
     state = {"saves": 0, "steps": 0}
@@ -123,7 +123,7 @@ def _die_at(step: int, in_save: int) -> None:
     def last(*arguments):
         settle(*arguments)
         if state["saves"] == in_save and state["steps"] <= step:
-            os._exit(99)  # there is no such step
+            os._exit(99)  # the save has fewer steps
 
     def watched(function, torn=None):
         def call(*arguments, **keywords):
@@ -145,7 +145,7 @@ def _die_at(step: int, in_save: int) -> None:
         for inside in sorted(Path(path).glob("*"))[:2]:
             inside.unlink()
 
-    # all of it happens in the thread that writes, the settling included
+    # all of it happens in the thread that writes, pruning included
     checkpoint.write_checkpoint, checkpoint.prune_checkpoints = counted, last
     checkpoint.write_hashed = watched(checkpoint.write_hashed, half_a_file)
     checkpoint.shutil.rmtree = watched(checkpoint.shutil.rmtree, half_a_folder)
@@ -163,7 +163,7 @@ def _die_at(step: int, in_save: int) -> None:
 
 @pytest.fixture(scope="module")
 def start():
-    """A function (folder, train, **how to die) -> exit status; negative: the signal that ended it."""
+    """Return a function (folder, train, **how to die) -> exit status; negative: the signal that ended it."""
     server = subprocess.Popen(
         [sys.executable, __file__],
         stdin=subprocess.PIPE,
@@ -185,7 +185,7 @@ def start():
 
 
 def records(run: Path) -> list[dict]:
-    """Every line of metrics.jsonl, timings aside."""
+    """Return the lines of metrics.jsonl without timings."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [
         {key: value for key, value in json.loads(line).items() if key not in TIMINGS}
@@ -194,7 +194,7 @@ def records(run: Path) -> list[dict]:
 
 
 def left_behind(run: Path) -> dict:
-    """What a finished run's folder says, timings aside: metrics, names of checkpoints, links, and every tensor file."""
+    """Return the content of a finished run's folder without timings: metrics, checkpoints, links, tensors."""
     checkpoints = run / "checkpoints"
     folders = sorted(path for path in checkpoints.iterdir() if not path.is_symlink())
     return {
@@ -223,13 +223,13 @@ def assert_the_same(run: Path, undisturbed: Path) -> None:
 
 
 def kill_again_and_again(start, tmp_path: Path, kills: int, updates: int, **train) -> int:
-    """Returns how many of the kills left a half-written checkpoint."""
+    """Return how many of the kills left a half-written checkpoint."""
     train = {"updates": updates, **train}
     assert start(tmp_path / "undisturbed", train) == 0
     instants = random.Random(7)
     done = inside = 0
     while done < kills:
-        # from the n-th save's begin on (0: the process's), so that a slow machine is killed at the same places
+        # from the start of the n-th save (0: of the process), so that slow machines are killed at the same places
         saves = instants.choice((0, 1, 1, 2, 2, 3))
         seconds = instants.uniform(0, 0.25 if saves == 0 else 0.03)
         status = start(tmp_path / "killed", train, saves=saves, seconds=seconds)
@@ -259,10 +259,10 @@ def test_kills_with_a_data_loading_worker_lose_nothing_and_leave_the_folder_free
 
 @pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_each_step_of_a_save_loses_nothing(start, tmp_path, stride):
-    train = {"updates": 48 // stride}  # one for every start
+    train = {"updates": 48 // stride}  # one for each start
     assert start(tmp_path / "undisturbed", train) == 0
     step = 1
-    # every start saves once in peace and dies in its second save, some steps further on than the start before
+    # every start saves once undisturbed and dies in its second save, some steps later than the start before
     while (
         status := start(tmp_path / "killed", train, step=step, in_save=2)
     ) == -signal.SIGKILL and step < 47:

@@ -1,4 +1,4 @@
-"""How a run goes: the order of hooks, signals, stopping, going on, and errors on the way."""
+"""The life of a run: the order of hooks, signals, stopping, resuming, and errors."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def undisturbed(tmp_path_factory) -> Path:
 
 
 class Listener:
-    """Notes every hook it hears."""
+    """Record every hook call."""
 
     def __init__(self):
         self.heard: list[str] = []
@@ -85,7 +85,7 @@ for _name in hook_signatures():
 
 
 def documented() -> list[str]:
-    """The hooks in the order of the pseudo-code at the head of the trainer."""
+    """Return the hooks in the order of the pseudo-code at the head of the trainer."""
     return re.findall(r"\bfwk_\w+", trainer.__doc__)
 
 
@@ -121,7 +121,7 @@ def test_a_hook_that_only_some_updates_need_is_called_in_those(tmp_path, plugin)
 
 
 class Signal:
-    """Sends a signal to this process while update `at` is under way."""
+    """Send a signal to this process while update `at` is under way."""
 
     def __init__(self, number: int, at: int = 3):
         self.number, self.at = number, at
@@ -177,7 +177,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path, plugin):
 
 
 def test_a_signal_to_the_whole_group_saves_although_workers_hear_it_too(tmp_path):
-    """As schedulers send it: to the trainer and its data-loading workers at once."""
+    """Send the signal as schedulers do: to the trainer and its data-loading workers at once."""
     folder = tmp_path / "run"
     config = config_in(
         folder, {"train": {"updates": 100000, "workers": 1, "save_every": 0, "validate_every": 0}}
@@ -193,8 +193,7 @@ def test_a_signal_to_the_whole_group_saves_although_workers_hear_it_too(tmp_path
         until(
             lambda: (
                 process.poll() is not None
-                or (folder / "metrics.jsonl").is_file()
-                and len(lines(folder)) > 2
+                or ((folder / "metrics.jsonl").is_file() and len(lines(folder)) > 2)
             )
         )
         assert process.poll() is None, process.communicate()[1].decode()[-2000:]

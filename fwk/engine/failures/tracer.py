@@ -229,7 +229,7 @@ def kind_of(value: Tensor) -> str:
     return "inf" if bool((value == torch.inf).any()) else "-inf"
 
 
-def floats_in(value: Any) -> Iterator[Tensor]:
+def floats_in(value: object) -> Iterator[Tensor]:
     """Yield the floating-point tensors inside tuples, lists, mappings and dataclasses."""
     if isinstance(value, Tensor):
         if value.is_floating_point():

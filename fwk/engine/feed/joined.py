@@ -17,6 +17,9 @@ from torch import Tensor
 from fwk.contracts.views import View
 from fwk.errors import PluginError
 
+# the parts of a value, one per micro-batch, by the identity of the value and the sizes of the parts
+Splits = dict[tuple[int, ...], Sequence[Any]]
+
 
 @dataclass(frozen=True)
 class JoinedViews:
@@ -24,9 +27,8 @@ class JoinedViews:
 
     views: Mapping[str, View]
     sizes: Mapping[str, Sequence[int]]  # by view: the rows of each micro-batch
-    padded: Mapping[
-        str, Sequence[bool]
-    ]  # by view: whether each micro-batch has padding, as if it had been made alone
+    # by view: whether each micro-batch has padding, as if it had been made alone
+    padded: Mapping[str, Sequence[bool]]
 
     @classmethod
     def joining(cls, views: Mapping[str, View], draws: Sequence[np.ndarray]) -> JoinedViews:
@@ -55,9 +57,7 @@ class JoinedViews:
             yield dict(self.views)
             return
 
-        splits: dict[
-            tuple, Sequence[Any]
-        ] = {}  # a value that several fields or views share is split once
+        splits: Splits = {}  # a value that several fields or views share is split once
         columns = {
             name: _split_fields(view, self.sizes[name], splits) for name, view in self.views.items()
         }
@@ -83,9 +83,7 @@ def _padding_per_part(view: View, sizes: Sequence[int]) -> list[bool]:
     return [not bool(part.all()) for part in view.mask.split(sizes)]
 
 
-def _split_fields(
-    view: View, sizes: Sequence[int], splits: dict[tuple, Sequence[Any]]
-) -> dict[str, Sequence[Any]]:
+def _split_fields(view: View, sizes: Sequence[int], splits: Splits) -> dict[str, Sequence[Any]]:
     """Return the fields of a view that hold rows, each as one part per micro-batch."""
     values = {field.name: getattr(view, field.name) for field in fields(view)}
     return {
@@ -95,7 +93,7 @@ def _split_fields(
     }
 
 
-def _split(value: Any, sizes: Sequence[int], splits: dict[tuple, Sequence[Any]]) -> Sequence[Any]:
+def _split(value: object, sizes: Sequence[int], splits: Splits) -> Sequence[Any]:
     key = id(value), *sizes
     if key not in splits:
         if isinstance(value, Tensor):

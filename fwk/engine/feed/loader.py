@@ -9,7 +9,7 @@ by update.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,12 +38,10 @@ from fwk.engine.feed.workers import (
 from fwk.engine.update import Views
 from fwk.errors import CodeFailed, ConfigError, FwkError, PluginError, did_you_mean
 
-POSITIONS_PER_CALL = (
-    32768  # small micro-batches are made together until a call has this many positions
-)
-MICRO_BATCHES_PER_CALL = (
-    64  # upper bound; the first micro-batch is delayed until all of its call are made
-)
+# small micro-batches are made together until a call has this many positions
+POSITIONS_PER_CALL = 32768
+# upper bound; the first micro-batch is delayed until all of its call are made
+MICRO_BATCHES_PER_CALL = 64
 
 T = TypeVar("T")
 
@@ -57,9 +55,8 @@ class FeedSettings:
     rank: int = 0
     world_size: int = 1
     workers: int = 0  # data-loading processes; 0: load in this process
-    device: torch.device = field(
-        default_factory=lambda: torch.device("cpu")
-    )  # where the views are wanted
+    # where the views are wanted
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     user_dirs: Sequence[str | Path] = ()  # imported in each worker before the task is unpickled
     start_method: str | None = None  # of the workers; None: the platform's
     timeout: float = 0.0  # seconds to wait for one item of a worker; 0: no limit
@@ -180,7 +177,7 @@ class _Examples(Dataset):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         # a task of a user directory can be unpickled only once that directory is imported
         arguments = pickle.dumps((self.task, self.split, self.order, self.user_dirs))
         return _rebuild, (_Examples, self.user_dirs, arguments)
@@ -235,7 +232,7 @@ class _JoinedExamples(_Examples):
         super().__init__(task, "train", order, user_dirs)
         self.make_views = make_views
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         arguments = pickle.dumps((self.task, self.order, self.user_dirs, self.make_views))
         return _rebuild, (_JoinedExamples, self.user_dirs, arguments)
 
@@ -278,7 +275,7 @@ def _unchanged(item: T) -> T:
 
 def _make_loader(
     examples: _Examples,
-    draws: Any,  # any iterable; torch asks for a Sampler and needs `__iter__` only
+    draws: Iterable[np.ndarray] | Iterable[list[np.ndarray]],
     workers: int,
     pin_memory: bool = False,
     start_method: str | None = None,

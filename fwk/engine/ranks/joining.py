@@ -23,9 +23,8 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  
 POLL_SECONDS = 0.05  # between two attempts to reach rank 0
 
 _job_numbers = itertools.count()  # how often this process joined a job; the same on all ranks
-_stores: list[
-    dist.TCPStore
-] = []  # kept alive: that of rank 0 is the server that the other ranks connect to
+# kept alive: that of rank 0 is the server that the other ranks connect to
+_stores: list[dist.TCPStore] = []
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class World:
             start = int(sizes[: self.rank].sum())
         return _Gather.apply(tensor, self, start), rows + start
 
-    def gather_objects(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: object) -> list[Any]:
         """Return the JSON-able values of all ranks in rank order; they travel as text, nothing is unpickled."""
         if self.size == 1:
             return [value]

@@ -36,6 +36,9 @@ from fwk.errors import CheckpointError
 from fwk.files import digest, sync, write_hashed
 from fwk.nn.finite import names_not_finite
 
+State = dict[str, Any]  # the content of state.json
+Manifest = dict[str, Any]  # the content of manifest.json
+
 FORMAT = 1
 NAME = re.compile(r"update-(\d{9,})$")
 REQUIRED_FILES = {
@@ -200,7 +203,7 @@ def remove(checkpoint: Path) -> None:
 # -- reading ---------------------------------------------------------------------------------------------------------
 
 
-def verify(checkpoint: Path) -> dict[str, Any]:
+def verify(checkpoint: Path) -> Manifest:
     """Return the manifest after every file was hashed. Raises CheckpointError, which names the file that differs."""
     manifest = _read_manifest(checkpoint)
     for name, expected in manifest["files"].items():
@@ -218,7 +221,7 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_manifest(checkpoint: Path) -> dict[str, Any]:
+def _read_manifest(checkpoint: Path) -> Manifest:
     path = checkpoint / "manifest.json"
     manifest = _read_json(path)
     if not isinstance(manifest, dict):
@@ -237,7 +240,7 @@ def _read_manifest(checkpoint: Path) -> dict[str, Any]:
     return manifest
 
 
-def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], State]:
     """Return the tensors, by file and name, and the state of a checkpoint that was verified."""
     manifest = verify(checkpoint)
     try:
@@ -321,7 +324,7 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
-def describe_requirements(state: Mapping[str, Any]) -> str:
+def describe_requirements(state: State) -> str:
     """Return `; it needs ...` with the plugins that a checkpoint needs, their versions and components, or ''."""
     plugins = []
     for name, facts in state.get("needs", {}).items():

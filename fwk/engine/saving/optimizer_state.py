@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwk.engine.run import OptimizerState
 from fwk.errors import CheckpointError
 
 # keys of a parameter group that are not state: its parameters, their names, the rate that the schedule sets, and
@@ -15,7 +16,7 @@ from fwk.errors import CheckpointError
 NOT_STATE = ("params", "names", "lr", "built")
 
 
-def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> OptimizerState:
     """Return the optimizer's state as tensors and as JSON-able values, both by 'parameter::key'.
 
     State that the optimizer keeps for a group as a whole since `remember_initial_settings` (a count, a running sum) is
@@ -91,7 +92,7 @@ def _changed_settings(group: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _are_equal(a: Any, b: Any) -> bool:
+def _are_equal(a: object, b: object) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)
     return type(a) is type(b) and a == b

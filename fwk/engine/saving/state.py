@@ -13,17 +13,17 @@ from torch import Tensor
 from fwk.config.identity import required, to_yaml
 from fwk.config.run_config import RunConfig
 from fwk.contracts.phase import Phase
-from fwk.engine.run import Run
+from fwk.engine.run import OptimizerState, Run
 from fwk.engine.saving import checkpoint
+from fwk.engine.saving.checkpoint import State
 from fwk.errors import CheckpointError, FwkError, HookFailed, RunError
 
-State = Mapping[str, Any]  # the content of state.json
 TensorFiles = Mapping[str, Mapping[str, Tensor]]  # by file, without its suffix, and name
 
 
 def capture_state(
     run: Run,
-    optimizer: tuple[dict[str, Tensor], dict[str, Any]],
+    optimizer: OptimizerState,
     meters: dict[str, Tensor],
     **trainer_state: Any,
 ) -> tuple[TensorFiles, str]:
@@ -70,7 +70,7 @@ def _capture_plugins(run: Run) -> tuple[dict[str, dict[str, Tensor]], dict[str, 
     return tensors, others
 
 
-def _counters(run: Run) -> dict[str, Any]:
+def _counters(run: Run) -> State:
     """Return the state of the run itself; `restore_state` takes it back."""
     return {
         "update": run.update,
@@ -119,7 +119,7 @@ def write_weights(
     )
 
 
-def read_for_resume(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def read_for_resume(run: Run, path: Path) -> tuple[dict[str, dict[str, Tensor]], State]:
     """Return the tensors and the state of a checkpoint that `run` can resume from.
 
     Raises CheckpointError where the checkpoint holds weights only, was written by another version, holds the state of a

@@ -1,1 +1,1 @@
-"""What goes wrong inside of a training process: a user directory for `fwk-train`, and callbacks for HF `Trainer`."""
+"""Faults inside a training process: a user directory for `fwk-train`, and callbacks for Hugging Face `Trainer`."""

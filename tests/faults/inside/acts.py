@@ -1,10 +1,10 @@
-"""Faults that happen inside of a training process. The environment variable FAULT says which, as JSON:
+"""Faults inside a training process. The environment variable FAULT selects one, as JSON:
 
-    {"act": name, "place": "begin" | "update" | "save" | "validate", "at": n, "rank": r, and what the act takes}
+    {"act": name, "place": "begin" | "update" | "save" | "validate", "at": n, "rank": r, and the arguments of the act}
 
 `at` is the update about to begin, or the number of the save, or of the forward pass in evaluation, counted from 1. Both
-trainers call `reach` at the same places; what an act does to a process or a model is the same for both. A process that
-torchrun has started anew is left alone.
+trainers call `reach` at the same places, and an act does the same to both. A process that torchrun has restarted is
+left alone.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FIRST_START = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
 
 def meant(place: str) -> bool:
-    """Whether this process has a fault at such a place."""
+    """Return True where this process has a fault at such a place."""
     rank = int(os.environ.get("RANK", "0"))
     return bool(SPEC) and FIRST_START and SPEC["place"] == place and SPEC.get("rank", rank) == rank
 
 
 def reach(place: str, number: int | None = None, **subject: Any) -> None:
-    """Called by a trainer at a place; does what FAULT says, if it says so of this place."""
+    """Perform the act of FAULT, where it belongs to this place; trainers call this at every place."""
     if meant(place) and SPEC.get("at") in (None, number):
         taken = {
             key: value for key, value in SPEC.items() if key not in ("act", "place", "at", "rank")
@@ -44,7 +44,7 @@ def reach(place: str, number: int | None = None, **subject: Any) -> None:
 def act_signal(
     _: Any, name: str, times: int = 1, group: bool = False, first: float = 0.0, then: float = 0.0
 ) -> None:
-    """A signal to this process, or to its whole group, as a terminal sends a Ctrl-C; slow moments before and after."""
+    """Send a signal to this process, or to its whole group, as a terminal does for Ctrl-C; wait before and after."""
     time.sleep(first)
     for _ in range(times):
         (os.killpg if group else os.kill)(0 if group else os.getpid(), getattr(signal, name))
@@ -53,7 +53,7 @@ def act_signal(
 
 
 def act_kill_when_written(_: Any, pattern: str, files: int, seconds: float = 0.0) -> None:
-    """SIGKILL as soon as so many files match the pattern, and `seconds` later: a child watches."""
+    """Send SIGKILL `seconds` after so many files match the pattern; a child process watches."""
     parent = os.getpid()
     if os.fork():
         return
@@ -78,7 +78,7 @@ def act_sleep(_: Any, seconds: float) -> None:
 
 
 def act_pause(_: Any, limit: float = 60.0) -> None:
-    """Says so in a file `paused`, and waits for a file `go`."""
+    """Write a file `paused`, and wait for a file `go`."""
     Path("paused").touch()
     end = time.monotonic() + limit
     while not Path("go").exists() and time.monotonic() < end:
@@ -86,12 +86,12 @@ def act_pause(_: Any, limit: float = 60.0) -> None:
 
 
 def act_worker(_: Any, name: str) -> None:
-    """A signal to the first data-loading worker."""
+    """Send a signal to the first data-loading worker."""
     os.kill(multiprocessing.active_children()[0].pid, getattr(signal, name))
 
 
 def act_clock(_: Any, seconds: float) -> None:
-    """The wall clock jumps; the monotonic one does not, as with a correction by NTP or by hand."""
+    """Let the wall clock jump; the monotonic one does not, as with a correction by NTP or by hand."""
     now, now_ns = time.time, time.time_ns
     time.time = lambda: now() + seconds
     time.time_ns = lambda: now_ns() + int(seconds * 1e9)
@@ -101,7 +101,7 @@ def act_clock(_: Any, seconds: float) -> None:
 
 
 def act_fill(_: Any, path: str, leave: int = 0) -> None:
-    """Fills the disk, but for `leave` bytes."""
+    """Fill the disk except for `leave` bytes."""
     with open(path, "wb", buffering=0) as file:
         block = 1 << 16
         while block:
@@ -123,10 +123,10 @@ def act_cut(_: Any, pattern: str, size: int = 0) -> None:
 
 
 def act_overwrite(_: Any, pattern: str) -> None:
-    """Other bytes of the same length, in place: every second byte becomes a copy of the one two before."""
+    """Overwrite bytes in place: every second byte becomes a copy of the one two before."""
     for path in Path().glob(pattern):
         content = bytearray(path.read_bytes())
-        start = min(256, len(content) // 2)  # the header of a .npy file stays
+        start = min(256, len(content) // 2)  # keep the header of a .npy file
         content[start::2] = content[start::2][2:] + content[start::2][:2]
         with open(path, "r+b") as file:
             file.write(content)
@@ -136,7 +136,7 @@ def act_overwrite(_: Any, pattern: str) -> None:
 
 
 def _weight(subject: Any) -> Any:
-    """The weight of the last linear layer inside of the encoder."""
+    """Return the weight of the last linear layer inside the encoder."""
     named = [
         (name, p)
         for name, p in subject.model.named_parameters()
@@ -154,7 +154,7 @@ def act_nudge_weight(subject: Any) -> None:
 
 
 def act_bad_gradient(subject: Any, value: str = "inf") -> None:
-    """One entry of one gradient, in the next backward pass only."""
+    """Change one entry of one gradient, in the next backward pass only."""
 
     def spoil(gradient: Any) -> Any:
         handle.remove()
@@ -166,7 +166,7 @@ def act_bad_gradient(subject: Any, value: str = "inf") -> None:
 
 
 def act_bad_activation(subject: Any, value: str = "nan") -> None:
-    """What the last layer norm of the encoder gives for one sequence, in the next forward pass only: the loss."""
+    """Change the output of the encoder's last layer norm for one sequence, in the next forward pass only."""
 
     def spoil(module: Any, arguments: Any, output: Any) -> Any:
         handle.remove()
@@ -187,7 +187,7 @@ def act_nan_data(subject: Any) -> None:
 
 
 def act_skip_update(subject: Any) -> None:
-    """This rank believes to be an update further on."""
+    """Let this rank count one update too many."""
     if hasattr(subject, "run"):
         subject.run.update += 1
     else:
@@ -195,8 +195,8 @@ def act_skip_update(subject: Any) -> None:
 
 
 def act_other_order(subject: Any) -> None:
-    """This rank reads its examples in another order."""
+    """Let this rank read its examples in another order."""
     if not hasattr(subject, "run"):
-        return  # there it is another seed of the sampler, see `hf_train.py`
+        return  # in the other trainer it is another seed of the sampler, see `hf_train.py`
     order = subject.run.order
     subject.run.order = type(order)(999, {"a": len(order)})
