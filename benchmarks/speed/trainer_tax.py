@@ -129,7 +129,7 @@ def by_fwk(trainer) -> Callable[[], None]:
     run, updates = trainer.run, trainer.updates()
 
     def step() -> None:
-        run.world.enter("its own part", update=run.update + 1)
+        run.world.enter("local work", update=run.update + 1)
         trainer.enter_phase(run.hooks.hook.fwk_phase(run=run))
         run.hooks.hook.fwk_update_begin(run=run)
         trainer.step(next(updates))
@@ -243,7 +243,7 @@ def parts(rounds: int) -> list[tuple[str, float, float]]:
             return once
 
         def hooks() -> None:
-            run.world.enter("its own part", update=run.update + 1)
+            run.world.enter("local work", update=run.update + 1)
             trainer.enter_phase(run.hooks.hook.fwk_phase(run=run))
             run.hooks.hook.fwk_update_begin(run=run)
             run.hooks.hook.fwk_update_end(run=run)

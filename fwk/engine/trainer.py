@@ -84,7 +84,7 @@ class Trainer:
             if run.validation_pending:
                 books.finish_validation()
             while not run.done and not run.validation_pending:
-                run.world.enter("its own part", update=run.update + 1)
+                run.world.enter("local work", update=run.update + 1)
                 self.enter_phase(hooks.fwk_phase(run=run))
                 hooks.fwk_update_begin(run=run)
                 if not self.step(next(updates)):

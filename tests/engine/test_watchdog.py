@@ -384,7 +384,7 @@ def test_a_slow_rank_ends_the_job_within_the_timeout_and_is_named_with_what_it_d
     ends = Job(tmp_path / "job", ranks=2, fault="1:6:sleep").end([0, 1])
     assert [status for status, _ in ends] == [1, 1]
     [error] = errors(*(output for _, output in ends))
-    assert "rank 1" in error and "last heard of in its own part of update 6, is still busy" in error
+    assert "rank 1" in error and "last heard of in local work of update 6, is still busy" in error
     assert "time.sleep(1000)" in ends[0][1] and "Traceback" not in ends[0][1]
 
 
