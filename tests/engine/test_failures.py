@@ -482,7 +482,7 @@ def test_a_disk_that_fills_while_a_run_is_described_is_one_sentence(tmp_path, mo
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device", "environment.json")
 
-    monkeypatch.setattr(start, "_describe", full)
+    monkeypatch.setattr(start, "describe_run", full)
     with pytest.raises(
         RunError, match=r"No space left on device \(environment.json\); free some space"
     ):

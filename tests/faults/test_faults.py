@@ -54,7 +54,7 @@ def write_run(run: Path, value: float = 1.0) -> None:
 
 def test_the_same_weights_are_recovered(side):
     write_run(side.run)
-    side.went_on(Ended(0, "fwk: skipped a checkpoint\n", 1), "passed over")
+    side.went_on(Ended(0, "fwk: skipped a checkpoint\n", 1), "skipped")
     assert side.verdict() == "recovered" and side.sentence() == "skipped a checkpoint"
 
 
@@ -63,7 +63,7 @@ def test_the_same_weights_are_recovered(side):
     [
         (1.0000001, "", "", "other weights"),
         (float("nan"), "", "", "NaN"),
-        (1.0, "", "passed over", "no sentence like"),
+        (1.0, "", "skipped", "no sentence like"),
         (1.0, f"{TRACEBACK}:\nOSError: no\n", "", "a traceback"),
     ],
 )
