@@ -16,12 +16,15 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from fwk.contracts.context import BuildContext, Context, Vocabulary
     from fwk.contracts.criterion import Criterion
     from fwk.contracts.encoder import Encoder
-    from fwk.contracts.hooks import hookimpl
+    from fwk.contracts.hooks import RunView, hookimpl
     from fwk.contracts.keyed import Key, choose, exact_share, invert_cdf
     from fwk.contracts.noiser import LearnedNoiser, Noiser
+    from fwk.contracts.optimizer import OptimizerConfig, OptimizerFactory
     from fwk.contracts.options import option
     from fwk.contracts.phase import Phase
     from fwk.contracts.read import Read
+    from fwk.contracts.schedule import Schedule, ScheduleConfig
+    from fwk.contracts.sizes import SequenceShape, Transformer
     from fwk.contracts.task import Source, Task
     from fwk.contracts.views import Batch, Encoded, LossTerm, Output, View
 
@@ -36,6 +39,10 @@ _PLACES = {
     "Encoder": "fwk.contracts.encoder",
     "Task": "fwk.contracts.task",
     "Source": "fwk.contracts.task",
+    "OptimizerFactory": "fwk.contracts.optimizer",
+    "OptimizerConfig": "fwk.contracts.optimizer",
+    "Schedule": "fwk.contracts.schedule",
+    "ScheduleConfig": "fwk.contracts.schedule",
     "Batch": "fwk.contracts.views",
     "View": "fwk.contracts.views",
     "Encoded": "fwk.contracts.views",
@@ -49,6 +56,9 @@ _PLACES = {
     "Context": "fwk.contracts.context",
     "Vocabulary": "fwk.contracts.context",
     "Phase": "fwk.contracts.phase",
+    "RunView": "fwk.contracts.hooks",
+    "SequenceShape": "fwk.contracts.sizes",
+    "Transformer": "fwk.contracts.sizes",
 }
 
 __all__ = ["__version__", "load", "train", "registry", *_PLACES]
