@@ -151,7 +151,7 @@ def _is_import_machinery(frame: traceback.FrameSummary) -> bool:
 
 def _is_hook_machinery(frame: traceback.FrameSummary) -> bool:
     path = Path(frame.filename)
-    return "pluggy" in path.parts or path == _MACHINERY / "discovery.py"
+    return "pluggy" in path.parts or path == _MACHINERY / "hook_manager.py"
 
 
 def _traceback_text(frames: list[traceback.FrameSummary], error: BaseException) -> str:

@@ -1,138 +1,64 @@
-"""Plugins: entry points in group `fwk.plugins`, user directories, and the built-in components, by one mechanism.
+"""Discovery of plugins: entry points in the group `fwk.plugins`, user directories, and the built-in components.
 
-`discover` makes names known, as cheaply as it can: a package that ships a true index is not imported. `load_plugins`
-imports everything and returns the manager that calls lifecycle hooks; it is what a run uses.
+`discover` makes names known as cheaply as it can: a package whose index is true is not imported. `load_plugins` imports
+everything and returns the manager that calls lifecycle hooks; it is what a run uses.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import ParamSpec, TypedDict, TypeVar
 
-import pluggy
-
-from fwk.components import user_dirs as user_code
+from fwk.components import user_dirs as user_packages
+from fwk.components.hook_manager import PluginManager, hook_signatures
 from fwk.components.registry import registry
-from fwk.contracts import hooks as hookspecs
-from fwk.errors import BrokenPlugin, FwkError, HookFailed, PluginError, UserError, did_you_mean
+from fwk.errors import BrokenPlugin, PluginError, UserError, did_you_mean
+
+__all__ = [
+    "PluginManager",
+    "discover",
+    "existing",
+    "hook_signatures",
+    "installed",
+    "load_plugins",
+    "load_user_dirs",
+    "provenance",
+    "versions",
+]
 
 GROUP = "fwk.plugins"
+_SKIPPED = ("conftest", "setup", "__main__", "__init__")  # modules that register nothing
+
+_discovered: set[str] = set()  # entry points whose names the registry knows
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-_SKIPPED = ("conftest", "setup", "__main__", "__init__")
+class PluginVersion(TypedDict):
+    """Where a plugin comes from."""
 
-
-_discovered: set[str] = set()  # entry points and user paths whose names the registry knows
-
-
-class PluginManager(pluggy.PluginManager):
-    """pluggy's manager, with every implementation checked against the specification when it is registered, and named
-    when it raises.
-    """
-
-    def __init__(self) -> None:
-        super().__init__("fwk")
-        self.add_hookspecs(hookspecs)
-        self.add_hookcall_monitoring(lambda *_: None, self._after)
-
-    @staticmethod
-    def _after(
-        outcome: pluggy.Result, hook: str, implementations: Sequence[pluggy.HookImpl], _: Any
-    ) -> None:
-        error = outcome.exception
-        if isinstance(error, Exception) and not isinstance(error, FwkError):
-            running = {frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)}
-            names = [
-                i.plugin_name
-                for i in implementations
-                if getattr(i.function, "__code__", None) in running
-            ]
-            failed = HookFailed(hook, names[0] if names else "a plugin", error)
-            failed.__cause__ = error
-            outcome.force_exception(failed)
-
-    def register(self, plugin: Any, name: str | None = None) -> str | None:
-        check_hooks(plugin, name or getattr(plugin, "__name__", type(plugin).__name__))
-        return super().register(plugin, name)
-
-
-def hook_signatures() -> dict[str, inspect.Signature]:
-    """Every hook there is and its signature."""
-    return {
-        name: inspect.signature(value)
-        for name, value in vars(hookspecs).items()
-        if name.startswith("fwk_") and hasattr(value, "fwk_spec")
-    }
-
-
-def check_hooks(plugin: Any, owner: str) -> bool:
-    """Whether a module or object implements hooks. Raises PluginError for a hook or argument that does not exist."""
-    signatures = hook_signatures()
-    found = False
-    for name in dir(plugin):
-        if not name.startswith("fwk_"):
-            continue
-        method = inspect.getattr_static(plugin, name)
-        method = getattr(method, "__func__", method)
-        if isinstance(plugin, ModuleType) and not (
-            callable(method) and getattr(method, "__module__", None) == plugin.__name__
-        ):
-            continue
-        if not callable(method):
-            continue
-        options = getattr(method, "fwk_impl", None)
-        hook = (options or {}).get("specname") or name
-        code = (
-            inspect.unwrap(method).__code__ if hasattr(inspect.unwrap(method), "__code__") else None
-        )
-        place = f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-        if hook not in signatures:
-            raise PluginError(
-                f"plugin '{owner}' implements {hook}{place}, which is no hook of fwk"
-                f"{did_you_mean(hook, signatures, everything_up_to=0)}"
-            )
-        if options is None:
-            raise PluginError(
-                f"plugin '{owner}' has a function {name}{place} that is not marked with @fwk.hookimpl, so "
-                "it would never be called"
-            )
-        given = list(inspect.signature(method).parameters)
-        if (
-            not isinstance(plugin, ModuleType)
-            and given
-            and not isinstance(inspect.getattr_static(plugin, name), staticmethod)
-        ):
-            given = given[1:]
-        for argument in given:
-            if argument not in signatures[hook].parameters:
-                signature = signatures[hook].replace(return_annotation=inspect.Signature.empty)
-                raise PluginError(
-                    f"plugin '{owner}': {hook}{place} takes an argument '{argument}' that the hook does "
-                    f"not pass; the hook is {hook}{signature}"
-                    f"{did_you_mean(argument, signatures[hook].parameters, 0)}"
-                )
-        found = True
-    return found
+    module: str
+    distribution: str
+    version: str
 
 
 def installed() -> list[EntryPoint]:
-    """The entry points of the group, sorted by name."""
-    found = {(e.name, e.value): e for e in entry_points(group=GROUP)}
-    return [found[key] for key in sorted(found)]
+    """Return the entry points of the group, sorted by name."""
+    points = {(point.name, point.value): point for point in entry_points(group=GROUP)}
+    return [points[key] for key in sorted(points)]
 
 
 def discover(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -> None:
     """Make the names of installed plugins and of user directories known to the registry.
 
-    Raises PluginError when something does not import; with `allow_broken` that is a warning.
+    Raises PluginError where something does not import; with `allow_broken` that is a warning.
     """
     registry.see_built_in()
     by_package: dict[str, list[EntryPoint]] = {}
@@ -140,28 +66,37 @@ def discover(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -
         if point.name not in _discovered:
             by_package.setdefault(point.module.split(".")[0], []).append(point)
     for package, points in by_package.items():
-        prefixes = {point.module: point.name for point in points}
-        try:
-            spec = importlib.util.find_spec(package)
-        except (ImportError, ValueError):
-            spec = None
-        stale = set(prefixes)
-        registry.packages.update(prefixes)
-        if spec is not None and spec.submodule_search_locations:
-            folder = Path(next(iter(spec.submodule_search_locations)))
-            stale = _guarded(allow_broken, registry.see_package, package, folder, prefixes) or set()
-        for point in points:
-            if point.module not in stale or _guarded(
-                allow_broken, _load_module, point.module, point.name
-            ):
-                _discovered.add(point.name)
+        _discover_package(package, points, allow_broken)
     for path in user_dirs:
         _guarded(allow_broken, load_user_dirs, [path])
 
 
+def _discover_package(package: str, points: Sequence[EntryPoint], allow_broken: bool) -> None:
+    """Make the plugins of one package known: from its index, or by importing those that it does not cover."""
+    plugins = {point.module: point.name for point in points}
+    registry.packages.update(plugins)
+    stale = set(plugins)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is not None and spec.submodule_search_locations:
+        folder = Path(next(iter(spec.submodule_search_locations)))
+        stale = _guarded(allow_broken, registry.see_package, package, folder, plugins) or set()
+
+    for point in points:
+        if point.module in stale:
+            module = _guarded(allow_broken, _load_module, point.module, point.name)
+            if module is None:
+                continue
+        _discovered.add(point.name)
+
+
 def load_plugins(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -> PluginManager:
-    """Import every plugin and register the hook functions of their modules. Hook classes are registered by the engine,
-    `manager.register(instance, name=label)`. Raises PluginError, or warns with `allow_broken`.
+    """Import every plugin and register the hook functions of their modules.
+
+    Hook classes are registered by the engine: `manager.register(instance, name=label)`. Raises PluginError; with
+    `allow_broken` that is a warning.
     """
     user_dirs = list(user_dirs)
     discover(user_dirs, allow_broken)
@@ -172,47 +107,68 @@ def load_plugins(user_dirs: Iterable[str | Path] = (), allow_broken: bool = Fals
             _guarded(allow_broken, _register_module, manager, module, point.name)
     for path in user_dirs:
         place = existing(path)
-        package = user_code.package_name(place)
-        for module in [
-            m for n, m in sorted(sys.modules.items()) if n == package or n.startswith(package + ".")
-        ]:
-            label = place.name + module.__name__[len(package) :]
+        for module in _loaded_modules(user_packages.package_name(place)):
+            inner = module.__name__.partition(".")[2]
+            label = f"{place.name}.{inner}" if inner else place.name
             _guarded(allow_broken, _register_module, manager, module, label)
     return manager
 
 
+def _loaded_modules(package: str) -> list[ModuleType]:
+    """Return the imported modules of a package, sorted by name."""
+    return [
+        module
+        for name, module in sorted(sys.modules.items())
+        if name == package or name.startswith(f"{package}.")
+    ]
+
+
 def _register_module(manager: PluginManager, module: ModuleType, name: str) -> None:
-    if check_hooks(module, name) and not manager.is_registered(module):
-        manager.register(module, name=name)
+    """Register a module's hook functions, if it has any."""
+    if manager.is_registered(module):
+        return
+    manager.register(module, name=name)
+    if not manager.get_hookcallers(module):
+        manager.unregister(module)
 
 
 def load_user_dirs(user_dirs: Sequence[str | Path]) -> list[str]:
-    """Import user directories (and single files) under their private package names; again does nothing. This is what
-    data-loading workers and spawned ranks call. Returns the package names. Raises PluginError.
+    """Import user directories and single files under their private package names, and return these names.
+
+    Loading one again does nothing. Data-loading workers and spawned ranks call this. Raises PluginError.
     """
     names = []
     for path in user_dirs:
         place = existing(path)
-        package = user_code.announce(place)
+        package = user_packages.announce(place)
         registry.packages[package] = str(path)
         modules = [package]
         if place.is_dir():
-            for item in sorted(place.iterdir()):
-                stem = item.stem if item.suffix == ".py" else item.name
-                package_like = item.is_dir() and (item / "__init__.py").is_file()
-                if not ((item.suffix == ".py" and item.is_file()) or package_like):
-                    continue
-                if stem in _SKIPPED or stem.startswith((".", "test_")) or stem.endswith("_test"):
-                    continue
-                modules.append(f"{package}.{stem}")
+            modules += [f"{package}.{stem}" for stem in _module_names(place)]
         for module in modules:
             _load_module(module, str(path))
         names.append(package)
     return names
 
 
+def _module_names(folder: Path) -> list[str]:
+    """Return the modules and packages of a user directory; tests and set-up files are left out."""
+    names = []
+    for item in sorted(folder.iterdir()):
+        if item.suffix == ".py" and item.is_file():
+            name = item.stem
+        elif item.is_dir() and (item / "__init__.py").is_file():
+            name = item.name
+        else:
+            continue
+        is_test = name.startswith("test_") or name.endswith("_test")
+        if name not in _SKIPPED and not name.startswith(".") and not is_test:
+            names.append(name)
+    return names
+
+
 def existing(path: str | Path) -> Path:
-    """The absolute path of a user directory or file. Raises PluginError when there is none."""
+    """Return the absolute path of a user directory or file. Raises PluginError where it does not exist."""
     try:
         place = Path(path).expanduser().resolve()
         place.exists()
@@ -222,13 +178,15 @@ def existing(path: str | Path) -> Path:
         return place
     if place.exists():
         raise PluginError(f"--user-dir {path}: expected a directory or a .py file")
-    around = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+    siblings = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
     raise PluginError(
-        f"--user-dir {path}: there is no such directory or file{did_you_mean(place.name, around, 0)}"
+        f"--user-dir {path}: there is no such directory or file"
+        f"{did_you_mean(place.name, siblings, 0)}"
     )
 
 
 def _load_module(module: str, plugin: str) -> ModuleType:
+    """Import a module of a plugin, which may end the process as it is imported. Raises BrokenPlugin."""
     try:
         return importlib.import_module(module)
     except UserError:
@@ -237,39 +195,40 @@ def _load_module(module: str, plugin: str) -> ModuleType:
         raise BrokenPlugin(plugin, module, error) from error
 
 
-def _guarded(allow_broken: bool, action: Callable[..., Any], *given: Any) -> Any:
-    """The action's result; with `allow_broken` a PluginError becomes a warning, and the result None."""
+def _guarded(
+    allow_broken: bool, action: Callable[P, T], *arguments: P.args, **options: P.kwargs
+) -> T | None:
+    """Return the action's result; with `allow_broken` a PluginError becomes a warning, and the result None."""
     if not allow_broken:
-        return action(*given)
+        return action(*arguments, **options)
     try:
-        return action(*given)
+        return action(*arguments, **options)
     except PluginError as error:
         warnings.warn(str(error), stacklevel=3)
         return None
 
 
-def versions() -> dict[str, dict[str, str]]:
-    """Installed plugins: name -> where it comes from and its version."""
-    found = {}
+def versions() -> dict[str, PluginVersion]:
+    """Return where each installed plugin and user directory comes from, by name."""
+    plugins: dict[str, PluginVersion] = {}
     for point in installed():
-        dist = point.dist
-        found[point.name] = {
+        plugins[point.name] = {
             "module": point.value,
-            "distribution": dist.name if dist else "",
-            "version": dist.version if dist else "",
+            "distribution": point.dist.name if point.dist else "",
+            "version": point.dist.version if point.dist else "",
         }
     for package, path in registry.packages.items():
-        if package.startswith(user_code.PREFIX):
-            found[path] = {"module": package, "distribution": "", "version": "user directory"}
-    return found
+        if package.startswith(user_packages.PREFIX):
+            plugins[path] = {"module": package, "distribution": "", "version": "user directory"}
+    return plugins
 
 
-def provenance() -> dict[str, Any]:
-    """What environment.json says: plugins with versions, and the names each one brought."""
+def provenance() -> dict[str, dict[str, PluginVersion] | dict[str, list[str]]]:
+    """Return what environment.json records: plugins with versions, and the names that each one brought."""
     components: dict[str, list[str]] = {}
     for entry in {**registry.indexed, **registry.live}.values():
         components.setdefault(entry.plugin, []).append(f"{entry.kind} {entry.name}")
     return {
-        "plugins": versions(),
+        "plugins": dict(versions()),
         "components": {plugin: sorted(names) for plugin, names in sorted(components.items())},
     }

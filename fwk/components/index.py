@@ -2,7 +2,7 @@
 
 An index holds the name, the class, the options and the content hash of every source file of a package. An installed
 wheel ships one as `index.json` beside the code. A checkout has none: its index is made on demand, in a process of its
-own because making it imports everything, and is kept in the cache folder under the content hash of the sources.
+own because making it imports everything, and is kept in the cache folder under a hash of the sources.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from fwk.contracts.options import Plain
 from fwk.errors import PluginError
 from fwk.files import cache_folder, write_atomically
 
@@ -26,18 +27,28 @@ OWN_PACKAGES = ("fwk", "fwk_plugins")
 MAKING = "FWK_MAKING_INDEX"
 # folders of fwk whose modules register something; a plugin's package is searched whole
 COMPONENT_FOLDERS = ("tasks", "models", "criteria", "noisers", "optimizers", "schedules", "hooks")
+# cached indexes of one package: enough for a few checkouts and branches side by side
+KEPT_IN_CACHE = 8
+
+
+class Index(TypedDict):
+    """What a package registers."""
+
+    sources: dict[str, str]  # relative path -> content hash
+    components: list[dict[str, Plain]]  # fields of `Entry`; files are relative paths
 
 
 def component_files(package: str, folder: Path) -> dict[str, str]:
     """Return relative path -> module name for every source file that may register a component."""
     modules = {}
     roots = [folder / name for name in COMPONENT_FOLDERS] if package == "fwk" else [folder]
-    for path in sorted(p for root in roots for p in root.rglob("*.py")):
+    for path in sorted(path for root in roots for path in root.rglob("*.py")):
         parts = path.relative_to(folder).with_suffix("").parts
-        if package == "fwk" and parts[-1] == "__init__":
-            continue
-        module = ".".join([package, *(parts[:-1] if parts[-1] == "__init__" else parts)])
-        modules[path.relative_to(folder).as_posix()] = module
+        if parts[-1] == "__init__":
+            if package == "fwk":
+                continue
+            parts = parts[:-1]
+        modules[path.relative_to(folder).as_posix()] = ".".join([package, *parts])
     return modules
 
 
@@ -57,7 +68,7 @@ def package_folder(package: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def read_index(package: str, folder: Path) -> dict[str, Any]:
+def read_index(package: str, folder: Path) -> Index:
     """Return a package's index: the shipped one, else the cached one, else one made now.
 
     An empty index means that none can be read or made; the sources are then imported.
@@ -71,7 +82,7 @@ def read_index(package: str, folder: Path) -> dict[str, Any]:
     return _parse(cached)
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(path: Path) -> Index:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         return {"sources": dict(index["sources"]), "components": list(index["components"])}
@@ -80,7 +91,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _sources_hash(package: str, folder: Path) -> str:
-    """The hash of every source file that can change the index: the package's and fwk's own.
+    """Return the hash of every source file that can change the index: the package's and fwk's own.
 
     Options of a plugin may be defined by a class or constant of fwk, so a plugin's index depends on both.
     """
@@ -97,11 +108,26 @@ def _fill_cache(package: str, path: Path) -> None:
     """Make a package's index in another process and store it; on failure nothing is stored."""
     environment = {k: v for k, v in os.environ.items() if k != "FWK_USER_DIRS"} | {MAKING: "1"}
     command = [sys.executable, "-m", "fwk.components.write_index", package]
-    made = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if made.returncode:
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if process.returncode:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, made.stdout.encode())
+        write_atomically(path, process.stdout.encode())
+        prune_cache(package, path.parent)
     except OSError:  # a read-only cache: the sources are imported instead
         return
+
+
+def prune_cache(package: str, folder: Path) -> None:
+    """Remove all but the newest cached indexes of a package."""
+
+    def modified(path: Path) -> float:
+        try:
+            return path.stat().st_mtime
+        except FileNotFoundError:  # another process removed it
+            return 0.0
+
+    cached = sorted(folder.glob(f"{package}-*.json"), key=modified, reverse=True)
+    for path in cached[KEPT_IN_CACHE:]:
+        path.unlink(missing_ok=True)

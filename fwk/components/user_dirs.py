@@ -1,8 +1,8 @@
-"""Makes user directories importable under private package names, here and in child processes.
+"""Makes user directories importable under private package names, in this process and in its children.
 
-A directory (or one file) given by `--user-dir` is the package `fwk_user_<hash of its path>`. The paths stand in the
+A directory or file given by `--user-dir` is the package `fwk_user_<hash of its path>`. The paths are listed in the
 environment variable FWK_USER_DIRS, so a process started by this one finds the same packages as soon as it has imported
-`fwk`, which unpickling anything of `fwk` does. Nothing is imported until somebody asks for it.
+`fwk`, which unpickling anything of `fwk` does. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ PREFIX = "fwk_user_"
 
 
 def package_name(path: Path) -> str:
-    """The private package name of a user directory or file."""
+    """Return the private package name of a user directory or file."""
     return PREFIX + hashlib.blake2b(str(path).encode(), digest_size=6).hexdigest()
 
 
 def announce(path: Path) -> str:
-    """Make `path` (absolute) importable, also in processes started from here on; returns its package name."""
+    """Make an absolute path importable, also in processes started after this; return its package name."""
     install()
     known = os.environ.get(VARIABLE, "").split(os.pathsep)
     if str(path) not in known:
@@ -39,10 +39,11 @@ def install() -> None:
 
 
 class Finder:
-    """Finds the private packages; their sub-modules are found by Python's own finder through `__path__`."""
+    """Finder of the private packages; Python's own finder gets their sub-modules through `__path__`."""
 
     @classmethod
     def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return the spec of a private package, None for any other name."""
         if not name.startswith(PREFIX) or "." in name:
             return None
         for text in os.environ.get(VARIABLE, "").split(os.pathsep):

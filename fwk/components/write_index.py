@@ -5,43 +5,49 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from fwk.components.index import INDEX, component_files, content_hash, package_folder
-from fwk.components.registry import KINDS, import_module, registry
+from fwk.components.entry import KINDS, Entry, import_module
+from fwk.components.index import INDEX, Index, component_files, content_hash, package_folder
+from fwk.components.registry import registry
+from fwk.contracts.options import Plain
 
 
-def build_index(package: str) -> dict[str, Any]:
+def build_index(package: str) -> Index:
     """Return a package's index, made from the live registry after importing all of its modules."""
     folder = package_folder(package)
     sources = component_files(package, folder)
     for module in sources.values():
         import_module(module, package)
-    components = []
-    for entry in registry.live.values():
-        if entry.module not in sources.values():
-            continue
-        components.append(
-            {
-                "kind": entry.kind,
-                "name": entry.name,
-                "module": entry.module,
-                "qualname": entry.qualname,
-                "file": Path(entry.file).resolve().relative_to(folder.resolve()).as_posix(),
-                "line": entry.line,
-                "summary": entry.summary,
-                "fields": [spec.to_mapping() for spec in entry.schema],
-                **({"views": entry.brings} if entry.brings else {}),
-            }
-        )
-    components.sort(key=lambda c: (KINDS.index(c["kind"]), c["name"]))
+
+    modules = set(sources.values())
+    components = [
+        _description(entry, folder) for entry in registry.live.values() if entry.module in modules
+    ]
+    components.sort(key=lambda item: (KINDS.index(item["kind"]), item["name"]))
     return {
         "sources": {relative: content_hash(folder / relative) for relative in sources},
         "components": components,
     }
 
 
-def as_text(index: dict[str, Any]) -> str:
+def _description(entry: Entry, folder: Path) -> dict[str, Plain]:
+    """Return what an index holds of a component. The plugin is left out: its name depends on the entry points."""
+    description = {
+        "kind": entry.kind,
+        "name": entry.name,
+        "module": entry.module,
+        "qualname": entry.qualname,
+        "file": Path(entry.file).resolve().relative_to(folder.resolve()).as_posix(),
+        "line": entry.line,
+        "summary": entry.summary,
+        "fields": [spec.to_mapping() for spec in entry.schema],
+    }
+    if entry.brings:
+        description["views"] = entry.brings
+    return description
+
+
+def as_text(index: Index) -> str:
     """Return an index as the JSON text that `index.json` holds."""
     return json.dumps(index, indent=1, sort_keys=True) + "\n"
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from support.paths import ROOT
 
 from fwk import registry as public_registry
 from fwk.components.discovery import discover
@@ -352,3 +356,58 @@ def test_a_key_that_the_engine_reads_is_reserved():
 
     with pytest.raises(PluginError, match="may not have a field 'weight'"):
         schema_of(Odd, "criterion 'odd'", ("name", "weight"))
+
+
+def test_old_cached_indexes_of_a_package_do_not_pile_up(tmp_path):
+    from fwk.components.index import KEPT_IN_CACHE, prune_cache
+
+    for age in range(KEPT_IN_CACHE + 3):
+        path = tmp_path / f"fwk-{age}.json"
+        path.write_text("{}")
+        os.utime(path, (1000 - age, 1000 - age))
+    other = tmp_path / "fwk_plugins-1.json"
+    other.write_text("{}")
+    prune_cache("fwk", tmp_path)
+    kept = {f"fwk-{age}.json" for age in range(KEPT_IN_CACHE)}
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, other.name}
+
+
+def test_a_learned_noiser_without_apply_is_refused():
+    from fwk import LearnedNoiser
+
+    with pytest.raises(PluginError, match="leaves out apply; expected .*Silent to define it"):
+
+        @register("noiser", "silent_for_a_test")
+        class Silent(LearnedNoiser):
+            """A learned noiser that forgets `apply`."""
+
+
+@pytest.mark.slow
+def test_a_wheel_ships_indexes_types_and_the_packages_of_plugins(tmp_path):
+    pytest.importorskip("build")
+    source = tmp_path / "source"
+    copied = ("fwk", "plugins", "setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+    source.mkdir()
+    for name in copied:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("index.json"))
+        else:
+            shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir"]
+    subprocess.run([*command, tmp_path / "dist"], cwd=source, check=True, capture_output=True)
+
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = set(archive.namelist())
+        indexes = {
+            package: json.loads(archive.read(f"{package}/index.json"))
+            for package in ("fwk", "fwk_plugins")
+        }
+    assert {"fwk/py.typed", "fwk_plugins/py.typed"} <= files
+    for package, index in indexes.items():
+        registered = {entry.name for entry in registry if entry.module.startswith(f"{package}.")}
+        assert {item["name"] for item in index["components"]} == registered
+    for folder in ("plugins", "fwk"):
+        for path in (ROOT / folder).rglob("*.py"):
+            package = "fwk_plugins" if folder == "plugins" else "fwk"
+            assert f"{package}/{path.relative_to(ROOT / folder).as_posix()}" in files
