@@ -75,9 +75,8 @@ def count(
         products=products,
     )
     main = _sizes(config.model, None)
-    networks = {"main": main}
-    for name, spec in config.networks.items():
-        networks[name] = _sizes(spec.component, main)
+    networks = {name: _sizes(spec.component, main) for name, spec in config.networks.items()}
+    networks["main"] = main
 
     parts = _Parts()
     _count_encodings(parts, config, networks, shape)
@@ -89,10 +88,9 @@ def count(
         component = criterion.component
         parts.add(f"criterion.{label}", component.cls.flops(component.config, main, shape))
 
-    short = replace(shape, length=min(shape.length, INFERENCE))
     return Count(
         parts.operations,
-        sum(transformer.forward(short) + transformer.binary(short) for transformer in main),
+        _inference(main, shape),
         config.train.batch,
         config.train.updates,
         tuple(parts.uncounted),
@@ -163,6 +161,12 @@ def _network_of(view: ViewSpec, networks: Networks) -> tuple[Transformer, ...] |
     if isinstance(view.network, str):
         return networks.get(view.network)
     return _sizes(view.network.component, networks["main"])
+
+
+def _inference(main: Sequence[Transformer], shape: SequenceShape) -> float:
+    """Return the operations of inference on one short sequence."""
+    short = replace(shape, length=min(shape.length, INFERENCE))
+    return sum(transformer.forward(short) + transformer.binary(short) for transformer in main)
 
 
 def _prepares(config: RunConfig, micro_batches: int | None) -> bool:

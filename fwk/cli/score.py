@@ -308,14 +308,16 @@ def _line_records(
     """Yield the record of every line but the first `done`."""
     from fwk.data.text import numbered_lines
     from fwk.scoring.scorer import ScoredText
-    from fwk.scoring.stream import scored
+    from fwk.scoring.stream import score_texts
 
     texts = (
         ScoredText(line, file, number)
         for file in arguments.text
         for number, line in numbered_lines(file, progress.advance)
     )
-    for text, result in scored(scorer, texts, done, cut=arguments.cut, lenient=arguments.lenient):
+    for text, result in score_texts(
+        scorer, texts, done, cut=arguments.cut, lenient=arguments.lenient
+    ):
         file = {"file": text.file} if len(arguments.text) > 1 else {}
         yield {**file, "line": text.line, **_record(result, arguments)}
 
@@ -328,7 +330,7 @@ def _score_texts(
     progress: Progress,
 ) -> tuple[dict[str, float], Journal | None]:
     """Return the score of every text, and the journal that holds them (None without --output)."""
-    from fwk.scoring.stream import scored
+    from fwk.scoring.stream import score_texts
 
     progress.stage("scoring", len(texts))
     journal = open_journal(arguments, scorer, files) if arguments.output is not None else None
@@ -338,7 +340,7 @@ def _score_texts(
         progress.advance(done)
 
     def records() -> Iterator[dict[str, Any]]:
-        for text, result in scored(scorer, texts, done, window=TOGETHER, cut=arguments.cut):
+        for text, result in score_texts(scorer, texts, done, window=TOGETHER, cut=arguments.cut):
             progress.advance(1)
             yield {"text": text.text, **_record(result, arguments)}
 
@@ -353,7 +355,7 @@ def _score_pairs(
     arguments: argparse.Namespace, options: dict[str, Any], progress: Progress
 ) -> None:
     """Print and write how often the good sentence of a pair is the more likely one."""
-    from fwk.scoring.pairs import accuracies, read_pairs, shown
+    from fwk.scoring.pairs import accuracies, describe, read_pairs
 
     pairs = read_pairs(arguments.pairs)  # before the model: a wrong file is found at once
     scorer = load_scorer(arguments, options)
@@ -371,7 +373,7 @@ def _score_pairs(
         ]
         journal.finish(_document(scorer, **result, items=items))
     if not arguments.quiet:
-        print("\n".join(shown(result)))
+        print("\n".join(describe(result)))
 
 
 def _rerank_lists(
@@ -396,7 +398,7 @@ def _rerank_lists(
         result = nbest.rerank(lists[dev], lists[test] if test else None, scores, weights)
         portions.append({"dev_file": dev, "test_file": test, **result})
         if not arguments.quiet:
-            print("\n".join(nbest.shown(dev, test, result)))
+            print("\n".join(nbest.describe(dev, test, result)))
     if journal is not None:
         journal.finish(_document(scorer, portions=portions))
 

@@ -1,7 +1,8 @@
-"""Re-ranking of n-best lists: the hypothesis with the highest score + weight * log p(text), the weight chosen on a dev file.
+"""Re-ranking of n-best lists: the hypothesis with the highest score + weight * log p(text) is chosen.
 
-Files are JSON objects, utterance -> {"hyp_1": {"score": s, "text": t}, ..., "ref": r}, as mlm-scoring writes them (Salazar et
-al. 2020); s is a log score of the recogniser or translator, higher is better.
+The weight is the best one on a dev file. Files are JSON objects, utterance -> {"hyp_1": {"score": s, "text": t}, ...,
+"ref": r}, as mlm-scoring writes them (Salazar et al. 2020); s is a log score of the recogniser or translator, higher is
+better.
 """
 
 from __future__ import annotations
@@ -11,127 +12,149 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from types import ModuleType
+from typing import Any, NoReturn
 
 from fwk.data.text import check_characters, numbered_lines
 from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk.scoring.scorer import ScoredText, place
 
 RANK = re.compile(r"hyp_([1-9]\d{0,8})")
+KEYS = "hyp_1, hyp_2, ... and ref"  # of an utterance, in words
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    score: float
+    """A text that a recogniser or translator proposes."""
+
+    score: float  # log score, higher is better
     text: str
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """hypotheses: by rank, the first one first. reference: None where the file has none."""
+    """An n-best list."""
 
     name: str
-    hypotheses: tuple[Hypothesis, ...]
-    reference: str | None
+    hypotheses: tuple[Hypothesis, ...]  # by rank, the best one first
+    reference: str | None  # the right text; None where the file has none
     file: str
-    line: int
+    line: int  # from 1
 
     @property
-    def what(self) -> str:
+    def label(self) -> str:
+        """The utterance in words."""
         return f"utterance '{self.name}'"
 
     @property
     def where(self) -> str:
-        return f"{place(self.file, self.line)}, {self.what}"
+        """The place of the utterance, for messages."""
+        return f"{place(self.file, self.line)}, {self.label}"
 
 
 def read_lists(file: str) -> list[Utterance]:
-    """DataError names file and line of what is not an n-best list."""
+    """Return the n-best lists of a file. Raises DataError, with file and line, where it is no such file."""
     text = "\n".join(line for _, line in numbered_lines(file))
     try:
-        content = json.loads(text, object_pairs_hook=_without_doubles)
+        content = json.loads(text, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", 1)
         raise DataError(
             f"{file}, line {line}: not JSON ({getattr(error, 'msg', error)}); expected an object of n-best lists"
         ) from None
     if not isinstance(content, dict) or not content:
+        problem = "an empty one" if content == {} else type(content).__name__
         raise DataError(
-            f"{file}, line 1: expected a JSON object, utterance -> hyp_1, hyp_2, ... and ref, got "
-            f"{'an empty one' if content == {} else type(content).__name__}"
+            f"{file}, line 1: expected a JSON object, utterance -> {KEYS}, got {problem}"
         )
-    at, line, found = 0, 1, []
-    for name, entry in content.items():  # in the order of the file
-        place = text.find(json.dumps(name, ensure_ascii=False), at)
-        place = place if place >= 0 else text.find(json.dumps(name), at)
-        if place >= 0:
-            line += text.count("\n", at, place)
-            at = place + 1
-        found.append(_utterance(name, entry, file, line))
-    with_reference = [one.reference is not None for one in found]
+    lines = _lines_of_keys(text, content)
+    utterances = [
+        _utterance(name, entry, file, line)
+        for (name, entry), line in zip(content.items(), lines, strict=True)
+    ]
+    with_reference = [utterance.reference is not None for utterance in utterances]
     if any(with_reference) and not all(with_reference):
-        missing = found[with_reference.index(False)]
-        raise DataError(f"{missing.where}: has no 'ref', and others have one")
-    return found
+        first = utterances[with_reference.index(False)]
+        raise DataError(f"{first.where}: it has no 'ref', although others have one")
+    return utterances
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        seen: set[str] = set()
-        raise ValueError(
-            f"the key '{next(key for key, _ in pairs if key in seen or seen.add(key))}' is there twice"
-        )
-    return found
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict. Raises ValueError for a key that occurs twice."""
+    content: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key '{key}' occurs twice")
+        content[key] = value
+    return content
+
+
+def _lines_of_keys(text: str, keys: Sequence[str] | Mapping[str, Any]) -> list[int]:
+    """Return the line of each key of a JSON object, in the order of the file; approximate for unusual escapes."""
+    position, line = 0, 1
+    lines = []
+    for key in keys:
+        start = text.find(json.dumps(key, ensure_ascii=False), position)
+        if start < 0:
+            start = text.find(json.dumps(key), position)
+        if start >= 0:
+            line += text.count("\n", position, start)
+            position = start + 1
+        lines.append(line)
+    return lines
 
 
 def _utterance(name: str, entry: Any, file: str, line: int) -> Utterance:
+    """Return one entry of a file, which is any JSON value, as an n-best list."""
     where = f"{place(file, line)}, utterance '{name}'"
     if not isinstance(entry, dict):
-        raise DataError(
-            f"{where}: expected an object with hyp_1, hyp_2, ... and ref, got {type(entry).__name__}"
-        )
-    ranked = {
-        int(match[1]): value for key, value in entry.items() if (match := RANK.fullmatch(key))
-    }
-    if unknown := [key for key in entry if key != "ref" and not RANK.fullmatch(key)]:
-        raise DataError(
-            f"{where}: unknown key '{unknown[0]}', expected hyp_1, hyp_2, ... and ref"
-            f"{did_you_mean(unknown[0], ['ref', 'hyp_1'], 0)}"
-        )
-    if not ranked or sorted(ranked) != [*range(1, len(ranked) + 1)]:
-        raise DataError(
-            f"{where}: expected hyp_1 to hyp_n without a gap, got {', '.join(f'hyp_{rank}' for rank in sorted(ranked)[:5]) or 'none'}"
-        )
-    hypotheses = []
-    for rank in sorted(ranked):
-        value = ranked[rank]
-        score, text = (
-            (value.get("score"), value.get("text")) if isinstance(value, dict) else (None, None)
-        )
-        number = (
-            isinstance(score, (int, float)) and not isinstance(score, bool) and abs(score) < 1e30
-        )
-        if not number or not isinstance(text, str):
-            raise DataError(f'{where}: hyp_{rank} is not {{"score": a number, "text": a text}}')
-        check_characters(text, file, line)
-        if not text.strip():
-            raise DataError(f"{where}: hyp_{rank} is empty")
-        hypotheses.append(Hypothesis(float(score), text.strip()))
+        raise DataError(f"{where}: expected an object with {KEYS}, got {type(entry).__name__}")
+    ranked: dict[int, Any] = {}
+    for key, value in entry.items():
+        if match := RANK.fullmatch(key):
+            ranked[int(match[1])] = value
+        elif key != "ref":
+            hint = did_you_mean(key, ["ref", "hyp_1"], 0)
+            raise DataError(f"{where}: unknown key '{key}', expected {KEYS}{hint}")
+    ranks = sorted(ranked)
+    if not ranks or ranks != [*range(1, len(ranks) + 1)]:
+        names = ", ".join(f"hyp_{rank}" for rank in ranks[:5]) or "none"
+        raise DataError(f"{where}: expected hyp_1 to hyp_n without a gap, got {names}")
+
+    hypotheses = tuple(_hypothesis(rank, ranked[rank], where, file, line) for rank in ranks)
     reference = entry.get("ref")
     if reference is not None and (not isinstance(reference, str) or not reference.strip()):
         raise DataError(f"{where}: 'ref' is not a text")
     for text in (name, reference or ""):
         check_characters(text, file, line)
-    return Utterance(
-        name, tuple(hypotheses), reference if reference is None else reference.strip(), file, line
-    )
+    if reference is not None:
+        reference = reference.strip()
+    return Utterance(name, hypotheses, reference, file, line)
+
+
+def _hypothesis(rank: int, value: Any, where: str, file: str, line: int) -> Hypothesis:
+    """Return a hypothesis, which is any JSON value in the file."""
+
+    def refuse() -> NoReturn:
+        raise DataError(f'{where}: hyp_{rank} is not {{"score": a number, "text": a text}}')
+
+    if not isinstance(value, dict):
+        refuse()
+    score, text = value.get("score"), value.get("text")
+    if not isinstance(score, (int, float)) or isinstance(score, bool) or not abs(score) < 1e30:
+        refuse()
+    if not isinstance(text, str):
+        refuse()
+    check_characters(text, file, line)
+    if not text.strip():
+        raise DataError(f"{where}: hyp_{rank} is empty")
+    return Hypothesis(float(score), text.strip())
 
 
 def check_portions(
     dev: Sequence[str], test: Sequence[str], lists: Mapping[str, Sequence[Utterance]]
 ) -> None:
-    """DataError where dev and test files do not belong together."""
+    """Raise an error where dev and test files do not belong together. lists: by file."""
     if test and len(dev) != len(test):
         raise ConfigError(
             "--test",
@@ -140,63 +163,74 @@ def check_portions(
     for file in dev:
         if lists[file][0].reference is None:
             raise DataError(
-                f"{file}, line 1: has no references, which the weight is chosen by; expected 'ref' in each utterance"
+                f"{file}, line 1: has no references, by which the weight is chosen; expected 'ref' in each utterance"
             )
-    for mine, theirs in zip(dev, test):
-        a, b = ({len(one.hypotheses) for one in lists[file]} for file in (mine, theirs))
-        if max(a) != max(b):
-            raise DataError(
-                f"{theirs} holds {max(b)}-best lists and {mine} {max(a)}-best lists; a weight that was chosen on the one "
-                "does not fit the other"
-            )
-        known = {one.name for one in lists[mine]}
-        if both := [one for one in lists[theirs] if one.name in known]:
-            raise DataError(
-                f"{both[0].where} is in {mine} too (so are {len(both):,} of {len(lists[theirs]):,}); expected a test file that the weight "
-                "was not chosen on"
-            )
+    for dev_file, test_file in zip(dev, test):
+        _check_pair(dev_file, test_file, lists)
+
+
+def _check_pair(dev: str, test: str, lists: Mapping[str, Sequence[Utterance]]) -> None:
+    """Raise DataError where a test file has lists of another length, or utterances of the dev file."""
+    longest = {
+        file: max(len(utterance.hypotheses) for utterance in lists[file]) for file in (dev, test)
+    }
+    if longest[dev] != longest[test]:
+        raise DataError(
+            f"{test} holds {longest[test]}-best lists and {dev} {longest[dev]}-best lists; a weight that was chosen on "
+            "one does not fit the other"
+        )
+    known = {utterance.name for utterance in lists[dev]}
+    common = [utterance for utterance in lists[test] if utterance.name in known]
+    if common:
+        raise DataError(
+            f"{common[0].where} is in {dev} too (as are {len(common):,} of {len(lists[test]):,}); expected a test file "
+            "that the weight was not chosen on"
+        )
 
 
 def texts_of(lists: Mapping[str, Sequence[Utterance]]) -> list[ScoredText]:
-    """Every text once, in the order in which it first occurs."""
-    found: dict[str, ScoredText] = {}
+    """Return every text once, in the order in which it first occurs. lists: by file."""
+    texts: dict[str, ScoredText] = {}
     for utterances in lists.values():
-        for one in utterances:
-            for hypothesis in one.hypotheses:
-                found.setdefault(
-                    hypothesis.text, ScoredText(hypothesis.text, one.file, one.line, one.what)
+        for utterance in utterances:
+            for hypothesis in utterance.hypotheses:
+                text = hypothesis.text
+                texts.setdefault(
+                    text, ScoredText(text, utterance.file, utterance.line, utterance.label)
                 )
-    return list(found.values())
+    return list(texts.values())
 
 
 def choose(
     utterances: Sequence[Utterance], scores: Mapping[str, float], weight: float
 ) -> list[str]:
-    """The best text of each list; the first of several with one score."""
-    return [
-        max(
-            one.hypotheses, key=lambda h: h.score + (weight * scores[h.text] if weight else 0.0)
-        ).text
-        for one in utterances
-    ]
+    """Return the best text of each list; the first one of several that are equal. scores: log p by text."""
+
+    def total(hypothesis: Hypothesis) -> float:
+        return hypothesis.score + (weight * scores[hypothesis.text] if weight else 0.0)
+
+    return [max(utterance.hypotheses, key=total).text for utterance in utterances]
 
 
 def error_rate(utterances: Sequence[Utterance], texts: Sequence[str]) -> float:
-    """Word error rate over the whole file: edits divided by words of the references."""
-    return jiwer().wer([one.reference for one in utterances], list(texts))
+    """Return the word error rate over a whole file: edits divided by words of the references."""
+    return jiwer().wer([utterance.reference for utterance in utterances], list(texts))
 
 
 def oracle(utterances: Sequence[Utterance]) -> list[str]:
-    """The text of each list with the fewest edits."""
-    count = jiwer().process_words
+    """Return the text of each list with the fewest edits. Every utterance must have a reference."""
+    process_words = jiwer().process_words
 
-    def edits(reference: str, text: str) -> int:
-        made = count(reference, text)
-        return made.substitutions + made.deletions + made.insertions
+    def edits(reference: str | None, text: str) -> int:
+        output = process_words(reference, text)
+        return output.substitutions + output.deletions + output.insertions
 
     return [
-        min((h.text for h in one.hypotheses), key=lambda text: edits(one.reference, text))
-        for one in utterances
+        min(
+            (hypothesis.text for hypothesis in utterance.hypotheses),
+            key=lambda text: edits(utterance.reference, text),
+        )
+        for utterance in utterances
     ]
 
 
@@ -206,33 +240,36 @@ def rerank(
     scores: Mapping[str, float],
     weights: Sequence[float],
 ) -> dict[str, Any]:
-    """The sweep over weights on dev, the best of them (the smallest of equals), and what it makes of test."""
+    """Return the error rate on dev of each weight, the best weight, and the texts chosen with it on dev and test.
+
+    The best weight is the smallest of those with the lowest error rate. scores: log p by text.
+    """
     sweep = {weight: error_rate(dev, choose(dev, scores, weight)) for weight in weights}
     best = min(sweep, key=lambda weight: (sweep[weight], weight))
-    found = {
+    results: dict[str, Any] = {
         "weight": best,
         "sweep": [{"weight": weight, "wer": rate} for weight, rate in sweep.items()],
     }
     for name, utterances in (("dev", dev), ("test", test)):
-        if utterances is None:
-            continue
-        chosen = choose(utterances, scores, best)
-        found[name] = {
-            "utterances": len(utterances),
-            "choices": dict(zip((one.name for one in utterances), chosen)),
-        }
-        if utterances[0].reference is not None:
-            first = [one.hypotheses[0].text for one in utterances]
-            found[name] |= {
-                "first": error_rate(utterances, first),
-                "wer": error_rate(utterances, chosen),
-                "oracle": error_rate(utterances, oracle(utterances)),
-            }
-    return found
+        if utterances is not None:
+            results[name] = _portion(utterances, choose(utterances, scores, best))
+    return results
 
 
-def jiwer() -> Any:
-    """The package that counts edits. DataError where it is not installed."""
+def _portion(utterances: Sequence[Utterance], texts: Sequence[str]) -> dict[str, Any]:
+    """Return the texts chosen for the utterances of a file, with error rates where the file has references."""
+    names = [utterance.name for utterance in utterances]
+    portion: dict[str, Any] = {"utterances": len(utterances), "choices": dict(zip(names, texts))}
+    if utterances[0].reference is not None:
+        first = [utterance.hypotheses[0].text for utterance in utterances]
+        portion["first"] = error_rate(utterances, first)
+        portion["wer"] = error_rate(utterances, texts)
+        portion["oracle"] = error_rate(utterances, oracle(utterances))
+    return portion
+
+
+def jiwer() -> ModuleType:
+    """Return the package that counts edits. Raises DataError where it is not installed."""
     try:
         return import_module("jiwer")
     except ImportError:
@@ -241,14 +278,15 @@ def jiwer() -> Any:
         ) from None
 
 
-def shown(dev: str, test: str | None, made: Mapping[str, Any]) -> list[str]:
-    """Error rates in per cent as lines of text."""
-    lines = [f"weight {made['weight']:g}, chosen on {dev}"]
+def describe(dev: str, test: str | None, results: Mapping[str, Any]) -> list[str]:
+    """Return the result of `rerank` as lines of text, error rates in per cent. dev, test: names of the files."""
+    lines = [f"weight {results['weight']:g}, chosen on {dev}"]
     for name, file in (("dev", dev), ("test", test)):
-        if "wer" in made.get(name, {}):
-            one = made[name]
+        portion = results.get(name, {})
+        if "wer" in portion:
+            first, wer, best = (100 * portion[key] for key in ("first", "wer", "oracle"))
             lines.append(
-                f"  {name:<4}  first {100 * one['first']:.2f}  re-ranked {100 * one['wer']:.2f}  oracle "
-                f"{100 * one['oracle']:.2f}  WER of {one['utterances']:,} utterances of {file}"
+                f"  {name:<4}  first {first:.2f}  re-ranked {wer:.2f}  oracle {best:.2f}  "
+                f"WER of {portion['utterances']:,} utterances of {file}"
             )
     return lines

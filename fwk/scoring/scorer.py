@@ -1,7 +1,9 @@
-"""Sequences of tokens -> a log-probability for each token, by whatever component of a checkpoint can say one.
+"""The scorer: sequences of tokens -> a log-probability per token, from a component of a checkpoint.
 
-A criterion or noiser that can says it in `log_probs`; this module finds it, frames text as in training, and hands it batches
-of sequences of one length, so that nothing is ever padded.
+A criterion or noiser computes it in `log_probs`. This module selects the component, frames text as in training, and
+passes batches of sequences of one length, so that nothing is ever padded.
+
+Letters: B sequences, T positions.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,57 +21,62 @@ from fwk.contracts.criterion import Criterion
 from fwk.contracts.noiser import Noiser
 from fwk.contracts.options import convert, schema_of
 from fwk.contracts.views import View
+from fwk.data.tokenizers import Tokenizer
 from fwk.engine.precision import Precision
 from fwk.engine.update import Update
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
 from fwk.runs.loaded import Loaded
 
-GIVE_BACK = 8  # calls after which free memory goes back to the system
+RELEASE_EVERY = 8  # calls after which free memory is returned to the system
+# texts are cut to so many characters per position before they are tokenized, which is far more than can be used
+_CHARACTERS_IF_CUT, _CHARACTERS_IF_LENIENT = 1000, 4000
 
 
-def _give_back() -> None:
-    """Batches of many lengths leave holes in glibc's heap, and a heap that grows over gigabytes of text."""
-    with suppress(OSError, AttributeError):  # the C library of another system has no such function
+def _release_memory() -> None:
+    """Return free memory to the system: batches of many lengths fragment the heap of glibc, which then grows."""
+    with suppress(OSError, AttributeError):  # other C libraries lack this function
         ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True)
 class ScoredText:
-    """One piece of text to be scored, and where it is from: file, line, and what in it, as in "utterance 'a1'"."""
+    """A piece of text to be scored, and where it comes from."""
 
     text: str
-    file: str
-    line: int
-    what: str = ""
+    file: str  # '-' for standard input
+    line: int  # from 1
+    part: str = ""  # of the line, as in "utterance 'a1'"
 
     @property
     def where(self) -> str:
-        return place(self.file, self.line) + (f", {self.what}" if self.what else "")
+        """The place of the text, for messages."""
+        return place(self.file, self.line) + (f", {self.part}" if self.part else "")
 
 
 def place(file: str, line: int) -> str:
+    """Return a line of a file in words."""
     return f"{'standard input' if file == '-' else file}, line {line}"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """tokens: the pieces of the text. log_probs: one per piece, in nats. Both empty for text that could not be scored."""
+    """The score of a text, token by token. Both fields are empty where the text could not be scored."""
 
     tokens: tuple[str, ...]
-    log_probs: tuple[float, ...]
+    log_probs: tuple[float, ...]  # one per token, in nats
 
     @property
     def score(self) -> float | None:
-        """log p of the text: the sum over its tokens; None for none."""
+        """The log p of the text, the sum over its tokens; None where it could not be scored."""
         return float(np.sum(self.log_probs)) if self.log_probs else None
 
 
 class Scorer:
     """Scores text with one component of a loaded checkpoint.
 
-    by: a criterion's label, or the name of a view whose noiser knows probabilities (default: the only criterion that does, or
-    else the only such view). options: of that component's scoring, by name. budget: tokens that are encoded in one call.
-    ConfigError where nothing can score, or what is named cannot.
+    by: the label of a criterion, or the name of a view whose noiser knows probabilities (default: the only such
+    criterion, or else the only such view). options: of that component's scoring, by name. budget: most tokens that are
+    encoded in one call. Raises ConfigError where no component can score, or the named one cannot.
     """
 
     def __init__(
@@ -80,68 +87,74 @@ class Scorer:
         budget: int = 16384,
         device: torch.device | str = "cpu",
         precision: str = "fp32",
-    ):
-        self.loaded, self.budget, self.device = loaded, budget, torch.device(device)
-        self.module = loaded.module.to(self.device).eval()
+    ) -> None:
         if loaded.tokenizer is None:
             raise ConfigError(
                 "task",
                 f"{loaded.folder} was trained on a task without text, which cannot be scored",
             )
-        self.by = self._chosen(by)
-        self.path = (
-            f"criteria.{self.by}" if self.by in self.module.criteria else f"learned.{self.by}"
+        self.loaded, self.budget, self.device = loaded, budget, torch.device(device)
+        self.tokenizer: Tokenizer = loaded.tokenizer
+        self.task = loaded.task
+        self.module = loaded.module.to(self.device).eval()
+        self.by = self._choose(by)
+        is_criterion = self.by in self.module.criteria
+        self.path = f"criteria.{self.by}" if is_criterion else f"learned.{self.by}"
+        self.component = cast(
+            "Criterion[Any] | Noiser[Any]",
+            self.module.criteria[self.by] if is_criterion else self.module.noisers[self.by],
         )
-        self.component = (
-            self.module.criteria if self.by in self.module.criteria else self.module.noisers
-        )[self.by]
         self.options = self._options(options or {})
         self.precision = Precision(precision, self.device)
-        self.task = loaded.task
         self._calls = 0
 
-    def _chosen(self, by: str | None) -> str:
-        criteria = {
-            name: one
-            for name, one in self.module.criteria.items()
-            if type(one).log_probs is not Criterion.log_probs
-        }
-        views = {
-            name: one
-            for name, one in self.module.noisers.items()
-            if type(one).log_probs is not Noiser.log_probs
-        }
+    def _choose(self, by: str | None) -> str:
+        """Return the name of the component that scores. Raises ConfigError where it is not clear, or cannot score."""
+        module = self.module
+        criteria = [
+            label
+            for label, criterion in module.criteria.items()
+            if isinstance(criterion, Criterion)
+            and type(criterion).log_probs is not Criterion.log_probs
+        ]
+        views = [
+            name
+            for name, noiser in module.noisers.items()
+            if type(noiser).log_probs is not Noiser.log_probs
+        ]
         if by is not None:
-            if by not in {**criteria, **views}:
-                there = [*self.module.criteria, *self.module.noisers]
-                said = (
-                    "cannot say how likely a token is"
-                    if by in there
-                    else "is neither a criterion nor a view"
-                )
-                raise ConfigError(
-                    "--by",
-                    f"'{by}' {said}; what can: {', '.join([*criteria, *views]) or 'nothing here'}"
-                    f"{did_you_mean(by, [*criteria, *views], everything_up_to=0)}",
-                )
+            if by not in criteria + views:
+                self._refuse(by, criteria + views)
             return by
-        found = criteria or views
-        if len(found) == 1:
-            return next(iter(found))
-        if not found:
+        candidates = criteria or views
+        if not candidates:
             raise ConfigError(
                 "--by",
-                f"nothing in {self.loaded.folder} can say how likely a token is (its criteria: "
-                f"{', '.join(self.module.criteria)})",
+                f"no component of {self.loaded.folder} can score text (its criteria: "
+                f"{', '.join(module.criteria)})",
             )
+        if len(candidates) > 1:
+            raise ConfigError(
+                "--by", f"several components can score text; name one of {', '.join(candidates)}"
+            )
+        return candidates[0]
+
+    def _refuse(self, by: str, candidates: Sequence[str]) -> None:
+        """Raise ConfigError for a component that does not exist, or cannot score."""
+        problem = "is neither a criterion nor a view"
+        if by in self.module.criteria or by in self.module.noisers:
+            problem = "cannot score text"
         raise ConfigError(
-            "--by", f"several can say how likely a token is; name one of {', '.join(found)}"
+            "--by",
+            f"'{by}' {problem}; components that can: {', '.join(candidates) or 'none'}"
+            f"{did_you_mean(by, candidates, everything_up_to=0)}",
         )
 
-    def _options(self, said: Mapping[str, Any]) -> Any:
+    def _options(self, given: Mapping[str, Any]) -> Any:  # the component's own class `Scoring`
+        """Return the options of the component's scoring. Raises ConfigError for an unknown name or a wrong value."""
         schema = {field.name: field for field in schema_of(type(self.component).Scoring)}
         values = {name: field.default for name, field in schema.items()}
-        for name, value in said.items():
+        for name, value in given.items():
             if name not in schema:
                 subject = "has no such option" if schema else "takes no options"
                 raise ConfigError(
@@ -152,98 +165,97 @@ class Scorer:
 
     @property
     def longest(self) -> int:
-        """Tokens that the encoders can read at once, [CLS] and [SEP] included; 0: any number."""
+        """The most tokens that the encoders read at once, [CLS] and [SEP] included; 0: any number."""
         return self.module.encoding.longest
 
     def encode(
         self, texts: Sequence[ScoredText], cut: bool = False, lenient: bool = False
     ) -> list[np.ndarray]:
-        """Framed ids, int64 [T] each; empty where there is nothing to score and `lenient`. DataError names the place of
-        text without tokens, and of text that is too long unless it may be `cut`."""
+        """Return framed ids, int64 [T] each.
+
+        cut: text that is too long is cut. lenient: text without tokens, or too long, gives an empty array. Otherwise
+        such text raises DataError, which names its place.
+        """
+        if self.longest and (cut or lenient):  # the rest of a long text need not be tokenized
+            most = (_CHARACTERS_IF_CUT if cut else _CHARACTERS_IF_LENIENT) * self.longest
+            texts = [replace(text, text=text.text[:most]) for text in texts]
+        encoded = self.tokenizer.encode_batch([text.text for text in texts])
         rows = []
-        if self.longest and (
-            cut or lenient
-        ):  # what is cut, or not scored, need not be tokenized to its end
-            most = (1000 if cut else 4000) * self.longest
-            texts = [
-                text if len(text.text) <= most else replace(text, text=text.text[:most])
-                for text in texts
-            ]
-        for text, ids in zip(
-            texts, self.loaded.tokenizer.encode_batch([text.text for text in texts]), strict=True
-        ):
-            row = self.task.framed(np.asarray(ids, dtype=np.int64))
-            if self.longest and len(row) > self.longest and cut:
-                row = self.task.framed(
-                    np.asarray(ids[: len(ids) - (len(row) - self.longest)], dtype=np.int64)
-                )
-            fault = (
-                "has no tokens"
-                if not ids
-                else (
-                    f"has {len(row):,} tokens with [CLS] and [SEP], more than the {self.longest:,} that the model reads"
-                    if self.longest and len(row) > self.longest
-                    else None
-                )
-            )
-            if fault and not lenient:
-                raise DataError(
-                    f"{text.where}: the text {fault}; expected "
-                    + ("some text" if not ids else "shorter text (or --cut, or --lenient)")
-                )
-            rows.append(row if not fault else row[:0])
+        for text, ids in zip(texts, encoded, strict=True):
+            row = self._framed(ids)
+            excess = len(row) - self.longest if self.longest else 0
+            if excess > 0 and cut:
+                row, excess = self._framed(ids[: len(ids) - excess]), 0
+            if ids and excess <= 0:
+                rows.append(row)
+            elif lenient:
+                rows.append(row[:0])
+            else:
+                raise self._unusable(text, len(row) if ids else 0)
         return rows
+
+    def _framed(self, ids: Sequence[int]) -> np.ndarray:
+        return self.task.framed(np.asarray(ids, dtype=np.int64))
+
+    def _unusable(self, text: ScoredText, tokens: int) -> DataError:
+        """Return the error for a text with so many tokens."""
+        if not tokens:
+            return DataError(f"{text.where}: the text has no tokens; expected some text")
+        return DataError(
+            f"{text.where}: the text has {tokens:,} tokens with [CLS] and [SEP], more than the {self.longest:,} that "
+            "the model reads; expected shorter text (or --cut, or --lenient)"
+        )
 
     @torch.inference_mode()
     def log_probs(self, rows: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each row of framed ids [T]: those that stand for text, int64 [n], and log p of each, float64 [n]."""
-        found = [(row[:0], np.zeros(0)) for row in rows]
+        """Return the ids that stand for text, int64 [n], and their log p, float64 [n], of each row.
+
+        rows: framed ids [T] of any lengths.
+        """
+        results = [(row[:0], np.zeros(0)) for row in rows]
         by_length: dict[int, list[int]] = {}
         for number, row in enumerate(rows):
             if len(row):
                 by_length.setdefault(len(row), []).append(number)
-        for length in sorted(
-            by_length, reverse=True
-        ):  # the largest call first: if memory does not suffice, at once
+        # the largest call comes first, so that insufficient memory shows at once
+        for length in sorted(by_length, reverse=True):
             numbers, size = by_length[length], max(1, self.budget // length)
             for start in range(0, len(numbers), size):
                 self._calls += 1
-                if self._calls % GIVE_BACK == 0:
-                    _give_back()
+                if self._calls % RELEASE_EVERY == 0:
+                    _release_memory()
                 chosen = numbers[start : start + size]
-                made = self._batch(np.stack([rows[number] for number in chosen]))
-                for number, values in zip(chosen, made, strict=True):
-                    found[number] = values
-        return found
+                batch = self._log_probs_of_batch(np.stack([rows[number] for number in chosen]))
+                for number, result in zip(chosen, batch, strict=True):
+                    results[number] = result
+        return results
 
-    def _batch(self, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of rows of one length, int64 [B, T]."""
+    def _log_probs_of_batch(self, ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the same as `log_probs`, for rows of one length, int64 [B, T]."""
         batch, update = self.task.batch_of(ids), Update(split="score")
-        views = self.module.static_of_this_phase(batch, update.split)
-        micro = self.module.begin(views, 0, update)
+        # nothing is prepared: `log_probs` receives its views as far as they are known without a network
+        micro = self.module.begin(
+            self.module.static_of_this_phase(batch, update.split), index=0, update=update
+        )
         context = self.module.contexts.for_scoring(self.path, micro, update, self.budget)
-        text = (
-            View.from_batch(batch, "text").replace(mask=None).to(self.device)
-        )  # all of one length
+        # all rows have one length, so nothing is padded
+        text = View.from_batch(batch, "text").replace(mask=None).to(self.device)
         with self.precision.autocast():
-            values = self.component.log_probs(text, micro.views, self.options, context)
+            values = self.component.log_probs(text, micro.views, self.options, context)  # [B, T]
+        assert batch.special is not None
         rows = zip(ids, ~batch.special.numpy(), values.double().cpu().numpy(), strict=True)
         return [(row[ordinary], value[ordinary]) for row, ordinary, value in rows]
 
     def __call__(
         self, texts: Sequence[ScoredText], cut: bool = False, lenient: bool = False
     ) -> list[Scored]:
-        """What is said of each text, in order; `encode` says what cut and lenient mean."""
-        scored = []
+        """Return the scores of texts, in order. cut, lenient: see `encode`."""
+        results = []
         for ids, values in self.log_probs(self.encode(texts, cut, lenient)):
             if not np.isfinite(values).all():
                 raise RunError(
-                    f"'{self.by}' gave a log-probability that is not finite; was the checkpoint trained as it should be?"
+                    f"'{self.by}' returned a log-probability that is not finite; check that the checkpoint is trained"
                 )
-            scored.append(
-                Scored(
-                    tuple(self.loaded.tokenizer.token(int(one)) for one in ids),
-                    tuple(map(float, values)),
-                )
-            )
-        return scored
+            tokens = tuple(self.tokenizer.token(int(index)) for index in ids)
+            results.append(Scored(tokens, tuple(map(float, values))))
+        return results

@@ -1,4 +1,7 @@
-"""Texts in, scores out, in the same order and in bounded memory; what was written before an interruption is not done again."""
+"""Streams of texts and of their scores, in the same order and in bounded memory.
+
+Scores that were written before an interruption are kept.
+"""
 
 from __future__ import annotations
 
@@ -13,66 +16,78 @@ from fwk.errors import DataError
 from fwk.files import write_atomically
 from fwk.scoring.scorer import Scored, ScoredText, Scorer
 
-WINDOW, LETTERS = (
-    4096,
-    1 << 20,
-)  # texts that are sorted by length together, and how long they are together at most
+# texts of a window are sorted by length together
+WINDOW = 4096  # most texts of a window
+CHARACTERS = 1 << 20  # most characters of a window, unless it is a single text
 
 
-def scored(
-    scorer: Scorer, texts: Iterable[ScoredText], done: int = 0, window: int = WINDOW, **how: Any
+def score_texts(
+    scorer: Scorer,
+    texts: Iterable[ScoredText],
+    done: int = 0,
+    window: int = WINDOW,
+    cut: bool = False,
+    lenient: bool = False,
 ) -> Iterator[tuple[ScoredText, Scored]]:
-    """Every text but the first `done` with what is said of it, in order. how: see `Scorer.encode`. Texts share calls with those
-    they would have shared them with from the start, so what comes out is the same to the last bit."""
+    """Yield every text with its score, in order, but for the first `done`. cut, lenient: see `Scorer.encode`.
+
+    Texts share calls with the same texts whatever `done` is, so the scores are the same to the last bit.
+    """
     before = 0
-    for some in _windows(texts, window):
-        if before + len(some) > done:
-            yield from list(zip(some, scorer(some, **how), strict=True))[max(done - before, 0) :]
-        before += len(some)
+    for group in _windows(texts, window):
+        if before + len(group) > done:
+            scores = scorer(group, cut=cut, lenient=lenient)
+            yield from list(zip(group, scores, strict=True))[max(done - before, 0) :]
+        before += len(group)
 
 
 def _windows(texts: Iterable[ScoredText], window: int) -> Iterator[list[ScoredText]]:
-    some: list[ScoredText] = []
-    letters = 0
+    """Yield the texts in groups, the last of which may be empty."""
+    group: list[ScoredText] = []
+    characters = 0
     for text in texts:
-        if some and (len(some) == window or letters + len(text.text) > LETTERS):
-            yield some
-            some, letters = [], 0
-        some.append(text)
-        letters += len(text.text)
-    yield some
+        if group and (len(group) == window or characters + len(text.text) > CHARACTERS):
+            yield group
+            group, characters = [], 0
+        group.append(text)
+        characters += len(text.text)
+    yield group
 
 
 class Journal:
-    """Records, one line of JSON each, in OUTPUT.partial until all are there.
+    """Records in OUTPUT.partial, one line of JSON each, until all are written.
 
-    identity: what the records follow from. A journal of the same identity goes on where it ended (a torn last line is made
-    again), any other is thrown away. done: the number of records that were there.
+    identity: everything that determines the records. A journal with the same identity is continued where it ended
+    (without a torn last line), any other is discarded. `done` is the number of records that it holds already. Raises
+    DataError where `output` cannot be written, or exists and `overwrite` is not given.
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, Any], overwrite: bool = False):
+    def __init__(self, output: Path, identity: Mapping[str, Any], overwrite: bool = False) -> None:
         if output.is_dir() or not output.name:
             raise DataError(f"{output} is a folder; expected a file's name for --output")
-        self.output, self.path = output, output.with_name(output.name + ".partial")
-        self.about = output.with_name(output.name + ".partial.json")
+        self.output = output
+        self.path = output.with_name(output.name + ".partial")
+        self.identity_path = output.with_name(output.name + ".partial.json")
         if output.exists() and not overwrite:
             raise DataError(
                 f"{output} exists; choose another --output, or give --overwrite to replace it"
             )
         if not output.parent.is_dir():
             raise DataError(f"{output.parent} is not a folder; expected one for {output.name}")
-        said = json.dumps(identity, sort_keys=True)
-        if not (
-            self.path.exists()
-            and self.about.exists()
-            and self.about.read_text(encoding="utf-8") == said
-        ):
+        text = json.dumps(identity, sort_keys=True)
+        if not (self.path.exists() and self._kept_identity() == text):
             self.path.write_bytes(b"")
-            write_atomically(self.about, said.encode())
-        self.done = self._whole_lines()
-        self._file = open(self.path, "a", encoding="utf-8")
+            write_atomically(self.identity_path, text.encode())
+        self.done = self._cut_torn_line()
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (see `close`)
 
-    def _whole_lines(self) -> int:
+    def _kept_identity(self) -> str | None:
+        if not self.identity_path.exists():
+            return None
+        return self.identity_path.read_text(encoding="utf-8")
+
+    def _cut_torn_line(self) -> int:
+        """Remove a last line that a crash has torn; return the number of lines."""
         lines, end = 0, 0
         with open(self.path, "rb+") as file:
             for line in file:
@@ -83,6 +98,7 @@ class Journal:
         return lines
 
     def write(self, records: Iterable[Mapping[str, Any]], every: int = WINDOW) -> None:
+        """Append records, and wait until they are on the disk. every: records between two flushes."""
         for number, record in enumerate(records, start=1):
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             if number % every == 0:
@@ -91,20 +107,22 @@ class Journal:
         os.fsync(self._file.fileno())
 
     def records(self) -> Iterator[dict[str, Any]]:
+        """Yield all records."""
         with open(self.path, encoding="utf-8") as file:
             yield from map(json.loads, file)
 
     def close(self) -> None:
+        """Close the file; what it holds can be continued."""
         self._file.close()
 
     def discard(self) -> None:
-        """Leaves nothing: what was asked for cannot be done."""
+        """Remove everything, because the request cannot be fulfilled."""
         self.close()
-        for path in (self.path, self.about):
+        for path in (self.path, self.identity_path):
             path.unlink(missing_ok=True)
 
     def finish(self, content: bytes | None = None) -> None:
-        """The records, or something made of them, become OUTPUT."""
+        """Turn the records, or `content` made of them, into OUTPUT."""
         self.close()
         if content is None:
             os.replace(self.path, self.output)
@@ -112,12 +130,12 @@ class Journal:
             write_atomically(self.output, content)
             self.path.unlink()
         with suppress(FileNotFoundError):
-            self.about.unlink()
+            self.identity_path.unlink()
 
 
-def file_identity(path: str) -> list[Any]:
-    """A file by name, size and time of its last change; standard input is never the same twice."""
+def file_identity(path: str) -> list[str | int]:
+    """Return name, size and time of the last change of a file; standard input is never the same twice."""
     if path == "-":
         return ["-", os.getpid()]
-    about = os.stat(path)
-    return [os.path.abspath(path), about.st_size, about.st_mtime_ns]
+    status = os.stat(path)
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""Scores of text: what each component says against a slow reference, lines and their journal, minimal pairs, n-best lists."""
+"""Scores of text: each component against a slow reference, lines and their journal, minimal pairs, n-best lists."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_scores_do_not_depend_on_what_else_is_scored(scorer):
 
 def test_it_says_what_can_score_and_what_cannot(scorer):
     with pytest.raises(
-        ConfigError, match="'replace_mlm' cannot say how likely a token is; what can: corrupted"
+        ConfigError, match="'replace_mlm' cannot score text; components that can: corrupted"
     ):
         scorer("replace_mlm", by="replace_mlm")
     assert scorer("replace_mlm").by == "corrupted"  # its generator is a masked LM
@@ -288,7 +288,7 @@ def test_a_discriminator_scores_with_noise_that_knows_its_probabilities_only(sco
         made(texts(WORDS[0]))
 
 
-# -- lines --------------------------------------------------------------------------------------------------------------
+# -- lines -----------------------------------------------------------------------------------------
 
 
 def lines_of(path) -> list[dict]:
@@ -484,8 +484,8 @@ def test_long_lines_are_scored_few_at_a_time(scorer, monkeypatch):
 
     from fwk.scoring import stream
 
-    monkeypatch.setattr(stream, "LETTERS", 100)
-    assert len(list(stream.scored(spy, texts(*["x" * 40] * 7, "y" * 500, *["z"] * 3)))) == 11
+    monkeypatch.setattr(stream, "CHARACTERS", 100)
+    assert len(list(stream.score_texts(spy, texts(*["x" * 40] * 7, "y" * 500, *["z"] * 3)))) == 11
     assert sizes == [2, 2, 2, 1, 1, 3]
     with pytest.raises(DataError, match="has 9"):
         made(texts("cat " * 900_000))
@@ -614,11 +614,14 @@ def test_a_run_that_is_none_is_refused(tmp_path, lines, capsys):
 
 
 def test_help_imports_no_torch():
-    code = "import sys, fwk.cli.score as s\ntry:\n s.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    code = (
+        "import sys, fwk.cli.score as s\ntry:\n s.main(['--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
-# -- minimal pairs ------------------------------------------------------------------------------------------------------
+# -- minimal pairs ---------------------------------------------------------------------------------
 
 
 def pairs_file(tmp_path, rows) -> str:
@@ -712,7 +715,7 @@ def test_blimp_is_read(shared_data):
     )
 
 
-# -- n-best lists -------------------------------------------------------------------------------------------------------
+# -- n-best lists ----------------------------------------------------------------------------------
 
 
 LISTS = {
@@ -771,7 +774,7 @@ def test_the_weight_trades_the_recogniser_against_the_model(tmp_path):
         ),
         (
             {"a2": {"hyp_1": {"score": -1.0, "text": "y"}}},
-            "utterance 'a2': has no 'ref', and others have one",
+            "utterance 'a2': it has no 'ref', although others have one",
         ),
         ({"a2": [1]}, "expected an object with hyp_1"),
         ({"a2": {"hyp_1": {"score": 10**400, "text": "y"}, "ref": "x"}}, "hyp_1 is not"),
@@ -793,7 +796,7 @@ def test_one_utterance_twice_is_refused_and_large_files_are_read_in_one_go(tmp_p
     path.write_text(
         '{"a": {"hyp_1": {"score": 1, "text": "x"}, "ref": "x"}, "a": {"hyp_1": {"score": 1, "text": "y"}, "ref": "x"}}'
     )
-    with pytest.raises(DataError, match="the key 'a' is there twice"):
+    with pytest.raises(DataError, match="the key 'a' occurs twice"):
         nbest.read_lists(str(path))
     many = {f"\u00fc{number}": LISTS["a1"] for number in range(3000)}
     for ascii_only in (True, False):
