@@ -1,4 +1,4 @@
-"""COCO-LM: its two criteria against references written from their equations, and what an ablation leaves out."""
+"""COCO-LM: its two criteria against references written from their equations, and its ablations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ D = 6
 
 
 def corrupted(ratio=0.5) -> View:
-    """Some chosen tokens are replaced and some are not: of 60% of them the sample is put back."""
+    """Return a view in which some chosen tokens are replaced: 60% of the samples are undone."""
     source = masked(text(), ratio)
     view = static(Uniform).apply(source, key(source)).replace(name="corrupted")
     back = torch.rand(B, T, generator=torch.Generator().manual_seed(4)) < 0.6
@@ -43,26 +43,26 @@ def corrupted(ratio=0.5) -> View:
 
 def criterion(**options) -> CorrectiveLM:
     torch.manual_seed(3)
-    made = CorrectiveLM(
+    objective = CorrectiveLM(
         build(CorrectiveLM, options),
         BuildContext(name="corrective_lm", vocabulary=VOCABULARY, encoder=Stub()),
     ).double()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in objective.parameters():
             parameter.copy_(torch.randn_like(parameter))
-    return made
+    return objective
 
 
-def means(made, view) -> dict[str, torch.Tensor]:
-    """Weighted means by term, as the engine makes them."""
+def means(objective, view) -> dict[str, torch.Tensor]:
+    """Return the weighted mean of each term, as the engine computes it."""
     views = {"corrupted": view}
-    counts, output = made.normalizers(views, None), made(views, None)
+    counts, output = objective.normalizers(views, None), objective(views, None)
     assert counts.keys() == output.terms.keys()
     return {name: term.weight * term.sum / counts[name] for name, term in output.terms.items()}
 
 
 def naive(
-    made,
+    objective,
     view,
     copy=True,
     stop_gradient=True,
@@ -71,18 +71,18 @@ def naive(
     copy_weight=50.0,
     lm_weight=1.0,
 ):
-    """The equations, with the whole distribution [B, T, V] of every token."""
+    """Return the terms by their equations, with the whole distribution [B, T, V] of every token."""
     features, terms = view.encoded.features, {}
     tokens, target, content = view.tokens, view.target, view.mask
     if copy_weight or copy:
-        c = torch.sigmoid(features @ made.copy_head.weight[0])
+        c = torch.sigmoid(features @ objective.copy_head.weight[0])
     same = tokens == target
     if copy_weight:
         losses = -torch.where(same, c, 1 - c).log()
         total = losses[content].sum()
         terms["copy"] = copy_weight * total / (len(view) if reduction == "sum" else content.sum())
     if lm_weight:
-        softmax = made.head(features).softmax(-1)  # [B, T, V]
+        softmax = objective.head(features).softmax(-1)  # [B, T, V]
         if copy:
             chance = c.detach() if stop_gradient else c
             softmax = F.one_hot(tokens, V) * chance[..., None] + (1 - chance)[..., None] * softmax
@@ -111,29 +111,29 @@ ABLATIONS = {
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_losses_and_gradients_are_those_of_the_equations(name):
     options = ABLATIONS[name]
-    made, view = criterion(**options), corrupted()
+    objective, view = criterion(**options), corrupted()
     assert 0 < view.changed.sum() < view.valid.sum()
-    found, wanted = means(made, view), naive(made, view, **options)
-    assert found.keys() == wanted.keys()
-    learned = [view.encoded.features, *made.parameters()]
-    for term in found:
-        torch.testing.assert_close(found[term], wanted[term], rtol=1e-12, atol=0)
+    terms, expected = means(objective, view), naive(objective, view, **options)
+    assert terms.keys() == expected.keys()
+    learned = [view.encoded.features, *objective.parameters()]
+    for term in terms:
+        torch.testing.assert_close(terms[term], expected[term], rtol=1e-12, atol=0)
         pairs = zip(
             *(
                 torch.autograd.grad(loss, learned, retain_graph=True, allow_unused=True)
-                for loss in (found[term], wanted[term])
+                for loss in (terms[term], expected[term])
             )
         )
-        for mine, theirs in pairs:
-            assert (mine is None) == (theirs is None)
-            if mine is not None:
-                torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-13)
+        for gradient, reference in pairs:
+            assert (gradient is None) == (reference is None)
+            if gradient is not None:
+                torch.testing.assert_close(gradient, reference, rtol=1e-10, atol=1e-13)
 
 
 def test_the_copy_loss_in_plain_python():
-    """Without one tensor operation, so that nothing is shared with what is tested."""
-    made, view = criterion(lm_weight=0.0), corrupted()
-    weight, total, count = made.copy_head.weight[0].tolist(), 0.0, 0
+    """Without tensor operations, so that nothing is shared with the tested code."""
+    objective, view = criterion(lm_weight=0.0), corrupted()
+    weight, total, count = objective.copy_head.weight[0].tolist(), 0.0, 0
     for row in range(B):
         for place in range(T):
             if view.mask[row, place]:
@@ -141,25 +141,25 @@ def test_the_copy_loss_in_plain_python():
                 same = view.tokens[row, place].item() == view.target[row, place].item()
                 total += math.log1p(math.exp(-z if same else z))
                 count += 1
-    assert means(made, view)["copy"].item() == pytest.approx(50 * total / count, rel=1e-12)
+    assert means(objective, view)["copy"].item() == pytest.approx(50 * total / count, rel=1e-12)
 
 
-def test_the_language_model_leaves_the_copy_mechanism_alone_unless_told_otherwise():
+def test_the_language_model_does_not_train_the_copy_mechanism_by_default():
     for stop_gradient in (True, False):
-        made, view = criterion(stop_gradient=stop_gradient), corrupted()
-        lm = means(made, view)["lm"]
+        objective, view = criterion(stop_gradient=stop_gradient), corrupted()
+        lm = means(objective, view)["lm"]
         slope = torch.autograd.grad(
-            lm, made.copy_head.weight, allow_unused=True, retain_graph=True
+            lm, objective.copy_head.weight, allow_unused=True, retain_graph=True
         )[0]
         assert (slope is None) == stop_gradient
         # the value does depend on it: moving the copy head moves the loss
         with torch.no_grad():
-            made.copy_head.weight.add_(0.5)
-        assert abs(means(made, view)["lm"] - lm) > 1e-3
+            objective.copy_head.weight.add_(0.5)
+        assert abs(means(objective, view)["lm"] - lm) > 1e-3
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 60.0])
-def test_fp32_keeps_what_fp64_says_where_copying_is_certain(scale):
+def test_fp32_agrees_with_fp64_where_copying_is_certain(scale):
     exact, narrow, view = criterion(), criterion().float(), corrupted()
     with torch.no_grad():
         exact.copy_head.weight.mul_(scale)
@@ -168,12 +168,12 @@ def test_fp32_keeps_what_fp64_says_where_copying_is_certain(scale):
         encoded=Encoded(features=view.encoded.features.detach().float().requires_grad_())
     )
     for term, loss in means(exact, view).items():
-        mine = means(narrow, floating)[term]
-        torch.testing.assert_close(mine.double(), loss, rtol=1e-5, atol=1e-9)
+        narrow_loss = means(narrow, floating)[term]
+        torch.testing.assert_close(narrow_loss.double(), loss, rtol=1e-5, atol=1e-9)
         a, b = (
             torch.autograd.grad(value, features)[0]
             for value, features in (
-                (mine, floating.encoded.features),
+                (narrow_loss, floating.encoded.features),
                 (loss, view.encoded.features),
             )
         )
@@ -182,18 +182,18 @@ def test_fp32_keeps_what_fp64_says_where_copying_is_certain(scale):
 
 
 class Largest(TorchDispatchMode):
-    """How many numbers the largest tensor had that any operation made."""
+    """Record the size of the largest tensor that any operation returned."""
 
     def __init__(self):
         super().__init__()
         self.numbers = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, (tuple, list)) else (made,):
+        results = function(*args, **(kwargs or {}))
+        for tensor in results if isinstance(results, (tuple, list)) else (results,):
             if isinstance(tensor, torch.Tensor):
                 self.numbers = max(self.numbers, tensor.untyped_storage().nbytes() // 4)
-        return made
+        return results
 
 
 @pytest.mark.parametrize("positions", ["chosen", "all"])
@@ -219,40 +219,40 @@ def test_no_tensor_has_a_number_for_every_token_and_every_id(positions):
     encoder.table = torch.nn.Embedding(large, width)
     vocabulary = VOCABULARY.__class__(size=large, pad=0)
     options = {"positions": positions, "stop_gradient": False}
-    made = CorrectiveLM(
+    objective = CorrectiveLM(
         build(CorrectiveLM, options), BuildContext(name="c", vocabulary=vocabulary, encoder=encoder)
     )
-    kept = []
+    saved = []
     with (
         Largest() as largest,
-        torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t),
     ):
-        loss = means(made, view)["lm"]
+        loss = means(objective, view)["lm"]
         loss.backward()
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() // 4 for t in kept}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() // 4 for t in saved}
     everything = rows * length * large
     assert largest.numbers < everything / 8
     assert sum(storages.values()) < everything / (
         5 if positions == "chosen" else 8
-    )  # of chosen ones the logits are kept
+    )  # logits of chosen positions are kept
 
 
 def test_metrics_tell_replaced_from_original_tokens():
-    made, view = criterion(), corrupted()
+    objective, view = criterion(), corrupted()
     with torch.no_grad():
-        sums = made({"corrupted": view}, None).statistics
-        found = made.metrics(sums)
-        c = torch.sigmoid(view.encoded.features @ made.copy_head.weight[0])
-        softmax = made.head(view.encoded.features).softmax(-1)
+        sums = objective({"corrupted": view}, None).statistics
+        metrics = objective.metrics(sums)
+        c = torch.sigmoid(view.encoded.features @ objective.copy_head.weight[0])
+        softmax = objective.head(view.encoded.features).softmax(-1)
         best = (F.one_hot(view.tokens, V) * c[..., None] + (1 - c)[..., None] * softmax).argmax(-1)
     right, chosen = best == view.target, torch.zeros_like(view.mask)
     for row in range(B):
         chosen[row, view.positions[row][view.valid[row]]] = True
-    for which, those in (("replaced", view.changed), ("original", ~view.changed)):
-        judged = ((c > 0.5) == (view.tokens == view.target))[those & view.mask]
-        assert found[f"copy_accuracy_{which}"] == pytest.approx(judged.double().mean().item())
-        assert found[f"lm_accuracy_{which}"] == pytest.approx(
-            right[those & chosen].double().mean().item()
+    for which, inputs in (("replaced", view.changed), ("original", ~view.changed)):
+        judged = ((c > 0.5) == (view.tokens == view.target))[inputs & view.mask]
+        assert metrics[f"copy_accuracy_{which}"] == pytest.approx(judged.double().mean().item())
+        assert metrics[f"lm_accuracy_{which}"] == pytest.approx(
+            right[inputs & chosen].double().mean().item()
         )
 
 
@@ -268,7 +268,7 @@ def test_options_that_leave_nothing_to_learn_are_refused(options, message):
         _ = tiny_config({"criterion": {"corrective_lm": options}}).views_by_name
 
 
-def test_what_is_left_out_has_no_weights():
+def test_terms_of_weight_zero_have_no_parameters():
     assert not hasattr(criterion(lm_weight=0.0), "head")
     assert not hasattr(criterion(copy=False, copy_weight=0.0), "copy_head")
     assert hasattr(criterion(copy=False), "copy_head")
@@ -316,12 +316,12 @@ class Everyone:
     def __init__(self, rows=None, start=0):
         self.rows, self.start = rows, start
 
-    def gather(self, mine):
+    def gather(self, tensor):
         if self.rows is None:
-            return mine, torch.arange(len(mine))
+            return tensor, torch.arange(len(tensor))
         whole = self.rows.clone()
-        whole[self.start : self.start + len(mine)] = mine
-        return whole, torch.arange(len(mine)) + self.start
+        whole[self.start : self.start + len(tensor)] = tensor
+        return whole, torch.arange(len(tensor)) + self.start
 
 
 def contrastive(**options) -> SequenceContrastive:
@@ -332,17 +332,17 @@ def contrastive(**options) -> SequenceContrastive:
 
 
 def views_of(a, b, draws=None) -> dict[str, View]:
-    """Two views whose first features are these."""
-    found = {}
+    """Return two views with the given features at the first position."""
+    views = {}
     for name, first in (("corrupted", a), ("cropped", b)):
         features = torch.cat([first[:, None], torch.randn(len(first), 3, D, dtype=first.dtype)], 1)
-        found[name] = View(
+        views[name] = View(
             name=name,
             draws=torch.arange(len(first)) if draws is None else draws,
             inputs={},
             encoded=Encoded(features=features),
         )
-    return found
+    return views
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
@@ -350,18 +350,20 @@ def views_of(a, b, draws=None) -> dict[str, View]:
 @pytest.mark.parametrize("negatives", ["micro_batch", "ranks"])
 def test_the_contrast_is_the_equation(rows, tau, negatives):
     a, b = (3.0 * part for part in vectors(rows))  # of any length: cosines
-    made = contrastive(temperature=tau, negatives=negatives)
+    objective = contrastive(temperature=tau, negatives=negatives)
     views = views_of(a, b)
-    output = made(views, Everyone())
-    mean = output.terms["contrast"].sum / made.normalizers(views, None)["contrast"]
+    output = objective(views, Everyone())
+    mean = output.terms["contrast"].sum / objective.normalizers(views, None)["contrast"]
     assert mean.item() == pytest.approx(in_plain_python(a, b, tau), rel=1e-11, abs=1e-13)
 
 
 def test_anchors_of_one_rank_see_the_sequences_of_all():
     a, b = vectors(8)
-    made, rows = contrastive(), torch.stack([a, b], 1)
+    objective, rows = contrastive(), torch.stack([a, b], 1)
     total = sum(
-        float(made(views_of(a[s : s + 2], b[s : s + 2]), Everyone(rows, s)).terms["contrast"].sum)
+        float(
+            objective(views_of(a[s : s + 2], b[s : s + 2]), Everyone(rows, s)).terms["contrast"].sum
+        )
         for s in range(0, 8, 2)
     )
     assert total / 16 == pytest.approx(in_plain_python(a, b, 1.0), rel=1e-11)
@@ -384,22 +386,22 @@ def test_the_shares_of_micro_batches_add_up_to_loss_and_gradient_of_the_whole_up
     everyone = torch.cat([a, b])
     leaf = everyone.clone().requires_grad_()
     N = len(a)
-    own = torch.arange(2 * N)
-    positive = (own + N) % (2 * N)
-    whole = contrast(leaf @ leaf.T / tau, own, positive).sum()
-    (wanted,) = torch.autograd.grad(whole, leaf)
+    index = torch.arange(2 * N)
+    positive = (index + N) % (2 * N)
+    whole = contrast(leaf @ leaf.T / tau, index, positive).sum()
+    (expected,) = torch.autograd.grad(whole, leaf)
     assert whole.item() / (2 * N) == pytest.approx(in_plain_python(a, b, tau), rel=1e-11)
-    found, value = torch.zeros_like(wanted), 0.0
+    gradient, value = torch.zeros_like(expected), 0.0
     for rows in (slice(0, 3), slice(3, 4), slice(4, 11)):
-        mine = torch.cat([own[rows], own[rows] + N])
-        live = everyone[mine].clone().requires_grad_()
+        anchors = torch.cat([index[rows], index[rows] + N])
+        live = everyone[anchors].clone().requires_grad_()
         part = share_of_the_whole(
-            live @ everyone.T / tau, log_sums(everyone, tau), mine, positive[mine]
+            live @ everyone.T / tau, log_sums(everyone, tau), anchors, positive[anchors]
         )
-        found[mine] = torch.autograd.grad(part, live)[0]
+        gradient[anchors] = torch.autograd.grad(part, live)[0]
         value += part.item()
     assert value == pytest.approx(whole.item(), rel=1e-12)
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-13)
 
 
 def test_sums_over_others_do_not_depend_on_how_many_rows_are_held(monkeypatch):
@@ -420,24 +422,24 @@ def test_sums_over_others_do_not_depend_on_how_many_rows_are_held(monkeypatch):
 
 def test_mean_cosines_of_positive_and_negative_pairs_are_counted_apart():
     a, b = vectors(5)
-    made = contrastive()
-    found = made.metrics(made(views_of(a, b), Everyone()).statistics)
+    objective = contrastive()
+    metrics = objective.metrics(objective(views_of(a, b), Everyone()).statistics)
     everyone = torch.cat([a, b])
     cosines = everyone @ everyone.T
     pairs = [(i, j) for i in range(10) for j in range(10) if i != j]
     near = [cosines[i, j].item() for i, j in pairs if abs(i - j) == 5]
     far = [cosines[i, j].item() for i, j in pairs if abs(i - j) != 5]
-    assert found["positive_cosine"] == pytest.approx(sum(near) / 10) and found[
+    assert metrics["positive_cosine"] == pytest.approx(sum(near) / 10) and metrics[
         "negative_cosine"
     ] == pytest.approx(sum(far) / 80)
-    assert found["accuracy"] == pytest.approx(
+    assert metrics["accuracy"] == pytest.approx(
         sum(
             cosines[i].masked_fill(torch.arange(10) == i, -2).argmax().item() == (i + 5) % 10
             for i in range(10)
         )
         / 10
     )
-    alone = made.metrics(made(views_of(a[:1], b[:1]), Everyone()).statistics)
+    alone = objective.metrics(objective(views_of(a[:1], b[:1]), Everyone()).statistics)
     assert (
         "negative_cosine" not in alone and alone["accuracy"] == 1.0
     )  # one sequence has no negatives
@@ -454,7 +456,7 @@ def test_vectors_are_compared_in_fp32_whatever_the_encoder_gives():
 
 @pytest.mark.parametrize("first", ["corrupted", "remasked"])
 def test_micro_batches_without_any_sequence_take_part(first):
-    """Of source b there is none in some: the gradient is that of one cut, and nothing fails."""
+    """Some micro-batches have no example of source b; the gradient is that of a single micro-batch."""
     few = {"noiser": "rows", "sources": ["b"]}
     views = {
         "few": few,
@@ -462,7 +464,7 @@ def test_micro_batches_without_any_sequence_take_part(first):
         "masked": {"noiser": "bert_mask", "of": "few"},
         **({"remasked": {"noiser": "bert_mask", "of": "few"}} if first == "remasked" else {}),
     }
-    found = [
+    by_size = [
         gradients(
             tiny_config(
                 {
@@ -474,7 +476,7 @@ def test_micro_batches_without_any_sequence_take_part(first):
         )
         for size in (None, 1)
     ]
-    assert difference(*found) < 1e-10
+    assert difference(*by_size) < 1e-10
     config = tiny_config(
         {
             "criterion": {
@@ -507,7 +509,7 @@ def test_views_of_two_widths_are_refused_and_so_is_an_encoder_whose_first_positi
         )
 
 
-def test_a_noiser_that_does_not_say_what_it_changed_is_one_sentence(tmp_path):
+def test_a_noiser_that_does_not_set_changed_is_refused(tmp_path):
     (tmp_path / "silent.py").write_text('''
 from fwk import Noiser, register
 
@@ -538,7 +540,7 @@ def test_views_of_different_sequences_are_refused():
         contrastive()(views, Everyone())
 
 
-def test_negatives_of_the_update_are_encoded_twice_where_there_are_several_micro_batches_alone():
+def test_negatives_of_the_update_are_encoded_twice_only_with_several_micro_batches():
     calls = {}
     for size in (None, 4):
         with trainer_of(
@@ -550,7 +552,7 @@ def test_negatives_of_the_update_are_encoded_twice_where_there_are_several_micro
 
 
 def test_with_negatives_of_the_update_dropout_falls_twice_the_same_way():
-    """Only then are the vectors of the first pass those of the second, and the gradient that of the loss."""
+    """Otherwise the two passes would have different vectors, and the gradient would not be that of the loss."""
     noisy = {
         "model": {"dropout": 0.3, "attention_dropout": 0.3},
         "criterion": {"sequence_contrastive": {}},
@@ -574,7 +576,7 @@ def test_with_negatives_of_the_update_dropout_falls_twice_the_same_way():
         assert len(seen) == 3
 
 
-# -- what COCO-LM is made of -----------------------------------------------------------------------------------------
+# -- the views and networks of COCO-LM ---------------------------------------------------------------------------
 
 
 def test_by_default_the_two_criteria_share_one_corrupted_view_and_its_auxiliary_network():
@@ -611,7 +613,7 @@ def test_the_auxiliary_network_runs_once_without_dropout_and_shares_the_embeddin
             and network.embedding() is main.embedding()
         )
         seen = []
-        network.register_forward_hook(lambda part, given, made: seen.append(part.training))
+        network.register_forward_hook(lambda part, inputs, output: seen.append(part.training))
         differentiate_once(trainer)
         assert seen == [False]
         assert (
@@ -619,7 +621,7 @@ def test_the_auxiliary_network_runs_once_without_dropout_and_shares_the_embeddin
         )  # it learns from the same run
 
 
-def test_a_criterion_without_a_view_of_its_own_reads_it_as_another_makes_it():
+def test_a_view_without_a_default_is_read_as_another_criterion_defines_it():
     config = tiny_config(
         {
             "criterion": {

@@ -52,18 +52,20 @@ def corrupted(ratio=0.4, noiser="unigram") -> View:
 
 def criterion(cls, **options):
     torch.manual_seed(3)
-    made = cls(
+    objective = cls(
         build(cls, options), BuildContext(encoder=Stub(width=D), vocabulary=VOCABULARY)
     ).double()
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in objective.parameters():
             parameter.copy_(torch.randn_like(parameter))
-    return made
+    return objective
 
 
-def mean(made, view: View, term: str) -> float:
+def mean(objective, view: View, term: str) -> float:
     views = {"corrupted": view}
-    return float(made(views, None).terms[term].sum.detach() / made.normalizers(views, None)[term])
+    return float(
+        objective(views, None).terms[term].sum.detach() / objective.normalizers(views, None)[term]
+    )
 
 
 def sigmoid(x: float) -> float:
@@ -85,31 +87,31 @@ def dense_head(head, features) -> float:
 @pytest.mark.parametrize("positions", ["all", "chosen"])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_detection_is_the_equation(positions, reduction):
-    made, view = (
+    objective, view = (
         criterion(ReplacedTokenDetection, positions=positions, reduction=reduction),
         corrupted(),
     )
     total, count = 0.0, 0
     for row in range(B):
-        where = (
+        judged = (
             view.positions[row][view.valid[row]].tolist()
             if positions == "chosen"
             else range(int(view.mask[row].sum()))
         )
-        for t in where:
-            z = dense_head(made.head, view.encoded.features[row, t].tolist())
+        for t in judged:
+            z = dense_head(objective.head, view.encoded.features[row, t].tolist())
             replaced = int(view.tokens[row, t]) != int(view.target[row, t])
             total -= math.log(sigmoid(z if replaced else -z))
             count += 1
-    wanted = total / (B if reduction == "sum" else count)
-    assert mean(made, view, "detection") == pytest.approx(wanted, rel=1e-12)
-    assert made({"corrupted": view}, None).terms["detection"].weight == 50
+    expected = total / (B if reduction == "sum" else count)
+    assert mean(objective, view, "detection") == pytest.approx(expected, rel=1e-12)
+    assert objective({"corrupted": view}, None).terms["detection"].weight == 50
     assert view.changed.any() and (view.mask & ~view.changed).any()
 
 
 @pytest.mark.parametrize("head", ["linear", "dense"])
 def test_noise_contrast_is_the_equation(head):
-    made, view = criterion(NoiseContrastive, head=head), corrupted()
+    objective, view = criterion(NoiseContrastive, head=head), corrupted()
     total, count = 0.0, 0
     for row in range(B):
         tokens = [t for t in range(T) if view.mask[row, t] and not view.special[row, t]]
@@ -120,18 +122,18 @@ def test_noise_contrast_is_the_equation(head):
         for t in tokens:
             features = view.encoded.features[row, t].tolist()
             if head == "dense":
-                energy = dense_head(made.head, features)
+                energy = dense_head(objective.head, features)
             else:
                 energy = (
-                    sum(w * f for w, f in zip(made.head.weight[0].tolist(), features))
-                    + made.head.bias.item()
+                    sum(w * f for w, f in zip(objective.head.weight[0].tolist(), features))
+                    + objective.head.bias.item()
                 )
             weights = [float(c) + 1 if i > 4 else 0.0 for i, c in enumerate(COUNTS)]
             log_q = math.log(weights[int(view.tokens[row, t])] / sum(weights))
             z = energy + log_q + math.log(k / (n - k))
             total -= math.log(sigmoid(z if t in noise else -z))
         count += n
-    assert mean(made, view, "contrast") == pytest.approx(
+    assert mean(objective, view, "contrast") == pytest.approx(
         total / count, rel=1e-6
     )  # log q is stored in float32
     lucky = view.at_positions(~view.changed)[view.valid]
@@ -159,7 +161,7 @@ def test_noise_whose_probability_is_unknown_is_refused_with_the_config(corrupted
 
 
 @pytest.mark.parametrize("noiser", ["two_tower", "unigram"])
-def test_no_noiser_that_knows_log_q_can_be_told_never_to_draw_the_true_token(noiser):
+def test_no_noiser_that_knows_log_q_has_the_option_never_true(noiser):
     with pytest.raises(ConfigError, match="never_true"):
         tiny_config(
             {
@@ -200,7 +202,7 @@ def test_an_encoder_that_cannot_see_the_token_it_judges_is_refused(name, tmp_pat
         },
     ],
 )
-def test_a_view_without_chosen_positions_is_one_sentence_where_they_are_needed(changes, tmp_path):
+def test_a_view_without_chosen_positions_is_refused_where_they_are_needed(changes, tmp_path):
     if "noise_contrastive" in changes["criterion"]:
         assert train_briefly(
             tiny_config(changes), tmp_path
@@ -221,14 +223,14 @@ def test_no_chosen_position_and_nothing_but_chosen_ones_leave_everything_finite(
     main = [value for label, value in gradient.items() if label.startswith("networks.main.layers")]
     learns = (
         name == "replaced_token_detection"
-    )  # Electric compares noise with data, and there is one of them only
+    )  # Electric compares noise with data, and a sequence has only one of them here
     assert any(value is not None and value.any() for value in main) == learns
 
 
 @pytest.mark.parametrize("noiser", ["unigram", "uniform"])
 def test_a_token_that_noise_never_draws_is_data_without_loss(noiser):
-    """[UNK] stands for text, and is special to those who draw."""
-    made, view = criterion(NoiseContrastive), corrupted(noiser=noiser)
+    """[UNK] occurs in text, and these noisers never draw it, as it is a special token."""
+    objective, view = criterion(NoiseContrastive), corrupted(noiser=noiser)
     clean = [
         (row, t)
         for row in range(B)
@@ -238,12 +240,14 @@ def test_a_token_that_noise_never_draws_is_data_without_loss(noiser):
         and t not in view.positions[row][view.valid[row]].tolist()
     ]
     row, t = clean[0]
-    before = float(made({"corrupted": view}, None).terms["contrast"].sum.detach())
+    before = float(objective({"corrupted": view}, None).terms["contrast"].sum.detach())
     features = view.encoded.features.detach().requires_grad_()
     log_q = view.log_q.clone()
     log_q[row, t] = -torch.inf
     loss = (
-        made({"corrupted": view.replace(log_q=log_q, encoded=Encoded(features=features))}, None)
+        objective(
+            {"corrupted": view.replace(log_q=log_q, encoded=Encoded(features=features))}, None
+        )
         .terms["contrast"]
         .sum
     )
@@ -256,8 +260,8 @@ def test_a_token_that_noise_never_draws_is_data_without_loss(noiser):
     assert float(loss.detach()) < before
 
 
-def test_numbers_that_are_none_reach_the_loss_and_stop_nothing_before_it():
-    """The engine says what is wrong, or skips the update under fp16."""
+def test_nan_reaches_the_loss_and_stops_nothing_before_it():
+    """The engine reports it, or skips the update under fp16."""
     logits = torch.tensor([[float("nan"), 1.0, float("-inf"), float("inf")]])
     counts = histogram(
         logits, torch.tensor([[True, True, False, False]]), torch.ones(1, 4, dtype=torch.bool)
@@ -272,41 +276,41 @@ def test_numbers_that_are_none_reach_the_loss_and_stop_nothing_before_it():
 
 
 def test_an_impossible_token_and_a_lone_one_leave_loss_and_gradient_finite():
-    made, view = criterion(NoiseContrastive), corrupted()
+    objective, view = criterion(NoiseContrastive), corrupted()
     special = view.special.clone()
     special[0, 2:] = True  # one ordinary token is left in the first sequence
     log_q = torch.where(special, -torch.inf, view.log_q)
     view = view.replace(special=special, log_q=log_q)
-    loss = made({"corrupted": view}, None).terms["contrast"].sum
+    loss = objective({"corrupted": view}, None).terms["contrast"].sum
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(view.encoded.features.grad).all()
     assert not view.encoded.features.grad[0].any()
 
 
 def test_detection_of_corrupted_sequences_is_the_equation():
-    made, view = criterion(CorruptionDetection), corrupted()
+    objective, view = criterion(CorruptionDetection), corrupted()
     clean = view.inputs["tokens"].clone()
     clean[::2] = view.target[::2]
     view = view.replace(inputs={"tokens": clean}, changed=clean != view.target)
     total = 0.0
     for row in range(B):
-        z = dense_head(made.head, view.encoded.features[row, 0].tolist())
+        z = dense_head(objective.head, view.encoded.features[row, 0].tolist())
         total -= math.log(sigmoid(z if bool(view.changed[row].any()) else -z))
-    assert mean(made, view, "corruption") == pytest.approx(total / B, rel=1e-12)
+    assert mean(objective, view, "corruption") == pytest.approx(total / B, rel=1e-12)
 
 
 def test_replace_mlm_predicts_the_original_at_the_chosen_positions_of_the_corrupted_view():
-    made, view = criterion(ReplaceMLM), corrupted()
-    logits = made.head(view.encoded.features)
+    objective, view = criterion(ReplaceMLM), corrupted()
+    logits = objective.head(view.encoded.features)
     nll = -logits.log_softmax(-1).gather(-1, view.target[..., None])[..., 0]
-    wanted = view.at_positions(nll)[view.valid].mean()
-    assert mean(made, view, "masked_lm") == pytest.approx(float(wanted.detach()), rel=1e-12)
+    expected = view.at_positions(nll)[view.valid].mean()
+    assert mean(objective, view, "masked_lm") == pytest.approx(float(expected.detach()), rel=1e-12)
 
 
 @pytest.mark.parametrize("copy", [True, False])
 def test_all_tokens_mlm_is_the_equation(copy):
-    made, view = criterion(AllTokensMLM, copy=copy), corrupted()
-    logits = made.head(view.encoded.features).tolist()
+    objective, view = criterion(AllTokensMLM, copy=copy), corrupted()
+    logits = objective.head(view.encoded.features).tolist()
     total, count = 0.0, 0
     for row in range(B):
         for t in range(int(view.mask[row].sum())):
@@ -316,13 +320,13 @@ def test_all_tokens_mlm_is_the_equation(copy):
             if copy:
                 features = view.encoded.features[row, t].tolist()
                 c = sigmoid(
-                    sum(w * f for w, f in zip(made.copy_head.weight[0].tolist(), features))
-                    + made.copy_head.bias.item()
+                    sum(w * f for w, f in zip(objective.copy_head.weight[0].tolist(), features))
+                    + objective.copy_head.bias.item()
                 )
                 p = c * (token == target) + (1 - c) * p
             total -= math.log(p)
             count += 1
-    assert mean(made, view, "all_tokens") == pytest.approx(total / count, rel=1e-12)
+    assert mean(objective, view, "all_tokens") == pytest.approx(total / count, rel=1e-12)
 
 
 def test_the_adversarial_loss_is_the_equation():
@@ -360,8 +364,10 @@ def test_the_adversarial_loss_is_the_equation():
     assert float(output.terms["baseline"].sum.detach()) == pytest.approx(fit, rel=1e-10)
     assert "masked_lm" not in output.terms
     weight = network.layers[0].inner.weight
-    mine = torch.autograd.grad(output.terms["policy"].sum, weight, retain_graph=True)[0]
-    torch.testing.assert_close(mine, torch.autograd.grad(slopes, weight)[0], rtol=1e-9, atol=1e-12)
+    gradient = torch.autograd.grad(output.terms["policy"].sum, weight, retain_graph=True)[0]
+    torch.testing.assert_close(
+        gradient, torch.autograd.grad(slopes, weight)[0], rtol=1e-9, atol=1e-12
+    )
     assert torch.autograd.grad(output.terms["baseline"].sum, weight, allow_unused=True)[0] is None
 
 
@@ -382,14 +388,14 @@ def test_metrics_are_those_of_the_decisions():
     logits, positive = torch.randn(4000) * 3, torch.rand(4000) < 0.3
     logits[positive] += 1.5
     counted = torch.rand(4000) < 0.9
-    found = binary_metrics(histogram(logits, positive, counted))
+    metrics = binary_metrics(histogram(logits, positive, counted))
     x, y = logits[counted], positive[counted]
     yes = x >= 0
-    assert found["accuracy"] == pytest.approx(float((yes == y).double().mean()))
-    assert found["precision"] == pytest.approx(float((yes & y).sum() / yes.sum()))
-    assert found["recall"] == pytest.approx(float((yes & y).sum() / y.sum()))
+    assert metrics["accuracy"] == pytest.approx(float((yes == y).double().mean()))
+    assert metrics["precision"] == pytest.approx(float((yes & y).sum() / yes.sum()))
+    assert metrics["recall"] == pytest.approx(float((yes & y).sum() / y.sum()))
     pairs = x[y][:, None] - x[~y][None]
-    assert found["auc"] == pytest.approx(
+    assert metrics["auc"] == pytest.approx(
         float((pairs > 0).double().mean() + (pairs == 0).double().mean() / 2), abs=1e-3
     )
     assert binary_metrics(histogram(logits, positive & False, counted)).keys() == {
@@ -399,7 +405,7 @@ def test_metrics_are_those_of_the_decisions():
     }
 
 
-# -- noise contrast in theory: a vocabulary of 3, every sequence and every draw enumerated --------------------------------
+# -- noise contrast in theory: a vocabulary of 3, every sequence and every draw enumerated -----------
 
 
 N, K = 5, 1  # n ordinary tokens, ⌈0.15 n⌉ of them noise
@@ -408,9 +414,11 @@ Q = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)  # of the noise
 
 
 def expected_gradient(energy: torch.Tensor) -> torch.Tensor:
-    """d E[sum over a sequence] / d energy [V], of the criterion itself, for an energy that depends on the token alone. Which
-    position is noise then makes no difference: it is the first."""
-    tokens = torch.cartesian_prod(*[torch.arange(3)] * N)  # every sequence there is, [3^N, N]
+    """Return d E[sum over a sequence] / d energy, [V], of the criterion itself.
+
+    The energy depends on the token alone, so it makes no difference which position is noise: it is the first.
+    """
+    tokens = torch.cartesian_prod(*[torch.arange(3)] * N)  # every possible sequence, [3^N, N]
     chance = Q[tokens[:, 0]] * P[tokens[:, 1:]].prod(1)
     features = energy[tokens][..., None].requires_grad_()  # the head below is the identity
     first = torch.zeros(len(tokens), K, dtype=torch.int64)
@@ -425,15 +433,15 @@ def expected_gradient(energy: torch.Tensor) -> torch.Tensor:
         log_q=Q.log()[tokens],
         encoded=Encoded(features=features),
     )
-    made = NoiseContrastive(
+    objective = NoiseContrastive(
         NoiseContrastive.Config(), BuildContext(encoder=Stub(width=1), vocabulary=VOCABULARY)
     ).double()
     with torch.no_grad():
-        made.head.weight.fill_(1.0)
-        made.head.bias.zero_()
-    slope = torch.autograd.grad(made({"corrupted": view}, None).terms["contrast"].sum, features)[0][
-        ..., 0
-    ]
+        objective.head.weight.fill_(1.0)
+        objective.head.bias.zero_()
+    slope = torch.autograd.grad(
+        objective({"corrupted": view}, None).terms["contrast"].sum, features
+    )[0][..., 0]
     return torch.zeros(3, dtype=torch.float64).index_add_(
         0, tokens.flatten(), (slope * chance[:, None]).flatten()
     )
@@ -454,5 +462,5 @@ def test_the_expected_gradient_is_that_of_algorithm_1_with_n_minus_k():
     p_hat = (-energy).exp()
     data = -(((N - K) * p_hat) / ((N - K) * p_hat + K * Q)).log()
     noise = -((K * Q) / ((N - K) * p_hat + K * Q)).log()
-    theirs = torch.autograd.grad((N - K) * (P * data).sum() + K * (Q * noise).sum(), energy)[0]
-    torch.testing.assert_close(expected_gradient(energy.detach()), theirs, rtol=1e-10, atol=1e-12)
+    gradient = torch.autograd.grad((N - K) * (P * data).sum() + K * (Q * noise).sum(), energy)[0]
+    torch.testing.assert_close(expected_gradient(energy.detach()), gradient, rtol=1e-10, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Noise distributions: what is drawn, what is known about it, and what no position may see."""
+"""Noise distributions: their samples, their log q, and the tokens that no position may see."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_sample_that_is_the_original_counts_as_original():
     assert lucky.any() and not view.at_positions(view.changed)[lucky].any()
 
 
-def test_the_true_token_is_not_drawn_where_that_is_asked_for():
+def test_never_true_never_draws_the_true_token():
     network = encoder()
     source = masked(text(rows=200))
     view = learned(MaskedLMNoiser, network, never_true=True, temperature=50.0).apply(
@@ -72,7 +72,7 @@ def test_the_true_token_is_not_drawn_where_that_is_asked_for():
 
 @pytest.mark.slow
 def test_samples_follow_the_network_and_the_temperature():
-    """Drawn many times for one masked sequence, tokens come as often as softmax(logits / temperature) says."""
+    """Drawn many times for one masked sequence, tokens occur with the frequency softmax(logits / temperature)."""
     network, rows, temperature = encoder(), 20_000, 2.0
     noiser = learned(MaskedLMNoiser, network, temperature=temperature)
     with torch.no_grad():
@@ -91,8 +91,8 @@ def test_samples_follow_the_network_and_the_temperature():
         view = noiser.apply(many, key(many), Running(network))
         features = one.at_positions(network(one.inputs, one.mask).features)
         p = (noiser.head(features)[0, 0] / temperature).softmax(-1)
-    found = torch.bincount(view.at_positions(view.tokens)[:, 0], minlength=V) / rows
-    assert (found - p).abs().max() < 4 * math.sqrt(0.25 / rows)
+    frequency = torch.bincount(view.at_positions(view.tokens)[:, 0], minlength=V) / rows
+    assert (frequency - p).abs().max() < 4 * math.sqrt(0.25 / rows)
 
 
 def test_keys_decide_and_nothing_else():
@@ -164,14 +164,16 @@ def test_in_two_towers_no_position_sees_its_own_token_and_every_other_one_is_see
         assert torch.equal(seen, expected), t
 
 
-def test_log_q_is_that_of_the_token_that_stands_there_given_the_original_sequence():
+def test_log_q_is_that_of_each_token_given_the_original_sequence():
     network, temperature = build_model(TwoTower, SIZES), 1.7
     noiser, source = learned(TwoTowerNoiser, network, temperature=temperature), masked(text())
     view = noiser.apply(source, key(source), Running(network))
     with torch.no_grad():
         logits = noiser.head(network({"tokens": source.target}, source.mask).features) / temperature
-    wanted = logits.log_softmax(-1).gather(-1, view.tokens[..., None])[..., 0]
-    torch.testing.assert_close(view.log_q[source.mask], wanted[source.mask], rtol=1e-10, atol=1e-10)
+    expected = logits.log_softmax(-1).gather(-1, view.tokens[..., None])[..., 0]
+    torch.testing.assert_close(
+        view.log_q[source.mask], expected[source.mask], rtol=1e-10, atol=1e-10
+    )
 
 
 def test_the_two_towers_learn_from_every_ordinary_token():
@@ -180,9 +182,9 @@ def test_the_two_towers_learn_from_every_ordinary_token():
     view = noiser.apply(source, key(source), Running(network))
     logits = noiser.head(network({"tokens": source.target}, source.mask).features)
     usable = source.mask & ~source.special
-    wanted = -logits.log_softmax(-1).gather(-1, source.target[..., None])[..., 0][usable].sum()
-    found = noiser.losses({"corrupted": view}, {}, None).terms["cloze"].sum
-    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+    expected = -logits.log_softmax(-1).gather(-1, source.target[..., None])[..., 0][usable].sum()
+    loss = noiser.losses({"corrupted": view}, {}, None).terms["cloze"].sum
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
     assert int(noiser.normalizers({"masked": source}, None)["cloze"]) == int(usable.sum())
 
 
@@ -194,21 +196,21 @@ def test_frequencies_are_those_of_the_corpus_and_their_logarithms_are_known():
         (unigram, weights / weights.sum()),
         (uniform, (torch.arange(V) > 4) / (V - 5)),
     ):
-        made = noiser.apply(view, key(view))
-        drawn = made.at_positions(made.tokens)[made.valid]
-        found = torch.bincount(drawn, minlength=V) / len(drawn)
-        assert (found - share).abs().max() < 4 * math.sqrt(0.25 / len(drawn))
+        noised = noiser.apply(view, key(view))
+        drawn = noised.at_positions(noised.tokens)[noised.valid]
+        frequency = torch.bincount(drawn, minlength=V) / len(drawn)
+        assert (frequency - share).abs().max() < 4 * math.sqrt(0.25 / len(drawn))
         ordinary = view.mask & ~view.special
         torch.testing.assert_close(
-            made.log_q[ordinary].double(),
-            share[made.tokens[ordinary]].double().log(),
+            noised.log_q[ordinary].double(),
+            share[noised.tokens[ordinary]].double().log(),
             rtol=1e-6,
             atol=1e-6,
         )
 
 
 def test_rare_tokens_are_masked_first():
-    """Two tokens, one with three tickets and one with one: of pairs of which one is chosen, the rare one is it 3 times of 4."""
+    """Of two tokens with three tickets and one, of which one is chosen, the rare one is chosen 3 times of 4."""
     counts = torch.zeros(V, dtype=torch.float64)
     counts[5], counts[6] = 400, 100
     vocabulary = Vocabulary(
@@ -225,9 +227,9 @@ def test_rare_tokens_are_masked_first():
         mask=torch.ones_like(tokens, dtype=torch.bool),
         special=(tokens == 2) | (tokens == 3),
     )
-    made = noiser.apply(view, key(view))
-    assert (made.valid.sum(1) == 1).all()
-    rare = (made.tokens[:, 2] == 4).double().mean()
+    noised = noiser.apply(view, key(view))
+    assert (noised.valid.sum(1) == 1).all()
+    rare = (noised.tokens[:, 2] == 4).double().mean()
     assert abs(rare - 0.75) < 4 * math.sqrt(0.25 / rows)
 
 
@@ -241,7 +243,7 @@ def test_a_share_of_the_sequences_is_left_as_it_is():
     assert abs(left.double().mean() - 0.2) < 4 * math.sqrt(0.16 / 2000)
 
 
-def test_a_smaller_copy_has_the_sizes_and_shares_what_it_says():
+def test_a_smaller_copy_has_the_sizes_and_shares_that_its_options_name():
     main = encoder(layers=4, width=32, heads=8, positions="learned")
     half = build_model(Scaled, {"width": 0.5, "layers": 0.25}, main).inner
     assert (half.width, half.heads, len(half.layers), half.layers[0].inner.out_features) == (
@@ -306,7 +308,7 @@ def test_the_generator_is_a_second_network_whose_output_matrix_is_its_embedding(
         trainer.step(next(batches_of(trainer.run)))
 
 
-def test_only_part_of_the_default_network_can_be_said():
+def test_a_config_may_change_part_of_the_default_network():
     changes = {
         "criterion": "replaced_token_detection",
         "views": {"corrupted": {"network": {"width": 0.5}}},

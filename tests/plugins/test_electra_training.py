@@ -62,16 +62,16 @@ def test_two_stages_refuse_a_generator_that_shares_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "network, said",
+    "network, message",
     [
         ({"width": 0.5, "share": "none"}, "is not of its shape"),
         ({"width": 1.0, "layers": 0.5, "share": "none"}, "is not of its shape"),
         ({"width": 1.0, "share": "none", "towers": True}, "is not of its shape"),
     ],
 )
-def test_two_stages_refuse_a_generator_of_another_shape_at_once(network, said, tmp_path):
+def test_two_stages_refuse_a_generator_of_another_shape_at_once(network, message, tmp_path):
     config = tiny_config({**TWO_STAGES, "views": {"corrupted": {"network": network}}})
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         train_briefly(config, tmp_path)
 
 

@@ -14,7 +14,7 @@ from fwk.testing import batches_of, difference, gradients, stopped_at, tiny_conf
 from fwk_plugins.tied_mlm.criteria.semantic_augment import SemanticAugment, feature_distance
 
 
-def made(**options):
+def objective_and_views(**options):
     torch.manual_seed(0)
     criterion = SemanticAugment(
         SemanticAugment.Config(**options), BuildContext(encoder=Stub(), vocabulary=VOCABULARY)
@@ -58,7 +58,7 @@ def reference_tie(criterion, views, level, transformed):
 @pytest.mark.parametrize("level", ["word", "sentence", "cls"])
 @pytest.mark.parametrize("features", ["hidden", "transformed"])
 def test_the_objective_is_the_equation_in_float64(level, features):
-    criterion, views = made(level=level, features=features, tied_weight=3.0)
+    criterion, views = objective_and_views(level=level, features=features, tied_weight=3.0)
     output, counts = criterion(views, None), criterion.normalizers(views, None)
     loss = sum(
         float(t.sum.detach()) / float(counts[name]) * t.weight for name, t in output.terms.items()
@@ -80,7 +80,7 @@ def test_the_objective_is_the_equation_in_float64(level, features):
 
 
 def test_the_tie_pulls_on_both_views_with_opposite_and_equal_force():
-    criterion, views = made()
+    criterion, views = objective_and_views()
     criterion(views, None).terms["tie"].sum.backward()
     a, b = (view.encoded.features.grad for view in views.values())
     assert a.abs().max() > 0
@@ -112,7 +112,7 @@ def test_both_views_share_one_encoder_call():
 
 
 def test_metrics_are_what_their_names_say():
-    criterion, views = made()
+    criterion, views = objective_and_views()
     output = criterion(views, None)
     metrics = criterion.metrics(
         {name: value.detach().double() for name, value in output.statistics.items()}
@@ -138,8 +138,10 @@ def test_anything_but_two_different_views_is_refused(views):
 
 @pytest.mark.slow
 def test_the_demo_leaves_the_unigram_plateau(tmp_path):
-    """The defaults, on the built-in corpus, use context after 250 of 600 updates: rate, warm-up, positions, tie and bias are in
-    tune with each other, and each alone can undo it."""
+    """With the defaults, on the built-in corpus, the model uses context after 250 of 600 updates.
+
+    Rate, warm-up, positions, tie and bias are tuned to each other; a change of any can undo it.
+    """
     import fwk
 
     with stopped_at(250):
