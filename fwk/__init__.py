@@ -1,6 +1,11 @@
 """Train text encoders with new objectives: views, criteria, and a trainer that knows neither.
 
-The public names below are what plugins import. They are looked up when first used, so `import fwk` is cheap.
+    fwk.train("config.yaml")   train as the command `fwk-train` does
+    fwk.load("runs/mine")      the model, tokenizer and config of a run or checkpoint
+    fwk.registry               every registered component, those of installed plugins included
+
+The other public names are what plugins import. All names are looked up when they are first used, so that `import fwk`
+is cheap and does not import torch.
 """
 
 from __future__ import annotations
@@ -27,7 +32,10 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from fwk.contracts.sizes import SequenceShape, Transformer
     from fwk.contracts.task import Source, Task
     from fwk.contracts.views import Batch, Encoded, LossTerm, Output, View
+    from fwk.runs.loaded import Loaded
+    from fwk.runs.start import Finished
 
+# public name -> the module that defines it
 _PLACES = {
     "register": "fwk.components.registry",
     "option": "fwk.contracts.options",
@@ -63,41 +71,47 @@ _PLACES = {
 
 __all__ = ["__version__", "load", "train", "registry", *_PLACES]
 
-if _os.environ.get(
-    "FWK_USER_DIRS"
-):  # a worker or a spawned rank: user code must be importable before anything asks
+if _os.environ.get("FWK_USER_DIRS"):
+    # a data-loading worker or a spawned rank: user code must be importable before anything is unpickled
     from fwk.components.user_dirs import install as _install
 
     _install()
 
 
-def train(config: Any = None, **options: Any) -> Any:
+def train(config: Any = None, **options: Any) -> Finished:
     """Train as `fwk-train` does and return the finished run.
 
-    config: a path to a YAML file, several of them, a mapping, a `RunConfig`, or nothing. options: values by dotted key
+    config: a path to a YAML file, a mapping, a `RunConfig`, a list of these, or nothing. options: values by dotted key
     (`**{"optimizer.lr": 1e-4}`), or the command's flags (`criterion="masked_lm"`, `run="runs/a"`, `user_dirs=[...]`);
     `overwrite=True` and `allow_broken_plugins=True` are the flags of the same names. Raises what the command reports.
     """
     from fwk.config.resolve import from_python
 
-    start = {name: options.pop(name, False) for name in ("overwrite", "allow_broken_plugins")}
-    resolved = from_python(config, options, allow_broken=start["allow_broken_plugins"])
-    return _import_module("fwk.runs.start").train(resolved, **start)
+    overwrite = options.pop("overwrite", False)
+    allow_broken = options.pop("allow_broken_plugins", False)
+    resolved = from_python(config, options, allow_broken=allow_broken)
+    start = _import_module("fwk.runs.start")
+    return start.train(resolved, overwrite=overwrite, allow_broken_plugins=allow_broken)
 
 
-def load(path: Any, **options: Any) -> Any:
-    """Return the model, tokenizer and config of a checkpoint or of a run folder."""
+def load(path: Any, **options: Any) -> Loaded:
+    """Return the model, tokenizer and config of a checkpoint or of a run folder, on the CPU.
+
+    options: `user_dirs=(...)`; `average=True` for the moving average of the weights, `average=False` for the weights
+    themselves, by default those that the run was evaluated with. Raises CheckpointError for a path that holds neither.
+    """
     return _import_module("fwk.runs.loaded").load(path, **options)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "registry":  # every registered name, those of installed plugins included
-        _import_module("fwk.components.discovery").discover()
-        globals()[name] = _import_module("fwk.components.registry").registry
-        return globals()[name]
-    if name not in _PLACES:
+    """Look up a public name when it is first used, and keep it as an attribute of the package."""
+    if name == "registry":
+        _import_module("fwk.components.discovery").discover()  # names of installed plugins
+        value = _import_module("fwk.components.registry").registry
+    elif name in _PLACES:
+        value = getattr(_import_module(_PLACES[name]), name)
+    else:
         raise AttributeError(f"module 'fwk' has no attribute '{name}'")
-    value = getattr(_import_module(_PLACES[name]), name)
     globals()[name] = value
     return value
 

@@ -40,7 +40,8 @@ def parser(epilog: str = "") -> Parser:
         action=Append,
         default=[],
         metavar="FILE",
-        help="YAML with any of the keys; repeatable, later files win",
+        help="YAML with any of the keys; repeatable, later files win; 'extends: BASE.yaml' in a file reads "
+        "another one first, relative to the file's folder",
     )
     p.add_argument(
         "--user-dir",

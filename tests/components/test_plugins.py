@@ -515,3 +515,25 @@ def test_what_a_run_needs_includes_what_its_criteria_bring(folder):
         "model brought_model",
         "noiser brought_noiser",
     ]
+
+
+def test_a_hook_that_a_module_imports_is_called_once(folder):
+    place = folder(
+        first="""
+        from fwk import hookimpl
+        @hookimpl
+        def fwk_logged(run, record):
+            record["calls"] = record.get("calls", 0) + 1
+    """,
+        second="from .first import fwk_logged\n",
+    )
+    record = {}
+    load_plugins([place]).hook.fwk_logged(run=None, record=record)
+    assert record == {"calls": 1}
+
+
+def test_a_refused_hook_leaves_nothing_registered():
+    manager, plugin = PluginManager(), _with("fwk_logged", lambda self, recrd: 0)
+    with pytest.raises(PluginError):
+        manager.register(plugin, name="mine")
+    assert not manager.is_registered(plugin) and manager.get_plugin("mine") is None
