@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from fwk.data.preprocess import lock
+from fwk.data.locking import lock
 from fwk.data.progress import Progress
 from fwk.data.prose import paragraphs
 from fwk.errors import DataError

@@ -15,11 +15,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import logging
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -28,14 +26,13 @@ from pathlib import Path
 from fwk.data import store as stores
 from fwk.data.commit import commit
 from fwk.data.first_pass import FirstPass, Sample, count_documents
+from fwk.data.locking import lock
 from fwk.data.progress import Progress
 from fwk.data.shards import ShardText, cut_into_shards, tokenize_shards
 from fwk.data.text import Reader, find_files
 from fwk.data.tokenizers import Tokenizer, check_kind, load, train
-from fwk.errors import ConfigError, DataError, FwkError, RunError
-from fwk.files import digest, try_lock, write_atomically
-
-logger = logging.getLogger(__name__)
+from fwk.errors import ConfigError, DataError, FwkError
+from fwk.files import digest, write_atomically
 
 _LONGEST_NAME = 240  # bytes; a lock and the unfinished store have longer names in the same folder
 
@@ -172,43 +169,6 @@ def _train(spec: TokenizerSpec, sample: Sample, progress: Progress) -> Tokenizer
 
 def _bytes(files: Sequence[str]) -> int:
     return sum(os.path.getsize(file) for file in files)
-
-
-@contextmanager
-def lock(
-    path: Path, waiting: str = "", quiet: bool = False, timeout: float = 3600.0
-) -> Iterator[None]:
-    """Hold an exclusive lock between processes: a file that exists only while it is locked.
-
-    waiting: logged when another process holds the lock. The system releases the lock when its holder dies. Raises
-    RunError where it is not free in `timeout` seconds.
-    """
-    if (
-        os.name == "nt"
-    ):  # without locks two processes may do the same work; renames keep the result intact
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    began, logged = time.monotonic(), False
-    while True:
-        file = try_lock(path)
-        if file is not None:
-            # the holder removes the file at the end: a lock on a removed file protects nothing
-            if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                break
-            file.close()
-        waited = time.monotonic() - began
-        if waiting and not logged and not quiet and waited > 2:
-            logger.info("%s", waiting)
-            logged = True
-        if waited > timeout:
-            raise RunError(f"waited {timeout:.0f} s for another process that holds {path}")
-        time.sleep(0.05)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
 
 
 @contextmanager
@@ -452,4 +412,4 @@ class _Build:
             yield from cut_into_shards(documents, "valid", size, lambda number: True)
 
 
-__all__ = ["Options", "TokenizerSpec", "build_store", "lock", "train_tokenizer"]
+__all__ = ["Options", "TokenizerSpec", "build_store", "train_tokenizer"]
