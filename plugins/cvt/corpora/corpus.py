@@ -77,8 +77,8 @@ def read_corpus(
 ) -> Corpus:
     """Read all files of a task.
 
-    unlabelled: files, token stores or globs. longest: words of a training sentence. clean: leave out of training what is
-    held out in any set. seed: decides which sentences keep their labels.
+    unlabelled: files, token stores or globs. longest: words of a training sentence. clean: do not train on sentences
+    that are held out in any set. seed: decides which sentences keep their labels.
     """
     corpus = Corpus(held_out={split: read_held_out(sets, split) for split in HELD_OUT})
     held_out = {" ".join(s.words) for s in corpus.held_out_sentences()} if clean else set()
@@ -128,8 +128,8 @@ def _training_sentences(labelled_set: LabelledSet, accepted: TrainingFilter) -> 
     if not sentences:
         long = sum(len(sentence.words) > accepted.longest for sentence in everything)
         raise DataError(
-            f"no sentence of {path} ({labelled_set.key}) is left to train on: {long} have more than {accepted.longest} words "
-            f"(task.length), {len(everything) - long} are in a valid or test file (task.clean)"
+            f"no sentence of {path} ({labelled_set.key}) is left to train on: {long} have more than {accepted.longest} "
+            f"words (task.length), {len(everything) - long} are in a valid or test file (task.clean)"
         )
     return sentences
 

@@ -1,20 +1,23 @@
-"""From sentences to examples: ids of words, characters, and gold labels."""
+"""From sentences to examples and batches: ids of words, characters, and gold labels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
-from fwk import Source
+from fwk import Batch, Source
 from fwk_plugins.cvt.corpora.corpus import BySet
 from fwk_plugins.cvt.corpora.examples import (
+    LABELLED_SET,
     UNLABELLED,
     Example,
     LabelledSentences,
     PretrainedInputs,
     UnlabelledSentences,
     spell,
+    stack,
 )
 from fwk_plugins.cvt.corpora.label_spaces import LabelSpaces
 from fwk_plugins.cvt.corpora.labelled_sets import LabelledSet
@@ -24,7 +27,7 @@ from fwk_plugins.cvt.corpora.readers import Sentence
 
 
 class ExampleBuilder:
-    """Makes examples of sentences, with the words and labels of one run."""
+    """Makes examples of sentences, and batches of examples, with the words and labels of one run."""
 
     def __init__(
         self,
@@ -58,3 +61,36 @@ class ExampleBuilder:
         """Pack the sentences and return them as the source of unlabelled text."""
         sentences.pack(self.lexicon.id_of)
         return UnlabelledSentences(UNLABELLED, sentences, self.longest_word, self.pretrained)
+
+    def batch(
+        self,
+        examples: Sequence[Example],
+        draws: np.ndarray,
+        sources: np.ndarray,
+        labelled_sets: int,
+    ) -> Batch:
+        """Return a batch of B sentences. draws, sources: int64 [B]. labelled_sets: their number."""
+        stacked = stack(examples, self.spaces.values)
+        inputs = stacked.inputs
+        if self.pretrained is not None:
+            inputs |= self.pretrained.inputs([example.pretrained for example in examples])
+            sets = torch.from_numpy(sources + 1)  # the labelled sets are the first sources
+            inputs[LABELLED_SET] = sets.masked_fill(sets > labelled_sets, 0)
+        return Batch(
+            inputs=inputs,
+            draws=torch.from_numpy(draws),
+            mask=stacked.mask,
+            source=torch.from_numpy(sources),
+            labels=stacked.labels,
+        )
+
+    def input_shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the shape of one example by input name. length: words of the longest sentence."""
+        shapes: dict[str, tuple[int, ...]] = {
+            "tokens": (length,),
+            "characters": (length, self.longest_word),
+            "unlabelled": (),
+        }
+        if self.pretrained is not None:
+            shapes |= {**self.pretrained.shapes(length), LABELLED_SET: ()}
+        return shapes

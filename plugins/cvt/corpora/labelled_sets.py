@@ -112,8 +112,8 @@ class LabelledSet:
             if not self.columns:
                 raise ConfigError(
                     "columns",
-                    "a file of columns needs their names, such as [word, tag]; a file of CoNLL-U is called *.conllu, or "
-                    "has format: conllu",
+                    "a file of columns needs their names, such as [word, tag]; a file of CoNLL-U is called *.conllu, "
+                    "or has format: conllu",
                 )
             check_column_names(self.columns)
             if self.separator == "":

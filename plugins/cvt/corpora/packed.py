@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,13 @@ class Packed:
             dict[str, int] | None
         ) = {}  # distinct words in order of appearance; None once packed
         self._distinct: list[str] = []
-        self._words: array[int] | np.ndarray = array("i")  # numbers of distinct words
-        self._starts: array[int] | np.ndarray = array("q", [0])  # of sentences in `_words`
+        # numbers of distinct words, and where each sentence starts among them: grow until `pack`, arrays afterwards
+        self._words: Any = array("i")
+        self._starts: Any = array("q", [0])
 
     def add(self, words: Sequence[str]) -> None:
         """Append a sentence. Only possible before `pack`."""
-        if self._numbers is None or isinstance(self._words, np.ndarray):
+        if self._numbers is None:
             raise RuntimeError("packed sentences cannot grow")
         for word in words:
             number = self._numbers.setdefault(word, len(self._distinct))
@@ -70,9 +72,10 @@ class Packed:
         )
 
     def encoded(self, index: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of a sentence's words, int32 [n], and their characters, int16 [n, W]. Only possible after `pack`.
+        """Return the ids of a sentence's words, int32 [n], and their characters, int16 [n, W].
 
-        Characters are as in `examples.spell`: bytes + 1, without the middle of words of more than `longest` bytes.
+        Only possible after `pack`. Characters are as in `examples.spell`: bytes + 1, without the middle of
+        words of more than `longest` bytes.
         """
         numbers = self._words[self._starts[index] : self._starts[index + 1]]
         starts, ends = self._ends[numbers][:, None], self._ends[numbers + 1][:, None]  # [n, 1] each

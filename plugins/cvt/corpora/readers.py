@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +25,6 @@ EMPTY_NODE_ID = re.compile(r"[0-9]+\.[0-9]+")  # such as 8.1
 BLANKS = " \t"  # separators of columns; a no-break space is part of a word
 DOCUMENT = "-DOCSTART-"
 
-Path = str | os.PathLike[str]
 Line = tuple[int, str]  # its number in the file, from 1, and its text
 Row = tuple[int, list[str]]  # the line's number and its fields
 
@@ -43,7 +43,7 @@ class Sentence:
 # -- CoNLL-U -----------------------------------------------------------------------------------------------------------
 
 
-def read_conllu(path: Path, trees: bool = True) -> Iterator[Sentence]:
+def read_conllu(path: str | Path, trees: bool = True) -> Iterator[Sentence]:
     """Yield the sentences of a CoNLL-U file with `CONLLU_COLUMNS_READ`.
 
     Multiword tokens keep their form only; empty nodes and comments are skipped. `heads` is None where no word of the
@@ -71,7 +71,7 @@ def read_conllu(path: Path, trees: bool = True) -> Iterator[Sentence]:
         )
 
 
-def _check_conllu_words(path: Path, words: Sequence[Row]) -> None:
+def _check_conllu_words(path: str | Path, words: Sequence[Row]) -> None:
     """Raise DataError unless ids count from 1 and no column is empty."""
     for expected, (number, fields) in enumerate(words, start=1):
         if fields[0] != str(expected):
@@ -82,7 +82,7 @@ def _check_conllu_words(path: Path, words: Sequence[Row]) -> None:
 
 
 def _multiword_tokens(
-    path: Path, rows: Sequence[Row], words: int
+    path: str | Path, rows: Sequence[Row], words: int
 ) -> tuple[tuple[int, int, str], ...]:
     """Return the multiword tokens of a sentence of that many words.
 
@@ -100,8 +100,8 @@ def _multiword_tokens(
         overlaps = bool(tokens) and tokens[-1][1] >= first
         if first != words_before + 1 or not first < last <= words or overlaps:
             raise DataError(
-                f"{path}:{number}: the multiword token's id is '{id_}', expected {words_before + 1}-LAST, where LAST is a "
-                f"later one of the sentence's {words} words and no other token covers these words"
+                f"{path}:{number}: the multiword token's id is '{id_}', expected {words_before + 1}-LAST, where LAST "
+                f"is a later one of the sentence's {words} words and no other token covers these words"
             )
         tokens.append((first, last, form))
     return tuple(tokens)
@@ -111,7 +111,7 @@ def _multiword_tokens(
 
 
 def read_columns(
-    path: Path,
+    path: str | Path,
     columns: Sequence[str],
     separator: str | None = None,
     trees: bool = True,
@@ -148,7 +148,7 @@ def check_column_names(columns: Sequence[str]) -> None:
 
 
 def _column_sentences(
-    path: Path, columns: Sequence[str], separator: str | None, trees: bool
+    path: str | Path, columns: Sequence[str], separator: str | None, trees: bool
 ) -> Iterator[Sentence]:
     for block in _blocks(path, ends_sentence):
         rows = _rows(path, block, len(columns), separator, columns)
@@ -166,7 +166,7 @@ def _column_sentences(
 # -- plain text --------------------------------------------------------------------------------------------------------
 
 
-def read_plain(path: Path) -> Iterator[Sentence]:
+def read_plain(path: str | Path) -> Iterator[Sentence]:
     """Yield one sentence per line, with words separated by whitespace; empty lines are skipped."""
     for number, line in _lines(path):
         words = tuple(line.split())
@@ -174,7 +174,7 @@ def read_plain(path: Path) -> Iterator[Sentence]:
             yield Sentence(words, place=f"{path}:{number}")
 
 
-def read_store(folder: Path) -> Iterator[Sentence]:
+def read_store(folder: str | Path) -> Iterator[Sentence]:
     """Yield the sentences of a token store's training split (fwk-preprocess), decoded by its tokenizer.
 
     The text is normalised as the tokenizer does (NFKC, and lower case where it was made so). Sentences with a character
@@ -198,7 +198,7 @@ def read_store(folder: Path) -> Iterator[Sentence]:
                 yield Sentence(words, place=f"{folder}, document {document + 1}")
 
 
-def is_lower_case(folder: Path) -> bool:
+def is_lower_case(folder: str | Path) -> bool:
     """Return whether the text of a token store is in lower case."""
     encode = Store(folder).tokenizer().encode
     return all(encode(letter) == encode(letter.lower()) for letter in "AEN")
@@ -217,7 +217,7 @@ def ends_sentence(line: str) -> bool:
     return _is_blank(line) or _is_document(line)
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def _lines(path: str | Path) -> Iterator[Line]:
     if not os.path.exists(path):
         raise path_not_found(str(path))
     return numbered_lines(str(path))
@@ -232,7 +232,7 @@ def _is_document(line: str) -> bool:
 
 
 def _blocks(
-    path: Path,
+    path: str | Path,
     separates: Callable[[str], bool],
     skipped: Callable[[str], bool] = lambda line: False,
 ) -> Iterator[list[Line]]:
@@ -250,7 +250,7 @@ def _blocks(
 
 
 def _rows(
-    path: Path,
+    path: str | Path,
     block: Sequence[Line],
     width: int,
     separator: str | None,
@@ -271,7 +271,9 @@ def _rows(
     return rows
 
 
-def _heads(path: Path, rows: Sequence[Row], texts: Sequence[str], trees: bool) -> tuple[int, ...]:
+def _heads(
+    path: str | Path, rows: Sequence[Row], texts: Sequence[str], trees: bool
+) -> tuple[int, ...]:
     """Return the heads of a sentence. Raises DataError where they are no numbers of words or, with `trees`, no tree."""
     for (number, _), text in zip(rows, texts):
         if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > len(rows):

@@ -136,8 +136,9 @@ def _no_scheme_fits(breaks: dict[Scheme, Pair], first_places: dict[Pair, str]) -
         if scheme != likeliest
     )
     before, after = breaks[likeliest]
+    place = first_places[before, after]
     return DataError(
-        f"{first_places[before, after]}: '{after}' after '{before}' is not {likeliest}, and no other scheme fits: {others}"
+        f"{place}: '{after}' after '{before}' is not {likeliest}, and no other scheme fits: {others}"
     )
 
 

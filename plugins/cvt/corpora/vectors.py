@@ -40,7 +40,8 @@ class Vectors:
 class WordVocabulary(Vocabulary):
     """A vocabulary of words, with what an encoder of words needs beside it."""
 
-    # float32 [V, D], initial word vectors, NaN for words without one; None where a trained model is used without its data
+    # float32 [V, D], initial word vectors, NaN for words without one; None: no file, or a trained model is used without
+    # its data
     vectors: Tensor | None = None
     width: int = 0  # D; 0 where there are no such vectors
     pretrained: str | None = None  # the run whose frozen encoder is read
@@ -153,7 +154,8 @@ def _numbers(path: str, line: _VectorLine) -> Tensor:
     for text in line.values.split(" "):
         if not _is_number(text) or not math.isfinite(float(text)):
             raise DataError(
-                f"{path}:{line.number}: the vector of '{line.word[:40]}' contains {text[:40]!r}, expected a finite number"
+                f"{path}:{line.number}: the vector of '{line.word[:40]}' contains {text[:40]!r}, expected a finite "
+                "number"
             )
         numbers.append(float(text))
     return torch.tensor(numbers)

@@ -15,7 +15,7 @@ def choose_words(
 ) -> tuple[Lexicon, Vectors | None, Tensor]:
     """Return the lexicon, the word vectors of the file, and the frequencies of words, float64 [V].
 
-    A word is known if it occurs at least `fewest` times in the training text, or if it occurs anywhere and has a vector.
+    A word is known if it occurs at least `fewest` times in the training text, or anywhere if it has a vector.
     """
     labelled = (sentence.words for sentence in corpus.labelled())
     counts = count_words(labelled, corpus.unlabelled.counts(), lower)

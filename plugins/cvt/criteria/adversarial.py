@@ -1,11 +1,13 @@
-"""Virtual adversarial noise on word vectors (Miyato et al. 2017, "Adversarial training methods for semi-supervised text
-classification", equations 3 to 6 and 11), for `students: adversarial`:
+"""Virtual adversarial noise on word vectors, for `students: adversarial`.
+
+Miyato et al. 2017, "Adversarial training methods for semi-supervised text classification", equations 3 to 6 and 11:
 
     r = eps g / |g|,     g = gradient at d of KL( p(y | x) || p(y | v + d) ),     d random with |d| = xi
     L_VAT = mean over unlabelled words of KL( p(y | x) || p(y | v + r) )
 
-v are the word vectors of a sentence, r has the length eps over all of them, and g is computed without dropout. Lengths are in units
-of the root mean square of the table of word vectors, which has the effect of normalising them: large vectors do not escape the noise.
+v are the word vectors of a sentence, r has the length eps over all of them, and g is computed without dropout.
+Lengths are in units of the root mean square of the table of word vectors, which has the effect of normalising them:
+large vectors do not escape the noise.
 """
 
 from __future__ import annotations

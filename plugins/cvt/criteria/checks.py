@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fwk import BuildContext, Encoder
 from fwk.errors import ConfigError
@@ -21,8 +22,8 @@ def check_modules(config: CrossView.Config) -> None:
     )
     raise ConfigError(
         "modules",
-        f"is empty, but auxiliary modules are to {purpose}; name some of {', '.join(config.module_names)}, or train without "
-        "(students: none, auxiliary_labels: false)",
+        f"is empty, but auxiliary modules are to {purpose}; name some of {', '.join(config.module_names)}, or "
+        "train without (students: none, auxiliary_labels: false)",
     )
 
 
@@ -31,26 +32,26 @@ def check_states(build: BuildContext, modules: Mapping[str, Sequence[str]]) -> N
 
     A state may be missing; or it may contain the whole sentence, so that nothing is hidden from the module.
     """
-    key = f"criterion.{build.name}.modules"
+    key, encoder = f"criterion.{build.name}.modules", build.require_encoder()
     for module, states in modules.items():
         for state in states:
-            if state not in build.encoder.state_names():
+            if state not in encoder.state_names():
                 raise ConfigError(
                     key,
-                    f"the module '{module}' reads the state '{state}', which {type(build.encoder).__name__} does not have; "
-                    "choose the model 'cnn_bilstm', modules that read only the features ([full]), or none "
+                    f"the module '{module}' reads the state '{state}', which {type(encoder).__name__} does not "
+                    "have; choose the model 'cnn_bilstm', modules that read only the features ([full]), or none "
                     "(students: none, auxiliary_labels: false)",
                 )
-            if reads_everything(build.encoder):
+            if reads_everything(encoder):
                 raise ConfigError(
                     key,
-                    f"the module '{module}' is to see a part of the sentence, but its state '{state}' has read all of it in "
-                    "the mixed layers of task.pretrained; choose modules that see everything ([full]), none (students: none, "
-                    "auxiliary_labels: false), or no task.pretrained",
+                    f"the module '{module}' is to see a part of the sentence, but its state '{state}' has read all "
+                    "of it in the mixed layers of task.pretrained; choose modules that see everything ([full]), none "
+                    "(students: none, auxiliary_labels: false), or no task.pretrained",
                 )
 
 
-def reads_everything(encoder: Encoder) -> bool:
+def reads_everything(encoder: Encoder[Any]) -> bool:
     """Return whether every state of an encoder depends on the whole sentence."""
     return getattr(encoder, "unrestricted", False)  # other encoders do not know this attribute
 

@@ -1,24 +1,27 @@
-"""Cross-view training (Clark et al. 2018, section 2): auxiliary prediction modules see less of a sentence than the primary module,
-and learn to predict for unlabelled sentences what the primary module predicts.
+"""Cross-view training (Clark et al. 2018, section 2).
 
-    L_sup = mean over labelled words of CE(y, p(y | x))                                                     the primary module
-    L_CVT = mean over unlabelled words of sum over auxiliary modules j of KL( p(y | x) || p_j(y | x) )      no gradient into p
+Auxiliary prediction modules see less of a sentence than the primary module, and learn to predict for unlabelled
+sentences what the primary module predicts.
 
-p is computed without dropout on the view `teacher`, the auxiliary modules with dropout on the view `unlabelled`; both views have
-the same words. Two criteria of this plugin share this file; they differ in how a module turns states into logits.
+    L_sup = mean over labelled words of CE(y, p(y | x))                                               the primary module
+    L_CVT = mean over unlabelled words of sum over auxiliary modules j of KL( p(y | x) || p_j(y | x) )
 
-`targets`: what is imitated, the distribution or only its likeliest value (`hard`). `threshold`: words do not count where the primary
-module gives its likeliest value less probability. `students`: who imitates, the auxiliary modules or the primary module itself, which
-is consistency training under noise: the noise of the view `unlabelled` (word dropout, mean teachers), or virtual adversarial noise
-(see `adversarial.py`).
+No gradient flows into p. It is computed without dropout on the view `teacher`, the auxiliary modules with dropout on the view `unlabelled`;
+both views have the same words. Two criteria of this plugin share this file; they differ in how a module turns
+states into logits.
+
+`targets`: what is imitated, the distribution or only its likeliest value (`hard`). `threshold`: words do not count
+where the primary module gives its likeliest value less probability. `students`: who imitates, the auxiliary modules
+or the primary module itself, which is consistency training under noise: the noise of the view `unlabelled` (word
+dropout, mean teachers), or virtual adversarial noise (see `adversarial.py`).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +33,13 @@ from fwk.nn.softmax import token_losses
 from fwk_plugins.cvt.criteria.adversarial import adversarial_view
 from fwk_plugins.cvt.criteria.imitation import Targets, TeacherTargets, at_least_float32
 
+
+class PredictionModule(Protocol):
+    """A module that turns an encoded view into logits [B, T, C]."""
+
+    reads: tuple[str, ...]  # names of the encoder states that it reads; empty: the features
+
+
 Students = Literal["auxiliary", "primary", "adversarial", "none"]
 CrossViewConfig = TypeVar("CrossViewConfig", bound="CrossView.Config")
 
@@ -37,8 +47,8 @@ CrossViewConfig = TypeVar("CrossViewConfig", bound="CrossView.Config")
 class CrossView(Criterion[CrossViewConfig]):
     """The common part of taggers and parsers: views, counts and losses.
 
-    A subclass names its auxiliary modules in `Config.module_names`. It sets `primary` and `students`, modules that turn an
-    encoded view into logits [B, T, C] and name the states that they read (`reads`). It defines the four abstract methods.
+    A subclass names its auxiliary modules in `Config.module_names`. It sets `primary` and `students`, which are
+    prediction modules, and defines the four abstract methods.
     """
 
     primary: nn.Module
@@ -76,14 +86,15 @@ class CrossView(Criterion[CrossViewConfig]):
         )
         adversarial_norm: float = option(
             5.0,
-            "students: adversarial: length of the noise on the word vectors of a sentence, in units of their root mean square "
-            "(Miyato et al. 2017: 5)",
+            "students: adversarial: length of the noise on the word vectors of a sentence, in units of their root mean "
+            "square (Miyato et al. 2017: 5)",
             low=0,
             high=1e6,
         )
         turns: int = option(
             1,
-            "number of criteria that take turns at random on unlabelled updates (1: all imitate in all of them, as in CVT)",
+            "number of criteria that take turns at random on unlabelled updates (1: all imitate in all of them, as in "
+            "CVT)",
             low=1,
         )
         turn: int = option(0, "number of this criterion among those that take turns, from 0", low=0)
@@ -109,13 +120,14 @@ class CrossView(Criterion[CrossViewConfig]):
     def __init__(self, config: CrossViewConfig, build: BuildContext) -> None:
         super().__init__(config, build)
         self.name = build.name
-        # the table of word vectors belongs to the encoder; in a tuple, torch does not take it for a part of this module
-        self.embedding = (build.encoder.embedding(),)
-        if config.students == "adversarial" and self.embedding[0] is None:
+        embedding = build.require_encoder().embedding()
+        if config.students == "adversarial" and embedding is None:
             raise ConfigError(
                 f"{build.key}.students",
                 "'adversarial' changes word vectors, and this encoder has none",
             )
+        # it belongs to the encoder; in a list, torch does not take it for a part of this module
+        self.embeddings = [] if embedding is None else [embedding]
         learn = config.students == "auxiliary" or config.auxiliary_labels
         self.needed = config.modules if learn else ()  # names of the auxiliary modules to build
 
@@ -136,8 +148,8 @@ class CrossView(Criterion[CrossViewConfig]):
 
     def states(self) -> tuple[str, ...]:
         """Return the encoder states that auxiliary modules read."""
-        names = [name for module in self.students.values() for name in module.reads]
-        return tuple(dict.fromkeys(names))
+        modules = cast(Iterable[PredictionModule], self.students.values())
+        return tuple(dict.fromkeys(name for module in modules for name in module.reads))
 
     @abstractmethod
     def has_label(self, view: View) -> Tensor:
@@ -213,7 +225,7 @@ class CrossView(Criterion[CrossViewConfig]):
         """Return the divergence from the primary module, summed over students and unlabelled words, 0-d."""
         student, teacher = views[self.config.unlabelled], views[self.config.teacher]
         with torch.no_grad():
-            primary = self.primary
+            primary: Callable[[View], Tensor] = self.primary
             if (
                 teacher.ema
             ):  # averaged weights in the encoder belong with averaged weights in the module
@@ -224,7 +236,9 @@ class CrossView(Criterion[CrossViewConfig]):
         students = self.students.values() if imitate == "auxiliary" else [self.primary]
         if imitate == "adversarial":
             norm = self.config.adversarial_norm
-            student = adversarial_view(
-                student, targets, self.primary, self.embedding[0], norm, context
-            )
-        return sum(targets.divergence(module(student), self.config.targets) for module in students)
+            embedding = self.embeddings[0]
+            student = adversarial_view(student, targets, self.primary, embedding, norm, context)
+        divergences = [
+            targets.divergence(module(student), self.config.targets) for module in students
+        ]
+        return cast(Tensor, sum(divergences))

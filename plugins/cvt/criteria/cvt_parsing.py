@@ -1,14 +1,15 @@
 """Dependency parsing by cross-view training (Clark et al. 2018, section 3.3).
 
-    p((u, t, r) | x) proportional to exp( ReLU(W_head h_u) . (W_r + W) ReLU(W_dep h_t) )      over heads u and relations r of word t
+    p((u, t, r) | x) proportional to exp( ReLU(W_head h_u) . (W_r + W) ReLU(W_dep h_t) )
 
-u = 0 is ROOT, for which a vector of its own replaces ReLU(W_head h_0). The primary module reads [h1 ; h2] for both words; an auxiliary
-module reads one direction of layer 1 for the head and one for the dependent (`forward_backward`: h1> of the head, h1< of the
-dependent), and `full` reads the same as the primary module, under the student's dropout. The losses are those of `cross_view.py`, with
-each distribution over all pairs of head and relation; a word is not its own head.
+over heads u and relations r of word t. u = 0 is ROOT, for which a vector of its own replaces ReLU(W_head h_0). The
+primary module reads [h1 ; h2] for both words; an auxiliary module reads one direction of layer 1 for the head and
+one for the dependent (`forward_backward`: h1> of the head, h1< of the dependent), and `full` reads the same as the
+primary module, under the student's dropout. The losses are those of `cross_view.py`, with each distribution over
+all pairs of head and relation; a word is not its own head.
 
-In evaluation, the tree is the maximum spanning arborescence with one child of ROOT, where an arc has the score log sum over r of p; its
-relation is the likeliest one of the arc. UAS and LAS leave punctuation out.
+In evaluation, the tree is the maximum spanning arborescence with one child of ROOT, where an arc has the score log
+sum over r of p; its relation is the likeliest one of the arc. UAS and LAS leave punctuation out.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ MODULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 class Biaffine(nn.Module):
-    """A prediction module: encoded words [B, T, D] -> logits of relations and heads, [B, T, R (T + 1)]; head 0 is ROOT."""
+    """A prediction module: encoded words [B, T, D] -> logits of relations and heads, [B, T, R (T + 1)].
+
+    Head 0 is ROOT.
+    """
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class Biaffine(nn.Module):
         heads: tuple[str, ...] = (),
         dependents: tuple[str, ...] = (),
     ) -> None:
-        """heads, dependents: names of the states to read, empty for the features. widths: of both."""
+        """Build the layers. heads, dependents: states to read, empty for the features. widths: D of both."""
         super().__init__()
         self.heads, self.dependents, self.reads = heads, dependents, (*heads, *dependents)
         self.head, self.dependent = nn.Linear(widths[0], hidden), nn.Linear(widths[1], hidden)
@@ -85,7 +89,10 @@ def _states(view: View, names: tuple[str, ...]) -> Tensor:
 
 
 def possible_heads(view: View) -> Tensor:
-    """Return which words may be the head of which, bool [B, T, T + 1]: ROOT, and every other word outside the padding."""
+    """Return which words may be the head of which, bool [B, T, T + 1].
+
+    These are ROOT and all other words outside the padding.
+    """
     content = view.content
     B, T = content.shape
     heads = F.pad(content, (1, 0), value=True)[:, None, :].expand(B, T, T + 1)
@@ -95,7 +102,7 @@ def possible_heads(view: View) -> Tensor:
 
 @register("criterion", "cvt_parsing")
 class CvtParsing(CrossView["CvtParsing.Config"]):
-    """A biaffine dependency parser, and auxiliary modules on single directions that imitate it where trees are missing."""
+    """A biaffine parser, and auxiliary modules on single directions that imitate it where trees are missing."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(CrossView.Config):
@@ -117,14 +124,14 @@ class CvtParsing(CrossView["CvtParsing.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        relations, encoder = build.labels[f"{config.label}_relation"], build.encoder
+        relations, encoder = build.labels[f"{config.label}_relation"], build.require_encoder()
         self.relations = len(relations)
         self.universal = None if config.subtypes else without_subtypes(relations)
         check_states(build, {name: sum(MODULES[name], ()) for name in self.needed})
 
         def module(heads: tuple[str, ...] = (), dependents: tuple[str, ...] = ()) -> Biaffine:
             head_width, dependent_width = (
-                sum(map(encoder.state_width, names)) or encoder.width
+                sum(encoder.state_width(name) for name in names) or encoder.width
                 for names in (heads, dependents)
             )
             widths = (head_width, dependent_width)

@@ -5,9 +5,10 @@
     p_future(y_t)     reads h1>_{t-1}    p_past(y_t)     reads h1<_{t+1}    everything before the word, and after it
     p_full(y_t)       reads [h1_t ; h2_t] under the student's dropout
 
-h1, h2 are the states of the encoder's two layers, [h1 ; h2] its features; beyond the edges of a sentence a state is zero.
-The losses are those of `cross_view.py`; the supervised loss has label smoothing. Where the values are BIOES tags, evaluation scores
-spans: precision, recall and F1. A gold tag that training never saw counts as wrong in the accuracy, and as a missed span there.
+h1, h2 are the states of the encoder's two layers, [h1 ; h2] its features; beyond the edges of a sentence a state is
+zero. The losses are those of `cross_view.py`; the supervised loss has label smoothing. Where the values are BIOES
+tags, evaluation scores spans: precision, recall and F1. A gold tag that training never saw counts as wrong in the
+accuracy, and as a missed span there.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class TagModule(nn.Module):
     def __init__(
         self, width: int, hidden: int, values: int, reads: tuple[str, ...] = (), shift: int = 0
     ) -> None:
-        """reads: names of encoder states; empty for the features. shift: see `MODULES`."""
+        """Build the layers. reads: names of encoder states, empty for the features. shift: see `MODULES`."""
         super().__init__()
         self.reads, self.shift = reads, shift
         self.hidden, self.output = nn.Linear(width, hidden), nn.Linear(hidden, values)
@@ -94,13 +95,13 @@ class CvtTagging(CrossView["CvtTagging.Config"]):
         super().__init__(config, build)
         self.values = build.labels[config.label]
         self.types, self.smoothing = span_types(self.values), config.smoothing
-        encoder, hidden, C = build.encoder, config.hidden, len(self.values)
+        encoder, hidden, C = build.require_encoder(), config.hidden, len(self.values)
         check_states(build, {name: MODULES[name][0] for name in self.needed})
         self.primary = TagModule(encoder.width, hidden, C)
         self.students = nn.ModuleDict()
         for name in self.needed:
             states, shift = MODULES[name]
-            width = sum(map(encoder.state_width, states)) or encoder.width
+            width = sum(encoder.state_width(state) for state in states) or encoder.width
             self.students[f"{name}_module"] = TagModule(width, hidden, C, states, shift)
 
     @classmethod
@@ -121,7 +122,10 @@ class CvtTagging(CrossView["CvtTagging.Config"]):
         return view.labels[self.config.label] >= 0
 
     def statistics(self, logits: Tensor, view: View, context: Context) -> dict[str, Tensor]:
-        """Return counts of tokens, int64 [2], and of spans, int64 [3, types + 1]; the last type is that of unseen ones."""
+        """Return counts of tokens, int64 [2], and of spans, int64 [3, types + 1].
+
+        The last type stands for all types that training never saw.
+        """
         predicted, gold = logits.argmax(-1), view.labels[self.config.label]  # [B, T] each
         has_label = self.has_label(view)
         spans = torch.zeros(3, len(self.types) + 1, dtype=torch.int64, device=logits.device)

@@ -1,4 +1,4 @@
-"""How far a student is from what it imitates: KL divergence from a teacher's distribution, in few passes over the logits."""
+"""How far a student is from what it imitates: KL divergence from a teacher's distribution."""
 
 from __future__ import annotations
 

@@ -26,8 +26,9 @@ class BiLSTM(nn.Module):
             nn.LSTM(size, width, batch_first=True, proj_size=projection) for _ in DIRECTIONS
         )
         for lstm in (self.forward_lstm, self.backward_lstm):
+            biases = lstm.get_parameter("bias_ih_l0")
             with torch.no_grad():  # forget gates begin open
-                lstm.bias_ih_l0[width : 2 * width].fill_(1.0)
+                biases[width : 2 * width].fill_(1.0)
 
     def forward(
         self, x: Tensor, lengths: Tensor | None, rate: Tensor | float

@@ -1,18 +1,20 @@
-"""Words and their characters through two bidirectional LSTMs (Clark et al. 2018, "Semi-Supervised Sequence Modeling with
-Cross-View Training", EMNLP, section 3.1).
+"""Words and their characters through two bidirectional LSTMs.
+
+Clark et al. 2018, "Semi-Supervised Sequence Modeling with Cross-View Training", EMNLP, section 3.1:
 
     c_t  = max over positions of ReLU(convolutions of widths 2, 3, 4 over the characters of word t)
-    x_t  = v_t + c_t                                      v: word vectors; or their concatenation, as in the released code
-    h1_t = [LSTM>(x)_t ; LSTM<(x)_t]      h2_t = [LSTM>(h1)_t ; LSTM<(h1)_t]        each direction projected (Sak et al. 2014)
+    x_t  = v_t + c_t                                v: word vectors; or their concatenation, as in the released code
+    h1_t = [LSTM>(x)_t ; LSTM<(x)_t]     h2_t = [LSTM>(h1)_t ; LSTM<(h1)_t]   each direction projected (Sak et al. 2014)
 
-With `task.pretrained`, x_t is followed by the mixed layers of a frozen encoder (ELMo; see pretrained.py). They have read the whole
-sentence, so no state is restricted to a part of it then (`unrestricted`).
+With `task.pretrained`, x_t is followed by the mixed layers of a frozen encoder (ELMo; see pretrained.py). They have
+read the whole sentence, so no state is restricted to a part of it then (`unrestricted`).
 
-The features are [h1_t ; h2_t]. The states are the four directions: `forward_1` of a position has read the words up to it,
-`backward_1` the words from it on. The LSTMs of layer 2 read both directions of layer 1, so their states have read everything.
+The features are [h1_t ; h2_t]. The states are the four directions: `forward_1` of a position has read the words up
+to it, `backward_1` the words from it on. The LSTMs of layer 2 read both directions of layer 1, so their states have
+read everything.
 
-The backward direction reads the reversed sequence. Each sequence is reversed within its length, so padding reaches no word, and
-sequences need no packing.
+The backward direction reads the reversed sequence. Each sequence is reversed within its length, so padding reaches
+no word, and sequences need no packing.
 """
 
 from __future__ import annotations
@@ -75,6 +77,9 @@ class WordVectors(nn.Embedding):
     the same root mean square.
     """
 
+    given: Tensor  # float32 [V, E], the vectors that are kept
+    has_given: Tensor  # bool [V]
+
     def __init__(self, config: CnnBiLSTM.Config, vocabulary: Vocabulary) -> None:
         super().__init__(vocabulary.size, config.words)
         nn.init.normal_(self.weight, std=DEVIATION)
@@ -94,12 +99,13 @@ class WordVectors(nn.Embedding):
         if width not in (0, config.words):
             raise ConfigError(
                 "model.words",
-                f"is {config.words}, and the vectors of task.vectors have {width} numbers; expected model.words={width}",
+                f"is {config.words}, and the vectors of task.vectors have {width} numbers; expected "
+                f"model.words={width}",
             )
         if not width and not config.train_vectors:
             raise ConfigError(
                 "model.train_vectors",
-                "false keeps the vectors of a file, and the task has no file; name one with task.vectors",
+                "false keeps the vectors of a file, but the task has no file; name it with task.vectors",
             )
 
     @torch.no_grad()
@@ -145,8 +151,8 @@ class CnnBiLSTM(Encoder["CnnBiLSTM.Config"]):
         widths: tuple[int, ...] = option((2, 3, 4), "widths of the character convolutions")
         combine: Literal["sum", "concatenate"] = option(
             "sum",
-            "how word and character vectors combine: sum (the paper's text; characters are projected if widths differ) or "
-            "concatenate (the released code)",
+            "how word and character vectors combine: sum (the paper's text; characters are projected if widths differ) "
+            "or concatenate (the released code)",
         )
         dropout: float = option(
             0.5,

@@ -1,14 +1,15 @@
 """The encoder of a trained run as it is: no dropout, no gradient, and nothing to train but the modules of criteria.
 
-The task names the run (`task.pretrained`) and reads words for it as the run was trained to read them. Features and states are those of
-the run's encoder. With an encoder that reads pieces of words, a word has the states of its first piece (of its last one if the
-encoder reads from left to right, because only that position has seen the whole word).
+The task names the run (`task.pretrained`) and reads words for it as the run was trained to read them. Features and
+states are those of the run's encoder. With an encoder that reads pieces of words, a word has the states of its
+first piece (of its last one if the encoder reads from left to right, because only that position has seen the whole
+word).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -19,17 +20,21 @@ from fwk_plugins.cvt.models.pretrained import Frozen
 
 
 @register("model", "frozen")
-class FrozenEncoder(Encoder):
+class FrozenEncoder(Encoder["FrozenEncoder.Config"]):
     """The encoder of the run in task.pretrained, frozen."""
 
-    def __init__(self, config: Any, build: BuildContext) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """No options: the task names the run."""
+
+    def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         run = build.vocabulary.pretrained if isinstance(build.vocabulary, WordVocabulary) else None
         if run is None:
             raise ConfigError(
                 "model",
-                "'frozen' is the encoder of a trained run, and the task names no run; expected task.name=sentences with "
-                "task.pretrained=RUN",
+                "'frozen' is the encoder of a trained run, and the task names no run; expected task.name=sentences "
+                "with task.pretrained=RUN",
             )
         self.frozen = Frozen(run, build.inputs, build.length)
         encoder = self.frozen.encoder

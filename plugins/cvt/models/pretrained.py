@@ -1,16 +1,19 @@
-"""The frozen encoder of a trained run, read by a model of words: its own words and characters, or the pieces of its tokenizer.
+"""The frozen encoder of a trained run, read by a model of words.
 
-A scalar mix (Peters et al. 2018, "Deep contextualized word representations", NAACL, equation 1) combines its layers, with
-separate parameters for each labelled set k:
+It reads its own words and characters, or the pieces of its tokenizer.
+
+A scalar mix (Peters et al. 2018, "Deep contextualized word representations", NAACL, equation 1) combines its
+layers, with separate parameters for each labelled set k:
 
     mix_k = gamma_k * sum_j softmax(s_k)_j h_j
 
-gamma_k, s_k: `ScalarMix.gamma` [S], `ScalarMix.scalars` [S, J]; they begin at 1 and 0. h_j: layers of the encoder, see `layers`.
-A sentence without labels belongs to no set; it takes the mean of all mixes, and each of them learns from it. For a raw text,
-each label is predicted with the mix of the set that has the label.
+gamma_k, s_k: `ScalarMix.gamma` [S], `ScalarMix.scalars` [S, J]; they begin at 1 and 0. h_j: layers of the encoder,
+see `layers`. A sentence without labels belongs to no set; it takes the mean of all mixes, and each of them learns
+from it. For a raw text, each label is predicted with the mix of the set that has the label.
 
-Deviations: no layer norm of h_j, and no penalty on s_k besides the optimizer's weight decay, which pulls the mix towards the plain
-mean. Of a bidirectional LSTM the two layers are mixed; its embedded input, which is narrower, is not.
+Deviations: no layer norm of h_j, and no penalty on s_k besides the optimizer's weight decay, which pulls the mix
+towards the plain mean. Of a bidirectional LSTM the two layers are mixed; its embedded input, which is narrower, is
+not.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -62,8 +65,8 @@ def weights_digest(module: nn.Module) -> str:
 class WordInputs:
     """Inputs of an encoder of words: sentences as the task of its run encodes them."""
 
-    def __init__(self, task: Task, encode: Callable[[Sequence[str]], object]) -> None:
-        """encode: the words of a sentence -> an example of that task."""
+    def __init__(self, task: Task[Any], encode: Callable[[Sequence[str]], object]) -> None:
+        """Take the task of the run; `encode` returns its example of a sentence."""
         self.task, self.encode = task, encode
 
     def inputs(self, examples: Sequence[object]) -> dict[str, Tensor]:
@@ -164,18 +167,18 @@ def lay_out(
 class Frozen(nn.Module):
     """The main encoder of a run, always in evaluation mode and without gradient.
 
-    The encoder is stored where torch does not look for sub-modules: optimizers, phases, weight averages, checkpoints and
-    distributed wrappers do not see its weights, but they move between devices with the module.
+    The encoder is stored where torch does not look for sub-modules: optimizers, phases, weight averages, checkpoints
+    and distributed wrappers do not see its weights, but they move between devices with the module.
     """
 
     def __init__(self, run: str, inputs: Mapping[str, object], length: int) -> None:
-        """inputs: named inputs of the task that reads for this encoder. length: words of its longest sentence, 0: any.
+        """Load the encoder. inputs: by name, of the task that reads for it. length: of its longest sentence, 0: any.
 
         Raises ConfigError where the encoder cannot read sentences of that length.
         """
         super().__init__()
         loaded = load_pretrained(run)
-        self._hidden: list[Encoder] = [loaded.model.requires_grad_(False).eval()]
+        self._hidden: list[Encoder[Any]] = [loaded.model.requires_grad_(False).eval()]
         self.reads_pieces = PIECES in inputs
         if self.reads_pieces:
             unknown = max(loaded.tokenizer.unk, 0)
@@ -191,7 +194,7 @@ class Frozen(nn.Module):
             )
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> Encoder[Any]:
         return self._hidden[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -207,7 +210,8 @@ class Frozen(nn.Module):
     ) -> Encoded:
         """Return features [B, T, D] and states of words.
 
-        change: as `embedding_change` of an `Encoder`; the gradient reaches it. Raises ConfigError for a change of pieces.
+        change: as `embedding_change` of an `Encoder`; the gradient reaches it. Raises ConfigError for a change of
+        pieces.
         """
         with torch.no_grad() if change is None else nullcontext():
             if self.reads_pieces:
@@ -247,7 +251,7 @@ class Frozen(nn.Module):
         )
 
 
-def layers(encoder: Encoder) -> list[tuple[str, ...]]:
+def layers(encoder: Encoder[Any]) -> list[tuple[str, ...]]:
     """Return the layers of an encoder from the lowest, each as the names of states to concatenate.
 
     States with the same number form one layer, every other state a layer of its own. Layers of another width than the
@@ -276,7 +280,8 @@ class ScalarMix(nn.Module):
         """Return the mix, [B, T, D]. layers: J times [B, T, D]. sets: int64 [B], from 1; 0: no set."""
         weights = self.gamma[:, None] * self.scalars.softmax(1)  # [S, J]
         weights = torch.cat([weights.mean(0, keepdim=True), weights])[sets]  # [B, J]
-        return sum(weights[:, number, None, None] * layer for number, layer in enumerate(layers))
+        terms = [weights[:, number, None, None] * layer for number, layer in enumerate(layers)]
+        return cast(Tensor, sum(terms))
 
 
 class MixedLayers(nn.Module):

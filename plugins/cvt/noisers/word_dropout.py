@@ -11,7 +11,7 @@ from fwk.errors import ConfigError
 
 
 @register("noiser", "word_dropout")
-class WordDropout(Noiser):
+class WordDropout(Noiser["WordDropout.Config"]):
     """Replaces each word and its spelling by the unknown word, independently with the same probability."""
 
     by_row = True
@@ -23,7 +23,8 @@ class WordDropout(Noiser):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        if self.vocabulary is None or self.vocabulary.unk < 0:
+        self.unknown = -1 if self.vocabulary is None else self.vocabulary.unk
+        if self.unknown < 0:
             raise ConfigError(
                 f"views.{build.name}", "'word_dropout' needs a vocabulary with an unknown token"
             )
@@ -34,7 +35,7 @@ class WordDropout(Noiser):
         happens = key.happens(tokens.shape[1], self.config.rate).to(tokens.device)
         dropped = happens & source.ordinary  # [B, T]
 
-        inputs = {**source.inputs, "tokens": torch.where(dropped, self.vocabulary.unk, tokens)}
+        inputs = {**source.inputs, "tokens": torch.where(dropped, self.unknown, tokens)}
         if "characters" in inputs:
             inputs["characters"] = inputs["characters"].masked_fill(dropped[..., None], 0)
         return source.replace(inputs=inputs, changed=inputs["tokens"] != source.target)

@@ -1,7 +1,8 @@
-"""Sentences of words with labels for some of them: data for taggers and parsers, one task or many, with unlabelled text beside.
+"""Sentences of words, labelled or not: data for taggers and parsers, for one task or many at once.
 
-Every update draws its sentences from one source, a labelled set or the unlabelled text (`one_source_per_update`), in shares that
-stay the same over the whole run. A label that a sentence does not have is ABSENT, -1, at all of its words.
+Every update draws its sentences from one source, a labelled set or the unlabelled text (`one_source_per_update`),
+in shares that stay the same over the whole run. A label that a sentence does not have is ABSENT, -1, at all of its
+words.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fwk import Batch, Source, Task, Vocabulary, option, register
@@ -23,12 +23,10 @@ from fwk_plugins.cvt.corpora.assets import ASSETS_FILE, Assets
 from fwk_plugins.cvt.corpora.corpus import Corpus, read_corpus, read_held_out
 from fwk_plugins.cvt.corpora.example_builder import ExampleBuilder
 from fwk_plugins.cvt.corpora.examples import (
-    LABELLED_SET,
     UNLABELLED,
     Example,
     LabelledSentences,
     PretrainedInputs,
-    stack,
     words_of,
 )
 from fwk_plugins.cvt.corpora.label_spaces import LabelSpaces
@@ -60,9 +58,9 @@ class SentencesTask(Task["SentencesTask.Config"]):
     class Config:
         data: dict[str, Any] = option(  # each value is checked as a `LabelledSet.Config`
             {},
-            "labelled sets: name -> {path, labels: {LABEL: COLUMN, {spans: COLUMN} or tree}, format: conllu or columns, columns, "
-            "separator, valid, test, fraction (of the sentences that keep their labels), weight (among labelled updates), "
-            "punctuation (xpos tags that UAS and LAS leave out; default: upos PUNCT)}",
+            "labelled sets: name -> {path, labels: {LABEL: COLUMN, {spans: COLUMN} or tree}, format: conllu or "
+            "columns, columns, separator, valid, test, fraction (of the sentences that keep their labels), weight "
+            "(among labelled updates), punctuation (xpos tags that UAS and LAS leave out; default: upos PUNCT)}",
         )
         unlabelled: tuple[str, ...] = option(
             (),
@@ -86,8 +84,8 @@ class SentencesTask(Task["SentencesTask.Config"]):
         )
         vectors: str | None = option(
             None,
-            "text file of word vectors (GloVe or word2vec; .gz, .xz, .zst) that the encoder begins with; a word of the training, "
-            "valid or test text that is in it is known, however rare",
+            "text file of word vectors (GloVe or word2vec; .gz, .xz, .zst) that the encoder begins with; a word of the "
+            "training, valid or test text that is in it is known, however rare",
         )
         longest_word: int = option(
             32,
@@ -97,8 +95,8 @@ class SentencesTask(Task["SentencesTask.Config"]):
         )
         pretrained: str | None = option(
             None,
-            "run or checkpoint of a trained encoder, of this task or of text in pieces (masked_lm), that is read beside the words, "
-            "frozen: mixed into the inputs of 'cnn_bilstm', or alone as 'frozen'",
+            "run or checkpoint of a trained encoder, of this task or of text in pieces (masked_lm), that is read "
+            "beside the words, frozen: mixed into the inputs of 'cnn_bilstm', or alone as 'frozen'",
         )
         pieces: int = option(
             8,
@@ -121,15 +119,17 @@ class SentencesTask(Task["SentencesTask.Config"]):
         spaces = LabelSpaces.from_sentences(
             self._sets.values(), corpus.train, corpus.held_out.values()
         )
-        lexicon, self._vectors, self._counts = choose_words(
+        lexicon, self._vectors, counts = choose_words(
             corpus, config.lower, config.fewest, config.vectors
         )
+        self._counts: Tensor | None = counts
         self._vectors_width = self._vectors.width if self._vectors else 0
         self._builder = ExampleBuilder(lexicon, spaces, config.longest_word, inputs)
         self._held_out = corpus.held_out
         self._fingerprint = corpus.fingerprint(lexicon.words, spaces.values, weights)
         self._sources = self._make_sources(corpus)
-        self._sizes = {name: len(source) for name, source in self._sources["train"].items()}
+        sizes = {name: len(source) for name, source in self._sources["train"].items()}
+        self._sizes: dict[str, int] | None = sizes
 
     def _make_sources(self, corpus: Corpus) -> dict[str, dict[str, Source]]:
         sources = {"train": self._builder.labelled_sources(corpus.train, self._sets)}
@@ -180,8 +180,9 @@ class SentencesTask(Task["SentencesTask.Config"]):
         if task._sizes is None:  # a run of an older version
             return cls(config, seed)
 
-        train = {name: SizeOnly(name, size) for name, size in task._sizes.items()}
-        task._sources = {"train": train}
+        task._sources = {
+            "train": {name: SizeOnly(name, size) for name, size in task._sizes.items()}
+        }
         for name in HELD_OUT:
             if any(labelled_set.file_of(name) for labelled_set in task._sets.values()):
                 sentences = read_held_out(task._sets, name) if name == split else {}
@@ -223,30 +224,11 @@ class SentencesTask(Task["SentencesTask.Config"]):
     def missing_sources(self) -> Mapping[str, str]:
         if UNLABELLED in self._sources["train"]:
             return {}
-        reason = "task.unlabelled_share is 0; raise it,"
-        if self.config.unlabelled_share:
-            reason = (
-                "task.unlabelled names no file and every set keeps all of its labels; name files, give a set a fraction "
-                "below 1,"
-            )
-        remedy = "or train on labelled sentences alone (criterion.LABEL.students=none)"
-        return {UNLABELLED: f"{reason} {remedy}"}
+        return {UNLABELLED: why_no_unlabelled(self.config.unlabelled_share)}
 
     def collate(self, examples: Sequence[Example], draws: np.ndarray, sources: np.ndarray) -> Batch:
         """Return a batch of B sentences, padded to the longest one."""
-        stacked = stack(examples, self._builder.spaces.values)
-        inputs, pretrained = stacked.inputs, self._builder.pretrained
-        if pretrained is not None:
-            inputs |= pretrained.inputs([example.pretrained for example in examples])
-            sets = torch.from_numpy(sources + 1)  # the labelled sets are the first sources
-            inputs[LABELLED_SET] = sets.masked_fill(sets > len(self._sets), 0)
-        return Batch(
-            inputs=inputs,
-            draws=torch.from_numpy(draws),
-            mask=stacked.mask,
-            source=torch.from_numpy(sources),
-            labels=stacked.labels,
-        )
+        return self._builder.batch(examples, draws, sources, labelled_sets=len(self._sets))
 
     def encode(self, words: Sequence[str]) -> Example:
         """Return the example of a sentence without labels."""
@@ -317,15 +299,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
         return self._builder.spaces.values
 
     def inputs(self) -> Mapping[str, tuple[int, ...]]:
-        length, pretrained = self.config.length, self._builder.pretrained
-        shapes: dict[str, tuple[int, ...]] = {
-            "tokens": (length,),
-            "characters": (length, self.config.longest_word),
-            "unlabelled": (),
-        }
-        if pretrained is not None:
-            shapes |= {**pretrained.shapes(length), LABELLED_SET: ()}
-        return shapes
+        return self._builder.input_shapes(self.config.length)
 
     def fingerprint(self) -> str:
         return self._fingerprint
@@ -353,6 +327,17 @@ def check_sources(sets: Mapping[str, LabelledSet], unlabelled_share: float) -> N
             "task.unlabelled_share",
             "is 1, which leaves no update for labelled sentences; expected less",
         )
+
+
+def why_no_unlabelled(unlabelled_share: float) -> str:
+    """Return why a task has no unlabelled sentences, and what to do about it."""
+    reason = "task.unlabelled_share is 0; raise it,"
+    if unlabelled_share:
+        reason = (
+            "task.unlabelled names no file and every set keeps all of its labels; name files, give a set a fraction "
+            "below 1,"
+        )
+    return f"{reason} or train on labelled sentences alone (criterion.LABEL.students=none)"
 
 
 def pretrained_inputs(config: SentencesTask.Config) -> tuple[PretrainedInputs | None, str]:
