@@ -1445,7 +1445,7 @@ def test_the_command_tags_a_file_of_raw_text(moved, capsys, tmp_path):
     )
     assert status == 0 and not nothing and (tmp_path / "said.jsonl").read_text() == out
     for wrong, message in (
-        (["--split", "test"], "--split: goes with a split of the task"),
+        (["--split", "test"], "--split: belongs to the evaluation of a split"),
         (["task.fewest=1"], "task.fewest: goes with a split"),
     ):
         status, _, err = evaluated(capsys, moved, "--text", path, *wrong)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from fwk import option
-from fwk.config.checking import complete_values
-from fwk.config.spec import construct
-from fwk.contracts.options import schema_of
+from fwk.contracts.options import convert, schema_of
 from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk_plugins.cvt.corpora.readers import (
     Sentence,
@@ -190,16 +188,43 @@ class LabelledSet:
 
 def labelled_sets(data: Mapping[str, object]) -> dict[str, LabelledSet]:
     """Return the sets that `task.data` describes. ConfigError names the key."""
-    schema, sets = schema_of(LabelledSet.Config), {}
+    sets = {}
     for name, values in data.items():
         key = f"task.data.{name}"
         if not isinstance(values, Mapping):
             raise ConfigError(
                 key, f"expected {{path: FILE, labels: {{NAME: COLUMN}}}}, got {values!r}"
             )
-        complete = complete_values(schema, values, key, "a labelled set")
-        sets[name] = LabelledSet(name, construct(LabelledSet, complete, key))
+        sets[name] = LabelledSet(name, _config_of(values, key))
     return sets
+
+
+def _config_of(values: Mapping[str, object], key: str) -> LabelledSet.Config:
+    """Return the checked options of a labelled set. Raises ConfigError at the option that is wrong."""
+    schema = {spec.name: spec for spec in schema_of(LabelledSet.Config)}
+    for name in values:
+        if name not in schema:
+            remedy = did_you_mean(name, schema)
+            raise ConfigError(f"{key}.{name}", f"a labelled set has no option '{name}'{remedy}")
+    for name, spec in schema.items():
+        if spec.required and name not in values:
+            raise ConfigError(f"{key}.{name}", f"a labelled set needs this option: {spec.doc}")
+
+    options = {
+        name: convert(value, schema[name], f"{key}.{name}") for name, value in values.items()
+    }
+    try:
+        return LabelledSet.Config(**options)
+    except ConfigError as error:
+        message = str(error).removeprefix(f"{error.key}: ")
+        raise ConfigError(f"{key}.{error.key}", message) from None
+
+
+def shares_of_sets(sets: Mapping[str, LabelledSet], labelled_share: float) -> dict[str, float]:
+    """Return the share of each set among all updates. labelled_share: of all labelled updates together."""
+    weights = {name: labelled_set.weight for name, labelled_set in sets.items()}
+    total = sum(weights.values()) or 1.0
+    return {name: labelled_share * weight / total for name, weight in weights.items()}
 
 
 def without_evaluation(data: Mapping[str, object]) -> dict[str, object]:

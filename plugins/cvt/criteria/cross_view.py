@@ -6,9 +6,9 @@ sentences what the primary module predicts.
     L_sup = mean over labelled words of CE(y, p(y | x))                                               the primary module
     L_CVT = mean over unlabelled words of sum over auxiliary modules j of KL( p(y | x) || p_j(y | x) )
 
-No gradient flows into p. It is computed without dropout on the view `teacher`, the auxiliary modules with dropout on the view `unlabelled`;
-both views have the same words. Two criteria of this plugin share this file; they differ in how a module turns
-states into logits.
+No gradient flows into p. It is computed without dropout on the view `teacher`, the auxiliary modules with dropout
+on the view `unlabelled`; both views have the same words. Two criteria of this plugin share this file; they differ
+in how a module turns states into logits.
 
 `targets`: what is imitated, the distribution or only its likeliest value (`hard`). `threshold`: words do not count
 where the primary module gives its likeliest value less probability. `students`: who imitates, the auxiliary modules

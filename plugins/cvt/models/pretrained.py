@@ -22,7 +22,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -34,15 +34,12 @@ from fwk.data.tokenizers import Tokenizer
 from fwk.errors import CheckpointError, ConfigError
 from fwk_plugins.cvt.corpora.examples import LABELLED_SET, NO_SET
 
-if TYPE_CHECKING:
-    from fwk.runs.loaded import Loaded
-
 PREFIX = "pretrained_"  # of the inputs that the frozen encoder reads
 PIECES = PREFIX + "pieces"
 DEFAULT_WINDOW = 512  # pieces in one sequence, where neither the encoder nor its task has a limit
 
 
-def load_pretrained(run: str) -> Loaded:
+def load_pretrained(run: str) -> Any:  # the class of loaded runs is not public
     """Return the loaded run or checkpoint. Raises ConfigError where there is none."""
     try:
         return fwk.load(run)

@@ -17,6 +17,7 @@ from fwk_plugins.cvt.corpora.labelled_sets import WORDS, Label, LabelledSet
 from fwk_plugins.cvt.corpora.readers import Sentence
 from fwk_plugins.cvt.corpora.writers import write_columns, write_conllu
 
+Columns = dict[str, tuple[Any, ...]]  # name -> a text per word; heads are numbers
 ByExample = Mapping[str, Mapping[int, Tensor]]  # label -> number of the example -> values, [T]
 
 
@@ -50,7 +51,7 @@ def _write_conllu(
 ) -> None:
     written = []
     for number, sentence in enumerate(sentences):
-        columns: dict[str, tuple[Any, ...]] = {}
+        columns: Columns = {}
         for label in labelled_set.labels:
             columns |= _predicted_columns(label, predictions, number, len(sentence.words), spaces)
         heads = columns.pop("head", None)
@@ -68,7 +69,7 @@ def _write_columns(
     config, written = labelled_set.config, []
     gold_of: dict[str, str] = {}  # column of predictions -> column of gold values
     for number, sentence in enumerate(sentences):
-        columns: dict[str, tuple[Any, ...]] = dict(sentence.columns)
+        columns: Columns = dict(sentence.columns)
         if sentence.heads is not None:
             columns["head"] = sentence.heads
         for label in labelled_set.labels:
@@ -87,7 +88,7 @@ def _write_columns(
 
 def _predicted_columns(
     label: Label, predictions: ByExample, number: int, words: int, spaces: LabelSpaces
-) -> dict[str, tuple[Any, ...]]:
+) -> Columns:
     """Return the predictions for one sentence by column of the file; empty for a label without predictions."""
 
     def values(name: str) -> Tensor:

@@ -34,6 +34,7 @@ from fwk_plugins.cvt.corpora.labelled_sets import (
     HELD_OUT,
     LabelledSet,
     labelled_sets,
+    shares_of_sets,
     without_evaluation,
 )
 from fwk_plugins.cvt.corpora.lexicon import PAD, UNK, Lexicon
@@ -53,6 +54,9 @@ PRETRAINED = "pretrained"  # folder beside a run's words: the encoder of `task.p
 @register("task", "sentences")
 class SentencesTask(Task["SentencesTask.Config"]):
     """Taggers and parsers: labelled sentences in CoNLL-U or columns, with unlabelled sentences beside."""
+
+    _counts: Tensor | None  # frequencies of words; None without the training data
+    _sizes: dict[str, int] | None  # of the training sources; None in runs of older versions
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
@@ -119,17 +123,15 @@ class SentencesTask(Task["SentencesTask.Config"]):
         spaces = LabelSpaces.from_sentences(
             self._sets.values(), corpus.train, corpus.held_out.values()
         )
-        lexicon, self._vectors, counts = choose_words(
+        lexicon, self._vectors, self._counts = choose_words(
             corpus, config.lower, config.fewest, config.vectors
         )
-        self._counts: Tensor | None = counts
         self._vectors_width = self._vectors.width if self._vectors else 0
         self._builder = ExampleBuilder(lexicon, spaces, config.longest_word, inputs)
         self._held_out = corpus.held_out
         self._fingerprint = corpus.fingerprint(lexicon.words, spaces.values, weights)
         self._sources = self._make_sources(corpus)
-        sizes = {name: len(source) for name, source in self._sources["train"].items()}
-        self._sizes: dict[str, int] | None = sizes
+        self._sizes = {name: len(source) for name, source in self._sources["train"].items()}
 
     def _make_sources(self, corpus: Corpus) -> dict[str, dict[str, Source]]:
         sources = {"train": self._builder.labelled_sources(corpus.train, self._sets)}
@@ -177,9 +179,8 @@ class SentencesTask(Task["SentencesTask.Config"]):
         if split == "train" or replace(config, data=data) != replace(trained, data=trained_data):
             return cls(config, seed)
         task = cls.without_data(config, seed, folder)
-        if task._sizes is None:  # a run of an older version
+        if task._sizes is None:
             return cls(config, seed)
-
         task._sources = {
             "train": {name: SizeOnly(name, size) for name, size in task._sizes.items()}
         }
@@ -216,9 +217,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
 
     def mixture(self) -> Mapping[str, float]:
         share = self.config.unlabelled_share if UNLABELLED in self._sources["train"] else 0.0
-        weights = {name: labelled_set.weight for name, labelled_set in self._sets.items()}
-        total = sum(weights.values()) or 1.0
-        shares = {name: (1 - share) * weight / total for name, weight in weights.items()}
+        shares = shares_of_sets(self._sets, 1 - share)
         return {**shares, UNLABELLED: share} if share else shares
 
     def missing_sources(self) -> Mapping[str, str]:
