@@ -1446,7 +1446,7 @@ def test_the_command_tags_a_file_of_raw_text(moved, capsys, tmp_path):
     assert status == 0 and not nothing and (tmp_path / "said.jsonl").read_text() == out
     for wrong, message in (
         (["--split", "test"], "--split: belongs to the evaluation of a split"),
-        (["task.fewest=1"], "task.fewest: goes with a split"),
+        (["task.fewest=1"], "task.fewest: belongs to the evaluation of a split"),
     ):
         status, _, err = evaluated(capsys, moved, "--text", path, *wrong)
         assert status == 2 and message in err
