@@ -119,7 +119,8 @@ class Contexts:
         if label not in criteria:
             raise ConfigError(
                 "criterion",
-                f"no criterion '{label}' exists whose head could be used{did_you_mean(label, criteria)}",
+                f"Unknown criterion '{label}', of which a component uses the head '{path}'"
+                f"{did_you_mean(label, criteria)}",
             )
         try:
             return criteria.get_submodule(path)

@@ -87,13 +87,13 @@ class ObjectiveModule(nn.Module):
         off = frozenset(names)
         if unknown := sorted(off - self.parts.keys()):
             raise RunError(
-                f"there is no criterion or learned view '{unknown[0]}' to switch off"
+                f"Unknown criterion or learned view '{unknown[0]}' among what a phase switches off"
                 f"{did_you_mean(unknown[0], self.parts)}"
             )
         self.active = [part for part in self.parts.values() if part.name not in off]
         roots = [name for part in self.active for name in part.roots]
-        names_needed = needed(roots, self.nodes)
-        nodes = {name: node for name, node in self.nodes.items() if name in names_needed}
+        in_use = needed(roots, self.nodes)
+        nodes = {name: node for name, node in self.nodes.items() if name in in_use}
         encodes = [self.encodes.get(part.name, ()) for part in self.active]
         self.plan: Plan = make_plan(nodes, _flat(encodes))
         self.static_of_this_phase = StaticViews(

@@ -19,7 +19,7 @@ fwk_logged (the last line), fwk_run_end
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -97,7 +97,7 @@ class Trainer:
         books.validate_at_the_end()
         return "stopped" if run.validation_pending else "finished"
 
-    def updates(self) -> Iterator[list[Views]]:
+    def updates(self) -> Generator[list[Views], None, None]:
         """Return an endless iterator over the static views of this rank's micro-batches, one list per update."""
         run, train, static = self.run, self.run.config.train, self.run.module.static_of_all_phases
         return train_views(
