@@ -31,10 +31,8 @@ class Finding:
 
     text: str  # a clause of the message
     kind: str  # where it was found: 'weights', 'data' or 'pass'
-    order: tuple[int, int] = (
-        0,
-        0,
-    )  # micro-batch, and events before it: the first of several ranks is reported
+    # micro-batch, and events before it: the first of several ranks is reported
+    order: tuple[int, int] = (0, 0)
 
 
 def diagnose(run: Run, micros: Sequence[MicroBatch], update: Update) -> Finding:

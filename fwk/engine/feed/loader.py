@@ -70,7 +70,7 @@ def train_views(
     *,
     start_update: int = 0,
     by_row: bool = False,
-) -> Iterator[list[Views]]:
+) -> Generator[list[Views], None, None]:
     """Yield, for each update from `start_update` on, the views of this rank's micro-batches, without end.
 
     by_row: the rows that `make_views` returns do not depend on each other, so that several micro-batches may be made in
@@ -145,7 +145,9 @@ def _on_device(
             yield from part.to(device)
 
 
-def _per_update(micro_batches: Generator[T, None, None], count: int) -> Iterator[list[T]]:
+def _per_update(
+    micro_batches: Generator[T, None, None], count: int
+) -> Generator[list[T], None, None]:
     """Yield lists of `count` micro-batches; close `micro_batches` when this generator is closed."""
     try:
         while True:

@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader
 
 from fwk.errors import DataError, FwkError, RunError, UserError
 
-DESCRIPTORS_PER_WORKER = (
-    100  # file descriptors in this process: queues, and one for each tensor in transit
-)
+# file descriptors in this process: queues, and one for each tensor in transit
+DESCRIPTORS_PER_WORKER = 100
 LEAST_SHARED_MEMORY = 1 << 20  # bytes; with less, a worker cannot hand over a batch
 
 

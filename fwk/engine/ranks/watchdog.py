@@ -31,9 +31,8 @@ from fwk.errors import FwkError, RunError
 
 TICK = 0.5  # seconds between two publications or looks at the clock; a twentieth of a short timeout
 GRACE = 4.0  # seconds for stacks to arrive, and for a rank to end by itself; a quarter of a short timeout
-SMALL_JOB = (
-    32  # up to this size every rank reads all statuses all the time; beyond it, only while it waits
-)
+# up to this size every rank reads all statuses all the time; beyond it, only while it waits
+SMALL_JOB = 32
 EMPTY = "{}"  # the store's value before an alarm is raised
 
 
@@ -233,7 +232,7 @@ class RankWatchdog:
             lines += self._stack_lines(rank, stacks.get(rank))
         stuck = [rank for rank in self.peers.others if rank not in stacks]
         message = self._message(alarm, stuck)
-        print("\n".join(lines), file=sys.stderr)
+        print("\n".join(lines), file=sys.stderr)  # directly, since this process is about to end
         self.store.set("reported", "1")
         self._end(message)
 

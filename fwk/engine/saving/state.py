@@ -17,6 +17,7 @@ from fwk.engine.run import OptimizerState, Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.checkpoint import State
 from fwk.errors import CheckpointError, FwkError, HookFailed, RunError
+from fwk.files import write_atomically
 
 TensorFiles = Mapping[str, Mapping[str, Tensor]]  # by file, without its suffix, and name
 
@@ -110,7 +111,7 @@ def write_weights(
         "needs": required(config),
         "imported": origin,
     }
-    (folder / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    write_atomically(folder / "config.yaml", to_yaml(config).encode())
     checkpoint.write_checkpoint(
         folder,
         state["update"],

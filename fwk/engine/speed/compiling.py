@@ -16,9 +16,8 @@ from fwk.engine.run import Run
 from fwk.engine.speed.recompute import Recomputed
 
 BACKEND = "inductor"
-MOST_GRAPHS = (
-    64  # per function; beyond torch's default of 8 a function would silently run uncompiled
-)
+# per function; beyond torch's default of 8 a function would silently run uncompiled
+MOST_GRAPHS = 64
 WARM_UP = 20  # during this many updates after a start or a change of phase, compiling is expected and not reported
 MOST_WARNINGS = 5
 LONGEST_REASON = 200  # characters of torch's reasons in a warning
