@@ -104,8 +104,8 @@ DAMAGES = [truncate, flip, empty, zeros, Path.unlink]
 )
 def test_a_damaged_file_is_passed_over_with_a_sentence(run, name, damage):
     damage(newest(run) / name)
-    found, complaints = checkpoint.newest_intact(run)
-    assert found.name == "update-000000002"
+    intact, complaints = checkpoint.newest_intact(run)
+    assert intact.name == "update-000000002"
     assert len(complaints) == 1 and "\n" not in complaints[0]
     assert name in complaints[0] or (
         damage is flip and "its sha256 is not the one" in complaints[0]
@@ -188,11 +188,11 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_previous_checkpoint(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_hashed", full)
-    said = (
+    message = (
         "cannot write the checkpoint .*update-000000006: No space left on device; "
         "the last intact checkpoint is update-000000004"
     )
-    with pytest.raises(RunError, match=said) as caught:
+    with pytest.raises(RunError, match=message) as caught:
         start.train(config_in(run, {"train": {"updates": 6, "async_save": in_background}}))
     assert caught.value.exit_status == 1
     assert checkpoint.newest_intact(run)[0].name == "update-000000004"
@@ -334,7 +334,7 @@ def test_every_number_of_the_state_comes_back(run):
 # -- what is kept ----------------------------------------------------------------------------------------------------
 
 
-def kept(run: Path) -> tuple[list[int], dict[str, str]]:
+def kept_checkpoints(run: Path) -> tuple[list[int], dict[str, str]]:
     links = {
         name: os.readlink(run / "checkpoints" / name)
         for name in ("latest", "best")
@@ -347,16 +347,16 @@ def test_the_last_ones_are_kept(tmp_path):
     start.train(
         config_in(tmp_path / "run", {"train": {"updates": 7, "save_every": 1, "keep_last": 3}})
     )
-    assert kept(tmp_path / "run") == ([5, 6, 7], {"latest": "update-000000007"})
+    assert kept_checkpoints(tmp_path / "run") == ([5, 6, 7], {"latest": "update-000000007"})
 
 
 def test_milestones_are_kept_for_good_also_by_a_run_that_is_resumed(tmp_path):
     changes = {"train": {"updates": 8, "save_every": 1, "keep_last": 1, "keep_at": [0.25, 0.5]}}
     with stopped_at(3):
         start.train(config_in(tmp_path / "run", changes))
-    assert kept(tmp_path / "run")[0] == [2, 3]
+    assert kept_checkpoints(tmp_path / "run")[0] == [2, 3]
     start.train(config_in(tmp_path / "run", changes))
-    assert kept(tmp_path / "run") == ([2, 4, 8], {"latest": "update-000000008"})
+    assert kept_checkpoints(tmp_path / "run") == ([2, 4, 8], {"latest": "update-000000008"})
 
 
 def test_a_milestone_is_saved_whatever_else_is_due(tmp_path):
@@ -365,7 +365,7 @@ def test_a_milestone_is_saved_whatever_else_is_due(tmp_path):
             tmp_path / "run", {"train": {"updates": 10, "save_every": 0, "keep_at": [0.25, 0.301]}}
         )
     )
-    assert kept(tmp_path / "run")[0] == [
+    assert kept_checkpoints(tmp_path / "run")[0] == [
         3,
         4,
         10,
@@ -397,7 +397,7 @@ def test_the_best_ones_are_kept_by_metric_and_mode(tmp_path, monkeypatch, mode, 
         )
     )
     first = min(best, key=best.get) if mode == "min" else max(best, key=best.get)
-    assert kept(tmp_path / "run") == (
+    assert kept_checkpoints(tmp_path / "run") == (
         sorted({*best, 7}),
         {"latest": "update-000000007", "best": f"update-{first:09d}"},
     )
@@ -419,7 +419,7 @@ def test_an_unknown_best_metric_names_those_there_are(tmp_path):
 def test_a_kill_between_writing_and_linking_is_put_right_by_the_next_start(run):
     checkpoint.point(run, "latest", checkpoint.list_checkpoints(run)[0])
     start.train(config_in(run))
-    assert kept(run)[1]["latest"] == "update-000000004"
+    assert kept_checkpoints(run)[1]["latest"] == "update-000000004"
 
 
 # -- what does not fit -----------------------------------------------------------------------------------------------
@@ -439,8 +439,8 @@ def test_changed_data_are_refused(run, monkeypatch):
 def test_a_changed_config_is_refused_by_key_and_accepted_with_overwrite(run):
     changed = config_in(run, {"optimizer": {"lr": 0.5}, "model": {"width": 8}})
     before = (run / "config.yaml").read_text()
-    said = "model.width was 16, is now 8; optimizer.lr was 0.001, is now 0.5"
-    with pytest.raises(CheckpointError, match=said) as caught:
+    message = "model.width was 16, is now 8; optimizer.lr was 0.001, is now 0.5"
+    with pytest.raises(CheckpointError, match=message) as caught:
         start.train(changed)
     assert caught.value.exit_status == 2 and (run / "config.yaml").read_text() == before
     (run / "mine.txt").write_text("a note")

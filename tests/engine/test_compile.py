@@ -168,9 +168,9 @@ def test_two_ranks_with_compile_give_the_gradient_of_one_eager_process(tmp_path)
     out = tmp_path / "out.json"
     done = torchrun(str(RANKS / "compile_ranks.py"), str(out), ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    for name, found in json.loads(out.read_text()).items():
-        assert found["difference"] < 1e-10, name
-        assert found["new"] == 0 and not found["breaks"], name
+    for name, results in json.loads(out.read_text()).items():
+        assert results["difference"] < 1e-10, name
+        assert results["new"] == 0 and not results["breaks"], name
 
 
 @pytest.mark.slow
@@ -246,9 +246,9 @@ def test_compiling_after_warm_up_is_told_with_its_reason(caplog, monkeypatch, tr
 
     monkeypatch.setattr(Trainer, "step", changing)
     trained(config(), 3)
-    said = caplog.text
-    assert "train.compile: update 3 on rank 0 compiled 2 more graphs after warm-up, because" in said
-    assert "update 1 " not in said
+    log = caplog.text
+    assert "train.compile: update 3 on rank 0 compiled 2 more graphs after warm-up, because" in log
+    assert "update 1 " not in log
 
 
 @pytest.mark.slow
@@ -288,12 +288,12 @@ def test_an_encoder_is_compiled_once_per_situation_whatever_its_shapes(tracing_o
             mask = torch.ones(B, T, dtype=torch.bool)
             extra = torch.zeros(B, T, 16, dtype=torch.float64) if change else None
             tokens = view.tokens[:1, :1].expand(B, T).contiguous()
-            own = view.replace(
+            fresh = view.replace(
                 inputs={"tokens": tokens}, mask=mask, padded=padded, embedding_change=extra
             )
             module.train(training)
             with torch.set_grad_enabled(training):
-                module.encoding.encode([own], mode=mode, ema=ema)
+                module.encoding.encode([fresh], mode=mode, ema=ema)
 
         situations = [
             (padded, change, mode, ema, training)

@@ -301,15 +301,15 @@ def test_out_of_memory_says_which_shape_and_what_to_set(tmp_path, monkeypatch, e
     )
     with pytest.raises(RunError) as caught:
         start.train(config)
-    said = str(caught.value)
-    assert said.startswith("update 1: out of memory")
+    message = str(caught.value)
+    assert message.startswith("update 1: out of memory")
     assert (
-        "in a micro-batch of 12 x " in said
-        and "2 views (masked, remasked) encoded together" in said
+        "in a micro-batch of 12 x " in message
+        and "2 views (masked, remasked) encoded together" in message
     )
-    assert "set train.micro_batch=6, which computes the same update in smaller pieces" in said
+    assert "set train.micro_batch=6, which computes the same update in smaller pieces" in message
     sizes = ("987654321 bytes", "2.00 GiB")
-    assert [size for size in sizes if size in said] == [
+    assert [size for size in sizes if size in message] == [
         size for size in sizes if size in str(error)
     ]
 
@@ -389,11 +389,11 @@ def test_a_token_the_vocabulary_does_not_have_is_named_with_its_example(
     wrong = vocabulary if token > 0 else token
 
     def damaged(self, indices):
-        found = read(self, indices)
-        for index, (words, _) in zip(indices, found, strict=True):
+        examples = read(self, indices)
+        for index, (words, _) in zip(indices, examples, strict=True):
             if index == 5:
                 words[:] = wrong
-        return found
+        return examples
 
     monkeypatch.setattr(_Sequences, "many", damaged)
     monkeypatch.setattr(Synthetic, "splits", lambda self: ("train",))
@@ -426,10 +426,10 @@ def test_a_log_that_cannot_be_written_saves_the_run_and_ends_it(
             )
             == 1
         )
-    said = capfd.readouterr().err.splitlines()
+    errors = capfd.readouterr().err.splitlines()
     assert (
-        len(said) == 1
-        and "metrics.jsonl: No space left on device; the run has saved and stopped" in said[0]
+        len(errors) == 1
+        and "metrics.jsonl: No space left on device; the run has saved and stopped" in errors[0]
     )
     assert (
         checkpoint.newest_intact(tmp_path / "run")[0].name == "update-000000004"
@@ -466,11 +466,11 @@ def test_a_run_goes_on_without_tensorboard_and_says_so_once(tmp_path, caplog, ca
             {"hooks": {"tensorboard": {"name": "tensorboard", "flush_seconds": 1}}},
         )
         assert start.train(config).status == "finished"
-    said = [message for message in caplog.messages if "tensorboard" in message]
+    warnings = [message for message in caplog.messages if "tensorboard" in message]
     assert (
-        len(said) == 1
-        and said[0].startswith("cannot write tensorboard/: ")
-        and said[0].endswith("the run continues without it")
+        len(warnings) == 1
+        and warnings[0].startswith("cannot write tensorboard/: ")
+        and warnings[0].endswith("the run continues without it")
     )
     assert (
         "Traceback" not in capfd.readouterr().err
@@ -549,11 +549,11 @@ def not_a_number(run: Path) -> None:
 
 def test_weights_that_are_not_finite_are_not_gone_on_from(run, caplog):
     not_a_number(run)
-    said = "update-000000006: networks.main.embeddings.token.weight is not finite"
-    with pytest.raises(CheckpointError, match=said):
+    expected = "update-000000006: networks.main.embeddings.token.weight is not finite"
+    with pytest.raises(CheckpointError, match=expected):
         load(run)
     assert start.train(config_in(run, {"train": {"updates": 8}})).update == 8
-    assert f"skipped a checkpoint: {run}/checkpoints/{said}" in caplog.text
+    assert f"skipped a checkpoint: {run}/checkpoints/{expected}" in caplog.text
 
 
 def test_where_every_checkpoint_holds_weights_that_are_not_finite_none_is_gone_on_from(run):
@@ -572,11 +572,11 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, plugin):
                 next(iter(run.trainable)).data.view(-1)[0] = float("inf")
 
     plugin(Damage())
-    said = (
+    expected = (
         "cannot write the checkpoint .*update-000000004: .* is not finite; "
         "the last intact checkpoint is update-000000003"
     )
-    with pytest.raises(RunError, match=said):
+    with pytest.raises(RunError, match=expected):
         start.train(config_in(tmp_path / "run", {"train": {"async_save": False}}))
 
 

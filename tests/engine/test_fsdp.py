@@ -15,8 +15,8 @@ def test_gradients_of_sharded_weights_equal_those_of_one_process(tmp_path):
     out = tmp_path / "out.json"
     done = torchrun(str(RANKS / "fsdp_ranks.py"), str(out), ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(out.read_text())
-    assert len(found) >= 5
-    for name, seen in found.items():
+    results = json.loads(out.read_text())
+    assert len(results) >= 5
+    for name, seen in results.items():
         assert seen["difference"] < 1e-10, name  # as for any split over ranks, in fp64
         assert seen["held"] < 0.55, name  # of the weights, between two forward passes

@@ -70,9 +70,9 @@ def finish(*agents: subprocess.Popen) -> list[tuple[int, str]]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +104,15 @@ def test_two_ranks_log_what_one_process_logs(one_node, tmp_path):
     from fwk.cli.train import main
 
     assert main([*WORDS, f"run={tmp_path / 'run'}"]) == 0
-    for here, there in zip(records(tmp_path / "run"), records(one_node), strict=True):
+    for result, expected in zip(records(tmp_path / "run"), records(one_node), strict=True):
         near = [
             {key: line.pop(key) for key in ("loss", "grad_norm") if key in line}
-            for line in (here, there)
+            for line in (result, expected)
         ]
-        near += [line.pop(key, {}) for key in ("terms", "metrics") for line in (here, there)]
+        near += [line.pop(key, {}) for key in ("terms", "metrics") for line in (result, expected)]
         for one, other in zip(near[::2], near[1::2]):
             assert one == pytest.approx(other, rel=1e-5)  # fp32, added in another order
-        assert here == there
+        assert result == expected
 
 
 @pytest.mark.slow
@@ -128,11 +128,13 @@ def test_two_nodes_give_the_weights_of_one_node_to_the_last_bit(one_node, tmp_pa
     )
     for status, output in finish(*(agent(tmp_path / "run", *common) for _ in range(2))):
         assert status == 0, output[-4000:]
-    here, there = (
+    result, expected = (
         load_file(run / "checkpoints/latest/model.safetensors")
         for run in (tmp_path / "run", one_node)
     )
-    assert here.keys() == there.keys() and all((here[name] == there[name]).all() for name in here)
+    assert result.keys() == expected.keys() and all(
+        (result[name] == expected[name]).all() for name in result
+    )
     assert records(tmp_path / "run") == records(one_node)
 
 

@@ -38,13 +38,13 @@ TEXT = [name for name in CASES if name != "batch that is not text"]
 def test_gradients_are_the_same_to_the_bit_with_dropout(name, precision):
     dropout = {"model": {"dropout": 0.1}} if name in LSTM else DROPOUT
     changes = merge_settings(dropout, {"train": {"precision": precision, "micro_batch": 5}})
-    kept, again = (
+    without, again = (
         testing.gradients(config_of(name, merge_settings(changes, more))) for more in ({}, AGAIN)
     )
-    assert kept.keys() == again.keys()
-    for path in kept:
-        assert (kept[path] is None) == (again[path] is None)
-        assert kept[path] is None or torch.equal(kept[path], again[path]), path
+    assert without.keys() == again.keys()
+    for path in without:
+        assert (without[path] is None) == (again[path] is None)
+        assert without[path] is None or torch.equal(without[path], again[path]), path
 
 
 def kept_bytes(config) -> int:
@@ -53,12 +53,12 @@ def kept_bytes(config) -> int:
     with trainer_of(config) as trainer:
         run = trainer.run
         sizes: dict[int, int] = {}
-        own = {p.untyped_storage().data_ptr() for p in run.module.parameters()}
+        parameter_pointers = {p.untyped_storage().data_ptr() for p in run.module.parameters()}
         alive = []
 
         def pack(tensor):
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
+            if storage.data_ptr() not in parameter_pointers:
                 sizes[storage.data_ptr()] = storage.nbytes()
                 alive.append(storage)  # so that no address is used twice
             return tensor
@@ -90,12 +90,12 @@ def test_what_is_kept_grows_by_one_tensor_per_layer():
         )
 
     features = 12 * 16 * 32 * 4  # bytes of [B, T, D] in fp32
-    kept = [kept_bytes(config(layers, {})) for layers in (4, 8)]
+    without = [kept_bytes(config(layers, {})) for layers in (4, 8)]
     again = [kept_bytes(config(layers, AGAIN)) for layers in (4, 8)]
     # a layer keeps its input, or with it queries, keys, values, two widths of 4 D, norms and dropout masks
-    assert (kept[1] - kept[0]) / 4 > 12 * features
+    assert (without[1] - without[0]) / 4 > 12 * features
     assert (again[1] - again[0]) / 4 <= features
-    assert again[1] < kept[1] / 5
+    assert again[1] < without[1] / 5
 
 
 def test_layers_run_again_once_and_only_with_gradient():
@@ -195,5 +195,5 @@ def test_two_ranks_give_the_gradient_of_one_process_that_keeps_everything(tmp_pa
     out = tmp_path / "out.json"
     done = torchrun(str(RANKS / "recompute_ranks.py"), str(out), ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(out.read_text())
-    assert found["plain"] < 1e-10 and found["compiled"] < 1e-10
+    results = json.loads(out.read_text())
+    assert results["plain"] < 1e-10 and results["compiled"] < 1e-10

@@ -88,13 +88,13 @@ class Ended(RankWatchdog):
 @contextmanager
 def watches(timeout: float = 2.0, size: int = 2):
     store = dist.HashStore()
-    made = [Ended(rank, size, timeout, store) for rank in range(size)]
-    for watch in made:
+    watchdogs = [Ended(rank, size, timeout, store) for rank in range(size)]
+    for watch in watchdogs:
         watch.start()
     try:
-        yield made
+        yield watchdogs
     finally:
-        for watch in made:
+        for watch in watchdogs:
             watch.close()
 
 
@@ -120,9 +120,9 @@ def test_a_rank_that_waits_too_long_ends_all_and_names_the_one_that_is_busy(capf
         "last heard of in validation of update 7, is still busy; there is no checkpoint yet"
         in first.ended
     )
-    said = capfd.readouterr().err
-    assert "---- rank 0" in said and "---- rank 1" in said
-    assert said.count("test_a_rank_that_waits_too_long") >= 2  # both ranks run in this process
+    output = capfd.readouterr().err
+    assert "---- rank 0" in output and "---- rank 1" in output
+    assert output.count("test_a_rank_that_waits_too_long") >= 2  # both ranks run in this process
 
 
 def test_a_place_of_its_own_may_take_any_time():
@@ -242,11 +242,11 @@ sys.exit(run_command("fwk-train", command, None))
 @pytest.mark.slow
 def test_a_store_that_answers_too_late_does_not_abort_the_process(tmp_path):
     (tmp_path / "leaving.py").write_text(LEAVING)
-    with open(tmp_path / "said.txt", "w") as said:
+    with open(tmp_path / "said.txt", "w") as log:
         done = subprocess.run(
             [sys.executable, tmp_path / "leaving.py"],
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=log,
             timeout=60,
         )
     os.kill(int(done.stdout), signal.SIGKILL)
@@ -292,7 +292,7 @@ class Job:
         self.started = time.monotonic()
         self.processes = []
         for rank in range(ranks):
-            words, own = (by_rank or {}).get(rank, ((), {}))
+            words, extra_env = (by_rank or {}).get(rank, ((), {}))
             env = {
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
@@ -304,7 +304,7 @@ class Job:
                 "WORLD_SIZE": str(ranks),
                 "FAULT": fault,
                 **variables,
-                **own,
+                **extra_env,
             }
             self.processes.append(
                 subprocess.Popen(
@@ -328,13 +328,13 @@ class Job:
     def end(self, ranks) -> list[tuple[int, str]]:
         """Return exit status and output of these ranks; the others are killed."""
         try:
-            found = [self.processes[rank].communicate(timeout=120)[0] for rank in ranks]
+            printed = [self.processes[rank].communicate(timeout=120)[0] for rank in ranks]
         finally:
             for process in self.processes:
                 process.kill()
         return [
             (self.processes[rank].returncode, output)
-            for rank, output in zip(ranks, found, strict=True)
+            for rank, output in zip(ranks, printed, strict=True)
         ]
 
 
@@ -370,13 +370,13 @@ def test_a_stopped_rank_ends_the_job_within_the_timeout_with_every_stack(tmp_pat
         error,
     )
     assert "the last intact checkpoint is update-000000004" in error
-    said = first + third
-    assert re.search(r"---- rank 1 .* does not answer; its stack \d+ s ago ----\n  File", said)
+    output = first + third
+    assert re.search(r"---- rank 1 .* does not answer; its stack \d+ s ago ----\n  File", output)
     for rank in (0, 2):
         assert re.search(
-            rf"---- rank {rank} \(process \d+ on \S+\) ----\nMainThread:\n  File", said
+            rf"---- rank {rank} \(process \d+ on \S+\) ----\nMainThread:\n  File", output
         )
-    assert "all_reduce" in said and "Traceback" not in said
+    assert "all_reduce" in output and "Traceback" not in output
 
 
 @pytest.mark.slow
@@ -390,7 +390,7 @@ def test_a_slow_rank_ends_the_job_within_the_timeout_and_is_named_with_what_it_d
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fault, victim, said",
+    "fault, victim, expected",
     [
         (
             "1:6:kill",
@@ -401,16 +401,18 @@ def test_a_slow_rank_ends_the_job_within_the_timeout_and_is_named_with_what_it_d
         ("2:6:refuse", 2, "this rank has had enough"),
     ],
 )
-def test_the_others_end_soon_and_say_it_once_when_one_rank_is_lost(tmp_path, fault, victim, said):
+def test_the_others_end_soon_and_say_it_once_when_one_rank_is_lost(
+    tmp_path, fault, victim, expected
+):
     job = Job(
         tmp_path / "job", fault=fault, by_rank={r: (("train.timeout=100",), {}) for r in range(3)}
     )
     ends = job.end([0, 1, 2])
     statuses = [status for status, _ in ends]
     assert statuses == [-9 if fault.endswith("kill") and rank == victim else 1 for rank in range(3)]
-    told = errors(*(output for _, output in ends))
-    assert 1 <= len(told) <= 2 and all(
-        re.search(said, error) for error in told
+    messages = errors(*(output for _, output in ends))
+    assert 1 <= len(messages) <= 2 and all(
+        re.search(expected, error) for error in messages
     )  # rank 0 repeats the error that another rank reported
     assert not any("Traceback" in output for _, output in ends)
 
@@ -425,7 +427,7 @@ def test_an_error_nobody_foresaw_keeps_its_traceback_and_is_told_to_the_others(t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fault, said",
+    "fault, expected",
     [
         (
             "1:6:weights",
@@ -434,7 +436,7 @@ def test_an_error_nobody_foresaw_keeps_its_traceback_and_is_told_to_the_others(t
         ("1:6:update", r"ranks disagree about the update.s batch: .* they are in updates 6, 7, 6"),
     ],
 )
-def test_ranks_that_drift_apart_are_noticed_in_the_same_update(tmp_path, fault, said):
+def test_ranks_that_drift_apart_are_noticed_in_the_same_update(tmp_path, fault, expected):
     ends = Job(
         tmp_path / "job",
         fault=fault,
@@ -443,7 +445,7 @@ def test_ranks_that_drift_apart_are_noticed_in_the_same_update(tmp_path, fault, 
         },
     ).end([0, 1, 2])
     assert [status for status, _ in ends] == [1, 1, 1]
-    assert all(re.search(said, error) for error in errors(*(output for _, output in ends)))
+    assert all(re.search(expected, error) for error in errors(*(output for _, output in ends)))
     assert errors(ends[0][1]) and not any("Traceback" in output for _, output in ends)
 
 
@@ -474,7 +476,7 @@ def test_ranks_with_other_configs_are_refused_by_key(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "ranks, by_rank, said",
+    "ranks, by_rank, expected",
     [
         (2, {1: ((), {"WORLD_SIZE": "3"})}, "was started with WORLD_SIZE"),
         (
@@ -494,24 +496,24 @@ def test_ranks_with_other_configs_are_refused_by_key(tmp_path):
         ),
     ],
 )
-def test_ranks_that_do_not_make_a_job_say_so_within_the_timeout(tmp_path, ranks, by_rank, said):
+def test_ranks_that_do_not_make_a_job_say_so_within_the_timeout(tmp_path, ranks, by_rank, expected):
     by_rank = {
         rank: (("train.timeout=5",), by_rank.get(rank, ((), {}))[1]) for rank in range(ranks)
     }
     ends = Job(tmp_path / "job", ranks=ranks, by_rank=by_rank).end(range(ranks))
     assert all(status == 1 for status, _ in ends)
-    told = errors(*(output for _, output in ends))
-    assert any(re.search(said, error) for error in told) and not any(
+    messages = errors(*(output for _, output in ends))
+    assert any(re.search(expected, error) for error in messages) and not any(
         "Traceback" in output for _, output in ends
     )
     plain = [
         line for _, output in ends for line in output.splitlines() if "[c10d]" not in line
     ]  # of torch's own log
-    assert len(plain) == len(told), ends
+    assert len(plain) == len(messages), ends
 
 
 @pytest.mark.parametrize(
-    "variables, said",
+    "variables, expected",
     [
         ({"RANK": "0"}, "WORLD_SIZE is set but LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"),
         (
@@ -532,13 +534,13 @@ def test_ranks_that_do_not_make_a_job_say_so_within_the_timeout(tmp_path, ranks,
         ),
     ],
 )
-def test_variables_that_contradict_are_the_users_error(monkeypatch, variables, said):
+def test_variables_that_contradict_are_the_users_error(monkeypatch, variables, expected):
     from fwk.engine.ranks.joining import process_group
     from fwk.errors import UserError
 
     for name, value in {"WORLD_SIZE": "2", **variables}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=said), process_group("cpu", 5):
+    with pytest.raises(UserError, match=expected), process_group("cpu", 5):
         pass
 
 

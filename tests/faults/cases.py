@@ -121,10 +121,10 @@ def manifest_flipped(s):
 @fault("half of a checkpoint with a higher number, as a copy that broke off leaves it")
 def half_a_checkpoint(s):
     s.interrupted()
-    there = s.newest("state").parent
-    half = there.with_name(there.name[:-2] + "12" if s.name == "fwk" else "checkpoint-12")
+    intact = s.newest("state").parent
+    half = intact.with_name(intact.name[:-2] + "12" if s.name == "fwk" else "checkpoint-12")
     half.mkdir()
-    shutil.copy(there / s.files["weights"], half)
+    shutil.copy(intact / s.files["weights"], half)
     s.goes_on(PASSED + ".*manifest.json cannot be read")
 
 
@@ -146,10 +146,10 @@ def weights_nan(s):
     path.write_bytes(content)
     manifest = path.with_name("manifest.json")
     if manifest.is_file():
-        kept = json.loads(manifest.read_text())
-        kept["files"][path.name]["sha256"] = digest(path)
-        manifest.write_text(json.dumps(kept))
-    s.answered(s.start(), r"update-000000008.*(not finite|NaN|nan)", told="recovered")
+        manifest_content = json.loads(manifest.read_text())
+        manifest_content["files"][path.name]["sha256"] = digest(path)
+        manifest.write_text(json.dumps(manifest_content))
+    s.answered(s.start(), r"update-000000008.*(not finite|NaN|nan)", counts_as="recovered")
 
 
 group = "Checkpoints: none can be used"
@@ -173,7 +173,9 @@ def newer_version(s):
             99 if s.name == "fwk" else "99.0.0"
         )
         path.write_text(json.dumps(content))
-    s.refuses("has format 99, and this version of fwk reads up to", status=2, unchanged=True)
+    s.refuses(
+        "has format 99, but this version of fwk reads formats up to", status=2, unchanged=True
+    )
 
 
 @fault("the command now asks for another learning rate")
@@ -300,8 +302,8 @@ def killed_in_cache(s):
     started.wait_until(lambda: any((s.folder / "cache").rglob("*.partial")))
     started.process.kill()
     started.end()
-    there = list((s.folder / "cache").rglob("*.partial"))
-    s.expect(bool(there), "the kill came after the store was made")
+    partial = list((s.folder / "cache").rglob("*.partial"))
+    s.expect(bool(partial), "the kill came after the store was made")
     shutil.copy(s.templates / "text.txt", s.folder)
     s.goes_on()
     (s.folder / "text.txt").write_text("".join(prose(n) for n in range(40)))
@@ -490,7 +492,7 @@ def reader_gone(s):
     os.close(reader)
     started = s.launch(stdout=writer, stderr=open(s.folder / f"start-{s.starts + 1}.txt", "w"))  # noqa: SIM115
     os.close(writer)
-    s.answered(started.end(), "output|Broken pipe|reader", told="silent")
+    s.answered(started.end(), "output|Broken pipe|reader", counts_as="silent")
     s.goes_on()
 
 
@@ -566,16 +568,16 @@ def spoil_ids(s: Side) -> None:
     from fwk.data.store import fingerprint_of
 
     manifest = s.folder / "store" / "manifest.json"
-    kept = json.loads(manifest.read_text())
-    for split in kept["splits"].values():
+    manifest_content = json.loads(manifest.read_text())
+    for split in manifest_content["splits"].values():
         for shard in split["shards"]:
             path = s.folder / "store" / f"{shard['name']}.tokens"
-            ids = np.fromfile(path, kept["dtype"])
+            ids = np.fromfile(path, manifest_content["dtype"])
             ids[::10] = 60000
             ids.tofile(path)
             shard["sha256"]["tokens"] = digest(path)
-    kept["fingerprint"] = fingerprint_of(kept)
-    manifest.write_text(json.dumps(kept))
+    manifest_content["fingerprint"] = fingerprint_of(manifest_content)
+    manifest.write_text(json.dumps(manifest_content))
 
 
 # -- data ------------------------------------------------------------------------------------------------------------
@@ -595,11 +597,11 @@ def other_data(s: Side, folder: Path) -> None:
         np.save(folder / "tokens.npy", tokens(1))
         return
     shutil.rmtree(folder / "store", ignore_errors=True)
-    made = s.templates / "other-store"
-    if not made.is_dir():
+    other_store = s.templates / "other-store"
+    if not other_store.is_dir():
         (s.templates / "other.txt").write_text(prose(1))
-        make_store(s.templates / "other.txt", made)
-    shutil.copytree(made, folder / "store")
+        make_store(s.templates / "other.txt", other_store)
+    shutil.copytree(other_store, folder / "store")
 
 
 @fault("the store cut short since the run began", data="store")
@@ -650,7 +652,9 @@ def fresh_data(s: Side) -> None:
 @fault("the store deleted during the run", data="store", words=LARGE)
 def store_deleted_during(s):
     s.fresh()
-    s.answered(s.start(fault=inside("remove", path=s.shards.split("/")[0])), "store", told="silent")
+    s.answered(
+        s.start(fault=inside("remove", path=s.shards.split("/")[0])), "store", counts_as="silent"
+    )
     fresh_data(s)
     s.goes_on()
 

@@ -94,10 +94,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def main(words: list[str]) -> None:
-    given = {key[2:]: value for key, value in zip(words[::2], words[1::2], strict=True)}
-    data, width = given.pop("data"), int(given.pop("hidden_size", 16))
+    options = {key[2:]: value for key, value in zip(words[::2], words[1::2], strict=True)}
+    data, width = options.pop("data"), int(options.pop("hidden_size", 16))
     fields = {
-        key: kind(given[key])
+        key: kind(options[key])
         for key, kind in (
             ("output_dir", str),
             ("learning_rate", float),
@@ -111,7 +111,7 @@ def main(words: list[str]) -> None:
             ("optim", str),
             ("max_grad_norm", float),
         )
-        if key in given
+        if key in options
     }
     if acts.meant("begin") and acts.SPEC["act"] == "other_order":
         fields["data_seed"] = 999

@@ -95,7 +95,7 @@ class Side:
     start_words: tuple[str, ...] = ()  # for the next starts only, not for the undisturbed run
     starts: int = 0
     seen: list[Seen] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     undo: ExitStack = field(default_factory=ExitStack)
 
@@ -197,15 +197,15 @@ class Side:
         key = hashlib.sha256(
             repr((self.name, self.data, self.ranks, self.words)).encode()
         ).hexdigest()[:12]
-        kept = self.templates / f"{self.name}-{kind}-{key}"
-        if not kept.is_dir():
+        template_folder = self.templates / f"{self.name}-{kind}-{key}"
+        if not template_folder.is_dir():
             making = replace(
                 self,
-                folder=kept.with_name(f".{kept.name}"),
+                folder=template_folder.with_name(f".{template_folder.name}"),
                 start_words=(),
                 starts=0,
                 seen=[],
-                told=[],
+                shown=[],
                 problems=[],
                 undo=ExitStack(),
             )
@@ -217,15 +217,15 @@ class Side:
                 making.prepare_data()
             with making.undo:
                 ended = making.start(fault=fault, limit=120)
-            there = [self.update_of(path) for path in making.checkpoints()]
+            updates = [self.update_of(path) for path in making.checkpoints()]
             if (kind == "undisturbed" and ended.status != 0) or (
-                kind == "interrupted" and there != [4, 8]
+                kind == "interrupted" and updates != [4, 8]
             ):
                 raise RuntimeError(
                     f"{self.name} does not get as far as that without a fault: {ended.output[-3000:]}"
                 )
-            making.folder.rename(kept)
-        return kept
+            making.folder.rename(template_folder)
+        return template_folder
 
     def fresh(self) -> None:
         """Prepare the case's folder with its data, without a run."""
@@ -234,16 +234,16 @@ class Side:
 
     def interrupted(self) -> None:
         """Prepare the case's folder with a run that was killed before its tenth update: checkpoints at 4 and 8."""
-        kept = self.template("interrupted", KILL)
-        shutil.copytree(kept, self.folder, symlinks=True, dirs_exist_ok=True)
+        template_folder = self.template("interrupted", KILL)
+        shutil.copytree(template_folder, self.folder, symlinks=True, dirs_exist_ok=True)
 
     def prepare_data(self) -> None:
-        made = make_data(
+        data_path = make_data(
             self.templates, self.reads.get(self.data, self.reads[""]) if self.reads else self.data
         )
-        if made is not None:
-            to = self.folder / made.name
-            shutil.copytree(made, to) if made.is_dir() else shutil.copy(made, to)
+        if data_path is not None:
+            to = self.folder / data_path.name
+            shutil.copytree(data_path, to) if data_path.is_dir() else shutil.copy(data_path, to)
 
     def mount(self, size: str, place: Path | None = None) -> Path:
         """Mount a separate file system in the run's folder (or elsewhere), so that it can be full or read-only."""
@@ -283,9 +283,9 @@ class Side:
         if ended.status == 0 and weights is not None:
             if not all(np.isfinite(w).all() for w in weights.values()):
                 return Seen("nan", "went on, the weights became NaN")
-            there = self.weights(self.template("undisturbed", None) / "run")
-            same = weights.keys() == there.keys() and all(
-                np.array_equal(weights[n], there[n]) for n in there
+            expected = self.weights(self.template("undisturbed", None) / "run")
+            same = weights.keys() == expected.keys() and all(
+                np.array_equal(weights[n], expected[n]) for n in expected
             )
             return (
                 Seen("same", "went on to the same weights")
@@ -376,12 +376,12 @@ class Fwk(Side):
 
     def options(self, words: Sequence[str], fault: dict | None) -> list[str]:
         text = ["task.length=12", "model.layers=2", "model.width=16", "model.heads=2"]
-        made = [*text, "task.sequences=64", "task.vocabulary=24"]
+        synthetic = [*text, "task.sequences=64", "task.vocabulary=24"]
         user = [f"--user-dir={INSIDE}"] if fault or self.data == "reached" else []
         source = {
-            "made": made,
-            "long": made,
-            "reached": made,
+            "made": synthetic,
+            "long": synthetic,
+            "reached": synthetic,
             "store": [*text, "task.data=store"],
             "text": [*text, "task.data=text.txt", "task.vocabulary=64", "task.valid_share=0.1"],
             "digits": [
@@ -430,15 +430,15 @@ class Fwk(Side):
 
     def whole(self) -> dict[str, str]:
         """Return the checkpoints whose files have the hashes of the manifest, each with a hash of all its files."""
-        found = {}
+        digests = {}
         for path in self.checkpoints():
             try:
                 files = json.loads((path / "manifest.json").read_text())["files"]
                 if all(digest(path / name) == entry["sha256"] for name, entry in files.items()):
-                    found[path.name] = digest(path / "manifest.json")
+                    digests[path.name] = digest(path / "manifest.json")
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
-        return found
+        return digests
 
     # -- what must come of a start
 
@@ -456,9 +456,9 @@ class Fwk(Side):
         self.expect(TRACEBACK not in ended.output, f"a traceback: {last_error(ended.output)}")
         self.hear(ended, says)
         if metrics and seen.kind == "same":
-            there = self.records(self.template("undisturbed", None) / "run")
+            expected = self.records(self.template("undisturbed", None) / "run")
             self.expect(
-                self.records(self.run) == there,
+                self.records(self.run) == expected,
                 "metrics.jsonl differs from that of an undisturbed run",
             )
 
@@ -522,11 +522,14 @@ class Fwk(Side):
         """See `answered`."""
         self.answered(self.start(**how), says)
 
-    def answered(self, ended: Ended, says: str, told: str = "warned") -> None:
-        """Accept two outcomes: the same weights, or a refusal. told: where the run continues, its message counts as a
-        warning ("warned") or as the way it recovered ("recovered"), or no message is needed ("silent")."""
+    def answered(self, ended: Ended, says: str, counts_as: str = "warned") -> None:
+        """Accept two outcomes: the same weights, or a refusal.
+
+        counts_as: where the run continues, its message counts as a warning ("warned") or as the way it recovered
+        ("recovered"), or no message is needed ("silent").
+        """
         if self.look(ended).kind == "same":
-            self.judge(ended, "" if told == "silent" else says, False, told == "warned")
+            self.judge(ended, "" if counts_as == "silent" else says, False, counts_as == "warned")
         else:
             self.refused(ended, says)
 
@@ -568,7 +571,7 @@ class Fwk(Side):
             return
         lines = [line for line in ended.output.splitlines() if re.search(says, line)]
         self.expect(bool(lines), f"no sentence like '{says}' in: {last_line(ended.output)}")
-        self.told += lines[:1]
+        self.shown += lines[:1]
 
     def snapshot(self) -> dict[str, str]:
         return (
@@ -602,7 +605,7 @@ class Fwk(Side):
 
     def sentence(self) -> str:
         """Return its message without paths."""
-        return " / ".join(dict.fromkeys(tidy(line, self.folder) for line in self.told))
+        return " / ".join(dict.fromkeys(tidy(line, self.folder) for line in self.shown))
 
 
 # -- Hugging Face ----------------------------------------------------------------------------------------------------
@@ -644,14 +647,14 @@ class HF(Side):
 
     def translate(self, words: Sequence[str]) -> list[str]:
         """Translate the arguments of fwk that have a counterpart."""
-        found = []
+        arguments = []
         for word in words:
             key, _, value = word.partition("=")
             if key == "hooks.tensorboard.name":
-                found += ["--report_to", "tensorboard"]
+                arguments += ["--report_to", "tensorboard"]
             elif key in self.translated:
-                found += [f"--{self.translated[key]}", value]
-        return found
+                arguments += [f"--{self.translated[key]}", value]
+        return arguments
 
     def checkpoints(self) -> list[Path]:
         return sorted(
@@ -690,7 +693,7 @@ class HF(Side):
     def answers(self, says: str, **how) -> None:
         self.went_on(self.start(**how))
 
-    def answered(self, ended: Ended, says: str, told: str = "warned") -> None:
+    def answered(self, ended: Ended, says: str, counts_as: str = "warned") -> None:
         self.went_on(ended)
 
     def stops(self, status: int, says: str = "", **how) -> None:
@@ -712,12 +715,12 @@ class HF(Side):
         """
 
         def lines(text: str) -> list[str]:
-            kept = [
+            lines_of_run = [
                 line
                 for line in text.replace("\r", "\n").splitlines()
                 if line.strip() and not line.startswith(("{", "Writing model"))
             ]
-            return [line for line in kept if "mtime may not" not in line]
+            return [line for line in lines_of_run if "mtime may not" not in line]
 
         logs = [
             path
@@ -780,14 +783,14 @@ def digest(path: Path) -> str:
 
 def last_error(output: str) -> str:
     """Return `KindOfError: its message` of the last traceback."""
-    found = re.findall(
+    exceptions = re.findall(
         r"^(?:\[rank\d\]: ?)?((?:[\w.]+\.)?\w*(?:Error|Exception|Interrupt|Killed)\w*)(?:: (.*))?$",
         output,
         re.MULTILINE,
     )
-    if not found:
+    if not exceptions:
         return last_line(output)
-    kind, message = found[-1]
+    kind, message = exceptions[-1]
     return f"{kind.rsplit('.', 1)[-1]}{': ' if message else ''}{message[:90]}"
 
 

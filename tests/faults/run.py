@@ -70,34 +70,34 @@ def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
     """Return the side after the case ran on it, or the reason why the case cannot be provoked."""
     folder = scratch / "cases" / f"{case.name}-{side.name}"
     shutil.rmtree(folder, ignore_errors=True)
-    made = side(
+    trainer = side(
         folder,
         scratch / "templates" / template_code(side),
         ranks=case.ranks,
         data=case.data,
         words=case.words,
     )
-    with made.undo:
+    with trainer.undo:
         try:
-            case.run(made)
+            case.run(trainer)
         except Skip as reason:
             return str(reason)
         except Exception as error:  # an error in the case itself; the other cases still run
-            made.problems.append(
+            trainer.problems.append(
                 f"the case itself broke: {type(error).__name__}: {' '.join(str(error).split())[-300:]}"
             )
-    return made
+    return trainer
 
 
 def outcome(case: Fault, side: type[Side], scratch: Path) -> dict:
     """Return {verdict, kind, says, seconds} of a case on a side."""
     began = time.monotonic()
-    found = attempt(case, side, scratch)
-    skipped = isinstance(found, str)
+    side_or_reason = attempt(case, side, scratch)
+    skipped = isinstance(side_or_reason, str)
     return {
-        "verdict": f"skipped: {found}" if skipped else found.verdict(),
-        "kind": "skipped" if skipped else found.kind(),
-        "says": "" if skipped else found.sentence(),
+        "verdict": f"skipped: {side_or_reason}" if skipped else side_or_reason.verdict(),
+        "kind": "skipped" if skipped else side_or_reason.kind(),
+        "says": "" if skipped else side_or_reason.sentence(),
         "seconds": round(time.monotonic() - began, 1),
     }
 
@@ -108,15 +108,15 @@ def result_of(
     """Return the outcome, from an earlier call where the code is unchanged. again: never reuse; keep: always reuse."""
     if side is HF and not case.hf:
         return {"verdict": f"- ({case.why})", "kind": "", "says": "", "seconds": 0}
-    kept, now = scratch / "results" / f"{case.name}-{side.name}.json", code(case, side)
+    result_file, now = scratch / "results" / f"{case.name}-{side.name}.json", code(case, side)
     with suppress(OSError, ValueError):
-        before = json.loads(kept.read_text())
+        before = json.loads(result_file.read_text())
         if not again and (keep or before["code"] == now):
             return before
     result = {**outcome(case, side, scratch), "code": now}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.with_suffix(".new").write_text(json.dumps(result))
-    kept.with_suffix(".new").replace(kept)
+    result_file.parent.mkdir(parents=True, exist_ok=True)
+    result_file.with_suffix(".new").write_text(json.dumps(result))
+    result_file.with_suffix(".new").replace(result_file)
     return result
 
 
@@ -199,14 +199,14 @@ def main() -> int:
         "--keep", action="store_true", help="take over what was found with other code"
     )
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "fwk-faults")
-    given = parser.parse_args()
-    if given.list:
+    arguments = parser.parse_args()
+    if arguments.list:
         for case in CASES.values():
             print(f"{case.name:28} {case.group}: {case.title}")
         return 0
-    if unknown := [name for name in given.only or () if name not in CASES]:
+    if unknown := [name for name in arguments.only or () if name not in CASES]:
         parser.error(f"there is no fault '{unknown[0]}'; --list names them")
-    if given.write and (given.only or given.side != ["fwk", "hf"]):
+    if arguments.write and (arguments.only or arguments.side != ["fwk", "hf"]):
         parser.error("--write needs all faults and both sides; leave out --only and --side")
     for number, handler in (
         (signal.SIGINT, signal.default_int_handler),
@@ -215,16 +215,18 @@ def main() -> int:
         signal.signal(
             number, handler
         )  # child processes must receive them, also where this runs behind `nohup` or `&`
-    names = given.only or list(CASES)
+    names = arguments.only or list(CASES)
     sides = [
         side
         for side in (Fwk, HF)
-        if side.name in given.side and (side is Fwk or not given.without_hf)
+        if side.name in arguments.side and (side is Fwk or not arguments.without_hf)
     ]
     results: dict[str, dict] = {}
     for number, name in enumerate(names, 1):
         results[name] = {
-            side.name: result_of(CASES[name], side, given.scratch, given.again, given.keep)
+            side.name: result_of(
+                CASES[name], side, arguments.scratch, arguments.again, arguments.keep
+            )
             for side in sides
         }
         print(f"[{number}/{len(names)}] {name}")
@@ -237,7 +239,7 @@ def main() -> int:
     if Fwk not in sides:
         return 0
     print(counts(results, "fwk"))
-    if given.write:
+    if arguments.write:
         write(results)
     return int(any(result["fwk"]["verdict"].startswith("FAILED") for result in results.values()))
 

@@ -29,12 +29,12 @@ def scratch(tmp_path_factory) -> Path:
 @pytest.fixture
 def side(tmp_path) -> Fwk:
     """Return a side with an undisturbed run of artificial weights, and a run folder to judge."""
-    made = Fwk(tmp_path / "case", tmp_path / "templates")
-    made.template = lambda kind, fault: tmp_path / "undisturbed"
-    made.prepare_data = lambda: None
-    made.fresh()
+    trainer = Fwk(tmp_path / "case", tmp_path / "templates")
+    trainer.template = lambda kind, fault: tmp_path / "undisturbed"
+    trainer.prepare_data = lambda: None
+    trainer.fresh()
     write_run(tmp_path / "undisturbed" / "run")
-    return made
+    return trainer
 
 
 def write_run(run: Path, value: float = 1.0) -> None:
@@ -125,7 +125,7 @@ def test_a_refusal_and_a_recovery_make_both(side):
     assert side.verdict() == "refused, then recovered"
 
 
-def test_the_other_side_is_told_as_it_was(side, tmp_path):
+def test_the_outcomes_of_the_other_side_are_recorded(side, tmp_path):
     hf = HF(tmp_path / "case", tmp_path / "templates")
     hf.template = lambda kind, fault: tmp_path / "undisturbed"
     hf.refused(Ended(1, f"{TRACEBACK}:\n  a line\ntorch.OSError: no space\n", 1), "anything")
@@ -187,13 +187,13 @@ def test_what_was_found_is_kept_until_the_code_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "outcome", lambda *_: {"verdict": next(outcomes)})
     monkeypatch.setattr(run, "code", lambda *_: "1")
     case = next(iter(CASES.values()))
-    told = [run.result_of(case, Fwk, tmp_path)["verdict"] for _ in range(2)]
+    verdicts = [run.result_of(case, Fwk, tmp_path)["verdict"] for _ in range(2)]
     monkeypatch.setattr(run, "code", lambda *_: "2")
-    told += [
+    verdicts += [
         run.result_of(case, Fwk, tmp_path, **how)["verdict"]
         for how in ({"keep": True}, {}, {"again": True})
     ]
-    assert told == ["first", "first", "first", "second", "third"]
+    assert verdicts == ["first", "first", "first", "second", "third"]
 
 
 # -- the cases -------------------------------------------------------------------------------------------------------
@@ -214,10 +214,10 @@ def test_no_fault_in_the_page_failed():
 
 
 def check(name: str, scratch: Path) -> None:
-    found = attempt(CASES[name], Fwk, scratch)
-    if isinstance(found, str):
-        pytest.skip(found)
-    assert not found.verdict().startswith("FAILED"), found.verdict()
+    outcome = attempt(CASES[name], Fwk, scratch)
+    if isinstance(outcome, str):
+        pytest.skip(outcome)
+    assert not outcome.verdict().startswith("FAILED"), outcome.verdict()
 
 
 @pytest.mark.parametrize("name", ["file_for_folder", "rank_too_large"])

@@ -38,10 +38,10 @@ def metrics(capsys, *arguments) -> dict[str, float]:
 
 def train(folder: Path, case: dict, **changes) -> dict[str, float]:
     """Train as the case describes and return the metrics of the last evaluation."""
-    made = merge_settings(
+    settings = merge_settings(
         merge_settings(case, {"train": {"precision": "fp32", "updates": None}}), changes
     )
-    return start.train(tiny_config({**made, "run": str(folder)})).metrics["valid"]
+    return start.train(tiny_config({**settings, "run": str(folder)})).metrics["valid"]
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,13 @@ def test_the_loss_is_that_at_the_same_point_of_the_weights_schedule(
     limits, batch, tmp_path, capsys
 ):
     case = {"criterion": {"semantic_augment": {"weight": RISING}}}
-    told = train(tmp_path / "run", case, train=limits)
-    found = metrics(capsys, tmp_path / "run", *([f"train.batch={batch}"] if batch else []))
-    assert found == pytest.approx(told, rel=1e-5)
+    recorded = train(tmp_path / "run", case, train=limits)
+    evaluated_metrics = metrics(
+        capsys, tmp_path / "run", *([f"train.batch={batch}"] if batch else [])
+    )
+    assert evaluated_metrics == pytest.approx(recorded, rel=1e-5)
     plain = metrics(capsys, tmp_path / "run")["semantic_augment/masked_lm"]
-    assert found["loss"] > 2 * plain  # the weight has its final value, 3
+    assert evaluated_metrics["loss"] > 2 * plain  # the weight has its final value, 3
 
 
 def test_what_a_phase_has_switched_off_is_not_evaluated(tmp_path, capsys):
@@ -81,8 +83,8 @@ def test_what_a_phase_has_switched_off_is_not_evaluated(tmp_path, capsys):
         if "two stages" in CASES
         else next(c for c in CASES.values() if "two_stage" in c.get("hooks", {}))
     )
-    told = train(tmp_path / "run", case, train={"updates": 4})
-    assert metrics(capsys, tmp_path / "run") == pytest.approx(told, rel=1e-5)
+    recorded = train(tmp_path / "run", case, train={"updates": 4})
+    assert metrics(capsys, tmp_path / "run") == pytest.approx(recorded, rel=1e-5)
 
 
 def test_an_empty_split_is_told(tmp_path, capsys, monkeypatch):
@@ -102,14 +104,14 @@ def test_an_empty_split_is_told(tmp_path, capsys, monkeypatch):
 
 @pytest.fixture
 def texts(tmp_path) -> dict[str, Path]:
-    made = {
+    settings = {
         "train": "the dog sees the cat .\nAnn likes Bo .\n\n" * 40,
         "one": "Bo sees Ann .\n\n" * 9,
         "two": "the cat likes the dog .\n\n" * 7,
     }
-    for name, text in made.items():
+    for name, text in settings.items():
         (tmp_path / f"{name}.txt").write_text(text)
-    return {name: tmp_path / f"{name}.txt" for name in made}
+    return {name: tmp_path / f"{name}.txt" for name in settings}
 
 
 def of_text(texts, **task) -> dict:
@@ -145,11 +147,11 @@ def test_a_masked_language_model_is_evaluated_on_a_file_that_training_did_not_kn
 
 def test_a_run_that_held_out_documents_is_evaluated_on_a_file_too(texts, tmp_path, capsys):
     train(tmp_path / "run", of_text(texts, valid_share=0.2), train={"updates": 3})
-    found = [
+    evaluated_metrics = [
         metrics(capsys, tmp_path / "run", *of)
         for of in ([], [f"task.valid={texts['one']}"], [f"task.valid={texts['two']}"])
     ]
-    assert len({one["loss"] for one in found}) == 3
+    assert len({one["loss"] for one in evaluated_metrics}) == 3
     status, _, err = evaluated(capsys, tmp_path / "run", "task.length=10")
     assert (
         status == 2
@@ -191,10 +193,10 @@ def test_a_copy_never_takes_the_place_of_a_run(tagger, tmp_path):
 def test_a_copy_of_weights_of_others_knows_of_no_data(tagger, tmp_path, capsys):
     fwk.load(tagger).save(tmp_path / "copy")
     state = find_checkpoint(tmp_path / "copy") / "state.json"
-    told = json.loads(state.read_text())
+    recorded = json.loads(state.read_text())
     manifest = json.loads((state.parent / "manifest.json").read_text())
     write_atomically(
-        state, json.dumps({**told, "imported": "BertModel", "fingerprint": "x"}).encode()
+        state, json.dumps({**recorded, "imported": "BertModel", "fingerprint": "x"}).encode()
     )
     from fwk.files import digest
 
@@ -325,9 +327,9 @@ def test_words_of_a_run_that_lack_a_label_are_told(tagger, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(tagger, copy, symlinks=True)
     path = copy / "tokenizer" / "sentences.json"
-    told = json.loads(path.read_text())
-    del told["labels"]["pos"]
-    path.write_text(json.dumps(told))
+    recorded = json.loads(path.read_text())
+    del recorded["labels"]["pos"]
+    path.write_text(json.dumps(recorded))
     with pytest.raises(
         DataError, match=re.escape(f"{path} does not hold the label 'pos' of task.data.tiny")
     ):
@@ -336,10 +338,10 @@ def test_words_of_a_run_that_lack_a_label_are_told(tagger, tmp_path):
 
 def test_a_copy_holds_how_far_the_run_had_come(tagger, tmp_path):
     fwk.load(tagger).save(tmp_path / "copy")
-    own, copied = (
+    original, copied = (
         json.loads((find_checkpoint(folder) / "state.json").read_text())
         for folder in (tagger, tmp_path / "copy")
     )
-    assert {key: copied[key] for key in KEPT_STATE} == {key: own[key] for key in KEPT_STATE}
+    assert {key: copied[key] for key in KEPT_STATE} == {key: original[key] for key in KEPT_STATE}
     weights = [fwk.load(folder).module.state_dict() for folder in (tagger, tmp_path / "copy")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

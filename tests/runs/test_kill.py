@@ -210,15 +210,15 @@ def left_behind(run: Path) -> dict:
 
 
 def assert_the_same(run: Path, undisturbed: Path) -> None:
-    here, there = left_behind(run), left_behind(undisturbed)
-    assert here["metrics"] == there["metrics"]
-    evaluations = [line["update"] for line in here["metrics"] if line["split"] == "valid"]
+    result, expected = left_behind(run), left_behind(undisturbed)
+    assert result["metrics"] == expected["metrics"]
+    evaluations = [line["update"] for line in result["metrics"] if line["split"] == "valid"]
     assert len(evaluations) == len(set(evaluations)) >= 2
-    assert here["checkpoints"] == there["checkpoints"]
-    assert here["links"] == there["links"]
-    assert here["tensors"].keys() == there["tensors"].keys()
+    assert result["checkpoints"] == expected["checkpoints"]
+    assert result["links"] == expected["links"]
+    assert result["tensors"].keys() == expected["tensors"].keys()
     assert [
-        name for name in here["tensors"] if here["tensors"][name] != there["tensors"][name]
+        name for name in result["tensors"] if result["tensors"][name] != expected["tensors"][name]
     ] == []
 
 

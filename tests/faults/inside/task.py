@@ -32,7 +32,9 @@ class ReachedTask(Synthetic):
         pass
 
     def sources(self, split):
-        found = super().sources(split)
+        by_name = super().sources(split)
         return (
-            {name: Reached(source) for name, source in found.items()} if split == "train" else found
+            {name: Reached(source) for name, source in by_name.items()}
+            if split == "train"
+            else by_name
         )
