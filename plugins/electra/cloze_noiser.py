@@ -21,11 +21,11 @@ class ClozeOptions:
 
     sampling: Literal["with_dropout", "without_dropout", "run_again"] = option(
         "with_dropout",
-        "one run with dropout that is sampled from and learns; one run without dropout; or a second run, "
-        "without dropout and gradient, to sample from",
+        "sample from the run that learns, with or without dropout, or run the network again to sample "
+        "from, without dropout and gradient",
     )
     temperature: float = option(
-        1.0, "of the distribution that is sampled; what is learned stays at 1", above=0
+        1.0, "of the distribution that is sampled from; the one that learns stays at 1", above=0
     )
     weight: float = option(1.0, "weight of this noiser's own loss", low=0)
     output_bias: OutputBias = OUTPUT_BIAS

@@ -25,7 +25,7 @@ RATIO: float = option(
 )
 
 
-def with_positions(source: View, key: Key, ratio: float) -> View:
+def ensure_positions(source: View, key: Key, ratio: float) -> View:
     """Return the source view, with ⌈ratio·n⌉ positions of each sequence chosen if it has none."""
     if source.positions is not None:
         return source
@@ -33,7 +33,7 @@ def with_positions(source: View, key: Key, ratio: float) -> View:
     return source.replace(positions=positions, valid=valid)
 
 
-def replaced(source: View, drawn: Tensor, unchanged: Tensor | None = None) -> View:
+def replace_chosen(source: View, drawn: Tensor, unchanged: Tensor | None = None) -> View:
     """Return the original sequence with the tokens `drawn` [B, K] at the chosen positions.
 
     unchanged: bool [B], True for sequences that keep their tokens.

@@ -51,27 +51,27 @@ def log_sums(vectors: Tensor, temperature: float) -> Tensor:
     vectors: [M, D], of length 1.
     """
     parts = []
-    for itself in torch.arange(len(vectors), device=vectors.device).split(ROWS):
-        logits = vectors[itself] @ vectors.T / temperature
-        parts.append(logits.scatter_(1, itself[:, None], -torch.inf).logsumexp(1))
+    for rows in torch.arange(len(vectors), device=vectors.device).split(ROWS):
+        logits = vectors[rows] @ vectors.T / temperature
+        parts.append(logits.scatter_(1, rows[:, None], -torch.inf).logsumexp(1))
     return torch.cat(parts)
 
 
-def contrast(logits: Tensor, itself: Tensor, positive: Tensor) -> Tensor:
+def contrast(logits: Tensor, anchor: Tensor, positive: Tensor) -> Tensor:
     """Return the losses of A anchors, [A].
 
-    logits: [A, M], with every vector. itself, positive: int64 [A], the columns of the anchor and of
+    logits: [A, M], with every vector. anchor, positive: int64 [A], the columns of the anchor and of
     its other view.
     """
-    others = logits.scatter(1, itself[:, None], -torch.inf)
+    others = logits.scatter(1, anchor[:, None], -torch.inf)
     return F.cross_entropy(others, positive, reduction="none")
 
 
-def share_of_the_whole(logits: Tensor, log_sum: Tensor, itself: Tensor, positive: Tensor) -> Tensor:
+def share_of_the_whole(logits: Tensor, log_sum: Tensor, anchor: Tensor, positive: Tensor) -> Tensor:
     """Return the sum of these anchors' losses, 0-d, with the gradient of the sum of all M losses.
 
     logits: [A, M] = anchors . everyone / tau, where only the first factor has a gradient. log_sum:
-    [M], of all vectors. itself, positive: as in `contrast`.
+    [M], of all vectors. anchor, positive: as in `contrast`.
 
     Vector i occurs in its own loss and, as a positive or a negative, in every other. The derivative
     of the sum of all losses by the logit of i and j is therefore
@@ -79,28 +79,28 @@ def share_of_the_whole(logits: Tensor, log_sum: Tensor, itself: Tensor, positive
         p_ij + p_ji - 2 [j = i+]        p_ij = exp(logit_ij - log_sum_i)
     """
     fixed = logits.detach()
-    slopes = (fixed - log_sum[itself][:, None]).exp() + (fixed - log_sum).exp()  # p_ij + p_ji
-    slopes = slopes.scatter(1, itself[:, None], 0.0)
+    slopes = (fixed - log_sum[anchor][:, None]).exp() + (fixed - log_sum).exp()  # p_ij + p_ji
+    slopes = slopes.scatter(1, anchor[:, None], 0.0)
     minus_two = torch.full_like(fixed[:, :1], -2.0)
     slopes = slopes.scatter_add(1, positive[:, None], minus_two)
 
-    # the value of `linear` is of no meaning, its gradient is that of the losses
+    # only the gradient of `linear` is used: its value is replaced by that of the losses
     linear = (slopes * logits).sum()
-    value = (log_sum[itself] - fixed.gather(1, positive[:, None])[:, 0]).sum()
+    value = (log_sum[anchor] - fixed.gather(1, positive[:, None])[:, 0]).sum()
     return linear - linear.detach() + value
 
 
-def cosine_statistics(cosines: Tensor, itself: Tensor, positive: Tensor) -> dict[str, Tensor]:
+def cosine_statistics(cosines: Tensor, anchor: Tensor, positive: Tensor) -> dict[str, Tensor]:
     """Return additive statistics of positive and negative pairs, from which metrics are computed.
 
-    cosines: [A, M]. itself, positive: as in `contrast`.
+    cosines: [A, M]. anchor, positive: as in `contrast`.
     """
     A, M = cosines.shape
     of_positives = cosines.gather(1, positive[:, None]).sum()
-    of_themselves = cosines.gather(1, itself[:, None]).sum()
-    nearest = itself  # without any sequence there is no column to choose
+    of_themselves = cosines.gather(1, anchor[:, None]).sum()
+    nearest = anchor  # without any sequence there is no column to choose
     if M:
-        nearest = cosines.scatter(1, itself[:, None], -torch.inf).argmax(1)
+        nearest = cosines.scatter(1, anchor[:, None], -torch.inf).argmax(1)
     anchors = torch.tensor(A, device=cosines.device)
     return {
         "positive": of_positives,
@@ -167,18 +167,18 @@ class SequenceContrastive(Criterion["SequenceContrastive.Config"]):
         N, tau = len(pairs), self.config.temperature
         anchors = torch.cat([first, second])  # [2B, D]
         everyone = torch.cat([pairs[:, 0], pairs[:, 1]])  # [2N, D]
-        itself = torch.cat([rows, rows + N])  # [2B], the column of each anchor
+        anchor = torch.cat([rows, rows + N])  # [2B], the column of each anchor
         positive = torch.cat([rows + N, rows])  # [2B], the column of its other view
 
         with torch.autocast(anchors.device.type, enabled=False):
             logits = anchors @ everyone.T / tau  # [2B, 2N]
             if "vectors" in context.prepared:
-                total = share_of_the_whole(logits, log_sums(everyone, tau), itself, positive)
+                total = share_of_the_whole(logits, log_sums(everyone, tau), anchor, positive)
             else:
-                total = contrast(logits, itself, positive).sum()
+                total = contrast(logits, anchor, positive).sum()
         return Output(
             terms={"contrast": LossTerm(total)},
-            statistics=cosine_statistics(logits.detach() * tau, itself, positive),
+            statistics=cosine_statistics(logits.detach() * tau, anchor, positive),
         )
 
     def _sequences_at_hand(

@@ -45,7 +45,7 @@ def scaled_sizes(
     )
 
 
-def smaller(main: Encoder, width: float, layers: float, shares_embedding: bool) -> Any:
+def shrink_config(main: Encoder, width: float, layers: float, shares_embedding: bool) -> Any:
     """Return the config of a smaller copy of an encoder.
 
     Raises ConfigError for encoders that lack the options that a copy changes.
@@ -144,7 +144,7 @@ class Scaled(Encoder["Scaled.Config"]):
                 "'scaled' is a smaller copy of the main encoder, and cannot be that itself; name it "
                 "under 'networks' or as a view's network",
             )
-        sized = smaller(main, config.width, config.layers, config.share != "none")
+        sized = shrink_config(main, config.width, config.layers, config.share != "none")
         if config.dropout is not None:
             sized = replace(sized, dropout=config.dropout, attention_dropout=config.dropout)
         self.inner = self._copy(sized, main, build)

@@ -19,7 +19,7 @@ from fwk.errors import ConfigError, did_you_mean
 from fwk.nn.masked_lm_head import count_chosen, masked_log_probs
 from fwk.nn.softmax import Softmax
 from fwk_plugins.electra.cloze_noiser import ClozeNoiser, ClozeOptions, require_network
-from fwk_plugins.electra.corruption import choose_unchanged, replaced
+from fwk_plugins.electra.corruption import choose_unchanged, replace_chosen
 
 
 @register("noiser", "masked_lm")
@@ -102,7 +102,7 @@ class MaskedLMNoiser(ClozeNoiser["MaskedLMNoiser.Config"]):
             target.flatten() if self.config.never_true else None,
         )
         unchanged = choose_unchanged(key, self.config.unchanged, target.device)
-        return replaced(source, drawn.view_as(target), unchanged)
+        return replace_chosen(source, drawn.view_as(target), unchanged)
 
     def log_probs(
         self, text: View, views: Mapping[str, View], options: Any, context: Context

@@ -17,7 +17,7 @@ from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
 from fwk.nn.softmax import Softmax
 from fwk_plugins.electra.cloze_noiser import ClozeNoiser, ClozeOptions, require_network
-from fwk_plugins.electra.corruption import RATIO, replaced, with_positions
+from fwk_plugins.electra.corruption import RATIO, ensure_positions, replace_chosen
 
 
 @register("noiser", "two_tower")
@@ -52,12 +52,12 @@ class TwoTowerNoiser(ClozeNoiser["TwoTowerNoiser.Config"]):
         return runs * (towers + head)
 
     def outline(self, source: View, key: Key) -> View:
-        return with_positions(source, key, self.config.ratio).replace(changed=None)
+        return ensure_positions(source, key, self.config.ratio).replace(changed=None)
 
     def apply(  # type: ignore[override]  # as `LearnedNoiser.apply`
         self, source: View, key: Key, context: Context, prepared: View | None = None
     ) -> View:
-        source = with_positions(source, key, self.config.ratio)
+        source = ensure_positions(source, key, self.config.ratio)
         original = source.replace(inputs={**source.inputs, "tokens": source.target})
         learned, sampled, _ = self.distributions(original, context)
         view = prepared if prepared is not None else self._sample(source, key, sampled)
@@ -68,7 +68,7 @@ class TwoTowerNoiser(ClozeNoiser["TwoTowerNoiser.Config"]):
         B, T = source.target.shape
         uniform = key.child("sample").uniform(T).flatten()
         drawn = distribution.sample(uniform, self.config.temperature).view(B, T)
-        view = replaced(source, source.at_positions(drawn))
+        view = replace_chosen(source, source.at_positions(drawn))
         log_q = distribution.log_probs(view.tokens.flatten(), self.config.temperature)
         return view.replace(log_q=log_q.view(B, T))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fwk import BuildContext, Context, Key, Noiser, View, Vocabulary, register
 from fwk.errors import ConfigError
-from fwk_plugins.electra.corruption import RATIO, replaced, with_positions
+from fwk_plugins.electra.corruption import RATIO, ensure_positions, replace_chosen
 
 
 @register("noiser", "uniform")
@@ -52,10 +52,10 @@ class Uniform(Noiser["Uniform.Config"]):
         return self.log_q.to(text.tokens.device)[text.tokens]
 
     def apply(self, source: View, key: Key, context: Context | None = None) -> View:
-        source = with_positions(source, key, self.config.ratio)
+        source = ensure_positions(source, key, self.config.ratio)
         device = source.draws.device
         self.ticket_ends, self.log_q = self.ticket_ends.to(device), self.log_q.to(device)
         ticket = key.child("token").below(source.positions, self.total)  # [B, K]
         drawn = torch.searchsorted(self.ticket_ends, ticket, right=True)
-        view = replaced(source, drawn)
+        view = replace_chosen(source, drawn)
         return view.replace(log_q=self.log_q[view.tokens])
