@@ -179,13 +179,7 @@ class Blocks:
         while start < stop:
             base = int(self._stream_ends[shard])
             tokens, starts = self.split.map(shard, "tokens"), self.split.map(shard, "documents")
-            documents = len(starts) - 1
-
-            def place(document: int, starts: np.ndarray = starts) -> int:
-                """Return where a document begins in the part of the stream that this shard makes up."""
-                return int(starts[document]) + separators * document
-
-            document = bisect_right(range(documents), start - base, key=place) - 1
+            document = self._document_at(start - base, starts)
             end_of_shard = int(self._stream_ends[shard + 1])
             while start < min(stop, end_of_shard):
                 first, last = int(starts[document]), int(starts[document + 1])
@@ -201,6 +195,15 @@ class Blocks:
                 assert first <= offset <= last
             shard += 1
         return np.concatenate(parts).astype(np.int64)
+
+    def _document_at(self, position: int, starts: np.ndarray) -> int:
+        """Return the document of a shard in which a position of the shard's stream lies. starts: of its documents."""
+        separators = self._separators
+
+        def place(document: int) -> int:
+            return int(starts[document]) + separators * document
+
+        return bisect_right(range(len(starts) - 1), position, key=place) - 1
 
     def padding_share(self, sample: int = 2000) -> float:
         """Return the share of padding if examples are padded to `length`, estimated from evenly spaced examples."""

@@ -78,7 +78,9 @@ def _work_on_views(module: ObjectiveModule, action: Make | Encode) -> Work | Non
     """Return the work of an action of the plan; None where no network takes part."""
     if isinstance(action, Encode):
         network, mode, ema = module.nodes[action.views[0]].group
-        details = [mode] * (mode != "train") + ["averaged weights"] * ema
+        details = [] if mode == "train" else [mode]
+        if ema:
+            details.append("averaged weights")
         description = f"encodes {', '.join(action.views)}"
         if details:
             description += f" ({', '.join(details)})"

@@ -83,7 +83,8 @@ class Terminal:
             return
         self.console = Screen()
         self.start = (run.progress, run.seconds)
-        self._print(f"run {run.folder}" + (f", resumed at update {run.update:,}" * resumed))
+        state = f", resumed at update {run.update:,}" if resumed else ""
+        self._print(f"run {run.folder}{state}")
         self._print(sizes_line(run))
         if run.operations is not None:
             tokens = run.config.train.batch * run.task.length()

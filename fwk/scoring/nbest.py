@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -79,9 +79,9 @@ def read_lists(file: str) -> list[Utterance]:
     return utterances
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return the pairs of a JSON object as a dict. Raises ValueError for a key that occurs twice."""
-    content: dict[str, Any] = {}
+    content: dict[str, object] = {}
     for key, value in pairs:
         if key in content:
             raise ValueError(f"the key '{key}' occurs twice")
@@ -89,7 +89,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _lines_of_keys(text: str, keys: Sequence[str] | Mapping[str, Any]) -> list[int]:
+def _lines_of_keys(text: str, keys: Iterable[str]) -> list[int]:
     """Return the line of each key of a JSON object, in the order of the file; approximate for unusual escapes."""
     position, line = 0, 1
     lines = []
@@ -104,12 +104,12 @@ def _lines_of_keys(text: str, keys: Sequence[str] | Mapping[str, Any]) -> list[i
     return lines
 
 
-def _utterance(name: str, entry: Any, file: str, line: int) -> Utterance:
+def _utterance(name: str, entry: object, file: str, line: int) -> Utterance:
     """Return one entry of a file, which is any JSON value, as an n-best list."""
     where = f"{place(file, line)}, utterance '{name}'"
     if not isinstance(entry, dict):
         raise DataError(f"{where}: expected an object with {KEYS}, got {type(entry).__name__}")
-    ranked: dict[int, Any] = {}
+    ranked: dict[int, object] = {}
     for key, value in entry.items():
         if match := RANK.fullmatch(key):
             ranked[int(match[1])] = value
@@ -132,7 +132,7 @@ def _utterance(name: str, entry: Any, file: str, line: int) -> Utterance:
     return Utterance(name, hypotheses, reference, file, line)
 
 
-def _hypothesis(rank: int, value: Any, where: str, file: str, line: int) -> Hypothesis:
+def _hypothesis(rank: int, value: object, where: str, file: str, line: int) -> Hypothesis:
     """Return a hypothesis, which is any JSON value in the file."""
 
     def refuse() -> NoReturn:
