@@ -1,44 +1,55 @@
-"""A checkpoint -> a folder that `transformers` loads, compared on the spot."""
+"""Write a checkpoint as a folder that `transformers` loads, and compare the two before the folder is in place."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
-from fwk.config.identity import to_yaml
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
 from fwk.files import AtomicFolder
 from fwk.hf import tokenizer as tokenizers
+from fwk.hf.card import model_card
+from fwk.hf.comparing import compare_outputs
 from fwk.hf.families import (
-    Shape,
-    names,
-    options_there,
-    refuse_what_does_not_fit,
-    shape_for,
-    to_there,
+    BERT,
+    MASKED_LM,
+    REPLACED_TOKEN,
+    Architecture,
+    choose_architecture,
+    require_holdable,
+    to_transformers,
+    transformers_options,
+    weight_names,
 )
 from fwk.models.bert import Bert
 from fwk.runs.loaded import Loaded
 
-TOLERANCE = 1e-5
-ENCODER = "encoder"  # what --by says for an encoder alone
+ENCODER = "encoder"  # the value of --by for an encoder without a head
+DEFAULT_LENGTH = (
+    512  # positions of a model that neither learns positions nor has a task with a length
+)
+# tables of embeddings that fwk may lack and transformers has: name in fwk -> name there, its size
+OPTIONAL_TABLES = {
+    "position": ("position_embeddings", "max_position_embeddings"),
+    "segment": ("token_type_embeddings", "type_vocab_size"),
+}
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is exported: an encoder, and a head by its role. by: who has the head."""
+    """The part of a model that is exported: an encoder and perhaps a head."""
 
-    by: str
+    by: str  # who has the head: a criterion or a view; 'encoder' for no head
     encoder: Bert
-    role: str | None
+    role: str | None  # of the head
     head: nn.Module | None
 
 
@@ -48,38 +59,43 @@ class Exported:
 
     class_name: str  # of transformers
     by: str  # whose head, or 'encoder'
-    differences: dict[str, float]  # from fwk's own outputs, by quantity and precision
+    differences: dict[str, float]  # largest, by quantity and precision
 
 
 def find_part(loaded: Loaded, by: str | None) -> Part:
-    """by: a criterion's label, a view with a learned noiser, or 'encoder' (default: the only criterion with a head that is known
-    over there, else the encoder alone)."""
+    """Return the part named `by`: a criterion's label, a view with a learned noiser, or 'encoder'.
+
+    By default it is the only criterion whose head transformers has, else the encoder alone. Raises ConfigError where
+    the name is unknown or missing, and where the families cannot hold the part.
+    """
     module = loaded.module
-    criteria = {name: one for name, one in module.criteria.items() if one.roles}
-    noisers = {name: one for name, one in module.learned.items() if one.roles}
-    if by is None:
-        if len(criteria) > 1:
-            raise ConfigError(
-                "--by",
-                f"several criteria have a head; name one of {', '.join(criteria)}, or '{ENCODER}' for none",
-            )
-        by = next(iter(criteria), ENCODER)
+    criteria = {label: item for label, item in module.criteria.items() if item.roles}
+    noisers = {view: item for view, item in module.learned.items() if item.roles}
+    by = _default_part(criteria) if by is None else by
     if by == ENCODER:
-        encoder, role, head = loaded.model, None, None
-    elif by in criteria:
-        network = module.specs[module.encodes[by][0]].encoder
-        encoder, role, head = module.networks[network], criteria[by].roles[0], criteria[by].head
+        return Part(by, require_holdable(loaded.model.innermost(), None), None, None)
+    if by in criteria:
+        owner: Any = criteria[by]  # a module with `roles` and, since it has one, `head`
+        encoder: Any = module.networks[module.specs[module.encodes[by][0]].encoder]
     elif by in noisers:
-        encoder, role, head = noisers[by].network, noisers[by].roles[0], noisers[by].head
+        owner = noisers[by]
+        encoder = owner.network
     else:
         known = [*criteria, *noisers, ENCODER]
         raise ConfigError(
-            "--by",
-            f"'{by}' has no head that transformers knows; expected one of {', '.join(known)}{did_you_mean(by, known, everything_up_to=0)}",
+            "--by", f"'{by}' has no head that transformers knows{did_you_mean(by, known)}"
         )
-    encoder = encoder.innermost()
-    refuse_what_does_not_fit(encoder, role)
-    return Part(by, encoder, role, head)
+    role = owner.roles[0]
+    return Part(by, require_holdable(encoder.innermost(), role), role, owner.head)
+
+
+def _default_part(criteria: dict[str, Any]) -> str:
+    if len(criteria) > 1:
+        raise ConfigError(
+            "--by",
+            f"several criteria have a head; name one of {', '.join(criteria)}, or '{ENCODER}' for no head",
+        )
+    return next(iter(criteria), ENCODER)
 
 
 def export(
@@ -89,211 +105,130 @@ def export(
     family: str = "auto",
     overwrite: bool = False,
 ) -> Exported:
-    """Writes config, weights (safetensors), tokenizer and a model card, loads them back with transformers and compares; the
-    folder is there in whole or not at all. Returns what was compared. ConfigError for what the families cannot hold."""
-    transformers = _transformers()
-    replacement = AtomicFolder(
-        Path(folder),
-        overwrite,
-        lambda there: "tags: [fwk]" in _start_of(there / "README.md"),
-        (loaded.folder.parent.parent,),
-    )
+    """Write config, weights (safetensors), tokenizer and a model card.
+
+    The folder is loaded with transformers and compared before it is put in place, so it is complete and correct or
+    does not exist. Raises ConfigError for what the families cannot hold, RunError for outputs that differ.
+    """
+    transformers = _import_transformers()
+    run = loaded.folder.parent.parent
+    replacement = AtomicFolder(Path(folder), overwrite, _is_export, (run,))
     if loaded.tokenizer is None:
         raise ConfigError(
             "task",
-            f"{loaded.folder} was trained on a task without text, which transformers has no tokenizer for",
+            f"{loaded.folder} was trained on a task without text, for which transformers has no tokenizer",
         )
     part = find_part(loaded, by)
-    if family == "auto" and any(
-        "replaced_token" in one.roles for one in loaded.module.criteria.values()
-    ):
-        family = "electra"  # generator and discriminator are of one family
-    shape = shape_for(part.encoder.config, part.role, family)
-    with replacement as beside:
-        with _silent(transformers):
-            _write(transformers, loaded, part, shape, beside)
-            found = _compare(transformers, loaded, part, shape, beside)
-        (beside / "README.md").write_text(card(loaded, part, shape, found), encoding="utf-8")
-    return Exported(shape.class_name, part.by, found)
+    if family == "auto" and _has_discriminator(loaded):
+        family = "electra"  # of its generator too
+    architecture = choose_architecture(part.encoder.config, part.role, family)
+    with replacement as target, _quiet(transformers):
+        _write(transformers, loaded, part, architecture, target)
+        tokenizers.compare(loaded.tokenizer, target)
+        differences = compare_outputs(transformers, part.encoder, part.head, architecture, target)
+        head = None if part.head is None else part.by
+        card = model_card(loaded, head, architecture.class_name, differences)
+        (target / "README.md").write_text(card, encoding="utf-8")
+    return Exported(architecture.class_name, part.by, differences)
 
 
-def _start_of(path: Path) -> str:
+def _has_discriminator(loaded: Loaded) -> bool:
+    criteria: list[Any] = list(loaded.module.criteria.values())
+    return any(REPLACED_TOKEN in criterion.roles for criterion in criteria)
+
+
+def _is_export(folder: Path) -> bool:
+    """Return whether an earlier export wrote this folder."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(1000)
+        with open(folder / "README.md", encoding="utf-8") as file:
+            return "tags: [fwk]" in file.read(1000)
     except (OSError, UnicodeDecodeError):
-        return ""
+        return False
 
 
-def _write(transformers: Any, loaded: Loaded, part: Part, shape: Shape, folder: Path) -> None:
+def _write(
+    transformers: ModuleType,
+    loaded: Loaded,
+    part: Part,
+    architecture: Architecture,
+    folder: Path,
+) -> None:
+    """Write config, weights and tokenizer. Raises RunError where the disk is full or transformers has changed."""
     tokenizer, encoder = loaded.tokenizer, part.encoder
-    options = options_there(encoder, loaded.task.length() or 512)
-    if shape.family == "bert":
-        del options["embedding_size"]
-    config_class = getattr(transformers, f"{shape.family.capitalize()}Config")
-    config = config_class(
+    length = loaded.task.length() or DEFAULT_LENGTH
+    options = transformers_options(encoder, architecture.family, length)
+    config = getattr(transformers, architecture.family.config_class)(
         **options,
         pad_token_id=max(tokenizer.pad, 0),
-        tie_word_embeddings=part.role != "masked_lm"
-        or part.head.output.weight is encoder.embeddings.token.weight,
+        tie_word_embeddings=_is_tied(part),
     )
-    kept = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    kept |= {
-        f"head.{name}": value
-        for name, value in (part.head.state_dict().items() if part.head is not None else ())
-    }
-    weights = to_there(kept, names(encoder.config, shape))
-    model_class = getattr(transformers, shape.class_name)
-    model = (
-        model_class(config, add_pooling_layer=False)
-        if shape.class_name == "BertModel"
-        else model_class(config)
-    )
-    for name, width in (("position", "max_position_embeddings"), ("segment", "type_vocab_size")):
-        if getattr(encoder.embeddings, name) is None:  # adds nothing there either
-            there = {"position": "position_embeddings", "segment": "token_type_embeddings"}[name]
-            weights[f"{shape.prefix}embeddings.{there}.weight"] = torch.zeros(
-                options[width], encoder.embeddings.token.embedding_dim
-            )
-    if shape == Shape("bert", "masked_lm"):
-        weights["cls.predictions.bias"] = weights["cls.predictions.decoder.bias"]
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    missing = [
-        name for name in missing if "position_ids" not in name and "token_type_ids" not in name
-    ]
-    if missing or unexpected:
-        raise RunError(
-            f"this version of transformers ({transformers.__version__}) has other weights in {shape.class_name}: "
-            f"{', '.join([*missing, *unexpected][:4])}"
-        )
+    pooling = {"add_pooling_layer": False} if architecture == Architecture(BERT, None) else {}
+    model_class = getattr(transformers, architecture.class_name)
+    model = model_class(config, **pooling)
+    _load_weights(model, _weights(part, architecture, options), transformers.__version__)
     try:
         model.save_pretrained(folder)
-    except SafetensorError as error:  # a full disk, in the words of the library that writes
+    except SafetensorError as error:  # how safetensors reports a full disk
         raise RunError(f"the weights could not be written ({str(error)[:120]})") from None
     tokenizers.write(
         tokenizer, folder, config.max_position_embeddings, pairs=encoder.config.segments > 1
     )
 
 
-@torch.no_grad()
-def _compare(
-    transformers: Any, loaded: Loaded, part: Part, shape: Shape, folder: Path
-) -> dict[str, float]:
-    """Largest differences of features and logits, in fp64 and fp32, over what is no padding. RunError above the tolerance, which
-    in fp32 grows with the size of numbers above 1: so does their rounding."""
-    tokenizers.compare(loaded.tokenizer, folder)
-    options = {"add_pooling_layer": False} if shape.class_name == "BertModel" else {}
-    theirs = getattr(transformers, shape.class_name).from_pretrained(folder, **options).eval()
-    vocabulary, limit = theirs.config.vocab_size, theirs.config.max_position_embeddings
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(vocabulary, (4, min(limit, 64)), generator=generator)
-    length = torch.tensor(
-        [tokens.shape[1], max(tokens.shape[1] // 2, 1), max(tokens.shape[1] - 1, 1), 1]
-    )
-    mask = torch.arange(tokens.shape[1]) < length[:, None]
-    pairs = (
-        (torch.arange(tokens.shape[1]) >= length[:, None] // 2).long()
-        if part.encoder.config.segments > 1
-        else torch.zeros_like(tokens)
-    )
-    found, sizes = {}, {}
-    for dtype in (torch.float64, torch.float32):
-        encoder, head = (
-            part.encoder.to(dtype).eval(),
-            None if part.head is None else part.head.to(dtype).eval(),
+def _is_tied(part: Part) -> bool:
+    """Return whether the output matrix is the token embedding; True for a part without one, as in transformers."""
+    if part.role != MASKED_LM:
+        return True
+    assert part.head is not None
+    output: Any = part.head.output
+    return output.weight is part.encoder.embeddings.token.weight
+
+
+def _weights(part: Part, architecture: Architecture, options: dict[str, Any]) -> dict[str, Tensor]:
+    """Return all weights under the names of transformers."""
+    encoder = part.encoder
+    tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    if part.head is not None:
+        tensors |= {f"head.{name}": value for name, value in part.head.state_dict().items()}
+    weights = to_transformers(tensors, weight_names(encoder.config, architecture))
+
+    width = encoder.embeddings.token.embedding_dim
+    for name, (table, size) in OPTIONAL_TABLES.items():
+        if getattr(encoder.embeddings, name) is None:  # zeros add nothing in transformers either
+            table = f"{architecture.prefix}embeddings.{table}.weight"
+            weights[table] = torch.zeros(options[size], width)
+    if architecture == Architecture(BERT, MASKED_LM):  # which has the bias under two names
+        weights["cls.predictions.bias"] = weights["cls.predictions.decoder.bias"]
+    return weights
+
+
+def _load_weights(model: Any, weights: dict[str, Tensor], version: str) -> None:
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    buffers = ("position_ids", "token_type_ids")
+    missing = [name for name in missing if not any(buffer in name for buffer in buffers)]
+    if missing or unexpected:
+        raise RunError(
+            f"this version of transformers ({version}) has other weights in {type(model).__name__}: "
+            f"{', '.join([*missing, *unexpected][:4])}"
         )
-        theirs = theirs.to(dtype)
-        features = encoder({"tokens": tokens, "segments": pairs}, mask).features
-        base = getattr(theirs, shape.family) if shape.role else theirs
-        inputs = {"input_ids": tokens, "attention_mask": mask.long(), "token_type_ids": pairs}
-        differ = {"features": (features - base(**inputs).last_hidden_state)[mask]}
-        if head is not None:
-            logits = head(features)
-            differ["logits"] = (logits.squeeze(-1) if shape.role == "replaced_token" else logits)[
-                mask
-            ] - theirs(**inputs).logits[mask]
-        for what, values in differ.items():
-            name = f"{what}, {str(dtype).removeprefix('torch.')}"
-            found[name] = float(values.abs().max())
-            sizes[name] = (
-                max(1.0, float((features if what == "features" else logits).abs().max()))
-                if dtype == torch.float32
-                else 1.0
-            )
-    for what, value in found.items():
-        if not value <= TOLERANCE * sizes[what]:
-            raise RunError(
-                f"transformers gives other {what} than fwk: they differ by {value:.1e}, expected at most "
-                f"{TOLERANCE * sizes[what]:.1e}; nothing was written"
-            )
-    return found
-
-
-def card(loaded: Loaded, part: Part, shape: Shape, found: dict[str, float]) -> str:
-    """The model card: what was trained on what, how, how well, and how to load it."""
-    state = json.loads((loaded.folder / "state.json").read_text(encoding="utf-8"))
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [fwk]",
-        "---",
-        "",
-        f"# {shape.class_name} trained with fwk",
-        "",
-        f"Objective: {', '.join(f'{label} ({spec.component.name})' for label, spec in loaded.config.criterion.items())}; the head is that of "
-        f"`{part.by}`."
-        if part.head is not None
-        else "An encoder without a head.",
-        f"Update {state['update']:,}, {state.get('tokens', 0):,} tokens. Data fingerprint `{state.get('fingerprint', 'unknown')}`.",
-        "",
-        "```python",
-        "from transformers import AutoTokenizer, " + shape.class_name,
-        "",
-        f'model = {shape.class_name}.from_pretrained("FOLDER")',
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
-        "```",
-        "",
-        "## Metrics",
-        "",
-    ]
-    metrics = state.get("last_metrics") or {}
-    lines += [
-        f"- {split}/{name}: {value:.6g}"
-        for split, values in metrics.items()
-        for name, value in values.items()
-    ] or ["none recorded"]
-    lines += [
-        "",
-        "## Compared with fwk",
-        "",
-        *(f"- {what}: largest difference {value:.1e}" for what, value in found.items()),
-        "",
-        "## Configuration",
-        "",
-        "```yaml",
-        to_yaml(loaded.config).rstrip(),
-        "```",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 @contextmanager
-def _silent(transformers: Any) -> Iterator[None]:
-    """Without its bars and warnings, which tell of things that are compared here anyway."""
-    talk = transformers.logging
-    before, bars = talk.get_verbosity(), talk.is_progress_bar_enabled()
-    talk.set_verbosity_error()
-    talk.disable_progress_bar()
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Suppress progress bars and warnings of transformers: what they report is compared anyway."""
+    log = transformers.logging
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
     try:
         yield
     finally:
-        talk.set_verbosity(before)
+        log.set_verbosity(verbosity)
         if bars:
-            talk.enable_progress_bar()
+            log.enable_progress_bar()
 
 
-def _transformers() -> Any:
+def _import_transformers() -> ModuleType:
     try:
         import transformers
     except ImportError:

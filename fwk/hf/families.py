@@ -1,17 +1,19 @@
-"""What the BERT and ELECTRA classes of `transformers` hold, beside what `bert` holds here: options, and names of weights.
+"""The BERT and ELECTRA families of `transformers`: their classes, options and names of weights.
 
-    here                                             there
+    fwk's `bert`                                     transformers
     layers.N.query_key_value [3D, D]                 encoder.layer.N.attention.self.query, .key, .value [D, D] each
     embeddings.project                               embeddings_project (ELECTRA, where the embedding is narrower)
-    head 'masked_lm': transform, norm, output        cls.predictions (BERT), generator_predictions and generator_lm_head (ELECTRA)
-    head 'replaced_token': dense, GELU, dense        discriminator_predictions (ELECTRA); positive where a token was replaced
+    head 'masked_lm': transform, norm, output        cls.predictions (BERT), generator_predictions and
+                                                     generator_lm_head (ELECTRA)
+    head 'replaced_token': dense, GELU, dense        discriminator_predictions (ELECTRA); positive where
+                                                     a token was replaced
 
-Heads are known by their role (`Criterion.roles`), so that whatever criterion or noiser has one can be exported.
+A head is identified by its role (`Criterion.roles`): the head of any criterion or noiser of a role can be exported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +23,74 @@ from torch import Tensor, nn
 from fwk.errors import ConfigError
 from fwk.models.bert import Bert
 
-LAYER = {  # names within a layer, but for query, key and value
+MASKED_LM, REPLACED_TOKEN = "masked_lm", "replaced_token"  # roles of heads
+HEAD_EPS = (
+    1e-12  # of the norm in fwk's masked-LM head; transformers has one epsilon for encoder and head
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head of a family."""
+
+    class_name: str  # the class of transformers that has it
+    modules: Mapping[str, str]  # name in fwk's head -> name in transformers
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models in transformers."""
+
+    name: str  # also the prefix of its encoder's weights
+    encoder_class: str  # an encoder without a head
+    config_class: str
+    heads: Mapping[str, Head]  # by role
+    factorised: bool  # the embedding may be narrower than the encoder
+
+
+BERT = Family(
+    name="bert",
+    encoder_class="BertModel",
+    config_class="BertConfig",
+    heads={
+        MASKED_LM: Head(
+            "BertForMaskedLM",
+            {
+                "transform": "cls.predictions.transform.dense",
+                "norm": "cls.predictions.transform.LayerNorm",
+                "output": "cls.predictions.decoder",
+            },
+        )
+    },
+    factorised=False,
+)
+ELECTRA = Family(
+    name="electra",
+    encoder_class="ElectraModel",
+    config_class="ElectraConfig",
+    heads={
+        MASKED_LM: Head(
+            "ElectraForMaskedLM",
+            {
+                "transform": "generator_predictions.dense",
+                "norm": "generator_predictions.LayerNorm",
+                "output": "generator_lm_head",
+            },
+        ),
+        REPLACED_TOKEN: Head(
+            "ElectraForPreTraining",
+            {
+                "0": "discriminator_predictions.dense",
+                "2": "discriminator_predictions.dense_prediction",
+            },
+        ),
+    },
+    factorised=True,
+)
+FAMILIES = {family.name: family for family in (BERT, ELECTRA)}
+
+# modules within a layer, except query, key and value
+LAYER = {
     "attention_output": "attention.output.dense",
     "attention_norm": "attention.output.LayerNorm",
     "inner": "intermediate.dense",
@@ -34,108 +103,123 @@ EMBEDDINGS = {
     "segment": "token_type_embeddings",
     "norm": "LayerNorm",
 }
-HEADS = {  # by family and role: module here -> module there
-    ("bert", "masked_lm"): {
-        "transform": "cls.predictions.transform.dense",
-        "norm": "cls.predictions.transform.LayerNorm",
-        "output": "cls.predictions.decoder",
-    },
-    ("electra", "masked_lm"): {
-        "transform": "generator_predictions.dense",
-        "norm": "generator_predictions.LayerNorm",
-        "output": "generator_lm_head",
-    },
-    ("electra", "replaced_token"): {
-        "0": "discriminator_predictions.dense",
-        "2": "discriminator_predictions.dense_prediction",
-    },
+# modules that have no bias
+TABLES = tuple(f"encoder.embeddings.{name}" for name in ("token", "position", "segment"))
+# options of `bert` and the values of them that both families have
+HELD_OPTIONS = {
+    "positions": ("learned", "none"),
+    "norm": ("post",),
+    "direction": ("both",),
+    "buckets": (0,),
 }
-CLASSES = {
-    ("bert", None): "BertModel",
-    ("electra", None): "ElectraModel",
-    ("bert", "masked_lm"): "BertForMaskedLM",
-    ("electra", "masked_lm"): "ElectraForMaskedLM",
-    ("electra", "replaced_token"): "ElectraForPreTraining",
+# options of transformers and the values of them that `bert` has
+REQUIRED_OPTIONS = {
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
 }
-HEAD_EPS = 1e-12  # of the norm in our masked-LM head; over there it is that of the encoder
 
 
 @dataclass(frozen=True)
-class Shape:
-    """family: bert or electra. role: of the head, None for an encoder alone."""
+class Architecture:
+    """A class of transformers: a family, and the role of its head (None: an encoder without a head)."""
 
-    family: str
+    family: Family
     role: str | None
 
     @property
     def class_name(self) -> str:
-        return CLASSES[self.family, self.role]
+        """The name of the class in transformers."""
+        return self.family.encoder_class if self.role is None else self.head.class_name
+
+    @property
+    def head(self) -> Head:
+        """The head of the class. Only for architectures that have one."""
+        assert self.role is not None
+        return self.family.heads[self.role]
 
     @property
     def prefix(self) -> str:
-        """Of the encoder's weights over there."""
-        return "" if self.role is None else f"{self.family}."
+        """What stands before the names of the encoder's weights in transformers."""
+        return "" if self.role is None else f"{self.family.name}."
 
 
-def shape_for(config: Any, role: str | None, family: str = "auto") -> Shape:
-    """The family that holds this encoder and head. ConfigError where the one that is asked for does not."""
-    narrow = config.embedding is not None and config.embedding != config.shape()[1]
+ARCHITECTURES = {
+    architecture.class_name: architecture
+    for family in FAMILIES.values()
+    for architecture in (Architecture(family, role) for role in (None, *family.heads))
+}
+
+
+# -- what fits -------------------------------------------------------------------------------------------------------
+
+
+def choose_architecture(config: Any, role: str | None, family: str = "auto") -> Architecture:
+    """Return the architecture that can hold an encoder of this `bert` config, and a head of this role.
+
+    `family`: 'auto' for the simpler family that can. Raises ConfigError where the named family cannot.
+    """
+    narrow = _is_narrow(config)
     if family == "auto":
-        family = "electra" if narrow or role == "replaced_token" else "bert"
-    if (family, role) not in CLASSES:
-        raise ConfigError(
-            "--family", f"'{family}' has no head of the kind '{role}'; expected electra"
-        )
-    if family == "bert" and narrow:
+        family = "electra" if narrow or role == REPLACED_TOKEN else "bert"
+    chosen = FAMILIES[family]
+    if role is not None and role not in chosen.heads:
+        raise ConfigError("--family", f"'{family}' has no head of the kind '{role}'; use electra")
+    if narrow and not chosen.factorised:
         raise ConfigError(
             "--family",
-            f"bert has no embedding of another width ({config.embedding}) than the encoder's "
-            f"({config.shape()[1]}); expected electra",
+            f"{family} has no embedding of another width ({config.embedding}) than the encoder's "
+            f"({config.shape()[1]}); use electra",
         )
-    return Shape(family, role)
+    return Architecture(chosen, role)
 
 
-def refuse_what_does_not_fit(encoder: nn.Module, role: str | None) -> None:
-    """ConfigError, with the reason, for an encoder that the families cannot hold."""
+def _is_narrow(config: Any) -> bool:
+    """Return whether the token embedding has another width than the encoder."""
+    return config.embedding is not None and config.embedding != config.shape()[1]
+
+
+def require_holdable(encoder: nn.Module, role: str | None) -> Bert:
+    """Return the encoder. Raises ConfigError, with the reason, where the families cannot hold it."""
     if type(encoder) is not Bert:
         raise ConfigError(
             "model.name",
-            f"{type(encoder).__name__} is no encoder that the BERT and ELECTRA families of transformers "
-            "hold; expected 'bert'",
+            f"{type(encoder).__name__} has no counterpart in the BERT and ELECTRA families of transformers; "
+            "expected 'bert'",
         )
-    config = encoder.config
-    for key, wanted in (
-        ("positions", ("learned", "none")),
-        ("norm", ("post",)),
-        ("direction", ("both",)),
-        ("buckets", (0,)),
-    ):
-        if getattr(config, key) not in wanted:
+    for key, held in HELD_OPTIONS.items():
+        value = getattr(encoder.config, key)
+        if value not in held:
             raise ConfigError(
                 f"model.{key}",
-                f"the BERT and ELECTRA families of transformers have no '{getattr(config, key)}'; they hold "
-                f"{' or '.join(map(str, wanted))}",
+                f"the BERT and ELECTRA families of transformers have no '{value}'; they have "
+                f"{' or '.join(map(str, held))}",
             )
-    if role == "masked_lm":
-        refuse_another_eps(config.norm_eps)
+    if role == MASKED_LM:
+        require_head_eps(encoder.config.norm_eps)
+    return encoder
 
 
-def refuse_another_eps(eps: float) -> None:
-    """ConfigError where the encoder's epsilon is not that of our masked-LM head: over there both are one."""
+def require_head_eps(eps: float) -> None:
+    """Raise ConfigError where the encoder's epsilon is not that of fwk's masked-LM head, since transformers has one."""
     if eps != HEAD_EPS:
         raise ConfigError(
             "model.norm_eps",
-            f"{eps:g} is that of the masked-LM head too over there (layer_norm_eps), which has "
-            f"{HEAD_EPS:g} here",
+            f"transformers uses {eps:g} (layer_norm_eps) in the masked-LM head too, where fwk uses "
+            f"{HEAD_EPS:g}; expected {HEAD_EPS:g}",
         )
 
 
-def options_there(encoder: Bert, length: int) -> dict[str, Any]:
-    """What a configuration of transformers says. length: of positions, where the encoder has none of its own."""
+# -- options ---------------------------------------------------------------------------------------------------------
+
+
+def transformers_options(encoder: Bert, family: Family, length: int) -> dict[str, Any]:
+    """Return the options of the family's config class. `length`: of positions, where the encoder learns none."""
     config = encoder.config
     layers, width, heads = config.shape()
     position = encoder.embeddings.position
-    return {
+    options = {
         "vocab_size": encoder.embeddings.token.num_embeddings,
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -148,104 +232,91 @@ def options_there(encoder: Bert, length: int) -> dict[str, Any]:
         "type_vocab_size": max(config.segments, 1),
         "layer_norm_eps": config.norm_eps,
         "initializer_range": 0.02,
-        "embedding_size": config.embedding or width,
     }
+    if family.factorised:
+        options["embedding_size"] = config.embedding or width
+    return options
 
 
-def options_here(there: Mapping[str, Any], family: str, where: str) -> dict[str, Any]:
-    """The options of `bert` for a configuration of transformers. ConfigError names what cannot be held."""
-    expected = {
-        "hidden_act": "gelu",
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-    }
-    for key, value in expected.items():
-        if there.get(key, value) not in (value, None):
+def bert_options(config: Mapping[str, Any], family: Family, file: str) -> dict[str, Any]:
+    """Return the options of `bert` for a config.json of transformers. Raises ConfigError naming what `bert` lacks."""
+    for key, value in REQUIRED_OPTIONS.items():
+        if config.get(key, value) not in (value, None):
             raise ConfigError(
-                key, f"{there[key]!r} in {where} is nothing that 'bert' can do; expected {value!r}"
+                key, f"{config[key]!r} in {file} is not supported by 'bert'; expected {value!r}"
             )
     try:
-        width = int(there["hidden_size"])
-        found = {
-            "layers": int(there["num_hidden_layers"]),
+        width = int(config["hidden_size"])
+        options: dict[str, Any] = {
+            "layers": int(config["num_hidden_layers"]),
             "width": width,
-            "heads": int(there["num_attention_heads"]),
-            "inner": int(there["intermediate_size"]),
+            "heads": int(config["num_attention_heads"]),
+            "inner": int(config["intermediate_size"]),
             "positions": "learned",
-            "length": int(there["max_position_embeddings"]),
-            "segments": int(there.get("type_vocab_size", 2)),
+            "length": int(config["max_position_embeddings"]),
+            "segments": int(config.get("type_vocab_size", 2)),
             "norm": "post",
-            "norm_eps": float(there.get("layer_norm_eps", 1e-12)),
-            "dropout": float(there.get("hidden_dropout_prob", 0.1)),
-            "attention_dropout": float(there.get("attention_probs_dropout_prob", 0.1)),
+            "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
+            "dropout": float(config.get("hidden_dropout_prob", 0.1)),
+            "attention_dropout": float(config.get("attention_probs_dropout_prob", 0.1)),
         }
-        if family == "electra" and int(there.get("embedding_size", width)) != width:
-            found["embedding"] = int(there["embedding_size"])
+        if family.factorised and int(config.get("embedding_size", width)) != width:
+            options["embedding"] = int(config["embedding_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             "",
-            f"{where} is no configuration of the family '{family}' ({type(error).__name__}: {error})",
+            f"{file} is not a configuration of the family '{family.name}' "
+            f"({type(error).__name__}: {error})",
         ) from None
-    return found
+    return options
 
 
-def names(config: Any, shape: Shape) -> dict[str, tuple[str, ...]]:
-    """Weights: name here ('encoder.' or 'head.' in front) -> name there; three names for query, key and value in one."""
-    layers = config.shape()[0]
+# -- weights ---------------------------------------------------------------------------------------------------------
+
+WeightNames = Mapping[str, tuple[str, ...]]  # fwk -> transformers; three for query, key and value
+
+
+def weight_names(config: Any, architecture: Architecture) -> dict[str, tuple[str, ...]]:
+    """Return the names of all weights: in fwk, with 'encoder.' or 'head.' in front -> in transformers."""
     pairs: dict[str, tuple[str, ...]] = {}
-    for mine, theirs in EMBEDDINGS.items():
-        parts = ("weight", "bias") if mine == "norm" else ("weight",)
-        pairs.update(
-            {
-                f"encoder.embeddings.{mine}.{part}": (f"{shape.prefix}embeddings.{theirs}.{part}",)
-                for part in parts
-            }
-        )
-    for number in range(layers):
-        start, there = f"encoder.layers.{number}.", f"{shape.prefix}encoder.layer.{number}."
-        for part in ("weight", "bias"):
-            pairs[f"{start}query_key_value.{part}"] = tuple(
-                f"{there}attention.self.{one}.{part}" for one in ("query", "key", "value")
-            )
-            pairs.update(
-                {
-                    f"{start}{mine}.{part}": (f"{there}{theirs}.{part}",)
-                    for mine, theirs in LAYER.items()
-                }
-            )
-    if config.embedding is not None and config.embedding != config.shape()[1]:
-        pairs.update(
-            {
-                f"encoder.embeddings.project.{part}": (f"{shape.prefix}embeddings_project.{part}",)
-                for part in ("weight", "bias")
-            }
-        )
-    if shape.role is not None:
-        for mine, theirs in HEADS[shape.family, shape.role].items():
-            pairs.update(
-                {f"head.{mine}.{part}": (f"{theirs}.{part}",) for part in ("weight", "bias")}
-            )
+    for module, modules in _module_names(config, architecture):
+        parts = ("weight",) if module in TABLES else ("weight", "bias")
+        for part in parts:
+            pairs[f"{module}.{part}"] = tuple(f"{name}.{part}" for name in modules)
     return pairs
 
 
-def to_there(
-    tensors: Mapping[str, Tensor], pairs: Mapping[str, tuple[str, ...]]
-) -> dict[str, Tensor]:
-    """Weights under our names -> under theirs."""
-    found: dict[str, Tensor] = {}
-    for mine, theirs in pairs.items():
-        if mine in tensors:
-            found.update(zip(theirs, tensors[mine].chunk(len(theirs)), strict=True))
-    return {name: value.detach().clone() for name, value in found.items()}
+def _module_names(config: Any, architecture: Architecture) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the name of each module in fwk and in transformers."""
+    prefix = architecture.prefix
+    for name, theirs in EMBEDDINGS.items():
+        yield f"encoder.embeddings.{name}", (f"{prefix}embeddings.{theirs}",)
+    for number in range(config.shape()[0]):
+        layer = f"{prefix}encoder.layer.{number}"
+        attention = tuple(f"{layer}.attention.self.{name}" for name in ("query", "key", "value"))
+        yield f"encoder.layers.{number}.query_key_value", attention
+        for name, theirs in LAYER.items():
+            yield f"encoder.layers.{number}.{name}", (f"{layer}.{theirs}",)
+    if _is_narrow(config):
+        yield "encoder.embeddings.project", (f"{prefix}embeddings_project",)
+    if architecture.role is not None:
+        for name, theirs in architecture.head.modules.items():
+            yield f"head.{name}", (theirs,)
 
 
-def to_here(
-    tensors: Mapping[str, Tensor], pairs: Mapping[str, tuple[str, ...]]
-) -> dict[str, Tensor]:
-    """Weights under their names -> under ours; those that are missing are left out."""
+def to_transformers(tensors: Mapping[str, Tensor], names: WeightNames) -> dict[str, Tensor]:
+    """Return copies of the weights under the names of transformers."""
+    weights: dict[str, Tensor] = {}
+    for name, theirs in names.items():
+        if name in tensors:
+            weights.update(zip(theirs, tensors[name].chunk(len(theirs)), strict=True))
+    return {name: value.detach().clone() for name, value in weights.items()}
+
+
+def from_transformers(tensors: Mapping[str, Tensor], names: WeightNames) -> dict[str, Tensor]:
+    """Return the weights under the names of fwk, without those that are missing."""
     return {
-        mine: torch.cat([tensors[one] for one in theirs])
-        for mine, theirs in pairs.items()
-        if all(one in tensors for one in theirs)
+        name: torch.cat([tensors[part] for part in theirs])
+        for name, theirs in names.items()
+        if all(part in tensors for part in theirs)
     }

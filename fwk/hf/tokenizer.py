@@ -1,4 +1,4 @@
-"""Our tokenizers as a `tokenizer.json` that `transformers` reads, with the same ids."""
+"""Tokenizers of fwk as a `tokenizer.json` that `transformers` reads, with the same ids."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from fwk.data.tokenizers import HFTokenizer, SentencePiece, Tokenizer
 from fwk.errors import DataError
 
-# texts on which the ids must agree, whatever the vocabulary: accents, emoji, CJK, controls, blanks, compositions
+# texts whose ids must be equal for every vocabulary: accents, emoji, CJK, controls, blanks, compositions
 SAMPLES = (
     "The quick brown fox jumps over the lazy dog, twice (or 3.14 times)!",
     "na\u00efve caf\u00e9 d\u00e9j\u00e0 vu \u00c5ngstr\u00f6m \u0141\u00f3d\u017a",
@@ -27,123 +27,142 @@ SAMPLES = (
     "http://example.org/a_b?c=d&e=f#g",
     "",
 )
+SPACE = "\u2581"  # how sentencepiece writes a blank
 
 
 def as_tokenizers(tokenizer: Tokenizer) -> Any:
-    """A `tokenizers.Tokenizer` that frames text with [CLS] and [SEP] where there are such."""
-    import tokenizers as t
+    """Return a `tokenizers.Tokenizer` that frames text with [CLS] and [SEP], where the vocabulary has them."""
+    import tokenizers
 
     if isinstance(tokenizer, HFTokenizer):
-        made = t.Tokenizer.from_str(tokenizer._content)
+        converted = tokenizers.Tokenizer.from_str(tokenizer._content)
     elif isinstance(tokenizer, SentencePiece):
-        made = _of_sentencepiece(tokenizer, t)
+        converted = _from_sentencepiece(tokenizer)
     else:
         raise DataError(
             f"a tokenizer of the kind '{tokenizer.kind}' cannot be written for transformers"
         )
-    made.add_special_tokens([tokenizer.token(index) for index in tokenizer.special])
+    converted.add_special_tokens([tokenizer.token(index) for index in tokenizer.special])
     if tokenizer.cls >= 0 and tokenizer.sep >= 0:
         cls, sep = tokenizer.token(tokenizer.cls), tokenizer.token(tokenizer.sep)
-        made.post_processor = t.processors.TemplateProcessing(
+        converted.post_processor = tokenizers.processors.TemplateProcessing(
             single=f"{cls} $A {sep}",
             pair=f"{cls} $A {sep} $B:1 {sep}:1",
             special_tokens=[(cls, tokenizer.cls), (sep, tokenizer.sep)],
         )
-    return made
+    return converted
 
 
-def _of_sentencepiece(tokenizer: SentencePiece, t: Any) -> Any:
+def _from_sentencepiece(tokenizer: SentencePiece) -> Any:
+    """Return a sentencepiece model as a `tokenizers.Tokenizer`: its pieces, normalization and blanks."""
+    import tokenizers
+
+    proto = _parsed(tokenizer)
+    scheme = "always" if proto.normalizer_spec.add_dummy_prefix else "never"
+    converted = tokenizers.Tokenizer(_model(proto, tokenizer))
+    converted.normalizer = _normalizer(proto, tokenizer.lower)
+    converted.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(
+        replacement=SPACE, prepend_scheme=scheme, split=False
+    )
+    converted.decoder = tokenizers.decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
+    return converted
+
+
+def _parsed(tokenizer: SentencePiece) -> Any:
+    """Return the sentencepiece model as a protobuf message."""
     try:
         from sentencepiece import sentencepiece_model_pb2
     except ImportError:
         raise DataError(
-            "writing a sentencepiece model for transformers needs the package 'protobuf'; install it with pip install "
-            "'fwk[hf]'"
+            "writing a sentencepiece model for transformers needs the package 'protobuf'; "
+            "install it with pip install 'fwk[hf]'"
         ) from None
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(tokenizer._proto)
-    kind, rules = model.trainer_spec.model_type, model.normalizer_spec
-    pieces = [(piece.piece, piece.score) for piece in model.pieces]
-    fallback = model.trainer_spec.byte_fallback
-    if kind == model.trainer_spec.UNIGRAM:
-        made = t.Tokenizer(t.models.Unigram(pieces, unk_id=tokenizer.unk, byte_fallback=fallback))
-    elif kind == model.trainer_spec.BPE:
-        made = t.Tokenizer(
-            t.models.BPE(
-                {piece: i for i, (piece, _) in enumerate(pieces)},
-                _merges(pieces),
-                unk_token=tokenizer.token(tokenizer.unk),
-                fuse_unk=True,
-                byte_fallback=fallback,
-            )
+    proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # generated code
+    proto.ParseFromString(tokenizer._proto)
+    return proto
+
+
+def _model(proto: Any, tokenizer: SentencePiece) -> Any:
+    """Return the pieces as a unigram or BPE model of `tokenizers`."""
+    from tokenizers import models
+
+    trainer = proto.trainer_spec
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    if trainer.model_type == trainer.UNIGRAM:
+        return models.Unigram(pieces, unk_id=tokenizer.unk, byte_fallback=trainer.byte_fallback)
+    if trainer.model_type == trainer.BPE:
+        return models.BPE(
+            {piece: index for index, (piece, _) in enumerate(pieces)},
+            _merges(pieces),
+            unk_token=tokenizer.token(tokenizer.unk),
+            fuse_unk=True,
+            byte_fallback=trainer.byte_fallback,
         )
-    else:
-        raise DataError(
-            "only sentencepiece models of the kinds unigram and bpe can be written for transformers"
-        )
-    steps = [t.normalizers.Lowercase()] if tokenizer.lower else []
+    raise DataError(
+        "only sentencepiece models of the kinds unigram and bpe can be written for transformers"
+    )
+
+
+def _normalizer(proto: Any, lower: bool) -> Any:
+    from tokenizers import Regex, normalizers
+
+    rules = proto.normalizer_spec
+    steps: list[normalizers.Normalizer] = [normalizers.Lowercase()] if lower else []
     if rules.precompiled_charsmap:
-        steps.append(t.normalizers.Precompiled(rules.precompiled_charsmap))
+        steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
     if rules.remove_extra_whitespaces:
-        steps += [t.normalizers.Strip(), t.normalizers.Replace(t.Regex(" {2,}"), " ")]
-    made.normalizer = t.normalizers.Sequence(steps)
-    made.pre_tokenizer = t.pre_tokenizers.Metaspace(
-        replacement="\u2581",
-        prepend_scheme="always" if rules.add_dummy_prefix else "never",
-        split=False,
-    )
-    made.decoder = t.decoders.Metaspace(
-        replacement="\u2581", prepend_scheme="always" if rules.add_dummy_prefix else "never"
-    )
-    return made
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    return normalizers.Sequence(steps)
 
 
 def _merges(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
-    """The pairs whose joining gives each piece, the best pieces first."""
-    number = {piece: i for i, (piece, _) in enumerate(pieces)}
-    found = [
+    """Return the pairs of pieces that join into a piece, in the order of the scores of the joined pieces."""
+    number = {piece: index for index, (piece, _) in enumerate(pieces)}
+    joins = [
         (-score, number[piece], piece[:cut], piece[cut:])
         for piece, score in pieces
         for cut in range(1, len(piece))
         if piece[:cut] in number and piece[cut:] in number
     ]
-    return [(left, right) for _, _, left, right in sorted(found, key=lambda entry: entry[:2])]
+    return [(left, right) for _, _, left, right in sorted(joins, key=lambda join: join[:2])]
 
 
 def write(tokenizer: Tokenizer, folder: Path, longest: int, pairs: bool = True) -> None:
-    """tokenizer.json and what transformers wants beside it. longest: tokens that the model reads. pairs: it tells the second of
-    two sentences from the first."""
+    """Write tokenizer.json and the files that transformers expects beside it.
+
+    `longest`: tokens that the model reads. `pairs`: the model has segments, for a second sentence.
+    """
     from transformers import PreTrainedTokenizerFast
 
-    names = {
+    special = {
         f"{name}_token": tokenizer.token(getattr(tokenizer, name))
         for name in ("pad", "unk", "cls", "sep", "mask")
         if getattr(tokenizer, name) >= 0
     }
-    made = PreTrainedTokenizerFast(
+    PreTrainedTokenizerFast(
         tokenizer_object=as_tokenizers(tokenizer),
         model_max_length=longest,
-        **names,
+        **special,
         model_input_names=["input_ids", *(["token_type_ids"] if pairs else []), "attention_mask"],
-    )
-    made.save_pretrained(folder)
+    ).save_pretrained(folder)
+
+    # version 5 of transformers writes a class that version 4 does not have
     path = folder / "tokenizer_config.json"
-    said = json.loads(path.read_text(encoding="utf-8"))
-    said.pop("backend", None)
-    said["tokenizer_class"] = (
-        "PreTrainedTokenizerFast"  # version 5 writes a name that version 4 does not know
-    )
-    path.write_text(json.dumps(said, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("backend", None)
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def compare(tokenizer: Tokenizer, folder: Path, texts: Sequence[str] = SAMPLES) -> None:
-    """DataError where the folder's tokenizer, as transformers loads it, gives other ids than ours."""
+    """Raise DataError where the folder's tokenizer, as transformers loads it, gives other ids."""
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(folder)
+    exported = AutoTokenizer.from_pretrained(folder)
     for text in texts:
-        mine, found = tokenizer.encode(text), theirs.encode(text, add_special_tokens=False)
-        if mine != found:
+        expected, ids = tokenizer.encode(text), exported.encode(text, add_special_tokens=False)
+        if ids != expected:
             raise DataError(
-                f"the exported tokenizer gives other ids than ours for {json.dumps(text[:60])}: {found[:8]} instead of {mine[:8]}"
+                f"the exported tokenizer gives other ids than fwk's for {json.dumps(text[:60])}: "
+                f"{ids[:8]} instead of {expected[:8]}"
             )

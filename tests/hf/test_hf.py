@@ -145,14 +145,14 @@ def test_transformers_gives_the_same_features_and_logits(runs, tmp_path, name, b
 
 
 def test_the_wrong_weights_are_found_and_nothing_is_written(runs, tmp_path, monkeypatch):
-    right = exporting.to_there
+    right = exporting.to_transformers
 
     def wrong(tensors, pairs):
         made = right(tensors, pairs)
         name = next(name for name in made if "intermediate" in name and name.endswith("bias"))
         return {**made, name: made[name] + 1e-3}
 
-    monkeypatch.setattr(exporting, "to_there", wrong)
+    monkeypatch.setattr(exporting, "to_transformers", wrong)
     with pytest.raises(RunError, match="transformers gives other features, float64 than fwk"):
         export(fwk.load(runs("bert")), tmp_path / "hf")
     assert not list(tmp_path.iterdir())
@@ -181,17 +181,20 @@ def test_wrong_tokens_are_found_and_nothing_is_written(runs, tmp_path):
         file.read_text(encoding="utf-8").replace('"lowercase": true', '"lowercase": false'),
         encoding="utf-8",
     )
-    with pytest.raises(DataError, match="gives other ids than ours"):
+    with pytest.raises(DataError, match="gives other ids than fwk's"):
         compare(loaded.tokenizer, tmp_path)
 
 
 @pytest.mark.parametrize(
     "name, said",
     [
-        ("relative", "model.positions: .*no 'relative'; they hold learned or none"),
+        ("relative", "model.positions: .*no 'relative'; they have learned or none"),
         ("pre", "model.norm: .*no 'pre'"),
-        ("eps", "model.norm_eps: 1e-05 is that of the masked-LM head too"),
-        ("towers", "model.name: TwoTower is no encoder"),
+        (
+            "eps",
+            "model.norm_eps: transformers uses 1e-05 .layer_norm_eps. in the masked-LM head too",
+        ),
+        ("towers", "model.name: TwoTower has no counterpart"),
         (
             "two_heads",
             "several criteria have a head; name one of masked_lm, replaced_token_detection",
@@ -217,7 +220,7 @@ def test_a_family_that_does_not_hold_it_is_refused(runs, tmp_path):
     )
 
 
-# -- tokenizers -----------------------------------------------------------------------------------------------------------
+# -- tokenizers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "wordpiece", "byte_bpe"])
@@ -225,11 +228,8 @@ def test_a_family_that_does_not_hold_it_is_refused(runs, tmp_path):
 def test_a_thousand_lines_have_the_same_ids(shared_data, tmp_path, kind, lower):
     """Of real text, accents, emoji, CJK and control characters among them."""
     file = shared_data / "text" / "wikipedia-en.train.txt.xz"
-    lines = [
-        line
-        for line in lzma.open(file, "rt", encoding="utf-8").read(4_000_000).split("\n")
-        if line.strip()
-    ]
+    with lzma.open(file, "rt", encoding="utf-8") as text:
+        lines = [line for line in text.read(4_000_000).split("\n") if line.strip()]
     random.Random(1).shuffle(lines)
     german = (
         lzma.decompress((shared_data / "multi30k-val-even.de.xz").read_bytes())
@@ -267,7 +267,7 @@ def test_every_kind_goes_out_and_comes_back(runs, tmp_path, kind):
     )
 
 
-# -- back ---------------------------------------------------------------------------------------------------------------------
+# -- back ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -430,8 +430,8 @@ def test_broken_folders_are_one_sentence(tmp_path, capsys):
             "the architecture is 'RobertaModel'; expected one of",
         ),
         ({"num_hidden_layers": 3}, "the weights lack"),
-        ({"intermediate_size": 41}, "and its configuration says"),
-        ({"num_hidden_layers": 1}, "there are weights that a BertForMaskedLM does not have"),
+        ({"intermediate_size": 41}, "but its configuration says"),
+        ({"num_hidden_layers": 1}, "a BertForMaskedLM does not have the weights"),
         ({"vocab_size": 99}, "the tokenizer has 44 tokens and config.json says 99"),
         ({"vocab_size": None}, "config.json says None"),
         ({"architectures": 5}, "the architecture is 5"),
@@ -465,7 +465,7 @@ def test_commands_say_what_they_did_and_spare_what_is_there(runs, tmp_path, caps
     assert export_command.main([str(runs("bert")), str(there), "--overwrite", "--quiet"]) == 0
     assert export_command.main([str(runs("bert")), str(tmp_path / "x"), "--by", "masked"]) == 2
     assert (
-        "'masked' has no head that transformers knows; expected one of masked_lm, encoder. Did you mean 'masked_lm'"
+        "'masked' has no head that transformers knows. Did you mean 'masked_lm'? Available: encoder, masked_lm"
         in capsys.readouterr().err
     )
     assert (
@@ -528,7 +528,8 @@ def test_only_what_the_same_command_made_is_replaced(runs, tmp_path, capsys, mon
 def test_an_epsilon_that_the_head_does_not_share_is_refused_on_the_way_in_too(tmp_path):
     _, folder = theirs(tmp_path, "BertForMaskedLM", layer_norm_eps=1e-5)
     with pytest.raises(
-        ConfigError, match="model.norm_eps: 1e-05 is that of the masked-LM head too"
+        ConfigError,
+        match="model.norm_eps: transformers uses 1e-05 .layer_norm_eps. in the masked-LM head too",
     ):
         import_folder(folder, tmp_path / "run")
     (tmp_path / "other").mkdir()

@@ -1,0 +1,83 @@
+"""The model card of an exported folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fwk.config.identity import to_yaml
+from fwk.runs.loaded import Loaded
+
+TEMPLATE = """\
+---
+library_name: transformers
+tags: [fwk]
+---
+
+# {class_name} trained with fwk
+
+{content}
+Update {update:,}, {tokens:,} tokens. Data fingerprint `{fingerprint}`.
+
+```python
+from transformers import AutoTokenizer, {class_name}
+
+model = {class_name}.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+```
+
+## Metrics
+
+{metrics}
+
+## Compared with fwk
+
+{differences}
+
+## Configuration
+
+```yaml
+{config}
+```
+"""
+
+
+def model_card(
+    loaded: Loaded, head: str | None, class_name: str, differences: Mapping[str, float]
+) -> str:
+    """Return the card: objective, length of training, metrics, config, and how to load the model.
+
+    `head`: the criterion or view whose head was exported; None for an encoder without one.
+    """
+    state = json.loads((loaded.folder / "state.json").read_text(encoding="utf-8"))
+    return TEMPLATE.format(
+        class_name=class_name,
+        content=_content(loaded, head),
+        update=state["update"],
+        tokens=state.get("tokens", 0),
+        fingerprint=state.get("fingerprint", "unknown"),
+        metrics=_metrics(state.get("last_metrics") or {}),
+        differences="\n".join(
+            f"- {quantity}: largest difference {value:.1e}"
+            for quantity, value in differences.items()
+        ),
+        config=to_yaml(loaded.config).rstrip(),
+    )
+
+
+def _content(loaded: Loaded, head: str | None) -> str:
+    if head is None:
+        return "An encoder without a head."
+    criteria = loaded.config.criterion.items()
+    objectives = ", ".join(f"{label} ({spec.component.name})" for label, spec in criteria)
+    return f"Objective: {objectives}; the head is that of `{head}`."
+
+
+def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        f"- {split}/{name}: {value:.6g}"
+        for split, values in metrics.items()
+        for name, value in values.items()
+    ]
+    return "\n".join(lines) or "none recorded"
