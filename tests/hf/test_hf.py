@@ -432,11 +432,11 @@ def test_broken_folders_are_one_sentence(tmp_path, capsys):
         ({"num_hidden_layers": 3}, "the weights lack"),
         ({"intermediate_size": 41}, "but its configuration says"),
         ({"num_hidden_layers": 1}, "a BertForMaskedLM does not have the weights"),
-        ({"vocab_size": 99}, "the tokenizer has 44 tokens and config.json says 99"),
-        ({"vocab_size": None}, "config.json says None"),
+        ({"vocab_size": 99}, "the tokenizer has 44 tokens, but vocab_size in config.json is 99"),
+        ({"vocab_size": None}, "vocab_size in config.json is None"),
         ({"architectures": 5}, "the architecture is 5"),
         ({"architectures": "BertModelx"}, "the architecture is 'BertModelx'"),
-        ({"hidden_size": "x"}, "is no configuration"),
+        ({"hidden_size": "x"}, "is not a configuration"),
     ):
         (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
         refused(said)
@@ -446,7 +446,7 @@ def test_broken_folders_are_one_sentence(tmp_path, capsys):
     (folder / "model.safetensors").write_bytes(weights[:1000])
     refused("model.safetensors cannot be read")
     (folder / "model.safetensors").unlink()
-    refused("model.safetensors is not there")
+    refused("model.safetensors does not exist")
     assert (
         import_command.main([str(tmp_path / "nowhere"), str(run)]) == 2
         and "is not a folder" in capsys.readouterr().err
