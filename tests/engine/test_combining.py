@@ -263,7 +263,8 @@ def test_a_criterion_named_twice_by_flags_is_told_to_take_a_label():
         (
             {"masked_lm": {}, "noise_contrastive": {}},
             {"corrupted": {"noiser": "masked_lm", "of": "masked", "network": {"name": "scaled"}}},
-            "views.corrupted.noiser: criterion 'noise_contrastive' needs log q of every token, which 'masked_lm' does not know; expected one of",
+            "views.corrupted.noiser: criterion 'noise_contrastive' needs log q of every token, "
+            "which 'masked_lm' does not know; expected one of",
         ),
         (
             {"masked_lm": {}, "sequence_contrastive": {"views": ["masked", "cropped"]}},
@@ -273,7 +274,8 @@ def test_a_criterion_named_twice_by_flags_is_told_to_take_a_label():
         (
             {"corrective_lm": {}},
             {"masked": {"noiser": "crop"}},
-            "views.corrupted.of: noiser 'masked_lm' changes the chosen positions of its parent, and view 'masked' has none",
+            "views.corrupted.of: noiser 'masked_lm' changes the chosen positions of its parent, "
+            "and view 'masked' has none",
         ),
         (
             {"corrective_lm": {}, "replaced_token_detection": {}},

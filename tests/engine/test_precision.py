@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_a_scale_that_is_really_too_large_comes_down_by_itself_and_the_run_resum
     assert (
         sum(line.get("loss", 0) is None for line in logs[0]) > 5
     )  # it was skipped at first, also after update 3
-    assert any(b > a for a, b in zip(scales, scales[1:])) and scales[3] < scales[2]
+    assert any(b > a for a, b in pairwise(scales)) and scales[3] < scales[2]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -271,8 +272,8 @@ def test_a_module_that_spoils_a_finite_gradient_is_named():
             "the gradient is not finite though every loss term is (rank 0; draws 0 to 11)" in said
         )
         assert (
-            "backward of loss term masked_lm/masked_lm: networks.main.layers.0.dropout turns a finite gradient into NaN "
-            "(micro-batch 0, view masked, draws 0 to 11)"
+            "backward of loss term masked_lm/masked_lm: networks.main.layers.0.dropout turns a finite gradient "
+            "into NaN (micro-batch 0, view masked, draws 0 to 11)"
         ) in said
 
 
