@@ -112,7 +112,7 @@ def inputs(vocabulary: int, segments: bool = True):
         ("two_heads", "masked_lm", "ElectraForMaskedLM"),
     ],
 )
-@pytest.mark.mostly_slow("0", "1", "2")
+@pytest.mark.mostly_slow("electra-None", "two_heads", "ElectraModel")
 def test_transformers_gives_the_same_features_and_logits(runs, tmp_path, name, by, class_name):
     loaded = fwk.load(runs(name))
     exported = export(loaded, tmp_path / "hf", by)

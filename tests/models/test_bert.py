@@ -102,7 +102,7 @@ def test_features_equal_those_of_transformers_bert():
     ],
     ids=str,
 )
-@pytest.mark.mostly_slow("options1")
+@pytest.mark.mostly_slow("relative")
 def test_every_option_conforms(options):
     assert_conforms("model", "bert", options=options)
 
