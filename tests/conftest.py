@@ -1,4 +1,5 @@
-"""Shared by all tests: one thread (two cores carry several test processes), and where the real data lies, if it does."""
+"""Shared by all tests: one thread (two cores carry several test processes), and where the real data lies, if it
+does."""
 
 from __future__ import annotations
 

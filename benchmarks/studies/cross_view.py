@@ -5,8 +5,8 @@
     python -m benchmarks cross_view --study methods --report       # the table from the stored results
 
 methods    supervised training, word dropout, virtual adversarial training, mean teacher, cross-view training, the same
-           with chunking (CoNLL-2000) and named entities (WNUT-17) beside; parts of speech and dependency trees with 10% of
-           the labels, the other sentences unlabelled
+           with chunking (CoNLL-2000) and named entities (WNUT-17) beside; parts of speech and dependency trees with 10%
+           of the labels, the other sentences unlabelled
 lengths    supervised, cross-view and multi-task training for as many updates and for three times as many
 dropout    the methods with a dropout on labelled sentences of 0.3, which suits supervised training here, and with
            the paper's 0.5

@@ -50,7 +50,8 @@ WRONG = [
     ),
     (
         ["criterion.label_smooting=0.1"],
-        "'label_smooting' is neither an option of criterion 'masked_lm' nor a criterion (criterion.label_smooting=0.1). Did you mean",
+        "'label_smooting' is neither an option of criterion 'masked_lm' nor a criterion "
+        "(criterion.label_smooting=0.1). Did you mean",
     ),
     (
         ["criterion.masked_lm.label_smooting=0.1"],

@@ -120,7 +120,8 @@ def test_a_class_that_leaves_out_what_its_base_needs_is_refused_by_name(
         base, "fwk"
     )
     place = folder(
-        bare=f"from fwk import register\nfrom {module} import {base}\n\n@register('{kind}', 'bare_u')\nclass Bare({base}):\n    pass\n"
+        bare=f"from fwk import register\nfrom {module} import {base}\n\n"
+        f"@register('{kind}', 'bare_u')\nclass Bare({base}):\n    pass\n"
     )
     with pytest.raises(PluginError) as refused:
         load_user_dirs([place])
@@ -308,7 +309,11 @@ def test_an_installed_plugin_with_an_index_is_not_imported_before_it_is_needed(f
         one=COMPONENT.format(name="indexed_u"),
     )
     monkeypatch.syspath_prepend(str(place.parent))
-    code = "from fwk.components.registry import registry; from fwk.components.write_index import write_index; registry.packages['fake_plugin_b'] = 'fake_b'; write_index('fake_plugin_b')"
+    code = (
+        "from fwk.components.registry import registry; "
+        "from fwk.components.write_index import write_index; "
+        "registry.packages['fake_plugin_b'] = 'fake_b'; write_index('fake_plugin_b')"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=place.parent)
     monkeypatch.setattr(discovery, "installed", lambda: [_Point("fake_b", "fake_plugin_b")])
     discover()
@@ -332,7 +337,7 @@ def test_an_installed_plugin_that_does_not_import_is_fatal(folder, monkeypatch, 
     for _ in range(2):  # again, not only the first time
         with pytest.raises(BrokenPlugin, match="plugin 'fake_c' does not import"):
             discover()
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning, match="does not import") as told:
         manager = load_plugins(allow_broken=True)
     assert {"fake_c", "fake_d"} == {w.message.args[0].split("'")[1] for w in told} and isinstance(
         manager, PluginManager

@@ -227,7 +227,8 @@ def test_unreadable_index_is_an_absent_one(tmp_path, text):
 
 def test_names_and_schemas_import_no_torch():
     code = (
-        "import sys; from fwk.components.discovery import discover; from fwk.components.registry import registry, KINDS; discover();"
+        "import sys; from fwk.components.discovery import discover; "
+        "from fwk.components.registry import registry, KINDS; discover();"
         "n = [f for e in registry for f in e.schema]; assert len(n) > 20; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

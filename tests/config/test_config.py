@@ -281,7 +281,8 @@ base: &b {batch: 4}
     with pytest.raises(ConfigError, match="base: unknown key"):
         config(files=[path])
     path = file(
-        "train: &t {batch: 4, clip: 2}\nviews: {masked: {noiser: bert_mask, ratio: &r 0.2}, remasked: {<<: {noiser: bert_mask}, ratio: *r}}\n"
+        "train: &t {batch: 4, clip: 2}\nviews: {masked: {noiser: bert_mask, ratio: &r 0.2}, "
+        "remasked: {<<: {noiser: bert_mask}, ratio: *r}}\n"
     )
     made = config(files=[path])
     assert made.views["remasked"] == {"noiser": "bert_mask", "ratio": 0.2} and made.train.batch == 4

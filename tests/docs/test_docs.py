@@ -138,7 +138,7 @@ def test_the_benchmark_runs(monkeypatch):
     assert times.keys() == {"fwk", "masked before", "masking"} and all(
         len(own) == 3 and min(own) > 0 for own in times.values()
     )
-    low, middle, high = sorted(
+    _low, middle, _high = sorted(
         ours / theirs for ours, theirs in zip(times["fwk"], times["masking"])
     )
     assert common.ratio(times["fwk"], times["masking"])[0] == middle

@@ -17,7 +17,7 @@ from fwk.testing import batches_of, tiny_config, trainer_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.cases import SENTENCES  # noqa: E402
+from support.cases import SENTENCES
 
 HERE = Path(__file__).parent
 UPDATES = 50

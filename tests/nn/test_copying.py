@@ -30,8 +30,8 @@ def exactly(nll: float, logit: float, same: bool) -> tuple[float, float, float]:
 def test_values_and_derivatives_keep_their_digits_where_the_chance_of_a_copy_is_near_0_or_1(
     dtype, tolerance, same
 ):
-    """Relative, however small the number: no digits are lost to a difference of numbers near each other. What is lost is
-    an exponent's rounding: up to 120 nats are added up, in units of 2^-53 or 2^-24."""
+    """Relative, however small the number: no digits are lost to a difference of numbers near each other. What
+    is lost is an exponent's rounding: up to 120 nats are added up, in units of 2^-53 or 2^-24."""
     pairs = torch.tensor(list(itertools.product(NLLS, LOGITS)), dtype=dtype)
     nll, logit = (column.clone().requires_grad_() for column in pairs.unbind(1))
     losses = copy_losses(nll, logit, torch.full(nll.shape, same))

@@ -139,7 +139,7 @@ def test_samples_are_those_of_the_whole_cumulative_sum(temperature, never):
 
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53])
 def test_the_ends_of_the_cumulative_sum_fall_on_ids_there_are(uniform):
-    (hidden, weight, bias), target = inputs(scale=30.0)
+    (hidden, weight, bias), _target = inputs(scale=30.0)
     ends = torch.full((N,), uniform, dtype=torch.float64)
     softmax = Softmax(hidden, weight, bias, piece=1)
     found = softmax.sample(ends, never=softmax.best)
@@ -190,7 +190,7 @@ def test_logits_that_are_not_kept_are_not_kept():
 
 
 def test_fp32_losses_of_logits_that_are_not_kept_are_those_of_kept_ones_and_never_negative():
-    parts, target = inputs(torch.float32, scale=20.0)
+    parts, _target = inputs(torch.float32, scale=20.0)
     kept = Softmax(*parts, piece=1)
     certain = kept.best  # the likeliest: losses near 0
     losses = Softmax(*parts, piece=1, keep=False).losses(certain)

@@ -22,7 +22,8 @@ VOCABULARY = Vocabulary(size=V, pad=0, cls=2, sep=3, mask=4, special=(0, 2, 3, 4
 
 
 def text(sizes, seed=0) -> View:
-    """Sequences of so many tokens: [CLS], ordinary tokens that are all different, [SEP]; one more [SEP] in the middle of long ones."""
+    """Sequences of so many tokens: [CLS], ordinary tokens that are all different, [SEP]; one more [SEP] in the
+    middle of long ones."""
     rows = len(sizes)
     tokens = torch.zeros(rows, T, dtype=torch.int64)
     for row, size in enumerate(sizes):

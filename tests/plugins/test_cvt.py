@@ -945,7 +945,7 @@ def test_what_is_wrong_with_the_data_is_one_sentence(data, message):
     assert message in str(refused.value)
 
 
-# -- fwk-evaluate --------------------------------------------------------------------------------------------------------
+# -- fwk-evaluate --
 
 
 @pytest.fixture(scope="module")
@@ -1002,7 +1002,8 @@ def test_predictions_are_trees_that_score_as_the_metrics_say(trained, capsys, tm
 def test_a_file_that_is_named_after_training_is_evaluated_with_the_runs_own_words_and_without_its_training_data(
     tmp_path, capsys
 ):
-    """Its sentences stand in training too, one of its words is in the file of vectors, and one of its relations is new."""
+    """Its sentences stand in training too, one of its words is in the file of vectors, and one of its relations
+    is new."""
     folder, train = tmp_path / "run", tmp_path / "train.conllu"
     text = Path(TREEBANK["path"]).read_text()
     train.write_text(text)

@@ -305,7 +305,7 @@ READ = {
     "conllu": read_conllu,
     "columns": lambda path: read_columns(
         path,
-        readers.CONLLU[:1] + ("word",) + readers.CONLLU[2:6] + ("head",) + readers.CONLLU[7:],
+        (*readers.CONLLU[:1], "word", *readers.CONLLU[2:6], "head", *readers.CONLLU[7:]),
         "\t",
     ),
     "plain": read_plain,
@@ -399,7 +399,7 @@ def official_chunks(sequence):
     """Spans by the rules that conlleval gives for the end and the beginning of a chunk between two tags."""
     found, start = [], None
     split = [("O", "")] + [(tag[0], tag[2:]) for tag in sequence] + [("O", "")]
-    for index, ((was, old), (prefix, kind)) in enumerate(zip(split, split[1:])):
+    for index, ((was, old), (prefix, kind)) in enumerate(itertools.pairwise(split)):
         ends = (
             (was in "BI" and prefix in "BO")
             or was == "E"

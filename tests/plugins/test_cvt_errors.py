@@ -1,4 +1,5 @@
-"""What a stranger gets wrong about taggers and parsers: one sentence that names the key or the file, exit status 2, no run folder."""
+"""What a stranger gets wrong about taggers and parsers: one sentence that names the key or the file, exit
+status 2, no run folder."""
 
 from __future__ import annotations
 
@@ -75,8 +76,9 @@ def folder(tmp_path_factory) -> Path:
         # nobody to imitate on
         (
             treebank(fraction=1.0),
-            "views.unlabelled.sources: the task has no source 'unlabelled': task.unlabelled names no file and every set "
-            "keeps all of its labels; name files, give a set a fraction below 1, or train on labelled sentences alone",
+            "views.unlabelled.sources: the task has no source 'unlabelled': task.unlabelled names no file "
+            "and every set keeps all of its labels; name files, give a set a fraction below 1, "
+            "or train on labelled sentences alone",
         ),
         (
             {**treebank(fraction=1.0), **criterion("pos", students="primary")},
@@ -168,11 +170,13 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             treebank(path="FOLDER/cyclic"),
-            "task.data.tiny.columns: a file of columns needs their names, such as [word, tag]; a file of CoNLL-U is called *.conllu",
+            "task.data.tiny.columns: a file of columns needs their names, such as [word, tag]; "
+            "a file of CoNLL-U is called *.conllu",
         ),
         (
             {"task": {"clean": True}},
-            "is left to train on: 0 have more than 100 words (task.length), 60 are in a valid or test file (task.clean)",
+            "is left to train on: 0 have more than 100 words (task.length), "
+            "60 are in a valid or test file (task.clean)",
         ),
         (
             {"task": {"length": 2}},
@@ -197,7 +201,8 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             BERT,
-            "criterion.pos.modules: the module 'forward' reads the state 'forward_1', which Bert does not have; choose the model 'cnn_bilstm'",
+            "criterion.pos.modules: the module 'forward' reads the state 'forward_1', "
+            "which Bert does not have; choose the model 'cnn_bilstm'",
         ),
         (
             {**BERT, **FULL, "task": {"length": 5}, "train": {"updates": 1, "validate_every": 1}},

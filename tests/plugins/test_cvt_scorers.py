@@ -1,5 +1,6 @@
-"""Taggers and parsers as others see them: the evaluation of the CoNLL 2018 shared task (udtools), udapi, conlleval and seqeval, on the
-files that fwk-evaluate writes; and the training loop that the benchmark writes by hand."""
+"""Taggers and parsers as others see them: the evaluation of the CoNLL 2018 shared task (udtools), udapi,
+conlleval and seqeval, on the files that fwk-evaluate writes; and the training loop that the benchmark writes by
+hand."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ def written(sentences, path: Path) -> Path:
 
 
 def related(sentences, relation):
-    """The sentences with other relations: relation(word's UPOS in the treebank, the relation it has). The UPOS are `sentences`'."""
+    """The sentences with other relations: relation(word's UPOS in the treebank, the relation it has). The UPOS
+    are `sentences`'."""
     return [
         replace(
             s,
@@ -106,8 +108,8 @@ def parsed(
 def test_attachment_and_tags_are_those_of_the_shared_tasks_scorer(
     updates, treebank, tmp_path, capsys
 ):
-    """It counts all words, so the relations make it leave out punctuation: those of PUNCT are wrong in what it reads as said.
-    For UAS all other relations are one."""
+    """It counts all words, so the relations make it leave out punctuation: those of PUNCT are wrong in what it
+    reads as said. For UAS all other relations are one."""
     metrics, said = parsed(tmp_path, capsys, treebank, updates, subtypes=False)
     gold, ours = list(read_conllu(treebank)), list(read_conllu(said))
     ours_of_gold = [
@@ -422,7 +424,8 @@ def test_conlleval_reads_what_was_said_of_columns_and_finds_the_metrics(
 
 
 def test_the_benchmarks_loop_by_hand_trains_what_fwk_trains(tmp_path, monkeypatch):
-    """The same gradients on the same sentences, labelled and unlabelled; in fp32, and cross-entropies are summed in another order."""
+    """The same gradients on the same sentences, labelled and unlabelled; in fp32, and cross-entropies are
+    summed in another order."""
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import common
     from benchmarks.methods import cvt

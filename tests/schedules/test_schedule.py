@@ -1,3 +1,4 @@
+import itertools
 import math
 import warnings
 
@@ -297,7 +298,7 @@ def test_the_rate_has_no_jumps(schedule, total):
 
     def largest(n):
         found = factors(schedule, n, warmup=0.1)
-        return max(abs(a - b) for a, b in zip(found, found[1:]))
+        return max(abs(a - b) for a, b in itertools.pairwise(found))
 
     assert largest(total) / largest(2 * total) == pytest.approx(
         2**0.5 if schedule is WSD else 2, rel=0.05

@@ -26,9 +26,25 @@ from fwk.errors import ConfigError, DataError, PluginError, RunError
 from fwk.tasks.mlm import MaskedLanguageModelling
 
 Config = MaskedLanguageModelling.Config
-WORDS = (
-    "the old bridge over a river was built by people who lived near its harbour and left".split()
-)
+WORDS = [
+    "the",
+    "old",
+    "bridge",
+    "over",
+    "a",
+    "river",
+    "was",
+    "built",
+    "by",
+    "people",
+    "who",
+    "lived",
+    "near",
+    "its",
+    "harbour",
+    "and",
+    "left",
+]
 
 
 def text(seed: int, documents: int = 50) -> str:
@@ -113,7 +129,9 @@ def test_a_text_file_becomes_a_train_and_a_valid_set(files):
 
 def test_the_second_start_builds_nothing(files, monkeypatch):
     first = make(data=str(files / "news.txt"))
-    monkeypatch.setattr("fwk.data.text_corpus.build_store", lambda *a, **k: pytest.fail("built again"))
+    monkeypatch.setattr(
+        "fwk.data.text_corpus.build_store", lambda *a, **k: pytest.fail("built again")
+    )
     assert make(data=str(files / "news.txt")).fingerprint() == first.fingerprint()
     (files / "moved.txt").write_bytes((files / "news.txt").read_bytes())
     assert make(data=str(files / "moved.txt")).fingerprint() == first.fingerprint()
@@ -516,7 +534,9 @@ def test_a_task_without_data_knows_counts_and_sources(files, tmp_path):
 )
 def test_what_is_wrong_is_said_before_anything_is_built(files, monkeypatch, config, error, message):
     monkeypatch.chdir(files)
-    monkeypatch.setattr("fwk.data.text_corpus.build_store", lambda *a, **k: pytest.fail("began to build"))
+    monkeypatch.setattr(
+        "fwk.data.text_corpus.build_store", lambda *a, **k: pytest.fail("began to build")
+    )
     with pytest.raises(error, match=message):
         make(**config)
 

@@ -10,13 +10,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from support.cases import LSTM, REGISTERED, config_of  # noqa: E402
+from support.cases import LSTM, REGISTERED, config_of
 
-from fwk import testing  # noqa: E402
-from fwk.engine.ranks.joining import process_group  # noqa: E402
-from fwk.engine.ranks.world import World  # noqa: E402
-from fwk.engine.speed import compiling  # noqa: E402
-from fwk.testing import batches_of, trainer_of  # noqa: E402
+from fwk import testing
+from fwk.engine.ranks.joining import process_group
+from fwk.engine.ranks.world import World
+from fwk.engine.speed import compiling
+from fwk.testing import batches_of, trainer_of
 
 NAMES = (
     *(name for name in REGISTERED if name not in LSTM),

@@ -14,13 +14,13 @@ from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from support.cases import REGISTERED, config_of  # noqa: E402
+from support.cases import REGISTERED, config_of
 
-from fwk import testing  # noqa: E402
-from fwk.engine.ranks.joining import process_group  # noqa: E402
-from fwk.engine.ranks.world import World  # noqa: E402
-from fwk.engine.update import Update  # noqa: E402
-from fwk.testing import batches_of, trainer_of  # noqa: E402
+from fwk import testing
+from fwk.engine.ranks.joining import process_group
+from fwk.engine.ranks.world import World
+from fwk.engine.update import Update
+from fwk.testing import batches_of, trainer_of
 
 NAMES = (
     *REGISTERED,

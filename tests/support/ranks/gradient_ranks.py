@@ -14,11 +14,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from support.cases import CASES, LSTM, REGISTERED, config_of  # noqa: E402
+from support.cases import CASES, LSTM, REGISTERED, config_of
 
-from fwk import testing  # noqa: E402
-from fwk.engine.ranks.joining import process_group  # noqa: E402
-from fwk.engine.ranks.world import World  # noqa: E402
+from fwk import testing
+from fwk.engine.ranks.joining import process_group
+from fwk.engine.ranks.world import World
 
 SPLIT = {"train": {"micro_batch": 2}}  # 12 sequences: 4 ranks of 3, in micro-batches of 2 and 1
 

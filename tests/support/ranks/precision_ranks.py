@@ -11,12 +11,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from support.overflow import Poisoned, overflowing, tiny  # noqa: E402
+from support.overflow import Poisoned, overflowing, tiny
 
-from fwk.engine.ranks.joining import process_group  # noqa: E402
-from fwk.engine.ranks.world import World  # noqa: E402
-from fwk.errors import RunError  # noqa: E402
-from fwk.testing import batches_of, trainer_of  # noqa: E402
+from fwk.engine.ranks.joining import process_group
+from fwk.engine.ranks.world import World
+from fwk.errors import RunError
+from fwk.testing import batches_of, trainer_of
 
 
 class Spoils(nn.LayerNorm):

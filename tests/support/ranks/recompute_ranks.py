@@ -10,11 +10,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from support.cases import config_of  # noqa: E402
+from support.cases import config_of
 
-from fwk import testing  # noqa: E402
-from fwk.engine.ranks.joining import process_group  # noqa: E402
-from fwk.engine.speed import compiling  # noqa: E402
+from fwk import testing
+from fwk.engine.ranks.joining import process_group
+from fwk.engine.speed import compiling
 
 
 def main(out: str) -> None:
