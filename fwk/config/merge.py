@@ -218,8 +218,8 @@ class Merger:
                 f"a component's name cannot be an interpolation{in_parentheses(where)}",
             )
         # a flag is named like the kind of component, so its name says nothing that the kind does not
-        given = "" if where.startswith("--") else given_in(path, where)
-        registry.get(TABLES.get(place[0], place[0]), name, given, _USER_DIR_ADVICE)
+        place_in_words = "" if where.startswith("--") else given_in(path, where)
+        registry.get(TABLES.get(place[0], place[0]), name, place_in_words, _USER_DIR_ADVICE)
         for option in self.intentions.named(place, name):
             self._remove((*place, option))
         self._merge(path, name, layer)

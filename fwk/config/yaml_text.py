@@ -140,8 +140,8 @@ def parse(text: str, name: str) -> Layer:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        given = "a list" if isinstance(values, list) else "a single value"
-        raise ConfigError("", f"{name}:1: expected 'key: value' lines at the top, got {given}")
+        content = "a list" if isinstance(values, list) else "a single value"
+        raise ConfigError("", f"{name}:1: expected 'key: value' lines at the top, got {content}")
     return Layer(values, reader.lines, name)
 
 

@@ -1,4 +1,4 @@
-"""Plugins: entry points, user directories, hooks. What is wrong is fatal, and named."""
+"""Plugins: entry points, user directories, hooks. A fault in any of them is fatal and named."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class {name}:
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch):
-    """Names, packages and modules that a test brings are forgotten after it."""
+    """Forget the names, packages and modules that a test registered or imported."""
     discover()
     monkeypatch.setenv(user_code.VARIABLE, "")
     yield
@@ -59,7 +59,7 @@ def forgotten(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Writes files into a user directory."""
+    """Return a function that writes files into a user directory."""
 
     def write(name: str = "mine", **files: str) -> Path:
         for file, text in files.items():
@@ -208,7 +208,7 @@ def test_user_code_in_data_loading_workers(folder):
 
 
 class _Wrapped:
-    """An object of a module that imports fwk, as the engine's own data sets are."""
+    """An object of a module that imports fwk, like the data sets of the engine."""
 
     def __init__(self, source):
         self.source = source
@@ -310,8 +310,8 @@ def test_an_installed_plugin_with_an_index_is_not_imported_before_it_is_needed(f
     )
     monkeypatch.syspath_prepend(str(place.parent))
     code = (
-        "from fwk.components.registry import registry; "
-        "from fwk.components.write_index import write_index; "
+        "from fwk.components.registry import registry;"
+        "from fwk.components.write_index import write_index;"
         "registry.packages['fake_plugin_b'] = 'fake_b'; write_index('fake_plugin_b')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=place.parent)
@@ -337,11 +337,10 @@ def test_an_installed_plugin_that_does_not_import_is_fatal(folder, monkeypatch, 
     for _ in range(2):  # again, not only the first time
         with pytest.raises(BrokenPlugin, match="plugin 'fake_c' does not import"):
             discover()
-    with pytest.warns(UserWarning, match="does not import") as told:
+    with pytest.warns(UserWarning, match="does not import") as warned:
         manager = load_plugins(allow_broken=True)
-    assert {"fake_c", "fake_d"} == {w.message.args[0].split("'")[1] for w in told} and isinstance(
-        manager, PluginManager
-    )
+    assert {"fake_c", "fake_d"} == {w.message.args[0].split("'")[1] for w in warned}
+    assert isinstance(manager, PluginManager)
     assert main(["--task", "synthetic"]) == 2 and "plugin 'fake_c'" in capsys.readouterr().err
 
 

@@ -33,7 +33,7 @@ def plugins_known():
 
 @pytest.fixture
 def scratch_package(tmp_path, monkeypatch):
-    """A package `scratch_fwk` with one component in it; forgotten afterwards."""
+    """Yield a package `scratch_fwk` with one component, and forget it after the test."""
     folder = tmp_path / "scratch_fwk"
     folder.mkdir()
     (folder / "__init__.py").write_text("from scratch_fwk import thing\n")
@@ -227,9 +227,10 @@ def test_unreadable_index_is_an_absent_one(tmp_path, text):
 
 def test_names_and_schemas_import_no_torch():
     code = (
-        "import sys; from fwk.components.discovery import discover; "
-        "from fwk.components.registry import registry, KINDS; discover();"
-        "n = [f for e in registry for f in e.schema]; assert len(n) > 20; assert 'torch' not in sys.modules"
+        "import sys; from fwk.components.discovery import discover; discover();"
+        "from fwk.components.registry import registry;"
+        "options = [option for entry in registry for option in entry.schema];"
+        "assert len(options) > 20; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

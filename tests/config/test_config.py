@@ -37,7 +37,7 @@ def file(tmp_path):
 
 @pytest.fixture
 def forgets():
-    """Names registered inside the test are forgotten after it."""
+    """Forget the names that a test registered."""
     yield
     for key in [k for k, entry in registry.live.items() if entry.module == __name__]:
         del registry.live[key]
@@ -281,8 +281,8 @@ base: &b {batch: 4}
     with pytest.raises(ConfigError, match="base: unknown key"):
         config(files=[path])
     path = file(
-        "train: &t {batch: 4, clip: 2}\nviews: {masked: {noiser: bert_mask, ratio: &r 0.2}, "
-        "remasked: {<<: {noiser: bert_mask}, ratio: *r}}\n"
+        "train: &t {batch: 4, clip: 2}\n"
+        "views: {masked: {noiser: bert_mask, ratio: &r 0.2}, remasked: {<<: {noiser: bert_mask}, ratio: *r}}\n"
     )
     made = config(files=[path])
     assert made.views["remasked"] == {"noiser": "bert_mask", "ratio": 0.2} and made.train.batch == 4
@@ -637,7 +637,7 @@ def test_views_override_by_name_and_key():
 
 @pytest.fixture
 def silent():
-    """A criterion to derive from that reads no view and gives no term."""
+    """A criterion to derive from, which reads no view and returns no term."""
     from fwk import Criterion, Output
 
     class Silent(Criterion):

@@ -1,4 +1,4 @@
-"""Every file under configs/ resolves, says what its comments say, and trains when it is shrunk."""
+"""Every file under configs/ resolves, has the values that its comments name, and trains when it is shrunk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CVT = [
 ]  # of sentences, not of text
 TEXT = [name for name in PAPERS if name not in CVT]
 
-# what the paper says (and the issue that asked for these files), by dotted key
+# the values of the paper, by dotted key
 COMMON = {
     "task.name": "mlm",
     "task.length": 128,
@@ -411,7 +411,7 @@ GRIDS = [
 
 @pytest.fixture(autouse=True)
 def in_the_root(monkeypatch):
-    """Files name user directories from the repository's root."""
+    """Run in the root of the repository, to which the user directories of the files are relative."""
     monkeypatch.chdir(ROOT)
 
 
@@ -427,7 +427,7 @@ def value(mapping: dict, key: str):
 
 
 def tiny(name: str, *overrides: str, **train):
-    """The file with a task and a model for a unit test, everything else as it stands there."""
+    """Return the file's config with a task and a model for a unit test and everything else unchanged."""
     config = resolved(name, *overrides).to_mapping()
     kept = {key: config[key] for key in ("views", "criterion", "networks", "schedule")}
     kept["hooks"] = {
@@ -457,7 +457,7 @@ def tiny(name: str, *overrides: str, **train):
 
 
 def tiny_sentences(config: dict) -> dict:
-    """Task and model of a file for taggers and parsers, with sentences of this folder."""
+    """Return task and model of a file for taggers and parsers, with sentences of the tests."""
     data = {
         name: {
             **given,
@@ -637,7 +637,7 @@ def test_the_grid_is_overrides_of_the_tied_file(level, weight):
 
 
 def compared_with() -> list[str]:
-    """The overrides that cvt_multitask.yaml lists, as they stand there."""
+    """Return the overrides that the comments of cvt_multitask.yaml list."""
     lines = [
         line.split("   ")[1:]
         for line in (ROOT / "configs/papers/cvt_multitask.yaml").read_text().splitlines()
@@ -656,7 +656,7 @@ def test_what_cross_view_training_is_compared_with_is_all_there():
 @pytest.mark.parametrize("listed", compared_with())
 @pytest.mark.slow
 def test_what_cross_view_training_is_compared_with_are_overrides_of_its_files(name, listed):
-    """chunk stands for every criterion, but for modules that parsers do not have."""
+    """In the lists chunk stands for every criterion; parsers have no modules to choose."""
     criteria = {
         label: spec["name"] for label, spec in resolved(name).to_mapping()["criterion"].items()
     }
@@ -688,7 +688,7 @@ def test_the_variant_length_stands_in_the_file(name):
 
 
 def test_the_published_model_has_110_million_parameters():
-    """BERT-base uncased: 109.5 M with a pooler that nothing here needs, so 108.9 M in the encoder."""
+    """BERT-base uncased has 109.5 M with a pooler, which fwk does not need: 108.9 M in the encoder."""
     import torch
 
     from fwk import BuildContext, Vocabulary

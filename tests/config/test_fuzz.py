@@ -1,7 +1,7 @@
-"""Whatever a user types or feeds: one sentence and exit status 2, or it works. Never a traceback, nothing half-written.
+"""Random input to every command: it works, or gives one sentence and exit status 2; no traceback, no half-written file.
 
 Commands run in this process, each in an empty folder. The fast part draws the same few examples every time; the slow
-part draws many others (`pytest -m slow tests/test_fuzz.py`), and prints what it needs to draw a failing one again.
+part draws many others (`pytest -m slow tests/config/test_fuzz.py`) and prints how to draw a failing one again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ discover()
 
 @contextlib.contextmanager
 def empty_folder() -> Iterator[Path]:
-    """An empty current folder, alone in its parent, and a cache of its own; both gone afterwards."""
+    """Run in an empty folder, alone in its parent, with a cache of its own; remove both afterwards."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as outer:
         here = Path(outer) / "alone" / "here"
@@ -63,7 +63,7 @@ def empty_folder() -> Iterator[Path]:
 def call(
     main: Callable[[list[str]], int], argv: list[str], stdin: bytes = b""
 ) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a command; whatever escapes it fails the test."""
+    """Return exit status, standard output and standard error of a command; an exception fails the test."""
     out, err = io.StringIO(), io.StringIO()
     with (
         contextlib.redirect_stdout(out),
@@ -78,7 +78,7 @@ def call(
 
 
 def told(name: str, status: int, err: str, allowed: tuple[int, ...] = (0, 2)) -> None:
-    """The status is one of those allowed, and a failure is one sentence at the end of standard error."""
+    """Assert an allowed status, and one sentence at the end of standard error after a failure."""
     assert status in allowed, (status, err)
     assert "Traceback" not in err
     if status:
@@ -265,7 +265,7 @@ OVERRIDES = st.tuples(KEYS, SCALARS).map("=".join)
 
 
 def words_of(flags: list[str]) -> st.SearchStrategy[list[str]]:
-    """Command lines out of these flags, cut and mixed with anything."""
+    """Return a strategy of command lines: these flags, cut and mixed with arbitrary words."""
     flag = st.sampled_from(flags)
     piece = st.one_of(
         st.tuples(flag),
@@ -282,7 +282,7 @@ def words_of(flags: list[str]) -> st.SearchStrategy[list[str]]:
 
 
 def safe(argv: list[str]) -> list[str]:
-    """Without words that name a place outside of the empty folder: what lies there is not ours to read or write."""
+    """Return the words without those that name a place outside of the empty folder."""
     return [
         word
         for word in argv
@@ -423,7 +423,7 @@ YAML = st.lists(
 
 
 def any_text_as_yaml(text: str) -> None:
-    """Text is a config file or a ConfigError; what was read is written as YAML that is read as the same."""
+    """Any text is a config file or a ConfigError, and the values that were read survive writing and reading."""
     try:
         values = yaml_text.parse(text, "fuzz.yaml").values
     except ConfigError as error:
@@ -445,7 +445,7 @@ def bomb(depth: int, width: int) -> str:
 
 @st.composite
 def damaged_configs(draw) -> bytes:
-    """A shipped config after a few accidents."""
+    """Return a shipped config after a few random edits."""
     data = draw(st.sampled_from(CONFIGS)).read_bytes()
     for _ in range(draw(st.integers(1, 3))):
         lines = data.split(b"\n")
@@ -503,7 +503,7 @@ def damaged_configs(draw) -> bytes:
 
 
 def any_damaged_config(data: bytes) -> None:
-    """Printed if it is one after all, and what is printed prints itself."""
+    """A mangled config that is still valid is printed, and its output prints itself again."""
     with empty_folder() as here:
         (here / "c.yaml").write_bytes(data)
         status, out, err = call(train.main, ["--config", "c.yaml", "--print-config"])
@@ -528,7 +528,7 @@ VALUES = st.recursive(
 
 
 def any_mapping_as_config(values: dict) -> None:
-    """Nested plain data is a config or a UserError; a config's YAML is read as the same config."""
+    """Nested plain data is a config or a UserError; the YAML of a config reads back to the same config."""
     try:
         config = from_mapping(values)
         text = to_yaml(config)
@@ -618,7 +618,7 @@ EXTREMES = [
 
 
 def options() -> list[tuple[str, list[str]]]:
-    """Every option of what can be trained without data, with the words that choose its component."""
+    """Return every option that works without data, with the words that choose its component."""
     found = [(f"train.{field.name}", []) for field in TRAIN_SCHEMA]
     for kind, names in (
         ("task", ["synthetic"]),
@@ -722,7 +722,7 @@ def put(files: dict[str, bytes]) -> Path:
 
 
 def any_text_for_fwk_preprocess(drawn: tuple[dict[str, bytes], str, str, str]) -> None:
-    """A whole token store, or nothing at all."""
+    """Assert that there is a whole token store or none."""
     files, tokenizer, documents, size = drawn
     with empty_folder() as here:
         put(files)
@@ -759,7 +759,7 @@ def any_text_for_fwk_preprocess(drawn: tuple[dict[str, bytes], str, str, str]) -
 
 
 def any_text_for_task_data(drawn: tuple[dict[str, bytes], str]) -> None:
-    """An update on it, or nothing at all: no run, and nothing half-made in the cache."""
+    """Assert one update, or no run and no half-written file in the cache."""
     files, tokenizer = drawn
     with empty_folder() as here:
         put(files)
@@ -966,7 +966,7 @@ def test_a_hostile_config_is_one_sentence(data):
 
 
 def test_words_that_are_no_text_reach_the_message_as_they_can():
-    """As the system hands over bytes that are not UTF-8, to a terminal that knows no more than ASCII."""
+    """Arguments that are not UTF-8, as the system passes them, and a terminal that prints only ASCII."""
     import subprocess
 
     argv = [sys.executable, "-m", "fwk.cli.train", b"model=\xff\xfe", "--config=é"]
