@@ -1,4 +1,4 @@
-"""Sentences from files, tags and spans, scores and trees: what Cross-View Training reads, predicts and is judged by."""
+"""Tests of corpora and scores: sentences from files, tags and spans, scores, trees."""
 
 from __future__ import annotations
 
@@ -380,13 +380,13 @@ KINDS = ("A", "B-C", "I")
 
 @st.composite
 def spans_of_a_sentence(draw):
-    found, at, length = [], 0, draw(st.integers(0, 12))
+    spans, at, length = [], 0, draw(st.integers(0, 12))
     while at < length:
         stop = draw(st.integers(at + 1, length))
         if draw(st.booleans()):
-            found.append((at, stop, draw(st.sampled_from(KINDS))))
+            spans.append((at, stop, draw(st.sampled_from(KINDS))))
         at = stop
-    return found, length
+    return spans, length
 
 
 any_tags = st.lists(
@@ -396,8 +396,8 @@ any_tags = st.lists(
 
 
 def official_chunks(sequence):
-    """Spans by the rules that conlleval gives for the end and the beginning of a chunk between two tags."""
-    found, start = [], None
+    """Return spans by the rules of conlleval for the end and the beginning of a chunk between two tags."""
+    spans, start = [], None
     split = [("O", "")] + [(tag[0], tag[2:]) for tag in sequence] + [("O", "")]
     for index, ((was, old), (prefix, kind)) in enumerate(itertools.pairwise(split)):
         ends = (
@@ -411,38 +411,38 @@ def official_chunks(sequence):
             prefix in "BS" or (was in "OES" and prefix in "IE") or (prefix != "O" and old != kind)
         )
         if start is not None and ends:
-            found.append((start, index, old))
+            spans.append((start, index, old))
             start = None
         if starts:
             start = index
-    return found
+    return spans
 
 
 @settings(deadline=None)
 @given(spans_of_a_sentence())
 def test_spans_are_the_same_after_any_way_through_the_schemes(sentence):
-    found, length = sentence
+    spans, length = sentence
     for first, second in itertools.product(SCHEMES, SCHEMES):
-        made = tags.tags_of(found, length, first)
-        assert tags.spans_of(made, first) == found
-        there = tags.convert(made, first, second)
+        tagged = tags.tags_of(spans, length, first)
+        assert tags.spans_of(tagged, first) == spans
+        converted = tags.convert(tagged, first, second)
         assert (
-            there == tags.tags_of(found, length, second)
-            and tags.convert(there, second, first) == made
+            converted == tags.tags_of(spans, length, second)
+            and tags.convert(converted, second, first) == tagged
         )
-        assert not found or tags.detect_scheme([made]) == first
+        assert not spans or tags.detect_scheme([tagged]) == first
 
 
 @settings(deadline=None)
 @given(any_tags)
 def test_tags_that_follow_no_scheme_are_read_as_conlleval_reads_them(sequence):
-    found = tags.spans_of(sequence, "BIOES")
-    assert found == official_chunks(sequence)
+    spans = tags.spans_of(sequence, "BIOES")
+    assert spans == official_chunks(sequence)
     assert sorted(
-        set(range(len(sequence))) - {at for start, stop, _ in found for at in range(start, stop)}
+        set(range(len(sequence))) - {at for start, stop, _ in spans for at in range(start, stop)}
     ) == [at for at, tag in enumerate(sequence) if tag == "O"]
     if not any(tag[0] in "ES" for tag in sequence):
-        assert tags.spans_of(sequence, "IOB1") == tags.spans_of(sequence, "IOB2") == found
+        assert tags.spans_of(sequence, "IOB1") == tags.spans_of(sequence, "IOB2") == spans
 
 
 @settings(deadline=None)
@@ -473,10 +473,10 @@ def test_real_tags_are_iob2_and_the_same_after_any_way_through_the_schemes(read)
     assert tags.detect_scheme(sentence.columns["tag"] for sentence in read()) == "IOB2"
     for sentence in read():
         gold = sentence.columns["tag"]
-        found, through = tags.spans_of(gold, "IOB2"), gold
+        spans, through = tags.spans_of(gold, "IOB2"), gold
         for source, target in (("IOB2", "IOB1"), ("IOB1", "BIOES"), ("BIOES", "IOB2")):
             through = tags.convert(through, source, target)
-            assert tags.spans_of(through, target) == found
+            assert tags.spans_of(through, target) == spans
         assert through == gold
     for scheme in ("IOB1", "BIOES"):
         assert (
@@ -573,8 +573,8 @@ def spoilt(gold, generator):
 
 def f1(predicted, gold, scheme):
     types = sorted({tag[2:] for tag in itertools.chain(*gold) if tag != "O"})
-    found = [[tags.spans_of(tags_, scheme) for tags_ in side] for side in (predicted, gold)]
-    return scores.span_scores(scores.span_counts(*found, types))
+    sides = [[tags.spans_of(tags_, scheme) for tags_ in side] for side in (predicted, gold)]
+    return scores.span_scores(scores.span_counts(*sides, types))
 
 
 @real_data
@@ -647,33 +647,33 @@ def test_punctuation_is_told_by_upos_or_by_the_xpos_tags_named():
 
 @functools.cache
 def all_trees(length):
-    """Every tree of that many words, [N, T], and whether one word hangs from ROOT; (T+1)^(T-1) of them (Cayley)."""
+    """Return every tree of that many words, [N, T], and whether it has one root; (T+1)^(T-1) trees (Cayley)."""
     heads = np.array(list(itertools.product(range(length + 1), repeat=length)))
     at = np.concatenate([np.zeros((len(heads), 1), dtype=int), heads], 1)
     for _ in range(length):
         at = np.take_along_axis(
             np.concatenate([np.zeros((len(heads), 1), dtype=int), heads], 1), at, 1
         )
-    found = heads[(at == 0).all(1)]
-    assert len(found) == (length + 1) ** (length - 1)
-    return found, (found == 0).sum(1) == 1
+    tree_heads = heads[(at == 0).all(1)]
+    assert len(tree_heads) == (length + 1) ** (length - 1)
+    return tree_heads, (tree_heads == 0).sum(1) == 1
 
 
 def weight(sentence, heads):
-    """Barred arcs and the sum of the others, for [T+1, T+1] and [..., T]."""
+    """Return the number of barred arcs and the sum of the others, for [T+1, T+1] and [..., T]."""
     arcs = sentence[np.arange(1, heads.shape[-1] + 1), heads]
     return np.isneginf(arcs).sum(-1), np.where(np.isneginf(arcs), 0.0, arcs).sum(-1)
 
 
 def best_of_all(sentence, single_root):
-    """Fewest barred arcs, then the best score."""
-    found, single = all_trees(len(sentence) - 1)
-    barred, score = weight(sentence, found[single] if single_root else found)
+    """Return the fewest barred arcs, and the best score with that number."""
+    tree_heads, single = all_trees(len(sentence) - 1)
+    barred, score = weight(sentence, tree_heads[single] if single_root else tree_heads)
     return barred.min(), score[barred == barred.min()].max()
 
 
 def acyclic(heads):
-    """Whether a walk from every word, of as many steps as there are words, ends at ROOT."""
+    """Return whether a walk from every word, of as many steps as the sentence has words, ends at ROOT."""
     for at in range(1, len(heads) + 1):
         for _ in heads:
             at = heads[at - 1] if at else 0
@@ -692,13 +692,13 @@ def random_scores(generator, batch, length):
 
 
 def with_cycles(generator, batch, length):
-    """Random cycles whose arcs are worth more than all others, cycles of cycles among them."""
-    found = random_scores(generator, batch, length)
-    for sentence in found:
+    """Return scores with random cycles whose arcs are worth more than all others, cycles of cycles among them."""
+    all_scores = random_scores(generator, batch, length)
+    for sentence in all_scores:
         for _ in range(3):
             cycle = generator.permutation(length)[: generator.integers(1, length + 1)] + 1
             sentence[cycle, np.roll(cycle, 1)] += generator.choice([5, 50])
-    return found
+    return all_scores
 
 
 def to_root(length):
@@ -766,7 +766,7 @@ def test_no_tree_is_better_than_the_decoded_one_whatever_the_scores(values, sing
 
 
 def chu_liu_edmonds(arcs, nodes):
-    """The textbook, recursively: {(head, dependent): score} -> {dependent: head}; 0 is the root."""
+    """The textbook algorithm, recursive: {(head, dependent): score} -> {dependent: head}; 0 is the root."""
     best = {
         d: max((h for h in nodes if (h, d) in arcs), key=lambda h, d=d: arcs[h, d])
         for d in nodes
@@ -800,9 +800,9 @@ def chu_liu_edmonds(arcs, nodes):
 
 
 def reference(sentence, single_root):
-    """The best score, by trying every word alone under ROOT."""
+    """Return the best score, found by trying every word as the only root."""
     size = len(sentence)
-    found = []
+    best_scores = []
     for root in range(1, size) if single_root else [None]:
         arcs = {
             (h, d): sentence[d, h]
@@ -811,8 +811,8 @@ def reference(sentence, single_root):
             if h != d and (h != 0 or root in (None, d))
         }
         heads = chu_liu_edmonds(arcs, list(range(size)))
-        found.append(sum(sentence[d, h] for d, h in heads.items()))
-    return max(found)
+        best_scores.append(sum(sentence[d, h] for d, h in heads.items()))
+    return max(best_scores)
 
 
 @pytest.mark.parametrize("single_root", [True, False])
@@ -981,12 +981,15 @@ TOLD = "\n".join(LINES) + "\n\n" + "it saw the dog .\n" * 20
 @pytest.mark.parametrize("lower", [True, False])
 def test_a_token_store_is_read_as_the_text_it_was_made_of(tmp_path, kind, lower):
     folder = store(tmp_path, TOLD, kind=kind, lower=lower)
-    found = list(read_store(folder))
+    sentences = list(read_store(folder))
     wanted = [line.split() for line in TOLD.split("\n") if line]
-    assert [list(s.words) for s in found] == [
+    assert [list(s.words) for s in sentences] == [
         [w.lower() if lower else w for w in words] for words in wanted
     ]
-    assert found[0].place == f"{folder}, document 1" and found[-1].place == f"{folder}, document 2"
+    assert (
+        sentences[0].place == f"{folder}, document 1"
+        and sentences[-1].place == f"{folder}, document 2"
+    )
     assert is_lower_case(folder) == lower
 
 
@@ -1009,7 +1012,7 @@ def test_a_tokenizer_that_forgets_blanks_is_refused(tmp_path):
 
 def test_a_token_store_is_unlabelled_text_of_the_task(tmp_path, caplog):
     folder = store(tmp_path, TOLD, kind="unigram")
-    made = build(
+    settings = build(
         SentencesTask,
         {
             "data": {
@@ -1021,6 +1024,6 @@ def test_a_token_store_is_unlabelled_text_of_the_task(tmp_path, caplog):
             "unlabelled": [str(folder)],
         },
     )
-    task = SentencesTask(made, 1)
+    task = SentencesTask(settings, 1)
     assert len(task.sources("train")["unlabelled"]) == 23
     assert "is in lower case" in caplog.text

@@ -1,5 +1,7 @@
-"""What a stranger gets wrong about taggers and parsers: one sentence that names the key or the file, exit
-status 2, no run folder."""
+"""Tests of user errors with taggers and parsers.
+
+Each ends with one sentence that names the key or the file, exit status 2, and no run folder.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +23,16 @@ BASE = {
 SUPERVISED = {"students": "none"}
 
 
-def treebank(**said):
-    return {"task": {"data": {"tiny": said}}}
+def treebank(**options):
+    return {"task": {"data": {"tiny": options}}}
 
 
-def criterion(which, /, **said):
-    return {"criterion": {which: said}}
+def criterion(which, /, **options):
+    return {"criterion": {which: options}}
 
 
-def columns(**said):
-    """A set of columns alone, and a tagger of one of them."""
+def columns(**options):
+    """Return changes that leave only a set of columns, and a tagger of one of them."""
     return {
         "task": {
             "data": {
@@ -39,7 +41,7 @@ def columns(**said):
                     "path": "FOLDER/columns.txt",
                     "columns": ["word", "tag", "pos"],
                     "labels": {"ner": {"spans": "tag"}},
-                    **said,
+                    **options,
                 },
             }
         },
@@ -57,28 +59,28 @@ FULL = {"criterion": {label: {"modules": ["full"]} for label in ("pos", "tree")}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    made = tmp_path_factory.mktemp("strange")
+    folder = tmp_path_factory.mktemp("strange")
     blocks = Path(TREEBANK["path"]).read_text().split("\n\n")
     cyclic = (
         blocks[0].replace("\t4\tdet\t", "\t2\tdet\t", 1).replace("\t4\tamod\t", "\t1\tamod\t", 1)
     )
-    (made / "cyclic.conllu").write_text("\n\n".join([cyclic, *blocks[1:]]))
-    (made / "headless.conllu").write_text("1\tthe\tthe\tDET\t_\t_\t_\t_\t_\t_\n\n" * 20)
-    (made / "columns.txt").write_text("a B-X N\nb O V\n\nc O N\n\n" * 10)
-    (made / "empty.conllu").write_text("# nothing\n\n")
-    (made / "empty.txt").write_text("\n\n")
-    return made
+    (folder / "cyclic.conllu").write_text("\n\n".join([cyclic, *blocks[1:]]))
+    (folder / "headless.conllu").write_text("1\tthe\tthe\tDET\t_\t_\t_\t_\t_\t_\n\n" * 20)
+    (folder / "columns.txt").write_text("a B-X N\nb O V\n\nc O N\n\n" * 10)
+    (folder / "empty.conllu").write_text("# nothing\n\n")
+    (folder / "empty.txt").write_text("\n\n")
+    return folder
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        # nobody to imitate on
+        # no sentences to imitate on
         (
             treebank(fraction=1.0),
-            "views.unlabelled.sources: the task has no source 'unlabelled': task.unlabelled names no file "
-            "and every set keeps all of its labels; name files, give a set a fraction below 1, "
-            "or train on labelled sentences alone",
+            "views.unlabelled.sources: the task has no source 'unlabelled': task.unlabelled names no file and every "
+            "set keeps all of its labels; name files, give a set a fraction below 1, or train on labelled sentences "
+            "alone",
         ),
         (
             {**treebank(fraction=1.0), **criterion("pos", students="primary")},
@@ -170,13 +172,13 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             treebank(path="FOLDER/cyclic"),
-            "task.data.tiny.columns: a file of columns needs their names, such as [word, tag]; "
-            "a file of CoNLL-U is called *.conllu",
+            "task.data.tiny.columns: a file of columns needs their names, such as [word, tag]; a file of "
+            "CoNLL-U is called *.conllu",
         ),
         (
             {"task": {"clean": True}},
-            "is left to train on: 0 have more than 100 words (task.length), "
-            "60 are in a valid or test file (task.clean)",
+            "is left to train on: 0 have more than 100 words (task.length), 60 are in a valid or test file "
+            "(task.clean)",
         ),
         (
             {"task": {"length": 2}},
@@ -201,8 +203,8 @@ def folder(tmp_path_factory) -> Path:
         ),
         (
             BERT,
-            "criterion.pos.modules: the module 'forward' reads the state 'forward_1', "
-            "which Bert does not have; choose the model 'cnn_bilstm'",
+            "criterion.pos.modules: the module 'forward' reads the state 'forward_1', which Bert does not "
+            "have; choose the model 'cnn_bilstm'",
         ),
         (
             {**BERT, **FULL, "task": {"length": 5}, "train": {"updates": 1, "validate_every": 1}},
@@ -214,16 +216,16 @@ def test_one_sentence_and_status_2(changes, message, folder, tmp_path, capsys):
     config = yaml.safe_dump(pruned(merge_settings(BASE, changes))).replace("FOLDER", str(folder))
     (tmp_path / "config.yaml").write_text(config)
     status = main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")])
-    said = capsys.readouterr().err.strip()
-    assert status == 2 and message.replace("FOLDER", str(folder)) in said, said
-    assert said.count("error:") == 1 and "Traceback" not in said
+    error = capsys.readouterr().err.strip()
+    assert status == 2 and message.replace("FOLDER", str(folder)) in error, error
+    assert error.count("error:") == 1 and "Traceback" not in error
     assert not (tmp_path / "run").exists()
 
 
 def pruned(config):
-    """Without criteria and sets that are None, here those that the case does without."""
+    """Return the config without criteria and sets that are None."""
     for part in (config["criterion"], config["task"]["data"]):
-        for name in [name for name, said in part.items() if said is None]:
+        for name in [name for name, value in part.items() if value is None]:
             del part[name]
     return config
 
@@ -240,9 +242,9 @@ def test_what_is_no_tree_is_read_where_no_tree_is_asked_for(folder, tmp_path):
         },
         "criterion": {"tree": None},
     }
-    made = pruned(merge_settings(BASE, changes))
-    del made["task"]["data"]["tiny"]["labels"]["tree"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(made))
+    config = pruned(merge_settings(BASE, changes))
+    del config["task"]["data"]["tiny"]["labels"]["tree"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0
 
 

@@ -1,4 +1,4 @@
-"""Frozen encoders of trained runs: read as they were trained to read, mixed per labelled set, and never changed."""
+"""Tests of frozen encoders: they read as they were trained to, are mixed per labelled set, and never change."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ KINDS = ("words", "pieces")
 
 
 def batch_of_words(task, sentences, labelled_set=None):
-    """Sentences of words as one batch. labelled_set: the set whose mix of layers they take; None: the mean of all."""
+    """Return sentences as one batch. labelled_set: the set whose mix of layers they take; None: the mean of all."""
     source = NO_SET if labelled_set is None else task.source_names().index(labelled_set)
     examples = [task.example_of(words) for words in sentences]
     return task.collate(examples, np.arange(len(examples)), np.full(len(examples), source))
@@ -152,7 +152,7 @@ def test_the_mix_is_that_of_the_paper_for_each_set_and_the_mean_of_all_for_none(
         mix.scalars.copy_(torch.randn(3, 4, generator=generator))
         mix.gamma.copy_(torch.randn(3, generator=generator))
     h = [torch.randn(4, 5, 6, generator=generator, dtype=torch.float64) for _ in range(4)]
-    found = mix(h, torch.tensor([2, 0, 3, 1]))
+    mixture = mix(h, torch.tensor([2, 0, 3, 1]))
     s, gamma = mix.scalars.detach().numpy(), mix.gamma.detach().numpy()
     share = np.exp(s) / np.exp(s).sum(1, keepdims=True)
     wanted = {
@@ -160,7 +160,9 @@ def test_the_mix_is_that_of_the_paper_for_each_set_and_the_mean_of_all_for_none(
     }
     wanted[0] = sum(wanted.values()) / 3
     for row, k in enumerate((2, 0, 3, 1)):
-        np.testing.assert_allclose(found[row].detach().numpy(), wanted[k][row], rtol=0, atol=1e-13)
+        np.testing.assert_allclose(
+            mixture[row].detach().numpy(), wanted[k][row], rtol=0, atol=1e-13
+        )
     first = mix(h, torch.tensor([1, 1, 1, 1]))
     first.sum().backward()
     assert (
@@ -190,11 +192,11 @@ def test_what_is_mixed_are_the_layers_of_the_run_itself(runs, kind):
             ["Bo", "likes", "12", "cats", "and", "the", "other", "words", "that", "are", "many"],
         ]
         batch = batch_of_words(task, words)
-        found = mixed(batch.inputs, batch.mask)  # [2, 11, D]
+        outputs = mixed(batch.inputs, batch.mask)  # [2, 11, D]
         for row, sentence in enumerate(words):
             if kind == "words":
-                own = batch_of_words(loaded.task, [sentence])
-                states = loaded.model(own.inputs, None, None, loaded.model.state_names()).states
+                single = batch_of_words(loaded.task, [sentence])
+                states = loaded.model(single.inputs, None, None, loaded.model.state_names()).states
                 h = [
                     torch.cat([states[f"forward_{n}"], states[f"backward_{n}"]], -1)[0]
                     for n in (1, 2)
@@ -226,7 +228,7 @@ def test_what_is_mixed_are_the_layers_of_the_run_itself(runs, kind):
                     for j in range(3)
                 ]
             wanted = sum(h) / len(h)
-            assert (found[row, : len(sentence)] - wanted).abs().max() < 1e-5
+            assert (outputs[row, : len(sentence)] - wanted).abs().max() < 1e-5
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
@@ -234,12 +236,12 @@ def test_what_is_mixed_are_the_layers_of_the_run_itself(runs, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_the_mix_and_nothing_of_the_frozen_encoder(runs, kind):
-    found = gradients(config_of(runs / kind))
+    gradient_of = gradients(config_of(runs / kind))
     assert (
-        found["networks.main.mixed.mix.gamma"].any()
-        and found["networks.main.mixed.mix.scalars"].any()
+        gradient_of["networks.main.mixed.mix.gamma"].any()
+        and gradient_of["networks.main.mixed.mix.scalars"].any()
     )
-    assert not any("frozen" in name for name in found)
+    assert not any("frozen" in name for name in gradient_of)
     with trainer_of(config_of(runs / kind)) as trainer:
         differentiate_once(trainer)
         assert all(
@@ -267,11 +269,13 @@ def test_a_frozen_encoder_is_the_same_to_the_bit_after_updates_and_goes_along_wi
     )
     shutil.rmtree(source)
     loaded = fwk.load(tmp_path / "run")
-    own = (
+    weights = (
         loaded.model.frozen if make is frozen_config else loaded.model.mixed.frozen
     ).encoder.state_dict()
     before = fwk.load(runs / kind).model.state_dict()
-    assert own.keys() == before.keys() and all(torch.equal(own[name], before[name]) for name in own)
+    assert weights.keys() == before.keys() and all(
+        torch.equal(weights[name], before[name]) for name in weights
+    )
     batch = batch_of_words(loaded.task, [["the", "dog"], ["Bo"]], "tiny")
     assert batch.inputs["labelled_set"].tolist() == [1, 1] and loaded.model(
         batch.inputs, batch.mask
@@ -293,8 +297,8 @@ def test_a_run_on_top_of_a_run_takes_both_along(runs, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_criteria_learn_on_a_frozen_encoder_which_has_no_dropout(runs, kind):
     config = frozen_config(runs / kind)
-    found = gradients(config)
-    assert found and all(name.startswith("criteria.") for name in found)
+    gradient_of = gradients(config)
+    assert gradient_of and all(name.startswith("criteria.") for name in gradient_of)
     with trainer_of(config) as trainer:
         run = trainer.run
         model, batch = run.module.networks["main"], next(batches_of(run))[0]["batch"]
@@ -396,16 +400,16 @@ def test_two_labelled_sets_have_mixes_of_their_own_and_sentences_say_whose_they_
         kinds = set()
         for update in range(24):
             batch = next(batches_of(run, update))[0]["batch"]
-            told, sets = batch.inputs["unlabelled"], batch.inputs["labelled_set"]
-            assert torch.equal(sets == 0, told) and torch.equal(
-                sets[~told], batch.source[~told] + 1
+            unlabelled, sets = batch.inputs["unlabelled"], batch.inputs["labelled_set"]
+            assert torch.equal(sets == 0, unlabelled) and torch.equal(
+                sets[~unlabelled], batch.source[~unlabelled] + 1
             )
             kinds |= set(sets.tolist())
         assert kinds == {0, 1, 2}
 
 
 def test_of_raw_text_each_label_is_predicted_with_the_mix_of_the_set_that_has_it(runs, tmp_path):
-    """As the sets' own sentences are, in the order of the sets and in the other one."""
+    """It is read like the sentences of the set, whatever the order of the sets."""
     data = {
         "a": {**TREEBANK, "labels": {"pos": "upos"}},
         "b": {**TREEBANK, "labels": {"other": "xpos", "tree": "tree"}},
@@ -428,9 +432,9 @@ def test_of_raw_text_each_label_is_predicted_with_the_mix_of_the_set_that_has_it
     with torch.no_grad():  # mixes that could hardly differ more
         loaded.model.mixed.mix.gamma.copy_(torch.tensor([30.0, -30.0]))
     words = [sentence.words for sentence in read_conllu(TREEBANK["path"])]
-    said = loaded.predict(words)
+    predictions = loaded.predict(words)
     for label, of in (("pos", "a"), ("other", "b")):
-        for sentence, one in zip(words, said, strict=True):
+        for sentence, one in zip(words, predictions, strict=True):
             batch = batch_of_words(loaded.task, [sentence], of)
             features = loaded.model(batch.inputs, batch.mask)
             values = (
@@ -447,7 +451,7 @@ def test_of_raw_text_each_label_is_predicted_with_the_mix_of_the_set_that_has_it
                 .argmax(-1)[0]
             )
             assert one[label] == [loaded.task.labels()[label][value] for value in values.tolist()]
-    assert said != fwk.load(tmp_path / "run").predict(words)
+    assert predictions != fwk.load(tmp_path / "run").predict(words)
     assert all(
         loaded.task.source_of(label) == of
         for label, of in (("pos", "a"), ("tree_head", "b"), ("tree_relation", "b"))
@@ -529,8 +533,10 @@ def test_a_saved_copy_of_a_run_is_loaded_and_not_trained_on(runs, tmp_path):
         copy.update == loaded.update == 2
         and copy.tokenizer.fingerprint == loaded.tokenizer.fingerprint
     )
-    own, other = loaded.module.state_dict(), copy.module.state_dict()
-    assert own.keys() == other.keys() and all(torch.equal(own[name], other[name]) for name in own)
+    weights, other = loaded.module.state_dict(), copy.module.state_dict()
+    assert weights.keys() == other.keys() and all(
+        torch.equal(weights[name], other[name]) for name in weights
+    )
     with pytest.raises(
         CheckpointError,
         match="holds weights only .a trained run., so training cannot resume from it",
@@ -542,14 +548,16 @@ def test_a_run_on_a_frozen_encoder_is_evaluated_as_it_was_in_training(runs, tmp_
     config = config_of(runs / "words", train={"precision": "fp32"})
     train_briefly(config, tmp_path / "run", 3)
     assert (
-        evaluate_command([str(tmp_path / "run"), "--predictions", str(tmp_path / "said.conllu")])
+        evaluate_command(
+            [str(tmp_path / "run"), "--predictions", str(tmp_path / "predicted.conllu")]
+        )
         == 0
     )
     state = json.loads((tmp_path / "run" / "checkpoints" / "latest" / "state.json").read_text())
     assert json.loads(capsys.readouterr().out)["metrics"] == pytest.approx(
         state["last_metrics"]["valid"], rel=1e-5
     )
-    assert (tmp_path / "said.conllu").stat().st_size
+    assert (tmp_path / "predicted.conllu").stat().st_size
 
 
 def test_the_data_is_read_by_worker_processes_as_well(runs, tmp_path):

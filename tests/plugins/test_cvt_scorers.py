@@ -1,6 +1,8 @@
-"""Taggers and parsers as others see them: the evaluation of the CoNLL 2018 shared task (udtools), udapi,
-conlleval and seqeval, on the files that fwk-evaluate writes; and the training loop that the benchmark writes by
-hand."""
+"""Tests of metrics against other scorers, on the files that fwk-evaluate writes.
+
+The scorers are that of the CoNLL 2018 shared task (udtools), udapi, conlleval and seqeval. A last test compares
+training with the loop that the benchmark writes by hand.
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,7 @@ def written(sentences, path: Path) -> Path:
 
 
 def related(sentences, relation):
-    """The sentences with other relations: relation(word's UPOS in the treebank, the relation it has). The UPOS
-    are `sentences`'."""
+    """Return the sentences with other relations: relation(UPOS in the treebank, present relation)."""
     return [
         replace(
             s,
@@ -55,19 +56,19 @@ def related(sentences, relation):
     ]
 
 
-def official(gold: Path, said: Path) -> dict:
-    """What the scorer of the shared task says; relations without subtypes."""
+def official(gold: Path, predicted: Path) -> dict:
+    """Return the scores of the shared task, which compares relations without subtypes."""
     scorer = pytest.importorskip("udtools.udeval")
-    return scorer.evaluate(scorer.load_conllu_file(gold), scorer.load_conllu_file(said))
+    return scorer.evaluate(scorer.load_conllu_file(gold), scorer.load_conllu_file(predicted))
 
 
-def by_udapi(gold: Path, said: Path) -> dict[str, float]:
-    """Attachment as udapi counts it, all words, relations with their subtypes."""
+def by_udapi(gold: Path, predicted: Path) -> dict[str, float]:
+    """Return attachment scores of udapi: all words count, and relations have subtypes."""
     document = pytest.importorskip("udapi.core.document").Document
     from udapi.block.eval.parsing import Parsing
 
     counted = Parsing(gold_zone="gold")
-    for ours, theirs in zip(document(str(said)), document(str(gold)), strict=True):
+    for ours, theirs in zip(document(str(predicted)), document(str(gold)), strict=True):
         tree = theirs.get_tree()
         tree.zone = "gold"
         ours.add_tree(tree)
@@ -88,7 +89,7 @@ def treebank(tmp_path_factory) -> Path:
 def parsed(
     tmp_path: Path, capsys, treebank: Path, updates: int, *overrides: str, **criterion
 ) -> tuple[dict[str, float], Path]:
-    """Metrics of a parser that was trained for some updates, and the file that it wrote."""
+    """Return the metrics of a parser trained for some updates, and the file of its predictions."""
     case = merge_settings(
         CASES["tagger and parser that are imitated"],
         {
@@ -99,19 +100,23 @@ def parsed(
         },
     )
     train_briefly(tiny_config(case), tmp_path / "run", updates)
-    said = tmp_path / "said.conllu"
-    assert evaluate_command([str(tmp_path / "run"), "--predictions", str(said), *overrides]) == 0
-    return json.loads(capsys.readouterr().out)["metrics"], said
+    predicted = tmp_path / "said.conllu"
+    assert (
+        evaluate_command([str(tmp_path / "run"), "--predictions", str(predicted), *overrides]) == 0
+    )
+    return json.loads(capsys.readouterr().out)["metrics"], predicted
 
 
 @pytest.mark.parametrize("updates", [2, 30])  # of few updates come trees that only a search finds
 def test_attachment_and_tags_are_those_of_the_shared_tasks_scorer(
     updates, treebank, tmp_path, capsys
 ):
-    """It counts all words, so the relations make it leave out punctuation: those of PUNCT are wrong in what it
-    reads as said. For UAS all other relations are one."""
-    metrics, said = parsed(tmp_path, capsys, treebank, updates, subtypes=False)
-    gold, ours = list(read_conllu(treebank)), list(read_conllu(said))
+    """The scorer counts all words. To leave punctuation out, relations of PUNCT are made wrong in the predictions.
+
+    For UAS, all other relations are made equal.
+    """
+    metrics, predicted = parsed(tmp_path, capsys, treebank, updates, subtypes=False)
+    gold, ours = list(read_conllu(treebank)), list(read_conllu(predicted))
     ours_of_gold = [
         replace(s, columns={**s.columns, "upos": g.columns["upos"]})
         for s, g in zip(ours, gold, strict=True)
@@ -132,29 +137,31 @@ def test_attachment_and_tags_are_those_of_the_shared_tasks_scorer(
         assert metrics[f"tree/{name}"] == pytest.approx(
             official(*files)["LAS"].correct / counted, abs=EXACT
         )
-    assert metrics["pos/accuracy"] == pytest.approx(official(treebank, said)["UPOS"].f1, abs=EXACT)
+    assert metrics["pos/accuracy"] == pytest.approx(
+        official(treebank, predicted)["UPOS"].f1, abs=EXACT
+    )
     assert 0 < metrics["tree/las"] < metrics["tree/uas"] < 1
 
 
 def test_without_punctuation_attachment_is_that_of_two_scorers_with_subtypes_and_without(
     treebank, tmp_path, capsys
 ):
-    """Where no word is PUNCT, all are counted, as the scorers do."""
+    """Where no word is PUNCT, all words count, as in the scorers."""
     gold = written(no_punctuation(read_conllu(treebank)), tmp_path / "gold.conllu")
-    told, said = parsed(tmp_path / "told", capsys, gold, 6)
-    assert {name: told[f"tree/{name}"] for name in ("uas", "las")} == pytest.approx(
-        by_udapi(gold, said), abs=EXACT
+    other_metrics, predicted = parsed(tmp_path / "told", capsys, gold, 6)
+    assert {name: other_metrics[f"tree/{name}"] for name in ("uas", "las")} == pytest.approx(
+        by_udapi(gold, predicted), abs=EXACT
     )
-    plain, said = parsed(tmp_path / "plain", capsys, gold, 6, subtypes=False)
-    found = official(gold, said)
+    plain, predicted = parsed(tmp_path / "plain", capsys, gold, 6, subtypes=False)
+    result = official(gold, predicted)
     assert (plain["tree/uas"], plain["tree/las"]) == pytest.approx(
-        (found["UAS"].f1, found["LAS"].f1), abs=EXACT
+        (result["UAS"].f1, result["LAS"].f1), abs=EXACT
     )
-    assert plain["tree/las"] > told["tree/las"]  # the weights are the same
+    assert plain["tree/las"] > other_metrics["tree/las"]  # the weights are the same
 
 
 def no_punctuation(sentences):
-    """The scorers count every word: none of these is PUNCT."""
+    """The scorers count every word, and no word of this treebank is PUNCT."""
     return [
         replace(
             s,
@@ -180,17 +187,19 @@ def test_relations_that_training_never_saw_are_scored_as_the_scorers_do(
     seen = no_punctuation(read_conllu(treebank))
     gold = written(related(seen, relations[unseen]), tmp_path / "gold.conllu")
     known = written(seen, tmp_path / "known.conllu")
-    metrics, said = parsed(
+    metrics, predicted = parsed(
         tmp_path / "plain", capsys, known, 6, f"task.data.tiny.valid={gold}", subtypes=False
     )
-    found = official(gold, said)
+    result = official(gold, predicted)
     assert (metrics["tree/uas"], metrics["tree/las"]) == pytest.approx(
-        (found["UAS"].f1, found["LAS"].f1), abs=EXACT
+        (result["UAS"].f1, result["LAS"].f1), abs=EXACT
     )
     assert (metrics["tree/las"] > 0) == (unseen != "all relations") and metrics["tree/uas"] > 0
-    told, said = parsed(tmp_path / "told", capsys, known, 6, f"task.data.tiny.valid={gold}")
-    assert {name: told[f"tree/{name}"] for name in ("uas", "las")} == pytest.approx(
-        by_udapi(gold, said), abs=EXACT
+    other_metrics, predicted = parsed(
+        tmp_path / "told", capsys, known, 6, f"task.data.tiny.valid={gold}"
+    )
+    assert {name: other_metrics[f"tree/{name}"] for name in ("uas", "las")} == pytest.approx(
+        by_udapi(gold, predicted), abs=EXACT
     )
 
 
@@ -204,11 +213,11 @@ def test_multiword_tokens_are_written_as_the_scorer_wants_them(treebank, tmp_pat
         tmp_path / "gold.conllu",
     )
     assert [s.joined for s in read_conllu(gold) if s.joined]
-    metrics, said = parsed(tmp_path / "run", capsys, gold, 2)
-    found = official(gold, said)
-    assert metrics["tree/uas"] == pytest.approx(found["UAS"].f1, abs=EXACT) and metrics[
+    metrics, predicted = parsed(tmp_path / "run", capsys, gold, 2)
+    result = official(gold, predicted)
+    assert metrics["tree/uas"] == pytest.approx(result["UAS"].f1, abs=EXACT) and metrics[
         "pos/accuracy"
-    ] == pytest.approx(found["UPOS"].f1, abs=EXACT)
+    ] == pytest.approx(result["UPOS"].f1, abs=EXACT)
 
 
 def test_attachment_of_random_trees_is_that_of_the_shared_tasks_scorer(tmp_path):
@@ -227,18 +236,18 @@ def test_attachment_of_random_trees_is_that_of_the_shared_tasks_scorer(tmp_path)
             heads = dict(
                 zip(order.tolist(), [0, *(int(order[generator.integers(k)]) for k in range(1, n))])
             )
-            made = tuple(heads[word] for word in range(1, n + 1))
-            if tree_fault(made) is None:
+            candidate = tuple(heads[word] for word in range(1, n + 1))
+            if tree_fault(candidate) is None:
                 break
         return replace(
             sentence,
-            heads=made,
+            heads=candidate,
             columns={**sentence.columns, "deprel": tuple(generator.choice(names, n).tolist())},
         )
 
-    gold, said = ([drawn(s) for s in sentences] for _ in range(2))
-    found = official(
-        written(gold, tmp_path / "gold.conllu"), written(said, tmp_path / "said.conllu")
+    gold, predicted = ([drawn(s) for s in sentences] for _ in range(2))
+    result = official(
+        written(gold, tmp_path / "gold.conllu"), written(predicted, tmp_path / "said.conllu")
     )
     number = {name: index for index, name in enumerate(names)}
     heads, labels = zip(
@@ -247,7 +256,7 @@ def test_attachment_of_random_trees_is_that_of_the_shared_tasks_scorer(tmp_path)
                 [torch.tensor([s.heads]) for s in side],
                 [torch.tensor([[number[r] for r in s.columns["deprel"]]]) for s in side],
             )
-            for side in (said, gold)
+            for side in (predicted, gold)
         )
     )
     counts = sum(
@@ -262,7 +271,7 @@ def test_attachment_of_random_trees_is_that_of_the_shared_tasks_scorer(tmp_path)
         for i in range(len(gold))
     )
     assert scores.attachment_scores(counts) == pytest.approx(
-        {"uas": found["UAS"].f1, "las": found["LAS"].f1}, abs=EXACT
+        {"uas": result["UAS"].f1, "las": result["LAS"].f1}, abs=EXACT
     )
 
 
@@ -272,14 +281,14 @@ STRICT = {"IOB1": "IOB1", "IOB2": "IOB2", "BIOES": "IOBES"}  # what seqeval call
 
 
 def drawn_tags(generator: random.Random, scheme: str, kinds=("PER", "LOC")) -> list[str]:
-    """The tags of a sentence whose spans are drawn word by word."""
-    found, at, length = [], 0, generator.randint(1, 12)
+    """Return the tags of a sentence whose spans are drawn one after the other."""
+    spans, at, length = [], 0, generator.randint(1, 12)
     while at < length:
         size = min(generator.randint(1, 3), length - at)
         if generator.random() < 0.6:
-            found.append((at, at + size, generator.choice(kinds)))
+            spans.append((at, at + size, generator.choice(kinds)))
         at += size
-    return list(tags.tags_of(found, length, scheme))
+    return list(tags.tags_of(spans, length, scheme))
 
 
 def of_spans(predicted, gold, scheme) -> dict[str, float]:
@@ -298,10 +307,10 @@ def of_seqeval(predicted, gold, **mode) -> dict[str, float]:
 def two_taggings(scheme: str, seed: int):
     generator = random.Random(seed)
     gold = [drawn_tags(generator, scheme) for _ in range(60)]
-    said = []
+    predicted = []
     for sequence in gold:
         other = drawn_tags(generator, scheme)
-        said.append(
+        predicted.append(
             sequence
             if generator.random() < 0.4
             else (other * 12)[: len(sequence)]
@@ -314,7 +323,7 @@ def two_taggings(scheme: str, seed: int):
                 )
             )
         )
-    return said, gold
+    return predicted, gold
 
 
 @pytest.mark.parametrize("scheme", STRICT)
@@ -323,11 +332,12 @@ def test_spans_of_tags_that_follow_their_scheme_are_those_of_seqeval_strict_or_n
     pytest.importorskip("seqeval")
     from seqeval import scheme as schemes
 
-    said, gold = two_taggings(scheme, seed)
-    ours = of_spans(said, gold, scheme)
-    assert ours == pytest.approx(of_seqeval(said, gold), abs=EXACT) and 0 < ours["f1"] < 1
+    predicted, gold = two_taggings(scheme, seed)
+    ours = of_spans(predicted, gold, scheme)
+    assert ours == pytest.approx(of_seqeval(predicted, gold), abs=EXACT) and 0 < ours["f1"] < 1
     assert ours == pytest.approx(
-        of_seqeval(said, gold, mode="strict", scheme=getattr(schemes, STRICT[scheme])), abs=EXACT
+        of_seqeval(predicted, gold, mode="strict", scheme=getattr(schemes, STRICT[scheme])),
+        abs=EXACT,
     )
 
 
@@ -338,23 +348,23 @@ def test_spans_of_tags_that_break_their_scheme_are_those_of_seqeval_and_conlleva
     generator = random.Random(seed)
     gold = [drawn_tags(generator, scheme) for _ in range(60)]
     known = sorted({tag for sequence in gold for tag in sequence})
-    said = [
+    predicted = [
         [generator.choice(known) if generator.random() < 0.3 else tag for tag in sequence]
         for sequence in gold
     ]
-    ours = of_spans(said, gold, scheme)
-    assert ours == pytest.approx(of_seqeval(said, gold), abs=EXACT) and 0 < ours["f1"] < 1
+    ours = of_spans(predicted, gold, scheme)
+    assert ours == pytest.approx(of_seqeval(predicted, gold), abs=EXACT) and 0 < ours["f1"] < 1
     lines = [
         line
-        for sequence in zip(gold, said)
+        for sequence in zip(gold, predicted)
         for line in [*(f"word {g} {s}" for g, s in zip(*sequence)), ""]
     ]
     assert ours == pytest.approx(of_conlleval(lines), abs=EXACT)
 
 
 def of_conlleval(lines) -> dict[str, float]:
-    found = pytest.importorskip("conlleval").evaluate(lines)["overall"]["chunks"]["evals"]
-    return {"precision": found["prec"], "recall": found["rec"], "f1": found["f1"]}
+    overall = pytest.importorskip("conlleval").evaluate(lines)["overall"]["chunks"]["evals"]
+    return {"precision": overall["prec"], "recall": overall["rec"], "f1": overall["f1"]}
 
 
 NAMES = {
@@ -366,7 +376,7 @@ NAMES = {
 
 
 def drawn_columns(path: Path, seed: int, scheme: str, kinds=("PER", "LOC")) -> Path:
-    """Sentences with names of these kinds, as columns; that of the tags is not the last one, and another follows it."""
+    """Write sentences with names of these kinds in columns; the column of tags is followed by another one."""
     generator = random.Random(seed)
     lines = []
     for _ in range(60):
@@ -410,33 +420,35 @@ def test_conlleval_reads_what_was_said_of_columns_and_finds_the_metrics(
         }
     )
     train_briefly(config, tmp_path / "run", 30)
-    said = tmp_path / "said.txt"
-    assert evaluate_command([str(tmp_path / "run"), "--predictions", str(said)]) == 0
+    predicted = tmp_path / "said.txt"
+    assert evaluate_command([str(tmp_path / "run"), "--predictions", str(predicted)]) == 0
     metrics = json.loads(capsys.readouterr().out)["metrics"]
-    found = of_conlleval(said.read_text().splitlines())
-    assert found == pytest.approx(
-        {name: metrics[f"cvt_tagging/{name}"] for name in found}, abs=EXACT
+    result = of_conlleval(predicted.read_text().splitlines())
+    assert result == pytest.approx(
+        {name: metrics[f"cvt_tagging/{name}"] for name in result}, abs=EXACT
     )
-    assert found["f1"] < 1 and (found["f1"] > 0) == (kinds != ("ORG",))
+    assert result["f1"] < 1 and (result["f1"] > 0) == (kinds != ("ORG",))
 
 
 # -- the benchmark -----------------------------------------------------------------------------------------------------
 
 
 def test_the_benchmarks_loop_by_hand_trains_what_fwk_trains(tmp_path, monkeypatch):
-    """The same gradients on the same sentences, labelled and unlabelled; in fp32, and cross-entropies are
-    summed in another order."""
+    """Gradients agree on the same labelled and unlabelled sentences, in fp32.
+
+    They are not equal to the bit, because cross-entropies are summed in another order.
+    """
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import common
     from benchmarks.methods import cvt
 
     path = cvt.treebank(tmp_path / "bank.conllu", 100, 3, 9, vocabulary=60)
     assert all(tree_fault(s.heads) is None for s in read_conllu(path))
-    made = cvt.config(
+    config = cvt.config(
         path, 8, width=6, words=5, characters=4, filters=3, dropout=0.0, unlabelled_dropout=0.0
     )
     kinds = set()
-    with trainer_of(made) as ours, trainer_of(made) as theirs:
+    with trainer_of(config) as ours, trainer_of(config) as theirs:
         step, loss = cvt.by_hand(theirs, 8)
         for update in range(6):
             ours.run.update = theirs.run.update = update

@@ -1,4 +1,4 @@
-"""Word vectors from files: which words are known by them, what the encoder begins with, and what is refused."""
+"""Tests of word vectors from files: which words they make known, what the encoder begins with, what is refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read(path, wanted, lower=True):
     )
 
 
-def found(path, wanted, lower=True):
+def vectors_of(path, wanted, lower=True):
     return {word: vector.tolist() for word, vector in read(path, wanted, lower).by_word.items()}
 
 
@@ -60,7 +60,7 @@ def found(path, wanted, lower=True):
 )
 def test_files_of_both_kinds_compressed_or_not_are_read(file, name, written):
     path = file(written, name)
-    assert found(path, ["the", "cat", ",", "dog"]) == {
+    assert vectors_of(path, ["the", "cat", ",", "dog"]) == {
         "the": [1, 2, 3],
         "cat": [-1, 0.5, pytest.approx(0.2)],
         ",": [0, 0, 1],
@@ -70,7 +70,7 @@ def test_files_of_both_kinds_compressed_or_not_are_read(file, name, written):
 
 def test_words_that_hold_blanks_are_words_and_the_first_of_two_wins(file):
     path = file("the 1 2\n. . . 3 4\nat name@domain.com 5 6\nthe 7 8\ncat 9 9\n")
-    assert found(path, ["the", ". . .", "at name@domain.com", "cat"]) == {
+    assert vectors_of(path, ["the", ". . .", "at name@domain.com", "cat"]) == {
         "the": [1, 2],
         ". . .": [3, 4],
         "at name@domain.com": [5, 6],
@@ -80,13 +80,13 @@ def test_words_that_hold_blanks_are_words_and_the_first_of_two_wins(file):
 
 def test_a_word_is_found_as_it_is_then_in_lower_case_then_with_zeros_for_digits(file):
     path = file("Paris 1\n1984 2\n1999 3\nb12 4\nB00 5\nTHE 6\nthe 7\n")
-    assert found(path, ["paris", "0000", "b00", "the"]) == {
+    assert vectors_of(path, ["paris", "0000", "b00", "the"]) == {
         "paris": [1],
         "0000": [2],
         "b00": [4],
         "the": [7],
     }
-    assert found(path, ["The", "PARIS", "B00", "1984"], lower=False) == {
+    assert vectors_of(path, ["The", "PARIS", "B00", "1984"], lower=False) == {
         "The": [7],
         "PARIS": [1],
         "B00": [5],
@@ -146,20 +146,20 @@ def test_words_of_held_out_text_and_rare_ones_are_known_where_they_have_a_vector
 ):
     path = file("Rare 1 1\n2001 2 2\nunseen 3 3\nelsewhere 4 4\n")
     with caplog.at_level(logging.INFO, "fwk"):
-        made = task(data=data(tmp_path), vectors=path)
-    assert made.words == ["", "<unk>", "common", "0000", "rare", "unseen"]
-    vocabulary = made.vocabulary()
+        built = task(data=data(tmp_path), vectors=path)
+    assert built.words == ["", "<unk>", "common", "0000", "rare", "unseen"]
+    vocabulary = built.vocabulary()
     assert vocabulary.counts.tolist() == [0, 0, 3, 1, 1, 0] and vocabulary.width == 2
     assert vocabulary.vectors.isnan().all(1).tolist() == [True] * 3 + [
         False
     ] * 3 and vocabulary.vectors[3:, 0].tolist() == [2, 1, 3]
-    assert made.sources("valid")["x"][0].words.tolist() == [5, 1]
+    assert built.sources("valid")["x"][0].words.tolist() == [5, 1]
     assert "3 of 5 words have a vector in" in caplog.text
     without = task(data=data(tmp_path))
     assert without.words == ["", "<unk>", "common"] and without.vocabulary().vectors is None
     assert (
         without.fingerprint()
-        != made.fingerprint()
+        != built.fingerprint()
         == task(data=data(tmp_path), vectors=path).fingerprint()
     )
 
@@ -186,8 +186,8 @@ def test_the_encoder_begins_with_them_and_the_other_words_with_numbers_as_large(
     with trainer_of(config_of(vectors)) as trainer:
         run = trainer.run
         table, words = run.module.networks["main"].token.weight, run.task.words
-        there = [words.index(word) for word in ("the", "dog") if word in words]
-        assert there and table[words.index("the")].tolist() == [1, 2, 3]
+        ids = [words.index(word) for word in ("the", "dog") if word in words]
+        assert ids and table[words.index("the")].tolist() == [1, 2, 3]
         given = run.task.vocabulary().vectors
         size = given[~given.isnan().any(1)].square().mean().sqrt()
         others = table[given.isnan().any(1)]
