@@ -26,18 +26,21 @@ class Update:
     counts: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(kw_only=True)
 class MicroBatch:
-    """The examples of one forward pass on their way through the phases of an update."""
+    """The examples of one forward pass on their way through the phases of an update.
 
-    index: int  # within the update
-    views: dict[str, View]  # static views, and outlines or prepared views of the others
-    prepared_views: dict[str, View] = field(default_factory=dict)  # those with `prepare: true`
-    # by criterion label and name: what its `prepare` returned, and the draw numbers of those rows
-    prepared: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    prepared_draws: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    # by criterion label and name: the rows of the whole update [N, ...], and int64 [B], which of them are this one's
-    over_update: dict[str, dict[str, tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    It is no dataclass: wrappers such as FSDP read every field of those to find tensors, which outlines refuse.
+    """
+
+    def __init__(self, index: int, views: dict[str, View]) -> None:
+        self.index = index  # within the update
+        self.views = views  # static views, and outlines or prepared views of the others
+        self.prepared_views: dict[str, View] = {}  # those with `prepare: true`
+        # by criterion label and name: what its `prepare` returned, and the draw numbers of those rows
+        self.prepared: dict[str, dict[str, Tensor]] = {}
+        self.prepared_draws: dict[str, dict[str, Tensor]] = {}
+        # by criterion label and name: the rows of the whole update [N, ...], and int64 [B], which of them are ours
+        self.over_update: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
 
     @property
     def batch(self) -> View:
@@ -51,7 +54,5 @@ class StepOutput(NamedTuple):
     loss: Tensor | None  # 0-d, see `ObjectiveModule.weighted_loss`; None in evaluation and per term
     sums: dict[str, Tensor]  # by 'label/term', detached
     statistics: dict[str, Tensor]  # by 'label/name', detached
-    terms: dict[
-        str, Tensor
-    ]  # the shares of the loss by 'label/term', where gradients per term are needed
+    terms: dict[str, Tensor]  # shares of the loss by 'label/term', for gradients per term
     weights: dict[str, float]  # by 'label/term': the factor of the term's mean in the loss
