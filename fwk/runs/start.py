@@ -188,7 +188,7 @@ def _compare_configs(world: World, config: RunConfig) -> None:
     first, *others = world.gather_objects(facts)
     for rank, other in enumerate(others, start=1):
         different = [
-            f"{key} is {other.get(key, 'absent')}, on rank 0 {first.get(key, 'absent')}"
+            f"{key} is {other.get(key, 'absent')} instead of {first.get(key, 'absent')}"
             for key in sorted(first.keys() | other.keys())
             if first.get(key) != other.get(key)
         ]

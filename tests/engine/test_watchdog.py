@@ -468,10 +468,10 @@ def test_ranks_with_other_configs_are_refused_by_key(tmp_path):
     ).end([0, 1])
     assert [status for status, _ in ends] == [1, 1]
     assert (
-        "rank 1 was started with other settings than rank 0: optimizer.lr is 0.5, on rank 0 "
+        "rank 1 was started with other settings than rank 0: optimizer.lr is 0.5 instead of "
         in errors(ends[0][1])[0]
     )
-    assert "train.save_every is 9, on rank 0 4" in errors(ends[0][1])[0]
+    assert "train.save_every is 9 instead of 4" in errors(ends[0][1])[0]
 
 
 @pytest.mark.slow

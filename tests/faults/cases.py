@@ -906,7 +906,7 @@ def rank_terminated(s):
 def rank_other_config(s):
     s.fresh()
     s.refuses(
-        "rank 1 was started with other settings than rank 0: optimizer.lr is 0.005, on rank 0 0.001",
+        "rank 1 was started with other settings than rank 0: optimizer.lr is 0.005 instead of 0.001",
         rank_words={1: ["optimizer.lr=5e-3"]},
     )
 
@@ -915,7 +915,7 @@ def rank_other_config(s):
 def rank_other_seed(s):
     s.fresh()
     s.refuses(
-        "rank 1 was started with other settings than rank 0: seed is 9, on rank 0 1",
+        "rank 1 was started with other settings than rank 0: seed is 9 instead of 1",
         rank_words={1: ["seed=9"]},
     )
 
