@@ -75,7 +75,6 @@ class Encoded:
     """What an encoder returns for a view."""
 
     features: Tensor  # [B, T, D], the vectors that heads read
-    pooled: Tensor | None = None  # [B, D], for encoders that have a vector per sequence
     # the inner states that were asked for, by name: [B, T, ...] with at least three dimensions, or [B, D] per sequence
     states: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -91,7 +90,6 @@ class Encoded:
 
         return Encoded(
             features=cut(self.features),
-            pooled=None if self.pooled is None else self.pooled[start:stop],
             states={name: cut(state) for name, state in self.states.items()},
         )
 
