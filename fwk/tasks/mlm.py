@@ -54,8 +54,7 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
         )
         valid_share: float = option(
             0.01,
-            "share of the documents held out when text is preprocessed here (demo "
-            "corpus: at least 0.03)",
+            "share of the documents held out when the task tokenizes text (demo corpus: at least 0.03)",
             low=0,
             high=0.5,
         )
@@ -80,7 +79,7 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
         )
         vocabulary: int | None = option(
             None,
-            "tokens in a vocabulary trained here; null: 4096, above 50 MB of text 32000",
+            "tokens in a vocabulary that the task trains; null: 4096, above 50 MB of text 32000",
             low=16,
             high=10_000_000,
         )
@@ -89,7 +88,7 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
             "empty-line", "what separates documents in text files"
         )
         field: str = option("text", "the field of JSONL records that holds the text")
-        processes: int = option(1, "processes that tokenize text given here", low=1, high=1024)
+        processes: int = option(1, "processes that tokenize text", low=1, high=1024)
 
     def __init__(self, config: Config, seed: int = 1) -> None:
         super().__init__(config, seed)
