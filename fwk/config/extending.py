@@ -43,6 +43,15 @@ def _base_of(path: Path, value: object, where: str) -> Path:
             f"got {shown(value)}",
         )
     base = path.parent / value
+    try:
+        base.resolve()
+        base.stat()
+    except FileNotFoundError:
+        pass  # reported below, with the files that exist
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a NUL, a circle of links
+        raise ConfigError(
+            EXTENDS, f"{where}: {path} extends {shown(str(base))}, which cannot be read ({error})"
+        ) from None
     if base.is_dir():
         raise ConfigError(
             EXTENDS, f"{where}: {path} extends {base}, which is a folder; expected a file"

@@ -42,33 +42,35 @@ class TrainConfig:
 
     updates: int | None = option(
         None,
-        f"stop after so many updates ({DEFAULT_UPDATES} when nothing else says when to stop)",
+        f"stop after this many updates ({DEFAULT_UPDATES} where no other limit is set)",
         low=1,
     )
-    epochs: float | None = option(None, "stop after so many passes over the training data", above=0)
-    tokens: int | None = option(
-        None, "stop after so many non-padding tokens of original text", low=1
+    epochs: float | None = option(
+        None, "stop after this many passes over the training data", above=0
     )
-    minutes: float | None = option(None, "stop after so many minutes of training", above=0)
+    tokens: int | None = option(
+        None, "stop after this many non-padding tokens of original text", low=1
+    )
+    minutes: float | None = option(None, "stop after this many minutes of training", above=0)
     batch: int = option(
         32, "sequences per update, over all ranks and micro-batches", low=1, high=10_000_000
     )
     micro_batch: int | None = option(
-        None, "sequences per forward pass (null: all that a rank has of the batch)", low=1
+        None, "sequences per forward pass (null: a rank's whole share of the batch)", low=1
     )
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = option(
         "fp32", "arithmetic of the forward and backward pass"
     )
     scale_growth_interval: int = option(
-        2000, "fp16: updates in a row without an overflow before the loss scale is doubled", low=1
+        2000, "fp16: updates without an overflow after which the loss scale is doubled", low=1
     )
     clip: float = option(1.0, "largest norm of the gradient (0: no clipping)", low=0)
     compile: bool = option(
-        False, "compile encoders and the losses that are marked for it with torch.compile"
+        False, "compile encoders, and losses that support it, with torch.compile"
     )
     activation_checkpointing: bool = option(
         False,
-        "keep only the inputs of the encoders' layers and run them again in the backward pass",
+        "keep only the inputs of the encoders' layers and recompute the rest in the backward pass",
     )
     validate_every: int = option(
         250, "updates between evaluations on the valid split (0: only at the end)", low=0
@@ -82,18 +84,18 @@ class TrainConfig:
     keep_best: int = option(1, "best checkpoints to keep", low=0)
     keep_at: tuple[float, ...] = option(
         (),
-        "shares of the run, as in 0.25, at which a checkpoint is saved and kept for good",
+        "shares of the run, such as 0.25, at which a checkpoint is saved that is never removed",
         above=0,
         high=1,
     )
     best_metric: str = option(
-        "loss", "metric of the valid split that says which checkpoint is best"
+        "loss", "metric of the valid split by which the best checkpoint is chosen"
     )
     best_mode: Literal["min", "max"] = option(
         "min", "whether the best metric is the smallest or the largest"
     )
     log_every: int = option(10, "updates between training lines in metrics.jsonl", low=1)
-    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU where there is one")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU if the machine has one")
     workers: int = option(
         0, "data-loading processes per rank (0: load in the training process)", low=0
     )
@@ -105,16 +107,16 @@ class TrainConfig:
         False, "evaluate with the moving average of the weights (train.ema)"
     )
     deterministic: bool = option(
-        True, "deterministic kernels, so that a resumed run is bit-identical"
+        True, "use deterministic kernels, so that a resumed run is bit-identical"
     )
     timeout: float = option(
         600.0,
-        "seconds a rank may wait for the others, or for a data-loading worker, before the run fails",
+        "seconds that a rank may wait for the others, or for a data-loading worker, before the run fails",
         low=1,
     )
     check_ranks_every: int = option(
         100,
-        "updates between comparisons of the weights over ranks (0: only at the start and when saving)",
+        "updates between comparisons of the weights of all ranks (0: only at the start and when saving)",
         low=0,
     )
 
@@ -236,12 +238,12 @@ VIEW_FIELDS = (
     FieldSpec(
         name="of",
         type="str | None",
-        doc="the view it is made of (null: the batch itself)",
+        doc="the view that it is made of (null: the batch itself)",
     ),
     FieldSpec(
         name="network",
         type="str | dict[str, Any] | None",
-        doc="a learned noiser's network: a name in networks, or its own",
+        doc="a learned noiser's network: a name in networks, or an inline model",
     ),
     FieldSpec(
         name="mode",
@@ -255,7 +257,7 @@ VIEW_FIELDS = (
         default=False,
         doc="encode with the moving average of the weights",
     ),
-    FieldSpec(name="encoder", type="str", default="main", doc="which network encodes it"),
+    FieldSpec(name="encoder", type="str", default="main", doc="the network that encodes it"),
     FieldSpec(
         name="prepare",
         type="bool",

@@ -109,6 +109,9 @@ def test_user_directories_of_both_files_are_loaded_unless_others_are_given(write
         ("null", r"expected the name of the config file that ablation.yaml extends, got null"),
         ("ablation.yaml", r"in a circle: ablation.yaml extends ablation.yaml"),
         ("other.yaml", r"circle: ablation.yaml extends other.yaml extends ablation.yaml"),
+        ('"a\\0b"', r"ablation.yaml extends 'a.x00b', which cannot be read"),
+        ("x" * 5000, r"ablation.yaml extends 'xxx.*, which cannot be read .*too long"),
+        ("broken.yaml/x", r"ablation.yaml extends .*broken.yaml/x', which cannot be read"),
         ("broken.yaml", r"broken.yaml:1: not valid YAML"),
     ],
 )
