@@ -6,7 +6,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -107,7 +106,7 @@ class Bookkeeping:
             record["loss_scale"] = run.precision.scale
         self.log_record(record)
 
-    def log_record(self, record: dict[str, Any]) -> None:
+    def log_record(self, record: dict[str, object]) -> None:
         """Give a record to the hooks that log, on rank 0. Where it cannot be written, all ranks save and stop."""
         if self.run.world.main:
             try:

@@ -189,7 +189,7 @@ def verify_ties(networks: Mapping[str, Encoder], specs: Mapping[str, NetworkSpec
 
 def _part(encoder: Encoder, name: str) -> nn.Module | nn.Parameter:
     """Return a part of an encoder, which lists the attribute path of each."""
-    value: Any = encoder
+    value: nn.Module | nn.Parameter = encoder
     for attribute in encoder.parts()[name].split("."):
         value = getattr(value, attribute)
     return value

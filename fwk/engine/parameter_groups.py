@@ -12,6 +12,8 @@ from torch.nn import Module, Parameter
 
 from fwk.contracts.optimizer import _NDIM, OptimizerConfig, check_patterns, without_decay
 
+ParameterGroup = dict[str, Any]  # as torch optimizers take it: 'params', and settings of every type
+
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _ABOVE_THE_LAYERS = re.compile(r"(?:^|[._])(?:final|pooler|head|output)")
 
@@ -22,7 +24,7 @@ def parameter_groups(
     depth_of: Callable[[str], int | None] | None = None,
     kind_of: Callable[[str, Parameter], str] | None = None,
     every_name: Iterable[str] = (),
-) -> list[dict[str, Any]]:
+) -> list[ParameterGroup]:
     """Return the groups for a torch optimizer.
 
     Each group holds `params`, `names` (in the same order), `kind`, `lr_scale`, `weight_decay` and `lr` = config.lr ·
@@ -42,7 +44,7 @@ def parameter_groups(
     check_patterns("optimizer.decay_scales", config.decay_scales, known)
 
     below_top = _distances(names, depth_of) if config.layer_decay != 1 else {}
-    groups: dict[tuple[float, float, str], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, str], ParameterGroup] = {}
     for name, parameter in named:
         scale = config.layer_decay ** below_top.get(name, 0) * _factor(name, config.lr_scales)
         decay = 0.0

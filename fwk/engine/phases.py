@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from typing import Any
+from collections.abc import Mapping
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from fwk.engine.saving.optimizer_state import (
     unpack_optimizer,
 )
 from fwk.errors import RunError, did_you_mean
+
+T = TypeVar("T")
 
 
 class Optimisation:
@@ -90,7 +93,7 @@ class Optimisation:
             self.wrapped = DistributedDataParallel(run.module, find_unused_parameters=True)
             self.wrapped.register_forward_hook(self._announce_reduction)
 
-    def _announce_reduction(self, wrapped: DistributedDataParallel, *_: Any) -> None:
+    def _announce_reduction(self, wrapped: DistributedDataParallel, *_: object) -> None:
         """Note that the backward pass that follows waits for the other ranks' gradients."""
         if wrapped.require_backward_grad_sync and torch.is_grad_enabled():
             self.run.world.enter("the reduction of gradients", waits=True)
@@ -107,7 +110,7 @@ def optimizer_state(run: Run) -> OptimizerState:
     )
 
 
-def _without(names: set[str], state: dict[str, Any]) -> dict[str, Any]:
+def _without(names: set[str], state: Mapping[str, T]) -> dict[str, T]:
     """Return the entries 'parameter::key' of parameters that are not among `names`."""
     return {path: value for path, value in state.items() if path.rsplit("::", 1)[0] not in names}
 

@@ -59,7 +59,7 @@ def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dic
 def predict_texts(
     module: ObjectiveModule,
     task: Task,
-    texts: Sequence[Any],
+    texts: Sequence[str | Sequence[str]],
     places: Sequence[str],
     batch: int = 64,
 ) -> list[Any]:
@@ -142,7 +142,7 @@ def _predictions(module: ObjectiveModule, static: Views, update: Update) -> Pred
 
 
 def _values_of_texts(
-    module: ObjectiveModule, task: Task, examples: Sequence[Any]
+    module: ObjectiveModule, task: Task, examples: Sequence[object]
 ) -> list[dict[str, Tensor]]:
     """Return the predictions for a batch of raw texts: a mapping by label for each.
 
@@ -167,7 +167,9 @@ def _values_of_texts(
     return values_of
 
 
-def _example(module: ObjectiveModule, task: Task, text: Any, place: str) -> tuple[Any, int]:
+def _example(
+    module: ObjectiveModule, task: Task, text: str | Sequence[str], place: str
+) -> tuple[object, int]:
     """Return an example and its number of positions.
 
     Raises DataError, with the place, for a text that the task or the networks cannot read.
