@@ -21,8 +21,10 @@ from fwk_plugins.cvt.corpora.tags import Scheme
 
 ABSENT = -1  # the sentence does not have the label
 UNSEEN = -2  # training never saw the value
-UNSEEN_CONTINUED = -3  # neither did it see this tag, which continues the span of an unseen one
-# training never saw this relation, but relation number n, which differs in the subtype only: SUBTYPE_UNSEEN - n
+UNSEEN_CONTINUED = (
+    -3
+)  # training never saw the tag, and it continues the span that an unseen tag began
+# training never saw the relation, but it saw relation number n with another subtype: SUBTYPE_UNSEEN - n
 SUBTYPE_UNSEEN = -4
 
 PREFIXES = tags.PREFIXES["BIOES"]  # tags are BIOES inside the model, whatever the file has
@@ -36,9 +38,9 @@ class LabelSpaces:
     def __init__(
         self, values: Mapping[str, tuple[str, ...]], schemes: Mapping[str, Scheme]
     ) -> None:
-        """values: by label; of a tree `LABEL_head` (none), `LABEL_scored` and `LABEL_relation`.
+        """Take the values of each label, and the schemes of the files for labels that mark spans.
 
-        schemes: the scheme that files have, for labels that mark spans.
+        A tree has the labels `LABEL_head` (without values), `LABEL_scored` and `LABEL_relation`.
         """
         self.values, self.schemes = dict(values), dict(schemes)
         self._numbers = {
@@ -87,7 +89,7 @@ class LabelSpaces:
                 )
 
     def texts(self, label: str, numbers: Tensor) -> tuple[str, ...]:
-        """Return the values that stand behind predicted numbers, int64 [n]."""
+        """Return the values of predicted numbers, int64 [n]."""
         return tuple(self.values[label][number] for number in numbers.tolist())
 
     def encode(self, sentence: Sentence, labelled_set: LabelledSet) -> dict[str, np.ndarray]:

@@ -18,8 +18,8 @@ from fwk_plugins.cvt.corpora.readers import (
 )
 
 HELD_OUT = ("valid", "test")  # splits that are evaluated, and never trained on
-WORDS = "words"  # the name under which predictions of raw text hold the words
-TREE, SPANS = "tree", "spans"  # what stands in `labels` beside names of columns
+WORDS = "words"  # key of the words in predictions of raw text
+TREE, SPANS = "tree", "spans"  # values in `labels` that are not names of columns
 TREE_COLUMNS = ("head", "deprel", "upos")
 COMPRESSED = re.compile(r"\.(gz|xz|zst)$")
 
@@ -132,7 +132,7 @@ class LabelledSet:
 
     @property
     def key(self) -> str:
-        """Where this set stands in the config."""
+        """The key of this set in the config."""
         return f"task.data.{self.name}"
 
     @property

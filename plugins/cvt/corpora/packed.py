@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Packed:
-    """Sentences of words, in 4 bytes per word and 8 per sentence beside the distinct words.
+    """Sentences of words, in 4 bytes per word and 8 per sentence, in addition to the distinct words.
 
     Sentences are added one after the other. `pack` then stores the distinct words as bytes, too; nothing can be added
     afterwards. A Python object per word would take about ten times as much, and a process that touches an object gets

@@ -23,7 +23,7 @@ PREFIXES: dict[Scheme, str] = {"IOB1": "BI", "IOB2": "BI", "BIOES": "BIES"}
 def split_tag(tag: str, prefixes: str = "BIES", place: str = "") -> tuple[str, str]:
     """Return a tag's prefix and type; the type of O is empty.
 
-    place: where the tag stands, for the DataError that is raised for an invalid tag.
+    place: where the tag is, for the DataError that is raised for an invalid tag.
     """
     prefix, dash, kind = tag.partition("-")
     if tag == "O":
@@ -95,7 +95,7 @@ def detect_scheme(
 ) -> Scheme:
     """Return the scheme that all sequences follow strictly; IOB2 where no tag marks a span.
 
-    places: where each sequence stands, for error messages; sequences are numbered from 1 by default. Raises DataError
+    places: where each sequence is, for error messages; sequences are numbered from 1 by default. Raises DataError
     where no scheme fits.
     """
     if places is None:

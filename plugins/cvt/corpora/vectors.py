@@ -38,7 +38,7 @@ class Vectors:
 
 @dataclass(frozen=True, kw_only=True)
 class WordVocabulary(Vocabulary):
-    """A vocabulary of words, with what an encoder of words needs beside it."""
+    """A vocabulary of words, and what else an encoder of words needs."""
 
     # float32 [V, D], initial word vectors, NaN for words without one; None: no file, or a trained model is used without
     # its data

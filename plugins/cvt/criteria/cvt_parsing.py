@@ -57,6 +57,7 @@ class Biaffine(nn.Module):
         super().__init__()
         self.heads, self.dependents, self.reads = heads, dependents, (*heads, *dependents)
         self.head, self.dependent = nn.Linear(widths[0], hidden), nn.Linear(widths[1], hidden)
+        # the names of these parameters are keys of checkpoints
         self.root = nn.Parameter(torch.randn(hidden) * hidden**-0.5)
         self.shared = nn.Parameter(torch.randn(hidden, hidden) / hidden)
         self.own = nn.Parameter(torch.randn(relations, hidden, hidden) / hidden)

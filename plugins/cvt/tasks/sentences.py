@@ -48,12 +48,12 @@ from fwk_plugins.cvt.models.pretrained import (
 )
 from fwk_plugins.cvt.scoring import predictions as prediction_files
 
-PRETRAINED = "pretrained"  # folder beside a run's words: the encoder of `task.pretrained`
+PRETRAINED = "pretrained"  # folder in RUN/tokenizer: the encoder of `task.pretrained`
 
 
 @register("task", "sentences")
 class SentencesTask(Task["SentencesTask.Config"]):
-    """Taggers and parsers: labelled sentences in CoNLL-U or columns, with unlabelled sentences beside."""
+    """Sentences for taggers and parsers: labelled ones in CoNLL-U or columns, and unlabelled ones."""
 
     _counts: Tensor | None  # frequencies of words; None without the training data
     _sizes: dict[str, int] | None  # of the training sources; None in runs of older versions
@@ -110,7 +110,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
         )
         clean: bool = option(
             True,
-            "leave sentences out of training that are, word for word, in any set's valid or test file",
+            "do not train on sentences that are, word for word, in the valid or test file of any set",
         )
 
     def __init__(self, config: Config, seed: int = 1) -> None:
