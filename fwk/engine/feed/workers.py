@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import shutil
@@ -64,6 +65,8 @@ class WorkerStart:
             signal.signal(number, signal.SIG_IGN)
         # the first SIGTERM is ignored, a second one ends a worker that hangs: the loader sends it when it gives up
         signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+        # without a handler Python would print warnings, once per worker; the main process logs them too
+        logging.getLogger("fwk").addHandler(logging.NullHandler())
         load_user_dirs(self.user_dirs)
 
 
