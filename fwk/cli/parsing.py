@@ -42,18 +42,25 @@ class Parser(argparse.ArgumentParser):
         for word in rest:
             if word.startswith("-") and word != "-":
                 flag = word.partition("=")[0]
-                nearest = did_you_mean(flag, self.flags, everything_up_to=0)
-                raise UserError(f"Unknown flag '{flag}'{nearest or self._see_help}")
+                raise UserError(f"Unknown flag '{flag}'{self._nearest(flag) or self._see_help}")
             if not self._words:
                 raise UserError(f"Unexpected argument '{word}'{self._see_help}")
         if self._words:
             setattr(arguments, self._words, rest)
         return arguments
 
+    def _nearest(self, flag: str) -> str:
+        """Return the question for the nearest flag; dashes would make all flags look alike."""
+        names = [name.removeprefix("--") for name in self.flags]
+        question = did_you_mean(flag.lstrip("-"), names, everything_up_to=0)
+        return question.replace("mean '", "mean '--")
+
     def error(self, message: str) -> NoReturn:
         """Raise what argparse finds wrong with the command line as a whole, such as a missing argument."""
         missing = re.fullmatch("the following arguments are required: (.*)", message)
-        sentence = f"Missing: {missing[1]}" if missing else message[:1].upper() + message[1:]
+        sentence = message[:1].upper() + message[1:]
+        if missing:
+            sentence = "Missing: " + re.sub(r"/-\w", "", missing[1])  # '--output/-o'
         raise UserError(f"{sentence}{self._see_help}")
 
     @property
