@@ -146,3 +146,19 @@ def test_a_criterion_has_at_most_twelve_methods():
         if callable(getattr(value, "__func__", value)) and not isinstance(value, type)
     ]
     assert len([name for name in methods if not name.startswith("__")]) <= 12
+
+
+def test_our_own_criteria_use_the_new_method():
+    from fwk import registry
+    from fwk.contracts.replaced import ReadsByOldNames
+
+    old_names = {name for name in vars(ReadsByOldNames) if not name.startswith("_")}
+    old = [
+        f"{entry.name}: {base.__qualname__}.{name}"
+        for entry in registry.entries("criterion")
+        if entry.module.split(".")[0] in ("fwk", "fwk_plugins")
+        for base in entry.cls.__mro__
+        if base is not ReadsByOldNames
+        for name in old_names & vars(base).keys()
+    ]
+    assert len(old_names) == 4 and not old
