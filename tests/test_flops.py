@@ -45,9 +45,9 @@ def counted(name: str, *overrides: str):
     ],
 )
 def test_published_counts_come_out_within_5_percent(name, overrides, training, inference):
-    found = counted(name, *overrides)
-    assert found.training == pytest.approx(training, rel=0.05) and not found.uncounted
-    assert inference is None or found.inference == pytest.approx(inference, rel=0.05)
+    result = counted(name, *overrides)
+    assert result.training == pytest.approx(training, rel=0.05) and not result.uncounted
+    assert inference is None or result.inference == pytest.approx(inference, rel=0.05)
 
 
 def test_with_the_tables_generator_electra_small_costs_less_than_its_column_says():

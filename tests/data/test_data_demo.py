@@ -122,8 +122,8 @@ print(demo.corpus())
         subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    found = {p.communicate()[0] for p in processes}
-    assert len(found) == 1 and all(p.returncode == 0 for p in processes)
+    paths = {p.communicate()[0] for p in processes}
+    assert len(paths) == 1 and all(p.returncode == 0 for p in processes)
     builders = {p.name for p in installation.glob("built-*")}
     assert len(builders) == 1
 

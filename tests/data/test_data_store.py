@@ -48,13 +48,13 @@ def test_documents_come_back_in_order(folder):
     store = Store(folder)
     tokenizer, texts = store.tokenizer(), documents()
     splits = {name: store.split(name) for name in store.splits}
-    found = {
+    decoded = {
         name: [tokenizer.decode(split.document(d).tolist()) for d in range(split.documents)]
         for name, split in splits.items()
     }
     wanted = [t.lower() for t in texts]
-    assert sorted(found["train"] + found["valid"]) == sorted(wanted)
-    assert [t for t in wanted if t in set(found["train"])] == found["train"]
+    assert sorted(decoded["train"] + decoded["valid"]) == sorted(wanted)
+    assert [t for t in wanted if t in set(decoded["train"])] == decoded["train"]
     assert len(store.manifest["splits"]["train"]["shards"]) > 3
     assert store.unigrams().sum() == store.split("train").tokens
     store.verify()
@@ -211,10 +211,10 @@ def test_contiguous_blocks_hold_every_token_once_in_order(folder):
 def test_within_blocks_do_not_cross_documents(folder):
     split = Store(folder).split("train")
     blocks = Blocks(split, layout("within", 16))
-    found, wanted = [blocks[i].ids[1:-1].tolist() for i in range(len(blocks))], []
+    ids, wanted = [blocks[i].ids[1:-1].tolist() for i in range(len(blocks))], []
     for document in all_documents(split):
         wanted += [document[a : a + 14] for a in range(0, len(document), 14)]
-    assert found == wanted
+    assert ids == wanted
 
 
 def test_documents_are_truncated(folder):

@@ -27,9 +27,9 @@ def trained(request):
 
 def test_special_tokens_are_the_first_five(trained):
     _, tokenizer = trained
-    found = [tokenizer.pad, tokenizer.unk, tokenizer.cls, tokenizer.sep, tokenizer.mask]
-    assert found == [0, 1, 2, 3, 4] == list(tokenizer.special)
-    assert [tokenizer.token(i) for i in found] == list(tokenizers.SPECIAL)
+    ids = [tokenizer.pad, tokenizer.unk, tokenizer.cls, tokenizer.sep, tokenizer.mask]
+    assert ids == [0, 1, 2, 3, 4] == list(tokenizer.special)
+    assert [tokenizer.token(i) for i in ids] == list(tokenizers.SPECIAL)
 
 
 def test_special_tokens_in_a_text_are_text(trained):

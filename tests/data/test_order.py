@@ -14,8 +14,8 @@ from fwk.errors import ConfigError, DataError
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 100, 1000, 4096, 4097])
 def test_permutation_is_a_bijection(size):
-    found = permute(np.arange(size), size, np.full(size, 99, np.uint64))
-    assert sorted(found.tolist()) == list(range(size))
+    permuted = permute(np.arange(size), size, np.full(size, 99, np.uint64))
+    assert sorted(permuted.tolist()) == list(range(size))
 
 
 def test_every_example_comes_once_per_epoch_and_epochs_differ():

@@ -331,19 +331,19 @@ def test_sentences_do_not_depend_on_what_is_encoded_together_and_those_without_t
         ("1 2", "3"),
         ("a mill", "4", "b"),
     ]
-    found = []
+    arrays = []
     for batch in (1, 2, 100):
         monkeypatch.setattr(shards, "_BATCH", batch)
-        found.append(
+        arrays.append(
             {
                 name: values.tolist()
                 for name, values in shards.encode_documents(documents, Words(), "uint16").items()
             }
         )
     assert (
-        found[0]
-        == found[1]
-        == found[2]
+        arrays[0]
+        == arrays[1]
+        == arrays[2]
         == {
             "tokens": [3, 3, 6, 4, 3, 5, 2, 5, 4, 5, 1, 4, 1],
             "documents": [0, 10, 13],

@@ -93,7 +93,7 @@ def test_numbers_that_are_not_finite_become_null_and_the_line_stays_json():
 def test_resume_cuts_back_to_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     lines = [{"split": s, "update": u} for u in (10, 20, 30) for s in ("train", "valid")]
-    kept = "".join(map(as_line, lines[:4]))
+    survivors = "".join(map(as_line, lines[:4]))
     lines.insert(4, {"event": "stopped", "update": 20})
     path.write_text(
         "".join(map(as_line, lines))
@@ -101,7 +101,7 @@ def test_resume_cuts_back_to_the_checkpoint(tmp_path):
         + '{"split": "tra'
     )
     logged(a_run(tmp_path, update=20), [{"split": "train", "update": 21}], resumed=True)
-    assert path.read_text() == kept + as_line({"split": "train", "update": 21})
+    assert path.read_text() == survivors + as_line({"split": "train", "update": 21})
 
 
 def test_going_on_with_a_finished_run_removes_its_last_line_only(tmp_path):
@@ -269,8 +269,8 @@ def test_brackets_in_names_are_text_and_no_markup(monkeypatch, tmp_path):
 
 def test_names_are_shortened_where_one_component_speaks():
     assert short_names({"loss": 1, "a/x": 2, "a/y": 3}) == {"loss": 1, "x": 2, "y": 3}
-    for kept in ({"a/x": 2, "b/y": 3}, {"loss": 1, "a/loss": 2}, {"loss": 1}):
-        assert short_names(kept) == kept
+    for values in ({"a/x": 2, "b/y": 3}, {"loss": 1, "a/loss": 2}, {"loss": 1}):
+        assert short_names(values) == values
 
 
 def test_the_last_training_line_is_printed_once(monkeypatch, tmp_path):
@@ -325,13 +325,13 @@ def test_numbers_read_as_people_write_them():
 
 def test_unigram_and_bigram_by_hand():
     # V = 3; train 0 1 0 1 1 | valid 0 1 2
-    found = text_baselines([np.array([0, 1, 0, 1, 1])], [np.array([0, 1, 2])], 3)
+    baselines = text_baselines([np.array([0, 1, 0, 1, 1])], [np.array([0, 1, 2])], 3)
     unigram = np.array([2.5, 3.5, 0.5]) / 6.5
     # after 0: 1 1 (2 seen, 1 distinct); after 1: 0 1 (2 seen, 2 distinct); the first token has no predecessor
     bigram = [unigram[0], (2 + 1 * unigram[1]) / 3, (0 + 2 * unigram[2]) / 4]
-    assert found["unigram"] == pytest.approx(-np.log(unigram).mean())
-    assert found["bigram"] == pytest.approx(-np.log(bigram).mean())
-    assert found["entropy"] == pytest.approx(math.log(3))
+    assert baselines["unigram"] == pytest.approx(-np.log(unigram).mean())
+    assert baselines["bigram"] == pytest.approx(-np.log(bigram).mean())
+    assert baselines["entropy"] == pytest.approx(math.log(3))
 
 
 def test_both_are_distributions_over_the_ordinary_tokens():
@@ -360,9 +360,9 @@ def test_special_tokens_are_never_predicted_and_documents_do_not_touch():
 def test_the_entropy_of_the_text_is_below_any_unigram_loss():
     rng = np.random.default_rng(1)
     valid = rng.integers(0, 20, 500)
-    found = text_baselines([rng.integers(0, 20, 5000)], valid, 20)
-    assert found["entropy"] <= found["unigram"]
-    assert found["unigram"] == pytest.approx(math.log(20), abs=0.02)
+    baselines = text_baselines([rng.integers(0, 20, 5000)], valid, 20)
+    assert baselines["entropy"] <= baselines["unigram"]
+    assert baselines["unigram"] == pytest.approx(math.log(20), abs=0.02)
 
 
 def test_the_limit_bounds_what_is_read():
@@ -385,19 +385,19 @@ def test_no_text_gives_no_number():
 
 def test_the_environment_is_json_and_names_no_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = describe_environment(
+    environment = describe_environment(
         SimpleNamespace(seed=3, train=SimpleNamespace(precision="fp32", deterministic=True)),
         {"tied_mlm": "0.1"},
         torch.device("cpu"),
         4,
     )
-    text = json.dumps(found)
+    text = json.dumps(environment)
     assert (
-        found["world_size"] == 4
-        and found["device"] == "cpu"
-        and found["plugins"] == {"tied_mlm": "0.1"}
+        environment["world_size"] == 4
+        and environment["device"] == "cpu"
+        and environment["plugins"] == {"tied_mlm": "0.1"}
     )
-    assert found["packages"]["torch"] == torch.__version__ and found["git"] is None
+    assert environment["packages"]["torch"] == torch.__version__ and environment["git"] is None
     host = os.uname().nodename
     assert len(host) < 4 or host not in text
 

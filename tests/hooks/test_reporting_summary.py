@@ -162,18 +162,16 @@ def run():
 
 
 def test_documents_are_the_content_of_every_example(run):
-    found = list(documents(run.task, "valid"))
-    assert len(found) == len(run.task.sources("valid")["a"])
-    assert all((tokens != 0).all() for tokens in found) and {len(tokens) for tokens in found} != {
-        32
-    }
+    rows = list(documents(run.task, "valid"))
+    assert len(rows) == len(run.task.sources("valid")["a"])
+    assert all((tokens != 0).all() for tokens in rows) and {len(tokens) for tokens in rows} != {32}
     assert sum(map(len, documents(run.task, "train", 100))) < 100 + 32
 
 
 def test_blanks_are_filled_in_where_the_criterions_view_has_masks(run):
-    found = fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 3)
-    assert len(found) == 3
-    for entry in found:
+    sentences = fill_in(run.module, "masked_lm", run.task, run.task.tokenizer, 3)
+    assert len(sentences) == 3
+    for entry in sentences:
         assert entry["text"].count("[") == len(entry["blanks"]) and 1 <= len(entry["blanks"]) <= 3
         for blank in entry["blanks"]:
             chances = [chance for _, chance in blank["guesses"]]
@@ -202,8 +200,8 @@ def test_filling_in_leaves_the_module_in_its_mode_and_is_the_same_every_time(run
 def test_the_loss_is_the_criterions_own_masked_lm(run, metrics, loss):
     hook = Summary(Summary.Config(sentences=0))
     ended = SimpleNamespace(**{**vars(run), "last_metrics": {"valid": metrics}})
-    made = hook.summarise(ended, "masked_lm", "masked_lm", run.task.tokenizer)
-    assert made["term"] == "masked_lm" and made["masked_lm"] == loss
+    content = hook.summarise(ended, "masked_lm", "masked_lm", run.task.tokenizer)
+    assert content["term"] == "masked_lm" and content["masked_lm"] == loss
 
 
 def test_a_view_without_chosen_positions_has_no_blanks(run, monkeypatch):
@@ -216,11 +214,11 @@ def test_a_finished_run_ends_with_its_screen_and_a_file(run, tmp_path, capsys):
     run.folder = tmp_path
     Summary(Summary.Config()).fwk_run_end(run=run, status="finished")
     assert "the best unigram" in (text := capsys.readouterr().out) and "[1]" in text
-    kept = json.loads((tmp_path / "summary.json").read_text())
+    content = json.loads((tmp_path / "summary.json").read_text())
     assert (
-        kept["masked_lm"] == 4.0
-        and kept["bigram"] < kept["unigram"]
-        and len(kept["sentences"]) == 3
+        content["masked_lm"] == 4.0
+        and content["bigram"] < content["unigram"]
+        and len(content["sentences"]) == 3
     )
 
 

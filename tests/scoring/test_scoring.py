@@ -73,12 +73,12 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     text = folder / "text.txt"
     text.write_text("\n\n".join(" ".join(WORDS) for _ in range(40)), encoding="utf-8")
-    made = {}
+    folders = {}
 
     def run(name: str):
-        if name not in made:
+        if name not in folders:
             options = MODELS[name]
-            made[name] = fwk.train(
+            folders[name] = fwk.train(
                 {
                     "task": {
                         "name": "mlm",
@@ -101,7 +101,7 @@ def runs(tmp_path_factory):
                 },
                 run=str(folder / name),
             ).folder
-        return made[name]
+        return folders[name]
 
     return run
 
@@ -125,16 +125,16 @@ def framed(scorer: Scorer, line: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["masked_lm", "semantic_augment"])
 def test_a_masked_lm_scores_each_token_where_it_alone_is_masked(scorer, name):
-    made = scorer(name)
-    made.module.double()
-    head = made.component.head
-    for one, line in zip(made(texts(*WORDS)), WORDS, strict=True):
-        ids = framed(made, line)
+    instance = scorer(name)
+    instance.module.double()
+    head = instance.component.head
+    for one, line in zip(instance(texts(*WORDS)), WORDS, strict=True):
+        ids = framed(instance, line)
         for place in range(1, ids.shape[1] - 1):
             copy = ids.clone()
-            copy[0, place] = made.loaded.tokenizer.mask
+            copy[0, place] = instance.loaded.tokenizer.mask
             with torch.no_grad():
-                logits = head(made.loaded.model({"tokens": copy}, None).features[0, place])
+                logits = head(instance.loaded.model({"tokens": copy}, None).features[0, place])
             assert one.log_probs[place - 1] == pytest.approx(
                 float(logits.log_softmax(0)[ids[0, place]]), abs=2e-6
             )
@@ -144,13 +144,13 @@ def test_a_masked_lm_scores_each_token_where_it_alone_is_masked(scorer, name):
 
 
 def test_electric_scores_by_its_energies_in_one_pass(scorer):
-    made = scorer("electric", by="noise_contrastive")
-    calls = made.module.encoding.calls
-    one = made(texts(WORDS[2]))[0]
-    assert made.module.encoding.calls == calls + 1
+    instance = scorer("electric", by="noise_contrastive")
+    calls = instance.module.encoding.calls
+    one = instance(texts(WORDS[2]))[0]
+    assert instance.module.encoding.calls == calls + 1
     with torch.no_grad():
-        features = made.loaded.model({"tokens": framed(made, WORDS[2])}, None).features
-        energies = made.component.energies(features)[0, 1:-1]
+        features = instance.loaded.model({"tokens": framed(instance, WORDS[2])}, None).features
+        energies = instance.component.energies(features)[0, 1:-1]
     np.testing.assert_allclose(one.log_probs, -energies.numpy(), rtol=1e-5)
 
 
@@ -159,42 +159,42 @@ def test_electric_scores_by_its_energies_in_one_pass(scorer):
 )
 def test_a_cloze_model_gives_a_distribution_for_each_place(scorer, name, by):
     """Its log p of every token that could stand there sums to one, the rest of the text as it is."""
-    made = scorer(name, by=by)
-    ids = framed(made, WORDS[0])
-    V, place = made.loaded.tokenizer.size, 3
+    instance = scorer(name, by=by)
+    ids = framed(instance, WORDS[0])
+    V, place = instance.loaded.tokenizer.size, 3
     rows = np.repeat(ids.numpy(), V, axis=0)
     rows[:, place] = np.arange(V)
-    text = made.task.batch_of(rows)
-    views = made.module.static_of_this_phase(text, "score")
-    micro = made.module.begin(views, 0, _step())
-    context = made.module.contexts.for_scoring(made.path, micro, _step(), 10_000)
+    text = instance.task.batch_of(rows)
+    views = instance.module.static_of_this_phase(text, "score")
+    micro = instance.module.begin(views, 0, _step())
+    context = instance.module.contexts.for_scoring(instance.path, micro, _step(), 10_000)
     from fwk.contracts.views import View
 
     with torch.no_grad():
-        values = made.component.log_probs(
-            View.from_batch(text, "text").replace(mask=None), micro.views, made.options, context
+        values = instance.component.log_probs(
+            View.from_batch(text, "text").replace(mask=None), micro.views, instance.options, context
         )
     assert float(values[:, place].double().exp().sum()) == pytest.approx(1, abs=1e-5)
-    assert made(texts(WORDS[0]))[0].log_probs[place - 1] == pytest.approx(
+    assert instance(texts(WORDS[0]))[0].log_probs[place - 1] == pytest.approx(
         float(values[int(ids[0, place]), place]), abs=1e-5
     )
 
 
 @pytest.mark.parametrize("name", ["causal_lm", "causal_lm_back"])
 def test_a_causal_lm_scores_each_token_from_what_it_has_read(scorer, name):
-    made = scorer(name)
-    ids = framed(made, WORDS[2])
+    instance = scorer(name)
+    ids = framed(instance, WORDS[2])
     with torch.no_grad():
-        logits = made.component.head(made.loaded.model({"tokens": ids}, None).features)[
+        logits = instance.component.head(instance.loaded.model({"tokens": ids}, None).features)[
             0
         ].log_softmax(-1)
     step = -1 if name == "causal_lm" else 1
     wanted = [float(logits[place + step, ids[0, place]]) for place in range(1, ids.shape[1] - 1)]
-    np.testing.assert_allclose(made(texts(WORDS[2]))[0].log_probs, wanted, atol=1e-5)
+    np.testing.assert_allclose(instance(texts(WORDS[2]))[0].log_probs, wanted, atol=1e-5)
     # what comes later changes nothing: the same beginning (or end) has the same scores
     other = WORDS[2].split()
     other[-2 if name == "causal_lm" else 0] = "cat"
-    both = [one.log_probs for one in made(texts(WORDS[2], " ".join(other)))]
+    both = [one.log_probs for one in instance(texts(WORDS[2], " ".join(other)))]
     same = slice(0, 3) if name == "causal_lm" else slice(-3, None)
     np.testing.assert_allclose(both[0][same], both[1][same], atol=1e-5)
 
@@ -228,17 +228,17 @@ def test_the_exact_estimate_recovers_the_data_distribution_and_the_published_one
 
 @pytest.mark.parametrize("estimate", ["published", "exact"])
 def test_electra_tt_scores_from_its_discriminator_and_its_noise(scorer, estimate):
-    made = scorer("electra_tt", by="replaced_token_detection", options={"estimate": estimate})
-    ids = framed(made, WORDS[4])
+    instance = scorer("electra_tt", by="replaced_token_detection", options={"estimate": estimate})
+    ids = framed(instance, WORDS[4])
     n = ids.shape[1] - 2
     q = scorer("electra_tt", by="corrupted")(texts(WORDS[4]))[0].log_probs
     with torch.no_grad():
-        logits = made.component.head(made.loaded.model({"tokens": ids}, None).features)[
+        logits = instance.component.head(instance.loaded.model({"tokens": ids}, None).features)[
             0, 1:-1, 0
         ].double()
     r, o, q = math.ceil(0.15 * n) / n, (-logits).exp().numpy(), np.exp(q)
     wanted = o * r * q / ((1 - r) + r * q + o * r * q) if estimate == "exact" else r * q * o
-    np.testing.assert_allclose(made(texts(WORDS[4]))[0].log_probs, np.log(wanted), atol=1e-5)
+    np.testing.assert_allclose(instance(texts(WORDS[4]))[0].log_probs, np.log(wanted), atol=1e-5)
 
 
 def test_scores_do_not_depend_on_what_else_is_scored(scorer):
@@ -281,11 +281,11 @@ def test_a_discriminator_scores_with_noise_that_knows_its_probabilities_only(sco
     assert (
         scorer("electra")(texts(WORDS[0]))[0].score < 0
     )  # q of its generator, one masked copy for each token
-    made = scorer("random")
+    instance = scorer("random")
     with pytest.raises(
         ConfigError, match="views.corrupted.noiser: does not know the probability of a token"
     ):
-        made(texts(WORDS[0]))
+        instance(texts(WORDS[0]))
 
 
 # -- lines -----------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ def test_what_cannot_be_scored_is_refused_with_file_and_line_or_null(runs, tmp_p
         "--device",
         "cpu",
     ]
-    for text, said in (
+    for text, message in (
         ("a cat .\n\nbirds .\n", "line 2: the text has no tokens"),
         ("a cat .\n" + "a cat sees the dog " * 9, "more than the 16 that the model reads"),
     ):
@@ -354,7 +354,9 @@ def test_what_cannot_be_scored_is_refused_with_file_and_line_or_null(runs, tmp_p
         assert main(command) == 2
         error = capsys.readouterr().err
         assert (
-            f"{path}, line 2: the text" in error and said in error and len(error.splitlines()) == 1
+            f"{path}, line 2: the text" in error
+            and message in error
+            and len(error.splitlines()) == 1
         )
         assert not output.exists()
         assert main([*command, "--lenient"]) == 0
@@ -476,7 +478,7 @@ def test_wrong_input_leaves_nothing_and_a_folder_is_no_output(runs, tmp_path, ca
 
 @pytest.mark.slow
 def test_long_lines_are_scored_few_at_a_time(scorer, monkeypatch):
-    made, sizes = scorer("masked_lm"), []
+    instance, sizes = scorer("masked_lm"), []
 
     def spy(texts, **how):
         sizes.append(len(texts))
@@ -488,9 +490,9 @@ def test_long_lines_are_scored_few_at_a_time(scorer, monkeypatch):
     assert len(list(stream.score_texts(spy, texts(*["x" * 40] * 7, "y" * 500, *["z"] * 3)))) == 11
     assert sizes == [2, 2, 2, 1, 1, 3]
     with pytest.raises(DataError, match="has 9"):
-        made(texts("cat " * 900_000))
+        instance(texts("cat " * 900_000))
     assert (
-        len(made(texts("cat " * 900_000), cut=True)[0].tokens) == 14
+        len(instance(texts("cat " * 900_000), cut=True)[0].tokens) == 14
     )  # without tokenizing all of it
 
 
@@ -550,26 +552,29 @@ def test_the_average_of_the_weights_can_score(tmp_path):
 
 
 def test_a_generator_scores_at_the_temperature_that_it_samples_at(runs, scorer):
-    made = scorer("electra", by="corrupted")
-    plain = made(texts(WORDS[0]))[0].log_probs
+    instance = scorer("electra", by="corrupted")
+    plain = instance(texts(WORDS[0]))[0].log_probs
     from dataclasses import replace as changed
 
-    made.component.config = changed(made.component.config, temperature=0.5)
-    ids = framed(made, WORDS[0])
+    instance.component.config = changed(instance.component.config, temperature=0.5)
+    ids = framed(instance, WORDS[0])
     copy = ids.clone()
-    copy[0, 2] = made.loaded.tokenizer.mask
+    copy[0, 2] = instance.loaded.tokenizer.mask
     with torch.no_grad():
         logits = (
-            made.component.head(made.component.network({"tokens": copy}, None).features)[0, 2] / 0.5
+            instance.component.head(instance.component.network({"tokens": copy}, None).features)[
+                0, 2
+            ]
+            / 0.5
         )
     assert (
-        made(texts(WORDS[0]))[0].log_probs[1]
+        instance(texts(WORDS[0]))[0].log_probs[1]
         == pytest.approx(float(logits.log_softmax(0)[ids[0, 2]]), abs=1e-5)
         != plain[1]
     )
-    made.component.config = changed(made.component.config, never_true=True)
+    instance.component.config = changed(instance.component.config, never_true=True)
     with pytest.raises(ConfigError, match="never_true or unchanged"):
-        made(texts(WORDS[0]))
+        instance(texts(WORDS[0]))
 
 
 def test_a_discriminator_of_the_chosen_positions_alone_cannot_score(scorer):
@@ -578,7 +583,7 @@ def test_a_discriminator_of_the_chosen_positions_alone_cannot_score(scorer):
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "arguments, message",
     [
         (["--text", "nowhere.txt"], "nowhere.txt"),
         ([], "One of the arguments --text --pairs --dev is required"),
@@ -594,7 +599,7 @@ def test_a_discriminator_of_the_chosen_positions_alone_cannot_score(scorer):
         (["--text", "{lines}", "--device", "gpu"], "'gpu' is not a device"),
     ],
 )
-def test_misuse_is_one_sentence(runs, lines, capsys, arguments, said):
+def test_misuse_is_one_sentence(runs, lines, capsys, arguments, message):
     try:
         status = main([str(runs("masked_lm")), *(one.format(lines=lines) for one in arguments)])
     except SystemExit as ended:
@@ -602,7 +607,7 @@ def test_misuse_is_one_sentence(runs, lines, capsys, arguments, said):
     captured = capsys.readouterr()
     assert (
         status == 2
-        and said in captured.err
+        and message in captured.err
         and not captured.out
         and "Traceback" not in captured.err
     )
@@ -689,7 +694,7 @@ def test_pairs_end_to_end(runs, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "row, said",
+    "row, message",
     [
         (
             {"sentence_good": "a", "sentence_bat": "b"},
@@ -700,10 +705,10 @@ def test_pairs_end_to_end(runs, tmp_path, capsys):
         ({"sentence_good": "\ud800", "sentence_bad": "b"}, "is half a character"),
     ],
 )
-def test_a_wrong_pair_names_its_line(tmp_path, row, said):
+def test_a_wrong_pair_names_its_line(tmp_path, row, message):
     with pytest.raises(DataError, match="pairs.jsonl, line 2: ") as error:
         read_pairs([pairs_file(tmp_path, [{"sentence_good": "a", "sentence_bad": "b"}, row])])
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_blimp_is_read(shared_data):
@@ -741,11 +746,14 @@ def lists_file(tmp_path, content, name="dev.json") -> str:
 def test_the_weight_trades_the_recogniser_against_the_model(tmp_path):
     lists = nbest.read_lists(lists_file(tmp_path, LISTS))
     scores = {"the cat sea": -10.0, "the cat sees": -4.0, "a dog": -3.0, "a dock": -9.0}
-    made = nbest.rerank(lists, None, scores, [0.05, 0.1, 0.5])
+    result = nbest.rerank(lists, None, scores, [0.05, 0.1, 0.5])
     # 0.5 apart for the recogniser and 6 for the model: from a weight of 1/12 on, the model decides
-    assert [one["wer"] for one in made["sweep"]] == pytest.approx([1 / 5, 0, 0])
-    assert made["weight"] == 0.1 and made["dev"]["choices"] == {"a1": "the cat sees", "a2": "a dog"}
-    assert (made["dev"]["first"], made["dev"]["wer"], made["dev"]["oracle"]) == (
+    assert [one["wer"] for one in result["sweep"]] == pytest.approx([1 / 5, 0, 0])
+    assert result["weight"] == 0.1 and result["dev"]["choices"] == {
+        "a1": "the cat sees",
+        "a2": "a dog",
+    }
+    assert (result["dev"]["first"], result["dev"]["wer"], result["dev"]["oracle"]) == (
         pytest.approx(1 / 5),
         0,
         0,
@@ -754,7 +762,7 @@ def test_the_weight_trades_the_recogniser_against_the_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
         (
             {"a2": {"hyp_1": {"score": -2.0, "text": " "}, "ref": "x"}},
@@ -785,10 +793,10 @@ def test_the_weight_trades_the_recogniser_against_the_model(tmp_path):
         ),
     ],
 )
-def test_a_wrong_list_names_its_line(tmp_path, change, said):
+def test_a_wrong_list_names_its_line(tmp_path, change, message):
     with pytest.raises(DataError) as error:
         nbest.read_lists(lists_file(tmp_path, {**LISTS, **change}))
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_one_utterance_twice_is_refused_and_large_files_are_read_in_one_go(tmp_path):
@@ -820,10 +828,10 @@ def test_dev_and_test_files_must_belong_together(runs, tmp_path, capsys):
     longer = {
         "b1": {**{f"hyp_{i}": {"score": -i, "text": f"a {i}"} for i in range(1, 4)}, "ref": "a"}
     }
-    for content, said in ((LISTS, "utterance 'a1' is in"), (longer, "holds 3-best lists")):
+    for content, message in ((LISTS, "utterance 'a1' is in"), (longer, "holds 3-best lists")):
         test = lists_file(tmp_path, content, "test.json")
         assert main([str(runs("masked_lm")), "--dev", dev, "--test", test]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert main([str(runs("masked_lm")), "--dev", dev, dev, "--test", dev]) == 2
     assert "expected one for each" in capsys.readouterr().err
     without = lists_file(tmp_path, {"a1": {"hyp_1": {"score": 0.0, "text": "x"}}}, "bare.json")
@@ -867,8 +875,8 @@ def test_the_published_lists_have_the_stated_error_rates(shared_data, portion, f
     lists = nbest.read_lists(
         str(shared_data / f"librispeech-espnet100h-10best-dev-{portion}.am.json.xz")
     )
-    made = nbest.error_rate(lists, [one.hypotheses[0].text for one in lists])
-    assert round(100 * made, 2) == first
+    rate = nbest.error_rate(lists, [one.hypotheses[0].text for one in lists])
+    assert round(100 * rate, 2) == first
     assert round(100 * nbest.error_rate(lists, nbest.oracle(lists)), 2) == oracle
 
 
