@@ -122,7 +122,7 @@ def _build_criterion(
     return _construct(component, label, replace(base, encoder=encoder))
 
 
-# the class is known only when the config is read, so its type is not known here
+# the class is known only when the config is read, so its type is unknown to the checker
 def _construct(component: Component, name: str, context: BuildContext) -> Any:
     """Return a component, initialised from a seed of its own.
 

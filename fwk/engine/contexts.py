@@ -61,8 +61,8 @@ class Contexts:
                     "does not know the probability of a token given all others; scoring needs a noiser that does",
                 )
             learned = isinstance(noiser, LearnedNoiser)
-            asked = self.objective.parts[view].path if learned else path
-            context = self.for_scoring(asked, micro, update, budget)
+            noiser_path = self.objective.parts[view].path if learned else path
+            context = self.for_scoring(noiser_path, micro, update, budget)
             return noiser.log_probs(text, micro.views, noiser.Scoring(), context)
 
         name = part.name if part is not None else path  # a noiser without a network is no part
