@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwk.cli.common import command, disk_errors
 from fwk.cli.parsing import Parser, add_model, one_of, whole_number
+from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _weights(text: str) -> list[float]:
     return [round(low + number * step, 10) for number in range(count)]
 
 
-def _scoring_options(texts: Sequence[str]) -> dict[str, Any]:
+def _scoring_options(texts: Sequence[str]) -> PlainDict:
     """Return the values of --set by key."""
     from fwk.config.yaml_text import scalar
 
@@ -219,7 +220,7 @@ def _check_input(arguments: argparse.Namespace) -> None:
 # -- scoring ---------------------------------------------------------------------------------------------------------
 
 
-def load_scorer(arguments: argparse.Namespace, options: dict[str, Any]) -> Scorer:
+def load_scorer(arguments: argparse.Namespace, options: PlainDict) -> Scorer:
     """Load the model, and return the scorer of its --by component."""
     import torch
 
@@ -270,20 +271,18 @@ def _discarded_on_wrong_input(journal: Journal) -> Iterator[None]:
         raise
 
 
-def _record(scored: Scored, arguments: argparse.Namespace) -> dict[str, Any]:
+def _record(scored: Scored, arguments: argparse.Namespace) -> PlainDict:
     """Return the JSON record of one scored text."""
     score = scored.score
     if score is not None and arguments.normalise:
         score /= len(scored.tokens)
-    record: dict[str, Any] = {"score": score, "tokens": len(scored.tokens)}
+    record: PlainDict = {"score": score, "tokens": len(scored.tokens)}
     if arguments.per_token:
         record["per_token"] = [list(pair) for pair in zip(scored.tokens, scored.log_probs)]
     return record
 
 
-def _score_lines(
-    arguments: argparse.Namespace, options: dict[str, Any], progress: Progress
-) -> None:
+def _score_lines(arguments: argparse.Namespace, options: PlainDict, progress: Progress) -> None:
     """Write the score of every line of the --text files."""
     scorer = load_scorer(arguments, options)
     files = arguments.text
@@ -304,7 +303,7 @@ def _score_lines(
 
 def _line_records(
     arguments: argparse.Namespace, scorer: Scorer, progress: Progress, done: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[PlainDict]:
     """Yield the record of every line but the first `done`."""
     from fwk.data.text import numbered_lines
     from fwk.scoring.scorer import ScoredText
@@ -339,7 +338,7 @@ def _score_texts(
         progress.say(f"continuing after {done:,} texts")
         progress.advance(done)
 
-    def records() -> Iterator[dict[str, Any]]:
+    def records() -> Iterator[PlainDict]:
         for text, result in score_texts(scorer, texts, done, window=TOGETHER, cut=arguments.cut):
             progress.advance(1)
             yield {"text": text.text, **_record(result, arguments)}
@@ -351,9 +350,7 @@ def _score_texts(
     return {record["text"]: record["score"] for record in journal.records()}, journal
 
 
-def _score_pairs(
-    arguments: argparse.Namespace, options: dict[str, Any], progress: Progress
-) -> None:
+def _score_pairs(arguments: argparse.Namespace, options: PlainDict, progress: Progress) -> None:
     """Print and write how often the good sentence of a pair is the more likely one."""
     from fwk.scoring.pairs import accuracies, describe, read_pairs
 
@@ -378,7 +375,7 @@ def _score_pairs(
 
 def _rerank_lists(
     arguments: argparse.Namespace,
-    options: dict[str, Any],
+    options: PlainDict,
     weights: Sequence[float],
     progress: Progress,
 ) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 import pluggy
 
 from fwk.contracts import hooks as hookspecs
+from fwk.contracts.plain import PlainMapping
 from fwk.errors import FwkError, HookFailed, PluginError, did_you_mean
 
 PREFIX = "fwk_"
@@ -84,7 +85,7 @@ class PluginManager(pluggy.PluginManager):
         outcome: pluggy.Result[Any],
         hook: str,
         implementations: Sequence[pluggy.HookImpl],
-        arguments: Mapping[str, Any],
+        arguments: PlainMapping,
     ) -> None:
         """After a hook was called: replace an exception of an implementation by one that names its plugin."""
         error = outcome.exception

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fwk.components.registry import registry
 from fwk.config.paths import KeyPath, dotted, in_parentheses
 from fwk.config.spec import TIE, Component, NetworkSpec
 from fwk.contracts.options import FieldSpec, Plain, convert, plain
+from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, did_you_mean
 
 _RAMP_KEYS = ("from", "to", "start", "end")
@@ -36,7 +36,7 @@ def value_or_default(spec: FieldSpec, values: Mapping[str, Plain], key: str, own
 
 def complete_values(
     schema: Sequence[FieldSpec], values: Mapping[str, Plain], key: str, owner: str
-) -> dict[str, Any]:
+) -> PlainDict:
     """Return every option of a schema, checked and converted, defaults filled in. Raises ConfigError."""
     prefix = f"{key}." if key else ""
     names = [spec.name for spec in schema]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from fwk.components.discovery import versions
 from fwk.components.registry import registry
@@ -13,6 +12,7 @@ from fwk.config import yaml_text
 from fwk.config.paths import dotted, leaves, leaves_with_whole_lists
 from fwk.config.run_config import Resolved, RunConfig
 from fwk.contracts.options import Plain
+from fwk.contracts.plain import PlainDict
 
 # hooks that a sink may implement: they listen and change nothing
 SINK_HOOKS = ("fwk_run_begin", "fwk_logged", "fwk_validated", "fwk_exception", "fwk_run_end")
@@ -123,12 +123,12 @@ def _is_sink(cls: type) -> bool:
     return all(name in SINK_HOOKS for name in dir(cls) if name.startswith("fwk_"))
 
 
-def required(config: RunConfig) -> dict[str, dict[str, Any]]:
+def required(config: RunConfig) -> dict[str, PlainDict]:
     """Return the plugins that a config needs besides fwk: name -> version, distribution, and the names it uses.
 
     Components of views that criteria bring are included. Imports the classes.
     """
-    plugins: dict[str, dict[str, Any]] = {}
+    plugins: dict[str, PlainDict] = {}
     known = versions()
     for kind, name in sorted({(part.kind, part.name) for part in config.components()}):
         plugin = registry.get(kind, name).plugin

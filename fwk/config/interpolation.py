@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fwk.config.paths import KeyPath, dotted, in_parentheses, leaves
 from fwk.contracts.options import Plain, shown
+from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, did_you_mean
 
 RESOLVERS = ("oc.select",)  # ${oc.select:key.path,default}; every other resolver is refused
@@ -83,7 +84,7 @@ def resolve_interpolations(
                 dotted(path),
                 f"interpolation {shown(value)}: {reason}{in_parentheses(where(path))}",
             ) from None
-    return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    return cast(PlainDict, OmegaConf.to_container(node, resolve=True))
 
 
 def _check_targets(path: KeyPath, value: object, known: set[str], at: str) -> None:

@@ -29,6 +29,7 @@ from fwk.config.spec import SLOTS, USER_DIRS, construct
 from fwk.config.typed import TypedValues
 from fwk.config.yaml_text import Layer, Override, parse_override
 from fwk.contracts.options import Plain, convert, plain, schema_of, shown
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import ConfigError
 
 
@@ -112,7 +113,7 @@ def from_mapping(values: Mapping[str, Plain]) -> RunConfig:
 
 
 def from_python(
-    config: Any = None, options: Mapping[str, Any] | None = None, allow_broken: bool = False
+    config: Any = None, options: PlainMapping | None = None, allow_broken: bool = False
 ) -> RunConfig:
     """Return the config that `fwk.train` trains.
 
@@ -143,7 +144,7 @@ def _layers_of(item: object) -> list[Layer]:
     )
 
 
-def _take_flags(options: dict[str, Any]) -> dict[str, Plain]:
+def _take_flags(options: PlainDict) -> dict[str, Plain]:
     """Remove from `options` those that the command has a flag for, and return them."""
     flags: dict[str, Plain] = {}
     for name in SLOTS:

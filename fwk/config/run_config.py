@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
 
 from fwk.config.spec import (
     DEFAULT_HOOKS,
@@ -17,6 +16,7 @@ from fwk.config.spec import (
 )
 from fwk.config.views import complete_views, unused_networks, unused_views
 from fwk.contracts.options import Plain, plain
+from fwk.contracts.plain import PlainMapping
 from fwk.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ class RunConfig:
     task: Component
     model: Component
     networks: Mapping[str, NetworkSpec]
-    views: Mapping[str, Mapping[str, Any]]  # as the config states them; complete: `views_by_name`
+    views: Mapping[str, PlainMapping]  # as the config states them; complete: `views_by_name`
     criterion: Mapping[str, CriterionSpec]
     optimizer: Component
     schedule: Component

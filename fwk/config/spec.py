@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from fwk.components.registry import Entry, registry
 from fwk.contracts.options import FieldSpec, Plain, option, plain, schema_of
+from fwk.contracts.plain import PlainMapping
 from fwk.errors import ConfigError
 
 if TYPE_CHECKING:  # these import torch
@@ -127,7 +127,7 @@ class Component:
 
     kind: str
     name: str
-    values: Mapping[str, Any] = field(default_factory=dict)  # complete, each checked by its type
+    values: PlainMapping = field(default_factory=dict)  # complete, each checked by its type
     key: str = ""  # the component's place in the config, for errors
 
     @property
@@ -242,7 +242,7 @@ VIEW_FIELDS = (
     ),
     FieldSpec(
         name="network",
-        type="str | dict[str, Any] | None",
+        type="str | PlainDict | None",
         doc="a learned noiser's network: a name in networks, or an inline model",
     ),
     FieldSpec(
@@ -288,7 +288,7 @@ TRAIN_SCHEMA = schema_of(TrainConfig, "train")
 EXTRAS = {"criterion": (WEIGHT,), "networks": (TIE,), "views": VIEW_FIELDS[1:]}
 
 
-def construct(cls: type[Any], values: Mapping[str, Any], key: str) -> Any:
+def construct(cls: type[Any], values: PlainMapping, key: str) -> Any:
     """Return an instance of a component class's `Config`, or None where it has none.
 
     Raises ConfigError at `key` where the dataclass refuses a value.

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fwk.config.paths import KeyPath
 from fwk.contracts.options import Plain, plain
+from fwk.contracts.plain import PlainDict
 
 
 class Tree:
@@ -17,7 +18,7 @@ class Tree:
     def __init__(self) -> None:
         self._merged: DictConfig = OmegaConf.create({})
         # values set since the last question: OmegaConf merges many at once faster than one by one
-        self._pending: dict[str, Any] = {}
+        self._pending: PlainDict = {}
 
     def set(self, path: KeyPath, value: Plain) -> None:
         """Merge plain data into what stands at a path."""
@@ -69,13 +70,13 @@ class Tree:
 
     def to_mapping(self) -> dict[str, Plain]:
         """Return the whole tree as plain data, interpolations left as text."""
-        return cast(dict[str, Any], _plain_value(self._merge_pending()))
+        return cast(PlainDict, _plain_value(self._merge_pending()))
 
 
 def merged(values: Mapping[str, Plain], over: Mapping[str, Plain]) -> dict[str, Plain]:
     """Return plain data with `over` merged into `values`, interpolations left as text."""
     node = OmegaConf.create(dict(values), flags={"allow_objects": True})
-    return cast(dict[str, Any], _plain_value(OmegaConf.merge(node, plain(over))))
+    return cast(PlainDict, _plain_value(OmegaConf.merge(node, plain(over))))
 
 
 # ---- OmegaConf's private interface: its public one resolves interpolations and raises for null ----

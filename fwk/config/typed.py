@@ -24,6 +24,7 @@ from fwk.config.spec import (
     TrainConfig,
 )
 from fwk.contracts.options import FieldSpec, Plain, convert
+from fwk.contracts.plain import PlainDict
 
 Values = Mapping[str, Plain]
 
@@ -90,7 +91,7 @@ class TypedValues:
         weight = complete_weight(weight, f"{dotted(place)}.weight")
         return CriterionSpec(label, self._component("criterion", values, *place), weight)
 
-    def _view(self, label: str, values: Values) -> dict[str, Any]:
+    def _view(self, label: str, values: Values) -> PlainDict:
         """Return what the config states of a view; options of an unknown noiser are checked later."""
         schema = {spec.name: spec for spec in VIEW_FIELDS}
         if "noiser" in values:

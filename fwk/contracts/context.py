@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from fwk.contracts.encoder import Encoder
+from fwk.contracts.plain import PlainMapping
 from fwk.contracts.views import Encoded, View
 from fwk.errors import ConfigError
 
@@ -111,7 +112,7 @@ class Context:
     # term -> the global count of one of this component's loss terms in this update; only in training
     count: Callable[[str], float]
     # what `prepare` returned for this micro-batch
-    prepared: Mapping[str, Any] = field(default_factory=dict)
+    prepared: PlainMapping = field(default_factory=dict)
     # only for `Criterion.log_probs`: (name of a view, text) -> log-probabilities by the noiser of that view, [B, T]
     log_probs: Callable[[str, View], Tensor] | None = None
     budget: int = 0  # only for `Criterion.log_probs`: the most tokens in one call of `encode`

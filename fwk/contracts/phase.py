@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+
+from fwk.contracts.plain import PlainDict, PlainMapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +21,12 @@ class Phase:
     reset_optimizer: bool = False  # forget the optimizer's moments when the phase begins
     restart_schedule: bool = False  # run the learning-rate schedule anew over the rest of the run
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> PlainDict:
         """Return the phase as JSON data, for a checkpoint."""
         return asdict(self)
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Phase:
+    def from_state(cls, state: PlainMapping) -> Phase:
         """Return the phase that `to_state` described."""
         return cls(
             name=state["name"],

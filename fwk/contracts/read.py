@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from fwk.contracts.plain import PlainMapping
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Read:
 
     # the view as under `views:` in a config, such as {"noiser": "bert_mask", "ratio": 0.15}; None: the criterion brings
     # no default, so another criterion or the user's config must define the view
-    default: Mapping[str, Any] | None = None
+    default: PlainMapping | None = None
     # False: the criterion does not use `view.encoded`, so the view is not encoded on its behalf
     encoded: bool = True
     # True: the criterion needs chosen positions; a view whose noisers choose none is refused (see `Noiser.chooses`)

@@ -7,9 +7,9 @@ still works in this version. This module is the only place that knows the old na
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
+from fwk.contracts.plain import PlainMapping
 from fwk.contracts.read import Read
 
 _OLD_NAMES = ("views", "encoded", "needs_positions", "needs_log_q")
@@ -26,7 +26,7 @@ class ReadsByOldNames:
             cls.reads = classmethod(_reads_by_old_names)  # type: ignore[attr-defined]
 
     @classmethod
-    def views(cls, config: Any) -> dict[str, Mapping[str, Any] | None]:
+    def views(cls, config: Any) -> dict[str, PlainMapping | None]:
         """Return the default of each view. Deprecated: use `reads`."""
         return {name: read.default for name, read in _inherited_reads(cls, config).items()}
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import RunError
 
 
@@ -32,7 +33,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def _map_fields(
     instance: Batch | View, change: Callable[[Tensor], Tensor], leave_out: Iterable[str] = ()
-) -> dict[str, Any]:
+) -> PlainDict:
     """Return the fields of a dataclass by name, with `change` applied to every tensor."""
     names = [f.name for f in fields(instance) if f.name not in leave_out]
     return {name: map_tensors(getattr(instance, name), change) for name in names}
@@ -130,7 +131,7 @@ class View:
     encoded: Encoded = _ABSENT  # set by the engine once the view is encoded
     ema: bool = False  # True: `encoded` was computed with the moving average of the weights
     # from a learned noiser's `apply` to its `losses`
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: PlainMapping = field(default_factory=dict)
     outline: bool = False  # True: the noiser has not run yet (see `Outline`)
 
     @classmethod

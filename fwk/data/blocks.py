@@ -17,10 +17,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
+from fwk.contracts.plain import PlainDict
 from fwk.data.store import Split
 from fwk.errors import ConfigError, DataError
 
@@ -102,7 +102,7 @@ class Blocks:
         if not split.tokens:
             raise DataError(f"the split '{split.name}' of the token store has no tokens")
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> PlainDict:
         return {"split": self.split, "layout": self.layout, "name": self.name}
 
     @cached_property

@@ -7,10 +7,10 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from fwk.contracts.plain import PlainDict
 from fwk.data import store as stores
 from fwk.data.shards import Record
 from fwk.data.tokenizers import Tokenizer
@@ -47,9 +47,9 @@ def commit(
     _replace(partial, folder)
 
 
-def _splits(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+def _splits(records: Sequence[Record]) -> dict[str, PlainDict]:
     """Return the splits as the manifest lists them: counts, and the entries of their shards."""
-    splits: dict[str, dict[str, Any]] = {}
+    splits: dict[str, PlainDict] = {}
     for record in records:
         for name, entry in record["shards"].items():
             split = splits.setdefault(

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.data.store import is_store
 from fwk.data.text import find_files, path_not_found
 from fwk.data.tokenizers import KINDS, check_kind
 from fwk.errors import ConfigError, DataError, did_you_mean
 
 # `task.data` as the config has it: a path, a list of paths, or a mapping of names to paths or {path, weight}
-DataOption = str | tuple[str, ...] | dict[str, Any] | None
+DataOption = str | tuple[str, ...] | PlainDict | None
 
 
 class TextOptions(Protocol):
@@ -122,7 +123,7 @@ def _sources_of_list(paths: Sequence[str]) -> dict[str, list[str]]:
     return sources
 
 
-def _path_and_weight(key: str, entry: Mapping[str, Any]) -> tuple[Any, float | None]:
+def _path_and_weight(key: str, entry: PlainMapping) -> tuple[Any, float | None]:
     """Return the values of {path, weight}; the path is not checked."""
     unknown = [name for name in entry if name not in ("path", "weight")]
     if unknown:

@@ -22,10 +22,10 @@ from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from fwk.contracts.plain import PlainDict
 from fwk.data.tokenizers import Tokenizer, load
 from fwk.errors import DataError, did_you_mean
 from fwk.files import digest
@@ -40,7 +40,7 @@ def is_store(path: str | Path) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
-def fingerprint_of(manifest: dict[str, Any]) -> str:
+def fingerprint_of(manifest: PlainDict) -> str:
     """Return the sha256 of the vocabulary's fingerprint and of every shard's name, sizes and hashes."""
     text = json.dumps(
         [manifest["vocabulary"]["fingerprint"], manifest["dtype"], manifest["splits"]],
@@ -193,7 +193,7 @@ class Store:
             with suppress(OSError):
                 os.utime(self.folder / MANIFEST)
 
-    def _open_shard(self, entry: dict[str, Any]) -> Shard:
+    def _open_shard(self, entry: PlainDict) -> Shard:
         """Return the shard that an entry of the manifest describes, with its files checked."""
         shard = Shard(
             self.folder / Path(entry["name"]).name,
@@ -206,7 +206,7 @@ class Store:
         self._check_newer_files(shard, entry)
         return shard
 
-    def _check_newer_files(self, shard: Shard, entry: dict[str, Any]) -> None:
+    def _check_newer_files(self, shard: Shard, entry: PlainDict) -> None:
         """Raise DataError where a file is newer than the manifest and does not match its hash."""
         for part in PARTS:
             path = shard.path(part)
@@ -285,7 +285,7 @@ class Store:
                         )
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> PlainDict:
     """Return the manifest of a store. Raises DataError where it is missing, damaged or of another version."""
     path = folder / MANIFEST
     try:
@@ -303,7 +303,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_manifest(manifest: dict[str, Any], path: Path) -> None:
+def _check_manifest(manifest: PlainDict, path: Path) -> None:
     """Raise DataError where a manifest is not as expected; any other error means that it lacks something."""
     if manifest["format"] != FORMAT:
         raise DataError(f"{path} describes a '{manifest['format']}', expected a {FORMAT}")

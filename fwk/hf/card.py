@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from fwk.config.identity import to_yaml
+from fwk.contracts.plain import PlainMapping
 from fwk.runs.loaded import Loaded
 
 TEMPLATE = """\
@@ -74,7 +74,7 @@ def _content(loaded: Loaded, head: str | None) -> str:
     return f"Objective: {objectives}; the head is that of `{head}`."
 
 
-def _metrics(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+def _metrics(metrics: Mapping[str, PlainMapping]) -> str:
     lines = [
         f"- {split}/{name}: {value:.6g}"
         for split, values in metrics.items()

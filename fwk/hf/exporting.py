@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
 from fwk.files import AtomicFolder
 from fwk.hf import tokenizer as tokenizers
@@ -89,7 +90,7 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
     return Part(by, require_holdable(encoder.innermost(), role), role, owner.head)
 
 
-def _default_part(criteria: dict[str, Any]) -> str:
+def _default_part(criteria: PlainDict) -> str:
     if len(criteria) > 1:
         raise ConfigError(
             "--by",
@@ -184,7 +185,7 @@ def _is_tied(part: Part) -> bool:
     return output.weight is part.encoder.embeddings.token.weight
 
 
-def _weights(part: Part, architecture: Architecture, options: dict[str, Any]) -> dict[str, Tensor]:
+def _weights(part: Part, architecture: Architecture, options: PlainDict) -> dict[str, Tensor]:
     """Return all weights under the names of transformers."""
     encoder = part.encoder
     tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import ConfigError
 from fwk.models.bert import Bert
 
@@ -214,7 +215,7 @@ def require_head_eps(eps: float) -> None:
 # -- options ---------------------------------------------------------------------------------------------------------
 
 
-def transformers_options(encoder: Bert, family: Family, length: int) -> dict[str, Any]:
+def transformers_options(encoder: Bert, family: Family, length: int) -> PlainDict:
     """Return the options of the family's config class. `length`: of positions, where the encoder learns none."""
     config = encoder.config
     layers, width, heads = config.shape()
@@ -238,7 +239,7 @@ def transformers_options(encoder: Bert, family: Family, length: int) -> dict[str
     return options
 
 
-def bert_options(config: Mapping[str, Any], family: Family, file: str) -> dict[str, Any]:
+def bert_options(config: PlainMapping, family: Family, file: str) -> PlainDict:
     """Return the options of `bert` for a config.json of transformers. Raises ConfigError naming what `bert` lacks."""
     for key, value in REQUIRED_OPTIONS.items():
         if config.get(key, value) not in (value, None):
@@ -247,7 +248,7 @@ def bert_options(config: Mapping[str, Any], family: Family, file: str) -> dict[s
             )
     try:
         width = int(config["hidden_size"])
-        options: dict[str, Any] = {
+        options: PlainDict = {
             "layers": int(config["num_hidden_layers"]),
             "width": width,
             "heads": int(config["num_attention_heads"]),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.data import tokenizers
 from fwk.errors import DataError
 from fwk.hf.families import ARCHITECTURES, Architecture
@@ -28,7 +27,7 @@ class SourceFolder:
 
     path: Path
     architecture: Architecture
-    config: dict[str, Any]
+    config: PlainDict
     tensors: dict[str, Tensor]  # under the names of transformers
     tokenizer: tokenizers.Tokenizer
 
@@ -48,7 +47,7 @@ def read_folder(path: Path) -> SourceFolder:
     return SourceFolder(path, architecture, config, tensors, tokenizer)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> PlainDict:
     path = folder / "config.json"
     if not folder.is_dir():
         raise DataError(
@@ -65,7 +64,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _architecture(config: Mapping[str, Any], folder: Path) -> Architecture:
+def _architecture(config: PlainMapping, folder: Path) -> Architecture:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else names
     if isinstance(name, str):

@@ -13,6 +13,7 @@ from fwk.components.discovery import load_plugins
 from fwk.components.registry import registry
 from fwk.config.resolve import from_mapping
 from fwk.config.run_config import RunConfig
+from fwk.contracts.plain import PlainMapping
 from fwk.engine.build import build_module
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import model_tensors, write_weights
@@ -62,7 +63,7 @@ def _is_import(run: Path) -> bool:
     return state.is_file() and '"imported"' in state.read_text()
 
 
-def _write(source: SourceFolder, options: Mapping[str, Any], folder: Path, run: Path) -> Imported:
+def _write(source: SourceFolder, options: PlainMapping, folder: Path, run: Path) -> Imported:
     """Write tokenizer, config and weights to `folder`, which will become `run`."""
     (folder / "tokenizer").mkdir()
     source.tokenizer.save(folder / "tokenizer")
@@ -101,7 +102,7 @@ def _complete_output(architecture: Architecture, tensors: dict[str, Tensor]) -> 
 
 
 def _run_config(
-    architecture: Architecture, options: Mapping[str, Any], tied: bool, run: Path
+    architecture: Architecture, options: PlainMapping, tied: bool, run: Path
 ) -> RunConfig:
     """Return a config whose criterion has the architecture's head."""
     # an encoder alone gets a fresh head, because every run has an objective

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwk.components.registry import register
 from fwk.contracts.hooks import hookimpl
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import CheckpointError, LogFailed
 from fwk.files import write_atomically
 
@@ -52,7 +53,7 @@ class JSONL:
             raise CheckpointError(f"cannot write {self.path}: {error.strerror}") from error
 
     @hookimpl
-    def fwk_logged(self, record: dict[str, Any]) -> None:
+    def fwk_logged(self, record: PlainDict) -> None:
         if self.path is None:
             return
         try:
@@ -67,7 +68,7 @@ class JSONL:
             ) from error
 
 
-def as_line(record: Mapping[str, Any]) -> str:
+def as_line(record: PlainMapping) -> str:
     """Return a record as one line of valid JSON with its newline; numbers that are not finite become null."""
     return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -110,7 +111,7 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[PlainDict]:
     """Return the records of a `metrics.jsonl`, without a last line torn by a crash."""
     records = []
     for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from rich.text import Text
 
-Record = Mapping[str, Any]  # an object of metrics.jsonl
+from fwk.contracts.plain import PlainDict, PlainMapping
+
+Record = PlainMapping  # an object of metrics.jsonl
 
 
 def number(value: object) -> str:
@@ -47,7 +47,7 @@ def quantity(value: float) -> str:
     return f"{value:.0f}"
 
 
-def short_names(values: Mapping[str, Any]) -> dict[str, Any]:
+def short_names(values: PlainMapping) -> PlainDict:
     """Return the values without the component before the slash, if there is only one and names stay distinct."""
     components = {name.split("/")[0] for name in values if "/" in name}
     short = {name.split("/", 1)[-1]: value for name, value in values.items()}

@@ -15,10 +15,9 @@ import shlex
 import shutil
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -26,6 +25,7 @@ from fwk.components.registry import register
 from fwk.contracts.guesses import GuessesTokens
 from fwk.contracts.hooks import hookimpl
 from fwk.contracts.options import option
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.data.tokenizers import Tokenizer
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.run import Run
@@ -70,7 +70,7 @@ class Summary:
         for line in screen(summary, Path(run.folder), run.total_updates, width):
             console.print(Text(line), soft_wrap=True)
 
-    def summarise(self, run: Run, label: str, term: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    def summarise(self, run: Run, label: str, term: str, tokenizer: Tokenizer) -> PlainDict:
         """Return the content of summary.json.
 
         label: of the criterion whose head guesses tokens. term: its loss term that compares with the baselines.
@@ -104,7 +104,7 @@ def guessing_criterion(module: ObjectiveModule) -> tuple[str, str] | None:
     return None
 
 
-def _write(path: Path, summary: Mapping[str, Any]) -> None:
+def _write(path: Path, summary: PlainMapping) -> None:
     """Write a summary as JSON, with null for NaN. An error is logged: the run has ended, and all else is written."""
     finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -116,7 +116,7 @@ def _write(path: Path, summary: Mapping[str, Any]) -> None:
         logger.warning("cannot write %s: %s", path, error.strerror)
 
 
-def screen(summary: Mapping[str, Any], folder: Path, total: int | None, width: int) -> list[str]:
+def screen(summary: PlainMapping, folder: Path, total: int | None, width: int) -> list[str]:
     """Return the lines of the closing screen, none wider than `width` except for paths and commands.
 
     total: updates of the run, where the config determines them.
@@ -135,7 +135,7 @@ def screen(summary: Mapping[str, Any], folder: Path, total: int | None, width: i
     ]
 
 
-def _losses(summary: Mapping[str, Any], width: int) -> list[str]:
+def _losses(summary: PlainMapping, width: int) -> list[str]:
     """Return the table of losses: baselines, and the run."""
     best = summary["entropy"]
     rows = [

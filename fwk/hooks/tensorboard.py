@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from fwk.components.registry import register
 from fwk.contracts.hooks import RunView, hookimpl
 from fwk.contracts.options import option
+from fwk.contracts.plain import PlainDict, PlainMapping
 
 if TYPE_CHECKING:  # imported with the first number, because it takes over a second
     from torch.utils.tensorboard import SummaryWriter
@@ -45,7 +46,7 @@ class TensorBoard:
         self.purge_step = run.update + 1
 
     @hookimpl
-    def fwk_logged(self, run: RunView, record: dict[str, Any]) -> None:
+    def fwk_logged(self, run: RunView, record: PlainDict) -> None:
         numbers = list(scalars(record))
         if not numbers or self.failed:
             return
@@ -96,7 +97,7 @@ def _without_writer_thread(excepthook: ExceptHook) -> ExceptHook:
     return hook
 
 
-def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def scalars(record: PlainMapping) -> Iterator[tuple[str, float]]:
     """Yield the numbers of a record by the names that TensorBoard shows; nothing for an event."""
     if "event" in record or "update" not in record:
         return

@@ -20,6 +20,7 @@ from rich.text import Text
 from fwk.components.registry import register
 from fwk.contracts.hooks import hookimpl
 from fwk.contracts.options import option
+from fwk.contracts.plain import PlainDict
 from fwk.engine.run import Run
 from fwk.hooks.lines import Record, duration, evaluation_line, live_line, training_line
 from fwk.hooks.opening import sizes_line, work_lines
@@ -113,7 +114,7 @@ class Terminal:
             self._draw(run)
 
     @hookimpl
-    def fwk_logged(self, run: Run, record: dict[str, Any]) -> None:
+    def fwk_logged(self, run: Run, record: PlainDict) -> None:
         if self.console is None or "event" in record:
             return
         if record.get("split") != "train":

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from fwk.contracts.optimizer import ParameterGroup
 from fwk.errors import ConfigError
 
 _ORIGIN = "NVIDIA's is built from https://github.com/NVIDIA/apex"
@@ -40,7 +41,7 @@ def import_apex(part: str, key: str, other: str) -> ModuleType:
 
 def apex_optimizer(
     name: str,
-    groups: list[dict[str, Any]],  # as torch defines parameter groups
+    groups: list[ParameterGroup],
     other: str,
     **settings: Any,
 ) -> torch.optim.Optimizer:

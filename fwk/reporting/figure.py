@@ -16,8 +16,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import DataError, UserError
 from fwk.hooks.jsonl import read_metrics
 
@@ -84,14 +85,14 @@ def draw_run(
     return out
 
 
-def _draw_main(axes: Axes, run: Curves, baselines: Mapping[str, Any]) -> None:
+def _draw_main(axes: Axes, run: Curves, baselines: PlainMapping) -> None:
     """Draw the main term in training and validation, and a line per baseline."""
     label: str | None = "training"
     for curve in run.train.values():
         axes.plot(*curve, color=TRAIN, linewidth=1, label=label)
         label = None  # variants share the entry in the legend
     if run.valid is not None:
-        style: dict[str, Any] = {"linewidth": 1.6, "marker": "o", "markersize": 3}
+        style: PlainDict = {"linewidth": 1.6, "marker": "o", "markersize": 3}
         axes.plot(*run.valid, color=VALID, label="validation", **style)
     compared = False
     for name in BASELINES:
@@ -127,7 +128,7 @@ def _draw_others(axes: Axes, others: Mapping[str, Curve]) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-def curves(records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Curve], dict[str, Curve]]:
+def curves(records: Sequence[PlainMapping]) -> tuple[dict[str, Curve], dict[str, Curve]]:
     """Return the training curves (loss and terms) and the validation curves (metrics) of records, by name."""
     train: dict[str, Curve] = {}
     valid: dict[str, Curve] = {}
@@ -183,7 +184,7 @@ def _without_variant(name: str, valid: Mapping[str, Curve]) -> str:
     return min(metrics, key=len, default=name).rsplit("/", 1)[-1]
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
+def _read_summary(path: Path) -> PlainDict:
     """Return the summary of a run; empty where there is none."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

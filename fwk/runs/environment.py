@@ -8,11 +8,11 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fwk.config.run_config import RunConfig
+from fwk.contracts.plain import PlainDict
 from fwk.version import __version__
 
 PACKAGES = (
@@ -35,7 +35,7 @@ def describe_environment(
     plugins: Mapping[str, object] | Iterable[object],
     device: torch.device,
     world_size: int,
-) -> dict[str, Any]:
+) -> PlainDict:
     """Return a JSON-able description of the machine and the software of a run.
 
     config: the run's config, of which only the keys that change the machine's behaviour are repeated (seed, precision,

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
+from fwk.contracts.plain import PlainDict
 from fwk.engine.evaluate import evaluate
 from fwk.engine.predict import predict, predictors
 from fwk.engine.ranks.joining import process_group
@@ -42,7 +42,7 @@ def evaluate_run(
     user_dirs: tuple[str, ...] = (),
     average: bool = False,
     predictions: Path | None = None,
-) -> dict[str, Any]:
+) -> PlainDict:
     """Evaluate a checkpoint, or a run's newest intact one, and return {checkpoint, update, split, metrics}.
 
     overrides: `KEY=VALUE` on top of the run's config, for keys of `task.` and `EVALUATION_KEYS`. predictions: a file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ from fwk.components.discovery import load_plugins
 from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
 from fwk.contracts.encoder import Encoder
+from fwk.contracts.plain import PlainMapping
 from fwk.contracts.task import Task
 from fwk.engine.build import build_module
 from fwk.engine.module import ObjectiveModule
@@ -40,7 +41,7 @@ class Loaded:
     tokenizer: Any  # of the task; None for tasks without one
     update: int  # updates done
     task: Task  # without its data
-    state: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the counters of the run
+    state: PlainMapping = field(default_factory=dict, repr=False)  # the counters of the run
 
     @property
     def model(self) -> Encoder:

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.data.text import check_characters, numbered_lines
 from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk.scoring.scorer import ScoredText, place
@@ -239,14 +240,14 @@ def rerank(
     test: Sequence[Utterance] | None,
     scores: Mapping[str, float],
     weights: Sequence[float],
-) -> dict[str, Any]:
+) -> PlainDict:
     """Return the error rate on dev of each weight, the best weight, and the texts chosen with it on dev and test.
 
     The best weight is the smallest of those with the lowest error rate. scores: log p by text.
     """
     sweep = {weight: error_rate(dev, choose(dev, scores, weight)) for weight in weights}
     best = min(sweep, key=lambda weight: (sweep[weight], weight))
-    results: dict[str, Any] = {
+    results: PlainDict = {
         "weight": best,
         "sweep": [{"weight": weight, "wer": rate} for weight, rate in sweep.items()],
     }
@@ -256,10 +257,10 @@ def rerank(
     return results
 
 
-def _portion(utterances: Sequence[Utterance], texts: Sequence[str]) -> dict[str, Any]:
+def _portion(utterances: Sequence[Utterance], texts: Sequence[str]) -> PlainDict:
     """Return the texts chosen for the utterances of a file, with error rates where the file has references."""
     names = [utterance.name for utterance in utterances]
-    portion: dict[str, Any] = {"utterances": len(utterances), "choices": dict(zip(names, texts))}
+    portion: PlainDict = {"utterances": len(utterances), "choices": dict(zip(names, texts))}
     if utterances[0].reference is not None:
         first = [utterance.hypotheses[0].text for utterance in utterances]
         portion["first"] = error_rate(utterances, first)
@@ -278,7 +279,7 @@ def jiwer() -> ModuleType:
         ) from None
 
 
-def describe(dev: str, test: str | None, results: Mapping[str, Any]) -> list[str]:
+def describe(dev: str, test: str | None, results: PlainMapping) -> list[str]:
     """Return the result of `rerank` as lines of text, error rates in per cent. dev, test: names of the files."""
     lines = [f"weight {results['weight']:g}, chosen on {dev}"]
     for name, file in (("dev", dev), ("test", test)):

@@ -9,7 +9,7 @@ Letters: B sequences, T positions.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -20,6 +20,7 @@ import torch
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.noiser import Noiser
 from fwk.contracts.options import convert, schema_of
+from fwk.contracts.plain import PlainMapping
 from fwk.contracts.views import View
 from fwk.data.tokenizers import Tokenizer
 from fwk.engine.precision import Precision
@@ -83,7 +84,7 @@ class Scorer:
         self,
         loaded: Loaded,
         by: str | None = None,
-        options: Mapping[str, Any] | None = None,
+        options: PlainMapping | None = None,
         budget: int = 16384,
         device: torch.device | str = "cpu",
         precision: str = "fp32",
@@ -150,7 +151,7 @@ class Scorer:
             f"{did_you_mean(by, candidates, everything_up_to=0)}",
         )
 
-    def _options(self, given: Mapping[str, Any]) -> Any:  # the component's own class `Scoring`
+    def _options(self, given: PlainMapping) -> Any:  # the component's own class `Scoring`
         """Return the options of the component's scoring. Raises ConfigError for an unknown name or a wrong value."""
         schema = {field.name: field for field in schema_of(type(self.component).Scoring)}
         values = {name: field.default for name, field in schema.items()}

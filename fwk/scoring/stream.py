@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import DataError
 from fwk.files import write_atomically
 from fwk.scoring.scorer import Scored, ScoredText, Scorer
@@ -62,7 +62,7 @@ class Journal:
     DataError where `output` cannot be written, or exists and `overwrite` is not given.
     """
 
-    def __init__(self, output: Path, identity: Mapping[str, Any], overwrite: bool = False) -> None:
+    def __init__(self, output: Path, identity: PlainMapping, overwrite: bool = False) -> None:
         if output.is_dir() or not output.name:
             raise DataError(f"{output} is a folder; expected a file's name for --output")
         self.output = output
@@ -97,7 +97,7 @@ class Journal:
             file.truncate(end)
         return lines
 
-    def write(self, records: Iterable[Mapping[str, Any]], every: int = WINDOW) -> None:
+    def write(self, records: Iterable[PlainMapping], every: int = WINDOW) -> None:
         """Append records, and wait until they are on the disk. every: records between two flushes."""
         for number, record in enumerate(records, start=1):
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -106,7 +106,7 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def records(self) -> Iterator[dict[str, Any]]:
+    def records(self) -> Iterator[PlainDict]:
         """Yield all records."""
         with open(self.path, encoding="utf-8") as file:
             yield from map(json.loads, file)

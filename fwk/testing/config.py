@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fwk.config.resolve import from_mapping
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import DEFAULT_HOOKS
+from fwk.contracts.plain import PlainDict, PlainMapping
 
 # an encoder without dropout: the rules compare gradients of several runs to the last digits
 TINY_ENCODER = {
@@ -18,7 +18,7 @@ TINY_ENCODER = {
     "dropout": 0.0,
     "attention_dropout": 0.0,
 }
-TINY: dict[str, Any] = {
+TINY: PlainDict = {
     "task": {
         "name": "synthetic",
         "sequences": 64,
@@ -42,19 +42,17 @@ TINY: dict[str, Any] = {
 }
 
 
-def tiny_config(
-    changes: Mapping[str, Any] | None = None, user_dirs: Sequence[str] = ()
-) -> RunConfig:
+def tiny_config(changes: PlainMapping | None = None, user_dirs: Sequence[str] = ()) -> RunConfig:
     """Return `TINY`, with the nested mapping `changes` laid over it, as a config."""
     return from_mapping(merge_settings(TINY, {**(changes or {}), "user_dirs": list(user_dirs)}))
 
 
-def change_config(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+def change_config(config: RunConfig, changes: PlainMapping) -> RunConfig:
     """Return a copy of `config` with the nested mapping `changes` laid over it."""
     return from_mapping(merge_settings(config.to_mapping(), changes))
 
 
-def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(base: PlainMapping, changes: PlainMapping) -> PlainDict:
     """Return `base` with the nested mapping `changes` laid over it.
 
     Mappings are merged key by key. A component that `changes` gives another `name` replaces the old one with all its

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from fwk.config.run_config import RunConfig
+from fwk.contracts.plain import PlainDict
 from fwk.engine.evaluate import evaluate
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.update import Update
@@ -139,7 +140,7 @@ def rule_no_global_randomness(config: RunConfig) -> str:
     return ""
 
 
-def _generator_states() -> dict[str, Any]:
+def _generator_states() -> PlainDict:
     """Return the states of the global generators, by library, as values that compare with `==`."""
     _, key, *rest = np.random.get_state(legacy=True)
     return {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fwk.config.run_config import RunConfig
 from fwk.contracts.encoder import Encoder
+from fwk.contracts.plain import PlainDict
 from fwk.contracts.views import View
 from fwk.engine.plan import BATCH
 from fwk.testing.criteria import TOLERANCE, rule_geometry, rule_resume
@@ -93,7 +93,7 @@ def encoder_rules(subject: Subject) -> dict[str, Rule]:
     known = cls.Config.__dataclass_fields__
     no_dropout = {key: 0.0 for key in ("dropout", "attention_dropout") if key in known}
     model = {"name": subject.name, **no_dropout, **subject.options}
-    settings: dict[str, Any] = {"model": model}
+    settings: PlainDict = {"model": model}
     if not cls.standalone:
         masked = {"noiser": "bert_mask", "encoder": NETWORK}
         settings = {"networks": {NETWORK: model}, "views": {"masked": masked}}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fwk.components.discovery import load_plugins, load_user_dirs
 from fwk.components.registry import registry
+from fwk.contracts.plain import PlainMapping
 from fwk.errors import FwkError
 from fwk.testing.criteria import criterion_rules
 from fwk.testing.encoders import encoder_rules
@@ -52,8 +53,8 @@ class Result:
 def check(
     kind: str,
     name: str,
-    options: Mapping[str, Any] | None = None,
-    base: Mapping[str, Any] | None = None,
+    options: PlainMapping | None = None,
+    base: PlainMapping | None = None,
     user_dirs: Sequence[str] = (),
 ) -> list[Result]:
     """Return the outcome of every rule for one registered component.
@@ -105,8 +106,8 @@ def registered(kind: str, user_dirs: Sequence[str] = ()) -> list[str]:
 def parametrize(
     kind: str,
     *,
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    base: Mapping[str, Mapping[str, Any]] | None = None,
+    options: Mapping[str, PlainMapping] | None = None,
+    base: Mapping[str, PlainMapping] | None = None,
     user_dirs: Sequence[str] = (),
     skip: Collection[str] = (),
 ) -> pytest.MarkDecorator:

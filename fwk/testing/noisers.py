@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from fwk.config.resolve import build as build_config
 from fwk.contracts.context import BuildContext
 from fwk.contracts.keyed import Key
 from fwk.contracts.noiser import LearnedNoiser, Noiser
+from fwk.contracts.plain import PlainMapping
 from fwk.contracts.views import View
 from fwk.engine.feed.joined import JoinedViews
 from fwk.testing.config import TINY_ENCODER, tiny_config
@@ -24,7 +24,7 @@ from fwk.testing.subject import Rule, Subject
 EXAMPLES = 24
 
 
-def _noise(name: str, options: Mapping[str, Any], rows: slice = slice(None)) -> tuple[View, View]:
+def _noise(name: str, options: PlainMapping, rows: slice = slice(None)) -> tuple[View, View]:
     """Return a view of `rows` of the first 24 examples, and what the noiser makes of it."""
     config = tiny_config()
     task = config.task.cls(config.task.config, 1)
@@ -50,14 +50,14 @@ def _tensors(view: View) -> list[Tensor]:
     return [*view.inputs.values(), *(tensor for tensor in optional if tensor is not None)]
 
 
-def noiser_is_repeatable(name: str, options: Mapping[str, Any]) -> str:
+def noiser_is_repeatable(name: str, options: PlainMapping) -> str:
     """Check that the same key gives the same view."""
     if _equal(_noise(name, options)[1], _noise(name, options)[1]):
         return ""
     return "two calls with one key differ"
 
 
-def noiser_ignores_the_batch(name: str, options: Mapping[str, Any]) -> str:
+def noiser_ignores_the_batch(name: str, options: PlainMapping) -> str:
     """Check that an example's noise does not depend on the other examples of the batch."""
     rows = slice(5, 13)
     whole, part = _noise(name, options)[1], _noise(name, options, rows)[1]
@@ -68,7 +68,7 @@ def noiser_ignores_the_batch(name: str, options: Mapping[str, Any]) -> str:
     return ""
 
 
-def noiser_keeps_rows_apart(name: str, options: Mapping[str, Any]) -> str:
+def noiser_keeps_rows_apart(name: str, options: PlainMapping) -> str:
     """Check that a noiser that declares `by_row` noises micro-batches together as it noises each alone."""
     cls: type[Noiser] = registry.get("noiser", name).cls
     if not cls.by_row:
@@ -86,14 +86,14 @@ def noiser_keeps_rows_apart(name: str, options: Mapping[str, Any]) -> str:
     return ""
 
 
-def noiser_keeps_its_source(name: str, options: Mapping[str, Any]) -> str:
+def noiser_keeps_its_source(name: str, options: PlainMapping) -> str:
     """Check that the source view is not modified."""
     clean, _ = _noise("identity", {})
     source, _ = _noise(name, options)
     return "" if _equal(clean, source) else "the source was changed in place"
 
 
-def noiser_keeps_special_tokens(name: str, options: Mapping[str, Any]) -> str:
+def noiser_keeps_special_tokens(name: str, options: PlainMapping) -> str:
     """Check that [CLS], [SEP] and padding are unchanged, where the view has the source's shape."""
     source, view = _noise(name, options)
     if view.tokens.shape != source.tokens.shape:
@@ -105,7 +105,7 @@ def noiser_keeps_special_tokens(name: str, options: Mapping[str, Any]) -> str:
     return "special tokens or padding were changed"
 
 
-NOISER_RULES: dict[str, Callable[[str, Mapping[str, Any]], str]] = {
+NOISER_RULES: dict[str, Callable[[str, PlainMapping], str]] = {
     "repeatable": noiser_is_repeatable,
     "independent of the batch": noiser_ignores_the_batch,
     "rows apart": noiser_keeps_rows_apart,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from fwk.components.registry import registry
 from fwk.config.resolve import build as build_config
+from fwk.contracts.plain import PlainMapping
 from fwk.contracts.schedule import Schedule
 from fwk.testing.subject import Rule, Subject
 
 
-def _schedule(name: str, options: Mapping[str, Any]) -> Schedule:
+def _schedule(name: str, options: PlainMapping) -> Schedule:
     cls = registry.get("schedule", name).cls
     return cls(build_config(cls, options))
 
@@ -23,7 +23,7 @@ def _factors(schedule: Schedule, total: int | None) -> list[float]:
     return [schedule.factor(update, total, (update - 1) / end) for update in range(1, end + 1)]
 
 
-def schedule_is_a_factor(name: str, options: Mapping[str, Any]) -> str:
+def schedule_is_a_factor(name: str, options: PlainMapping) -> str:
     """Check that every factor lies in [0, 1], for runs of any length and any warm-up."""
     for warmup in (0.0, 1.0, 7.0, 500.0, 0.3):
         schedule = _schedule(name, {**options, "warmup": warmup})
@@ -37,7 +37,7 @@ def schedule_is_a_factor(name: str, options: Mapping[str, Any]) -> str:
     return ""
 
 
-def schedule_is_pure(name: str, options: Mapping[str, Any]) -> str:
+def schedule_is_pure(name: str, options: PlainMapping) -> str:
     """Check that a factor does not depend on earlier calls, so that a resumed run has the same rates."""
     forwards = _factors(_schedule(name, options), 50)
     schedule = _schedule(name, options)
@@ -47,7 +47,7 @@ def schedule_is_pure(name: str, options: Mapping[str, Any]) -> str:
     return ""
 
 
-SCHEDULE_RULES: dict[str, Callable[[str, Mapping[str, Any]], str]] = {
+SCHEDULE_RULES: dict[str, Callable[[str, PlainMapping], str]] = {
     "a factor": schedule_is_a_factor,
     "pure": schedule_is_pure,
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 from fwk.components.registry import registry
 from fwk.config.run_config import RunConfig
+from fwk.contracts.plain import PlainMapping
 from fwk.testing.config import merge_settings, tiny_config
 
 Rule = Callable[[], str]  # returns how the component breaks the rule, "" where it keeps it
@@ -20,8 +21,8 @@ class Subject:
 
     kind: str
     name: str
-    options: Mapping[str, Any] = field(default_factory=dict)  # of the component
-    base: Mapping[str, Any] = field(default_factory=dict)  # laid over the tiny config
+    options: PlainMapping = field(default_factory=dict)  # of the component
+    base: PlainMapping = field(default_factory=dict)  # laid over the tiny config
     user_dirs: Sequence[str] = ()
 
     @property
@@ -29,17 +30,17 @@ class Subject:
         """The registered class."""
         return registry.get(self.kind, self.name).cls
 
-    def config(self, settings: Mapping[str, Any]) -> RunConfig:
+    def config(self, settings: PlainMapping) -> RunConfig:
         """Return the tiny config with `settings`, and then the subject's `base`, laid over it."""
         return tiny_config(merge_settings(settings, self.base), self.user_dirs)
 
     def rules(
-        self, config_rules: Mapping[str, ConfigRule], settings: Mapping[str, Any]
+        self, config_rules: Mapping[str, ConfigRule], settings: PlainMapping
     ) -> dict[str, Rule]:
         """Return rules about configs as rules about this subject, trained with `settings`."""
         return {name: self._rule(rule, settings) for name, rule in config_rules.items()}
 
-    def _rule(self, rule: ConfigRule, settings: Mapping[str, Any]) -> Rule:
+    def _rule(self, rule: ConfigRule, settings: PlainMapping) -> Rule:
         return lambda: rule(self.config(settings))  # an error in the config breaks the rule
 
 

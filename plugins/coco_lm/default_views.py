@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from fwk.contracts.plain import PlainDict
 
 # Samples of a shallow network of the encoder's full width replace the masked tokens. The network
 # runs once, without dropout, both for its samples and for its own loss.
-AUXILIARY: dict[str, Any] = {
+AUXILIARY: PlainDict = {
     "noiser": "masked_lm",
     "of": "masked",
     "sampling": "without_dropout",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from fwk.contracts.plain import PlainDict
 
 # samples of a generator at the positions that were masked
-GENERATED: dict[str, Any] = {"noiser": "masked_lm", "of": "masked", "network": {"name": "scaled"}}
+GENERATED: PlainDict = {"noiser": "masked_lm", "of": "masked", "network": {"name": "scaled"}}
 
 # samples of a cloze model of two causal towers, which knows log q of every token
-CLOZE: dict[str, Any] = {
+CLOZE: PlainDict = {
     "noiser": "two_tower",
     "of": "masked",
     "network": {"name": "scaled", "towers": True},

@@ -7,13 +7,13 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from fwk.contracts.plain import PlainDict
 from fwk.data.tokenizers.base import Tokenizer, save_files, shorten
 from fwk.errors import DataError
 
 _LONGEST = 16384  # bytes of a text that the trainer reads
-_OPTIONS: dict[str, Any] = {  # of the trainer, whose options have many types
+_OPTIONS: PlainDict = {  # of the trainer, whose options have many types
     "hard_vocab_limit": False,
     "character_coverage": 0.9999,
     "max_sentence_length": _LONGEST,

@@ -31,13 +31,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fwk.contracts.plain import PlainDict
 from fwk.engine.saving.tensor_file import byte_size, serialize
 from fwk.errors import CheckpointError
 from fwk.files import digest, sync, write_hashed
 from fwk.nn.finite import names_not_finite
 
-State = dict[str, Any]  # the content of state.json
-Manifest = dict[str, Any]  # the content of manifest.json
+State = PlainDict  # the content of state.json
+Manifest = PlainDict  # the content of manifest.json
 
 FORMAT = 1
 NAME = re.compile(r"update-(\d{9,})$")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fwk.contracts.plain import PlainDict
 from fwk.errors import CheckpointError
 
 TYPE_NAMES = {
@@ -48,7 +48,7 @@ def serialize(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
 
 
 def _header(tensors: list[tuple[str, Tensor]]) -> bytes:
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[str, PlainDict] = {}
     end = 0
     for name, value in tensors:
         if value.dtype not in TYPE_NAMES:

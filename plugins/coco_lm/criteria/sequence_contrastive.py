@@ -25,18 +25,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, option, register
+from fwk.contracts.plain import PlainDict
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
 from fwk_plugins.coco_lm.default_views import AUXILIARY
 
-DEFAULT_VIEWS: dict[str, dict[str, Any]] = {
+DEFAULT_VIEWS: dict[str, PlainDict] = {
     "corrupted": AUXILIARY,
     "cropped": {"noiser": "crop"},
     "masked": {"noiser": "bert_mask"},

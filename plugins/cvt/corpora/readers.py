@@ -19,7 +19,14 @@ from fwk.errors import ConfigError, DataError
 from fwk_plugins.cvt.corpora.trees import tree_fault
 
 CONLLU = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")
-CONLLU_COLUMNS_READ = ("form", "lemma", "upos", "xpos", "feats", "deprel")  # in addition to the heads
+CONLLU_COLUMNS_READ = (
+    "form",
+    "lemma",
+    "upos",
+    "xpos",
+    "feats",
+    "deprel",
+)  # in addition to the heads
 MULTIWORD_ID = re.compile(r"([0-9]{1,9})-([0-9]{1,9})")  # such as 3-4
 EMPTY_NODE_ID = re.compile(r"[0-9]+\.[0-9]+")  # such as 8.1
 BLANKS = " \t"  # separators of columns; a no-break space is part of a word

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fwk.contracts.plain import PlainDict
 from fwk.files import write_atomically
 from fwk_plugins.cvt.corpora import tags
 from fwk_plugins.cvt.corpora.label_spaces import LabelSpaces
@@ -112,13 +113,13 @@ def readable(
     labels: Iterable[Label],
     predictions: Mapping[str, Tensor],
     spaces: LabelSpaces,
-) -> dict[str, Any]:
+) -> PlainDict:
     """Return the predictions for one text: {words, LABEL: a value per word}.
 
     A label of spans has a list of {type, start, stop, words}, where `stop` is the word after the last one. A tree has
     {heads, relations}, where heads are numbers of words from 1, or 0 for ROOT.
     """
-    result: dict[str, Any] = {WORDS: list(words)}
+    result: PlainDict = {WORDS: list(words)}
     for label in labels:
         if label.is_tree and label.part("head") in predictions:
             relation = label.part("relation")
@@ -133,7 +134,7 @@ def readable(
     return result
 
 
-def _readable_spans(words: Sequence[str], values: Sequence[str]) -> list[dict[str, Any]]:
+def _readable_spans(words: Sequence[str], values: Sequence[str]) -> list[PlainDict]:
     return [
         {"type": kind, "start": start, "stop": stop, "words": list(words[start:stop])}
         for start, stop, kind in tags.spans_of(values, "BIOES")

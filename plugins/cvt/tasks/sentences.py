@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from fwk import Batch, Source, Task, Vocabulary, option, register
+from fwk.contracts.plain import PlainDict
 from fwk.contracts.task import SizeOnly
 from fwk.errors import ConfigError, UserError
 from fwk.files import check_target
@@ -60,7 +60,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        data: dict[str, Any] = option(  # each value is checked as a `LabelledSet.Config`
+        data: PlainDict = option(  # each value is checked as a `LabelledSet.Config`
             {},
             "labelled sets: name -> {path, labels: {LABEL: COLUMN, {spans: COLUMN} or tree}, format: conllu or "
             "columns, columns, separator, valid, test, fraction (of the sentences that keep their labels), weight "
@@ -265,9 +265,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
         spaces = self._builder.spaces
         prediction_files.write_predictions(self._sets[source], sentences, predictions, spaces, path)
 
-    def readable(
-        self, text: str | Sequence[str], predictions: Mapping[str, Tensor]
-    ) -> dict[str, Any]:
+    def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> PlainDict:
         """Return {words, LABEL: ...} for one text (see `scoring.predictions.readable`)."""
         labels = [label for labelled_set in self._sets.values() for label in labelled_set.labels]
         return prediction_files.readable(words_of(text), labels, predictions, self._builder.spaces)
