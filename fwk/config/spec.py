@@ -242,7 +242,7 @@ VIEW_FIELDS = (
     ),
     FieldSpec(
         name="network",
-        type="str | PlainDict | None",
+        type="str | dict[str, Any] | None",
         doc="a learned noiser's network: a name in networks, or an inline model",
     ),
     FieldSpec(

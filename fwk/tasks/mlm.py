@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ import torch
 from fwk.components.registry import register
 from fwk.contracts.context import Vocabulary
 from fwk.contracts.options import option
-from fwk.contracts.plain import PlainDict
 from fwk.contracts.task import SizeOnly, Source, Task
 from fwk.contracts.views import Batch
 from fwk.data.blocks import Blocks, Example, Layout, stack
@@ -45,7 +44,7 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        data: str | tuple[str, ...] | PlainDict | None = option(
+        data: str | tuple[str, ...] | dict[str, Any] | None = option(
             None,
             "token store, text files, globs or folders; a mapping name -> path or {path, weight} mixes sources; "
             "null: the built-in demo corpus",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fwk import option
 from fwk.contracts.options import convert, schema_of
-from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk_plugins.cvt.corpora.readers import (
     Sentence,
@@ -66,7 +65,7 @@ class LabelledSet:
     @dataclass(frozen=True, kw_only=True)
     class Config:
         path: str = option(doc="file of training sentences")
-        labels: PlainDict = option(
+        labels: dict[str, Any] = option(
             doc="label -> COLUMN, {spans: COLUMN} for tags that mark spans, or tree"
         )
         format: Format | None = option(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -60,7 +61,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        data: PlainDict = option(  # each value is checked as a `LabelledSet.Config`
+        data: dict[str, Any] = option(  # each value is checked as a `LabelledSet.Config`
             {},
             "labelled sets: name -> {path, labels: {LABEL: COLUMN, {spans: COLUMN} or tree}, format: conllu or "
             "columns, columns, separator, valid, test, fraction (of the sentences that keep their labels), weight "
