@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.commands import cache_with_index
 
 import fwk
 from fwk.cli.train import main
@@ -77,7 +78,7 @@ def test_load_reads_no_example(tmp_path, monkeypatch):
 
 
 def test_load_makes_a_text_task_from_the_run_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("FWK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FWK_CACHE", cache_with_index(tmp_path / "cache"))
     text = tmp_path / "text.txt"
     text.write_text(
         "\n\n".join(
@@ -97,7 +98,7 @@ def test_load_makes_a_text_task_from_the_run_alone(tmp_path, monkeypatch):
     text.unlink()
     elsewhere = tmp_path / "elsewhere"
     (tmp_path / "run").rename(elsewhere)
-    monkeypatch.setenv("FWK_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setenv("FWK_CACHE", cache_with_index(tmp_path / "empty"))
     loaded = fwk.load(elsewhere)
     ids = loaded.tokenizer.encode("The old fox reads a file.")
     assert len(ids) > 3 and "fox" in loaded.tokenizer.decode(ids)

@@ -82,6 +82,7 @@ def test_an_index_is_made_once_and_again_when_a_source_changes(tmp_path, monkeyp
     assert made[0] == made[1] != made[2]
 
 
+@pytest.mark.slow
 def test_without_a_usable_cache_components_are_imported(tmp_path, monkeypatch):
     monkeypatch.setenv("FWK_CACHE", "/dev/null/cache")
     code = (

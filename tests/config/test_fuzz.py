@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.commands import cache_with_index
 from support.paths import ROOT
 
 from fwk.cli import plugins, preprocess, train
@@ -54,7 +55,9 @@ def empty_folder() -> Iterator[Path]:
         here.mkdir(parents=True)
         os.chdir(here)
         try:
-            with mock.patch.dict(os.environ, {"FWK_CACHE": str(Path(outer) / "cache")}):
+            with mock.patch.dict(
+                os.environ, {"FWK_CACHE": cache_with_index(Path(outer) / "cache")}
+            ):
                 yield here
         finally:
             os.chdir(before)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from support.commands import cache_with_index
 from support.paths import ROOT
 
 from fwk.data import demo
@@ -62,7 +63,7 @@ def installation(tmp_path, monkeypatch):
         ".. code-block:: python\n\n    tree = Tree()\n    tree.walk()\n\n"
         "The last thing to know about a tree is that it has got a root, and that the root is not a leaf.\n"
     )
-    monkeypatch.setenv("FWK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FWK_CACHE", cache_with_index(tmp_path / "cache"))
     monkeypatch.setattr(demo, "_preferred_roots", lambda: [("tools", tmp_path / "site/tools")])
     monkeypatch.setattr(demo, "_other_roots", lambda: [])
     return tmp_path

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.commands import cache_with_index
 from support.paths import ROOT
 
 HERE = Path(__file__).parent
@@ -59,6 +60,7 @@ def test_a_block_that_is_not_run_says_why(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+@pytest.mark.mostly_slow("README", "quickstart", "configuration", "writing-a-plugin")
 def test_blocks_are_true(page, tmp_path):
     for name in ("configs", "user_dir_examples"):  # pages name files from the repository's root
         (tmp_path / name).symlink_to(ROOT / name)
@@ -66,7 +68,7 @@ def test_blocks_are_true(page, tmp_path):
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "FWK_CACHE": str(tmp_path / "cache"),
+        "FWK_CACHE": cache_with_index(tmp_path / "cache"),
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.commands import cache_with_index
 
 import fwk
 from fwk.components.discovery import load_plugins
@@ -256,7 +257,7 @@ def test_going_on_and_loading_read_no_pickle(run, no_pickle):
 
 
 def test_tokenizer_store_and_config_are_read_without_pickle(tmp_path, monkeypatch, no_pickle):
-    monkeypatch.setenv("FWK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FWK_CACHE", cache_with_index(tmp_path / "cache"))
     text = tmp_path / "text.txt"
     text.write_text(
         "\n\n".join(

@@ -100,6 +100,7 @@ def test_two_ranks_train_by_the_command_and_write_one_run(one_node):
     assert json.loads((one_node / "environment.json").read_text())["world_size"] == 2
 
 
+@pytest.mark.slow
 def test_two_ranks_log_what_one_process_logs(one_node, tmp_path):
     from fwk.cli.train import main
 

@@ -71,6 +71,7 @@ def test_an_overflow_in_one_micro_batch_skips_the_whole_update():
         )
 
 
+@pytest.mark.slow
 def test_a_scale_that_is_really_too_large_comes_down_by_itself_and_the_run_resumes_bit_identically(
     tmp_path, monkeypatch
 ):

@@ -105,6 +105,7 @@ def until(true, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_rank_that_waits_too_long_ends_all_and_names_the_one_that_is_busy(capfd):
     with watches() as (first, second):
         first.update = second.update = 7
@@ -125,6 +126,7 @@ def test_a_rank_that_waits_too_long_ends_all_and_names_the_one_that_is_busy(capf
     assert output.count("test_a_rank_that_waits_too_long") >= 2  # both ranks run in this process
 
 
+@pytest.mark.slow
 def test_a_place_of_its_own_may_take_any_time():
     with watches(timeout=1.0) as (first, second):
         first.enter("validation")
@@ -133,6 +135,7 @@ def test_a_place_of_its_own_may_take_any_time():
         assert first.ended is None and second.ended is None and first.alarm is None
 
 
+@pytest.mark.slow
 def test_waiting_in_many_places_for_a_moment_each_is_no_long_wait():
     with watches(timeout=1.0) as (first, _):
         end = time.monotonic() + 2.5
@@ -167,6 +170,7 @@ def test_the_failure_of_one_rank_reaches_another_before_it_waits_again():
         assert first.report_failure(RunError("something else"))
 
 
+@pytest.mark.slow
 def test_a_rank_that_cannot_end_by_itself_is_ended_after_another_failed():
     with watches(timeout=4) as (first, second):
         first.enter("the sum of counts", waits=True)

@@ -25,6 +25,7 @@ from typing import ClassVar
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
+from support.commands import cache_with_index
 
 HERE = Path(__file__).resolve().parent
 INSIDE = HERE / "inside"
@@ -161,7 +162,7 @@ class Side:
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
-            "FWK_CACHE": str(self.folder / "cache"),
+            "FWK_CACHE": cache_with_index(self.folder / "cache"),
             "HF_HUB_OFFLINE": "1",
             "FAULTS_MARK": mark,
             "RANK_WORDS": json.dumps(

@@ -461,6 +461,7 @@ def test_the_divergence_is_not_rounded_by_autocast(dtype):
     )
 
 
+@pytest.mark.slow
 def test_half_precision_skips_no_update_of_a_parser(tmp_path):
     for precision in ("bf16", "fp16"):
         for students in ("auxiliary", "adversarial"):
@@ -536,6 +537,7 @@ def test_updates_with_nothing_to_learn_are_told_once(tmp_path, caplog):
     assert len(messages) == 1 and "its examples are of unlabelled" in messages[0]
 
 
+@pytest.mark.slow
 def test_tasks_take_turns_on_unlabelled_updates(tmp_path):
     turns = {"pos": {"turns": 2}, "tree": {"turns": 2, "turn": 1}}
     with trainer_of(config_of(criterion=turns)) as trainer:

@@ -74,6 +74,7 @@ def test_running_out_of_memory_is_not_a_missing_primitive(monkeypatch):
         bilstm.has_lstm(CPU, torch.bfloat16)
 
 
+@pytest.mark.slow
 def test_a_training_in_bfloat16_on_a_cpu_without_avx512_ends_well_and_says_once_what_is_slower(
     tmp_path,
 ):

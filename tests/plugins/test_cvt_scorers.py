@@ -143,6 +143,7 @@ def test_attachment_and_tags_are_those_of_the_shared_tasks_scorer(
     assert 0 < metrics["tree/las"] < metrics["tree/uas"] < 1
 
 
+@pytest.mark.slow
 def test_without_punctuation_attachment_is_that_of_two_scorers_with_subtypes_and_without(
     treebank, tmp_path, capsys
 ):

@@ -217,6 +217,7 @@ def test_frozen_vectors_stay_while_other_words_learn_and_a_run_needs_no_file(vec
 
 
 @pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.slow
 def test_a_run_with_vectors_goes_on_where_it_stopped(vectors, trained):
     assert not rule_resume(config_of(vectors, train_vectors=trained))
 

@@ -107,6 +107,7 @@ def test_an_example_trains_through_the_command(name, copy, tmp_path):
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
+@pytest.mark.mostly_slow("simcse")
 def test_an_example_keeps_the_rules(name, copy):
     from fwk.testing import assert_conforms
 

@@ -305,15 +305,15 @@ def test_raw_text_is_read_by_one_process(tagger, tmp_path, capsys, monkeypatch):
     assert (
         status == 2
         and not out
-        and "--text: is read by one process; start it without torchrun" in err
+        and "--text is read by one process only; start the command without torchrun" in err
     )
 
 
 @pytest.mark.parametrize(
     "texts, message",
     [
-        (["a b", "\ud800 x"], r"texts\[1\]: the word '\\ud800' is no text that UTF-8 can hold"),
-        ([["a\ud800"]], r"texts\[0\]: the word 'a\\ud800' is no text"),
+        (["a b", "\ud800 x"], r"texts\[1\]: UTF-8 cannot encode the word '\\ud800'"),
+        ([["a\ud800"]], r"texts\[0\]: UTF-8 cannot encode the word 'a\\ud800'"),
         (None, "expected a list of texts, got None"),
         (3, "expected a list of texts, got 3"),
     ],
@@ -331,7 +331,7 @@ def test_words_of_a_run_that_lack_a_label_are_told(tagger, tmp_path):
     del recorded["labels"]["pos"]
     path.write_text(json.dumps(recorded))
     with pytest.raises(
-        DataError, match=re.escape(f"{path} does not hold the label 'pos' of task.data.tiny")
+        DataError, match=re.escape(f"{path} does not contain the label 'pos' of task.data.tiny")
     ):
         fwk.load(copy)
 

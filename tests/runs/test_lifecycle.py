@@ -176,6 +176,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path, plugin):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_saves_although_workers_hear_it_too(tmp_path):
     """Send the signal as schedulers do: to the trainer and its data-loading workers at once."""
     folder = tmp_path / "run"
@@ -268,6 +269,7 @@ def test_a_run_ends_when_it_has_seen_enough_tokens(tmp_path):
     assert done.update == len(seen) and seen[-1] >= 400 > seen[-2]
 
 
+@pytest.mark.slow
 def test_a_run_ends_when_its_minutes_are_over_and_counts_those_of_earlier_starts(tmp_path):
     limit = {"updates": None, "minutes": 0.02, "save_every": 0}  # 1.2 seconds
     started = time.monotonic()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+from fwk.files import cache_folder
 
 
 def torchrun(*arguments: str, ranks: int, **kwargs) -> subprocess.CompletedProcess:
@@ -18,3 +21,18 @@ def torchrun(*arguments: str, ranks: int, **kwargs) -> subprocess.CompletedProce
         *arguments,
     ]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, **kwargs)
+
+
+# where the index of components is cached outside of tests; making it takes seconds
+_INDEXES = cache_folder() / "index"
+
+
+def cache_with_index(folder: Path) -> str:
+    """Make a cache folder that is empty but for the index of components, and return its path.
+
+    Processes that a test starts would each make the index again otherwise.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if _INDEXES.is_dir() and not (folder / "index").exists():
+        (folder / "index").symlink_to(_INDEXES)
+    return str(folder)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.commands import cache_with_index
 
 from fwk.contracts.task import Task
 from fwk.contracts.views import View
@@ -57,7 +58,7 @@ def text(seed: int, documents: int = 50) -> str:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("FWK_CACHE", str(tmp_path_factory.getbasetemp() / "fwk-cache"))
+    monkeypatch.setenv("FWK_CACHE", cache_with_index(tmp_path_factory.getbasetemp() / "fwk-cache"))
 
 
 @pytest.fixture
@@ -206,6 +207,7 @@ def test_kinds_of_blocks(files, blocks):
 
 
 @pytest.mark.parametrize("workers, start_method", [(1, None), (2, None), (2, "spawn")])
+@pytest.mark.mostly_slow("None", "fork")
 def test_batches_do_not_depend_on_workers(files, workers, start_method):
     task = make(data=str(files / "news.txt"))
     alone = batches(task, 4, micro_batch=5)
