@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from support.paths import ROOT, SHARED
@@ -28,11 +29,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Sort tests into tiers, then keep those of one tenth if asked to.
 
     `mostly_slow("a", "b")` on a parametrized test: the fast tier runs the parameter sets whose ids contain one of the
-    words, the slow tier all. Which tenth a test belongs to follows from its name alone.
+    words (or are the word, "=word"), the slow tier all. Which tenth a test belongs to follows from its name alone.
     """
     for item in items:
         mark = item.get_closest_marker("mostly_slow")
-        if mark is not None and not any(word in item.callspec.id for word in mark.args):
+        if mark is not None and not _names(mark.args, item.callspec.id):
             item.add_marker(pytest.mark.slow)
     chosen = config.getoption("--tenth")
     if chosen is None:
@@ -41,6 +42,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = [item for item in items if _tenth_of(item.nodeid) == number % 10]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+def _names(words: Sequence[str], parameters: str) -> bool:
+    """Return whether a word is part of the id of a parameter set, or is the whole of it ("=word")."""
+    return any(word in parameters or word == f"={parameters}" for word in words)
 
 
 def _tenth_of(name: str) -> int:

@@ -507,6 +507,18 @@ def test_the_resolved_config_reads_back_as_itself(name):
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.mostly_slow(
+    "demo/combined",
+    "coco_lm_base.yaml",
+    "electra_small",
+    "electric_base",
+    "cvt_multitask",
+    "semantic_augment_tied",
+    "generator first",
+    "contrast over the whole update",
+    "views of two lengths",
+    "teacher view",
+)
 def test_every_view_is_encoded_once(name):
     assert testing.rule_one_encode(tiny(name)) == ""
 
@@ -531,6 +543,7 @@ def test_combined_objectives_share_their_views_in_one_encoder_call():
 @pytest.mark.parametrize(
     "rule", [testing.rule_geometry, testing.rule_resume, testing.rule_no_global_randomness]
 )
+@pytest.mark.slow
 def test_the_combined_demo_keeps_the_rules_of_one_objective(rule):
     config = merge_settings(
         tiny("configs/demo/combined.yaml", updates=6).to_mapping(),
@@ -588,6 +601,7 @@ def test_papers_settings(name):
 
 
 @pytest.mark.parametrize("name", TEXT)
+@pytest.mark.mostly_slow("electra_small", "coco_lm_base.yaml", "cvt_tagging")
 def test_papers_data_must_be_named_and_the_message_says_so(name):
     with pytest.raises(ConfigError, match="task.data: must be given"):
         resolve([name])

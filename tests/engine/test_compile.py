@@ -132,7 +132,7 @@ SLOW = [*(name for name in CASES if name not in LSTM), "focal_mlm", "simcse"]
 
 
 @pytest.mark.parametrize("name", TRACED)
-@pytest.mark.mostly_slow("semantic_augment")
+@pytest.mark.slow
 def test_compiled_gradients_equal_eager_ones(name, ragged):
     assert gradients_differ(name) < 1e-12  # the same operations, in another order at most
 

@@ -22,7 +22,6 @@ COMBINED = [name for name in CASES if name not in REGISTERED]
     "several objectives at once",
     "views of two lengths",
     "rows that are missing",
-    "batch that is not text",
     "tagger and parser that are imitated",
     "COCO-LM",
 )

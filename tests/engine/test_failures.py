@@ -213,6 +213,7 @@ def test_a_hooks_tensors_are_those_of_the_moment(tmp_path, plugin, monkeypatch):
 
 
 @pytest.mark.parametrize("at", [3, 6])
+@pytest.mark.slow
 def test_a_signal_during_validation_ends_it_and_the_next_start_makes_it_again(
     tmp_path, undisturbed, monkeypatch, at
 ):
@@ -598,6 +599,7 @@ def test_a_start_that_is_refused_changes_nothing_in_the_folder(run):
 
 
 @pytest.mark.parametrize("key", sorted(checkpoint.REQUIRED_STATE))
+@pytest.mark.mostly_slow("optimizer", "draws", "fingerprint")
 def test_a_state_that_lacks_something_is_refused_by_name(run, key):
     rewrite_state(run, lambda state: state.pop(key))
     with pytest.raises(

@@ -145,6 +145,7 @@ def test_waiting_in_many_places_for_a_moment_each_is_no_long_wait():
         assert first.ended is None and first.alarm is None
 
 
+@pytest.mark.slow
 def test_ranks_that_wait_for_each_other_in_different_places_are_both_named():
     with watches() as (first, second):
         first.enter("the sum of counts", waits=True)

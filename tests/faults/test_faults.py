@@ -221,7 +221,7 @@ def check(name: str, scratch: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file_for_folder", "rank_too_large"])
-@pytest.mark.mostly_slow("rank_too_large")
+@pytest.mark.slow
 def test_a_cheap_fault_has_an_answer(name, scratch):
     check(name, scratch)
 

@@ -252,6 +252,7 @@ def test_a_thousand_lines_have_the_same_ids(shared_data, tmp_path, kind, lower):
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "byte_bpe"])
+@pytest.mark.slow
 def test_every_kind_goes_out_and_comes_back(runs, tmp_path, kind):
     export(fwk.load(runs("bert", kind)), tmp_path / "hf")
     import_folder(tmp_path / "hf", tmp_path / "run")

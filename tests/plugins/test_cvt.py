@@ -671,6 +671,7 @@ def test_consistency_under_word_dropout_compares_dropped_words_with_whole_senten
         assert not views["unlabelled"].tokens[~views["teacher"].mask].any()  # padding stays padding
 
 
+@pytest.mark.slow
 def test_a_mean_teacher_is_a_view_with_averaged_weights(tmp_path):
     mean, current_weights = (
         merge_settings(CONSISTENCY, {"views": {"teacher": {"ema": ema}}, "train": {"ema": 0.9}})
@@ -972,6 +973,7 @@ def evaluated(capsys, *arguments) -> tuple[int, str, str]:
     return status, captured.out, captured.err
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_as_it_was_in_training(trained, capsys, tmp_path):
     status, out, _ = evaluated(capsys, trained, "--output", tmp_path / "metrics.json")
     result = json.loads(out)
@@ -981,6 +983,7 @@ def test_a_run_is_evaluated_as_it_was_in_training(trained, capsys, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text()) == result
 
 
+@pytest.mark.slow
 def test_predictions_are_trees_that_score_as_the_metrics_say(trained, capsys, tmp_path):
     path = tmp_path / "predicted.conllu"
     status, out, _ = evaluated(capsys, trained, "--predictions", path)
@@ -1002,6 +1005,7 @@ def test_predictions_are_trees_that_score_as_the_metrics_say(trained, capsys, tm
     assert metrics["tree/las"] == pytest.approx(labelled / scored)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_named_after_training_is_evaluated_with_the_runs_own_words_and_without_its_training_data(
     tmp_path, capsys
 ):
@@ -1061,6 +1065,7 @@ def test_a_file_that_is_named_after_training_is_evaluated_with_the_runs_own_word
     )  # only the training data show whether this changes the words
 
 
+@pytest.mark.slow
 def test_predictions_of_columns_have_what_is_right_and_what_was_said_side_by_side_last(
     tmp_path, capsys
 ):
@@ -1312,6 +1317,7 @@ def test_predictions_of_raw_text_are_those_of_the_evaluation_of_a_split(trained,
         assert tuple(one["tree"]["relations"]) == sentence.columns["deprel"]
 
 
+@pytest.mark.slow
 def test_raw_text_is_read_with_the_weights_that_a_split_is_evaluated_with(tmp_path, capsys):
     train_briefly(
         config_of(

@@ -732,6 +732,7 @@ KINDS_OF_SCORES = {
 
 @pytest.mark.parametrize("single_root", [True, False])
 @pytest.mark.parametrize("kind", KINDS_OF_SCORES)
+@pytest.mark.mostly_slow("random", "cycles")
 def test_no_tree_is_better_than_the_decoded_one(kind, single_root):
     generator = np.random.default_rng(1)
     for length in range(1, 7):

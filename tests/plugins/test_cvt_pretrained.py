@@ -32,6 +32,8 @@ from fwk_plugins.cvt.corpora.examples import NO_SET
 from fwk_plugins.cvt.corpora.readers import read_conllu
 from fwk_plugins.cvt.models.pretrained import PieceInputs, ScalarMix, lay_out, layers
 
+pytestmark = pytest.mark.slow  # every test trains a tagger or a parser first
+
 CASE = CASES["tagger and parser that are imitated"]
 TEXT = "the dog sees the cat .\nAnn likes Bo , and 12 birds sing .\n\n" * 30
 
@@ -252,7 +254,6 @@ def test_gradients_reach_the_mix_and_nothing_of_the_frozen_encoder(runs, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("make", [config_of, frozen_config])
-@pytest.mark.mostly_slow("config_of-words")
 def test_a_frozen_encoder_is_the_same_to_the_bit_after_updates_and_goes_along_with_the_run(
     runs, kind, make, tmp_path
 ):
@@ -283,7 +284,6 @@ def test_a_frozen_encoder_is_the_same_to_the_bit_after_updates_and_goes_along_wi
     ).features.shape[:2] == (2, 2)
 
 
-@pytest.mark.slow
 def test_a_run_on_top_of_a_run_takes_both_along(runs, tmp_path):
     train_briefly(config_of(runs / "pieces", train={"precision": "fp32"}), tmp_path / "one", 1)
     train_briefly(config_of(tmp_path / "one", train={"precision": "fp32"}), tmp_path / "two", 1)
@@ -341,9 +341,6 @@ def test_the_mix_is_dropped_out_in_training_alone(runs):
     ],
     ids=lambda rule: rule.__name__,
 )
-@pytest.mark.mostly_slow(
-    "rule_resume-words", "rule_finite-pieces", "encoder_is_padding_proof-pieces"
-)
 def test_the_rules_of_criteria_and_encoders_hold(runs, kind, rule):
     for config in (config_of(runs / kind), frozen_config(runs / kind)):
         assert not rule(config)
@@ -362,7 +359,6 @@ def test_an_encoder_that_reads_from_left_to_right_gives_a_words_last_piece(runs)
         ).abs().max() < 1e-5
 
 
-@pytest.mark.slow
 def test_modules_that_are_to_see_less_are_refused_on_layers_that_have_read_everything(
     runs, tmp_path
 ):
@@ -411,7 +407,6 @@ def test_two_labelled_sets_have_mixes_of_their_own_and_sentences_say_whose_they_
         assert kinds == {0, 1, 2}
 
 
-@pytest.mark.slow
 def test_of_raw_text_each_label_is_predicted_with_the_mix_of_the_set_that_has_it(runs, tmp_path):
     """It is read like the sentences of the set, whatever the order of the sets."""
     data = {
@@ -564,7 +559,6 @@ def test_a_run_on_a_frozen_encoder_is_evaluated_as_it_was_in_training(runs, tmp_
     assert (tmp_path / "predicted.conllu").stat().st_size
 
 
-@pytest.mark.slow
 def test_the_data_is_read_by_worker_processes_as_well(runs, tmp_path):
     alone, helped = (
         train_briefly(

@@ -32,6 +32,8 @@ from fwk_plugins.cvt.corpora.trees import tree_fault
 from fwk_plugins.cvt.corpora.writers import write_conllu
 from fwk_plugins.cvt.scoring import scores
 
+pytestmark = pytest.mark.slow  # every test trains a tagger or a parser first
+
 EXACT = 1e-9  # both divide whole numbers
 SUBTYPES = {"nsubj": "nsubj:pass", "obj": "obj:x", "det": "det:x"}
 
@@ -143,7 +145,6 @@ def test_attachment_and_tags_are_those_of_the_shared_tasks_scorer(
     assert 0 < metrics["tree/las"] < metrics["tree/uas"] < 1
 
 
-@pytest.mark.slow
 def test_without_punctuation_attachment_is_that_of_two_scorers_with_subtypes_and_without(
     treebank, tmp_path, capsys
 ):
@@ -176,7 +177,6 @@ def no_punctuation(sentences):
 
 
 @pytest.mark.parametrize("unseen", ["some subtypes", "all subtypes", "all relations"])
-@pytest.mark.mostly_slow("all relations")
 def test_relations_that_training_never_saw_are_scored_as_the_scorers_do(
     unseen, treebank, tmp_path, capsys
 ):
@@ -395,7 +395,6 @@ def drawn_columns(path: Path, seed: int, scheme: str, kinds=("PER", "LOC")) -> P
     [("PER", "LOC"), ("PER", "LOC", "ORG"), ("ORG",)],
     ids=["all_seen", "one_unseen", "none_seen"],
 )
-@pytest.mark.mostly_slow("all_seen-IOB2", "one_unseen-BIOES")
 def test_conlleval_reads_what_was_said_of_columns_and_finds_the_metrics(
     scheme, kinds, tmp_path, capsys
 ):

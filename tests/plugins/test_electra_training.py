@@ -43,6 +43,7 @@ def test_two_stages_train_one_network_after_the_other():
         assert any(not torch.equal(x, trained[name]) for name, x in parts(trainer, main).items())
 
 
+@pytest.mark.slow
 def test_two_stages_resume_in_either_stage():
     for updates in (2, 3):
         assert (

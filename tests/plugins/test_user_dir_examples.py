@@ -50,7 +50,7 @@ def copy(tmp_path):
 
 
 @pytest.mark.parametrize("name", COMPONENTS)
-@pytest.mark.mostly_slow("simcse")
+@pytest.mark.slow
 def test_an_example_trains_through_the_command(name, copy, tmp_path):
     place = copy(name)
     command = [

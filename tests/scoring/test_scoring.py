@@ -241,6 +241,7 @@ def test_electra_tt_scores_from_its_discriminator_and_its_noise(scorer, estimate
     np.testing.assert_allclose(instance(texts(WORDS[4]))[0].log_probs, np.log(wanted), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_scores_do_not_depend_on_what_else_is_scored(scorer):
     many = [*WORDS, " ".join(WORDS[:2]), "cat", *WORDS[::-1]]
     for name in ("masked_lm", "electric", "electra_tt"):
@@ -497,6 +498,7 @@ def test_long_lines_are_scored_few_at_a_time(scorer, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.slow
 def test_narrow_precision_is_close(scorer, precision):
     for name, by in (
         ("masked_lm", None),

@@ -332,6 +332,7 @@ def test_a_killed_worker_is_one_sentence(files):
             next(iterator)
 
 
+@pytest.mark.slow
 def test_workers_that_give_nothing_for_too_long_are_ended(files):
     task = make(data=str(files / "news.txt"))
     iterator = loaded(task, workers=1, timeout=1.0)
@@ -347,6 +348,7 @@ def test_workers_that_give_nothing_for_too_long_are_ended(files):
     assert not worker.is_alive()
 
 
+@pytest.mark.slow
 def test_a_trainer_that_takes_long_does_not_end_its_workers(files):
     task = make(data=str(files / "news.txt"))
     iterator = loaded(task, workers=1, timeout=0.2)

@@ -27,6 +27,7 @@ def test_encoders_conform(rule):
     rule()
 
 
+@pytest.mark.slow
 def test_the_frozen_encoder_of_a_run_conforms(tmp_path):
     assert_conforms("model", "frozen", base=on_a_run(tmp_path / "run"))
 
