@@ -45,7 +45,7 @@ class Tree:
         return self._merged
 
     def get(self, path: KeyPath) -> Plain:
-        """Return the value at a path, interpolations left as text; None where there is none."""
+        """Return the value at a path, with interpolations as text, or None where the path has no value."""
         node: Any = self._merge_pending()
         for key in path:
             node = _child(node, key)
@@ -88,7 +88,7 @@ def _is_mapping(node: object) -> bool:
 
 
 def _child(node: object, key: str) -> object:
-    """Return the node under a key as it is, without resolving it; None where there is none."""
+    """Return the unresolved node under a key, or None where the key is absent."""
     return cast(DictConfig, node)._get_node(key) if _is_mapping(node) else None
 
 

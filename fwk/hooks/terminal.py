@@ -55,7 +55,7 @@ class Screen(Console):
 
 @register("hook", "terminal")
 class Terminal:
-    """Progress on the terminal, or plain lines where there is none."""
+    """Progress on a terminal, or plain lines where the output is not a terminal."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config:

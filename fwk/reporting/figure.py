@@ -185,7 +185,7 @@ def _without_variant(name: str, valid: Mapping[str, Curve]) -> str:
 
 
 def _read_summary(path: Path) -> PlainDict:
-    """Return the summary of a run; empty where there is none."""
+    """Return the summary of a run, empty where the run has no summary."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

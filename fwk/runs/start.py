@@ -93,7 +93,7 @@ def _train(
 
 
 def _resume(trainer: Trainer) -> bool:
-    """Restore the newest intact checkpoint; return False where there is none."""
+    """Restore the newest intact checkpoint; return False where the run has no such checkpoint."""
     run = trainer.run
     latest = _choose_checkpoint(run)
     if latest is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.cases import CASES, CONTRACTS, REGISTERED, config_of
+from support.cases import CASES, CONTRACTS, REGISTERED, SHAPES, config_of
 
 from fwk import testing
 from fwk.engine.update import Update
@@ -48,27 +48,13 @@ def test_every_view_is_encoded_once(name):
 
 
 @pytest.mark.parametrize("name", COMBINED)
-@pytest.mark.mostly_slow(
-    "masked_lm",
-    "noise_contrastive",
-    "contrast over the whole update",
-    "several objectives at once",
-    "tagger and parser that are imitated",
-    "change of phase",
-)
+@pytest.mark.mostly_slow(*SHAPES)
 def test_nothing_draws_from_a_global_generator(name):
     assert testing.rule_no_global_randomness(config_of(name)) == ""
 
 
 @pytest.mark.parametrize("name", COMBINED)
-@pytest.mark.mostly_slow(
-    "masked_lm",
-    "noise_contrastive",
-    "contrast over the whole update",
-    "several objectives at once",
-    "tagger and parser that are imitated",
-    "change of phase",
-)
+@pytest.mark.mostly_slow(*SHAPES)
 def test_losses_are_finite_in_training_and_evaluation(name):
     assert testing.rule_finite(config_of(name)) == ""
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from support.cases import CASES, config_of
+from support.cases import CASES, SHAPES, config_of
 from support.commands import torchrun
 from support.overflow import Poisoned, overflowing, tiny
 from support.paths import RANKS
@@ -116,14 +116,7 @@ def test_a_scale_that_is_really_too_large_comes_down_by_itself_and_the_run_resum
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.mostly_slow(
-    "masked_lm",
-    "noise_contrastive",
-    "contrast over the whole update",
-    "several objectives at once",
-    "tagger and parser that are imitated",
-    "change of phase",
-)
+@pytest.mark.mostly_slow("masked_lm", "noise_contrastive", *SHAPES)
 def test_sums_losses_and_weights_are_fp32_under_fp16_and_every_objective_trains(name):
     with trainer_of(shrunk(name, {"precision": "fp16", "micro_batch": 5})) as trainer:
         run, seen, narrow = trainer.run, [], set()
@@ -381,14 +374,7 @@ def test_a_hook_that_combines_gradients_into_nan_is_named():
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.mostly_slow(
-    "masked_lm",
-    "noise_contrastive",
-    "contrast over the whole update",
-    "several objectives at once",
-    "tagger and parser that are imitated",
-    "change of phase",
-)
+@pytest.mark.mostly_slow("masked_lm", "noise_contrastive", *SHAPES)
 def test_running_a_failed_update_again_takes_the_same_course(name, monkeypatch):
     """Every module's output, with dropout, twice: in the update and in the search."""
     seen: list[dict[str, list]] = []

@@ -1,5 +1,6 @@
-"""NVIDIA apex is used where it is installed, and told from the other package of that name. It is not installed here:
-stand-ins take its place, so its kernels are not what is tested."""
+"""NVIDIA apex is used where it is installed, and distinguished from the other package of that name.
+
+It is not installed here: stand-ins take its place, so its kernels are not what is tested."""
 
 from __future__ import annotations
 

@@ -258,3 +258,12 @@ def config_of(name: str, changes: dict | None = None):
     from fwk.testing import merge_settings
 
     return tiny_config(merge_settings(CASES[name], changes or {}), [CONTRACTS])
+
+
+# unregistered cases, one of each shape, that stay in the fast tier where all of them are slow
+SHAPES = (
+    "contrast over the whole update",
+    "several objectives at once",
+    "tagger and parser that are imitated",
+    "change of phase",
+)

@@ -80,7 +80,7 @@ class Broken(LearnedNoiser):
 
 @pytest.mark.slow
 def test_the_kit_finds_what_it_looks_for(tmp_path):
-    """A criterion that breaks several rules is told so, rule by rule; a kit that cannot fail proves nothing."""
+    """A criterion that breaks several rules is reported, rule by rule; a kit that cannot fail proves nothing."""
     (tmp_path / "broken.py").write_text('''
 from dataclasses import dataclass, field
 import torch

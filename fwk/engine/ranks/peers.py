@@ -33,7 +33,7 @@ class Status:
     """What a rank publishes about itself."""
 
     process: ProcessName
-    number: int  # counts the statuses of a rank, so that a repeated one is told from a new one
+    number: int  # counts the statuses of a rank, which distinguishes a new one from a repeated one
     update: int
     place: str  # the part of the run that the rank is in
     waits: bool  # for other ranks

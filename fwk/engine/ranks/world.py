@@ -41,7 +41,7 @@ class World:
     # a second group for collectives inside forward and backward passes: their order relative to the reduction of
     # gradients differs from rank to rank, which one group does not allow
     side: dist.ProcessGroup | None = None
-    watchdog: RankWatchdog | None = None  # is told whenever this rank waits for others
+    watchdog: RankWatchdog | None = None  # notified of every wait of this rank for others
     position: str = "the start"  # the part of the run that this rank is in, for messages
 
     @property

@@ -40,7 +40,7 @@ DEFAULT_WINDOW = 512  # pieces in one sequence, where neither the encoder nor it
 
 
 def load_pretrained(run: str) -> Any:  # the class of loaded runs is not public
-    """Return the loaded run or checkpoint. Raises ConfigError where there is none."""
+    """Return the loaded run or checkpoint. Raises ConfigError where neither exists."""
     try:
         return fwk.load(run)
     except CheckpointError as error:
