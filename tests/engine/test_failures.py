@@ -23,12 +23,14 @@ from fwk import hookimpl
 from fwk.cli.common import run_command
 from fwk.engine import bookkeeping
 from fwk.engine import trainer as trainer_module
+from fwk.engine.module import ObjectiveModule
 from fwk.engine.saving import checkpoint, tensor_file
 from fwk.engine.saving.saver import Saver
 from fwk.errors import CheckpointError, RunError
 from fwk.hooks import jsonl
 from fwk.runs import start
 from fwk.runs.loaded import load
+from fwk.tasks.synthetic import Synthetic
 from fwk.testing import merge_settings, tiny_config, trainer_of
 
 BASE = {
@@ -326,16 +328,21 @@ def test_out_of_memory_in_an_optimizer_or_a_hook_names_the_place(tmp_path, monke
         start.train(config_in(tmp_path / "run"))
 
 
-def test_a_worker_that_dies_is_one_sentence_wherever_the_trainer_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(ObjectiveModule, "forward"), (Synthetic, "collate"), (jsonl, "as_line")],
+    ids=["engine", "task", "hook"],
+)
+def test_a_worker_that_dies_is_one_sentence_wherever_the_trainer_is(
+    tmp_path, monkeypatch, owner, method
+):
     def hit(*_, **__):  # as torch's handler of SIGCHLD does
         raise RuntimeError("DataLoader worker (pid 123) is killed by signal: Killed. ")
 
-    from fwk.engine.module import ObjectiveModule
-
-    monkeypatch.setattr(ObjectiveModule, "forward", hit)
+    monkeypatch.setattr(owner, method, hit)
     with pytest.raises(
         RunError,
-        match=r"update 1: a data-loading worker died \(DataLoader worker \(pid 123\) is killed by",
+        match=r"^update \d: a data-loading worker died \(DataLoader worker \(pid 123\) is killed by",
     ):
         start.train(config_in(tmp_path / "run"))
 

@@ -98,6 +98,9 @@ class Side:
     seen: list[Seen] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    faults: dict[Path, dict] = field(
+        default_factory=dict
+    )  # folder made when it is reached -> fault
     undo: ExitStack = field(default_factory=ExitStack)
 
     name = ""
@@ -158,6 +161,9 @@ class Side:
             command = [sys.executable, *program]
         command = [*before, *command, *self.options([*self.start_words, *words], fault)]
         mark = uuid.uuid4().hex
+        reached = self.folder / f"reached-{self.starts}"
+        if fault:
+            self.faults[reached] = fault
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -169,7 +175,7 @@ class Side:
                 {rank: self.translate(more) for rank, more in (rank_words or {}).items()}
             ),
             "RANK_FOLDER": json.dumps(rank_folder or {}),
-            **({"FAULT": json.dumps(fault)} if fault else {}),
+            **({"FAULT": json.dumps(fault), "FAULT_REACHED": str(reached)} if fault else {}),
             **(env or {}),
         }
         for old in self.folder.glob("rank-*.txt"):
@@ -208,6 +214,7 @@ class Side:
                 seen=[],
                 shown=[],
                 problems=[],
+                faults={},
                 undo=ExitStack(),
             )
             shutil.rmtree(making.folder, ignore_errors=True)
@@ -588,6 +595,11 @@ class Fwk(Side):
     def poisoned(self) -> bool:
         paths = [self.run / "checkpoints" / name / "model.safetensors" for name in self.whole()]
         return any(not np.isfinite(w).all() for path in paths for w in load_file(path).values())
+
+    def check_reached(self) -> None:
+        """Note as a problem every fault inside a process that never happened: its case would prove nothing."""
+        for reached, fault in self.faults.items():
+            self.expect(reached.is_dir(), f"the fault was never reached: {json.dumps(fault)}")
 
     def verdict(self) -> str:
         if self.problems:

@@ -80,6 +80,7 @@ def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
     with trainer.undo:
         try:
             case.run(trainer)
+            trainer.check_reached()
         except Skip as reason:
             return str(reason)
         except Exception as error:  # an error in the case itself; the other cases still run

@@ -17,7 +17,7 @@ from fwk.contracts.task import Source
 from fwk.engine.feed.workers import is_worker_death
 from fwk.engine.run import Run
 from fwk.engine.trainer import Trainer
-from fwk.errors import FwkError, RunError
+from fwk.errors import CodeFailed, FwkError, RunError
 
 REMEDIES = {
     errno.ENOSPC: "free some space",
@@ -51,6 +51,13 @@ def explaining_errors(trainer: Trainer | None = None) -> Iterator[None]:
     """
     try:
         yield
+    except CodeFailed as error:
+        # torch reports a dead worker by raising wherever the main thread is: the code that ran is not to blame
+        cause = error.__cause__
+        message = explain(cause, trainer) if is_worker_death(cause) else None
+        if message is None:
+            raise
+        raise RunError(message) from error
     except (FwkError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -66,7 +73,7 @@ def explain(error: Exception, trainer: Trainer | None) -> str | None:
     when = f"update {trainer.run.update + 1}: " if trainer is not None else ""
     if isinstance(error, MemoryError) or any(part in text for part in OUT_OF_MEMORY):
         return when + _explain_out_of_memory(text, trainer)
-    if is_worker_death(error):  # torch's handler of SIGCHLD raises wherever the main thread is
+    if is_worker_death(error):
         return (
             f"{when}a data-loading worker died ({text[:120]}); it may have run out of memory or of shared memory: "
             "try a smaller train.workers"

@@ -31,6 +31,7 @@ from fwk.engine.feed.joined import JoinedViews
 from fwk.engine.feed.workers import (
     WorkerFailure,
     WorkerStart,
+    is_worker_death,
     load_user_dirs,
     require_worker_limits,
     watched_batches,
@@ -197,6 +198,8 @@ class _Examples(Dataset):
         except (FwkError, MemoryError):
             raise
         except Exception as error:
+            if is_worker_death(error):  # of other batches: raised wherever the main thread is
+                raise
             raise CodeFailed(
                 f"task {type(self.task).__name__}", error, lambda frame: frame.filename == __file__
             ) from error

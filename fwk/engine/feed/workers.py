@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import torch
 from torch.utils.data import DataLoader
@@ -187,9 +187,11 @@ def _shut_down(batches: Any) -> None:
             raise
 
 
-def is_worker_death(error: BaseException) -> bool:
+def is_worker_death(error: BaseException | None) -> TypeGuard[RuntimeError]:
     """Return True where torch reports by `error` that a data-loading worker died."""
     message = str(error)
-    return "DataLoader worker" in message and (
-        "exited unexpectedly" in message or "is killed by signal" in message
+    return (
+        isinstance(error, RuntimeError)
+        and "DataLoader worker" in message
+        and ("exited unexpectedly" in message or "is killed by signal" in message)
     )

@@ -13,12 +13,13 @@ counted = {"save": 0, "validate": 0}
 def fwk_run_begin(run):
     acts.reach("begin", model=run.module, run=run)
 
-    def forward(module, arguments):
-        if not module.training:
+    def forward(network, arguments):
+        if not network.training:
             counted["validate"] += 1
             acts.reach("validate", counted["validate"], model=run.module, run=run)
 
-    run.module.register_forward_pre_hook(forward)
+    for network in run.module.networks.values():
+        network.register_forward_pre_hook(forward)
 
 
 @hookimpl
