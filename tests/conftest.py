@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 from support.paths import ROOT, SHARED
@@ -29,12 +28,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Sort tests into tiers, then keep those of one tenth if asked to.
 
     `mostly_slow("a", "b")` on a parametrized test: the fast tier runs the parameter sets whose ids contain one of the
-    words (or are the word, "=word"), the slow tier all. Which tenth a test belongs to follows from its name alone.
+    words (or are the word, "=word"), the slow tier all; a word that belongs to no parameter set is an error. Which
+    tenth a test belongs to follows from its name alone.
     """
+    words_used: dict[tuple[str, str], bool] = {}  # (test function, word) -> whether a set has it
     for item in items:
         mark = item.get_closest_marker("mostly_slow")
-        if mark is not None and not _names(mark.args, item.callspec.id):
+        if mark is None:
+            continue
+        used = {word: _is_named(word, item.callspec.id) for word in mark.args}
+        if not any(used.values()):
             item.add_marker(pytest.mark.slow)
+        for word, is_used in used.items():
+            key = item.nodeid.partition("[")[0], word
+            words_used[key] = is_used or words_used.get(key, False)
+
+    unused = [f"{test}: {word!r}" for (test, word), is_used in words_used.items() if not is_used]
+    if unused and not any("::" in argument for argument in config.args):
+        raise pytest.UsageError(f"mostly_slow names no parameter set in {'; '.join(unused)}")
     chosen = config.getoption("--tenth")
     if chosen is None:
         return
@@ -44,9 +55,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
 
 
-def _names(words: Sequence[str], parameters: str) -> bool:
+def _is_named(word: str, parameters: str) -> bool:
     """Return whether a word is part of the id of a parameter set, or is the whole of it ("=word")."""
-    return any(word in parameters or word == f"={parameters}" for word in words)
+    return word in parameters or word == f"={parameters}"
 
 
 def _tenth_of(name: str) -> int:

@@ -514,10 +514,6 @@ def test_the_resolved_config_reads_back_as_itself(name):
     "electric_base",
     "cvt_multitask",
     "semantic_augment_tied",
-    "generator first",
-    "contrast over the whole update",
-    "views of two lengths",
-    "teacher view",
 )
 def test_every_view_is_encoded_once(name):
     assert testing.rule_one_encode(tiny(name)) == ""
@@ -601,7 +597,7 @@ def test_papers_settings(name):
 
 
 @pytest.mark.parametrize("name", TEXT)
-@pytest.mark.mostly_slow("electra_small", "coco_lm_base.yaml", "cvt_tagging")
+@pytest.mark.mostly_slow("electra_small", "coco_lm_base.yaml")
 def test_papers_data_must_be_named_and_the_message_says_so(name):
     with pytest.raises(ConfigError, match="task.data: must be given"):
         resolve([name])

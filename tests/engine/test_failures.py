@@ -606,7 +606,7 @@ def test_a_start_that_is_refused_changes_nothing_in_the_folder(run):
 
 
 @pytest.mark.parametrize("key", sorted(checkpoint.REQUIRED_STATE))
-@pytest.mark.mostly_slow("optimizer", "draws", "fingerprint")
+@pytest.mark.mostly_slow("optimizer", "fingerprint")
 def test_a_state_that_lacks_something_is_refused_by_name(run, key):
     rewrite_state(run, lambda state: state.pop(key))
     with pytest.raises(

@@ -86,7 +86,7 @@ def alone(trainer, updates, start=0):
 
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("start", [0, 5])
-@pytest.mark.mostly_slow("0", "1")
+@pytest.mark.mostly_slow("0-")
 def test_views_made_together_are_the_views_made_alone(changes, start):
     with trainer_of(tiny_config(changes)) as trainer:
         trainer.run.update = start

@@ -207,7 +207,7 @@ def test_kinds_of_blocks(files, blocks):
 
 
 @pytest.mark.parametrize("workers, start_method", [(1, None), (2, None), (2, "spawn")])
-@pytest.mark.mostly_slow("None", "fork")
+@pytest.mark.mostly_slow("None")
 def test_batches_do_not_depend_on_workers(files, workers, start_method):
     task = make(data=str(files / "news.txt"))
     alone = batches(task, 4, micro_batch=5)
