@@ -18,29 +18,15 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.common import ratio, table, taking_turns, write
+from benchmarks.speed.trainer_tax import MINI
 from fwk.engine.plan import Encode, Plan
 from fwk.testing import batches_of, tiny_config, trainer_of
 
 SHAPE = {
-    "task": {
-        "name": "synthetic",
-        "sequences": 4096,
-        "length": 128,
-        "shortest": None,
-        "vocabulary": 4096,
-        "second_source": 0.0,
-    },
-    "model": {
-        "size": "mini",
-        "layers": None,
-        "width": None,
-        "heads": None,
-        "positions": "learned",
-        "dropout": 0.1,
-        "attention_dropout": 0.1,
-    },
+    "task": MINI["task"],
+    "model": MINI["model"],
     "train": {"updates": 100_000, "batch": 16, "precision": "fp32"},
-    "schedule": {"name": "constant", "warmup": 0},
+    "schedule": MINI["schedule"],
 }
 
 

@@ -70,7 +70,7 @@ class JSONL:
 
 def as_line(record: PlainMapping) -> str:
     """Return a record as one line of valid JSON with its newline; numbers that are not finite become null."""
-    return json.dumps(_finite(record), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_with_null(record), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def cut_back(path: Path, update: int, validation_pending: bool = False) -> None:
@@ -100,12 +100,12 @@ def _is_kept(line: str, update: int, validation_pending: bool) -> bool:
     return record.get("split") == "train" or not validation_pending
 
 
-def _finite(value: Any) -> Any:
+def _with_null(value: Any) -> Any:
     """Return a JSON-able value with null in place of numbers that are not finite."""
     if isinstance(value, Mapping):
-        return {str(key): _finite(entry) for key, entry in value.items()}
+        return {str(key): _with_null(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [_with_null(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.runs import SIX_UPDATES, config_in, lines
 
 from fwk import hookimpl
 from fwk.cli.common import run_command
@@ -31,32 +32,7 @@ from fwk.hooks import jsonl
 from fwk.runs import start
 from fwk.runs.loaded import load
 from fwk.tasks.synthetic import Synthetic
-from fwk.testing import merge_settings, tiny_config, trainer_of
-
-BASE = {
-    "criterion": {"masked_lm": {}},
-    "hooks": {"jsonl": {}},
-    "model": {"dropout": 0.1},
-    "train": {
-        "updates": 6,
-        "save_every": 2,
-        "validate_every": 3,
-        "log_every": 2,
-        "precision": "fp32",
-    },
-}
-
-
-def config_in(folder: Path, changes: dict | None = None):
-    return tiny_config(merge_settings(BASE, {**(changes or {}), "run": str(folder)}))
-
-
-def lines(run: Path) -> list[dict]:
-    text = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "tokens_per_second")}
-        for line in text
-    ]
+from fwk.testing import tiny_config, trainer_of
 
 
 def left_behind(run: Path) -> dict[str, bytes]:
@@ -393,7 +369,7 @@ def test_a_token_the_vocabulary_does_not_have_is_named_with_its_example(
 ):
     from fwk.tasks.synthetic import Synthetic, _Sequences
 
-    read, vocabulary = _Sequences.many, tiny_config(BASE).task.config.vocabulary
+    read, vocabulary = _Sequences.many, tiny_config(SIX_UPDATES).task.config.vocabulary
     wrong = vocabulary if token > 0 else token
 
     def damaged(self, indices):
@@ -672,7 +648,7 @@ def test_the_clock_of_the_wall_does_not_matter(tmp_path, monkeypatch):
 
 
 def test_trainers_that_never_saved_have_nothing_to_wait_for():
-    with trainer_of(tiny_config(BASE)) as trainer:
+    with trainer_of(tiny_config(SIX_UPDATES)) as trainer:
         trainer.bookkeeping.saver.wait()
         trainer.bookkeeping.saver.abandon()
         trainer.bookkeeping.finish_saving()

@@ -10,10 +10,13 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from support.runs import SIX_UPDATES, lines
+from support.runs import config_in as six_updates
 
 from fwk import hookimpl
 from fwk.cli.common import run_command
@@ -23,32 +26,9 @@ from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, RunError
 from fwk.runs import start
 from fwk.runs.lock import folder_lock
-from fwk.testing import merge_settings, tiny_config
+from fwk.testing import merge_settings
 
-BASE = {
-    "criterion": {"masked_lm": {}},
-    "hooks": {"jsonl": {}},
-    "model": {"dropout": 0.1},
-    "train": {
-        "updates": 6,
-        "save_every": 2,
-        "validate_every": 3,
-        "log_every": 4,
-        "precision": "fp32",
-    },
-}
-
-
-def config_in(folder: Path, changes: dict | None = None):
-    return tiny_config(merge_settings(BASE, {**(changes or {}), "run": str(folder)}))
-
-
-def lines(run: Path) -> list[dict]:
-    text = (run / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k not in ("seconds", "tokens_per_second")}
-        for line in text
-    ]
+config_in = partial(six_updates, base=merge_settings(SIX_UPDATES, {"train": {"log_every": 4}}))
 
 
 def model_of(run: Path) -> bytes:
