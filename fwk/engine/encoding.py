@@ -23,9 +23,8 @@ class Encoding:
     """The networks of an objective and the ways in which they are called."""
 
     def __init__(self, objective: nn.Module, networks: nn.ModuleDict, pad: int) -> None:
-        self.objective = (
-            objective  # has the names of all parameters, and says whether it is training
-        )
+        # has the names of all parameters, and says whether it is training
+        self.objective = objective
         self.networks = networks
         self.pad = pad  # the token id of padding
         self.states: dict[str, tuple[str, ...]] = {}  # by network: the states that criteria read

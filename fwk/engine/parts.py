@@ -22,9 +22,8 @@ class Part:
     component: Criterion | LearnedNoiser
     network: str  # the network that `context.encode` calls unless it is given another one
     reads: tuple[str, ...] | None  # the views that it receives; None: all of them
-    path: (
-        str  # 'criteria.mlm', 'learned.corrupted': its place in the module, which seeds its dropout
-    )
+    # 'criteria.mlm', 'learned.corrupted': its place in the module, which seeds its dropout
+    path: str
 
     @property
     def roots(self) -> tuple[str, ...]:

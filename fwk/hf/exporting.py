@@ -34,9 +34,8 @@ from fwk.models.bert import Bert
 from fwk.runs.loaded import Loaded
 
 ENCODER = "encoder"  # the value of --by for an encoder without a head
-DEFAULT_LENGTH = (
-    512  # positions of a model that neither learns positions nor has a task with a length
-)
+# positions of a model that neither learns positions nor has a task with a length
+DEFAULT_LENGTH = 512
 # tables of embeddings that fwk may lack and transformers has: name in fwk -> name there, its size
 OPTIONAL_TABLES = {
     "position": ("position_embeddings", "max_position_embeddings"),

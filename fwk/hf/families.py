@@ -25,9 +25,8 @@ from fwk.errors import ConfigError
 from fwk.models.bert import Bert
 
 MASKED_LM, REPLACED_TOKEN = "masked_lm", "replaced_token"  # roles of heads
-HEAD_EPS = (
-    1e-12  # of the norm in fwk's masked-LM head; transformers has one epsilon for encoder and head
-)
+# of the norm in fwk's masked-LM head; transformers has one epsilon for encoder and head
+HEAD_EPS = 1e-12
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,8 @@ class Status:
     update: int
     place: str  # the part of the run that the rank is in
     waits: bool  # for other ranks
-    last_checkpoint: (
-        str  # name of the last checkpoint that the rank knows to be intact; '' before the first
-    )
+    # name of the last checkpoint that the rank knows to be intact; '' before the first
+    last_checkpoint: str
 
     def to_json(self) -> str:
         """Return the status as it stands in the store."""
