@@ -21,6 +21,9 @@ from fwk.errors import ConfigError, did_you_mean
 LARGEST = 1_000_000  # bytes of a config file
 _MOST_NODES = 100_000  # values of a config file; an alias counts each time it is used
 _DEEPEST = 60  # levels of nesting
+_LONGEST_SIMPLE_KEY = (
+    1000  # characters; YAML finds the colon of a key within 1024, or needs '? ' before the key
+)
 _PLAIN_TAGS = (
     None,
     "!",
@@ -313,7 +316,8 @@ def _rows(
     """Return the lines of a mapping, each with its comment."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
-        head = f"{'  ' * len(path)}{_text(key)}:"
+        indent = "  " * len(path)
+        head = f"{indent}{_key(key, indent)}"
         inner = (*path, key)
         if isinstance(value, Mapping) and value:
             rows.append((head, ""))
@@ -327,7 +331,7 @@ def _rows(
 def flow(value: Plain) -> str:
     """Return a value as flow YAML, on one line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_text(k)}: {flow(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(k, ' ')} {flow(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(flow(item) for item in value) + "]"
     if value is None:
@@ -337,6 +341,12 @@ def flow(value: Plain) -> str:
     if isinstance(value, float):
         return repr(value).replace("inf", ".inf").replace("nan", ".nan")
     return str(value) if isinstance(value, int) else _text(value)
+
+
+def _key(key: str, indent: str) -> str:
+    """Return a key with its colon; a very long one in YAML's explicit form, its colon on the next line."""
+    text = _text(key)
+    return f"{text}:" if len(text) <= _LONGEST_SIMPLE_KEY else f"? {text}\n{indent}:"
 
 
 def _text(text: str) -> str:

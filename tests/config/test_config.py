@@ -291,6 +291,13 @@ base: &b {batch: 4}
     assert config(files=[file("train:\r\n  batch: 4\r\n")]).train.batch == 4
 
 
+@pytest.mark.parametrize("length", [1, 1000, 1001, 1025, 5000])
+def test_keys_of_any_length_survive_writing_and_reading(length):
+    key = "\u00e9" * length
+    values = {key: {"inner": {key: [{key: 1, "b": None}]}}, "z": 1}
+    assert yaml_text.parse(yaml_text.dump(values), "again").values == values
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -609,7 +609,7 @@ def store_cut(s):
     s.interrupted()
     for path in s.folder.glob(s.shards):
         cut(path, 0.9)
-    s.refuses(r"has \d+ bytes, the manifest says \d+", status=2)
+    s.refuses(r"has \d+ bytes, the manifest lists \d+", status=2)
 
 
 @fault("some bytes of the store changed since the run began, sizes equal", data="store")

@@ -66,6 +66,12 @@ def template_code(side: type[Side]) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
+def receive_signals() -> None:
+    """Let child processes receive signals, also where this process runs behind `nohup` or `&`, which ignore them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def attempt(case: Fault, side: type[Side], scratch: Path) -> Side | str:
     """Return the side after the case ran on it, or the reason why the case cannot be provoked."""
     folder = scratch / "cases" / f"{case.name}-{side.name}"
@@ -209,13 +215,7 @@ def main() -> int:
         parser.error(f"there is no fault '{unknown[0]}'; --list names them")
     if arguments.write and (arguments.only or arguments.side != ["fwk", "hf"]):
         parser.error("--write needs all faults and both sides; leave out --only and --side")
-    for number, handler in (
-        (signal.SIGINT, signal.default_int_handler),
-        (signal.SIGHUP, signal.SIG_DFL),
-    ):
-        signal.signal(
-            number, handler
-        )  # child processes must receive them, also where this runs behind `nohup` or `&`
+    receive_signals()
     names = arguments.only or list(CASES)
     sides = [
         side

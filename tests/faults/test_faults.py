@@ -14,7 +14,7 @@ from support.paths import ROOT
 from faults import run
 from faults.cases import CASES
 from faults.lab import HF, TRACEBACK, Ended, Fwk, Seen, digest, last_error, tidy
-from faults.run import attempt, counts, tables
+from faults.run import attempt, counts, receive_signals, tables
 
 PAGE = ROOT / "docs" / "reliability.md"
 SENTENCE = "fwk-train: error: the disk is full\n"
@@ -23,6 +23,7 @@ SENTENCE = "fwk-train: error: the disk is full\n"
 @pytest.fixture(scope="session")
 def scratch(tmp_path_factory) -> Path:
     """The folder of the undisturbed runs that cases compare with, which are made once."""
+    receive_signals()
     return tmp_path_factory.mktemp("faults")
 
 

@@ -116,7 +116,11 @@ def act_fill(_: Any, path: str, leave: int = 0) -> None:
 
 
 def act_remove(_: Any, path: str) -> None:
-    shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    if not os.path.isdir(path):
+        os.unlink(path)
+        return
+    os.rename(path, f"{path}-gone")  # at once: a checkpoint may be in the middle of being written
+    shutil.rmtree(f"{path}-gone", ignore_errors=True)
 
 
 def act_cut(_: Any, pattern: str, size: int = 0) -> None:
