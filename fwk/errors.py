@@ -101,9 +101,12 @@ class CodeFailed(RunError):
         frames = _frames(error, machinery)
         self.details = _traceback_text(frames, error)
         super().__init__(
-            f"{owner} raised {type(error).__name__}: {_reason(error)}{_place(frames)}; "
-            "the last checkpoint is intact"
+            f"{owner} raised {type(error).__name__}: {_reason(error)}{_place(frames)}"
         )
+
+    def append(self, clause: str) -> None:
+        """Add what is known where the error is reported, such as whether there is a checkpoint, to the message."""
+        self.args = (f"{self}; {clause}",)
 
 
 class HookFailed(CodeFailed):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import codecs
+import json
 import os
 import sys
 import threading
@@ -15,6 +17,7 @@ from typing import Protocol
 
 from fwk.cli.messages import first_rank, logging_to_stderr, warn, warnings_in_one_line
 from fwk.cli.parsing import Parser
+from fwk.contracts.options import Plain
 from fwk.errors import ConfigError, FwkError, PluginError, RunError, UnknownName, UserError
 
 INTERRUPTED = 130  # as shells report a process that SIGINT ended
@@ -121,6 +124,12 @@ def disk_errors() -> Iterator[None]:
     except OSError as error:
         file = f" ({error.filename})" if error.filename else ""
         raise RunError(f"{error.strerror or error}{file}") from error
+
+
+def json_line(value: Plain) -> str:
+    """Return JSON for standard output: characters as they are, or escaped where its encoding is not UTF-8."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return json.dumps(value, ensure_ascii=codecs.lookup(encoding).name != "utf-8")
 
 
 def _flush_output(name: str) -> None:

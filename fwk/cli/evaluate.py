@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from fwk.cli.common import command, disk_errors
+from fwk.cli.common import command, disk_errors, json_line
 from fwk.cli.messages import first_rank
 from fwk.cli.parsing import Parser, add_model
+from fwk.contracts.options import Plain
 from fwk.errors import ConfigError, UserError
 from fwk.files import check_target, write_atomically
 
@@ -104,11 +105,13 @@ def _predict(arguments: argparse.Namespace) -> None:
     _refuse_options_of_splits(arguments)
     predictions = _predictions(arguments)
     if arguments.predictions:
-        content = "".join(f"{line}\n" for line in predictions)
+        content = "".join(
+            json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions
+        )
         write_atomically(arguments.predictions.resolve(), content.encode())
         return
-    for line in predictions:
-        print(line)
+    for prediction in predictions:
+        print(json_line(prediction))
 
 
 def _refuse_options_of_splits(arguments: argparse.Namespace) -> None:
@@ -122,8 +125,8 @@ def _refuse_options_of_splits(arguments: argparse.Namespace) -> None:
         raise UserError("--text is read by one process only; start the command without torchrun")
 
 
-def _predictions(arguments: argparse.Namespace) -> Iterator[str]:
-    """Yield the prediction for each line of a file that is not empty, as JSON."""
+def _predictions(arguments: argparse.Namespace) -> Iterator[Plain]:
+    """Yield the prediction for each line of a file that is not empty."""
     from fwk.data.text import numbered_lines, path_not_found
     from fwk.engine.predict import predict_texts
     from fwk.runs.loaded import load
@@ -139,8 +142,7 @@ def _predictions(arguments: argparse.Namespace) -> Iterator[str]:
     lines = ((line, f"{file}:{n}") for n, line in numbered_lines(file) if line.strip())
     while window := list(islice(lines, WINDOW)):
         texts, places = zip(*window)
-        for prediction in predict_texts(loaded.module, loaded.task, texts, places):
-            yield json.dumps(prediction, ensure_ascii=False)
+        yield from predict_texts(loaded.module, loaded.task, texts, places)
 
 
 if __name__ == "__main__":

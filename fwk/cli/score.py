@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fwk.cli.common import command, disk_errors
+from fwk.cli.common import command, disk_errors, json_line
 from fwk.cli.parsing import Parser, add_model, one_of, whole_number
 from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, UserError
@@ -290,7 +290,7 @@ def _score_lines(arguments: argparse.Namespace, options: PlainDict, progress: Pr
     progress.stage("scoring", sum(sizes) or None)
     if arguments.output is None:
         for record in _line_records(arguments, scorer, progress, 0):
-            print(json.dumps(record, ensure_ascii=False))
+            print(json_line(record))
         return
 
     journal = open_journal(arguments, scorer, files)

@@ -130,7 +130,7 @@ class Split:
             if now[:2] == before[:2] and now != before:
                 raise DataError(
                     f"{shard.path(part)} was changed while it was read: restore the token store and start the "
-                    "same command again; it resumes from the last checkpoint"
+                    "same command again; it resumes from the last checkpoint, if there is one"
                 )
         self._checked.add(key)
 

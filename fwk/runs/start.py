@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def _resume(trainer: Trainer) -> bool:
                 "%s is finished at update %s: nothing to do; a longer run (%s) would resume from it",
                 run.folder,
                 run.update,
-                _longer_limits(run.config),
+                _longer_limits(run),
             )
     return True
 
@@ -128,12 +129,25 @@ def _choose_checkpoint(run: Run) -> Path | None:
     return run.folder / "checkpoints" / name if name else None
 
 
-def _longer_limits(config: RunConfig) -> str:
-    """Return the limits that are set, as keys to raise."""
-    values = {name: getattr(config.train, name) for name in LIMITS}
+def _longer_limits(run: Run) -> str:
+    """Return the limits that the run has reached, as keys to raise, with what it has done where that is more."""
+    done = {
+        "updates": run.update,
+        "epochs": run.epoch,
+        "tokens": run.tokens,
+        "minutes": run.agreed_seconds / 60,
+    }
+    limits = {name: getattr(run.config.train, name) for name in LIMITS}
     return ", ".join(
-        f"train.{name} above {value}" for name, value in values.items() if value is not None
+        f"train.{name} above {_shown_limit(max(limit, done[name]))}"
+        for name, limit in limits.items()
+        if limit is not None and done[name] >= limit
     )
+
+
+def _shown_limit(value: float) -> str:
+    """Return a number for a message, fractions rounded up to hundredths."""
+    return str(value) if isinstance(value, int) else f"{math.ceil(100 * value) / 100:g}"
 
 
 def _write_description(run: Run, is_new: bool) -> None:

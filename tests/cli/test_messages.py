@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -9,7 +10,7 @@ import warnings
 
 import pytest
 
-from fwk.cli.common import run_command
+from fwk.cli.common import json_line, run_command
 
 logger = logging.getLogger("fwk.x")
 
@@ -121,3 +122,13 @@ def test_an_interrupt_may_carry_advice(capsys):
     assert capsys.readouterr().err == (
         "fwk-x: interrupted. Run the same command again to continue\n"
     )
+
+
+@pytest.mark.parametrize(("encoding", "printed"), [("utf-8", '"né"'), ("latin-1", '"n\\u00e9"')])
+def test_json_on_a_standard_output_without_utf_8_is_escaped_not_replaced(
+    encoding, printed, monkeypatch
+):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run_command("fwk-score", lambda _: print(json_line("né")) or 0, []) == 0
+    assert stream.buffer.getvalue().decode("utf-8").strip() == printed

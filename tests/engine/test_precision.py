@@ -167,7 +167,7 @@ def test_ranks_skip_together_and_say_on_which_rank_it_began(tmp_path):
             in rank["forward"]
         )
         assert "(rank 1; draws 36 to 47); " in rank["forward"]
-        assert "draws 42 to 44) on rank 1; the last checkpoint is intact" in rank["forward"]
+        assert "draws 42 to 44) on rank 1; " in rank["forward"]
         assert (
             "backward of loss term masked_lm/masked_lm: the gradient of parameter criteria.masked_lm.head.norm."
             in rank["backward"]
@@ -336,7 +336,7 @@ def test_data_that_are_not_finite_are_named_with_their_example():
             in said
         )
         assert (
-            said.endswith("the last checkpoint is intact; fix the data and start again")
+            said.endswith("there is no checkpoint yet; fix the data and start again")
             and "input 'pixels' of view 'batch'" in said
         )
 

@@ -210,6 +210,8 @@ def test_a_finished_run_started_again_does_nothing_and_says_so(tmp_path, caplog)
     assert (
         "finished at update 6: nothing to do; a longer run (train.updates above 6)" in caplog.text
     )
+    start.train(config_in(tmp_path / "run", {"train": {"updates": 4, "epochs": 1000}}))
+    assert "(train.updates above 6) would resume" in caplog.messages[-1]  # not above 4
     assert lines(tmp_path / "run") == before
     assert files == {path: path.stat().st_mtime_ns for path in checkpoints.rglob("*.safetensors")}
 

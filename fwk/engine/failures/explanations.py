@@ -56,6 +56,8 @@ def explaining_errors(trainer: Trainer | None = None) -> Iterator[None]:
         cause = error.__cause__
         message = explain(cause, trainer) if is_worker_death(cause) else None
         if message is None:
+            if trainer is not None:
+                error.append(trainer.run.world.what_is_saved())
             raise
         raise RunError(message) from error
     except (FwkError, KeyboardInterrupt):
@@ -103,8 +105,8 @@ def _explain_out_of_memory(text: str, trainer: Trainer | None) -> str:
     run, micros = trainer.run, trainer.micros
     if not micros:
         return (
-            f"out of memory{amount} outside the forward and backward pass, in {run.world.position}; the last "
-            "checkpoint is intact, and a smaller train.micro_batch leaves more memory free"
+            f"out of memory{amount} outside the forward and backward pass, in {run.world.position}; "
+            f"{run.world.what_is_saved()}, and a smaller train.micro_batch leaves more memory free"
         )
     shapes = [
         tuple(micro.batch.mask.shape) if micro.batch.mask is not None else (len(micro.batch),)
@@ -118,7 +120,7 @@ def _explain_out_of_memory(text: str, trainer: Trainer | None) -> str:
     )
     return (
         f"out of memory{amount} in a micro-batch of {' x '.join(map(str, largest))}{_largest_group(run)}; {remedy}; "
-        "the last checkpoint is intact"
+        f"{run.world.what_is_saved()}"
     )
 
 

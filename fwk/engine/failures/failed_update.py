@@ -51,8 +51,8 @@ def _advice(run: Run, kind: str) -> str:
             "optimizer.lr"
         )
     if kind == "data":
-        return "the last checkpoint is intact; fix the data and start again"
-    advice = "the last checkpoint is intact; lower optimizer.lr or set train.clip"
+        return f"{run.world.what_is_saved()}; fix the data and start again"
+    advice = f"{run.world.what_is_saved()}; lower optimizer.lr or set train.clip"
     if run.precision.name == "fp16":
         advice += ", or use train.precision=bf16 or fp32"
     return advice

@@ -49,7 +49,8 @@ def check_agreement(run: Run, sequences: float, draws: float, weights: int, squa
         )
         raise RunError(
             f"update {run.update + 1}: ranks disagree about the update's batch: together they read "
-            f"{sequences:.0f} sequences of train.batch={batch}, and {difference}; the last checkpoint is intact"
+            f"{sequences:.0f} sequences of train.batch={batch}, and {difference}; "
+            f"{run.world.what_is_saved()}"
         )
     # by the inequality of Cauchy and Schwarz, equal only where the checksums of all ranks are equal
     if run.world_size * squared != weights * weights:
@@ -89,5 +90,5 @@ def compare_weights(run: Run) -> None:
         raise RunError(
             f"after update {run.update} ranks hold different weights: rank {', '.join(map(str, different))} "
             f"differs from the rest (checksums {', '.join(f'{value:x}' for value in checksums)} in rank order); "
-            "the last checkpoint is intact: start the same command again"
+            f"{run.world.what_is_saved()}: start the same command again"
         )

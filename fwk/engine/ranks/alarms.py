@@ -71,7 +71,7 @@ class AlarmMessage:
             return f"the last intact checkpoint is {checkpoint}; the same command resumes from it"
         if self.peers.rank == 0:
             return "there is no checkpoint yet"
-        return "the same command resumes from the last intact checkpoint"
+        return "the same command resumes from the last intact checkpoint, if there is one"
 
     def _loss(self) -> str:
         if not self.alarm.ranks:

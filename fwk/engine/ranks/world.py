@@ -43,6 +43,7 @@ class World:
     side: dist.ProcessGroup | None = None
     watchdog: RankWatchdog | None = None  # notified of every wait of this rank for others
     position: str = "the start"  # the part of the run that this rank is in, for messages
+    last_checkpoint: str = ""  # name of the last one that this rank knows to be intact
 
     @property
     def main(self) -> bool:
@@ -63,8 +64,17 @@ class World:
 
     def note_checkpoint(self, name: str) -> None:
         """Note the last checkpoint that is known to be intact, for messages."""
+        self.last_checkpoint = name
         if self.watchdog is not None:
             self.watchdog.last_checkpoint = name
+
+    def what_is_saved(self) -> str:
+        """Return a clause for messages about a failed run: whether there is a checkpoint to resume from."""
+        if self.last_checkpoint:
+            return "the last checkpoint is intact"
+        if self.main:
+            return "there is no checkpoint yet"
+        return "the last checkpoint, if there is one, is intact"  # rank 0 alone writes them
 
     def waiting_for(self, place: str) -> AbstractContextManager[None]:
         """Return a context in which this rank waits for the others."""
