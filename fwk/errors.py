@@ -100,9 +100,7 @@ class CodeFailed(RunError):
     ) -> None:
         frames = _frames(error, machinery)
         self.details = _traceback_text(frames, error)
-        super().__init__(
-            f"{owner} raised {type(error).__name__}: {_reason(error)}{_place(frames)}"
-        )
+        super().__init__(f"{owner} raised {type(error).__name__}: {_reason(error)}{_place(frames)}")
 
     def append(self, clause: str) -> None:
         """Add what is known where the error is reported, such as whether there is a checkpoint, to the message."""

@@ -1,4 +1,4 @@
-"""Atomic writes, content hashes, locks, and the cache folder."""
+"""Paths that users give, atomic writes, content hashes, locks, and the cache folder."""
 
 from __future__ import annotations
 
@@ -21,6 +21,25 @@ class FileFacts(TypedDict):
 
     sha256: str
     bytes: int
+
+
+def expand_user(path: str) -> str:
+    """Return a path that a user gave, with the home folder in place of `~` or `~NAME` at its beginning.
+
+    A relative path stays relative, to the current folder. A file that is called ~NAME is meant as it is. Raises
+    UserError where no home folder is known.
+    """
+    expanded = os.path.expanduser(path)
+    first = path.split("/", 1)[0]
+    if expanded != path or not path.startswith("~") or (first != "~" and os.path.lexists(first)):
+        return expanded
+    remedy = "set HOME, or give the path in full" if first == "~" else "give the path in full"
+    raise UserError(f"{path}: no home folder is known for {first}; {remedy}")
+
+
+def user_path(path: str | Path) -> Path:
+    """Return a path that a user gave as `expand_user` reads it."""
+    return Path(expand_user(os.fspath(path)))
 
 
 def digest(path: Path) -> str:
@@ -161,11 +180,19 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Return $FWK_CACHE, else $XDG_CACHE_HOME/fwk, else ~/.cache/fwk, without making the folder."""
+    """Return $FWK_CACHE, else $XDG_CACHE_HOME/fwk, else ~/.cache/fwk, without making the folder.
+
+    Raises UserError where none of them is known.
+    """
     if chosen := os.environ.get("FWK_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "fwk"
+        return user_path(chosen)
+    try:
+        return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fwk"
+    except UserError:  # a user without an entry in the system's list, as containers have
+        raise UserError(
+            "there is no place for the cache: HOME is not set, and the user has no home folder; set FWK_CACHE to a "
+            "folder that can be written to"
+        ) from None
 
 
 def try_lock(path: Path) -> TextIO | None:

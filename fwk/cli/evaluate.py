@@ -15,7 +15,7 @@ from fwk.cli.messages import first_rank
 from fwk.cli.parsing import Parser, add_model
 from fwk.contracts.options import Plain
 from fwk.errors import ConfigError, UserError
-from fwk.files import check_target, write_atomically
+from fwk.files import check_target, expand_user, user_path, write_atomically
 
 NAME = "fwk-evaluate"
 USAGE = "fwk-evaluate [options] RUN [key.path=value]..."
@@ -46,15 +46,18 @@ def parser() -> Parser:
     p.add_argument(
         "--text",
         metavar="FILE",
+        type=expand_user,
         help="instead of a split: raw text, one example per line (.gz, .xz, .zst; - for standard input)",
     )
     p.add_argument(
         "--predictions",
         metavar="FILE",
-        type=Path,
+        type=user_path,
         help="write the predictions to this file, in the task's format (with --text: JSON lines)",
     )
-    p.add_argument("--output", metavar="FILE", type=Path, help="write the metrics to this file too")
+    p.add_argument(
+        "--output", metavar="FILE", type=user_path, help="write the metrics to this file too"
+    )
     return p
 
 

@@ -16,6 +16,7 @@ from fwk.cli.skeleton import write_skeleton
 from fwk.components.discovery import discover, load_user_dirs
 from fwk.components.registry import KINDS, Entry, registry
 from fwk.errors import PluginError, UnknownName, UserError
+from fwk.files import user_path
 
 if TYPE_CHECKING:
     from fwk.testing import Result
@@ -59,7 +60,7 @@ def new(arguments: argparse.Namespace) -> int:
     """Write the skeleton of a criterion, and print what to do with it."""
     name = arguments.words[0]
     folder = arguments.dir or name
-    for file in write_skeleton(name, Path(folder)):
+    for file in write_skeleton(name, user_path(folder)):
         print(file)
     print(f"""
 Next:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fwk.cli.common import command, disk_errors
 from fwk.cli.parsing import Parser, number, one_of, whole_number
 from fwk.errors import ConfigError, did_you_mean
+from fwk.files import expand_user
 
 if TYPE_CHECKING:
     from fwk.data.preprocess import Options, TokenizerSpec
@@ -173,7 +174,7 @@ def _tokenizer(arguments: argparse.Namespace) -> TokenizerSpec | Tokenizer:
     from fwk.data.preprocess import TokenizerSpec
     from fwk.data.tokenizers import KINDS, load
 
-    choice = arguments.tokenizer
+    choice = expand_user(arguments.tokenizer)
     if choice in KINDS:
         return TokenizerSpec(kind=choice, size=arguments.vocabulary, lower=not arguments.cased)
     if os.path.exists(choice) or os.sep in choice or "." in choice:

@@ -16,6 +16,7 @@ from fwk.cli.common import command, disk_errors, json_line
 from fwk.cli.parsing import Parser, add_model, one_of, whole_number
 from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, UserError
+from fwk.files import expand_user
 
 if TYPE_CHECKING:
     from fwk.data.progress import Progress
@@ -50,12 +51,14 @@ def _add_input(p: Parser) -> None:
         "--text",
         nargs="+",
         metavar="FILE",
+        type=expand_user,
         help="text, one piece per line (.gz, .xz, .zst; - for standard input); writes one JSON object per line",
     )
     kind.add_argument(
         "--pairs",
         nargs="+",
         metavar="FILE",
+        type=expand_user,
         help="JSON lines with sentence_good and sentence_bad, as BLiMP's: prints the share of pairs whose good "
         "sentence is more likely",
     )
@@ -63,12 +66,14 @@ def _add_input(p: Parser) -> None:
         "--dev",
         nargs="+",
         metavar="FILE",
+        type=expand_user,
         help="n-best lists with references, for choosing the weight of log p",
     )
     p.add_argument(
         "--test",
         nargs="+",
         metavar="FILE",
+        type=expand_user,
         default=[],
         help="n-best lists to re-rank with that weight, one file for each dev file",
     )
@@ -76,6 +81,7 @@ def _add_input(p: Parser) -> None:
         "--output",
         "-o",
         metavar="FILE",
+        type=expand_user,
         help="write scores to this file (--text: JSON lines; else one JSON object)",
     )
     p.add_argument("--overwrite", action="store_true", help="replace the output file")

@@ -19,6 +19,7 @@ from fwk.components import user_dirs as user_packages
 from fwk.components.hook_manager import PluginManager, hook_signatures
 from fwk.components.registry import registry
 from fwk.errors import BrokenPlugin, PluginError, UserError, did_you_mean
+from fwk.files import user_path
 
 __all__ = [
     "PluginManager",
@@ -170,9 +171,14 @@ def _module_names(folder: Path) -> list[str]:
 def existing(path: str | Path) -> Path:
     """Return the absolute path of a user directory or file. Raises PluginError where it does not exist."""
     try:
-        place = Path(path).expanduser().resolve()
+        place = user_path(path).resolve()
         place.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown ~user, a NUL
+    except (
+        OSError,
+        RuntimeError,
+        UserError,
+        ValueError,
+    ) as error:  # too long, an unknown ~user, a NUL
         raise PluginError(f"--user-dir {str(path)!r}: not a usable path ({error})") from None
     if place.is_dir() or (place.is_file() and place.suffix == ".py"):
         return place

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from fwk.contracts.options import Plain
-from fwk.errors import PluginError
+from fwk.errors import PluginError, UserError
 from fwk.files import cache_folder, write_atomically
 
 INDEX = "index.json"
@@ -76,7 +76,11 @@ def read_index(package: str, folder: Path) -> Index:
     shipped = folder / INDEX
     if shipped.is_file() or package not in OWN_PACKAGES or os.environ.get(MAKING):
         return _parse(shipped)
-    cached = cache_folder() / "index" / f"{package}-{_sources_hash(package, folder)}.json"
+    try:
+        cache = cache_folder()
+    except UserError:  # no home folder: the sources are imported instead
+        return _parse(shipped)
+    cached = cache / "index" / f"{package}-{_sources_hash(package, folder)}.json"
     if not cached.is_file():
         _fill_cache(package, cached)
     return _parse(cached)

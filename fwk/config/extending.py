@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from fwk.config.yaml_text import Layer, read
 from fwk.contracts.options import shown
 from fwk.errors import ConfigError, did_you_mean
+from fwk.files import user_path
 
 EXTENDS = "extends"
 
@@ -17,11 +20,11 @@ def read_with_bases(path: str | Path) -> list[Layer]:
     `extends` names one file, relative to the folder of the file that extends it. Raises ConfigError naming both files
     where the base is missing or extends the file in turn, or where the value is no file name.
     """
-    return _read_chain(Path(path), ())
+    return _read_chain(user_path(path), ())
 
 
 def _read_chain(path: Path, extended_by: tuple[Path, ...]) -> list[Layer]:
-    layer = read(path)
+    layer = _of_its_run(read(path), path, is_base=bool(extended_by))
     if EXTENDS not in layer.values:
         return [layer]
 
@@ -34,6 +37,19 @@ def _read_chain(path: Path, extended_by: tuple[Path, ...]) -> list[Layer]:
     return [*_read_chain(base, chain), layer.without(EXTENDS)]
 
 
+def _of_its_run(layer: Layer, path: Path, is_base: bool) -> Layer:
+    """Return the layer of RUN/config.yaml with `run` as the folder that it is in now; any other layer as it is.
+
+    The folder may have been moved since the file was written. A file that extends it describes another run.
+    """
+    if path.name != "config.yaml" or not (path.parent / "environment.json").is_file():
+        return layer
+    layer = layer.without("run")
+    if is_base:
+        return layer
+    return replace(layer, values={**layer.values, "run": os.path.abspath(path.parent)})
+
+
 def _base_of(path: Path, value: object, where: str) -> Path:
     """Return the file that `path` extends. Raises ConfigError where it is not one."""
     if not isinstance(value, str) or not value:
@@ -42,7 +58,7 @@ def _base_of(path: Path, value: object, where: str) -> Path:
             f"{where}: expected the name of the config file that {path.name} extends, "
             f"got {shown(value)}",
         )
-    base = path.parent / value
+    base = path.parent / user_path(value)
     try:
         base.resolve()
         base.stat()

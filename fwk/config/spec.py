@@ -278,7 +278,10 @@ SEED = FieldSpec(
     name="seed", type="int", default=1, doc="seed of everything random", low=0, high=2**63 - 1
 )
 RUN = FieldSpec(
-    name="run", type="str | None", doc="the run's folder (null: runs/TASK-CRITERIA-HASH)"
+    name="run",
+    type="str | None",
+    doc="the run's folder (null: runs/TASK-CRITERIA-HASH)",
+    paths=(),
 )
 USER_DIRS = FieldSpec(
     name="user_dirs", type="tuple[str, ...]", default=[], doc="folders or files with your own code"

@@ -35,11 +35,16 @@ def option(
     high: float | None = None,
     above: float | None = None,
     choices: Sequence[Plain] | None = None,
+    paths: Sequence[str] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Any:
     """Return a field of a `Config` dataclass.
 
     default: without one the user must give the option. doc: one line for `--help`: unit, range, the paper's value.
     low, high: the inclusive range of numbers. above: a bound that numbers must exceed. choices: the allowed values.
+    paths: the value is a path, a list of paths, or a mapping of labels to these; in a mapping below a label, the values
+    of these keys are paths. A user may write ~ in them, and a run's config.yaml has them absolute. names: texts that
+    are no paths.
     The result is Any, so that type checkers accept it as the default of a field of any type.
     """
     metadata = {
@@ -48,6 +53,8 @@ def option(
         "high": high,
         "above": above,
         "choices": None if choices is None else tuple(choices),
+        "paths": None if paths is None else tuple(paths),
+        "names": None if names is None else tuple(names),
     }
     if default is MISSING:
         return dataclasses.field(metadata=metadata)
@@ -69,6 +76,8 @@ class FieldSpec:
     above: float | None = None
     choices: tuple[Plain, ...] | None = None
     required: bool = False
+    paths: tuple[str, ...] | None = None  # see `option`; None: the value holds no path
+    names: tuple[str, ...] | None = None  # see `option`
 
     def to_mapping(self) -> dict[str, Plain]:
         """Return plain data for an index file, without what is empty."""
@@ -85,8 +94,12 @@ class FieldSpec:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Plain]) -> FieldSpec:
         """Return the option that `to_mapping` described."""
-        choices = values.get("choices")
-        return cls(**{**values, "choices": None if choices is None else tuple(choices)})
+        lists = {
+            name: tuple(values[name])
+            for name in ("choices", "paths", "names")
+            if values.get(name) is not None
+        }
+        return cls(**{**values, **lists})
 
 
 def plain(value: Plain) -> Plain:
@@ -150,6 +163,8 @@ def _field_spec(field: dataclasses.Field[Any], annotation: object) -> FieldSpec:
         above=meta.get("above"),
         choices=meta.get("choices"),
         required=required,
+        paths=meta.get("paths"),
+        names=meta.get("names"),
     )
 
 

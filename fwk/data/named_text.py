@@ -17,6 +17,7 @@ from fwk.data.store import is_store
 from fwk.data.text import find_files, path_not_found
 from fwk.data.tokenizers import KINDS, check_kind
 from fwk.errors import ConfigError, DataError, did_you_mean
+from fwk.files import user_path
 
 # `task.data` as the config has it: a path, a list of paths, or a mapping of names to paths or {path, weight}
 DataOption = str | tuple[str, ...] | PlainDict | None
@@ -112,7 +113,7 @@ def _sources_of_list(paths: Sequence[str]) -> dict[str, list[str]]:
     stores = [path for path in paths if is_store(path)]
     if not stores:
         return {"text": list(paths)}
-    sources = {Path(path).resolve().name: [path] for path in stores}
+    sources = {user_path(path).resolve().name: [path] for path in stores}
     if len(sources) < len(stores):
         raise ConfigError(
             "task.data", "two token stores have the same name; give a mapping of names to paths"
@@ -182,7 +183,7 @@ def text_files(paths: Sequence[str], key: str) -> list[str]:
 def tokenizer_path(tokenizer: str) -> Path | None:
     """Return the path in the option `tokenizer`; None where it is a kind to train."""
     if tokenizer not in KINDS:
-        path = Path(tokenizer).expanduser()
+        path = user_path(tokenizer)
         if path.exists():
             return path
         if os.sep in tokenizer or path.suffix:

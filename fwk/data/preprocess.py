@@ -32,7 +32,7 @@ from fwk.data.shards import ShardText, cut_into_shards, tokenize_shards
 from fwk.data.text import Reader, find_files
 from fwk.data.tokenizers import Tokenizer, check_kind, load, train
 from fwk.errors import ConfigError, DataError, FwkError
-from fwk.files import digest, write_atomically
+from fwk.files import digest, user_path, write_atomically
 
 _LONGEST_NAME = 240  # bytes; a lock and the unfinished store have longer names in the same folder
 
@@ -134,7 +134,7 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a tokenizer without a store, save it in `folder` and return it; load it where `folder` exists."""
     options.check()
-    folder, progress = Path(folder), progress or Progress(True)
+    folder, progress = user_path(folder), progress or Progress(True)
     files = find_files([str(entry) for entry in inputs])
     with _lock_folder(folder, progress):
         if folder.is_dir():
@@ -185,7 +185,7 @@ def _target(folder: str | Path) -> Iterator[Path]:
 
     Raises DataError where no store can be written to `folder`.
     """
-    path = Path(folder)
+    path = user_path(folder)
     created: list[Path] = []
     try:
         path = _checked_name(path)

@@ -28,7 +28,7 @@ import numpy as np
 from fwk.contracts.plain import PlainDict
 from fwk.data.tokenizers import Tokenizer, load
 from fwk.errors import DataError, did_you_mean
-from fwk.files import digest
+from fwk.files import digest, user_path
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "fwk-token-store", 1
@@ -37,7 +37,7 @@ PARTS = ("tokens", "documents", "sentences")
 
 def is_store(path: str | Path) -> bool:
     """Return whether the folder `path` holds a token store."""
-    return (Path(path) / MANIFEST).is_file()
+    return (user_path(path) / MANIFEST).is_file()
 
 
 def fingerprint_of(manifest: PlainDict) -> str:
@@ -172,7 +172,7 @@ class Store:
     """
 
     def __init__(self, folder: str | Path, vocabulary: str | None = None) -> None:
-        self.folder = Path(folder)
+        self.folder = user_path(folder)
         self.manifest = _read_manifest(self.folder)
         fingerprint = self.manifest["vocabulary"]["fingerprint"]
         if vocabulary is not None and vocabulary != fingerprint:

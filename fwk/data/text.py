@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from fwk.errors import DataError, did_you_mean
+from fwk.files import expand_user
 
 COMPRESSED = (".gz", ".xz", ".zst")
 TEXT = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
@@ -78,7 +79,7 @@ def _files_of(entry: str) -> list[str]:
     """Return the files that one entry names."""
     if entry == "-":
         return [entry]
-    entry = os.path.expanduser(entry)
+    entry = expand_user(entry)
     if os.path.isdir(entry):
         return _files_of_folder(entry)
     if os.path.isfile(entry):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
-from fwk.files import AtomicFolder
+from fwk.files import AtomicFolder, user_path
 from fwk.hf import tokenizer as tokenizers
 from fwk.hf.card import model_card
 from fwk.hf.comparing import compare_outputs
@@ -112,7 +112,7 @@ def export(
     """
     transformers = _import_transformers()
     run = loaded.folder.parent.parent
-    replacement = AtomicFolder(Path(folder), overwrite, _is_export, (run,))
+    replacement = AtomicFolder(user_path(folder), overwrite, _is_export, (run,))
     if loaded.tokenizer is None:
         raise ConfigError(
             "task",

@@ -18,7 +18,7 @@ from fwk.engine.build import build_module
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import model_tensors, write_weights
 from fwk.errors import DataError
-from fwk.files import AtomicFolder
+from fwk.files import AtomicFolder, user_path
 from fwk.hf.families import (
     BERT,
     MASKED_LM,
@@ -48,7 +48,7 @@ def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) 
 
     Raises DataError and ConfigError, which name what does not fit.
     """
-    source, run = Path(source), Path(run)
+    source, run = user_path(source), user_path(run)
     replacement = AtomicFolder(run, overwrite, _is_import, (source,))
     read = read_folder(source)
     options = bert_options(read.config, read.architecture.family, str(source / "config.json"))

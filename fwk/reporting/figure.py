@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import DataError, UserError
+from fwk.files import user_path
 from fwk.hooks.jsonl import read_metrics
 
 if TYPE_CHECKING:  # matplotlib is optional
@@ -56,7 +57,7 @@ def draw_run(
     baselines: "unigram" and "bigram" in nats per token; by default those of the `summary.json` in the same folder.
     Raises DataError where there is nothing to draw.
     """
-    metrics_path, out = Path(metrics_path), Path(out)
+    metrics_path, out = user_path(metrics_path), user_path(out)
     if not metrics_path.is_file():
         raise DataError(f"there is no file {metrics_path} to draw")
     train, valid = curves(read_metrics(metrics_path))
@@ -199,8 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(arguments) != 2:
         print("usage: python -m fwk.reporting.figure RUN OUT.svg", file=sys.stderr)
         return 2
-    run, out = Path(arguments[0]), arguments[1]
     try:
+        run, out = user_path(arguments[0]), user_path(arguments[1])
         print(draw_run(run / "metrics.jsonl" if run.is_dir() else run, out))
     except UserError as error:
         print(error, file=sys.stderr)

@@ -11,6 +11,7 @@ from fwk.config.identity import differences
 from fwk.config.identity import identity as config_identity
 from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
+from fwk.config.user_paths import with_absolute_paths
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError
@@ -57,7 +58,8 @@ def _check_config(folder: Path, config: RunConfig) -> None:
     path = folder / "config.yaml"
     if not path.is_file() or not checkpoint.list_checkpoints(folder):
         return  # nothing to resume from
-    changed = differences(read_config(path), config)
+    # the config of an older run has its paths as they were given
+    changed = differences(with_absolute_paths(read_config(path)), with_absolute_paths(config))
     if changed:
         changes = "; ".join(
             f"{key} was {old}, is now {new}" for key, (old, new) in sorted(changed.items())

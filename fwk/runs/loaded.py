@@ -22,6 +22,7 @@ from fwk.engine.predict import predict_texts
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, model_tensors, write_weights
 from fwk.errors import CheckpointError, PluginError, UnknownName, UserError
+from fwk.files import user_path
 
 BATCHES_PER_CALL = 16  # raw texts are sorted by length among this many batches
 
@@ -73,7 +74,7 @@ class Loaded:
 
         Raises CheckpointError where the folder holds a run, which would be lost.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         if folder.exists() and not folder.is_dir():
             raise CheckpointError(f"{folder} is not a folder; choose another place for the copy")
         for path in checkpoint.list_checkpoints(folder):
@@ -110,7 +111,7 @@ def open_checkpoint(
     average: require a moving average of the weights. overrides: of the run's config. Raises CheckpointError where the
     checkpoint cannot be used.
     """
-    checkpoint_folder = checkpoint.find_checkpoint(Path(path))
+    checkpoint_folder = checkpoint.find_checkpoint(user_path(path))
     tensors, state = checkpoint.read_checkpoint(checkpoint_folder)
     try:
         config = read_config(checkpoint_folder.parent.parent / "config.yaml", user_dirs, overrides)

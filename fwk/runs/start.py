@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from pluggy import PluginManager
 from fwk.components.discovery import load_plugins
 from fwk.config.identity import shared_by_ranks, to_yaml
 from fwk.config.run_config import RunConfig
+from fwk.config.user_paths import with_absolute_paths
 from fwk.engine.failures.explanations import explaining_errors
 from fwk.engine.ranks.joining import process_group
 from fwk.engine.ranks.world import World
@@ -153,7 +154,8 @@ def _shown_limit(value: float) -> str:
 def _write_description(run: Run, is_new: bool) -> None:
     """Write the files that describe the run, once nothing refuses this start any more."""
     checkpoint.require_free_space(run.folder, byte_size(model_tensors(run.module)))
-    write_atomically(run.folder / "config.yaml", to_yaml(run.config).encode())
+    config = replace(with_absolute_paths(run.config), run=os.path.abspath(run.folder))
+    write_atomically(run.folder / "config.yaml", to_yaml(config).encode())
     if is_new:
         describe_run(run)
         optimizer = run.config.optimizer

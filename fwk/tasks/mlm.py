@@ -48,9 +48,12 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
             None,
             "token store, text files, globs or folders; a mapping name -> path or {path, weight} mixes sources; "
             "null: the built-in demo corpus",
+            paths=("path",),
         )
         valid: str | tuple[str, ...] | None = option(
-            None, "text or token store to validate on; null: documents held out of the data"
+            None,
+            "text or token store to validate on, all of it; null: documents held out of the data",
+            paths=(),
         )
         valid_share: float = option(
             0.01,
@@ -76,6 +79,8 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
             "unigram",
             f"kind to train on the text ({', '.join(KINDS)}) or the path of an existing tokenizer; a token "
             "store brings its own",
+            paths=(),
+            names=KINDS,
         )
         vocabulary: int | None = option(
             None,

@@ -10,6 +10,7 @@ from fwk.data.tokenizers.huggingface import HFTokenizer
 from fwk.data.tokenizers.sentencepiece import SentencePiece
 from fwk.data.tokenizers.wordpiece import from_vocabulary
 from fwk.errors import DataError, did_you_mean
+from fwk.files import user_path
 
 
 def load(path: str | Path, lower: bool | None = None) -> Tokenizer:
@@ -20,7 +21,7 @@ def load(path: str | Path, lower: bool | None = None) -> Tokenizer:
     itself (`vocab.txt`: and strip accents; by default if no token has a capital). Raises DataError where there is no
     tokenizer.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if not path.exists():
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(

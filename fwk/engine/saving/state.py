@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fwk.config.identity import required, to_yaml
 from fwk.config.run_config import RunConfig
+from fwk.config.user_paths import with_absolute_paths
 from fwk.contracts.phase import Phase
 from fwk.engine.run import OptimizerState, Run
 from fwk.engine.saving import checkpoint
@@ -111,7 +112,7 @@ def write_weights(
         "needs": required(config),
         "imported": origin,
     }
-    write_atomically(folder / "config.yaml", to_yaml(config).encode())
+    write_atomically(folder / "config.yaml", to_yaml(with_absolute_paths(config)).encode())
     checkpoint.write_checkpoint(
         folder,
         state["update"],

@@ -66,11 +66,12 @@ class SentencesTask(Task["SentencesTask.Config"]):
             "labelled sets: name -> {path, labels: {LABEL: COLUMN, {spans: COLUMN} or tree}, format: conllu or "
             "columns, columns, separator, valid, test, fraction (of the sentences that keep their labels), weight "
             "(among labelled updates), punctuation (xpos tags that UAS and LAS leave out; default: upos PUNCT)}",
+            paths=("path", "valid", "test"),
         )
         unlabelled: tuple[str, ...] = option(
             (),
-            "text files of unlabelled sentences, one per line, words separated by spaces; token stores of such text "
-            "(fwk-preprocess); or globs",
+            "files or globs of unlabelled text, one sentence per line, words separated by spaces; or token stores of it",
+            paths=(),
         )
         unlabelled_share: float = option(
             0.5,
@@ -89,8 +90,8 @@ class SentencesTask(Task["SentencesTask.Config"]):
         )
         vectors: str | None = option(
             None,
-            "text file of word vectors (GloVe or word2vec; .gz, .xz, .zst) that the encoder begins with; a word of the "
-            "training, valid or test text that is in it is known, however rare",
+            "file of word vectors (GloVe or word2vec; .gz, .xz, .zst) that the encoder begins with; they make words known",
+            paths=(),
         )
         longest_word: int = option(
             32,
@@ -102,6 +103,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
             None,
             "run or checkpoint of a trained encoder, of this task or of text in pieces (masked_lm), that is read "
             "beside the words, frozen: mixed into the inputs of 'cnn_bilstm', or alone as 'frozen'",
+            paths=(),
         )
         pieces: int = option(
             8,
