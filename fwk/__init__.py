@@ -83,13 +83,15 @@ def train(config: Any = None, **options: Any) -> Finished:
 
     config: a path to a YAML file, a mapping, a `RunConfig`, a list of these, or nothing. options: values by dotted key
     (`**{"optimizer.lr": 1e-4}`), or the command's flags (`criterion="masked_lm"`, `run="runs/a"`, `user_dirs=[...]`);
-    `overwrite=True` and `allow_broken_plugins=True` are the flags of the same names. Raises what the command reports.
+    `overwrite=True`, `trust=True` and `allow_broken_plugins=True` are the flags of the same names. Raises what the
+    command reports.
     """
     from fwk.config.resolve import from_python
 
     overwrite = options.pop("overwrite", False)
     allow_broken = options.pop("allow_broken_plugins", False)
-    resolved = from_python(config, options, allow_broken=allow_broken)
+    trust = options.pop("trust", False)
+    resolved = from_python(config, options, allow_broken=allow_broken, trust=trust)
     start = _import_module("fwk.runs.start")
     return start.train(resolved, overwrite=overwrite, allow_broken_plugins=allow_broken)
 
@@ -98,7 +100,8 @@ def load(path: Any, **options: Any) -> Loaded:
     """Return the model, tokenizer and config of a checkpoint or of a run folder, on the CPU.
 
     options: `user_dirs=(...)`; `average=True` for the moving average of the weights, `average=False` for the weights
-    themselves, by default those that the run was evaluated with. Raises CheckpointError for a path that holds neither.
+    themselves, by default those that the run was evaluated with; `trust=True` to import the code that the run names
+    under user_dirs, if you have not run it before. Raises CheckpointError for a path that holds neither.
     """
     return _import_module("fwk.runs.loaded").load(path, **options)
 

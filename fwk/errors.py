@@ -65,6 +65,10 @@ class PluginError(UserError):
     """A plugin does not import, claims a name that is taken, or implements a hook wrongly."""
 
 
+class UntrustedCode(PluginError):
+    """A file names code that the user has not allowed to run."""
+
+
 class BrokenPlugin(PluginError):
     """A plugin does not import. `details` is its traceback, without the frames of what imported it."""
 

@@ -192,3 +192,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="load your own components from a folder or a .py file; repeatable",
     )
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the argument `--trust`."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the code that a config or a run names under user_dirs, which otherwise runs only if you named it "
+        "with --user-dir or ran it before",
+    )

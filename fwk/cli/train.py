@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from fwk.cli.common import command
 from fwk.cli.describing import component_lines, field_lines, wrapped
 from fwk.cli.messages import warn
-from fwk.cli.parsing import Append, Parser, StoreOnce
+from fwk.cli.parsing import Append, Parser, StoreOnce, add_trust
 from fwk.components.registry import registry
 from fwk.config.resolve import resolve
 from fwk.config.run_config import Resolved, RunConfig
@@ -50,6 +50,7 @@ def parser(epilog: str = "") -> Parser:
         metavar="DIR",
         help="load your own components from a folder or a .py file; repeatable",
     )
+    add_trust(p)
     _add_choices(p)
     p.add_argument(
         "--run",
@@ -125,6 +126,7 @@ def _resolve(arguments: argparse.Namespace) -> Resolved:
         arguments.overrides,
         arguments.user_dir,
         arguments.allow_broken_plugins,
+        trust=arguments.trust,
     )
 
 

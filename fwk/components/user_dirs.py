@@ -3,6 +3,9 @@
 A directory or file given by `--user-dir` is the package `fwk_user_<hash of its path>`. The paths are listed in the
 environment variable FWK_USER_DIRS, so a process started by this one finds the same packages as soon as it has imported
 `fwk`, which unpickling anything of `fwk` does. Nothing is imported before it is asked for.
+
+Modules are always compiled from their sources: a compiled file beside a source could hold other code, and what
+`fwk.components.trust` judges are sources.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from importlib.machinery import ModuleSpec
+from collections.abc import Mapping, Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import spec_from_file_location
 from pathlib import Path
 
@@ -33,19 +37,37 @@ def announce(path: Path) -> str:
 
 
 def install() -> None:
-    """Put the finder on `sys.meta_path`, once."""
+    """Put the finder on `sys.meta_path`, once, before Python's own, which reads compiled files."""
     if Finder not in sys.meta_path:
-        sys.meta_path.append(Finder)
+        sys.meta_path.insert(0, Finder)
+
+
+class FromSource(SourceFileLoader):
+    """A loader that neither reads nor writes compiled files."""
+
+    def path_stats(self, path: str) -> Mapping[str, float]:
+        """Raise OSError, which makes Python compile the source."""
+        raise OSError(f"compiled files of {path} are not used")
 
 
 class Finder:
-    """Finder of the private packages; Python's own finder gets their sub-modules through `__path__`."""
+    """Finder of the private packages and of their sub-modules."""
 
     @classmethod
-    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        """Return the spec of a private package, None for any other name."""
-        if not name.startswith(PREFIX) or "." in name:
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: object = None
+    ) -> ModuleSpec | None:
+        """Return the spec of a private package or of a module in one, None for any other name."""
+        if not name.startswith(PREFIX):
             return None
+        spec = PathFinder.find_spec(name, path) if "." in name else cls._find_package(name)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = FromSource(spec.loader.name, spec.loader.path)
+            spec.cached = None
+        return spec
+
+    @classmethod
+    def _find_package(cls, name: str) -> ModuleSpec | None:
         for text in os.environ.get(VARIABLE, "").split(os.pathsep):
             place = Path(text)
             if not text or package_name(place) != name:

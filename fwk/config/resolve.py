@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fwk.components.discovery import discover, existing
+from fwk.components.trust import UserDir, require_trust
 from fwk.config.checking import complete_values
 from fwk.config.completing import complete
 from fwk.config.extending import read_with_bases
@@ -30,7 +31,7 @@ from fwk.config.typed import TypedValues
 from fwk.config.yaml_text import Layer, Override, parse_override
 from fwk.contracts.options import Plain, convert, plain, schema_of, shown
 from fwk.contracts.plain import PlainDict, PlainMapping
-from fwk.errors import ConfigError
+from fwk.errors import ConfigError, PluginError, UnknownName
 
 
 def resolve(
@@ -40,22 +41,21 @@ def resolve(
     user_dirs: Sequence[str | Path] = (),
     allow_broken: bool = False,
     layers: Sequence[tuple[str, Mapping[str, Plain]] | Layer] = (),
+    trust: bool = False,
 ) -> Resolved:
     """Return the config of files, flags and overrides, with the origin of every value.
 
     files: YAML, later wins. flags: task, model, criterion (a list), optimizer, schedule, run, seed. overrides:
     "key.path=value". user_dirs: loaded first, with those that the files name. layers: (origin, mapping), merged between
-    files and flags. Raises UserError naming the key. Imports no torch unless user code does.
+    files and flags. trust: import the code that files name under `user_dirs`, whoever wrote it (see
+    `fwk.components.trust`). Raises UserError naming the key. Imports no torch unless user code does.
     """
-    all_layers = [layer for file in files for layer in read_with_bases(file)]
-    for layer in layers:
-        if not isinstance(layer, Layer):
-            origin, values = layer
-            layer = Layer(plain(values), name=origin)
-        all_layers.append(layer)
+    all_layers = _in_order(files, layers)
     parsed = [parse_override(text) if isinstance(text, str) else text for text in overrides]
 
-    folders = _user_dirs(all_layers, parsed, user_dirs)
+    named = _user_dirs(all_layers, parsed, user_dirs, trust)
+    require_trust(named)
+    folders = list(dict.fromkeys(str(user_dir.place) for user_dir in named))
     discover(folders, allow_broken)
 
     merger = Merger()
@@ -74,37 +74,67 @@ def resolve(
     return Resolved(replace(config, provenance=provenance), provenance)
 
 
+def _in_order(
+    files: Sequence[str | Path], layers: Sequence[tuple[str, Mapping[str, Plain]] | Layer]
+) -> list[Layer]:
+    """Return the layers of files, then those given as layers."""
+    in_order = [layer for file in files for layer in read_with_bases(file)]
+    for layer in layers:
+        if not isinstance(layer, Layer):
+            origin, values = layer
+            layer = Layer(plain(values), name=origin)
+        in_order.append(layer)
+    return in_order
+
+
 def _user_dirs(
-    layers: Sequence[Layer], overrides: Sequence[Override], user_dirs: Sequence[str | Path]
-) -> list[str]:
-    """Return the absolute paths of all user directories, each once. Raises PluginError where one is missing."""
+    layers: Sequence[Layer],
+    overrides: Sequence[Override],
+    user_dirs: Sequence[str | Path],
+    trust: bool,
+) -> list[UserDir]:
+    """Return all user directories with who named them. Raises PluginError where one is missing."""
     stated = [layer for layer in layers if "user_dirs" in layer.values]
     for override in overrides:
         if override.path == ("user_dirs",):
             stated.append(Layer({"user_dirs": override.value}, name=override.origin))
 
-    folders: list[str] = []
+    named: list[UserDir] = []
     for layer in stated:
         value = layer.values["user_dirs"]
         if isinstance(value, str):
             value = [value]
         where = layer.where(("user_dirs",))
-        folders += convert(value or [], USER_DIRS, "user_dirs", where=where)
-    folders += [str(path) for path in user_dirs]
-    return list(dict.fromkeys(str(existing(folder)) for folder in folders))
+        for folder in convert(value or [], USER_DIRS, "user_dirs", where=where):
+            named.append(UserDir(existing(folder), trust or not layer.is_file, where))
+    named += [UserDir(existing(path), True, "--user-dir") for path in user_dirs]
+    return named
 
 
 def read(
-    path: str | Path, user_dirs: Sequence[str | Path] = (), overrides: Sequence[str] = ()
+    path: str | Path,
+    user_dirs: Sequence[str | Path] = (),
+    overrides: Sequence[str] = (),
+    trust: bool = False,
 ) -> RunConfig:
     """Return the config of one YAML file, such as RUN/config.yaml.
 
-    user_dirs: used instead of the file's, where any are given. overrides: "key.path=value".
+    user_dirs: used instead of the file's, where any are given. overrides: "key.path=value". trust: as in `resolve`.
+    Code that is missing, or not trusted, is an error only where a component of the config comes from it.
     """
     layers = read_with_bases(path)
+    without = [layer.without("user_dirs") for layer in layers]
     if user_dirs:
-        layers = [layer.without("user_dirs") for layer in layers]
-    return resolve(layers=layers, overrides=overrides, user_dirs=user_dirs).config
+        layers = without
+    try:
+        return resolve(layers=layers, overrides=overrides, user_dirs=user_dirs, trust=trust).config
+    except PluginError as refusal:
+        if user_dirs:
+            raise
+        try:
+            return resolve(layers=without, overrides=overrides).config
+        except UnknownName:
+            raise refusal from None
 
 
 def from_mapping(values: Mapping[str, Plain]) -> RunConfig:
@@ -113,11 +143,15 @@ def from_mapping(values: Mapping[str, Plain]) -> RunConfig:
 
 
 def from_python(
-    config: Any = None, options: PlainMapping | None = None, allow_broken: bool = False
+    config: Any = None,
+    options: PlainMapping | None = None,
+    allow_broken: bool = False,
+    trust: bool = False,
 ) -> RunConfig:
     """Return the config that `fwk.train` trains.
 
     config: a file, a mapping, a RunConfig, or a list of them, later wins. options: values by flag name or dotted key.
+    trust: as in `resolve`.
     """
     if not isinstance(config, (list, tuple)):
         config = [] if config is None else [config]
@@ -129,7 +163,7 @@ def from_python(
         user_dirs = [user_dirs]
     flags = _take_flags(options)
     overrides = [Override(tuple(key.split(".")), plain(value)) for key, value in options.items()]
-    return resolve((), flags, overrides, user_dirs, allow_broken, layers).config
+    return resolve((), flags, overrides, user_dirs, allow_broken, layers, trust).config
 
 
 def _layers_of(item: object) -> list[Layer]:

@@ -62,6 +62,7 @@ class Layer:
     lines: Mapping[KeyPath, int] = field(default_factory=dict)  # of a file
     name: str = ""  # what errors call the origin
     raw: str | None = None  # the text that an override was typed as
+    is_file: bool = False  # the values were read from a file, which may have come from elsewhere
 
     def where(self, path: KeyPath) -> str:
         """Return the origin of a value, with the line of the nearest key that has one."""
@@ -117,7 +118,7 @@ def read(path: str | Path) -> Layer:
         raise ConfigError(
             "--config", f"{shown}:{line} is not UTF-8 text (byte {data[error.start]:#04x})"
         ) from None
-    return parse(text, shown)
+    return replace(parse(text, shown), is_file=True)
 
 
 def _read_bytes(path: Path, shown: str) -> bytes:

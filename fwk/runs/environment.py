@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from fwk.config.run_config import RunConfig
 from fwk.contracts.plain import PlainDict
+from fwk.runs.revision import git_revision
 from fwk.version import __version__
 
 PACKAGES = (
@@ -65,24 +65,6 @@ def device_name(device: torch.device) -> str:
     """Return 'cpu', or the model name of the GPU."""
     device = torch.device(device)
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def git_revision(folder: Path) -> str | None:
-    """Return the commit checked out in `folder`, with '+' when tracked files differ; None outside a repository."""
-    revision = _git(folder, "rev-parse", "HEAD")
-    if revision is None:
-        return None
-    return revision + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _version(package: str) -> str | None:

@@ -42,6 +42,7 @@ def evaluate_run(
     user_dirs: tuple[str, ...] = (),
     average: bool = False,
     predictions: Path | None = None,
+    trust: bool = False,
 ) -> PlainDict:
     """Evaluate a checkpoint, or a run's newest intact one, and return {checkpoint, update, split, metrics}.
 
@@ -50,7 +51,7 @@ def evaluate_run(
     CheckpointError where the training data differ from the run's, since words and labels would differ too.
     """
     _check_overrides(overrides)
-    opened = open_checkpoint(path, user_dirs, average, overrides)
+    opened = open_checkpoint(path, user_dirs, average, overrides, trust)
     config = replace(opened.config, hooks={})
     with process_group(config.train.device, config.train.timeout) as world:
         run = _build(opened, config, overrides, user_dirs, split, world)

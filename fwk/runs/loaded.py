@@ -21,7 +21,7 @@ from fwk.engine.module import ObjectiveModule
 from fwk.engine.predict import predict_texts
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, model_tensors, write_weights
-from fwk.errors import CheckpointError, PluginError, UnknownName, UserError
+from fwk.errors import CheckpointError, PluginError, UnknownName, UntrustedCode, UserError
 from fwk.files import user_path
 
 BATCHES_PER_CALL = 16  # raw texts are sorted by length among this many batches
@@ -104,17 +104,24 @@ class OpenCheckpoint:
 
 
 def open_checkpoint(
-    path: str | Path, user_dirs: Sequence[str], average: bool, overrides: Sequence[str] = ()
+    path: str | Path,
+    user_dirs: Sequence[str],
+    average: bool,
+    overrides: Sequence[str] = (),
+    trust: bool = False,
 ) -> OpenCheckpoint:
     """Read a checkpoint, or a run's newest intact one.
 
-    average: require a moving average of the weights. overrides: of the run's config. Raises CheckpointError where the
-    checkpoint cannot be used.
+    average: require a moving average of the weights. overrides: of the run's config. trust: import the code that the
+    run's config names under `user_dirs`. Raises CheckpointError where the checkpoint cannot be used.
     """
     checkpoint_folder = checkpoint.find_checkpoint(user_path(path))
     tensors, state = checkpoint.read_checkpoint(checkpoint_folder)
     try:
-        config = read_config(checkpoint_folder.parent.parent / "config.yaml", user_dirs, overrides)
+        config_file = checkpoint_folder.parent.parent / "config.yaml"
+        config = read_config(config_file, user_dirs, overrides, trust)
+    except UntrustedCode:
+        raise
     except (UnknownName, PluginError) as error:
         raise CheckpointError(
             f"{checkpoint_folder} cannot be used: {error}{checkpoint.describe_requirements(state)}"
@@ -138,12 +145,18 @@ def open_checkpoint(
     )
 
 
-def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None = None) -> Loaded:
+def load(
+    path: str | Path,
+    user_dirs: tuple[str, ...] = (),
+    average: bool | None = None,
+    trust: bool = False,
+) -> Loaded:
     """Return model, tokenizer and config of a checkpoint, or of a run's newest intact one, on the CPU.
 
     average: use the moving average of the weights (train.ema); None: as the run was evaluated (train.evaluate_average).
+    trust: import the code that the run's config names under `user_dirs`, whoever wrote it.
     """
-    opened = open_checkpoint(path, user_dirs, bool(average))
+    opened = open_checkpoint(path, user_dirs, bool(average), trust=trust)
     config, tensors, state = opened.config, opened.tensors, opened.state
     if average is None:
         # a copy that `Loaded.save` wrote holds one set of weights, those that were chosen then

@@ -91,7 +91,7 @@ def test_user_directories_of_both_files_are_loaded_unless_others_are_given(write
         write(f"{name}/thing.py", "")
     write("base.yaml", "user_dirs: [a]\n")
     file = write("ablation.yaml", "extends: base.yaml\nuser_dirs: [b]\n")
-    assert [Path(folder).name for folder in read(file).user_dirs] == ["a", "b"]
+    assert [Path(folder).name for folder in read(file, trust=True).user_dirs] == ["a", "b"]
     assert [Path(folder).name for folder in read(file, user_dirs=["c"]).user_dirs] == ["c"]
 
 

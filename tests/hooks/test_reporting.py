@@ -20,7 +20,8 @@ from fwk.hooks.lines import duration, live_line, number, short_names, speed
 from fwk.hooks.tensorboard import TensorBoard, scalars
 from fwk.hooks.terminal import Terminal
 from fwk.reporting import figure
-from fwk.runs.environment import describe_environment, git_revision
+from fwk.runs.environment import describe_environment
+from fwk.runs.revision import git_revision
 
 TRAIN = {
     "split": "train",
