@@ -70,7 +70,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
         )
         unlabelled: tuple[str, ...] = option(
             (),
-            "files or globs of unlabelled text, one sentence per line, words separated by spaces; or token stores of it",
+            "files or globs of unlabelled text, one sentence per line, words separated by spaces; or token stores",
             paths=(),
         )
         unlabelled_share: float = option(
@@ -90,7 +90,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
         )
         vectors: str | None = option(
             None,
-            "file of word vectors (GloVe or word2vec; .gz, .xz, .zst) that the encoder begins with; they make words known",
+            "file of word vectors (GloVe, word2vec; .gz, .xz, .zst) that the encoder begins with; they make words known",
             paths=(),
         )
         longest_word: int = option(
