@@ -100,6 +100,10 @@ class Task(Generic[ConfigT]):
         """Return the sources of a split by name, in a fixed order."""
         raise NotImplementedError
 
+    def documents(self, split: str) -> int | None:
+        """Return the number of documents that the examples of a split are cut from; None for a task without any."""
+        return None
+
     def mixture(self) -> Mapping[str, float]:
         """Return the share of each training source in a block of draws; by default in proportion to the sizes."""
         return {name: float(len(source)) for name, source in self.sources("train").items()}

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fwk.data.named_text import NamedText, TextOptions, text_files, valid_paths
+from fwk.data.named_text import NamedText, TextOptions, parse_sources, text_files, valid_paths
 from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
 from fwk.data.progress import Progress
 from fwk.data.store import Split, Store, is_store
 from fwk.data.tokenizers import Tokenizer, load
+from fwk.data.whole import whole_split
 from fwk.errors import DataError
-from fwk.files import cache_folder, digest
+from fwk.files import cache_folder, digest, user_path
+
+logger = logging.getLogger(__name__)
 
 SMALL = 50_000_000  # bytes of text (as stored) below which the vocabulary is small by default
 SMALL_VOCABULARY, LARGE_VOCABULARY = 4096, 32000
@@ -32,6 +36,7 @@ class TextCorpus:
     tokenizer: Tokenizer
     stores: dict[str, Store]  # by name of the training source
     valid: Store | None  # separate validation text; None: documents held out in `stores`
+    valid_is_trained_on: bool = False  # `valid` is one of the training stores
 
     def __post_init__(self) -> None:
         if self.valid is None:
@@ -43,10 +48,11 @@ class TextCorpus:
             )
 
     def valid_splits(self) -> dict[str, Split]:
-        """Return the validation text by name of the source."""
+        """Return the validation text by name of the source: all of `valid`, or what no source trains on."""
         if self.valid is not None:
-            name = "valid" if "valid" in self.valid.splits else "train"
-            return {"valid": self.valid.split(name)}
+            if self.valid_is_trained_on and "valid" in self.valid.splits:
+                return {"valid": self.valid.split("valid")}
+            return {"valid": whole_split(self.valid)}
         return {
             name: store.split("valid")
             for name, store in self.stores.items()
@@ -93,7 +99,7 @@ def open_corpus(options: TextOptions, named: NamedText, progress: Progress) -> T
     trained = next(iter(stores.values())).tokenizer()
     if named.valid_texts:
         valid = builder.store(named.valid_texts, trained, valid_share=0.0)
-    return TextCorpus(trained, stores, valid)
+    return TextCorpus(trained, stores, valid, _is_trained_on(named.valid, named.sources))
 
 
 def open_valid(options: TextOptions, tokenizer: Tokenizer) -> TextCorpus:
@@ -103,7 +109,23 @@ def open_valid(options: TextOptions, tokenizer: Tokenizer) -> TextCorpus:
     with show_progress() as progress:
         builder = _StoreBuilder(options, progress)
         store = builder.store(files, tokenizer, valid_share=0.0) if files else Store(paths[0])
-    return TextCorpus(tokenizer, {}, store)
+    return TextCorpus(tokenizer, {}, store, _is_trained_on(paths, parse_sources(options.data)[0]))
+
+
+def _is_trained_on(valid: Sequence[str], sources: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether the validation text is the token store of a training source."""
+    if len(valid) != 1 or not is_store(valid[0]):
+        return False
+    place = user_path(valid[0]).resolve()
+    trained_on = any(
+        user_path(path).resolve() == place for paths in sources.values() for path in paths
+    )
+    if trained_on:
+        logger.info(
+            "task.valid names %s, which is also trained on: the documents that it holds out are evaluated",
+            valid[0],
+        )
+    return trained_on
 
 
 def show_progress() -> Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import takewhile
 
 import torch
@@ -17,13 +18,28 @@ from fwk.engine.signals import StopRequest
 from fwk.engine.update import Update
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a split by name, and how much was read for them."""
+
+    metrics: dict[str, float]
+    examples: int
+    tokens: int  # without padding; 0 where the examples are not text
+
+
 def evaluate(run: Run, split: str, stop: StopRequest | None = None) -> dict[str, float] | None:
     """Return the metrics of a split by name; None when `stop` became true on some rank meanwhile.
 
     `loss` is the weighted sum of the terms' means, at this point of the run's weight schedules. The other
     metrics are each term's mean by 'label/term', and what components and task make of their statistics.
     """
+    evaluation = evaluate_and_count(run, split, stop)
+    return None if evaluation is None else evaluation.metrics
+
+
+@torch.no_grad()
+def evaluate_and_count(run: Run, split: str, stop: StopRequest | None = None) -> Evaluation | None:
+    """Return what `evaluate` returns, and how much was read."""
     module, meters = run.module, Meters()
     update = Update(number=run.update, progress=run.progress, split=split)
     batches = takewhile(lambda _: not stop, _batches(run, split))
@@ -45,7 +61,9 @@ def evaluate(run: Run, split: str, stop: StopRequest | None = None) -> dict[str,
     ):  # a rank without a batch has no weights
         weights.update(weights_of_rank)
     loss = sum(weights.get(path, 0.0) * mean for path, mean in terms.items())
-    return {"loss": loss, **terms, **module.component_metrics(sums), **run.task.metrics(sums)}
+    metrics = {"loss": loss, **terms, **module.component_metrics(sums), **run.task.metrics(sums)}
+    read = {name: int(sums.get(f"read:{name}", 0)) for name in ("examples", "tokens")}
+    return Evaluation(metrics, **read)
 
 
 def _batches(run: Run, split: str) -> Iterable[Batch]:
@@ -82,6 +100,12 @@ def _measure(
         meters.add(output.sums, "sum:")
         meters.add(counts, "count:")
         meters.add(output.statistics, "stat:")
+        meters.add({"examples": len(batch), "tokens": _tokens(batch)}, "read:")
         meters.commit()
         weights.update(output.weights)
     return weights
+
+
+def _tokens(batch: Batch) -> float:
+    """Return the number of tokens of a batch without padding; 0 where its examples are not text."""
+    return float(batch.mask.sum()) if batch.mask is not None and "tokens" in batch.inputs else 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
 from fwk.contracts.plain import PlainDict
-from fwk.engine.evaluate import evaluate
+from fwk.engine.evaluate import Evaluation, evaluate_and_count
 from fwk.engine.predict import predict, predictors
 from fwk.engine.ranks.joining import process_group
 from fwk.engine.ranks.world import World
@@ -44,7 +44,9 @@ def evaluate_run(
     predictions: Path | None = None,
     trust: bool = False,
 ) -> PlainDict:
-    """Evaluate a checkpoint, or a run's newest intact one, and return {checkpoint, update, split, metrics}.
+    """Evaluate a checkpoint, or a run's newest intact one, on a split.
+
+    Return {checkpoint, update, split, documents, examples, tokens, metrics}, without the amounts that do not apply.
 
     overrides: `KEY=VALUE` on top of the run's config, for keys of `task.` and `EVALUATION_KEYS`. predictions: a file
     for the predictions; with several sources in the split, a file for each, with its name before the suffix. Raises
@@ -58,15 +60,27 @@ def evaluate_run(
         targets = _resolve_targets(run, split, predictions) if predictions is not None else {}
         _restore_weights(run, opened)
         run.config = _evaluation_config(run, config, average)
-        metrics = evaluate(run, split)
+        evaluation = evaluate_and_count(run, split)
+        assert evaluation is not None  # nothing asks it to stop
         if targets:
             _write_predictions(run, split, targets)
     return {
         "checkpoint": str(opened.path),
         "update": opened.state["update"],
         "split": split,
-        "metrics": metrics,
+        **_amounts(evaluation, run.task.documents(split)),
+        "metrics": evaluation.metrics,
     }
+
+
+def _amounts(evaluation: Evaluation, documents: int | None) -> dict[str, int]:
+    """Return how much was read, without what the task does not have."""
+    amounts = {
+        "documents": documents,
+        "examples": evaluation.examples,
+        "tokens": evaluation.tokens or None,
+    }
+    return {name: amount for name, amount in amounts.items() if amount is not None}
 
 
 def _check_overrides(overrides: Sequence[str]) -> None:

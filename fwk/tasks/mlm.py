@@ -254,6 +254,12 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
             Path(folder)
         )
 
+    def documents(self, split: str) -> int | None:
+        """Return the number of documents of a split; None where its text was not read."""
+        if split not in self._blocks:
+            return None
+        return sum(blocks.split.documents for blocks in self._blocks[split].values())
+
     def describe(self) -> dict[str, dict[str, float]]:
         """Return tokens, documents, examples and the share of padding of each split, for reports."""
         return {split: _describe(list(blocks.values())) for split, blocks in self._blocks.items()}

@@ -14,6 +14,7 @@ from support.cases import CASES, SENTENCES, TREEBANK
 
 import fwk
 from fwk.cli.evaluate import main as evaluate_command
+from fwk.data.preprocess import Options, build_store
 from fwk.engine.saving.checkpoint import find_checkpoint
 from fwk.errors import CheckpointError, DataError, UserError
 from fwk.files import write_atomically
@@ -139,6 +140,15 @@ def test_a_masked_language_model_is_evaluated_on_a_file_that_training_did_not_kn
         == pytest.approx(two, rel=1e-5)
         != one
     )
+    tokenizer = fwk.load(tmp_path / "one").tokenizer
+    build_store([texts["two"]], tmp_path / "store", tokenizer, options=Options(valid_share=0.3))
+    status, out, _ = evaluated(capsys, tmp_path / "one", f"task.valid={texts['two']}")
+    of_text_file = json.loads(out)
+    stream = 7 * (len(tokenizer.encode("the cat likes the dog .")) + 1)  # with a [SEP] each
+    amounts = [of_text_file[name] for name in ("documents", "examples")]
+    assert amounts == [7, -(-stream // 10)] and stream <= of_text_file["tokens"] < 1.2 * stream + 2
+    _, out, _ = evaluated(capsys, tmp_path / "one", f"task.valid={tmp_path / 'store'}")
+    assert json.loads(out) == of_text_file  # all of the store, in the order of its text
     fwk.load(tmp_path / "one").save(tmp_path / "copy")
     assert metrics(capsys, tmp_path / "copy", f"task.valid={texts['two']}") == pytest.approx(
         two, rel=1e-5
@@ -278,7 +288,7 @@ def test_the_files_of_several_sources_are_looked_at_before_anything_is_evaluated
         )
         (tmp_path / "said.b.conllu").mkdir(exist_ok=True)
         with monkeypatch.context() as patch:
-            patch.setattr("fwk.runs.evaluating.evaluate", None)
+            patch.setattr("fwk.runs.evaluating.evaluate_and_count", None)
             status, out, err = evaluated(capsys, run, "--predictions", tmp_path / "said.conllu")
         assert (
             status == 2 and not out and message in err and not (tmp_path / "said.a.conllu").exists()

@@ -18,8 +18,10 @@ from support.commands import cache_with_index
 from fwk.contracts.task import Task
 from fwk.contracts.views import View
 from fwk.data.order import Order
-from fwk.data.preprocess import TokenizerSpec, build_store
+from fwk.data.preprocess import Options, TokenizerSpec, build_store
+from fwk.data.store import Store
 from fwk.data.tokenizers import load
+from fwk.data.whole import whole_split
 from fwk.engine.feed import loader, workers
 from fwk.engine.feed.draws import count_micro_batches, share_bounds
 from fwk.engine.feed.loader import evaluation_batches
@@ -175,6 +177,45 @@ def test_text_to_validate_on(files):
         "\n", " "
     )
     assert task.describe()["train"]["documents"] == 50 and store.documents == 50
+
+
+@pytest.mark.parametrize("blocks", ["contiguous", "pairs"])
+def test_a_store_to_validate_on_gives_the_examples_of_its_text(files, blocks):
+    """All of them, in the order of the text, although the store holds some documents out."""
+    held = files / "held.txt"
+    by_text = make(data=str(files / "news.txt"), valid=str(held), blocks=blocks)
+    options = Options(valid_share=0.3, shard_size=2000)
+    store = Store(build_store([held], files / "store", by_text.tokenizer, options=options))
+    assert len(store.split("valid").shards) > 1 and store.split("valid").documents > 5
+    by_store = make(data=str(files / "news.txt"), valid=str(files / "store"), blocks=blocks)
+
+    (examples,), (others,) = (
+        [*task.sources("valid").values()]
+        for task in (by_text, pickle.loads(pickle.dumps(by_store)))
+    )
+    assert by_store.documents("valid") == by_text.documents("valid") == 50
+    assert len(examples) == len(others)
+    for number in (*range(len(examples)), 0):  # back to the first shard
+        one, other = examples[number], others.many([number])[0]
+        assert one.ids.tolist() == other.ids.tolist() and one.second == other.second
+
+
+def test_a_store_whose_splits_are_different_texts_is_evaluated_whole(files):
+    texts = [files / "news.txt"], [files / "held.txt"]
+    for name, share in (("one", 0.0), ("two", 0.01)):
+        spec, options = TokenizerSpec(size=100), Options(valid_share=share)
+        build_store(texts[0], files / name, spec, valid=texts[1], options=options)
+        whole = whole_split(Store(files / name))
+        assert (whole.documents, whole.tokens) == (100, sum(whole.lengths()))
+
+
+def test_a_store_that_is_also_trained_on_is_evaluated_on_what_it_holds_out(files, caplog):
+    caplog.set_level("INFO", "fwk")
+    options = Options(valid_share=0.1)
+    path = build_store([files / "news.txt"], files / "s", TokenizerSpec(size=100), options=options)
+    task = make(data=str(path), valid=str(path))
+    assert task.documents("valid") == make(data=str(path)).documents("valid") < 20
+    assert "is also trained on: the documents that it holds out are evaluated" in caplog.text
 
 
 def test_a_mixture_of_sources(files):
@@ -430,7 +471,7 @@ class Hesitant(MaskedLanguageModelling):
 def test_what_a_tasks_code_raises_is_one_sentence_below_its_traceback(files, workers):
     task = Faulty(Config(data=str(files / "news.txt"), vocabulary=200, length=24))
     with pytest.raises(
-        RunError, match=r"task Faulty raised KeyError: 'label' \(.*test_data_mlm.py:\d+\); the last"
+        RunError, match=r"task Faulty raised KeyError: 'label' \(.*test_data_mlm.py:\d+\)$"
     ) as caught:
         batches(task, 1, workers=workers)
     assert "in collate" in caught.value.details and "loader.py" not in caught.value.details
