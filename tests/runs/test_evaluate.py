@@ -142,7 +142,7 @@ def test_a_masked_language_model_is_evaluated_on_a_file_that_training_did_not_kn
     )
     tokenizer = fwk.load(tmp_path / "one").tokenizer
     build_store([texts["two"]], tmp_path / "store", tokenizer, options=Options(valid_share=0.3))
-    status, out, _ = evaluated(capsys, tmp_path / "one", f"task.valid={texts['two']}")
+    _, out, _ = evaluated(capsys, tmp_path / "one", f"task.valid={texts['two']}")
     of_text_file = json.loads(out)
     stream = 7 * (len(tokenizer.encode("the cat likes the dog .")) + 1)  # with a [SEP] each
     amounts = [of_text_file[name] for name in ("documents", "examples")]
