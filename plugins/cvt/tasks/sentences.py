@@ -90,7 +90,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
         )
         vectors: str | None = option(
             None,
-            "file of word vectors (GloVe, word2vec; .gz, .xz, .zst) for the encoder to begin with; they make words known",
+            "word vectors (GloVe, word2vec; .gz, .xz, .zst) for the encoder to begin with; they make words known",
             paths=(),
         )
         longest_word: int = option(
