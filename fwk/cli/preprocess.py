@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fwk.cli.common import command, disk_errors
+from fwk.cli.messages import warn
 from fwk.cli.parsing import Parser, number, one_of, whole_number
 from fwk.errors import ConfigError, did_you_mean
 from fwk.files import expand_user
@@ -26,6 +27,8 @@ examples:
 To continue after an interruption, run the same command again. The store does not depend on --processes.
 Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
 MILLION = 1e6
+VOCABULARY = 32000  # tokens in a trained vocabulary, by default
+SAMPLE_SIZE = 32  # million characters that a tokenizer is trained on, by default
 
 
 def parser() -> Parser:
@@ -63,12 +66,15 @@ def _add_tokenizer(p: Parser) -> None:
     p.add_argument(
         "--vocabulary",
         type=whole_number(16, 10_000_000),
-        default=32000,
+        default=None,
         metavar="N",
         help="tokens in a trained vocabulary (default: 32000)",
     )
     p.add_argument(
-        "--cased", action="store_true", help="keep upper case (default: lower-case the text)"
+        "--cased",
+        action="store_true",
+        default=None,
+        help="keep upper case (default: lower-case the text)",
     )
 
 
@@ -129,7 +135,7 @@ def _add_sizes(p: Parser) -> None:
     p.add_argument(
         "--sample-size",
         type=size,
-        default=32,
+        default=None,
         metavar="M",
         help="million characters of text that the tokenizer is trained on (default: 32)",
     )
@@ -165,7 +171,7 @@ def main(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Run the same command again to continue") from None
     if not arguments.quiet:
-        _print_summary(str(folder))
+        _print_summary(str(folder), arguments)
     return 0
 
 
@@ -176,12 +182,25 @@ def _tokenizer(arguments: argparse.Namespace) -> TokenizerSpec | Tokenizer:
 
     choice = expand_user(arguments.tokenizer)
     if choice in KINDS:
-        return TokenizerSpec(kind=choice, size=arguments.vocabulary, lower=not arguments.cased)
+        size = arguments.vocabulary or VOCABULARY
+        return TokenizerSpec(kind=choice, size=size, lower=not arguments.cased)
     if os.path.exists(choice) or os.sep in choice or "." in choice:
+        _refuse_options_of_training(arguments)
         return load(choice)
     raise ConfigError(
         "--tokenizer", f"'{choice}' is neither a kind nor a path{did_you_mean(choice, KINDS)}"
     )
+
+
+def _refuse_options_of_training(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for an option that acts only on a tokenizer that is trained."""
+    for name in ("vocabulary", "cased", "sample_size"):
+        if getattr(arguments, name) is not None:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}",
+                f"has no effect, because --tokenizer {arguments.tokenizer} exists already; leave it out, or name a "
+                "kind to train",
+            )
 
 
 def _options(arguments: argparse.Namespace) -> Options:
@@ -193,20 +212,36 @@ def _options(arguments: argparse.Namespace) -> Options:
         format=arguments.format,
         valid_share=0.0 if arguments.valid else arguments.valid_share,
         shard_size=max(int(arguments.shard_size * MILLION), 1),
-        sample_size=max(int(arguments.sample_size * MILLION), 1),
+        sample_size=max(int((arguments.sample_size or SAMPLE_SIZE) * MILLION), 1),
         seed=arguments.seed,
     )
 
 
-def _print_summary(folder: str) -> None:
+def _print_summary(folder: str, arguments: argparse.Namespace) -> None:
+    """Print what the store holds, and warn of what is not as the arguments ask for."""
+    from fwk.data.findings import one_document, size_of_vocabulary
     from fwk.data.store import Store
+    from fwk.data.tokenizers import KINDS
 
     store = Store(folder)
     for name in store.splits:
         split = store.split(name)
-        print(f"{name}: {split.tokens:,} tokens in {split.documents:,} documents")
-    print(f"vocabulary: {store.manifest['vocabulary']['size']:,} tokens")
+        noun = "document" if split.documents == 1 else "documents"
+        print(f"{name}: {split.tokens:,} tokens in {split.documents:,} {noun}")
+    size = store.manifest["vocabulary"]["size"]
+    print(f"vocabulary: {size:,} tokens")
     print(f"train on it: fwk-train --task mlm task.data={folder}")
+
+    wants_valid = arguments.valid_share and not arguments.valid
+    if wants_valid and "valid" not in store.splits and store.split("train").documents == 1:
+        warn(
+            NAME,
+            f"nothing can be held out for validation (--valid-share {arguments.valid_share:g}), because the input is "
+            f"1 document: {one_document(arguments.documents, '--documents ')}",
+        )
+    if arguments.vocabulary is not None and arguments.tokenizer in KINDS:
+        for sentence in size_of_vocabulary(size, arguments.vocabulary, "--vocabulary"):
+            warn(NAME, sentence)
 
 
 def _cores() -> int:

@@ -122,6 +122,13 @@ class Blocks:
         return np.concatenate([[0], np.cumsum(blocks)])
 
     @cached_property
+    def cut_off(self) -> int:
+        """The number of tokens that truncation throws away."""
+        if self.layout.kind != "document":
+            return 0
+        return int(np.maximum(self.split.lengths() - self.layout.body, 0).sum())
+
+    @cached_property
     def _size(self) -> int:
         if self.layout.kind == "contiguous":
             whole, rest = divmod(int(self._stream_ends[-1]), self.layout.body)

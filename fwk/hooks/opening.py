@@ -39,6 +39,24 @@ def sizes_line(run: Run) -> str:
     return "  ".join(facts)
 
 
+def data_line(run: Run) -> str:
+    """Return how many documents and examples each split holds, and the size of the vocabulary."""
+    facts = []
+    for split in run.task.splits():
+        examples = sum(len(source) for source in run.task.sources(split).values())
+        amounts = [(run.task.documents(split), "document"), (examples, "example")]
+        counted = [_counted(amount, noun) for amount, noun in amounts if amount is not None]
+        facts.append(f"{split}: {' in '.join(reversed(counted))}")
+    vocabulary = run.task.vocabulary()
+    if vocabulary is not None:
+        facts.append(f"vocabulary: {vocabulary.size:,}")
+    return "  ".join(facts)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def work_lines(run: Run) -> list[str]:
     """Return which networks run on which views, which criteria read them, and the operations of each."""
     train = run.config.train

@@ -22,6 +22,7 @@ from pathlib import Path
 from rich.text import Text
 
 from fwk.components.registry import register
+from fwk.config.spec import TrainConfig
 from fwk.contracts.guesses import GuessesTokens
 from fwk.contracts.hooks import hookimpl
 from fwk.contracts.options import option
@@ -67,7 +68,10 @@ class Summary:
 
         console = Screen()
         width = max(20, min(100, console.width)) if console.is_terminal else 100
-        for line in screen(summary, Path(run.folder), run.total_updates, width):
+        schema = run.config.task.entry.schema
+        reads_text = any(spec.name == "data" and spec.type.startswith("str") for spec in schema)
+        longer = twice_as_long(run.config.train)
+        for line in screen(summary, Path(run.folder), longer, width, reads_text):
             console.print(Text(line), soft_wrap=True)
 
     def summarise(self, run: Run, label: str, term: str, tokenizer: Tokenizer) -> PlainDict:
@@ -116,11 +120,21 @@ def _write(path: Path, summary: PlainMapping) -> None:
         logger.warning("cannot write %s: %s", path, error.strerror)
 
 
-def screen(summary: PlainMapping, folder: Path, total: int | None, width: int) -> list[str]:
+def screen(
+    summary: PlainMapping, folder: Path, longer: str, width: int, reads_text: bool
+) -> list[str]:
     """Return the lines of the closing screen, none wider than `width` except for paths and commands.
 
-    total: updates of the run, where the config determines them.
+    longer: the settings of a longer run. reads_text: whether `task.data` may be a text file.
     """
+    files = (
+        "metrics.jsonl",
+        "summary.json",
+        "tensorboard",
+        "checkpoints/latest",
+        "checkpoints/best",
+    )
+    existing = ", ".join(file for file in files if (folder / file).exists())
     return [
         "",
         "What was learned",
@@ -128,10 +142,10 @@ def screen(summary: PlainMapping, folder: Path, total: int | None, width: int) -
         *_losses(summary, width),
         *_filled_in(summary["sentences"], width),
         "",
-        f"The run is in {folder}: metrics.jsonl, summary.json, tensorboard/, checkpoints/best",
+        f"The run is in {folder}: {existing}",
         "",
         "What to try next:",
-        *_next_commands(folder, total),
+        *_next_commands(folder, longer, reads_text),
     ]
 
 
@@ -174,17 +188,26 @@ def _filled_in(sentences: Sequence[Sentence], width: int) -> list[str]:
     return lines
 
 
-def _next_commands(folder: Path, total: int | None) -> list[str]:
+def twice_as_long(train: TrainConfig) -> str:
+    """Return the settings that double every limit of a run, which ends at the first one."""
+    limits = {name: getattr(train, name) for name in ("updates", "epochs", "tokens", "minutes")}
+    return " ".join(
+        f"train.{name}={2 * limit}" for name, limit in limits.items() if limit is not None
+    )
+
+
+def _next_commands(folder: Path, longer: str, reads_text: bool) -> list[str]:
+    """Return commands that continue, of those that this run supports."""
     run, config = shlex.quote(str(folder)), shlex.quote(str(folder / "config.yaml"))
     another = shlex.quote(f"{folder}-mine")
     curves = shlex.quote(str(folder / "tensorboard"))
     train = f"{command('fwk-train')} --config {config}"
-    longer = f" train.updates={2 * total}" if total else ""
-    return [
-        f"  {train} --run {run}{longer}   # continue from this state",
-        f"  {train} --run {another} task.data=FILE.txt   # the same on your text",
-        f"  {command('tensorboard')} --logdir {curves}   # the curves",
-    ]
+    lines = [f"  {train} --run {run} {longer}   # continue from this state"]
+    if reads_text:
+        lines.append(f"  {train} --run {another} task.data=FILE.txt   # the same on your text")
+    if (folder / "tensorboard").exists():
+        lines.append(f"  {command('tensorboard')} --logdir {curves}   # the curves")
+    return lines
 
 
 def percent(share: float) -> str:

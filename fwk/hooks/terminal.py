@@ -23,7 +23,7 @@ from fwk.contracts.options import option
 from fwk.contracts.plain import PlainDict
 from fwk.engine.run import Run
 from fwk.hooks.lines import Record, duration, evaluation_line, live_line, training_line
-from fwk.hooks.opening import sizes_line, work_lines
+from fwk.hooks.opening import data_line, sizes_line, work_lines
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ class Terminal:
         self.start = (run.progress, run.seconds)
         state = f", resumed at update {run.update:,}" if resumed else ""
         self._print(f"run {run.folder}{state}")
+        self._print(data_line(run))
         self._print(sizes_line(run))
         if run.operations is not None:
             tokens = run.config.train.batch * run.task.length()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,12 +22,15 @@ from fwk.contracts.options import option
 from fwk.contracts.task import SizeOnly, Source, Task
 from fwk.contracts.views import Batch
 from fwk.data.blocks import Blocks, Example, Layout, stack
+from fwk.data.findings import findings
 from fwk.data.named_text import find_named_text, parse_sources
 from fwk.data.run_assets import RunAssets, TrainedOn
 from fwk.data.store import Split
 from fwk.data.text_corpus import TextCorpus, open_corpus, open_valid, show_progress
 from fwk.data.tokenizers import KINDS, Tokenizer, load
 from fwk.errors import DataError, did_you_mean
+
+logger = logging.getLogger(__name__)
 
 
 @register("task", "mlm")
@@ -106,13 +110,15 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
             name: Blocks(store.split("train"), self._layout, name)
             for name, store in corpus.stores.items()
         }
-        held_out = {
-            name: Blocks(split, self._layout, name) for name, split in corpus.valid_splits().items()
-        }
+        held_out = corpus.valid_splits()
         if held_out:
-            self._blocks["valid"] = held_out
+            self._blocks["valid"] = {
+                name: Blocks(split, self._layout, name) for name, split in held_out.items()
+            }
         self._sources = {split: dict(blocks) for split, blocks in self._blocks.items()}
         self._names = super().source_names()
+        for sentence in findings(config, named, corpus, self._blocks["train"]):
+            logger.warning("%s", sentence)
 
     @classmethod
     def without_data(cls, config: Config, seed: int, folder: Path) -> MaskedLanguageModelling:

@@ -200,6 +200,18 @@ def test_a_small_corpus_still_gets_something_to_validate_on(tmp_path):
     assert (store.split("train").documents, store.split("valid").documents) == (2, 1)
 
 
+@pytest.mark.parametrize("documents", ["empty-line", "file"])
+def test_a_text_that_is_one_document_is_named_as_such(tmp_path, capsys, documents):
+    (tmp_path / "t.txt").write_text("\n".join(["one sentence a line ."] * 30))
+    flags = ["--vocabulary", "300", "--documents", documents, "--processes", "1"]
+    assert main([str(tmp_path / "t.txt"), "-o", str(tmp_path / "s"), *flags]) == 0
+    said = capsys.readouterr()
+    assert " tokens in 1 document\n" in said.out and "valid:" not in said.out
+    assert "nothing can be held out for validation (--valid-share 0.01)" in said.err
+    assert "is 1 document: " in said.err and "--documents line " in said.err
+    assert "instead of --vocabulary=300: the text supports no more" in said.err
+
+
 def test_the_same_command_again_changes_nothing_and_other_options_are_refused(tmp_path, capsys):
     path = write(tmp_path, "txt")
     arguments = [str(path), "-o", str(tmp_path / "s"), "--vocabulary", "300", "--processes", "1"]
@@ -394,6 +406,12 @@ def test_input_that_cannot_be_used_is_one_sentence(tmp_path, capsys, name, data,
         (["text.txt", "--tokenizer", "unigramm"], "Did you mean 'unigram'"),
         (["text.txt", "--tokenizer", "./no.model"], "there is no tokenizer at"),
         (["text.txt", "--valid-share", "1.5"], "expected a share"),
+        (
+            ["text.txt", "--tokenizer", ".", "--cased"],
+            "--cased: has no effect, because --tokenizer",
+        ),
+        (["text.txt", "--tokenizer", ".", "--vocabulary", "20"], "--vocabulary: has no effect"),
+        (["text.txt", "--tokenizer", ".", "--sample-size", "1"], "--sample-size: has no effect"),
         (
             ["text.txt", "--vocabulary", "3"],
             "--vocabulary: expected a whole number from 16 to 10,000,000, got 3",

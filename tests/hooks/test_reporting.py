@@ -53,7 +53,13 @@ def a_run(folder, **changes):
         "operations": Count({"all": 5e5}, 1e6, 32, 100),
         "named_trainable": lambda: [("weight", torch.zeros(1200, 1000))],
         "config": SimpleNamespace(train=SimpleNamespace(batch=32, micro_batch=None)),
-        "task": SimpleNamespace(length=lambda: 64),
+        "task": SimpleNamespace(
+            length=lambda: 64,
+            splits=lambda: ("train", "valid"),
+            sources=lambda split: {"text": range(1200 if split == "train" else 1)},
+            documents=lambda split: 1 if split == "valid" else None,
+            vocabulary=lambda: SimpleNamespace(size=4096),
+        ),
         "module": SimpleNamespace(
             plan=SimpleNamespace(actions=()),
             active_criteria=(),
@@ -222,16 +228,17 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch, tmp_path):
     assert "\x1b" not in text and "\r" not in text
     lines = text.splitlines()
     assert lines[0] == f"run {tmp_path}"
+    assert lines[1] == "train: 1,200 examples  valid: 1 example in 1 document  vocabulary: 4,096"
     assert (
-        lines[1] == "1.2M parameters  at most 205k tokens  3.20e7 FLOPs per update, 3.20e9 in all"
+        lines[2] == "1.2M parameters  at most 205k tokens  3.20e7 FLOPs per update, 3.20e9 in all"
     )
     assert (
-        lines[2].startswith("update 10/100  loss 6.5  ")
-        and "  tie 0.0123" in lines[2]
-        and "lr 1.00e-4" in lines[2]
+        lines[3].startswith("update 10/100  loss 6.5  ")
+        and "  tie 0.0123" in lines[3]
+        and "lr 1.00e-4" in lines[3]
     )
-    assert "  0.000849 TFLOP/s" in lines[2]  # 54,321 tokens of 15,625 FLOPs a second
-    assert lines[3] == "valid at update 10  loss 6.25  accuracy 0.25"
+    assert "  0.000849 TFLOP/s" in lines[3]  # 54,321 tokens of 15,625 FLOPs a second
+    assert lines[4] == "valid at update 10  loss 6.25  accuracy 0.25"
     assert "finished after update 20" in lines[-1] and str(tmp_path) in lines[-1]
 
 

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fwk.config.spec import Component, TrainConfig
 from fwk.contracts.context import BuildContext
 from fwk.criteria.masked_lm import MaskedLM
 from fwk.engine.module import ObjectiveModule
 from fwk.hooks import summary
 from fwk.hooks.blanks import fill_in, readable, with_blanks
 from fwk.hooks.examples import documents
-from fwk.hooks.summary import Summary, screen
+from fwk.hooks.summary import Summary, screen, twice_as_long
 from fwk.models.bert import Bert
 from fwk.noisers.bert_mask import BertMask
 from fwk.noisers.identity import Identity
@@ -66,7 +67,7 @@ class Tokenizer:
 
 
 def test_the_screen_compares_with_unigram_and_bigram_and_says_what_next():
-    lines = screen(FOUND, Path("runs/demo"), 1500, 100)
+    lines = screen(FOUND, Path("runs/demo"), "train.updates=3000", 100, True)
     text = "\n".join(lines)
     assert len(lines) <= 24  # one screen
     for part in (
@@ -82,7 +83,7 @@ def test_the_screen_compares_with_unigram_and_bigram_and_says_what_next():
 
 
 def test_the_commands_survive_a_folder_with_spaces():
-    lines = screen(FOUND, Path("my runs/a"), 1500, 100)
+    lines = screen(FOUND, Path("my runs/a"), "train.updates=3000", 100, True)
     commands = [line.split("   #")[0] for line in lines if line.startswith("  fwk-train")]
     assert shlex.split(commands[0]) == [
         "fwk-train",
@@ -97,15 +98,32 @@ def test_the_commands_survive_a_folder_with_spaces():
 
 @pytest.mark.parametrize("width", [1, 20, 40, 100])
 def test_the_screen_fits_but_for_paths_and_commands(width):
-    lines = screen(FOUND, Path("r"), None, width)
+    lines = screen(FOUND, Path("r"), "", width, True)
     prose = [
         line for line in lines if not line.startswith(("  fwk-train", "  tensorboard", "The run"))
     ]
     assert max(map(len, prose)) <= max(20, width)
 
 
+def test_the_screen_names_what_the_run_has_and_advises_what_its_task_reads(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    text = "\n".join(screen(FOUND, tmp_path, "", 100, reads_text=False))
+    assert f"The run is in {tmp_path}: metrics.jsonl\n" in text
+    assert not any(word in text for word in ("tensorboard", "checkpoints", "task.data"))
+    for name in ("tensorboard", "checkpoints/best"):
+        (tmp_path / name).mkdir(parents=True)
+    text = "\n".join(screen(FOUND, tmp_path, "", 100, reads_text=True))
+    assert "metrics.jsonl, tensorboard, checkpoints/best\n" in text
+    assert f"--logdir {tmp_path}/tensorboard" in text and "task.data=FILE.txt" in text
+
+
+def test_a_longer_run_raises_every_limit():
+    train = TrainConfig(updates=4, epochs=0.5)
+    assert twice_as_long(train) == "train.updates=8 train.epochs=1.0"
+
+
 def test_a_run_without_a_loss_or_sentences_still_has_a_screen():
-    assert screen({**FOUND, "masked_lm": None, "sentences": []}, Path("r"), None, 80)
+    assert screen({**FOUND, "masked_lm": None, "sentences": []}, Path("r"), "", 80, False)
 
 
 def test_blanks_are_numbered_in_the_text():
@@ -156,7 +174,7 @@ def run():
         task=task,
         rank=0,
         update=7,
-        total_updates=9,
+        config=SimpleNamespace(train=TrainConfig(updates=9), task=Component("task", "synthetic")),
         last_metrics={"valid": {"masked_lm/masked_lm": 4.0}},
     )
 

@@ -218,6 +218,33 @@ def test_a_store_that_is_also_trained_on_is_evaluated_on_what_it_holds_out(files
     assert "is also trained on: the documents that it holds out are evaluated" in caplog.text
 
 
+def test_what_is_not_as_the_options_ask_for_is_named(files, caplog):
+    """A text without empty lines is one document: nothing is held out, and truncation keeps its first tokens alone."""
+    lines = files / "lines.txt"
+    lines.write_text(text(3).replace("\n\n", "\n"))
+    task = make(data=str(lines), blocks="document", valid_share=0.3, vocabulary=300)
+    assert task.splits() == ("train",) and task.documents("train") == 1
+    nothing, cut, size = caplog.messages
+    assert "held out for validation (task.valid_share=0.3), because it is 1 document" in nothing
+    assert "task.documents=line makes a document of each line" in nothing
+    tokens = task.describe()["train"]["tokens"]
+    assert f"throws away {1 - 22 / tokens:.1%} of the training text ({tokens - 22:,.0f} of" in cut
+    assert f"has {task.tokenizer.size} tokens instead of task.vocabulary=300" in size
+
+    caplog.clear()
+    make(data=str(lines), blocks="document", documents="line", valid_share=0.3, vocabulary=None)
+    make(data=str(files / "news.txt"), vocabulary=None)
+    make(data=str(lines), valid=str(files / "held.txt"), vocabulary=16)
+    assert [message.partition(" instead")[2][:24] for message in caplog.messages] == [
+        " of task.vocabulary=16: "
+    ]
+    caplog.clear()
+    options = Options(valid_share=0)
+    store = build_store([lines], files / "s", TokenizerSpec(size=100), options=options)
+    make(data=str(store), vocabulary=None)
+    assert "(source 'text') holds no documents out, so nothing of it" in caplog.text
+
+
 def test_a_mixture_of_sources(files):
     task = make(
         data={
