@@ -4,8 +4,8 @@
     p = softmax(U transform(h_t) + b)        transform: dense, GELU, layer norm; U tied to the token embedding or not
 
 h is `view.encoded.features`, x `view.target`; the chosen positions are `view.positions` where `view.valid`.
-Logits are computed at the chosen positions only. Label smoothing spreads a share `label_smoothing` of the
-target's mass evenly over the vocabulary (Szegedy et al. 2016).
+Logits are computed at the chosen positions only. In training, label smoothing spreads a share `label_smoothing` of the
+target's mass evenly over the vocabulary (Szegedy et al. 2016); evaluation reports the negative log-likelihood.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ class MaskedLM(Criterion["MaskedLM.Config"]):
     class Config(HeadOptions):
         view: str = option("masked", "the view whose chosen positions are predicted")
         label_smoothing: float = option(
-            0.0, "share of the target's mass spread over the vocabulary", low=0, high=1
+            0.0,
+            "share of the target's mass spread over the vocabulary, in training only",
+            low=0,
+            high=1,
         )
 
     def __init__(self, config: Config, build: BuildContext) -> None:
@@ -61,7 +64,8 @@ class MaskedLM(Criterion["MaskedLM.Config"]):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        total, right = masked_lm_sums(self.head, view, self.config.label_smoothing)
+        smoothing = self.config.label_smoothing if context.training else 0.0
+        total, right = masked_lm_sums(self.head, view, smoothing)
         return Output(
             terms={"masked_lm": LossTerm(total)},
             statistics={"right": right, "positions": view.valid.sum()},

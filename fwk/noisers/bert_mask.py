@@ -65,10 +65,10 @@ class BertMask(Noiser["BertMask.Config"]):
         noised = corrupt(tokens, positions, valid, key, self.mask, self.ordinary, shares)
         return source.replace(
             inputs={**source.inputs, "tokens": noised},
-            target=tokens,
             positions=positions,
             valid=valid,
-            changed=noised != tokens,
+            changed=noised
+            != source.target,  # the original tokens, which the source may have changed
         )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +18,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from fwk.engine.ranks import stacks
 from fwk.engine.ranks.peers import process_state
 from fwk.engine.ranks.watchdog import LostRanks, RankWatchdog
 from fwk.engine.ranks.world import World, checksum
@@ -70,6 +73,39 @@ def fwk_update_begin(run):
     elif what == "update":
         run.update += 1
 """
+
+
+# -- stacks ------------------------------------------------------------------------------------------------------------
+
+
+def test_another_thread_sees_the_main_threads_stack_and_leaves_out_the_frameworks_threads():
+    seen: dict[str, str] = {}
+
+    def look():
+        while "wait_here" not in seen.get("short", ""):
+            seen["short"] = stacks.short_stack()
+        seen["all"] = stacks.all_stacks()
+
+    thread = threading.Thread(target=look, name="fwk looking")
+
+    def wait_here():
+        thread.join()
+
+    thread.start()
+    wait_here()
+    lines = seen["short"].splitlines()
+    assert any(line.endswith("in wait_here") and __file__ in line for line in lines)
+    assert lines.index(next(line for line in lines if "in wait_here" in line)) > 0  # innermost last
+    assert "MainThread:" in seen["all"] and "thread.join()" in seen["all"]
+    assert "fwk looking" not in seen["all"] and "in look" not in seen["all"]
+
+
+def test_without_a_file_for_it_there_is_no_stack(monkeypatch):
+    def full():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(stacks, "_memory_file", full)
+    assert stacks.short_stack() == stacks.all_stacks() == ""
 
 
 # -- the watch by itself: two ranks in one process, on a store in memory ---------------------------------------------

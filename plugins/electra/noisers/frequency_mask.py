@@ -60,8 +60,8 @@ class FrequencyMask(Noiser["FrequencyMask.Config"]):
         noised = F.pad(tokens, (0, 1)).scatter(1, columns, self.mask)[:, :T]
         return source.replace(
             inputs={**source.inputs, "tokens": noised},
-            target=tokens,
-            changed=noised != tokens,
+            changed=noised
+            != source.target,  # the original tokens, which the source may have changed
             positions=positions,
             valid=valid,
         )

@@ -99,7 +99,10 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
             "first, and the tie makes them constant",
         )
         label_smoothing: float = option(
-            0.0, "share of the target's mass spread over the vocabulary", low=0, high=1
+            0.0,
+            "share of the target's mass spread over the vocabulary, in training only",
+            low=0,
+            high=1,
         )
 
         def __post_init__(self) -> None:
@@ -130,8 +133,9 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         a, b = (views[name] for name in self.config.views)
-        sum_a, right_a = masked_lm_sums(self.head, a, self.config.label_smoothing)
-        sum_b, right_b = masked_lm_sums(self.head, b, self.config.label_smoothing)
+        smoothing = self.config.label_smoothing if context.training else 0.0
+        sum_a, right_a = masked_lm_sums(self.head, a, smoothing)
+        sum_b, right_b = masked_lm_sums(self.head, b, smoothing)
 
         counted = counted_vectors(a, self.config.level)  # [B, N]
         tied_a = tied_vectors(self._features(a), a, self.config.level)  # [B, N, D]
