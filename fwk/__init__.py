@@ -87,7 +87,9 @@ def train(config: Any = None, **options: Any) -> Finished:
     command reports.
     """
     from fwk.config.resolve import from_python
+    from fwk.data.main_guard import leave_if_script_is_imported
 
+    leave_if_script_is_imported()
     overwrite = options.pop("overwrite", False)
     allow_broken = options.pop("allow_broken_plugins", False)
     trust = options.pop("trust", False)

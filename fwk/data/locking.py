@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from fwk.data.main_guard import leave_if_script_is_imported
 from fwk.errors import RunError
 from fwk.files import try_lock
 
@@ -27,6 +28,7 @@ def lock(
     waiting: logged, unless `quiet`, when another process holds the lock. The system releases the lock when its holder
     dies. Raises RunError where it is not free in `timeout` seconds.
     """
+    leave_if_script_is_imported()
     if os.name == "nt":
         # without locks, two processes may do the same work; renames keep the result intact
         yield

@@ -20,9 +20,9 @@ from typing import TypedDict
 
 import numpy as np
 
+from fwk.data.main_guard import explain_death
 from fwk.data.text import Document, split_sentences
 from fwk.data.tokenizers import Tokenizer, load
-from fwk.errors import RunError
 from fwk.files import write_atomically
 
 _BATCH = 2048  # sentences that the tokenizer encodes at once, or a few more
@@ -85,7 +85,8 @@ def tokenize_shards(
 ) -> Iterator[tuple[Record, int]]:
     """Write shards to `folder`; yield the record and the characters of each, in order.
 
-    The tokenizer must be saved as `folder`/tokenizer. Raises RunError where a process dies.
+    The tokenizer must be saved as `folder`/tokenizer. Raises RunError where a process dies, UserError where the script
+    that started it has no main guard.
     """
     if processes == 1:
         for shard in shards:
@@ -95,6 +96,7 @@ def tokenize_shards(
     import multiprocessing
     from concurrent.futures import Future, ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
+    from multiprocessing.process import BaseProcess
 
     pool = ProcessPoolExecutor(
         processes,
@@ -103,19 +105,19 @@ def tokenize_shards(
         (str(folder / "tokenizer"), os.getpid()),
     )
     waiting: deque[tuple[Future[Record], int]] = deque()
+    started: set[BaseProcess] = set()
     try:
         for shard in shards:
             waiting.append((pool.submit(_work, shard, folder, dtype), shard.size))
+            started.update(multiprocessing.active_children())
             while len(waiting) > processes:  # bounds the text in memory
                 future, size = waiting.popleft()
                 yield future.result(), size
         for future, size in waiting:
             yield future.result(), size
     except BrokenProcessPool:
-        raise RunError(
-            "a preprocessing process died (killed, or out of memory); run the same command again to continue, "
-            "with fewer --processes if memory was short"
-        ) from None
+        pool.shutdown(wait=True)  # then their exit statuses are known
+        raise explain_death(started, processes) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.commands import cache_with_index
 from support.paths import ROOT
 
 from fwk.cli.preprocess import main
@@ -477,6 +478,36 @@ def test_two_at_once_build_one_store(tmp_path):
     ]
     assert [p.wait() for p in both] == [0, 0]
     assert texts(tmp_path / "s") == expected()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("entry", ["build_store", "train"])
+def test_a_script_without_a_main_guard_is_one_sentence_at_once(tmp_path, entry):
+    """Its processes would wait for the lock that the script holds."""
+    path = write(tmp_path, "txt")
+    options = "TokenizerSpec(size=200), options=Options(shard_size=900), processes=2"
+    calls = {
+        "build_store": f"build_store([{str(path)!r}], {str(tmp_path / 's')!r}, {options})",
+        "train": f"import fwk; fwk.train(run={str(tmp_path / 's')!r}, **{{'task.data': {str(path)!r}, "
+        "'task.processes': 2, 'train.updates': 1, 'model.layers': 1, 'train.device': 'cpu'})",
+    }
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"from fwk.data.preprocess import Options, TokenizerSpec, build_store\n{calls[entry]}\n"
+    )
+    environment = {**os.environ, "FWK_CACHE": cache_with_index(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment,
+        check=False,
+    )
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("fwk.errors.UserError: tokenizing with processes=2 starts processes")
+    assert done.returncode == 1 and done.stderr.count("Traceback") == 1
+    assert not (tmp_path / "s").exists() and not (tmp_path / "s.partial").exists()
 
 
 def test_errors_carry_the_file_when_reading_fails_late(tmp_path):
