@@ -64,7 +64,7 @@ class MaskedLM(Criterion["MaskedLM.Config"]):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
-        smoothing = self.config.label_smoothing if context.training else 0.0
+        smoothing = self.config.label_smoothing if self.training else 0.0
         total, right = masked_lm_sums(self.head, view, smoothing)
         return Output(
             terms={"masked_lm": LossTerm(total)},

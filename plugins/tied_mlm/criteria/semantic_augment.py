@@ -133,7 +133,7 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         a, b = (views[name] for name in self.config.views)
-        smoothing = self.config.label_smoothing if context.training else 0.0
+        smoothing = self.config.label_smoothing if self.training else 0.0
         sum_a, right_a = masked_lm_sums(self.head, a, smoothing)
         sum_b, right_b = masked_lm_sums(self.head, b, smoothing)
 
