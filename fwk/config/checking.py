@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from fwk.components.registry import registry
 from fwk.config.paths import KeyPath, dotted, in_parentheses
 from fwk.config.spec import TIE, Component, NetworkSpec
-from fwk.contracts.options import FieldSpec, Plain, convert, plain
+from fwk.contracts.options import FieldSpec, Plain, convert, plain, shown
 from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, did_you_mean
 
+LABEL = re.compile(r"[A-Za-z0-9_][\w-]*")  # of a component in a table of the config
 _RAMP_KEYS = ("from", "to", "start", "end")
+
+
+def require_label(label: str, key: str, where: str = "") -> None:
+    """Raise ConfigError where `label` cannot be a key of the config, or a part of a parameter's name."""
+    if not LABEL.fullmatch(label):
+        fact = "" if key.endswith(f".{label}") else f"{shown(label)} cannot be the name of a view; "
+        raise ConfigError(
+            key, f"{fact}a label is made of letters, digits, '_' and '-'{in_parentheses(where)}"
+        )
+
+
+def require_module_name(name: str, key: str) -> None:
+    """Raise ConfigError where torch's containers of modules have an attribute `name`. Imports torch."""
+    from torch import nn
+
+    if hasattr(nn.ModuleDict(), name):
+        raise ConfigError(
+            key, f"torch keeps '{name}' for itself; choose another name, such as '{name}_1'"
+        )
 
 
 def require_known(

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from fwk.components.registry import registry
 from fwk.config import yaml_text
-from fwk.config.checking import require_known
+from fwk.config.checking import require_known, require_label
 from fwk.config.criterion_keys import locate_criterion
 from fwk.config.extending import EXTENDS
 from fwk.config.interpolation import check_interpolation
@@ -20,7 +20,6 @@ from fwk.config.spec import (
     DEFAULT_HOOKS,
     DEFAULTS,
     EXTRAS,
-    LABEL,
     SLOTS,
     TABLES,
     TRAIN_SCHEMA,
@@ -153,12 +152,7 @@ class Merger:
         if table == "criterion":
             keys = locate_criterion(self.tree, keys, value, layer)
         place = (table, keys[0])
-        if not LABEL.fullmatch(keys[0]):
-            raise ConfigError(
-                dotted(place),
-                "a label is made of letters, digits, '_' and '-'"
-                f"{in_parentheses(layer.where(place))}",
-            )
+        require_label(keys[0], dotted(place), layer.where(place))
         if len(keys) == 1 and value is None:
             self._remove(place)
             self._merge(place, None, layer)

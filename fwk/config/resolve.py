@@ -25,11 +25,12 @@ from fwk.config.completing import complete
 from fwk.config.extending import read_with_bases
 from fwk.config.interpolation import resolve_interpolations
 from fwk.config.merge import Merger
+from fwk.config.python_values import plain_from_python
 from fwk.config.run_config import Resolved, RunConfig
 from fwk.config.spec import SLOTS, USER_DIRS, construct
 from fwk.config.typed import TypedValues
 from fwk.config.yaml_text import Layer, Override, parse_override
-from fwk.contracts.options import Plain, convert, plain, schema_of, shown
+from fwk.contracts.options import Plain, convert, schema_of, shown
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import ConfigError, PluginError, UnknownName
 
@@ -82,7 +83,7 @@ def _in_order(
     for layer in layers:
         if not isinstance(layer, Layer):
             origin, values = layer
-            layer = Layer(plain(values), name=origin)
+            layer = Layer(plain_from_python(values), name=origin)
         in_order.append(layer)
     return in_order
 
@@ -157,12 +158,15 @@ def from_python(
         config = [] if config is None else [config]
     layers = [layer for item in config for layer in _layers_of(item)]
 
-    options = dict(options or {})
+    options = {
+        key: plain_from_python(value, tuple(key.split(".")))
+        for key, value in (options or {}).items()
+    }
     user_dirs = options.pop("user_dirs", ())
-    if isinstance(user_dirs, (str, Path)):
+    if isinstance(user_dirs, str):
         user_dirs = [user_dirs]
     flags = _take_flags(options)
-    overrides = [Override(tuple(key.split(".")), plain(value)) for key, value in options.items()]
+    overrides = [Override(tuple(key.split(".")), value) for key, value in options.items()]
     return resolve((), flags, overrides, user_dirs, allow_broken, layers, trust).config
 
 
@@ -170,7 +174,7 @@ def _layers_of(item: object) -> list[Layer]:
     if isinstance(item, RunConfig):
         return [Layer(item.to_mapping(), name="config")]
     if isinstance(item, Mapping):
-        return [Layer(plain(item), name="config")]
+        return [Layer(plain_from_python(item), name="config")]
     if isinstance(item, (str, Path)):
         return read_with_bases(item)
     raise ConfigError(
@@ -188,17 +192,18 @@ def _take_flags(options: PlainDict) -> dict[str, Plain]:
     criterion = options.get("criterion")
     if isinstance(criterion, str):
         flags["criterion"] = [options.pop("criterion")]
-    elif isinstance(criterion, (list, tuple)) and all(isinstance(c, str) for c in criterion):
+    elif isinstance(criterion, list) and all(isinstance(c, str) for c in criterion):
         flags["criterion"] = list(options.pop("criterion"))
 
     for name in ("run", "seed"):
         if name in options:
-            value = options.pop(name)
-            flags[name] = str(value) if isinstance(value, Path) else value
+            flags[name] = options.pop(name)
     return flags
 
 
 def build(cls: type[Any], values: Mapping[str, Plain], key: str = "") -> Any:
     """Return a component class's typed config, made of options alone and checked as any other."""
     schema = schema_of(cls.Config, cls.__qualname__) if hasattr(cls, "Config") else ()
-    return construct(cls, complete_values(schema, plain(values), key, cls.__name__), key)
+    return construct(
+        cls, complete_values(schema, plain_from_python(values), key, cls.__name__), key
+    )

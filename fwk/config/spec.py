@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +32,6 @@ TABLES = {  # keys that hold components by label -> their kind
     "criterion": "criterion",
     "hooks": "hook",
 }
-LABEL = re.compile(r"[A-Za-z0-9_][\w-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +95,9 @@ class TrainConfig:
     log_every: int = option(10, "updates between training lines in metrics.jsonl", low=1)
     device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU if the machine has one")
     workers: int = option(
-        0, "data-loading processes per rank (0: load in the training process)", low=0
+        0, "data-loading processes per rank (0: load in the training process)", low=0, high=4096
     )
-    threads: int = option(0, "CPU threads per process (0: torch's default)", low=0)
+    threads: int = option(0, "CPU threads per process (0: torch's default)", low=0, high=1024)
     ema: float = option(
         0.0, "decay of the moving average of the weights, per update (0: none)", low=0, high=1
     )
@@ -113,6 +111,7 @@ class TrainConfig:
         600.0,
         "seconds that a rank may wait for the others, or for a data-loading worker, before the run fails",
         low=1,
+        high=1e9,
     )
     check_ranks_every: int = option(
         100,

@@ -6,7 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fwk.components.examples import such_as
 from fwk.components.registry import registry
-from fwk.config.checking import complete_values, inline_network, require_known
+from fwk.config.checking import (
+    complete_values,
+    inline_network,
+    require_known,
+    require_label,
+    require_module_name,
+)
 from fwk.config.spec import VIEW_FIELDS, Component, CriterionSpec, NetworkSpec, ViewSpec
 from fwk.config.tree import merged
 from fwk.contracts.options import Plain, convert, plain
@@ -26,6 +32,7 @@ def complete_views(
     `averages` is true where the run keeps a moving average of its weights. Raises ConfigError naming the key: views
     that two criteria define differently, unknown views and networks, circles, options without a use.
     """
+    _check_labels(criteria, networks)
     views = {
         name: _view_spec(name, values) for name, values in _merged_views(criteria, stated).items()
     }
@@ -153,6 +160,16 @@ def _view_spec(name: str, values: Mapping[str, Plain]) -> ViewSpec:
 # ---- checks of the graph ----
 
 
+def _check_labels(criteria: Criteria, networks: Sequence[str]) -> None:
+    """Check the names of parameters that labels become, and the labels of views that options name."""
+    for name in networks:
+        require_module_name(name, f"networks.{name}")
+    for label, criterion in criteria.items():
+        require_module_name(label, f"criterion.{label}")
+        for name in criterion.reads():
+            require_label(name, f"criterion.{label}")
+
+
 def _check_view(view: ViewSpec, views: Views, networks: Sequence[str], averages: bool) -> None:
     _check_options(view)
     _check_name(view)
@@ -170,6 +187,8 @@ def _check_options(view: ViewSpec) -> None:
 
 
 def _check_name(view: ViewSpec) -> None:
+    if view.cls.learned:
+        require_module_name(view.name, f"views.{view.name}")
     if view.name == "batch":
         raise ConfigError("views.batch", "'batch' is the batch itself; choose another name")
 
