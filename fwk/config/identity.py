@@ -76,14 +76,25 @@ def identity(config: RunConfig) -> str:
 def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Plain, Plain]]:
     """Return the keys whose values differ, with both values.
 
-    Keys that may change between two starts of a run are left out, and so are hooks that only listen.
+    Keys that may change between two starts of a run are left out, and so are hooks that only listen and options of the
+    task that cannot act.
     """
     before, after = _decisive(old), _decisive(new)
+    idle = _idle_keys(old) & _idle_keys(new)
     return {
         key: (before.get(key), after.get(key))
-        for key in sorted({*before, *after})
+        for key in sorted({*before, *after} - idle)
         if before.get(key) != after.get(key) or (key in before) != (key in after)
     }
+
+
+def _idle_keys(config: RunConfig) -> set[str]:
+    """Return the options of the task that cannot act beside its others.
+
+    They are part of `identity` nevertheless, so that a command finds the run of an earlier version.
+    """
+    task = config.task
+    return {f"task.{name}" for name in task.cls.idle_options(task.config)}
 
 
 def shared_by_ranks(config: RunConfig) -> dict[str, Plain]:

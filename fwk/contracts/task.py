@@ -90,6 +90,14 @@ class Task(Generic[ConfigT]):
         """
         return cls(config, seed)
 
+    @classmethod
+    def idle_options(cls, config: ConfigT) -> Mapping[str, str]:
+        """Return the options that cannot act beside the others, with the reason in words.
+
+        A run may resume with other values of them.
+        """
+        return {}
+
     @abstractmethod
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits. The run trains on `train`."""

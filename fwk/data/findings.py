@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from fwk.data.blocks import Blocks
-from fwk.data.named_text import NamedText, TextOptions
+from fwk.data.named_text import NamedText, TextOptions, idle_options
 from fwk.data.text_corpus import TextCorpus
 
 
@@ -26,6 +26,7 @@ def findings(
     options: BlockOptions, named: NamedText, corpus: TextCorpus, blocks: Mapping[str, Blocks]
 ) -> Iterator[str]:
     """Yield a sentence for each thing that differs from what the options ask for. blocks: of training, by source."""
+    yield from _without_effect(options)
     yield from _nothing_held_out(options, named, corpus)
     yield from _cut_off(options, blocks)
     yield from _size_of_vocabulary(options, named, corpus)
@@ -38,6 +39,15 @@ def one_document(separator: str, flag: str) -> str:
     if separator == "file":
         return f"each file is one; {flag}line or {flag}empty-line divides it"
     return "it is one line"
+
+
+def _without_effect(options: BlockOptions) -> Iterator[str]:
+    """Say which options were given although they cannot act."""
+    defaults = type(options)()
+    for name, reason in idle_options(options).items():
+        value = getattr(options, name)
+        if value != getattr(defaults, name):
+            yield f"task.{name}={value} has no effect: {reason}"
 
 
 def _nothing_held_out(options: BlockOptions, named: NamedText, corpus: TextCorpus) -> Iterator[str]:

@@ -84,6 +84,29 @@ def find_named_text(options: TextOptions) -> NamedText:
     return NamedText(sources, weights, texts, valid, text_files(valid, "task.valid"), tokenizer)
 
 
+def idle_options(options: TextOptions) -> dict[str, str]:
+    """Return the options that cannot act beside the others, with the reason."""
+    sources = parse_sources(options.data)[0]
+    valid = valid_paths(options)
+    stores = [paths[0] for paths in (*sources.values(), valid) if paths and is_store(paths[0])]
+    trained_on = [paths for paths in sources.values() if not is_store(paths[0])]
+    idle: dict[str, str] = {}
+    if options.tokenizer not in KINDS:
+        reason = f"the tokenizer {options.tokenizer} exists already"
+        idle |= dict.fromkeys(("vocabulary", "lower"), reason)
+    elif stores:
+        reason = f"the token store {stores[0]} brings its own tokenizer"
+        idle |= dict.fromkeys(("tokenizer", "vocabulary", "lower"), reason)
+    if sources and not trained_on:
+        idle["valid_share"] = "a token store was divided when it was made"
+    if valid:
+        idle["valid_share"] = "task.valid names the text to validate on"
+    if not trained_on and (not valid or valid[0] in stores):
+        reason = "there is no text file to read" if sources else "the demo corpus has one form"
+        idle |= dict.fromkeys(("documents", "field"), reason)
+    return idle
+
+
 def parse_sources(data: DataOption) -> tuple[dict[str, list[str]], dict[str, float]]:
     """Return the paths of each source in `task.data`, and the weights of the sources that have one."""
     if data is None:

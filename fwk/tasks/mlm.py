@@ -23,7 +23,7 @@ from fwk.contracts.task import SizeOnly, Source, Task
 from fwk.contracts.views import Batch
 from fwk.data.blocks import Blocks, Example, Layout, stack
 from fwk.data.findings import findings
-from fwk.data.named_text import find_named_text, parse_sources
+from fwk.data.named_text import find_named_text, idle_options, parse_sources
 from fwk.data.run_assets import RunAssets, TrainedOn
 from fwk.data.store import Split
 from fwk.data.text_corpus import TextCorpus, open_corpus, open_valid, show_progress
@@ -119,6 +119,11 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
         self._names = super().source_names()
         for sentence in findings(config, named, corpus, self._blocks["train"]):
             logger.warning("%s", sentence)
+
+    @classmethod
+    def idle_options(cls, config: Config) -> Mapping[str, str]:
+        """Return the options about text and tokenizer that a token store or an existing tokenizer overrules."""
+        return idle_options(config)
 
     @classmethod
     def without_data(cls, config: Config, seed: int, folder: Path) -> MaskedLanguageModelling:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from support.commands import cache_with_index
 
+from fwk.config.identity import differences, identity
+from fwk.config.resolve import from_mapping
 from fwk.contracts.task import Task
 from fwk.contracts.views import View
 from fwk.data.order import Order
@@ -234,7 +236,7 @@ def test_what_is_not_as_the_options_ask_for_is_named(files, caplog):
     caplog.clear()
     make(data=str(lines), blocks="document", documents="line", valid_share=0.3, vocabulary=None)
     make(data=str(files / "news.txt"), vocabulary=None)
-    make(data=str(lines), valid=str(files / "held.txt"), vocabulary=16)
+    make(data=str(lines), valid=str(files / "held.txt"), vocabulary=16, valid_share=0.01)
     assert [message.partition(" instead")[2][:24] for message in caplog.messages] == [
         " of task.vocabulary=16: "
     ]
@@ -243,6 +245,33 @@ def test_what_is_not_as_the_options_ask_for_is_named(files, caplog):
     store = build_store([lines], files / "s", TokenizerSpec(size=100), options=options)
     make(data=str(store), vocabulary=None)
     assert "(source 'text') holds no documents out, so nothing of it" in caplog.text
+
+
+def test_an_option_that_cannot_act_is_named_and_blocks_no_later_start(files, caplog, tmp_path):
+    path = str(build_store([files / "news.txt"], files / "s", TokenizerSpec(size=100)))
+    given = {
+        "tokenizer": "bpe",
+        "vocabulary": 99,
+        "lower": False,
+        "documents": "line",
+        "field": "x",
+    }
+    make(data=path, valid_share=0.2, **given)
+    for name, value in (*given.items(), ("valid_share", 0.2)):
+        assert f"task.{name}={value} has no effect: " in caplog.text
+    stated, plain = (
+        from_mapping({"task": {"data": path, **options}}) for options in (given, {"lower": True})
+    )
+    assert differences(stated, plain) == {} and identity(stated) != identity(plain)
+
+    caplog.clear()
+    text = str(files / "books.txt")
+    make(data=text, tokenizer=f"{path}/tokenizer", vocabulary=None, lower=False, documents="line")
+    make(data={"a": path, "b": text}, vocabulary=None, documents="line", valid_share=0.2)
+    assert [m.partition(" has")[0] for m in caplog.messages] == ["task.lower=False"]
+    # what acts is compared
+    acting = [from_mapping({"task": {"data": text, "vocabulary": size}}) for size in (99, 100)]
+    assert differences(*acting) == {"task.vocabulary": (99, 100)}
 
 
 def test_a_mixture_of_sources(files):
