@@ -1179,7 +1179,7 @@ def test_predictions_of_conllu_hold_no_gold_value(tmp_path, capsys):
 def test_what_cannot_be_evaluated_is_one_sentence_before_anything_is_evaluated(
     trained, capsys, arguments, message, monkeypatch
 ):
-    for name in ("evaluating.evaluate", "evaluating.predict", "loaded.predict_texts"):
+    for name in ("evaluating.evaluate_and_count", "evaluating.predict", "loaded.predict_texts"):
         monkeypatch.setattr(f"fwk.runs.{name}", None)
     status, out, err = evaluated(capsys, trained, *arguments)
     assert (

@@ -1028,3 +1028,65 @@ def test_a_token_store_is_unlabelled_text_of_the_task(tmp_path, caplog):
     task = SentencesTask(settings, 1)
     assert len(task.sources("train")["unlabelled"]) == 23
     assert "is in lower case" in caplog.text
+
+
+# -- words without annotation ------------------------------------------------------------------------------------------
+
+ROWS = (  # form, lemma, upos, xpos, feats
+    ("the", "the", "DET", "_", "_"),
+    ("cat", "cat", "_", "_", "Number=Sing"),
+    ("_", "_", "SYM", "_", "_"),
+    ("sat", "_", "VERB", "_", "_"),
+)
+
+
+def partly_annotated(tmp_path, label: dict, rows=ROWS, deprel: str = "dep", **options):
+    """The task of a CoNLL-U file, trained and evaluated on it."""
+    lines = [
+        "\t".join([str(n), *row, str(n - 1), "root" if n == 1 else deprel, "_", "_"])
+        for n, row in enumerate(rows, start=1)
+    ]
+    path = tmp_path / "partly.conllu"
+    path.write_text("\n".join(lines) + "\n\n")
+    data = {"partly": {"path": str(path), "valid": str(path), "labels": label}}
+    return SentencesTask(build(SentencesTask, {"data": data, "clean": False, **options}), 1)
+
+
+def gold(task, name: str) -> list[int]:
+    (example,) = task.sources("valid")["partly"].examples
+    return example.labels[name].tolist()
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("upos", ("DET", "SYM", "VERB"), [0, label_spaces.ABSENT, 1, 2]),
+        ("lemma", ("_", "cat", "the"), [2, 1, 0, label_spaces.ABSENT]),  # the lemma of the word _
+        ("feats", ("Number=Sing", "_"), [1, 0, 1, 1]),  # a word without features
+    ],
+)
+def test_a_word_that_is_not_annotated_has_no_label(tmp_path, column, values, expected):
+    task = partly_annotated(tmp_path, {"label": column})
+    assert task.labels()["label"] == values and gold(task, "label") == expected
+
+
+@pytest.mark.parametrize("column", ["xpos", "feats"])
+def test_a_column_without_any_annotation_is_refused(tmp_path, column):
+    rows = [(*row[:4], "_") for row in ROWS]
+    with pytest.raises(DataError, match=rf"partly.conllu: the column '{column}' is not annotated"):
+        partly_annotated(tmp_path, {"label": column}, rows)
+
+
+def test_a_tree_without_relations_is_refused(tmp_path):
+    with pytest.raises(
+        DataError, match=r"partly.conllu:1 begins a sentence whose word 2 \('cat'\) has no relation"
+    ):
+        partly_annotated(tmp_path, {"tree": "tree"}, deprel="_")
+
+
+def test_words_without_annotation_are_neither_learned_nor_scored(tmp_path):
+    task = partly_annotated(tmp_path, {"pos": "upos"})
+    batch = task.collate([task.sources("valid")["partly"][0]], np.array([0]), np.array([0]))
+    counted = batch.labels["pos"] != label_spaces.ABSENT
+    predicted = torch.zeros_like(batch.labels["pos"])  # DET everywhere
+    assert scores.token_counts(predicted, batch.labels["pos"], counted).tolist() == [1, 3]

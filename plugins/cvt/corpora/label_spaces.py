@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fwk.errors import ConfigError, DataError, did_you_mean
 from fwk_plugins.cvt.corpora import tags
-from fwk_plugins.cvt.corpora.labelled_sets import Label, LabelledSet
+from fwk_plugins.cvt.corpora.labelled_sets import UNANNOTATED, Label, LabelledSet
 from fwk_plugins.cvt.corpora.readers import Sentence
 from fwk_plugins.cvt.corpora.tags import Scheme
 
@@ -76,7 +76,9 @@ class LabelSpaces:
                         [s.columns[label.column] for s in everything],
                         [s.place for s in everything],
                     )
-                values[label.name] = _column_values(label, sentences, schemes.get(label.name))
+                values[label.name] = _column_values(
+                    label, labelled_set, sentences, schemes.get(label.name)
+                )
         return cls(values, schemes)
 
     def check_has(self, labelled_set: LabelledSet, where: Path) -> None:
@@ -97,28 +99,35 @@ class LabelSpaces:
         encoded: dict[str, np.ndarray] = {}
         for label in labelled_set.labels:
             if label.is_tree:
-                encoded |= self._encode_tree(label, sentence, labelled_set.config.punctuation)
+                encoded |= self._encode_tree(label, sentence, labelled_set)
             else:
                 values = _converted(sentence, label, self.schemes.get(label.name))
                 numbers = [self._numbers[label.name].get(value) for value in values]
                 if None in numbers:
                     numbers = _replace_none(numbers, unseen_tags(values))
-                encoded[label.name] = np.array(numbers, dtype=np.int32)
+                annotated = labelled_set.annotated(sentence, label)
+                encoded[label.name] = np.where(annotated, np.array(numbers, dtype=np.int32), ABSENT)
         return encoded
 
     def _encode_tree(
-        self, label: Label, sentence: Sentence, punctuation: Collection[str]
+        self, label: Label, sentence: Sentence, labelled_set: LabelledSet
     ) -> dict[str, np.ndarray]:
         if sentence.heads is None:
             raise DataError(
                 f"{sentence.place} begins a sentence without heads, and the label '{label.name}' is a tree"
             )
         name, relations = label.part("relation"), sentence.columns["deprel"]
+        if labelled_set.config.file_format == "conllu" and UNANNOTATED in relations:
+            word = relations.index(UNANNOTATED)
+            raise DataError(
+                f"{sentence.place} begins a sentence whose word {word + 1} ('{sentence.words[word]}') has no relation "
+                f"({UNANNOTATED}), and the label '{label.name}' is a tree"
+            )
         numbers = [self._numbers[name].get(relation) for relation in relations]
         if None in numbers:
             unseen = [unseen_relation(relation, self.values[name]) for relation in relations]
             numbers = _replace_none(numbers, unseen)
-        scored = scored_words(sentence.columns, punctuation)
+        scored = scored_words(sentence.columns, labelled_set.config.punctuation)
         return {
             label.part("head"): np.array(sentence.heads, dtype=np.int32),
             label.part("scored"): np.array(scored, dtype=np.int32),
@@ -137,10 +146,23 @@ def _tree_values(label: Label, sentences: Sequence[Sentence]) -> dict[str, tuple
 
 
 def _column_values(
-    label: Label, sentences: Sequence[Sentence], scheme: Scheme | None
+    label: Label, labelled_set: LabelledSet, sentences: Sequence[Sentence], scheme: Scheme | None
 ) -> tuple[str, ...]:
-    """Return the values of a column. A type of spans has all of its tags, even those that training never saw."""
-    values = {value for s in sentences for value in _converted(s, label, scheme)}
+    """Return the values of a column. A type of spans has all of its tags, even those that training never saw.
+
+    Raises DataError where no word is annotated.
+    """
+    values = {
+        value
+        for s in sentences
+        for value, known in zip(_converted(s, label, scheme), labelled_set.annotated(s, label))
+        if known
+    }
+    if sentences and values <= {UNANNOTATED}:
+        raise DataError(
+            f"{labelled_set.config.path}: the column '{label.column}' is not annotated (every value is "
+            f"{UNANNOTATED}), so {labelled_set.key}.labels.{label.name} has nothing to learn"
+        )
     if label.kind == "spans":
         kinds = {value[2:] for value in values if value != "O"}
         values = {"O", *(f"{prefix}-{kind}" for kind in kinds for prefix in PREFIXES)}

@@ -19,6 +19,7 @@ from fwk_plugins.cvt.corpora.readers import (
 
 HELD_OUT = ("valid", "test")  # splits that are evaluated, and never trained on
 WORDS = "words"  # key of the words in predictions of raw text
+UNANNOTATED = "_"  # in a CoNLL-U file
 TREE, SPANS = "tree", "spans"  # values in `labels` that are not names of columns
 TREE_COLUMNS = ("head", "deprel", "upos")
 COMPRESSED = re.compile(r"\.(gz|xz|zst)$")
@@ -156,6 +157,21 @@ class LabelledSet:
         """Return the files of all splits."""
         config = self.config
         return [path for path in (config.path, config.valid, config.test) if path]
+
+    def annotated(self, sentence: Sentence, label: Label) -> list[bool]:
+        """Return which words of a sentence have a value of a label that is a column.
+
+        CoNLL-U writes _ where nothing is annotated. Two columns have it as a value: feats, of words without features,
+        and lemma, of the word _.
+        """
+        values = sentence.columns[label.column]
+        if self.config.file_format != "conllu" or label.column == "feats":
+            return [True] * len(values)
+        if label.column == "lemma":
+            return [
+                value != UNANNOTATED or word == value for word, value in zip(sentence.words, values)
+            ]
+        return [value != UNANNOTATED for value in values]
 
     def read(self, path: str) -> list[Sentence]:
         """Return the sentences of a file of this set.
