@@ -103,8 +103,8 @@ def size_of_vocabulary(size: int, wanted: int, key: str) -> Iterator[str]:
         yield f"the vocabulary has {size:,} tokens instead of {key}={wanted}: the text supports no more"
     elif size > wanted:
         yield (
-            f"the vocabulary has {size:,} tokens instead of {key}={wanted}: special tokens and the characters of the "
-            "text alone need that many"
+            f"the vocabulary has {size:,} tokens instead of {key}={wanted}: the special tokens and the single "
+            "characters (or bytes) alone are that many"
         )
 
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
@@ -304,7 +304,7 @@ class Reader:
         name = self._name(file)
         longest = LONGEST_RECORD if jsonl else 4 * LONGEST_LINE
         number, pending = 1, b""
-        for chunk in self._chunks(file, name):
+        for chunk in _with_newlines(self._chunks(file, name)):
             pending += chunk
             end = pending.rfind(b"\n") + 1
             if end:
@@ -352,6 +352,17 @@ class Reader:
             if file != "-":
                 stream.close()
                 raw.close()
+
+
+def _with_newlines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of a file, with newlines for carriage returns where these alone end its lines (old Macintosh)."""
+    ends_in_returns: bool | None = None
+    for chunk in chunks:
+        if ends_in_returns is None:
+            ends_in_returns = (
+                b"\r" in chunk[:-1] and b"\n" not in chunk
+            )  # the last one may be half of \r\n
+        yield chunk.replace(b"\r", b"\n") if ends_in_returns else chunk
 
 
 def _end_of_piece(line: bytes) -> int:

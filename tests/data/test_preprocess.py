@@ -77,6 +77,8 @@ def write(folder: Path, kind: str) -> Path:
     elif kind.startswith("jsonl"):
         data = "".join(json.dumps({"text": d, "n": 1}) + "\n" for d in DOCUMENTS).encode()
         path.write_bytes(gzip.compress(data) if kind.endswith("gz") else data)
+    elif kind == "cr.txt":
+        path.write_bytes(TEXT.replace("\n", "\r").encode())
     elif kind == "crlf.txt":
         path.write_bytes(b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode())
     else:
@@ -85,7 +87,7 @@ def write(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", ["txt", "txt.gz", "txt.xz", "txt.zst", "jsonl", "jsonl.gz", "crlf.txt"]
+    "kind", ["txt", "txt.gz", "txt.xz", "txt.zst", "jsonl", "jsonl.gz", "crlf.txt", "cr.txt"]
 )
 def test_every_kind_of_file_gives_the_same_documents(tmp_path, kind):
     path = write(tmp_path, kind)
@@ -368,6 +370,11 @@ def test_sentences_do_not_depend_on_what_is_encoded_together_and_those_without_t
 @pytest.mark.parametrize(
     "name, data, message",
     [
+        (
+            "a.txt",
+            "\u200b\u200b\n\u200b".encode(),
+            "there is no text to train a tokenizer on: it is empty",
+        ),
         ("latin1.txt", "fine\ncaf\xe9\n".encode("latin-1"), "latin1.txt, line 2: not UTF-8"),
         ("binary.txt", b"MZ\x00\x01", "binary.txt, line 1: this is not text"),
         ("utf16.txt", "hello".encode("utf-16"), "line 1: the file is UTF-16"),

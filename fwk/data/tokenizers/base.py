@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from fwk.errors import DataError
 from fwk.files import write_atomically
 
 SPECIAL = (
@@ -87,6 +88,13 @@ def save_files(folder: Path, files: Mapping[str, bytes], meta: Mapping[str, obje
     for name, content in files.items():
         write_atomically(folder / name, content)
     write_atomically(folder / META, (json.dumps(meta, indent=2) + "\n").encode())
+
+
+def nothing_to_train_on() -> DataError:
+    """Return the error for texts without a character that a vocabulary can hold."""
+    return DataError(
+        "there is no text to train a tokenizer on: it is empty, or holds control and invisible characters alone"
+    )
 
 
 def shorten(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fwk.contracts.plain import PlainDict
-from fwk.data.tokenizers.base import Tokenizer, save_files, shorten
+from fwk.data.tokenizers.base import Tokenizer, nothing_to_train_on, save_files, shorten
 from fwk.errors import DataError
 
 _LONGEST = 16384  # bytes of a text that the trainer reads
@@ -30,6 +30,10 @@ _OPTIONS: PlainDict = {  # of the trainer, whose options have many types
     "bos_piece": "[CLS]",
     "eos_piece": "[SEP]",
 }
+
+
+_NO_CHARACTERS = "(all_chars_count) > (0)"  # part of the library's message
+_PLACE = re.compile(r"^\w+: \S+\.cc\(\d+\) ")  # in the library's sources, before its message
 
 
 class SentencePiece(Tokenizer):
@@ -170,9 +174,9 @@ def _train(texts: Iterable[str], kind: str, size: int, lower: bool, threads: int
             normalization_rule_name="nmt_nfkc_cf" if lower else "nmt_nfkc",
             **_OPTIONS,
         )
-    except RuntimeError:
-        if count == 0:
-            raise DataError("there is no text to train a tokenizer on") from None
+    except RuntimeError as error:
+        if count == 0 or _NO_CHARACTERS in str(error):
+            raise nothing_to_train_on() from None
         raise
     return SentencePiece(model.getvalue())
 
@@ -188,7 +192,7 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
 
 def _training_failed(kind: str, size: int, error: RuntimeError) -> DataError:
     return DataError(
-        f"sentencepiece could not train a {kind} vocabulary of {size}: {shorten(error)}"
+        f"sentencepiece could not train a {kind} vocabulary of {size}: {_PLACE.sub('', shorten(error))}"
     )
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fwk.data.tokenizers.base import SPECIAL
+from fwk.data.tokenizers.base import SPECIAL, nothing_to_train_on
 from fwk.data.tokenizers.huggingface import HFTokenizer, tokenizers_library
 from fwk.errors import DataError
 
@@ -49,7 +49,7 @@ def train_wordpiece(texts: Iterable[str], size: int, lower: bool) -> HFTokenizer
     tokenizer.train_from_iterator(cleaned, trainer=trainer)
     tokenizer = _tokenizer(tokenizer.get_vocab(), lower)
     if not characters:
-        raise DataError("there is no text to train a tokenizer on")
+        raise nothing_to_train_on()
     return HFTokenizer(tokenizer.to_str())
 
 
