@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -118,7 +119,8 @@ def _add_scoring(p: Parser) -> None:
     p.add_argument(
         "--lenient",
         action="store_true",
-        help="with --text: score null for empty and too long text (default: refuse it)",
+        help="with --text: score null for empty and too long text (default: refuse it); with --dev: choose such a "
+        "hypothesis only where no other is listed, and count the words at an empty reference as errors",
     )
 
 
@@ -205,10 +207,15 @@ def _scoring_options(texts: Sequence[str]) -> PlainDict:
 
 def _check_input(arguments: argparse.Namespace) -> None:
     """Raise UserError for flags that do not belong together and files that do not exist."""
-    for flag, needed in (("test", "dev"), ("per_token", "text"), ("lenient", "text")):
-        if getattr(arguments, flag) and not getattr(arguments, needed):
+    for flag, needed in (
+        ("test", ("dev",)),
+        ("per_token", ("text",)),
+        ("lenient", ("text", "dev")),
+    ):
+        if getattr(arguments, flag) and not any(getattr(arguments, name) for name in needed):
+            modes = " or ".join(f"--{name}" for name in needed)
             raise ConfigError(
-                f"--{flag.replace('_', '-')}", f"belongs to --{needed}, which is missing"
+                f"--{flag.replace('_', '-')}", f"belongs to {modes}, which is missing"
             )
     from fwk.data.text import path_not_found
 
@@ -265,6 +272,8 @@ def open_journal(arguments: argparse.Namespace, scorer: Scorer, files: Sequence[
         "per_token": arguments.per_token,
         "tokens": arguments.tokens,
     }
+    if arguments.lenient and arguments.dev:
+        identity["lenient"] = True
     return Journal(Path(arguments.output), identity, arguments.overwrite)
 
 
@@ -335,7 +344,10 @@ def _score_texts(
     files: Sequence[str],
     progress: Progress,
 ) -> tuple[dict[str, float], Journal | None]:
-    """Return the score of every text, and the journal that holds them (None without --output)."""
+    """Return the score of every text, and the journal that holds them (None without --output).
+
+    Text that only --lenient lets pass has the score -inf.
+    """
     from fwk.scoring.stream import score_texts
 
     progress.stage("scoring", len(texts))
@@ -346,15 +358,29 @@ def _score_texts(
         progress.advance(done)
 
     def records() -> Iterator[PlainDict]:
-        for text, result in score_texts(scorer, texts, done, window=TOGETHER, cut=arguments.cut):
+        for text, result in score_texts(
+            scorer,
+            texts,
+            done,
+            window=TOGETHER,
+            cut=arguments.cut,
+            lenient=arguments.lenient,
+        ):
             progress.advance(1)
             yield {"text": text.text, **_record(result, arguments)}
 
     if journal is None:
-        return {record["text"]: record["score"] for record in records()}, None
+        return _by_text(records()), None
     with _discarded_on_wrong_input(journal):
         journal.write(records(), every=TOGETHER)
-    return {record["text"]: record["score"] for record in journal.records()}, journal
+    return _by_text(journal.records()), journal
+
+
+def _by_text(records: Iterable[PlainDict]) -> dict[str, float]:
+    return {
+        record["text"]: -math.inf if record["score"] is None else record["score"]
+        for record in records
+    }
 
 
 def _score_pairs(arguments: argparse.Namespace, options: PlainDict, progress: Progress) -> None:
@@ -391,7 +417,7 @@ def _rerank_lists(
 
     nbest.jiwer()  # a missing package is found before the work
     files = [*arguments.dev, *arguments.test]
-    lists = {file: nbest.read_lists(file) for file in files}
+    lists = {file: nbest.read_lists(file, arguments.lenient) for file in files}
     nbest.check_portions(arguments.dev, arguments.test, lists)
     scorer = load_scorer(arguments, options)
     scores, journal = _score_texts(arguments, scorer, nbest.texts_of(lists), files, progress)

@@ -8,6 +8,7 @@ better.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +54,11 @@ class Utterance:
         return f"{place(self.file, self.line)}, {self.label}"
 
 
-def read_lists(file: str) -> list[Utterance]:
-    """Return the n-best lists of a file. Raises DataError, with file and line, where it is no such file."""
+def read_lists(file: str, lenient: bool = False) -> list[Utterance]:
+    """Return the n-best lists of a file. Raises DataError, with file and line, where it is no such file.
+
+    lenient: hypotheses and references may be empty.
+    """
     text = "\n".join(line for _, line in numbered_lines(file))
     try:
         content = json.loads(text, object_pairs_hook=_without_duplicates)
@@ -70,7 +74,7 @@ def read_lists(file: str) -> list[Utterance]:
         )
     lines = _lines_of_keys(text, content)
     utterances = [
-        _utterance(name, entry, file, line)
+        _utterance(name, entry, file, line, lenient)
         for (name, entry), line in zip(content.items(), lines, strict=True)
     ]
     with_reference = [utterance.reference is not None for utterance in utterances]
@@ -105,7 +109,7 @@ def _lines_of_keys(text: str, keys: Iterable[str]) -> list[int]:
     return lines
 
 
-def _utterance(name: str, entry: object, file: str, line: int) -> Utterance:
+def _utterance(name: str, entry: object, file: str, line: int, lenient: bool) -> Utterance:
     """Return one entry of a file, which is any JSON value, as an n-best list."""
     where = f"{place(file, line)}, utterance '{name}'"
     if not isinstance(entry, dict):
@@ -124,8 +128,12 @@ def _utterance(name: str, entry: object, file: str, line: int) -> Utterance:
 
     hypotheses = tuple(_hypothesis(rank, ranked[rank], where, file, line) for rank in ranks)
     reference = entry.get("ref")
-    if reference is not None and (not isinstance(reference, str) or not reference.strip()):
+    if reference is not None and not isinstance(reference, str):
         raise DataError(f"{where}: 'ref' is not a text")
+    texts = {"ref": reference, **{f"hyp_{rank}": h.text for rank, h in enumerate(hypotheses, 1)}}
+    empty = [key for key, text in texts.items() if text is not None and not text.strip()]
+    if empty and not lenient:
+        raise DataError(f"{where}: {empty[0]} is empty; expected a text (or --lenient)")
     for text in (name, reference or ""):
         check_characters(text, file, line)
     if reference is not None:
@@ -147,8 +155,6 @@ def _hypothesis(rank: int, value: object, where: str, file: str, line: int) -> H
     if not isinstance(text, str):
         refuse()
     check_characters(text, file, line)
-    if not text.strip():
-        raise DataError(f"{where}: hyp_{rank} is empty")
     return Hypothesis(float(score), text.strip())
 
 
@@ -190,31 +196,45 @@ def _check_pair(dev: str, test: str, lists: Mapping[str, Sequence[Utterance]]) -
 
 
 def texts_of(lists: Mapping[str, Sequence[Utterance]]) -> list[ScoredText]:
-    """Return every text once, in the order in which it first occurs. lists: by file."""
+    """Return every text that is not empty once, in the order in which it first occurs. lists: by file."""
     texts: dict[str, ScoredText] = {}
     for utterances in lists.values():
         for utterance in utterances:
             for hypothesis in utterance.hypotheses:
                 text = hypothesis.text
-                texts.setdefault(
-                    text, ScoredText(text, utterance.file, utterance.line, utterance.label)
-                )
+                if text:
+                    scored = ScoredText(text, utterance.file, utterance.line, utterance.label)
+                    texts.setdefault(text, scored)
     return list(texts.values())
 
 
 def choose(
     utterances: Sequence[Utterance], scores: Mapping[str, float], weight: float
 ) -> list[str]:
-    """Return the best text of each list; the first one of several that are equal. scores: log p by text."""
+    """Return the best text of each list; the first one of several that are equal.
+
+    scores: log p by text. An empty text has none, and is chosen only where no other is listed.
+    """
 
     def total(hypothesis: Hypothesis) -> float:
-        return hypothesis.score + (weight * scores[hypothesis.text] if weight else 0.0)
+        if not weight:
+            return hypothesis.score
+        return hypothesis.score + weight * (
+            scores[hypothesis.text] if hypothesis.text else -math.inf
+        )
 
     return [max(utterance.hypotheses, key=total).text for utterance in utterances]
 
 
 def error_rate(utterances: Sequence[Utterance], texts: Sequence[str]) -> float:
-    """Return the word error rate over a whole file: edits divided by words of the references."""
+    """Return the word error rate over a whole file: edits divided by words of the references.
+
+    Raises DataError where all references are empty.
+    """
+    if not any(utterance.reference for utterance in utterances):
+        raise DataError(
+            f"{utterances[0].file}: all references are empty, so there is no error rate"
+        )
     return jiwer().wer([utterance.reference for utterance in utterances], list(texts))
 
 

@@ -763,6 +763,29 @@ def test_the_weight_trades_the_recogniser_against_the_model(tmp_path):
     assert nbest.choose(lists, scores, 0.0) == ["the cat sea", "a dog"]
 
 
+def test_empty_hypotheses_and_references_are_read_where_asked_for(tmp_path):
+    """An empty text has no log p and is chosen only alone; words at an empty reference are errors."""
+    silence = {"hyp_1": {"score": 0.0, "text": ""}, "hyp_2": {"score": -1.0, "text": "a dog"}}
+    content = {
+        "a1": LISTS["a1"],
+        "s1": {**silence, "ref": " "},
+        "s2": {"hyp_1": {"score": -2.0, "text": " "}, "ref": "hm"},
+    }
+    file = lists_file(tmp_path, content)
+    with pytest.raises(DataError, match=r"utterance 's1': ref is empty; .* \(or --lenient\)"):
+        nbest.read_lists(file)
+    lists = nbest.read_lists(file, lenient=True)
+    assert "" not in [text.text for text in nbest.texts_of({file: lists})]
+    scores = {"the cat sea": -10.0, "the cat sees": -4.0, "a dog": -3.0}
+    assert nbest.choose(lists, scores, 0.5) == ["the cat sees", "a dog", ""]
+    assert nbest.choose(lists, {**scores, "a dog": -math.inf}, 0.5)[1] == ""  # too long, say
+    result = nbest.rerank(lists, None, scores, [0.5])["dev"]
+    # of 4 words: 'the cat sea' is 1 error, 'hm' is missing, 'a dog' is too much
+    assert [4 * result[rate] for rate in ("first", "wer", "oracle")] == [2, 3, 1]
+    with pytest.raises(DataError, match="all references are empty"):
+        nbest.error_rate(lists[1:2], ["x"])
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
