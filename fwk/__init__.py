@@ -14,6 +14,7 @@ import os as _os
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
+from fwk.components.working_directory import leave as _leave_working_directory
 from fwk.version import __version__
 
 if TYPE_CHECKING:  # the same names for type checkers and editors, which do not run `__getattr__`
@@ -71,6 +72,8 @@ _PLACES = {
 
 __all__ = ["__version__", "load", "train", "registry", *_PLACES]
 
+_leave_working_directory()
+
 if _os.environ.get("FWK_USER_DIRS"):
     # a data-loading worker or a spawned rank: user code must be importable before anything is unpickled
     from fwk.components.user_dirs import install as _install
@@ -86,16 +89,17 @@ def train(config: Any = None, **options: Any) -> Finished:
     `overwrite=True`, `trust=True` and `allow_broken_plugins=True` are the flags of the same names. Raises what the
     command reports.
     """
+    from fwk.components.trust import trusting
     from fwk.config.resolve import from_python
     from fwk.data.main_guard import leave_if_script_is_imported
 
     leave_if_script_is_imported()
     overwrite = options.pop("overwrite", False)
     allow_broken = options.pop("allow_broken_plugins", False)
-    trust = options.pop("trust", False)
-    resolved = from_python(config, options, allow_broken=allow_broken, trust=trust)
-    start = _import_module("fwk.runs.start")
-    return start.train(resolved, overwrite=overwrite, allow_broken_plugins=allow_broken)
+    with trusting(options.pop("trust", False) is True):
+        resolved = from_python(config, options, allow_broken=allow_broken)
+        start = _import_module("fwk.runs.start")
+        return start.train(resolved, overwrite=overwrite, allow_broken_plugins=allow_broken)
 
 
 def load(path: Any, **options: Any) -> Loaded:
@@ -105,7 +109,10 @@ def load(path: Any, **options: Any) -> Loaded:
     themselves, by default those that the run was evaluated with; `trust=True` to import the code that the run names
     under user_dirs, if you have not run it before. Raises CheckpointError for a path that holds neither.
     """
-    return _import_module("fwk.runs.loaded").load(path, **options)
+    from fwk.components.trust import trusting
+
+    with trusting(options.pop("trust", False) is True):
+        return _import_module("fwk.runs.loaded").load(path, **options)
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+from itertools import count
 from pathlib import Path
 
 from support.paths import ROOT, SHARED
@@ -60,6 +61,9 @@ def _is_named(word: str, parameters: str) -> bool:
     return word in parameters or word == f"={parameters}"
 
 
+_test_numbers = count()
+
+
 def _tenth_of(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big") % 10
 
@@ -103,6 +107,15 @@ def no_user_code_stays():
         registry.remove(kind, name)
     for module in [name for name in sys.modules if name.startswith(PREFIX)]:
         del sys.modules[module]
+
+
+@pytest.fixture(autouse=True)
+def no_word_is_remembered(tmp_path_factory, monkeypatch):
+    """Code that the user, or another test, allowed before is not allowed in this test."""
+    from fwk.components import trust
+
+    records = tmp_path_factory.getbasetemp() / f"records-{next(_test_numbers)}"
+    monkeypatch.setattr(trust, "private_folder", lambda name: records / name)
 
 
 @pytest.fixture

@@ -15,10 +15,25 @@ from contextlib import contextmanager, suppress
 from io import TextIOWrapper
 from typing import Protocol
 
-from fwk.cli.messages import first_rank, logging_to_stderr, warn, warnings_in_one_line
+from fwk.cli.messages import (
+    first_rank,
+    first_rank_of_host,
+    logging_to_stderr,
+    warn,
+    warnings_in_one_line,
+)
 from fwk.cli.parsing import Parser
+from fwk.components.trust import trusting
 from fwk.contracts.options import Plain
-from fwk.errors import ConfigError, FwkError, PluginError, RunError, UnknownName, UserError
+from fwk.errors import (
+    ConfigError,
+    FwkError,
+    PluginError,
+    RunError,
+    UnknownName,
+    UntrustedCode,
+    UserError,
+)
 
 INTERRUPTED = 130  # as shells report a process that SIGINT ended
 # every rank finds the same fault in a command line or a plugin; other faults may be one rank's alone
@@ -49,7 +64,8 @@ def command(
                 arguments = parser().parse(argv)
             except SystemExit as end:  # argparse printed the help or the version
                 return int(end.code or 0)
-            return body(arguments)
+            with trusting(getattr(arguments, "trust", False)):
+                return body(arguments)
 
         def main(argv: Sequence[str] | None = None) -> int:
             return run_command(name, parse_and_run, argv)
@@ -99,7 +115,11 @@ def _run(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str]) -
 
 
 def _print_error(name: str, error: FwkError) -> None:
-    if error.quiet or (isinstance(error, _ON_EVERY_RANK) and not first_rank()):
+    if isinstance(error, UntrustedCode):  # what was allowed on one host may not be on another
+        prints = first_rank_of_host()
+    else:
+        prints = first_rank() or not isinstance(error, _ON_EVERY_RANK)
+    if error.quiet or not prints:
         return
     details = getattr(error, "details", "")
     if details:

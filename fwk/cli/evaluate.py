@@ -92,7 +92,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         arguments.split or "valid",
         overrides=arguments.overrides,
         user_dirs=tuple(arguments.user_dir),
-        trust=arguments.trust,
         average=arguments.average,
         predictions=arguments.predictions,
     )
@@ -141,7 +140,6 @@ def _predictions(arguments: argparse.Namespace) -> Iterator[Plain]:
     loaded = load(
         arguments.model,
         user_dirs=tuple(arguments.user_dir),
-        trust=arguments.trust,
         average=arguments.average or None,
     )
     lines = ((line, f"{file}:{n}") for n, line in numbered_lines(file) if line.strip())

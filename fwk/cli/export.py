@@ -56,7 +56,6 @@ def main(arguments: argparse.Namespace) -> int:
     loaded = load(
         arguments.model,
         user_dirs=tuple(arguments.user_dir),
-        trust=arguments.trust,
         average=arguments.average or None,
     )
     exported = export(loaded, arguments.folder, arguments.by, arguments.family, arguments.overwrite)

@@ -16,6 +16,11 @@ def first_rank() -> bool:
     return os.environ.get("RANK", "0") in ("", "0")
 
 
+def first_rank_of_host() -> bool:
+    """Return whether this process is alone, or the first one of those that torchrun started on this host."""
+    return os.environ.get("LOCAL_RANK", "0") in ("", "0")
+
+
 class StderrHandler(logging.StreamHandler[TextIO]):
     """A log handler that prints every message once, however many processes log it.
 

@@ -246,7 +246,6 @@ def load_scorer(arguments: argparse.Namespace, options: PlainDict) -> Scorer:
     loaded = load(
         arguments.model,
         user_dirs=tuple(arguments.user_dir),
-        trust=arguments.trust,
         average=arguments.average or None,
     )
     device = choose_device(arguments.device, 0)

@@ -126,7 +126,6 @@ def _resolve(arguments: argparse.Namespace) -> Resolved:
         arguments.overrides,
         arguments.user_dir,
         arguments.allow_broken_plugins,
-        trust=arguments.trust,
     )
 
 

@@ -7,7 +7,6 @@ everything and returns the manager that calls lifecycle hooks; it is what a run 
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +18,7 @@ from typing import ParamSpec, TypedDict, TypeVar
 from fwk.components import user_dirs as user_packages
 from fwk.components.hook_manager import PluginManager, hook_signatures
 from fwk.components.registry import registry
+from fwk.components.working_directory import search_path
 from fwk.errors import BrokenPlugin, PluginError, UserError, did_you_mean
 from fwk.files import user_path
 
@@ -55,30 +55,13 @@ def installed() -> list[EntryPoint]:
     """Return the entry points of the group, sorted by name."""
     points: dict[tuple[str, str], EntryPoint] = {}
     names: set[str] = set()  # of a distribution installed twice the first one counts, as in imports
-    for distribution in distributions(path=_search_path()):
+    for distribution in distributions(path=search_path()):
         of_group = distribution.entry_points.select(group=GROUP)
         if not of_group or distribution.name in names:
             continue
         names.add(distribution.name)
         points.update({(point.name, point.value): point for point in of_group})
     return [points[key] for key in sorted(points)]
-
-
-def _search_path() -> list[str]:
-    """Return `sys.path` without the working directory, where Python added it by itself.
-
-    `python -m` and an interactive session add it. A folder with the metadata of a distribution in it must not become a
-    plugin because a command was started there.
-    """
-    started_as_module = getattr(sys.modules.get("__main__"), "__spec__", None) is not None
-    path = list(sys.path)
-    if started_as_module and path and not getattr(sys.flags, "safe_path", False):
-        try:
-            if os.path.samefile(path[0] or os.curdir, os.curdir):
-                del path[0]
-        except OSError:  # the working directory or the entry does not exist
-            pass
-    return [entry for entry in path if entry]
 
 
 def discover(user_dirs: Iterable[str | Path] = (), allow_broken: bool = False) -> None:

@@ -50,7 +50,8 @@ class Entry:
             value: object = import_module(self.module, self.plugin)
             for name in self.qualname.split("."):
                 value = getattr(value, name, None)
-            if not isinstance(value, type):
+            # a class that the module merely imports was registered by nobody
+            if not isinstance(value, type) or value.__module__ != self.module:
                 raise PluginError(
                     f"{self.place}: there is no class {self.qualname} in {self.module}, which "
                     f"registered {self.kind} '{self.name}' when the index was made"

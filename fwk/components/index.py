@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TypedDict
 
 from fwk.contracts.options import Plain
-from fwk.errors import PluginError, UserError
-from fwk.files import cache_folder, write_atomically
+from fwk.errors import PluginError
+from fwk.files.private import private_folder, read_private, write_private
 
 INDEX = "index.json"
 # the packages of this project, whose index is made on demand; other packages ship one or are imported
@@ -29,6 +29,13 @@ MAKING = "FWK_MAKING_INDEX"
 COMPONENT_FOLDERS = ("tasks", "models", "criteria", "noisers", "optimizers", "schedules", "hooks")
 # cached indexes of one package: enough for a few checkouts and branches side by side
 KEPT_IN_CACHE = 8
+
+
+# run with a package and the entries of sys.path as arguments
+_WRITE_INDEX = (
+    "import sys; sys.path[:] = sys.argv[2:]; from runpy import run_module; "
+    "run_module('fwk.components.write_index', run_name='__main__')"
+)
 
 
 class Index(TypedDict):
@@ -75,23 +82,31 @@ def read_index(package: str, folder: Path) -> Index:
     """
     shipped = folder / INDEX
     if shipped.is_file() or package not in OWN_PACKAGES or os.environ.get(MAKING):
-        return _parse(shipped)
-    try:
-        cache = cache_folder()
-    except UserError:  # no home folder: the sources are imported instead
-        return _parse(shipped)
-    cached = cache / "index" / f"{package}-{_sources_hash(package, folder)}.json"
-    if not cached.is_file():
+        return _parse(_read(shipped))
+    cache = private_folder("index")
+    if cache is None:  # the sources are imported instead
+        return _parse(None)
+    cached = cache / f"{package}-{_sources_hash(package, folder)}.json"
+    text = read_private(cached)
+    if text is None:
         _fill_cache(package, cached)
-    return _parse(cached)
+        text = read_private(cached)
+    return _parse(text)
 
 
-def _parse(path: Path) -> Index:
+def _parse(text: str | None) -> Index:
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = json.loads(text or "")
         return {"sources": dict(index["sources"]), "components": list(index["components"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {"sources": {}, "components": []}
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def _sources_hash(package: str, folder: Path) -> str:
@@ -111,13 +126,14 @@ def _sources_hash(package: str, folder: Path) -> str:
 def _fill_cache(package: str, path: Path) -> None:
     """Make a package's index in another process and store it; on failure nothing is stored."""
     environment = {k: v for k, v in os.environ.items() if k != "FWK_USER_DIRS"} | {MAKING: "1"}
-    command = [sys.executable, "-m", "fwk.components.write_index", package]
+    # `-m` would put the working directory on the path, and with it a json.py that happens to lie there
+    search = [*(entry for entry in sys.path if entry), str(Path(__file__).parents[2])]
+    command = [sys.executable, "-c", _WRITE_INDEX, package, *search]
     process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if process.returncode:
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, process.stdout.encode())
+        write_private(path, process.stdout)
         prune_cache(package, path.parent)
     except OSError:  # a read-only cache: the sources are imported instead
         return

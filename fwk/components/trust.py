@@ -4,33 +4,52 @@ A config file, and the config.yaml of a run, name folders of code under `user_di
 must not have its code imported, so such a folder is imported only
 
 - with the user's word: `--user-dir DIR`, `--trust`, `user_dirs=` or `trust=True` from Python; or
-- because this user gave that word for exactly this code on this machine before.
+- because this user gave that word for exactly this code, at this place on this machine, before.
 
-The second is recorded outside of runs, in a folder of the cache that only its owner can enter, under the hash of
-every file of the folder that Python could import. Code that was changed since needs the word again.
+The second is recorded outside of runs, in a folder of the cache that only its owner can enter: one file per place, with
+the hashes of every file there that Python could import. Code that was changed since needs the word again, and so does a
+copy, because code may read files beside it that are not hashed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.machinery import all_suffixes
+from itertools import islice
 from pathlib import Path
 
 from fwk.errors import UntrustedCode
-from fwk.files import cache_folder, write_atomically
+from fwk.files.private import private_folder, read_private, write_private
 
-MOST_FILES = (
-    2000  # of a user directory; a larger one is not recorded and needs the user's word every time
-)
-MOST_BYTES = 50_000_000
+# of a user directory; a larger one is not recorded and needs the user's word every time
+MOST_ENTRIES = 20_000  # files and folders of any kind
+MOST_FILES = 2000  # that Python could import
+MOST_BYTES = 50_000_000  # of these
+
+KEPT_VERSIONS = 50  # of the code at one place
 SHOWN_FILES = 4  # in a message
 
-logger = logging.getLogger(__name__)
+_word: ContextVar[bool] = ContextVar("word", default=False)
+
+
+@contextmanager
+def trusting(word: bool) -> Iterator[None]:
+    """Let everything inside import the code that files name, where `word` is true.
+
+    It covers the runs that a config or a plugin reads in turn. Inside a block that has the word, a block without it has
+    the word too.
+    """
+    token = _word.set(word or _word.get())
+    try:
+        yield
+    finally:
+        _word.reset(token)
 
 
 @dataclass(frozen=True)
@@ -38,7 +57,7 @@ class UserDir:
     """A folder or file of code that somebody named."""
 
     place: Path  # absolute
-    by_word: bool  # named by the user, not only by a file
+    by_user: bool  # named by the user, not only by a file
     origin: str  # where it is named, for messages
 
 
@@ -48,7 +67,7 @@ def require_trust(user_dirs: Iterable[UserDir]) -> None:
     All of it is judged before anything is remembered.
     """
     user_dirs = list(user_dirs)
-    vouched = {user_dir.place for user_dir in user_dirs if user_dir.by_word}
+    vouched = {user_dir.place for user_dir in user_dirs if user_dir.by_user or _word.get()}
     for user_dir in user_dirs:
         if user_dir.place not in vouched and not is_remembered(user_dir.place):
             raise UntrustedCode(_refusal(user_dir))
@@ -57,42 +76,37 @@ def require_trust(user_dirs: Iterable[UserDir]) -> None:
 
 
 def is_remembered(place: Path) -> bool:
-    """Return whether this user vouched for exactly this code on this machine before."""
-    folder, content = _record_folder(), content_hash(place)
-    if content is None or folder is None or not _is_private(folder):
-        return False
-    return _is_private(folder / content)
+    """Return whether this user vouched for exactly this code at this place before."""
+    versions = _recorded_versions(place)  # read first: most places that a stranger names have none
+    return bool(versions) and content_hash(place) in versions
 
 
 def remember(place: Path) -> None:
     """Record that the user vouched for the code of `place`. Nothing is recorded where the cache cannot be written."""
-    folder, content = _record_folder(), content_hash(place)
-    if folder is None or content is None or is_remembered(place):
+    record, content, versions = _record(place), content_hash(place), _recorded_versions(place)
+    if record is None or content is None or content in versions:
         return
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_private(folder):
-            logger.warning("%s can be changed by others, so it is not used", folder)
-            return
-        write_atomically(folder / content, f"{place}\n".encode(errors="surrogateescape"))
-        os.chmod(folder / content, 0o600)
-    except OSError:  # a read-only or full cache: the word must be given again
-        return
+    with suppress(OSError):  # a read-only or full cache: the word must be given again
+        write_private(
+            record, "".join(f"{line}\n" for line in [*versions, content][-KEPT_VERSIONS:])
+        )
 
 
 def content_hash(place: Path) -> str | None:
     """Return the hash of all files under `place` that Python could import; None where they are too many to be read."""
     hashed = hashlib.blake2b(digest_size=20)
-    size = 0
-    for number, (name, path) in enumerate(code_files(place)):
-        try:
-            size += path.stat().st_size
-            if number >= MOST_FILES or size > MOST_BYTES or not path.is_file():
-                return None
-            content = hashlib.blake2b(path.read_bytes(), digest_size=20).hexdigest()
-        except OSError:
+    try:
+        files = list(islice(code_files(place), MOST_FILES + 1))
+        facts = [path.stat() for _, path in files]
+        if len(files) > MOST_FILES or sum(fact.st_size for fact in facts) > MOST_BYTES:
             return None
-        hashed.update(f"{len(name)} {name} {content}\n".encode(errors="surrogateescape"))
+        if not all(stat.S_ISREG(fact.st_mode) for fact in facts):
+            return None
+        for name, path in files:
+            content = hashlib.blake2b(path.read_bytes(), digest_size=20).hexdigest()
+            hashed.update(f"{len(name)} {name} {content}\n".encode(errors="surrogateescape"))
+    except OSError:
+        return None
     return hashed.hexdigest()
 
 
@@ -100,13 +114,17 @@ def code_files(place: Path) -> Iterator[tuple[str, Path]]:
     """Yield the relative name and the path of every file that Python could import from a user directory, sorted.
 
     Folders behind links are followed once. Compiled files in `__pycache__` are left out: user code is always compiled
-    from its source (see `user_dirs.FromSource`).
+    from its source (see `user_dirs.FromSource`). Raises OSError where the folder has more entries than `MOST_ENTRIES`.
     """
     if place.is_file():
         yield place.name, place
         return
-    visited: set[str] = set()
+    suffixes = tuple(all_suffixes())
+    entries, visited = 0, set[str]()
     for folder, subfolders, files in os.walk(place, followlinks=True):
+        entries += len(subfolders) + len(files)
+        if entries > MOST_ENTRIES:
+            raise OSError(f"{place} has too many files")
         real = os.path.realpath(folder)
         subfolders[:] = sorted(n for n in subfolders if n != "__pycache__" and n[0] != ".")
         if real in visited:
@@ -114,53 +132,33 @@ def code_files(place: Path) -> Iterator[tuple[str, Path]]:
             continue
         visited.add(real)
         for file in sorted(files):
-            if file.endswith(tuple(all_suffixes())):
+            if file.endswith(suffixes):
                 path = Path(folder, file)
                 yield path.relative_to(place).as_posix(), path
 
 
-def _record_folder() -> Path | None:
-    """Return the folder of this user's records; None where the user has no place for a cache."""
-    try:
-        return cache_folder() / f"trusted-code-{os.getuid()}"
-    except RuntimeError:  # no home directory
-        return None
+def _record(place: Path) -> Path | None:
+    """Return the file that holds the hashes of the code that the user vouched for at a place."""
+    folder = private_folder("trusted-code")
+    name = hashlib.blake2b(os.fsencode(place), digest_size=20).hexdigest()
+    return None if folder is None else folder / name
 
 
-def _is_private(path: Path) -> bool:
-    """Return whether a file or folder exists, belongs to this user, and can be changed by nobody else."""
-    try:
-        facts = path.lstat()
-    except OSError:
-        return False
-    is_plain = stat.S_ISREG(facts.st_mode) or stat.S_ISDIR(facts.st_mode)
-    return is_plain and facts.st_uid == os.getuid() and not facts.st_mode & 0o022
+def _recorded_versions(place: Path) -> list[str]:
+    record = _record(place)
+    return (read_private(record) or "").split() if record is not None else []
 
 
 def _refusal(user_dir: UserDir) -> str:
     place = user_dir.place
-    names = [name for _, (name, _) in zip(range(SHOWN_FILES + 1), code_files(place))]
+    names: list[str] = []
+    with suppress(OSError):  # more entries than are looked at
+        names.extend(name for name, _ in islice(code_files(place), SHOWN_FILES + 1))
     shown = ", ".join(names[:SHOWN_FILES]) + (", ..." if len(names) > SHOWN_FILES else "")
     inside = "" if place.is_file() else f" ({shown or 'no Python files'})"
-    reason = "was changed since you allowed it" if _was_trusted(place) else "you have not allowed"
+    known = _recorded_versions(place)
+    reason = "was changed since you allowed it" if known else "you have not allowed"
     return (
         f"{user_dir.origin}: user_dirs names the code in {place}{inside}, which {reason} to run on this machine; "
         f"read it, then give --user-dir {place}, or --trust (from Python: trust=True)"
     )
-
-
-def _was_trusted(place: Path) -> bool:
-    """Return whether other code at the same place was recorded."""
-    folder = _record_folder()
-    if folder is None or not folder.is_dir():
-        return False
-    line = f"{place}\n".encode(errors="surrogateescape")
-    return any(record == line for record in _records(folder.iterdir()))
-
-
-def _records(paths: Iterable[Path]) -> Iterator[bytes]:
-    for path in paths:
-        try:
-            yield path.read_bytes()
-        except OSError:
-            continue

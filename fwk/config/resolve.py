@@ -42,19 +42,18 @@ def resolve(
     user_dirs: Sequence[str | Path] = (),
     allow_broken: bool = False,
     layers: Sequence[tuple[str, Mapping[str, Plain]] | Layer] = (),
-    trust: bool = False,
 ) -> Resolved:
     """Return the config of files, flags and overrides, with the origin of every value.
 
     files: YAML, later wins. flags: task, model, criterion (a list), optimizer, schedule, run, seed. overrides:
     "key.path=value". user_dirs: loaded first, with those that the files name. layers: (origin, mapping), merged between
-    files and flags. trust: import the code that files name under `user_dirs`, whoever wrote it (see
-    `fwk.components.trust`). Raises UserError naming the key. Imports no torch unless user code does.
+    files and flags. Raises UserError naming the key, and UntrustedCode for code that only a file names and the user has
+    not allowed (see `fwk.components.trust`). Imports no torch unless user code does.
     """
     all_layers = _in_order(files, layers)
     parsed = [parse_override(text) if isinstance(text, str) else text for text in overrides]
 
-    named = _user_dirs(all_layers, parsed, user_dirs, trust)
+    named = _user_dirs(all_layers, parsed, user_dirs)
     require_trust(named)
     folders = list(dict.fromkeys(str(user_dir.place) for user_dir in named))
     discover(folders, allow_broken)
@@ -92,35 +91,48 @@ def _user_dirs(
     layers: Sequence[Layer],
     overrides: Sequence[Override],
     user_dirs: Sequence[str | Path],
-    trust: bool,
 ) -> list[UserDir]:
     """Return all user directories with who named them. Raises PluginError where one is missing."""
-    stated = [layer for layer in layers if "user_dirs" in layer.values]
+    stated = list(layers)
     for override in overrides:
         if override.path == ("user_dirs",):
             stated.append(Layer({"user_dirs": override.value}, name=override.origin))
+    return [
+        *(_user_dir(folder, layer) for layer in stated for folder in _folders(layer)),
+        *(UserDir(existing(path), True, "--user-dir") for path in user_dirs),
+    ]
 
-    named: list[UserDir] = []
-    for layer in stated:
-        value = layer.values["user_dirs"]
-        if isinstance(value, str):
-            value = [value]
-        where = layer.where(("user_dirs",))
-        for folder in convert(value or [], USER_DIRS, "user_dirs", where=where):
-            named.append(UserDir(existing(folder), trust or not layer.is_file, where))
-    named += [UserDir(existing(path), True, "--user-dir") for path in user_dirs]
-    return named
+
+def _folders(layer: Layer) -> list[str]:
+    """Return the user directories that a layer names, as it names them."""
+    value = layer.values.get("user_dirs") or []
+    where = layer.where(("user_dirs",))
+    return convert(
+        [value] if isinstance(value, str) else value, USER_DIRS, "user_dirs", where=where
+    )
+
+
+def _user_dir(folder: str, layer: Layer) -> UserDir:
+    return UserDir(existing(folder), not layer.is_file, layer.where(("user_dirs",)))
+
+
+def _usable(folder: str, layer: Layer) -> bool:
+    """Return whether a user directory that a layer names exists and may be imported."""
+    try:
+        require_trust([_user_dir(folder, layer)])
+    except PluginError:
+        return False
+    return True
 
 
 def read(
     path: str | Path,
     user_dirs: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
-    trust: bool = False,
 ) -> RunConfig:
     """Return the config of one YAML file, such as RUN/config.yaml.
 
-    user_dirs: used instead of the file's, where any are given. overrides: "key.path=value". trust: as in `resolve`.
+    user_dirs: used instead of the file's, where any are given. overrides: "key.path=value".
     Code that is missing, or not trusted, is an error only where a component of the config comes from it.
     """
     layers = read_with_bases(path)
@@ -128,12 +140,14 @@ def read(
     if user_dirs:
         layers = without
     try:
-        return resolve(layers=layers, overrides=overrides, user_dirs=user_dirs, trust=trust).config
+        return resolve(layers=layers, overrides=overrides, user_dirs=user_dirs).config
     except PluginError as refusal:
-        if user_dirs:
+        stated = [(folder, layer) for layer in layers for folder in _folders(layer)]
+        usable = [folder for folder, layer in stated if _usable(folder, layer)]
+        if len(usable) == len(stated):
             raise
         try:
-            return resolve(layers=without, overrides=overrides).config
+            return resolve(layers=without, overrides=overrides, user_dirs=usable).config
         except UnknownName:
             raise refusal from None
 
@@ -147,12 +161,10 @@ def from_python(
     config: Any = None,
     options: PlainMapping | None = None,
     allow_broken: bool = False,
-    trust: bool = False,
 ) -> RunConfig:
     """Return the config that `fwk.train` trains.
 
     config: a file, a mapping, a RunConfig, or a list of them, later wins. options: values by flag name or dotted key.
-    trust: as in `resolve`.
     """
     if not isinstance(config, (list, tuple)):
         config = [] if config is None else [config]
@@ -167,7 +179,7 @@ def from_python(
         user_dirs = [user_dirs]
     flags = _take_flags(options)
     overrides = [Override(tuple(key.split(".")), value) for key, value in options.items()]
-    return resolve((), flags, overrides, user_dirs, allow_broken, layers, trust).config
+    return resolve((), flags, overrides, user_dirs, allow_broken, layers).config
 
 
 def _layers_of(item: object) -> list[Layer]:

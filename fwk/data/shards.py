@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import chain
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 
+from fwk.components.working_directory import kept_from_children
 from fwk.data.main_guard import explain_death
 from fwk.data.text import Document, split_sentences
 from fwk.data.tokenizers import Tokenizer, load
@@ -93,22 +98,13 @@ def tokenize_shards(
             yield write_shard(shard, folder, dtype, tokenizer), shard.size
         return
 
-    import multiprocessing
-    from concurrent.futures import Future, ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing.process import BaseProcess
-
-    pool = ProcessPoolExecutor(
-        processes,
-        multiprocessing.get_context("spawn"),
-        _start_worker,
-        (str(folder / "tokenizer"), os.getpid()),
-    )
+    pool = _make_pool(processes, folder)
     waiting: deque[tuple[Future[Record], int]] = deque()
     started: set[BaseProcess] = set()
     try:
         for shard in shards:
-            waiting.append((pool.submit(_work, shard, folder, dtype), shard.size))
+            with kept_from_children():  # processes start when there is work for them
+                waiting.append((pool.submit(_work, shard, folder, dtype), shard.size))
             started.update(multiprocessing.active_children())
             while len(waiting) > processes:  # bounds the text in memory
                 future, size = waiting.popleft()
@@ -120,6 +116,16 @@ def tokenize_shards(
         raise explain_death(started, processes) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _make_pool(processes: int, folder: Path) -> ProcessPoolExecutor:
+    with kept_from_children():  # the pool's locks start a process
+        return ProcessPoolExecutor(
+            processes,
+            multiprocessing.get_context("spawn"),
+            _start_worker,
+            (str(folder / "tokenizer"), os.getpid()),
+        )
 
 
 _worker_tokenizer: Tokenizer | None = None

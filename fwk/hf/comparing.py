@@ -40,7 +40,7 @@ def compare_outputs(
     """
     pooling = {"add_pooling_layer": False} if architecture == Architecture(BERT, None) else {}
     model_class = getattr(transformers, architecture.class_name)
-    exported = model_class.from_pretrained(folder, **pooling).eval()
+    exported = model_class.from_pretrained(folder, use_safetensors=True, **pooling).eval()
     inputs = _inputs(exported.config, encoder.config.segments > 1)
 
     differences: dict[str, float] = {}

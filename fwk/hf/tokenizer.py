@@ -158,7 +158,7 @@ def compare(tokenizer: Tokenizer, folder: Path, texts: Sequence[str] = SAMPLES) 
     """Raise DataError where the folder's tokenizer, as transformers loads it, gives other ids."""
     from transformers import AutoTokenizer
 
-    exported = AutoTokenizer.from_pretrained(folder)
+    exported = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     for text in texts:
         expected, ids = tokenizer.encode(text), exported.encode(text, add_special_tokens=False)
         if ids != expected:

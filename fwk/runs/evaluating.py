@@ -42,7 +42,6 @@ def evaluate_run(
     user_dirs: tuple[str, ...] = (),
     average: bool = False,
     predictions: Path | None = None,
-    trust: bool = False,
 ) -> PlainDict:
     """Evaluate a checkpoint, or a run's newest intact one, on a split.
 
@@ -53,7 +52,7 @@ def evaluate_run(
     CheckpointError where the training data differ from the run's, since words and labels would differ too.
     """
     _check_overrides(overrides)
-    opened = open_checkpoint(path, user_dirs, average, overrides, trust)
+    opened = open_checkpoint(path, user_dirs, average, overrides)
     config = replace(opened.config, hooks={})
     with process_group(config.train.device, config.train.timeout) as world:
         run = _build(opened, config, overrides, user_dirs, split, world)

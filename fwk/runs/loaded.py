@@ -104,22 +104,18 @@ class OpenCheckpoint:
 
 
 def open_checkpoint(
-    path: str | Path,
-    user_dirs: Sequence[str],
-    average: bool,
-    overrides: Sequence[str] = (),
-    trust: bool = False,
+    path: str | Path, user_dirs: Sequence[str], average: bool, overrides: Sequence[str] = ()
 ) -> OpenCheckpoint:
     """Read a checkpoint, or a run's newest intact one.
 
-    average: require a moving average of the weights. overrides: of the run's config. trust: import the code that the
-    run's config names under `user_dirs`. Raises CheckpointError where the checkpoint cannot be used.
+    average: require a moving average of the weights. overrides: of the run's config. Raises CheckpointError where the
+    checkpoint cannot be used, and UntrustedCode where it needs code that the user has not allowed.
     """
     checkpoint_folder = checkpoint.find_checkpoint(user_path(path))
     tensors, state = checkpoint.read_checkpoint(checkpoint_folder)
     try:
         config_file = checkpoint_folder.parent.parent / "config.yaml"
-        config = read_config(config_file, user_dirs, overrides, trust)
+        config = read_config(config_file, user_dirs, overrides)
     except UntrustedCode:
         raise
     except (UnknownName, PluginError) as error:
@@ -145,18 +141,12 @@ def open_checkpoint(
     )
 
 
-def load(
-    path: str | Path,
-    user_dirs: tuple[str, ...] = (),
-    average: bool | None = None,
-    trust: bool = False,
-) -> Loaded:
+def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None = None) -> Loaded:
     """Return model, tokenizer and config of a checkpoint, or of a run's newest intact one, on the CPU.
 
     average: use the moving average of the weights (train.ema); None: as the run was evaluated (train.evaluate_average).
-    trust: import the code that the run's config names under `user_dirs`, whoever wrote it.
     """
-    opened = open_checkpoint(path, user_dirs, bool(average), trust=trust)
+    opened = open_checkpoint(path, user_dirs, bool(average))
     config, tensors, state = opened.config, opened.tensors, opened.state
     if average is None:
         # a copy that `Loaded.save` wrote holds one set of weights, those that were chosen then

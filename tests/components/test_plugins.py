@@ -22,6 +22,7 @@ from fwk.components.discovery import (
     provenance,
 )
 from fwk.components.registry import registry
+from fwk.components.trust import trusting
 from fwk.config.identity import required
 from fwk.config.resolve import resolve
 from fwk.contracts.hooks import hookimpl
@@ -225,7 +226,8 @@ def test_config_files_name_user_directories_too(folder, tmp_path):
     (tmp_path / "a.yaml").write_text(
         f"user_dirs: ['{place}']\nschedule: {{name: from_file_u, share: 0.1}}\ntask: synthetic\n"
     )
-    config = resolve([tmp_path / "a.yaml"], trust=True).config
+    with trusting(True):
+        config = resolve([tmp_path / "a.yaml"]).config
     assert config.user_dirs == (str(place),) and config.schedule.config.share == 0.1
     assert resolve([tmp_path / "a.yaml"], {}, [], [place]).config.user_dirs == (str(place),)
 

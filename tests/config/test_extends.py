@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.paths import ROOT
 
+from fwk.components.trust import trusting
 from fwk.config import yaml_text
 from fwk.config.extending import read_with_bases
 from fwk.config.identity import to_yaml
@@ -91,7 +92,8 @@ def test_user_directories_of_both_files_are_loaded_unless_others_are_given(write
         write(f"{name}/thing.py", "")
     write("base.yaml", "user_dirs: [a]\n")
     file = write("ablation.yaml", "extends: base.yaml\nuser_dirs: [b]\n")
-    assert [Path(folder).name for folder in read(file, trust=True).user_dirs] == ["a", "b"]
+    with trusting(True):
+        assert [Path(folder).name for folder in read(file).user_dirs] == ["a", "b"]
     assert [Path(folder).name for folder in read(file, user_dirs=["c"]).user_dirs] == ["c"]
 
 
@@ -143,7 +145,8 @@ def resolved(path: Path):
     """The file's config; data that it leaves to the user is a token store."""
     layers = read_with_bases(path)
     open_data = any("???" in str(layer.values.get("task")) for layer in layers)
-    return resolve([path], overrides=["task.data=store"] if open_data else [])
+    with trusting(True):  # one of them names an example of this repository
+        return resolve([path], overrides=["task.data=store"] if open_data else [])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)

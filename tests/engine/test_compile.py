@@ -8,7 +8,10 @@ objective that has a test.
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -319,3 +322,25 @@ def test_an_encoder_is_compiled_once_per_situation_whatever_its_shapes(tracing_o
         assert seen <= 5 * len(
             situations
         )  # at most: first shape, B varies, T varies; one sequence, T varies
+
+
+@pytest.mark.parametrize("planted", ["nothing", "open folder", "link", "file"])
+def test_compiled_code_is_kept_where_nobody_else_can_plant_any(tmp_path, planted, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv(compiling.CACHE_VARIABLE, "")
+    expected = tmp_path / f"fwk-compiled-{os.geteuid()}"
+    if planted == "open folder":
+        expected.mkdir()
+        expected.chmod(0o777)
+    elif planted == "link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        expected.symlink_to("theirs")
+    elif planted == "file":
+        expected.touch()
+
+    compiling.use_private_cache()
+    chosen = Path(os.environ[compiling.CACHE_VARIABLE])
+    assert (chosen == expected) == (planted == "nothing")
+    assert chosen.parent == tmp_path and chosen.lstat().st_mode & 0o777 == 0o700
+    compiling.use_private_cache()  # the user's choice, or the first one, stays
+    assert os.environ[compiling.CACHE_VARIABLE] == str(chosen)

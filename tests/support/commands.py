@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from fwk.files import cache_folder
+from fwk.files.private import private_folder
 
 
 def torchrun(*arguments: str, ranks: int, **kwargs) -> subprocess.CompletedProcess:
@@ -24,7 +25,7 @@ def torchrun(*arguments: str, ranks: int, **kwargs) -> subprocess.CompletedProce
 
 
 # where the index of components is cached outside of tests; making it takes seconds
-_INDEXES = cache_folder() / "index"
+_INDEXES = private_folder("index")
 
 
 def cache_with_index(folder: Path) -> str:
@@ -33,6 +34,6 @@ def cache_with_index(folder: Path) -> str:
     Processes that a test starts would each make the index again otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if _INDEXES.is_dir() and not (folder / "index").exists():
-        (folder / "index").symlink_to(_INDEXES)
+    if _INDEXES is not None and _INDEXES.is_dir() and not (folder / _INDEXES.name).exists():
+        shutil.copytree(_INDEXES, folder / _INDEXES.name)
     return str(folder)

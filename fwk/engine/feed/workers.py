@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeGuard
 import torch
 from torch.utils.data import DataLoader
 
+from fwk.components.working_directory import kept_from_children
 from fwk.errors import DataError, FwkError, RunError, UserError
 
 # file descriptors in this process: queues, and one for each tensor in transit
@@ -138,7 +139,8 @@ def watched_batches(loader: DataLoader, name: str, timeout: float) -> Generator[
     name: the purpose of the batches, for messages. timeout: seconds to wait for one item; 0: no limit. Raises RunError
     for a lost or stalled worker, and the error that a WorkerFailure carries.
     """
-    batches = iter(loader)
+    with kept_from_children():  # the workers start here
+        batches = iter(loader)
     guard = _StallGuard(batches, timeout)
     try:
         yield from _checked_items(batches, guard, loader.num_workers, name)

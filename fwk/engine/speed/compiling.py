@@ -8,14 +8,19 @@ so after the warm-up no shape compiles anything again. A run in which that does 
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 
 from fwk.contracts.hooks import hookimpl
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.run import Run
 from fwk.engine.speed.recompute import Recomputed
+from fwk.files.private import make_private
 
 BACKEND = "inductor"
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 # per function; beyond torch's default of 8 a function would silently run uncompiled
 MOST_GRAPHS = 64
 WARM_UP = 20  # during this many updates after a start or a change of phase, compiling is expected and not reported
@@ -30,6 +35,7 @@ def compile_networks(module: ObjectiveModule, backend: str | None = None) -> Non
     import torch._dynamo as dynamo
     from torch._functorch import config as functorch
 
+    use_private_cache()
     for name in ("recompile_limit", "cache_size_limit"):  # its names in newer and in older versions
         if hasattr(dynamo.config, name):
             setattr(dynamo.config, name, max(MOST_GRAPHS, getattr(dynamo.config, name)))
@@ -43,6 +49,24 @@ def compile_networks(module: ObjectiveModule, backend: str | None = None) -> Non
     module.encoding.backend = backend or BACKEND
     for network in module.networks.values():
         network.compile(backend=module.encoding.backend)
+
+
+def use_private_cache() -> None:
+    """Let torch keep compiled code where no other user can plant any; TORCHINDUCTOR_CACHE_DIR wins.
+
+    By default it loads libraries from a folder of a predictable name in the folder for temporary files, whoever made
+    that folder.
+    """
+    if os.environ.get(CACHE_VARIABLE):
+        return
+    folder = Path(tempfile.gettempdir(), f"fwk-compiled-{os.geteuid()}")
+    try:
+        is_private = make_private(folder)
+    except OSError:  # not a folder
+        is_private = False
+    os.environ[CACHE_VARIABLE] = (
+        str(folder) if is_private else tempfile.mkdtemp(prefix="fwk-compiled-")
+    )
 
 
 def count_graphs() -> int:
