@@ -197,7 +197,7 @@ def memory(sizes: list[float], folder: Path) -> str:
         while process.poll() is None:
             held = resident(process.pid)
             most = max(most, held)
-            if (folder / "store.partial" / "plan.json").exists():
+            if any(folder.glob(".store.*.partial/plan.json")):
                 tokenizing = max(tokenizing, held)
             time.sleep(0.05)
         if process.returncode:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from fwk.cli.messages import first_rank
 from fwk.cli.parsing import Parser, add_model
 from fwk.contracts.options import Plain
 from fwk.errors import ConfigError, UserError
-from fwk.files import check_target, expand_user, user_path, write_atomically
+from fwk.files import expand_user, user_path
+from fwk.files.outputs import OutputFile, check_output, open_output
 
 NAME = "fwk-evaluate"
 USAGE = "fwk-evaluate [options] RUN [key.path=value]..."
@@ -58,6 +60,7 @@ def parser() -> Parser:
     p.add_argument(
         "--output", metavar="FILE", type=user_path, help="write the metrics to this file too"
     )
+    p.add_argument("--overwrite", action="store_true", help="replace files that exist")
     return p
 
 
@@ -65,7 +68,6 @@ def parser() -> Parser:
 @disk_errors()
 def main(arguments: argparse.Namespace) -> int:
     """Evaluate or predict. Return 0: done, 1: something failed, 2: the input was wrong."""
-    _check_outputs(arguments)
     if arguments.text is None:
         _evaluate(arguments)
     else:
@@ -73,48 +75,59 @@ def main(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Raise UserError for a file that cannot be written, before the work instead of after it."""
-    if arguments.predictions:
-        read = [Path(arguments.text)] if arguments.text else []
-        check_target("--predictions", arguments.predictions, *read)
-    if arguments.output:
-        written = [arguments.predictions] if arguments.predictions else []
-        check_target("--output", arguments.output, *written)
-
-
 def _evaluate(arguments: argparse.Namespace) -> None:
     """Print the metrics of a split, and write what was asked for."""
-    from fwk.runs.evaluating import evaluate_run
+    with ExitStack() as outputs:
+        metrics_file = _open_metrics(arguments, outputs)
+        from fwk.runs.evaluating import evaluate_run
 
-    result = evaluate_run(
-        arguments.model,
-        arguments.split or "valid",
-        overrides=arguments.overrides,
-        user_dirs=tuple(arguments.user_dir),
-        average=arguments.average,
-        predictions=arguments.predictions,
-    )
-    if not first_rank():
-        return
-    text = json.dumps(result, indent=1)
-    if arguments.output:
-        write_atomically(arguments.output.resolve(), f"{text}\n".encode())
-    print(text)
+        result = evaluate_run(
+            arguments.model,
+            arguments.split or "valid",
+            overrides=arguments.overrides,
+            user_dirs=tuple(arguments.user_dir),
+            average=arguments.average,
+            predictions=arguments.predictions,
+            metrics=arguments.output,
+            overwrite=arguments.overwrite,
+        )
+        if not first_rank():
+            return
+        text = json.dumps(result, indent=1)
+        if metrics_file is not None:
+            metrics_file.write(f"{text}\n".encode())
+        print(text)
+
+
+def _open_metrics(arguments: argparse.Namespace, outputs: ExitStack) -> OutputFile | None:
+    """Return the file of --output, which one rank writes. Raises UserError for a file that cannot be written."""
+    if arguments.predictions:
+        # before the work instead of after it; the sources of the split have files of their own
+        check_output("--predictions", arguments.predictions, [], overwrite=True)
+    if not arguments.output or not first_rank():
+        return None
+    reads = [arguments.predictions] if arguments.predictions else []
+    output = open_output("--output", arguments.output, reads=reads, overwrite=arguments.overwrite)
+    return outputs.enter_context(output)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
     """Print or write the predictions for raw text."""
     _refuse_options_of_splits(arguments)
-    predictions = _predictions(arguments)
-    if arguments.predictions:
-        content = "".join(
-            json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions
-        )
-        write_atomically(arguments.predictions.resolve(), content.encode())
+    if not arguments.predictions:
+        for prediction in _predictions(arguments):
+            print(json_line(prediction))
         return
+    reads = [Path(arguments.text)]
+    with open_output(
+        "--predictions", arguments.predictions, reads=reads, overwrite=arguments.overwrite
+    ) as output:
+        output.write("".join(_json_lines(_predictions(arguments))).encode())
+
+
+def _json_lines(predictions: Iterator[Plain]) -> Iterator[str]:
     for prediction in predictions:
-        print(json_line(prediction))
+        yield json.dumps(prediction, ensure_ascii=False) + "\n"
 
 
 def _refuse_options_of_splits(arguments: argparse.Namespace) -> None:

@@ -273,7 +273,8 @@ def open_journal(arguments: argparse.Namespace, scorer: Scorer, files: Sequence[
     }
     if arguments.lenient and arguments.dev:
         identity["lenient"] = True
-    return Journal(Path(arguments.output), identity, arguments.overwrite)
+    reads = [Path(file) for file in files if file != "-"]
+    return Journal(Path(arguments.output), identity, arguments.overwrite, reads)
 
 
 @contextmanager
@@ -283,6 +284,9 @@ def _discarded_on_wrong_input(journal: Journal) -> Iterator[None]:
         yield
     except UserError:
         journal.discard()
+        raise
+    except BaseException:
+        journal.close()
         raise
 
 

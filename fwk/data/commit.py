@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +14,9 @@ from fwk.data.shards import Record
 from fwk.data.tokenizers import Tokenizer
 from fwk.errors import DataError
 from fwk.files import sync, write_atomically
+from fwk.files.kinds import MARKER, STORE
+from fwk.files.outputs import make_public, warn_of_rest
+from fwk.files.replacing import remove_file, replace_folder
 
 
 def commit(
@@ -44,7 +45,10 @@ def commit(
     _remove_working_files(records, partial)
     write_atomically(partial / stores.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     sync(partial)
-    _replace(partial, folder)
+    make_public(partial)
+    remove_file(partial / MARKER)  # the manifest says what the folder is
+    warn_of_rest(folder, replace_folder(partial, folder, STORE))
+    sync(folder.parent)
 
 
 def _splits(records: Sequence[Record]) -> dict[str, PlainDict]:
@@ -78,25 +82,12 @@ def _write_unigrams(records: Sequence[Record], partial: Path, size: int) -> None
 def _remove_working_files(records: Sequence[Record], partial: Path) -> None:
     """Remove the files that only an interrupted build needs."""
     for record in records:
-        (partial / record["counts"]).unlink()
-        (partial / record["record"]).unlink()
+        remove_file(partial / record["counts"])
+        remove_file(partial / record["record"])
     for path in (
         partial / "plan.json",
         partial / "stdin.txt",
         *partial.glob(".*.tmp"),
         *partial.glob("tokenizer/.*.tmp"),
     ):
-        path.unlink(missing_ok=True)
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    """Move the finished folder to its place, and remove the store that it replaces."""
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(partial, folder)
-    sync(folder.parent)
+        remove_file(path)

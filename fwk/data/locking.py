@@ -12,7 +12,8 @@ from typing import TextIO
 
 from fwk.data.main_guard import leave_if_script_is_imported
 from fwk.errors import RunError
-from fwk.files import try_lock
+from fwk.files import try_temporary_lock
+from fwk.files.replacing import remove_lock
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def lock(
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        remove_lock(file, path)
         file.close()
 
 
@@ -46,12 +47,9 @@ def _wait(path: Path, message: str, timeout: float) -> TextIO:
     """Return the locked file as soon as no other process holds the lock."""
     began = time.monotonic()
     while True:
-        file = try_lock(path)
+        file = try_temporary_lock(path)
         if file is not None:
-            # the holder removes the file at the end: a lock on a removed file protects nothing
-            if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-            file.close()
+            return file
         waited = time.monotonic() - began
         if message and waited > _QUIET_FOR:
             logger.info("%s", message)

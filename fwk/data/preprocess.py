@@ -6,8 +6,8 @@
              skips finished shards (`shards`)
     commit   write the manifest and put the store in place (`commit`)
 
-The store is built in `STORE.partial` and renamed when it is complete. Its content depends on the input and the options
-only, never on the number of processes.
+The store is built in `.STORE.NAME.partial`, where NAME is unpredictable, and renamed when it is complete. Its content
+depends on the input and the options only, never on the number of processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -33,8 +32,23 @@ from fwk.data.text import Reader, find_files
 from fwk.data.tokenizers import Tokenizer, check_kind, load, train
 from fwk.errors import ConfigError, DataError, FwkError
 from fwk.files import digest, user_path, write_atomically
+from fwk.files.kinds import MARKER, STORE, UNFINISHED_STORE
+from fwk.files.outputs import make_public
+from fwk.files.replacing import (
+    find_temporary,
+    make_temporary,
+    mark,
+    put_in_place,
+    remove_empty,
+    remove_file,
+    remove_owned,
+    remove_temporary,
+    rename,
+)
 
-_LONGEST_NAME = 240  # bytes; a lock and the unfinished store have longer names in the same folder
+PARTIAL = ".partial"  # suffix of a folder in which a store or a tokenizer is made
+
+_LONGEST_NAME = 230  # bytes; a lock and the unfinished store have longer names in the same folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +124,7 @@ def build_store(
         raise DataError("standard input can be read only once")
     tokenizer = _load_or_check(tokenizer)
     progress = progress or Progress(True)
-    with _target(folder) as folder, _lock_folder(folder, progress):
+    with _target(folder, overwrite) as folder, _lock_folder(folder, progress):
         return _Build(
             files=files,
             valid_files=valid_files,
@@ -145,10 +159,14 @@ def train_tokenizer(
             sample.add(number, document)
         tokenizer = _train(spec, sample, progress)
 
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        tokenizer.save(partial)
-        os.replace(partial, folder)
+        partial = make_temporary(folder, PARTIAL)
+        try:
+            tokenizer.save(partial)
+            make_public(partial)
+            rename(partial, folder)
+        except BaseException:
+            remove_temporary(partial)
+            raise
         return tokenizer
 
 
@@ -180,7 +198,7 @@ def _lock_folder(folder: Path, progress: Progress) -> Iterator[None]:
 
 
 @contextmanager
-def _target(folder: str | Path) -> Iterator[Path]:
+def _target(folder: str | Path, overwrite: bool) -> Iterator[Path]:
     """Provide the path of a store to build, with its parents created; they are removed again if the build fails.
 
     Raises DataError where no store can be written to `folder`.
@@ -191,7 +209,7 @@ def _target(folder: str | Path) -> Iterator[Path]:
         path = _checked_name(path)
         created = [parent for parent in path.parents if not parent.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
-        occupied = _is_occupied(path)
+        occupied = _is_occupied(path, overwrite)
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except (OSError, ValueError) as error:
@@ -201,7 +219,9 @@ def _target(folder: str | Path) -> Iterator[Path]:
             f"no token store can be written to {str(path)!r} ({reason}); name another folder"
         ) from None
     if occupied:
-        raise DataError(f"{path} exists and is not a token store; name another folder")
+        raise DataError(
+            f"{path} exists and is not a token store that may be replaced; name another folder"
+        )
     try:
         yield path
     except FwkError:
@@ -222,20 +242,22 @@ def _checked_name(path: Path) -> Path:
     return path
 
 
-def _is_occupied(path: Path) -> bool:
-    """Return whether something exists at `path` that is neither a store nor an empty folder."""
+def _is_occupied(path: Path, overwrite: bool) -> bool:
+    """Return whether something exists at `path` that is neither a store nor an empty folder.
+
+    overwrite: it would be replaced, so it must be a store by its content, and no link.
+    """
     if stores.is_store(path):
-        return False
-    if not path.exists():
-        return path.is_symlink()  # a broken link
-    return not path.is_dir() or any(path.iterdir())
+        return overwrite and (path.is_symlink() or not STORE.holds(path))
+    return path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir())))
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
     """Remove folders, innermost first, up to the first that is not empty."""
     with suppress(OSError, ValueError):
         for folder in folders:
-            folder.rmdir()
+            if not remove_empty(folder):
+                return
 
 
 @dataclass(kw_only=True)
@@ -253,26 +275,30 @@ class _Build:
     identity: str | None  # of the input
 
     def __post_init__(self) -> None:
-        self.partial = self.folder.with_name(self.folder.name + ".partial")
+        # the one that an interrupted build left, or a new one
+        unfinished = [*find_temporary(self.folder, PARTIAL, UNFINISHED_STORE)]
+        self.partial = unfinished[0] if unfinished else make_temporary(self.folder, PARTIAL)
+        for other in unfinished[1:]:
+            remove_owned(other, UNFINISHED_STORE)
+        mark(self.partial, UNFINISHED_STORE)
         self._stdin_copy = self.partial / "stdin.txt"
         self._stdin_hash = ""
         self._names = {str(self._stdin_copy): "standard input"}
 
     def run(self) -> Path:
         """Build the store unless it exists. An error of ours removes the unfinished store; a crash keeps it."""
-        self.partial.mkdir(exist_ok=True)
         try:
             self._copy_standard_input()
             key = self._request_key()
             if stores.is_store(self.folder) and not self.overwrite:
                 self._require_same_request(key)
-                shutil.rmtree(self.partial)
+                remove_owned(self.partial, UNFINISHED_STORE)
                 self.progress.say(f"{self.folder} exists already, made from the same input")
                 return self.folder
             passes, tokenizer = self._first_pass(key)
             self._second_pass(key, passes, tokenizer)
         except FwkError:
-            shutil.rmtree(self.partial, ignore_errors=True)
+            remove_owned(self.partial, UNFINISHED_STORE)
             raise
         return self.folder
 
@@ -291,9 +317,9 @@ class _Build:
                     file.write(block)
             self._stdin_hash = hashed.hexdigest()
             if self._stdin_copy.exists() and digest(self._stdin_copy) == self._stdin_hash:
-                unfinished.unlink()  # the same text again: finished shards stay valid
+                remove_file(unfinished)  # the same text again: finished shards stay valid
             else:
-                os.replace(unfinished, self._stdin_copy)
+                put_in_place(unfinished, self._stdin_copy, overwrite=True)
             files[files.index("-")] = str(self._stdin_copy)
 
     def _request_key(self) -> str:
@@ -335,11 +361,7 @@ class _Build:
         kept = self._read_plan(key)
         if kept is not None:
             return kept
-        for path in self.partial.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path != self._stdin_copy:
-                path.unlink()
+        remove_owned(self.partial, UNFINISHED_STORE, keep=(MARKER, self._stdin_copy.name))
 
         sample = None
         if isinstance(self.tokenizer, TokenizerSpec):

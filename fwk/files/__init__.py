@@ -1,17 +1,19 @@
-"""Paths that users give, atomic writes, content hashes, locks, and the cache folder."""
+"""Paths that users give, atomic writes, content hashes, locks, and the cache folder.
+
+`kinds` knows the folders that fwk writes, `replacing` is the one place that deletes and replaces, and `outputs` opens
+what commands write where a user says.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO, TypedDict
 
-from fwk.errors import DataError, UserError
+from fwk.errors import UserError
+from fwk.files.replacing import write_atomically
 
 BLOCK = 1 << 22  # bytes hashed and written at once
 
@@ -75,110 +77,6 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-class AtomicFolder:
-    """A folder that is filled under a temporary name and then renamed: `with AtomicFolder(target, ...) as folder: ...`.
-
-    After an error everything is as it was before. Raises DataError for a target that cannot be one.
-    """
-
-    def __init__(
-        self,
-        target: Path,
-        overwrite: bool,  # replace an existing folder
-        ours: Callable[[Path], bool],  # whether an existing folder was written by the same command
-        spared: Sequence[Path] = (),  # paths that the replaced folder must not contain
-    ) -> None:
-        self.target, self.overwrite = target, overwrite
-        self._check_place()
-        self._check_spares([*spared, Path.cwd()])
-        if target.exists() and any(target.iterdir()) and not ours(target):
-            raise DataError(
-                f"{target} is a folder of something else, and --overwrite replaces only what the "
-                "same command wrote; choose another folder"
-            )
-
-    def _check_place(self) -> None:
-        target, place = self.target, self.target.resolve()
-        if target.is_symlink() or (target.exists() and not target.is_dir()):
-            raise DataError(f"{target} is not a folder; choose another place")
-        if target.exists() and not self.overwrite:
-            raise DataError(
-                f"{target} exists; choose another folder, or give --overwrite to replace it"
-            )
-        if not place.parent.is_dir():
-            raise DataError(f"{place.parent} is not a folder; expected one for {place.name}")
-
-    def _check_spares(self, spared: Iterable[Path]) -> None:
-        place = self.target.resolve()
-        for path in (path.resolve() for path in spared):
-            if place == path or place in path.parents:
-                raise DataError(
-                    f"{self.target} is or contains {path}, which must stay; choose another folder"
-                )
-
-    def __enter__(self) -> Path:
-        place = self.target.resolve()
-        self._temporary = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-        return self._temporary
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        temporary = self._temporary
-        if kind is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-            return
-
-        mask = os.umask(0)
-        os.umask(mask)
-        for path in (temporary, *temporary.rglob("*")):  # mkdtemp's are private to the user
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-
-        place = self.target.resolve()
-        replaced = place.with_name(f"{temporary.name}.old")
-        if place.exists():
-            os.replace(place, replaced)
-        os.replace(temporary, place)
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
-def check_target(flag: str, path: Path, *others: Path) -> None:
-    """Raise UserError where `path`, given by `flag`, is no place for a file, or is one of the other files."""
-    place = path.resolve()
-    if place.is_dir():
-        raise UserError(f"{flag}: {path} is a folder; expected a file")
-    if place.exists() and not place.is_file():
-        raise UserError(f"{flag}: {path} is not a regular file; expected a file")
-    if not place.parent.is_dir():
-        raise UserError(f"{flag}: there is no folder {path.parent} for {path.name}")
-    if not os.access(place.parent, os.W_OK):
-        raise UserError(
-            f"{flag}: the folder {path.parent} is not writable; choose another place for {path.name}"
-        )
-    if any(place == other.resolve() for other in others):
-        raise UserError(
-            f"{flag}: {path} is read or written as something else by the same command; "
-            "choose another file"
-        )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, sync it and rename it: after a crash it is whole or does not exist."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def cache_folder() -> Path:
     """Return $FWK_CACHE, else $XDG_CACHE_HOME/fwk, else ~/.cache/fwk, without making the folder.
 
@@ -198,14 +96,46 @@ def cache_folder() -> Path:
 def try_lock(path: Path) -> TextIO | None:
     """Return a file, locked against other processes, or None where another process holds the lock.
 
-    The file is created where it is missing. Closing it releases the lock, as does the end of the process.
+    The file is created where it is missing. Closing it releases the lock, as does the end of the process. A link is not
+    followed: it could lead to any file. Raises OSError where there is one.
     """
     import fcntl  # Windows lacks it
 
-    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (the caller closes it)
+    file = open(path, "a+", encoding="utf-8", opener=_open_plain)  # noqa: SIM115  (the caller closes it)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
         return None
     return file
+
+
+def _open_plain(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def try_temporary_lock(path: Path) -> TextIO | None:
+    """Return a locked file as `try_lock` does, for a file that its holder removes at the end."""
+    file = try_lock(path)
+    if file is None:
+        return None
+    # a lock on a file that was removed meanwhile protects nothing
+    if os.path.lexists(path) and os.path.samestat(os.fstat(file.fileno()), os.lstat(path)):
+        return file
+    file.close()
+    return None
+
+
+__all__ = [
+    "BLOCK",
+    "FileFacts",
+    "cache_folder",
+    "digest",
+    "expand_user",
+    "sync",
+    "try_lock",
+    "try_temporary_lock",
+    "user_path",
+    "write_atomically",
+    "write_hashed",
+]

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
-from fwk.files import AtomicFolder, user_path
+from fwk.files import user_path
+from fwk.files.kinds import EXPORT
+from fwk.files.outputs import AtomicFolder
 from fwk.hf import tokenizer as tokenizers
 from fwk.hf.card import model_card
 from fwk.hf.comparing import compare_outputs
@@ -112,7 +114,7 @@ def export(
     """
     transformers = _import_transformers()
     run = loaded.folder.parent.parent
-    replacement = AtomicFolder(user_path(folder), overwrite, _is_export, (run,))
+    replacement = AtomicFolder(user_path(folder), overwrite, EXPORT, (run,))
     if loaded.tokenizer is None:
         raise ConfigError(
             "task",
@@ -135,15 +137,6 @@ def export(
 def _has_discriminator(loaded: Loaded) -> bool:
     criteria: list[Any] = list(loaded.module.criteria.values())
     return any(REPLACED_TOKEN in criterion.roles for criterion in criteria)
-
-
-def _is_export(folder: Path) -> bool:
-    """Return whether an earlier export wrote this folder."""
-    try:
-        with open(folder / "README.md", encoding="utf-8") as file:
-            return "tags: [fwk]" in file.read(1000)
-    except (OSError, UnicodeDecodeError):
-        return False
 
 
 def _write(

@@ -15,10 +15,11 @@ from fwk.config.resolve import from_mapping
 from fwk.config.run_config import RunConfig
 from fwk.contracts.plain import PlainMapping
 from fwk.engine.build import build_module
-from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import model_tensors, write_weights
 from fwk.errors import DataError
-from fwk.files import AtomicFolder, user_path
+from fwk.files import user_path
+from fwk.files.kinds import COPY
+from fwk.files.outputs import AtomicFolder
 from fwk.hf.families import (
     BERT,
     MASKED_LM,
@@ -49,18 +50,12 @@ def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) 
     Raises DataError and ConfigError, which name what does not fit.
     """
     source, run = user_path(source), user_path(run)
-    replacement = AtomicFolder(run, overwrite, _is_import, (source,))
+    replacement = AtomicFolder(run, overwrite, COPY, (source,))
     read = read_folder(source)
     options = bert_options(read.config, read.architecture.family, str(source / "config.json"))
     load_plugins()
     with replacement as folder:
         return _write(read, options, folder, run)
-
-
-def _is_import(run: Path) -> bool:
-    """Return whether an earlier import wrote this folder."""
-    state = run / "checkpoints" / checkpoint.folder_name(0) / "state.json"
-    return state.is_file() and '"imported"' in state.read_text()
 
 
 def _write(source: SourceFolder, options: PlainMapping, folder: Path, run: Path) -> Imported:

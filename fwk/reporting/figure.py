@@ -1,6 +1,6 @@
 """A figure of a run, drawn from its `metrics.jsonl` and, if it exists, its `summary.json`.
 
-    python -m fwk.reporting.figure RUN OUT.svg
+    python -m fwk.reporting.figure [--overwrite] RUN OUT.svg
 
 Left: the main loss term over updates, in training and validation, with the unigram and bigram baselines of the summary.
 Right: all other terms. The main term is the one that the summary names, or else the first that the run logged.
@@ -10,6 +10,7 @@ Needs the extra `plots` (matplotlib).
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import sys
@@ -21,10 +22,12 @@ from typing import TYPE_CHECKING
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import DataError, UserError
 from fwk.files import user_path
+from fwk.files.outputs import open_output
 from fwk.hooks.jsonl import read_metrics
 
 if TYPE_CHECKING:  # matplotlib is optional
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 TRAIN, VALID, BASELINE = "#9db8d9", "#1f4e8c", "#777777"
 OTHER = ("#b3541e", "#2f7d4f", "#7a4b94", "#8a7a1f")
@@ -50,12 +53,16 @@ class Curves:
 
 
 def draw_run(
-    metrics_path: str | Path, out: str | Path, baselines: Mapping[str, float] | None = None
+    metrics_path: str | Path,
+    out: str | Path,
+    baselines: Mapping[str, float] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Draw `metrics.jsonl` into `out` (.svg, .png or .pdf), and return `out`.
 
     baselines: "unigram" and "bigram" in nats per token; by default those of the `summary.json` in the same folder.
-    Raises DataError where there is nothing to draw.
+    overwrite: replace a file. Raises DataError where there is nothing to draw, and UserError where `out` cannot be
+    written.
     """
     metrics_path, out = user_path(metrics_path), user_path(out)
     if not metrics_path.is_file():
@@ -80,10 +87,18 @@ def draw_run(
             figure, left = pyplot.subplots(figsize=(5, 3))
         _draw_main(left, run, summary if baselines is None else baselines)
         figure.tight_layout()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=160, metadata={"Date": None} if out.suffix == ".svg" else None)
+        _save(figure, out, metrics_path, overwrite)
         pyplot.close(figure)
     return out
+
+
+def _save(figure: Figure, out: Path, metrics_path: Path, overwrite: bool) -> None:
+    form = out.suffix.removeprefix(".") or "png"
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=form, dpi=160, metadata={"Date": None} if form == "svg" else None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open_output("the figure", out, reads=[metrics_path], overwrite=overwrite) as output:
+        output.write(drawn.getvalue())
 
 
 def _draw_main(axes: Axes, run: Curves, baselines: PlainMapping) -> None:
@@ -197,12 +212,15 @@ def _read_summary(path: Path) -> PlainDict:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the run that the command line names; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if len(arguments) != 2:
-        print("usage: python -m fwk.reporting.figure RUN OUT.svg", file=sys.stderr)
+    overwrite = "--overwrite" in arguments
+    paths = [argument for argument in arguments if argument != "--overwrite"]
+    if len(paths) != 2:
+        print("usage: python -m fwk.reporting.figure [--overwrite] RUN OUT.svg", file=sys.stderr)
         return 2
     try:
-        run, out = user_path(arguments[0]), user_path(arguments[1])
-        print(draw_run(run / "metrics.jsonl" if run.is_dir() else run, out))
+        run, out = map(user_path, paths)
+        metrics_path = run / "metrics.jsonl" if run.is_dir() else run
+        print(draw_run(metrics_path, out, overwrite=overwrite))
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_status

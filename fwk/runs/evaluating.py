@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, restore_counters
 from fwk.errors import CheckpointError, ConfigError, UserError
-from fwk.files import check_target
+from fwk.files.outputs import check_output, open_output
 from fwk.runs.building import build_run
 from fwk.runs.loaded import COPY_ORIGIN, OpenCheckpoint, open_checkpoint
 
@@ -42,21 +43,24 @@ def evaluate_run(
     user_dirs: tuple[str, ...] = (),
     average: bool = False,
     predictions: Path | None = None,
+    metrics: Path | None = None,
+    overwrite: bool = False,
 ) -> PlainDict:
     """Evaluate a checkpoint, or a run's newest intact one, on a split.
 
     Return {checkpoint, update, split, documents, examples, tokens, metrics}, without the amounts that do not apply.
-
     overrides: `KEY=VALUE` on top of the run's config, for keys of `task.` and `EVALUATION_KEYS`. predictions: a file
-    for the predictions; with several sources in the split, a file for each, with its name before the suffix. Raises
-    CheckpointError where the training data differ from the run's, since words and labels would differ too.
+    for the predictions; with several sources in the split, one for each, with its name before the suffix. metrics: the
+    file that the caller writes the result to. overwrite: predictions may replace files. Raises CheckpointError where
+    the training data differ from the run's, since words and labels would differ too.
     """
     _check_overrides(overrides)
     opened = open_checkpoint(path, user_dirs, average, overrides)
     config = replace(opened.config, hooks={})
-    with process_group(config.train.device, config.train.timeout) as world:
+    with ExitStack() as outputs:
+        world = outputs.enter_context(process_group(config.train.device, config.train.timeout))
         run = _build(opened, config, overrides, user_dirs, split, world)
-        targets = _resolve_targets(run, split, predictions) if predictions is not None else {}
+        targets = _open_outputs(outputs, run, split, predictions, metrics, overwrite)
         _restore_weights(run, opened)
         run.config = _evaluation_config(run, config, average)
         evaluation = evaluate_and_count(run, split)
@@ -164,9 +168,45 @@ def _files_by_source(predictions: Path, sources: Sequence[str]) -> dict[str, Pat
             name: predictions.with_name(f"{predictions.stem}.{name}{predictions.suffix}")
             for name in sources
         }
-    for path in files.values():
-        check_target("--predictions", path)
     return files
+
+
+def _open_outputs(
+    outputs: ExitStack,
+    run: Run,
+    split: str,
+    predictions: Path | None,
+    metrics: Path | None,
+    overwrite: bool,
+) -> dict[str, Path]:
+    """Lock and return the file of each source's predictions.
+
+    Raises UserError where an output cannot be written, is also read, or is written as another one.
+    """
+    targets = _resolve_targets(run, split, predictions) if predictions is not None else {}
+    reads = named_paths(run.config)
+    if metrics is not None:
+        check_output("--output", metrics, reads, overwrite=True)
+        reads.append(metrics)
+    for path in targets.values():
+        outputs.enter_context(open_output("--predictions", path, reads=reads, overwrite=overwrite))
+    return targets
+
+
+def named_paths(config: RunConfig) -> list[Path]:
+    """Return the files and folders that the values of a config name."""
+    paths: list[Path] = []
+    values: list[object] = [config.to_mapping()]
+    while values:
+        value = values.pop()
+        if isinstance(value, Mapping):
+            values += value.values()
+        elif isinstance(value, (list, tuple)):
+            values += value
+        elif isinstance(value, str) and "\0" not in value:
+            names = [value] if os.path.exists(value) else glob.glob(value, recursive=True)
+            paths += map(Path, names)
+    return paths
 
 
 def _restore_weights(run: Run, opened: OpenCheckpoint) -> None:

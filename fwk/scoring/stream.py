@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import DataError
-from fwk.files import write_atomically
+from fwk.files.kinds import is_own_file, read_object, read_start
+from fwk.files.outputs import is_same, open_output
+from fwk.files.replacing import remove_file, truncate, write_atomically
 from fwk.scoring.scorer import Scored, ScoredText, Scorer
 
 # texts of a window are sorted by length together
 WINDOW = 4096  # most texts of a window
 CHARACTERS = 1 << 20  # most characters of a window, unless it is a single text
+UNFINISHED = "unfinished scores"  # how OUTPUT.partial.json says what it is
+OLD_IDENTITY = {"format", "mode", "model", "options"}  # keys of those that say nothing else
 
 
 def score_texts(
@@ -58,33 +62,53 @@ class Journal:
     """Records in OUTPUT.partial, one line of JSON each, until all are written.
 
     identity: everything that determines the records. A journal with the same identity is continued where it ended
-    (without a torn last line), any other is discarded. `done` is the number of records that it holds already. Raises
-    DataError where `output` cannot be written, or exists and `overwrite` is not given.
+    (without a torn last line), any other is discarded. `done` is the number of records that it holds already. reads:
+    files that the same command reads. Raises UserError where `output` cannot be written, exists and `overwrite` is not
+    given, or is being written by another process, and where OUTPUT.partial is not a journal.
     """
 
-    def __init__(self, output: Path, identity: PlainMapping, overwrite: bool = False) -> None:
-        if output.is_dir() or not output.name:
+    def __init__(
+        self,
+        output: Path,
+        identity: PlainMapping,
+        overwrite: bool = False,
+        reads: Sequence[Path] = (),
+    ) -> None:
+        if not output.name:
             raise DataError(f"{output} is a folder; expected a file's name for --output")
-        self.output = output
-        self.path = output.with_name(output.name + ".partial")
-        self.identity_path = output.with_name(output.name + ".partial.json")
-        if output.exists() and not overwrite:
-            raise DataError(
-                f"{output} exists; choose another --output, or give --overwrite to replace it"
-            )
-        if not output.parent.is_dir():
-            raise DataError(f"{output.parent} is not a folder; expected one for {output.name}")
-        text = json.dumps(identity, sort_keys=True)
-        if not (self.path.exists() and self._kept_identity() == text):
-            self.path.write_bytes(b"")
-            write_atomically(self.identity_path, text.encode())
-        self.done = self._cut_torn_line()
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (see `close`)
+        self._stack = ExitStack()
+        self.output = self._stack.enter_context(
+            open_output("--output", output, reads=reads, overwrite=overwrite)
+        )
+        try:
+            place = self.output.place
+            self.path = place.with_name(place.name + ".partial")
+            self.identity_path = place.with_name(place.name + ".partial.json")
+            self._require_own_files(reads)
+            text = json.dumps({"fwk": UNFINISHED, **identity}, sort_keys=True)
+            if not (self.path.exists() and read_start(self.identity_path) == text):
+                write_atomically(self.identity_path, text.encode())
+                write_atomically(self.path, b"")
+            self.done = self._cut_torn_line()
+            file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115  (see `close`)
+            self._file = self._stack.enter_context(file)
+        except BaseException:
+            self._stack.close()
+            raise
 
-    def _kept_identity(self) -> str | None:
-        if not self.identity_path.exists():
-            return None
-        return self.identity_path.read_text(encoding="utf-8")
+    def _require_own_files(self, reads: Sequence[Path]) -> None:
+        """Raise DataError where one of the files beside the output was not written by an interrupted command."""
+        known = read_object(self.identity_path)
+        ours = known.get("fwk") == UNFINISHED or known.keys() >= OLD_IDENTITY
+        for path in (self.path, self.identity_path):
+            if not os.path.lexists(path):
+                continue
+            is_read = any(is_same(path, other) for other in reads)
+            if is_read or not ours or not is_own_file(path):
+                raise DataError(
+                    f"{path} is not what an interrupted command left, and would be replaced; move it, or choose "
+                    "another --output"
+                )
 
     def _cut_torn_line(self) -> int:
         """Remove a last line that a crash has torn; return the number of lines."""
@@ -94,7 +118,7 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 lines, end = lines + 1, end + len(line)
-            file.truncate(end)
+            truncate(file, end)
         return lines
 
     def write(self, records: Iterable[PlainMapping], every: int = WINDOW) -> None:
@@ -112,25 +136,24 @@ class Journal:
             yield from map(json.loads, file)
 
     def close(self) -> None:
-        """Close the file; what it holds can be continued."""
-        self._file.close()
+        """Close the file and end the lock; what the file holds can be continued."""
+        self._stack.close()
 
     def discard(self) -> None:
         """Remove everything, because the request cannot be fulfilled."""
-        self.close()
         for path in (self.path, self.identity_path):
-            path.unlink(missing_ok=True)
+            remove_file(path)
+        self.close()
 
     def finish(self, content: bytes | None = None) -> None:
         """Turn the records, or `content` made of them, into OUTPUT."""
-        self.close()
         if content is None:
-            os.replace(self.path, self.output)
+            self.output.take(self.path)
         else:
-            write_atomically(self.output, content)
-            self.path.unlink()
-        with suppress(FileNotFoundError):
-            self.identity_path.unlink()
+            self.output.write(content)
+            remove_file(self.path)
+        remove_file(self.identity_path)
+        self.close()
 
 
 def file_identity(path: str) -> list[str | int]:

@@ -24,6 +24,8 @@ from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.store import Store
 from fwk.data.text import LONGEST_LINE, Reader, split_sentences
 from fwk.errors import DataError
+from fwk.files.kinds import UNFINISHED_STORE
+from fwk.files.replacing import make_temporary, mark
 
 DOCUMENTS = [
     f"The harbour of town {n} is old.\nIts {w} was built in {1800 + n}; nobody remembers why."
@@ -228,6 +230,12 @@ def test_the_same_command_again_changes_nothing_and_other_options_are_refused(tm
     assert before != {p: p.stat().st_mtime_ns for p in (tmp_path / "s").rglob("*")}
 
 
+def recorded_in(folder):
+    """Return the names of the shards that an unfinished build of the store `s` has recorded."""
+    records = folder.glob(".s.*.partial/record-*.json")
+    return {path.name.removeprefix("record-").removesuffix(".json") for path in records}
+
+
 @pytest.mark.slow
 def test_killed_and_started_again_skips_finished_shards(tmp_path):
     path = tmp_path / "big.txt"
@@ -245,21 +253,18 @@ def test_killed_and_started_again_skips_finished_shards(tmp_path):
     ]
     whole = command(*arguments, "-o", tmp_path / "whole")
     assert whole.wait() == 0
-    partial = tmp_path / "s.partial"
     kills = 0
     for wanted in (1, 4, 9):
         process = command(*arguments, "-o", tmp_path / "s", start_new_session=True)
-        while process.poll() is None and len(list(partial.glob("record-*.json"))) < wanted:
+        while process.poll() is None and len(recorded_in(tmp_path)) < wanted:
             time.sleep(0.002)
         kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (tmp_path / "s").exists() or process.returncode == 0
         time.sleep(0.7)  # the processes of a killed parent end by themselves
-    finished = {p: p.stat().st_mtime_ns for p in partial.glob("train-*.tokens")}
-    recorded = {
-        p.name.removeprefix("record-").removesuffix(".json") for p in partial.glob("record-*.json")
-    }
+    finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob(".s.*.partial/train-*.tokens")}
+    recorded = recorded_in(tmp_path)
     last = command(*arguments, "-o", tmp_path / "s")
     assert last.wait() == 0, last.stderr.read()
     assert content(tmp_path / "s") == content(tmp_path / "whole")
@@ -278,8 +283,8 @@ def test_a_damaged_plan_of_an_interrupted_run_is_made_again(tmp_path, plan):
     arguments = (path, "--vocabulary", "60", "--quiet")
     whole = command(*arguments, "-o", tmp_path / "whole")
     assert whole.wait() == 0, whole.stderr.read()
-    partial = tmp_path / "s.partial"
-    partial.mkdir()
+    partial = make_temporary(tmp_path / "s", ".partial")
+    mark(partial, UNFINISHED_STORE)
     (partial / "plan.json").write_text(plan)
     (partial / "train-0.tokens").write_text("of another plan")
     ended = command(*arguments, "-o", tmp_path / "s")
@@ -522,4 +527,4 @@ def test_errors_carry_the_file_when_reading_fails_late(tmp_path):
     (tmp_path / "b.txt").write_bytes(TEXT.encode() + b"\xff")
     with pytest.raises(DataError, match=f"b.txt, line {TEXT.count(chr(10)) + 1}: not UTF-8"):
         build_store([tmp_path], tmp_path / "s", TokenizerSpec(size=300))
-    assert not (tmp_path / "s.partial").exists()
+    assert not list(tmp_path.glob("*.partial"))

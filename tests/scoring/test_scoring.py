@@ -17,7 +17,7 @@ import torch
 
 import fwk
 from fwk.cli.score import main
-from fwk.errors import ConfigError, DataError
+from fwk.errors import ConfigError, DataError, UserError
 from fwk.scoring import nbest
 from fwk.scoring.pairs import accuracies, read_pairs
 from fwk.scoring.scorer import ScoredText, Scorer
@@ -412,9 +412,9 @@ def test_a_journal_of_other_things_is_not_gone_on_with(tmp_path):
     assert Journal(output, {"model": "a"}).done == 2
     assert Journal(output, {"model": "b"}).done == 0
     output.write_text("there")
-    with pytest.raises(DataError, match="exists"):
+    with pytest.raises(UserError, match="exists"):
         Journal(output, {"model": "b"})
-    with pytest.raises(DataError, match="is not a folder"):
+    with pytest.raises(UserError, match="there is no folder"):
         Journal(tmp_path / "nowhere" / "out", {})
 
 

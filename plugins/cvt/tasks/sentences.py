@@ -19,7 +19,6 @@ from fwk import Batch, Source, Task, Vocabulary, option, register
 from fwk.contracts.plain import PlainDict
 from fwk.contracts.task import SizeOnly
 from fwk.errors import ConfigError, UserError
-from fwk.files import check_target
 from fwk_plugins.cvt.corpora.assets import ASSETS_FILE, Assets
 from fwk_plugins.cvt.corpora.corpus import Corpus, read_corpus, read_held_out
 from fwk_plugins.cvt.corpora.example_builder import ExampleBuilder
@@ -255,10 +254,6 @@ class SentencesTask(Task["SentencesTask.Config"]):
             raise UserError(
                 f"--predictions: can be written for the splits valid and test, got {split}"
             )
-        read = [path for labelled_set in self._sets.values() for path in labelled_set.files()]
-        read += [*self.config.unlabelled, *([self.config.vectors] if self.config.vectors else [])]
-        for target in targets.values():
-            check_target("--predictions", target, *map(Path, read))
 
     def write_predictions(
         self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path
