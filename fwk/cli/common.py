@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import codecs
+import errno
 import json
 import os
 import sys
@@ -38,6 +39,8 @@ from fwk.errors import (
 INTERRUPTED = 130  # as shells report a process that SIGINT ended
 # every rank finds the same fault in a command line or a plugin; other faults may be one rank's alone
 _ON_EVERY_RANK = (ConfigError, UnknownName, PluginError)
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # without a file's name: of a stream
 
 
 class Main(Protocol):
@@ -84,6 +87,7 @@ def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[
     for the process's own arguments; the process then ends with this command.
     """
     status = 1
+    _open_missing_streams()
     try:
         with logging_to_stderr(), warnings_in_one_line(name):
             status = _run(name, body, sys.argv[1:] if argv is None else argv)
@@ -91,6 +95,19 @@ def run_command(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[
     finally:
         if argv is None:
             _end_of_process.status = status
+
+
+def _open_missing_streams() -> None:
+    """Open the null device for each standard stream that was closed before the command began (`>&-`).
+
+    Python leaves such a stream None. Without this the next file that is opened, such as a checkpoint, takes the
+    stream's descriptor, and libraries in C write their messages into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  (stays open)
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def _run(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
@@ -112,9 +129,21 @@ def _run(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str]) -
     except BrokenPipeError:  # `fwk-plugins list | head`
         _discard_output()
         return 0
+    except OSError as error:
+        if error.filename is not None or error.errno not in _DISK_ERRORS:
+            raise
+        _discard_output()
+        _print_error(name, RunError(f"cannot write to standard output: {error.strerror}"))
+        return 1
 
 
 def _print_error(name: str, error: FwkError) -> None:
+    """Print an error's message; where standard error cannot be written, the exit status says it alone."""
+    with suppress(OSError):
+        _print_message(name, error)
+
+
+def _print_message(name: str, error: FwkError) -> None:
     if isinstance(error, UntrustedCode):  # what was allowed on one host may not be on another
         prints = first_rank_of_host()
     else:

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 
@@ -88,4 +88,5 @@ def warnings_in_one_line(name: str) -> Iterator[None]:
 def warn(name: str, message: str) -> None:
     """Print a warning of the command `name`, on the first rank only."""
     if first_rank():
-        print(f"{name}: warning: {message}", file=sys.stderr)
+        with suppress(OSError):  # a full disk behind standard error must not end the command
+            print(f"{name}: warning: {message}", file=sys.stderr)
