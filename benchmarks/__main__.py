@@ -7,7 +7,7 @@ import importlib
 import sys
 from pathlib import Path
 
-FOLDERS = ("speed", "methods", "studies")
+FOLDERS = ("speed", "methods", "studies", "gpu")
 HERE = Path(__file__).parent
 
 

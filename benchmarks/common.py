@@ -88,14 +88,19 @@ def machine() -> str:
     return ", ".join(words)
 
 
-def write(
-    section: str, made: str, page: Path = PAGE, facts: Mapping[str, Any] | None = None
-) -> None:
-    """Replaces what stands between `<!-- section -->` and the next `<!-- end -->` of the page."""
+def replace_section(section: str, text: str, page: Path = PAGE) -> None:
+    """Replace what stands between `<!-- section -->` and the next `<!-- end -->` of the page."""
     begin, end = f"<!-- {section} -->\n", "<!-- end -->"
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     if not found:
         raise SystemExit(f"{page} has no section {begin.strip()}")
+    page.write_text(f"{before}{begin}{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def write(
+    section: str, made: str, page: Path = PAGE, facts: Mapping[str, Any] | None = None
+) -> None:
+    """Replace a section of the page by a table, with what it was measured on."""
     said = ", ".join(
         [
             machine(),
@@ -103,7 +108,4 @@ def write(
             *(f"{name} {value}" for name, value in (facts or {}).items()),
         ]
     )
-    page.write_text(
-        f"{before}{begin}{made}\n\nMeasured on {said}.\n{end}{rest.partition(end)[2]}",
-        encoding="utf-8",
-    )
+    replace_section(section, f"{made}\n\nMeasured on {said}.", page)

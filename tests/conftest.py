@@ -32,6 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     words (or are the word, "=word"), the slow tier all; a word that belongs to no parameter set is an error. Which
     tenth a test belongs to follows from its name alone.
     """
+    _skip_without_gpu(items)
     words_used: dict[tuple[str, str], bool] = {}  # (test function, word) -> whether a set has it
     for item in items:
         mark = item.get_closest_marker("mostly_slow")
@@ -54,6 +55,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept = [item for item in items if _tenth_of(item.nodeid) == number % 10]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept
+
+
+def _skip_without_gpu(items: list[pytest.Item]) -> None:
+    """Skip the tests that need a CUDA device where there is none."""
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 def _is_named(word: str, parameters: str) -> bool:

@@ -81,7 +81,7 @@ class FourViews(Criterion):
     def forward(self, views: Any, context: Any) -> Output:
         first, *others = (views[name] for name in self.config.names)
         square = sum(
-            view.encoded.features.square().mean(-1).masked_fill(~view.content, 0.0).sum()
+            view.encoded.features.float().square().mean(-1).masked_fill(~view.content, 0.0).sum()
             for view in others
         )
         return Output(

@@ -18,6 +18,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +47,20 @@ WAYS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two-tower": ({"criterion": "noise_contrastive"}, "corrupted"),
     "causal LM": (
-        {"criterion": "causal_lm", "model": {**MODEL, "direction": "left_to_right"}},
+        {"criterion": "causal_lm", "model": {"direction": "left_to_right"}},
         "causal_lm",
     ),
 }
 
 
-def scorer(folder: Path, way: str) -> Scorer:
+def scorer(
+    folder: Path,
+    way: str,
+    model: Mapping[str, Any] = MODEL,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> Scorer:
+    """Return a scorer with random weights that scores in this way. model: options of the encoder."""
     options, by = WAYS[way]
     text = folder / "text.txt"
     if not text.exists():  # a vocabulary of the wanted size needs as many different words
@@ -73,12 +81,12 @@ def scorer(folder: Path, way: str) -> Scorer:
                 "vocabulary": VOCABULARY,
                 "tokenizer": "bpe",
             },
-            "model": MODEL,
             **options,
+            "model": {**options.get("model", {}), **model},
             "train": {
                 "updates": 1,
                 "batch": 2,
-                "device": "cpu",
+                "device": device,
                 "save_every": 0,
                 "validate_every": 0,
             },
@@ -87,7 +95,7 @@ def scorer(folder: Path, way: str) -> Scorer:
         },
         run=str(run),
     )
-    return Scorer(fwk.load(run), by)
+    return Scorer(fwk.load(run), by, device=device, precision=precision)
 
 
 def main() -> None:

@@ -1,17 +1,20 @@
-"""Time one training run of one contender update by update and print JSON; `hf_trainer` and `gpu` start it.
+"""Time one training run of one contender update by update and print JSON; `hf_trainer` and `session` start it.
 
     python -m benchmarks contenders fwk --layers 4 --width 256 --batch 32 --length 128 --updates 8
     python -m benchmarks contenders hf  --layers 4 --width 256 --batch 32 --length 128 --updates 8
 
 `fwk`: `fwk.train` on masked LM with everything but the terminal hook. `hf`: `transformers.Trainer` on
 `BertForMaskedLM` with `DataCollatorForLanguageModeling`, the fused AdamW, no evaluation, no reports. Both read
-the same synthetic token sequences of equal length, mask 15%, clip at 1 and keep BERT's dropout of 0.1. A time
-spans the ends of two updates, so it includes reading, masking, forward, backward, optimizer and bookkeeping.
+the same synthetic token sequences of equal length (--shortest: of lengths down to that, padded), mask 15%, clip at 1
+and keep BERT's dropout of 0.1. A time spans the ends of two updates, so it includes reading, masking, forward,
+backward, optimizer and bookkeeping. A GPU works behind the host: there --block updates are timed as one, so that the
+clock does not make the host wait after each of them. A run ends after the timed updates, without saving.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -22,32 +25,52 @@ from typing import Any
 VOCABULARY, SPECIAL = 30_522, 5
 
 
-class Stopwatch:
-    """Wall and CPU seconds between calls of `lap`; the first `warm` laps are dropped."""
+class Measured(BaseException):
+    """Ends a run whose updates are timed; no handler of errors catches it."""
 
-    def __init__(self, warm: int, device: str):
-        self.warm, self.cuda = warm, device.startswith("cuda")
+
+class Stopwatch:
+    """Wall and CPU seconds per update between calls of `lap`, one call after each update.
+
+    The first `warm` updates are dropped. `updates` more are timed, `block` of them as one; then `lap` raises Measured.
+    """
+
+    def __init__(self, warm: int, updates: int, device: str, block: int = 1):
+        self.warm, self.updates, self.block = warm, updates, block
+        self.cuda = device.startswith("cuda")
+        self.done = 0
+        self.first = 0.0  # seconds of the first update, which compiles
         self.wall: list[float] = []
         self.cpu: list[float] = []
         self.last = (time.perf_counter(), time.process_time())
 
     def lap(self) -> None:
+        self.done += 1
+        timed = self.done - self.warm
+        if self.done > 1 and (timed < 0 or timed % self.block):
+            return
         if self.cuda:
             import torch
 
             torch.cuda.synchronize()
         now = (time.perf_counter(), time.process_time())
-        self.wall.append(now[0] - self.last[0])
-        self.cpu.append(now[1] - self.last[1])
+        if self.done == 1:
+            self.first = now[0] - self.last[0]
+        if timed > 0:
+            self.wall.append((now[0] - self.last[0]) / self.block)
+            self.cpu.append((now[1] - self.last[1]) / self.block)
         self.last = now
+        if timed >= self.updates:
+            raise Measured
 
     def result(self) -> dict[str, Any]:
-        wall, cpu = self.wall[self.warm :], self.cpu[self.warm :]
         return {
-            "wall": statistics.median(wall),
-            "cpu": statistics.median(cpu),
-            "first": self.wall[0],
-            "laps": len(wall),
+            "wall": statistics.median(self.wall),
+            "fastest": min(self.wall),
+            "slowest": max(self.wall),
+            "cpu": statistics.median(self.cpu),
+            "first": self.first,
+            "laps": len(self.wall),
         }
 
 
@@ -56,12 +79,16 @@ def task_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "name": "synthetic",
         "sequences": arguments.batch * 16,
         "length": arguments.length,
+        "shortest": arguments.shortest,
         "vocabulary": VOCABULARY,
     }
 
 
 def run_fwk(arguments: argparse.Namespace, watch: Stopwatch) -> None:
     import fwk
+    from fwk.engine.speed import compiling
+
+    compiling.BACKEND = arguments.backend
 
     @fwk.register("hook", "stopwatch")
     class Laps:
@@ -74,7 +101,7 @@ def run_fwk(arguments: argparse.Namespace, watch: Stopwatch) -> None:
         def fwk_update_end(self) -> None:
             watch.lap()
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Measured):
         fwk.train(
             {
                 "task": task_of(arguments),
@@ -91,7 +118,7 @@ def run_fwk(arguments: argparse.Namespace, watch: Stopwatch) -> None:
                 "optimizer": {"name": "adamw", "lr": 1e-4},
                 "hooks": {"terminal": None, "summary": None, "laps": {"name": "stopwatch"}},
                 "train": {
-                    "updates": arguments.warm + arguments.updates,
+                    "updates": arguments.warm + arguments.updates + 1,
                     "batch": arguments.batch,
                     "validate_every": 0,
                     "save_every": 0,
@@ -150,11 +177,11 @@ def run_hf(arguments: argparse.Namespace, watch: Stopwatch) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             watch.lap()
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Measured):
         chosen = transformers.TrainingArguments(
             output_dir=folder,
             per_device_train_batch_size=arguments.batch,
-            max_steps=arguments.warm + arguments.updates,
+            max_steps=arguments.warm + arguments.updates + 1,
             learning_rate=1e-4,
             lr_scheduler_type="linear",
             optim="adamw_torch_fused",
@@ -168,6 +195,7 @@ def run_hf(arguments: argparse.Namespace, watch: Stopwatch) -> None:
             bf16=arguments.precision == "bf16",
             fp16=arguments.precision == "fp16",
             torch_compile=arguments.compile,
+            torch_compile_backend=arguments.backend if arguments.compile else None,
             dataloader_num_workers=arguments.workers,
         )
         transformers.Trainer(
@@ -200,15 +228,20 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
+    parser.add_argument(
+        "--shortest", type=int, help="of sequences whose lengths vary; the rest is padding"
+    )
     parser.add_argument("--updates", type=int, default=8, help="timed updates")
+    parser.add_argument("--block", type=int, default=1, help="updates that are timed as one")
     parser.add_argument("--warm", type=int, default=3, help="updates before the clock counts")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--backend", default="inductor", help="of torch.compile; eager: trace only")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
     arguments = parser.parse_args()
-    watch = Stopwatch(arguments.warm, arguments.device)
+    watch = Stopwatch(arguments.warm, arguments.updates, arguments.device, arguments.block)
     {"fwk": run_fwk, "hf": run_hf}[arguments.contender](arguments, watch)
     found = watch.result()
     if arguments.device.startswith("cuda"):
