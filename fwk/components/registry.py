@@ -210,16 +210,22 @@ def register(kind: str, name: str) -> Callable[[C], C]:
 
 def _require_methods(cls: type, subject: str) -> None:
     """Raise PluginError where an abstract method is not overridden."""
-    missing = [
-        method
-        for method in dir(cls)
-        if getattr(getattr(cls, method, None), "__isabstractmethod__", False)
-    ]
+    missing = [method for method in dir(cls) if _is_left_out(cls, method)]
     if missing:
         raise PluginError(
             f"{subject} leaves out {', '.join(missing)}; expected {cls.__qualname__} to define "
             f"{'them' if len(missing) > 1 else 'it'}"
         )
+
+
+def _is_left_out(cls: type, method: str) -> bool:
+    """Return whether a method that a base class declares abstract has no definition.
+
+    A method of torch's modules that only happens to have the same name, such as `nn.Module.apply`, is none.
+    """
+    owners = [base for base in cls.__mro__ if method in vars(base)]
+    abstract = [getattr(vars(base)[method], "__isabstractmethod__", False) for base in owners]
+    return any(abstract) and (abstract[0] or owners[0].__module__.startswith("torch."))
 
 
 def _owner(module: str, prefixes: Mapping[str, str]) -> str | None:

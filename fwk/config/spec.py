@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -143,6 +145,14 @@ class Component:
     def config(self) -> Any:
         """The options as an instance of the class's `Config`. Raises ConfigError where it refuses a value."""
         return construct(self.cls, self.values, self.key)
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Turn a ValueError of the component's constructor, which runs inside, into a ConfigError at its key."""
+        try:
+            yield
+        except ValueError as error:
+            raise ConfigError(self.key, " ".join(str(error).split())) from error
 
     def to_mapping(self) -> dict[str, Plain]:
         """Return the component as a config file has it."""

@@ -13,6 +13,7 @@ from fwk.config.checking import (
     require_label,
     require_module_name,
 )
+from fwk.config.conflicts import require_one_definition
 from fwk.config.spec import VIEW_FIELDS, Component, CriterionSpec, NetworkSpec, ViewSpec
 from fwk.config.tree import merged
 from fwk.contracts.options import Plain, convert, plain
@@ -42,6 +43,8 @@ def complete_views(
         for name, read in criterion.reads().items():
             if read.positions:
                 _check_has_positions(label, views[name], views)
+            if read.any_token:
+                _check_chooses_any_token(label, views[name], views)
             if read.log_q:
                 _check_has_log_q(label, views[name])
     _check_loss_names(criteria, views)
@@ -83,13 +86,12 @@ def _merged_views(criteria: Criteria, stated: Stated) -> dict[str, Mapping[str, 
         if default is None:
             continue
         view = _overridden(plain(default), stated.get(name, {}))
-        if name in views and views[name] != view:
-            raise ConfigError(
-                f"views.{name}",
-                f"criteria '{owners[name]}' and '{label}' define this view differently; "
-                "state it in full under 'views', or let one of them read another view",
-            )
         _require_noiser(name, view, label)
+        if name in views and views[name] != view:
+            definitions = {owners[name]: views[name], label: view}
+            require_one_definition(
+                name, {who: _view_spec(name, v).to_mapping() for who, v in definitions.items()}
+            )
         views[name], owners[name] = view, label
 
     for label, name, _ in declared:
@@ -263,6 +265,17 @@ def _check_has_positions(label: str, view: ViewSpec, views: Views) -> None:
             f"criterion '{label}' reads chosen positions, and '{view.noiser}' chooses none; "
             f"expected a noiser that does{such_as('noiser', lambda cls: cls.chooses is True)}",
         )
+
+
+def _check_chooses_any_token(label: str, view: ViewSpec, views: Views) -> None:
+    for parent in _lineage(view.name, views):
+        if views[parent].cls.chooses_by_token:
+            others = such_as("noiser", lambda cls: cls.chooses is True and not cls.chooses_by_token)
+            raise ConfigError(
+                f"views.{parent}.noiser",
+                f"criterion '{label}' needs positions that are chosen whatever tokens stand there, and "
+                f"'{views[parent].noiser}' chooses by token; expected another noiser{others}",
+            )
 
 
 def _check_has_log_q(label: str, view: ViewSpec) -> None:

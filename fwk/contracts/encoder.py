@@ -105,6 +105,15 @@ class Encoder(nn.Module, Generic[ConfigT]):
                     f"{did_you_mean(name, self.state_names())}",
                 )
 
+    def check_first_position(self, reader: str) -> None:
+        """Raise ConfigError where `reader` reads the first position for the sequence, and it sees only itself."""
+        if self.innermost().direction == "left_to_right":
+            raise ConfigError(
+                "model.direction",
+                f"{reader} reads the first position, which sees nothing but itself in an encoder that reads left to "
+                "right; expected both",
+            )
+
     def check_sees_itself(self, key: str) -> None:
         """Raise ConfigError at `key` where a component judges each token but no position sees its own token."""
         if not self.sees_itself:

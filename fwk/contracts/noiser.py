@@ -42,6 +42,8 @@ class Noiser(Generic[ConfigT]):
     knows_log_q: bool = False  # True: its views have `log_q`
     # True: its views have chosen positions; False: only those of the source view, if it has any; None: unknown
     chooses: bool | None = None
+    # True: which positions it chooses depends on the tokens that stand there
+    chooses_by_token: bool = False
     reads_positions: bool = False  # True: the source view must have chosen positions
     # True: `apply` reads `source.encoded`, so the source is encoded first
     reads_encoding: bool = False

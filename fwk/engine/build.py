@@ -15,12 +15,12 @@ from fwk.contracts.context import BuildContext
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.keyed import fold
-from fwk.contracts.noiser import Noiser
+from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.task import Task
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.parts import MAIN
 from fwk.engine.plan import BATCH
-from fwk.errors import ConfigError, did_you_mean
+from fwk.errors import ConfigError, PluginError, did_you_mean
 
 
 def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
@@ -95,7 +95,13 @@ def _build_noiser(
         network=networks[network] if network is not None else None,
         of=spec.of or BATCH,
     )
-    return _construct(spec.component, name, context)
+    noiser: Noiser = _construct(spec.component, name, context)
+    if isinstance(noiser, nn.Module) and not isinstance(noiser, LearnedNoiser):
+        raise PluginError(
+            f"noiser '{spec.noiser}' (views.{name}) is an nn.Module and no LearnedNoiser, so that its parameters would "
+            "be neither trained nor saved; expected it to derive from fwk.LearnedNoiser"
+        )
+    return noiser
 
 
 def _build_criterion(
@@ -131,7 +137,8 @@ def _construct(component: Component, name: str, context: BuildContext) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(fold(context.seed, "weights", component.kind, name))
         context = replace(context, name=name, key=component.key)
-        return component.cls(component.config, context)
+        with component.refusals():
+            return component.cls(component.config, context)
 
 
 def _network_name(view: str, spec: ViewSpec) -> str | None:

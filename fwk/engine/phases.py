@@ -135,7 +135,8 @@ def build_optimizer(run: Run) -> torch.optim.Optimizer:
         kind_of=kind,
         every_name=[name for name, _ in run.module.named_parameters()],
     )
-    optimizer = component.cls.build(component.config, groups, run.device)
+    with component.refusals():
+        optimizer = component.cls.build(component.config, groups, run.device)
     remember_initial_settings(optimizer)
     return optimizer
 

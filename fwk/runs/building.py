@@ -7,6 +7,7 @@ from pathlib import Path
 from pluggy import PluginManager
 
 from fwk.config.run_config import RunConfig
+from fwk.contracts.schedule import Schedule
 from fwk.contracts.task import Task
 from fwk.data.order import Order
 from fwk.engine.build import build_module
@@ -34,7 +35,7 @@ def build_run(
 
     task: instead of the one that the config describes. Raises UserError where the task has no split 'train'.
     """
-    task = task or config.task.cls(config.task.config, config.seed)
+    task = task or _build_task(config)
     if "train" not in task.splits():
         raise UserError(
             f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}"
@@ -48,8 +49,7 @@ def build_run(
         hooks.register(CompileCounter(), name="compile_watch")
     average = Average(module, config.train.ema) if config.train.ema else None
     module.encoding.averages = average.values if average else None
-    for label, component in config.hooks.items():
-        hooks.register(component.cls(component.config), name=label)
+    _register_hooks(config, hooks)
     return Run(
         config=config,
         folder=folder,
@@ -59,10 +59,27 @@ def build_run(
         world=world,
         precision=precision,
         hooks=hooks,
-        schedule=config.schedule.cls(config.schedule.config),
+        schedule=_build_schedule(config),
         average=average,
         operations=_count_operations(config, task, world),
     )
+
+
+def _build_task(config: RunConfig) -> Task:
+    with config.task.refusals():
+        return config.task.cls(config.task.config, config.seed)
+
+
+def _build_schedule(config: RunConfig) -> Schedule:
+    with config.schedule.refusals():
+        return config.schedule.cls(config.schedule.config)
+
+
+def _register_hooks(config: RunConfig, hooks: PluginManager) -> None:
+    for label, component in config.hooks.items():
+        with component.refusals():
+            hook = component.cls(component.config)
+        hooks.register(hook, name=label)
 
 
 def _build_order(config: RunConfig, task: Task) -> Order:

@@ -107,9 +107,10 @@ def _build(
     """Return the run at the checkpoint's update, with the task for evaluation and without the checkpoint's weights."""
     folder = opened.run_folder
     trained = read_config(folder / "config.yaml", user_dirs) if overrides else config
-    task = config.task.cls.for_evaluation(
-        config.task.config, config.seed, folder, split, trained.task.config
-    )
+    with config.task.refusals():
+        task = config.task.cls.for_evaluation(
+            config.task.config, config.seed, folder, split, trained.task.config
+        )
     # the length of the run follows from the batch that it was trained with
     settings = replace(config.train, batch=trained.train.batch, micro_batch=None)
     run = build_run(replace(config, train=settings), folder, opened.hooks, world, task)

@@ -151,7 +151,8 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
     if average is None:
         # a copy that `Loaded.save` wrote holds one set of weights, those that were chosen then
         average = config.train.evaluate_average and "average" in tensors
-    task = config.task.cls.without_data(config.task.config, config.seed, opened.run_folder)
+    with config.task.refusals():
+        task = config.task.cls.without_data(config.task.config, config.seed, opened.run_folder)
     module = build_module(config, task)
     checkpoint.require_finite(opened.path, tensors["model"], module)
     weights = {**tensors["model"], **(tensors["average"] if average else {})}

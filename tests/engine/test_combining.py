@@ -280,7 +280,21 @@ def test_a_criterion_named_twice_by_flags_is_told_to_take_a_label():
         (
             {"corrective_lm": {}, "replaced_token_detection": {}},
             {},
-            "define this view differently; state it in full under 'views'",
+            "define this view differently: network.width is 1.0 for 'corrective_lm' and 0.25 for",
+        ),
+        (
+            {"noise_contrastive": {}},
+            {"masked": {"noiser": "frequency_mask"}},
+            "views.masked.noiser: criterion 'noise_contrastive' needs positions that are chosen whatever tokens stand "
+            "there, and 'frequency_mask' chooses by token; expected another noiser, such as 'bert_mask'",
+        ),
+        (
+            {"noise_contrastive": {}},
+            {
+                "corrupted": {"noiser": "uniform", "of": "masked"},
+                "masked": {"noiser": "frequency_mask"},
+            },
+            "views.masked.noiser: criterion 'noise_contrastive' needs positions",
         ),
     ],
 )
@@ -349,3 +363,21 @@ class ReadsState(Criterion):
     ):
         with trainer_of(config):
             pass
+
+
+@pytest.mark.parametrize(
+    ("criterion", "reader"),
+    [
+        ({"semantic_augment": {"level": "cls"}}, "level=cls of criterion 'semantic_augment'"),
+        ({"corruption_detection": {}}, "criterion 'corruption_detection'"),
+        ({"sequence_contrastive": {}}, "criterion 'sequence_contrastive'"),
+    ],
+)
+def test_reading_a_first_position_that_sees_only_itself_is_refused(criterion, reader):
+    config = tiny_config({"criterion": criterion, "model": {"direction": "left_to_right"}})
+    message = f"model.direction: {reader} reads the first position, which sees nothing but itself"
+    with pytest.raises(ConfigError, match=message), trainer_of(config):
+        pass
+    backwards = tiny_config({"criterion": criterion, "model": {"direction": "right_to_left"}})
+    with trainer_of(backwards):  # there it sees everything
+        pass

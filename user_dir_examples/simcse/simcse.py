@@ -33,6 +33,7 @@ class SimCSE(Criterion):
 
     def __init__(self, config, build):
         super().__init__(config, build)
+        build.encoder.check_first_position(f"criterion '{build.name}'")
         self.dense = nn.Linear(build.encoder.width, build.encoder.width)
 
     @classmethod

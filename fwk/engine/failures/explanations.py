@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from fwk.contracts.task import Source
+from fwk.engine.failures.stray_tokens import find_stray_noise, find_stray_token
 from fwk.engine.feed.workers import is_worker_death
 from fwk.engine.run import Run
 from fwk.engine.trainer import Trainer
@@ -92,7 +92,7 @@ def explain(error: Exception, trainer: Trainer | None) -> str | None:
         )
     is_index_error = isinstance(error, IndexError) or any(part in text for part in INDEX_ERRORS)
     if trainer is not None and is_index_error:
-        return find_stray_token(trainer.run)
+        return find_stray_token(trainer.run) or find_stray_noise(trainer.run)
     return None
 
 
@@ -132,43 +132,3 @@ def _largest_group(run: Run) -> str:
     if len(views) == 1:
         return f", view {views[0]}"
     return f", {len(views)} views ({', '.join(views)}) encoded together"
-
-
-def find_stray_token(run: Run) -> str | None:
-    """Return a message about the first token id outside the vocabulary, or None where there is no such id.
-
-    Looks in this update and in the next ones, which may have been read already. Reads the examples again: after a
-    failed assertion nothing on a GPU can be read.
-    """
-    try:
-        vocabulary = run.task.vocabulary()
-        if vocabulary is None:
-            return None
-        batch = run.config.train.batch
-        draws = run.update * batch + np.arange(max(batch, min(64 * batch, 4096)), dtype=np.int64)
-        numbers, indices, _ = run.order.locate(draws)
-        sources = list(run.task.sources("train").items())
-        for draw, number, index in zip(
-            draws.tolist(), numbers.tolist(), indices.tolist(), strict=True
-        ):
-            name, source = sources[number]
-            token = _stray_token_of(run, source, index, draw, number, vocabulary.size)
-            if token is not None:
-                return (
-                    f"update {run.update + 1}: example {index} of source '{name}' (draw {draw}) has the token id "
-                    f"{token}, but the vocabulary has the ids 0 to {vocabulary.size - 1}; the data were prepared with "
-                    "another tokenizer, or are damaged"
-                )
-    except (FwkError, AttributeError, LookupError):
-        pass  # a task without tokens
-    return None
-
-
-def _stray_token_of(
-    run: Run, source: Source, index: int, draw: int, number: int, size: int
-) -> int | None:
-    """Return the first token id of an example that is not in [0, size), or None."""
-    batch = run.task.collate([source[index]], np.array([draw]), np.array([number]))
-    tokens = batch.inputs["tokens"]
-    stray = tokens[(tokens < 0) | (tokens >= size)]
-    return int(stray[0]) if len(stray) else None

@@ -133,12 +133,7 @@ class SequenceContrastive(Criterion["SequenceContrastive.Config"]):
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         self.label = build.name
-        if build.require_encoder().innermost().direction == "left_to_right":
-            raise ConfigError(
-                "model.direction",
-                f"criterion '{build.name}' reads the first position, which sees nothing but itself in an "
-                "encoder that reads left to right; expected both",
-            )
+        build.require_encoder().check_first_position(f"criterion '{build.name}'")
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:

@@ -35,7 +35,9 @@ class CorruptionDetection(Criterion["CorruptionDetection.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        self.head = token_head(build.require_encoder().width)
+        encoder = build.require_encoder()
+        encoder.check_first_position(f"criterion '{build.name}'")
+        self.head = token_head(encoder.width)
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:

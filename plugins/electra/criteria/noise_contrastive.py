@@ -14,7 +14,7 @@ x is the sequence with its noise, so one pass of the encoder gives every term. q
 original sequence, is that of the distribution that was sampled (temperature included), and carries no
 gradient. The chosen positions are the noise whatever was drawn there, the true token included. A
 noiser that never draws the true token would therefore break Bayes' rule, and so would a source view
-that chooses by token, such as 'frequency_mask'. A token that q never draws is data, and has no loss.
+that chooses by token, such as 'frequency_mask', which is refused. A token that q never draws is data, and has no loss.
 
 The dissertation's D is P(data) in one equation and P(noise) in another; above, sigma is P(noise)
 throughout. Its Algorithm 1 weighs the terms by n times an expectation over data and k times one over
@@ -102,7 +102,7 @@ class NoiseContrastive(Criterion["NoiseContrastive.Config"]):
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
         return {
-            config.view: Read(CLOZE, positions=True, log_q=True),
+            config.view: Read(CLOZE, positions=True, any_token=True, log_q=True),
             "masked": Read({"noiser": "bert_mask"}, encoded=False),  # only its positions are used
         }
 

@@ -33,6 +33,7 @@ class FrequencyMask(Noiser["FrequencyMask.Config"]):
 
     by_row = True
     chooses = True
+    chooses_by_token = True
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)

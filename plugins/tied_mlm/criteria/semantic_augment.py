@@ -111,6 +111,8 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
+        if config.level == "cls":
+            build.require_encoder().check_first_position(f"level=cls of criterion '{build.name}'")
         self.mask = build.require_vocabulary().mask
         self.head = MaskedLMHead.from_options(build, config.tied_output, config.output_bias)
 
