@@ -5,14 +5,17 @@ Each ends with one sentence that names the key or the file, exit status 2, and n
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import yaml
-from support.cases import SENTENCES, TREEBANK
+from support.cases import SENTENCES, TREEBANK, config_of
 
 from fwk.cli.train import main
-from fwk.testing import merge_settings
+from fwk.engine.update import Update
+from fwk.errors import ConfigError
+from fwk.testing import batches_of, begin_update, merge_settings, trainer_of
 
 BASE = {
     **SENTENCES,
@@ -258,3 +261,18 @@ def test_the_smallest_fraction_keeps_one_sentence(tmp_path):
 def test_modules_that_read_features_alone_imitate_on_any_encoder(tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(merge_settings(BASE, {**BERT, **FULL})))
     assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(tmp_path / "run")]) == 0
+
+
+def test_students_and_teacher_at_different_positions_are_refused():
+    views = {
+        "plain": {"noiser": "rows", "sources": ["unlabelled"]},
+        "unlabelled": {"noiser": "crop", "keep": 0.5, "of": "plain"},
+        "teacher": {"noiser": "identity", "of": "plain", "mode": "teacher"},
+    }
+    message = "views.unlabelled: 'unlabelled' and 'teacher' have different positions, because a noiser moved tokens"
+    with (
+        pytest.raises(ConfigError, match=message),
+        trainer_of(config_of("cvt_tagging", {"views": views})) as trainer,
+    ):
+        for batches in islice(batches_of(trainer.run), 4):  # some are unlabelled
+            begin_update(trainer, batches, Update(number=1))

@@ -9,7 +9,9 @@ from support.small_text import VOCABULARY, B, D, Stub, T, reference_nll, text
 from fwk import BuildContext, Key
 from fwk.contracts.views import Encoded
 from fwk.engine.update import Update
+from fwk.errors import ConfigError
 from fwk.noisers.bert_mask import BertMask
+from fwk.noisers.crop import Crop
 from fwk.testing import batches_of, difference, gradients, stopped_at, tiny_config, trainer_of
 from fwk_plugins.tied_mlm.criteria.semantic_augment import SemanticAugment, feature_distance
 
@@ -31,6 +33,114 @@ def objective_and_views(**options):
             encoded=Encoded(features=features)
         )
     return criterion, views
+
+
+def objective_and_moved_views(**options):
+    """The second view is cropped, the first one too with `both`, and its words are in another order."""
+    both = options.pop("both", False)
+    criterion, views = objective_and_views(**options)
+    a, b = views.values()
+    moved = {}
+    for name, view in (("masked", a), ("remasked", b)):
+        if name == "remasked" or both:
+            crop = Crop(Crop.Config(keep=0.6), BuildContext(name=name, vocabulary=VOCABULARY))
+            view = crop.apply(view, Key(3, name, view.draws))
+        if name == "remasked":
+            view = shuffled(view)
+        features = torch.randn(*view.tokens.shape, D, dtype=torch.float64, requires_grad=True)
+        moved[name] = view.replace(encoded=Encoded(features=features))
+    return criterion, moved
+
+
+def shuffled(view):
+    """The view with its content from the third position on in reverse order, row by row."""
+    index = torch.arange(view.tokens.shape[1]).repeat(B, 1)
+    for row in range(B):
+        size = int(view.mask[row].sum())
+        index[row, 2:size] = index[row, 2:size].flip(0)
+    inverse = index.argsort(1)
+    fields = ("target", "changed", "special", "alignment")
+    return view.replace(
+        inputs={"tokens": view.tokens.gather(1, index)},
+        positions=torch.where(view.valid, inverse.gather(1, view.positions), 0),
+        **{name: getattr(view, name).gather(1, index) for name in fields},
+    )
+
+
+def tie_by_original_position(views):
+    """The tie at word level in Python: every token that stands in both views, whatever its position."""
+    total, count = 0.0, 0
+    for row in range(B):
+        vectors = []
+        for view in views.values():
+            where = range(view.mask.shape[1]) if view.alignment is None else view.alignment[row]
+            content = zip(map(int, where), view.mask[row], view.encoded.features[row].tolist())
+            vectors.append({original: x for original, counts, x in content if counts})
+        for original in vectors[0].keys() & vectors[1].keys():
+            pairs = zip(vectors[0][original], vectors[1][original])
+            total += sum((p - q) ** 2 for p, q in pairs) / D
+            count += 1
+    return total, count
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_words_are_tied_to_themselves_where_positions_moved(both):
+    criterion, views = objective_and_moved_views(both=both)
+    tie = criterion(views, None).terms["tie"].sum
+    total, count = tie_by_original_position(views)
+    assert int(criterion.normalizers(views, None)["tie"]) == count > B
+    assert float(tie.detach()) == pytest.approx(total, rel=1e-12)
+
+    tie.backward()
+    a, b = (view.encoded.features.grad for view in views.values())
+    assert torch.allclose(a.sum((0, 1)), -b.sum((0, 1)))  # each pair pulls with equal force
+
+
+@pytest.mark.parametrize("level", ["sentence", "cls"])
+def test_sentences_are_tied_as_they_are_where_positions_moved(level):
+    criterion, views = objective_and_moved_views(level=level)
+    total = 0.0
+    for row in range(B):
+        vectors = []
+        for view in views.values():
+            x = view.encoded.features[row].detach()
+            words = [x[t] for t in range(len(x)) if view.mask[row, t] and not view.special[row, t]]
+            vectors.append((x[0] if level == "cls" else sum(words) / len(words)).tolist())
+        total += sum((p - q) ** 2 for p, q in zip(*vectors)) / D
+    assert float(criterion(views, None).terms["tie"].sum.detach()) == pytest.approx(
+        total, rel=1e-12
+    )
+    assert int(criterion.normalizers(views, None)["tie"]) == B
+
+
+@pytest.mark.parametrize("level", ["word", "sentence", "cls"])
+@pytest.mark.mostly_slow("masked of cropped-word")
+@pytest.mark.parametrize("order", ["masked of cropped", "cropped of masked", "both of cropped"])
+def test_a_cropped_view_trains_and_does_not_depend_on_the_cut(level, order):
+    crop, mask = {"noiser": "crop", "keep": 0.6}, {"noiser": "bert_mask"}
+    views = {
+        "masked of cropped": {"cropped": crop, "remasked": {**mask, "of": "cropped"}},
+        "cropped of masked": {"again": mask, "remasked": {**crop, "of": "again"}},
+        "both of cropped": {
+            "cropped": crop,
+            "masked": {**mask, "of": "cropped"},
+            "remasked": {**mask, "of": "cropped"},
+        },
+    }
+    criterion = {"semantic_augment": {"level": level, "tied_weight": 3.0}}
+    config = {"criterion": criterion, "views": views[order]}
+    whole = gradients(tiny_config(config))
+    cut = gradients(tiny_config({**config, "train": {"micro_batch": 5}}))
+    assert difference(whole, cut) < 1e-10
+    assert whole["networks.main.embeddings.token.weight"].abs().max() > 0
+
+
+def test_views_of_different_sequences_are_refused():
+    views = {"few": {"noiser": "rows", "sources": ["b"]}, "remasked": {"of": "few"}}
+    config = tiny_config({"criterion": {"semantic_augment": {}}, "views": views})
+    message = "criterion.semantic_augment.views: 'masked' and 'remasked' have different sequences"
+    with pytest.raises(ConfigError, match=message):
+        gradients(config)
 
 
 def reference_tie(criterion, views, level, transformed):

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, option, register
+from fwk.contracts.alignment import require_same_rows
 from fwk.contracts.plain import PlainDict
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError
@@ -199,12 +200,7 @@ class SequenceContrastive(Criterion["SequenceContrastive.Config"]):
         pair = [views[name] for name in self.config.views]
         first, second = pair
         key = f"criterion.{self.label}.views"
-        if not torch.equal(first.draws, second.draws):
-            raise ConfigError(
-                key,
-                f"'{first.name}' and '{second.name}' have different sequences; expected two "
-                "views of the same sequences",
-            )
+        require_same_rows(first, second, key)
         features = [self._first_position(view) for view in pair]  # [B, D] each
         widths = [vectors.shape[1] for vectors in features]
         if widths[0] != widths[1]:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, option
+from fwk.contracts.alignment import require_same_positions
 from fwk.contracts.keyed import fold
 from fwk.errors import ConfigError, did_you_mean
 from fwk.nn.softmax import token_losses
@@ -178,7 +179,9 @@ class CrossView(Criterion[CrossViewConfig]):
         if self.config.auxiliary_labels:
             counts["auxiliary"] = known
         if self.config.students != "none":
-            words = views[self.config.unlabelled].content.sum()
+            student, teacher = views[self.config.unlabelled], views[self.config.teacher]
+            require_same_positions(student, teacher, f"views.{student.name}")
+            words = student.content.sum()
             counts["cvt"] = words if self.has_turn(context) else torch.zeros_like(words)
         return counts
 

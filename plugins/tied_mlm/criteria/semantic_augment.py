@@ -7,7 +7,8 @@ CE(v)   mean over v's chosen positions of -log p(x_t | v)
 f_v     `features`: the last hidden state after the final norm, before the head's transform (or
         after it)
 MSE     mean over positions and width of (f_a - f_b)^2, at one of three levels:
-          word      every non-padding position
+          word      every non-padding position; where a noiser moved positions, every
+                    token that stands in both views, by its original position
           sentence  one vector per sequence: the mean of its words without [CLS] and [SEP]
           cls       the vector at [CLS]
 
@@ -30,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, option, register
+from fwk.contracts.alignment import at_partners, require_same_rows, shared_positions
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.nn.masked_lm_head import (
     HeadOptions,
@@ -43,13 +45,16 @@ from fwk.nn.masked_lm_head import (
 Level = Literal["word", "sentence", "cls"]
 
 
-def counted_vectors(view: View, level: Level) -> Tensor:
-    """Return which of the tied vectors count, bool [B, N]; N is T (word) or 1."""
+def pair_vectors(a: View, b: View, level: Level) -> tuple[Tensor | None, Tensor]:
+    """Return the vector of `b` that belongs to each tied vector of `a`, int64 [B, N], and which count, bool [B, N].
+
+    N is T (word) or 1. The former is None where the vectors of both views stand side by side.
+    """
     if level == "word":
-        return view.content
+        return shared_positions(a, b)
     if level == "cls":
-        return view.content[:, :1]
-    return view.ordinary.any(1, keepdim=True)
+        return None, a.content[:, :1] & b.content[:, :1]
+    return None, a.ordinary.any(1, keepdim=True) & b.ordinary.any(1, keepdim=True)
 
 
 def tied_vectors(features: Tensor, view: View, level: Level) -> Tensor:
@@ -86,7 +91,9 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
             1.0, "weight of the tie (paper: 0 for the baseline, else one of 1, 3, 5, 7, 10)", low=0
         )
         level: Level = option(
-            "word", "what is tied: every position, the mean of the words, or the [CLS] vector"
+            "word",
+            "what is tied: every position that both views have, the mean of the words, or the [CLS] "
+            "vector",
         )
         features: Literal["hidden", "transformed"] = option(
             "hidden",
@@ -111,6 +118,7 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
+        self.key = build.key
         if config.level == "cls":
             build.require_encoder().check_first_position(f"level=cls of criterion '{build.name}'")
         self.mask = build.require_vocabulary().mask
@@ -127,10 +135,11 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         a, b = (views[name] for name in self.config.views)
+        require_same_rows(a, b, f"{self.key}.views")
         return {
             "masked_lm_a": count_chosen(a),
             "masked_lm_b": count_chosen(b),
-            "tie": counted_vectors(a, self.config.level).sum(),
+            "tie": pair_vectors(a, b, self.config.level)[1].sum(),
         }
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
@@ -139,9 +148,9 @@ class SemanticAugment(Criterion["SemanticAugment.Config"]):
         sum_a, right_a = masked_lm_sums(self.head, a, smoothing)
         sum_b, right_b = masked_lm_sums(self.head, b, smoothing)
 
-        counted = counted_vectors(a, self.config.level)  # [B, N]
+        partner, counted = pair_vectors(a, b, self.config.level)  # [B, N] each
         tied_a = tied_vectors(self._features(a), a, self.config.level)  # [B, N, D]
-        tied_b = tied_vectors(self._features(b), b, self.config.level)
+        tied_b = at_partners(tied_vectors(self._features(b), b, self.config.level), partner)
         distance = feature_distance(tied_a, tied_b, counted)
         cosine = F.cosine_similarity(tied_a.detach().float(), tied_b.detach().float(), dim=-1)
 
