@@ -35,7 +35,8 @@ __all__ = [
 ]
 
 GROUP = "fwk.plugins"
-_SKIPPED = ("conftest", "setup", "__main__", "__init__")  # modules that register nothing
+# modules that register nothing
+_SKIPPED = ("conftest", "setup", "__main__", "__init__", "__pycache__")
 
 _discovered: set[str] = set()  # entry points whose names the registry knows
 

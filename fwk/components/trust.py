@@ -113,8 +113,9 @@ def content_hash(place: Path) -> str | None:
 def code_files(place: Path) -> Iterator[tuple[str, Path]]:
     """Yield the relative name and the path of every file that Python could import from a user directory, sorted.
 
-    Folders behind links are followed once. Compiled files in `__pycache__` are left out: user code is always compiled
-    from its source (see `user_dirs.FromSource`). Raises OSError where the folder has more entries than `MOST_ENTRIES`.
+    Folders behind links are followed once. What Python writes into `__pycache__` is left out: user code is always
+    compiled from its source (see `user_dirs.FromSource`). Raises OSError where the folder has more entries than
+    `MOST_ENTRIES`.
     """
     if place.is_file():
         yield place.name, place
@@ -126,22 +127,26 @@ def code_files(place: Path) -> Iterator[tuple[str, Path]]:
         if entries > MOST_ENTRIES:
             raise OSError(f"{place} has too many files")
         real = os.path.realpath(folder)
-        subfolders[:] = sorted(n for n in subfolders if n != "__pycache__" and n[0] != ".")
+        subfolders[:] = sorted(name for name in subfolders if name[0] != ".")
         if real in visited:
             subfolders.clear()
             continue
         visited.add(real)
         for file in sorted(files):
-            if file.endswith(suffixes):
-                path = Path(folder, file)
+            path = Path(folder, file)
+            is_cached = path.suffix == ".pyc" and path.parent.name == "__pycache__"
+            if file.endswith(suffixes) and not is_cached:
                 yield path.relative_to(place).as_posix(), path
 
 
 def _record(place: Path) -> Path | None:
     """Return the file that holds the hashes of the code that the user vouched for at a place."""
     folder = private_folder("trusted-code")
-    name = hashlib.blake2b(os.fsencode(place), digest_size=20).hexdigest()
-    return None if folder is None else folder / name
+    if (
+        folder is None or not folder.is_absolute()
+    ):  # below the working directory, an archive could bring it along
+        return None
+    return folder / hashlib.blake2b(os.fsencode(place), digest_size=20).hexdigest()
 
 
 def _recorded_versions(place: Path) -> list[str]:

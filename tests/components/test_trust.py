@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.commands import cache_with_index
 
 import fwk
-from fwk.cli import train
+from fwk.cli import evaluate, export, score, train
 from fwk.components import discovery, trust, working_directory
 from fwk.components.entry import Entry
 from fwk.config.resolve import read, resolve
@@ -37,14 +38,14 @@ class Steady:
     def __init__(self, config, updates=None):
         pass
 
-    def at(self, progress, update=0):
+    def factor(self, update, total, progress):
         return 1.0
 """
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FWK_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FWK_CACHE", cache_with_index(tmp_path / "cache"))
     monkeypatch.setattr(trust, "private_folder", private.private_folder)
 
 
@@ -137,6 +138,13 @@ def test_neither_a_copy_of_trusted_code_nor_an_addition_to_it_is_trusted(
     assert not trust.is_remembered(code)
     shutil.rmtree(code / "deep")
     assert trust.is_remembered(code)
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__" / "steady.cpython-311.pyc").touch()
+    assert trust.is_remembered(code)
+    (code / "__pycache__" / "__init__.py").write_text(f"open({str(tmp_path / 'other')!r}, 'w')\n")
+    assert not trust.is_remembered(code)
+    discovery.load_user_dirs([code])
+    assert not (tmp_path / "other").exists()
 
 
 def test_earlier_versions_of_trusted_code_stay_trusted(config_file, code):
@@ -176,6 +184,15 @@ def test_without_a_cache_the_word_is_enough_and_is_not_remembered(
         resolve([config_file])
     allow(config_file)
     assert ran(tmp_path) and not trust.is_remembered(code)
+
+
+def test_records_in_the_working_directory_are_not_believed(
+    tmp_path, config_file, code, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FWK_CACHE", "unpacked")
+    allow(config_file)
+    assert not trust.is_remembered(code) and not (tmp_path / "unpacked").exists()
 
 
 def test_a_user_without_a_home_has_no_private_folder(monkeypatch):
@@ -270,6 +287,31 @@ def test_a_run_from_elsewhere_loads_without_its_code(tmp_path, code):
     assert fwk.load(run).update == 1 and not ran(tmp_path)
     fwk.load(run, trust=True)
     assert ran(tmp_path)
+
+
+def test_a_run_of_ones_own_needs_no_word_until_its_code_changes(tmp_path, code, capsys):
+    name = f"steady_{tmp_path.name}".replace("-", "_")
+    run = tmp_path / "run"
+    settings = {"train": {"updates": 1}, "run": str(run), "schedule": {"name": name}}
+    fwk.train(tiny_config(settings, [str(code)]))
+    assert fwk.load(run).config.user_dirs == (str(code),)
+    shutil.copytree(run, tmp_path / "copy")
+    assert fwk.load(tmp_path / "copy").update == 1
+    assert fwk.train(str(run / "config.yaml"), **{"train.updates": 2}).update == 2
+
+    with (code / "steady.py").open("a") as source:
+        source.write("\n# changed\n")
+    fwk.registry.remove("schedule", name)  # as in another process
+    commands = [
+        (evaluate, [str(run)]),
+        (export, [str(run), str(tmp_path / "exported")]),
+        (score, [str(run), "--text", __file__]),
+        (train, ["--config", str(run / "config.yaml")]),
+    ]
+    for command, words in commands:
+        assert command.main(words) == 2, command
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "was changed since you allowed it" in said
 
 
 # -- the working directory -------------------------------------------------------------------------------------------
