@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
 
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import Component
 from fwk.contracts.options import FieldSpec, Plain
+from fwk.contracts.plain import PlainMapping
 from fwk.files import expand_user
+
+Change: TypeAlias = Callable[[str], str]  # of a path
 
 
 def expand(value: Plain, spec: FieldSpec) -> Plain:
@@ -23,37 +28,54 @@ def expand(value: Plain, spec: FieldSpec) -> Plain:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Return a config whose paths mean the same from every folder."""
+    """Return a config whose paths mean the same from every folder. Its views are stated in full."""
+    return _with_paths(config, _absolute_path)
+
+
+def with_names_of_files(config: RunConfig) -> RunConfig:
+    """Return a config that shows the names of files without their folders, to be published."""
+    return _with_paths(config, lambda path: Path(path).name or path)
+
+
+def _with_paths(config: RunConfig, change: Change) -> RunConfig:
+    """Return a config with each of its paths changed."""
+
+    def changed(component: Component) -> Component:
+        values = _change_values(component.values, component.entry.schema, change)
+        return replace(component, values=values)
+
     return replace(
         config,
-        run=None if config.run is None else os.path.abspath(config.run),
-        task=_absolute(config.task),
-        model=_absolute(config.model),
-        optimizer=_absolute(config.optimizer),
-        schedule=_absolute(config.schedule),
+        run=None if config.run is None else change(config.run),
+        task=changed(config.task),
+        model=changed(config.model),
+        optimizer=changed(config.optimizer),
+        schedule=changed(config.schedule),
         criterion={
-            label: replace(spec, component=_absolute(spec.component))
+            label: replace(spec, component=changed(spec.component))
             for label, spec in config.criterion.items()
         },
         networks={
-            label: replace(spec, component=_absolute(spec.component))
+            label: replace(spec, component=changed(spec.component))
             for label, spec in config.networks.items()
         },
-        hooks={label: _absolute(component) for label, component in config.hooks.items()},
+        views={
+            name: _change_values(spec.to_mapping(), spec.component.entry.schema, change)
+            for name, spec in config.views_by_name.items()
+        },
+        hooks={label: changed(component) for label, component in config.hooks.items()},
     )
 
 
-def _absolute(component: Component) -> Component:
-    holding_paths = {spec.name: spec for spec in component.entry.schema if spec.paths is not None}
-    if not holding_paths:
-        return component
-    values = {
-        name: _change_paths(value, holding_paths[name], _absolute_path)
-        if name in holding_paths
-        else value
-        for name, value in component.values.items()
+def _change_values(
+    values: PlainMapping, schema: Sequence[FieldSpec], change: Change
+) -> dict[str, Plain]:
+    """Return the options of a component with each of their paths changed."""
+    specs = {spec.name: spec for spec in schema if spec.paths is not None}
+    return {
+        name: _change_paths(value, specs[name], change) if name in specs else value
+        for name, value in values.items()
     }
-    return replace(component, values=values)
 
 
 def _absolute_path(path: str) -> str:
@@ -63,7 +85,7 @@ def _absolute_path(path: str) -> str:
     return os.path.join(glob.escape(os.getcwd()), path)  # unchanged where it is absolute
 
 
-def _change_paths(value: Plain, spec: FieldSpec, change: Callable[[str], str]) -> Plain:
+def _change_paths(value: Plain, spec: FieldSpec, change: Change) -> Plain:
     """Return the value of an option with each of its paths changed."""
     if isinstance(value, str):
         return value if value in (spec.names or ()) else change(value)
@@ -74,7 +96,7 @@ def _change_paths(value: Plain, spec: FieldSpec, change: Callable[[str], str]) -
     return value
 
 
-def _change_below_label(value: Plain, spec: FieldSpec, change: Callable[[str], str]) -> Plain:
+def _change_below_label(value: Plain, spec: FieldSpec, change: Change) -> Plain:
     if not isinstance(value, Mapping):
         return _change_paths(value, spec, change)
     return {

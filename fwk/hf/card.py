@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from fwk.config.identity import to_yaml
+from fwk.config.user_paths import with_names_of_files
 from fwk.contracts.plain import PlainMapping
 from fwk.runs.loaded import Loaded
 
@@ -62,7 +63,7 @@ def model_card(
             f"- {quantity}: largest difference {value:.1e}"
             for quantity, value in differences.items()
         ),
-        config=to_yaml(loaded.config).rstrip(),
+        config=to_yaml(with_names_of_files(loaded.config)).rstrip(),
     )
 
 

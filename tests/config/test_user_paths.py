@@ -11,8 +11,9 @@ import pytest
 from support.commands import cache_with_index
 
 import fwk
+from fwk.config.identity import to_yaml
 from fwk.config.resolve import read, resolve
-from fwk.config.user_paths import with_absolute_paths
+from fwk.config.user_paths import with_absolute_paths, with_names_of_files
 from fwk.data.text import find_files
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.files import cache_folder, expand_user, user_path
@@ -114,6 +115,8 @@ def test_absolute_paths_mean_the_same_files(home, monkeypatch):
     monkeypatch.chdir(home)
     assert sorted(find_files(values["data"])) == sorted(expected)
     assert with_absolute_paths(absolute) == absolute
+    published = with_names_of_files(absolute)
+    assert published.task.values["data"][1] == "a.txt" and str(home) not in to_yaml(published)
 
 
 def test_a_run_goes_on_from_its_config_in_any_folder_and_after_it_was_moved(home, monkeypatch):

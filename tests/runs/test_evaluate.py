@@ -278,7 +278,7 @@ def test_the_files_of_several_sources_are_looked_at_before_anything_is_evaluated
     ):
         data = {
             "a": {**TREEBANK, "labels": {"pos": "upos"}},
-            name: {**TREEBANK, "labels": {"other": "xpos"}},
+            name: {**TREEBANK, "labels": {"other": "upos"}},
         }
         run = tmp_path / f"run{number}"
         train(
