@@ -32,7 +32,7 @@ def parser() -> Parser:
         "--by",
         metavar="NAME",
         help="whose head to export: a criterion, a view whose noiser has a network, or 'encoder' for no head "
-        "(default: the only criterion with a head)",
+        "(default: the only criterion with a trained head)",
     )
     p.add_argument(
         "--family",

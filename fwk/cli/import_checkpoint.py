@@ -45,7 +45,12 @@ def main(arguments: argparse.Namespace) -> int:
 
     imported = import_folder(arguments.folder, arguments.run, arguments.overwrite)
     if not arguments.quiet:
-        print(f"{arguments.run}: {imported.class_name}, its head under '{imported.by}'")
+        head = "an encoder" if imported.untrained else f"its head under '{imported.by}'"
+        print(f"{arguments.run}: {imported.class_name}, {head}")
+        for name in imported.untrained:
+            print(
+                f"  '{name}' has a new head, which cannot score or be exported before it is trained"
+            )
         if imported.left_behind:
             print(f"  not imported: {', '.join(imported.left_behind)}")
     return 0

@@ -67,13 +67,15 @@ class Exported:
 def find_part(loaded: Loaded, by: str | None) -> Part:
     """Return the part named `by`: a criterion's label, a view with a learned noiser, or 'encoder'.
 
-    By default it is the only criterion whose head transformers has, else the encoder alone. Raises ConfigError where
-    the name is unknown or missing, and where the families cannot hold the part.
+    By default it is the only trained criterion whose head transformers has, else the encoder alone. Raises ConfigError
+    where the name is unknown or missing, where the head was never trained, and where the families cannot hold the part.
     """
     module = loaded.module
     criteria = {label: item for label, item in module.criteria.items() if item.roles}
     noisers = {view: item for view, item in module.learned.items() if item.roles}
-    by = _default_part(criteria) if by is None else by
+    trained = {label: item for label, item in criteria.items() if label not in loaded.untrained}
+    by = _default_part(trained) if by is None else by
+    loaded.require_trained(by, "--by", f"train it first, or export the encoder (--by {ENCODER})")
     if by == ENCODER:
         return Part(by, require_holdable(loaded.model.innermost(), None), None, None)
     if by in criteria:

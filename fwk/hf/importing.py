@@ -42,6 +42,7 @@ class Imported:
     class_name: str  # of transformers
     by: str  # the criterion that has the head, or 'encoder'
     left_behind: list[str]  # names of weights that were not imported
+    untrained: tuple[str, ...] = ()  # criteria whose head is new
 
 
 def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) -> Imported:
@@ -77,9 +78,17 @@ def _write(source: SourceFolder, options: PlainMapping, folder: Path, run: Path)
     left_behind = _left_behind(source.tensors, names.values(), architecture)
 
     fingerprint = source.tokenizer.fingerprint
-    write_weights(folder, tensors, config, architecture.class_name, fingerprint=fingerprint)
+    untrained = [] if architecture.role else [label]
+    write_weights(
+        folder,
+        tensors,
+        config,
+        architecture.class_name,
+        fingerprint=fingerprint,
+        untrained=untrained,
+    )
     by = label if architecture.role else "encoder"
-    return Imported(architecture.class_name, by, left_behind)
+    return Imported(architecture.class_name, by, left_behind, tuple(untrained))
 
 
 def _complete_output(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:

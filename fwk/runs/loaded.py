@@ -21,13 +21,30 @@ from fwk.engine.module import ObjectiveModule
 from fwk.engine.predict import predict_texts
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, model_tensors, write_weights
-from fwk.errors import CheckpointError, PluginError, UnknownName, UntrustedCode, UserError
+from fwk.errors import (
+    CheckpointError,
+    ConfigError,
+    PluginError,
+    UnknownName,
+    UntrustedCode,
+    UserError,
+)
 from fwk.files import user_path
+from fwk.runs.untrained import untrained_parts
 
 BATCHES_PER_CALL = 16  # raw texts are sorted by length among this many batches
 
 # entries of a run's state that a copy of its weights keeps
-KEPT_STATE = ("update", "skipped", "tokens", "sequences", "seconds", "phase", "fingerprint")
+KEPT_STATE = (
+    "update",
+    "skipped",
+    "tokens",
+    "sequences",
+    "seconds",
+    "phase",
+    "fingerprint",
+    "untrained",
+)
 
 COPY_ORIGIN = "a trained run"  # the `imported` entry of a copy's state
 
@@ -43,11 +60,20 @@ class Loaded:
     update: int  # updates done
     task: Task  # without its data
     state: PlainMapping = field(default_factory=dict, repr=False)  # the counters of the run
+    untrained: tuple[str, ...] = ()  # criteria and learned views that hold their initial weights
 
     @property
     def model(self) -> Encoder:
         """The main encoder."""
         return cast(Encoder, self.module.networks["main"])
+
+    def require_trained(self, name: str, key: str, remedy: str = "train it first") -> None:
+        """Raise ConfigError at `key` where the criterion or learned view `name` was never trained."""
+        if name in self.untrained:
+            raise ConfigError(
+                key,
+                f"'{name}' of {self.folder} was never trained, so what it computes is noise; {remedy}",
+            )
 
     def predict(self, texts: Iterable[str | Sequence[str]], batch: int = 64) -> list[Any]:
         """Return the criteria's predictions for raw texts (or lists of words), in the form that the task gives them.
@@ -156,6 +182,7 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
     module = build_module(config, task)
     checkpoint.require_finite(opened.path, tensors["model"], module)
     weights = {**tensors["model"], **(tensors["average"] if average else {})}
+    untrained = untrained_parts(module, weights, state)
     load_model_tensors(module, weights, opened.path)
     module.eval()
     module.encoding.averages = tensors.get("average")  # for views that are encoded with them
@@ -166,5 +193,9 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
         tokenizer=getattr(task, "tokenizer", None),  # tasks without text have none
         update=state["update"],
         task=task,
-        state={key: state[key] for key in KEPT_STATE if key in state},
+        state={
+            **{key: state[key] for key in KEPT_STATE if key in state},
+            **({"untrained": list(untrained)} if untrained else {}),
+        },
+        untrained=untrained,
     )

@@ -99,6 +99,9 @@ class Scorer:
         self.task = loaded.task
         self.module = loaded.module.to(self.device).eval()
         self.by = self._choose(by)
+        loaded.require_trained(
+            self.by, "--by", "train it first, or score by a part that was trained"
+        )
         is_criterion = self.by in self.module.criteria
         self.path = f"criteria.{self.by}" if is_criterion else f"learned.{self.by}"
         self.component = cast(

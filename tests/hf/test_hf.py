@@ -12,12 +12,17 @@ import torch
 import fwk
 from fwk.cli import export as export_command
 from fwk.cli import import_checkpoint as import_command
+from fwk.cli import score as score_command
 from fwk.data import tokenizers
+from fwk.engine.saving.state import model_tensors
 from fwk.errors import ConfigError, DataError, RunError
 from fwk.hf import exporting
 from fwk.hf.exporting import export
 from fwk.hf.importing import import_folder
 from fwk.hf.tokenizer import SAMPLES, compare, write
+from fwk.runs.untrained import untrained_parts
+from fwk.scoring.scorer import Scorer
+from fwk_plugins.cvt.models.pretrained import load_pretrained
 
 transformers = pytest.importorskip("transformers")
 
@@ -560,3 +565,42 @@ def test_an_imported_run_is_not_gone_on_with(runs, tmp_path):
 
     with pytest.raises(CheckpointError, match="holds weights only|holds a run with another config"):
         fwk.train(str(tmp_path / "run" / "config.yaml"), **{"train.updates": 1, "hooks": {}})
+
+
+# -- encoders without a head -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("class_name", ["BertModel", "ElectraModel"])
+def test_the_new_head_of_an_encoder_alone_is_known_as_untrained_and_refused(
+    tmp_path, class_name, capsys
+):
+    _, folder = theirs(tmp_path, class_name)
+    run = tmp_path / "run"
+    assert import_command.main([str(folder), str(run)]) == 0
+    assert "'masked_lm' has a new head, which cannot score" in capsys.readouterr().out
+    loaded = fwk.load(run)
+    assert loaded.untrained == ("masked_lm",)
+    loaded.save(tmp_path / "copy")
+    assert fwk.load(tmp_path / "copy").untrained == ("masked_lm",)
+
+    with pytest.raises(ConfigError, match="--by: 'masked_lm' of .* was never trained.*noise"):
+        Scorer(loaded)
+    with pytest.raises(ConfigError, match="--by: 'masked_lm' .* export the encoder"):
+        export(loaded, tmp_path / "head", by="masked_lm")
+    assert not (tmp_path / "head").exists()
+    (tmp_path / "lines.txt").write_text("a b\n")
+    assert score_command.main([str(run), "--text", str(tmp_path / "lines.txt")]) == 2
+    assert "was never trained" in capsys.readouterr().err
+    assert export(loaded, tmp_path / "encoder").class_name == class_name
+    assert load_pretrained(str(run)).model.width == 16  # training may start from it
+
+
+def test_the_head_of_a_model_with_one_is_trained_and_an_older_import_without_is_not(tmp_path):
+    _, folder = theirs(tmp_path, "BertForMaskedLM")
+    import_folder(folder, tmp_path / "run")
+    loaded = fwk.load(tmp_path / "run")
+    assert loaded.untrained == () and Scorer(loaded).by == "masked_lm"
+    weights = model_tensors(loaded.module)
+    assert untrained_parts(loaded.module, {}, {"imported": "BertModel"}) == ("masked_lm",)
+    other = {name: value + 1 for name, value in weights.items()}
+    assert untrained_parts(loaded.module, other, {"imported": "BertForMaskedLM"}) == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import fwk
 from fwk import testing
 from fwk.errors import ConfigError
 from fwk.testing import batches_of, gradients, tiny_config, train_briefly, trainer_of
@@ -41,6 +42,14 @@ def test_two_stages_train_one_network_after_the_other():
             trainer.step(next(batches))
         assert all(torch.equal(x, trained[name]) for name, x in parts(trainer, generator).items())
         assert any(not torch.equal(x, trained[name]) for name, x in parts(trainer, main).items())
+
+
+def test_a_head_that_its_stage_has_not_trained_is_known_as_such(tmp_path):
+    train = {**TWO_STAGES["train"], "updates": 4, "save_every": 2}
+    train_briefly(tiny_config({**TWO_STAGES, "train": train}), tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    first, second = (fwk.load(checkpoints / f"update-{n:09}") for n in (2, 4))
+    assert first.untrained == ("replaced_token_detection",) and second.untrained == ()
 
 
 @pytest.mark.slow
