@@ -45,7 +45,7 @@ def test_two_stages_train_one_network_after_the_other():
 
 
 def test_a_head_that_its_stage_has_not_trained_is_known_as_such(tmp_path):
-    train = {**TWO_STAGES["train"], "updates": 4, "save_every": 2}
+    train = {**TWO_STAGES["train"], "updates": 4, "save_every": 2, "keep_last": 9}
     train_briefly(tiny_config({**TWO_STAGES, "train": train}), tmp_path / "run")
     checkpoints = tmp_path / "run" / "checkpoints"
     first, second = (fwk.load(checkpoints / f"update-{n:09}") for n in (2, 4))
