@@ -10,8 +10,10 @@ checkout importable with the entry points of its plugins; both go into a folder 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import metadata, util
 from pathlib import Path
@@ -78,8 +80,19 @@ def provide_project(site: Path) -> None:
         link = site / name
         if not link.is_symlink():
             link.symlink_to(ROOT / folder, target_is_directory=True)
-    if not list(site.glob("fwk-*.dist-info")):
-        subprocess.run([sys.executable, "-c", METADATA, str(site)], cwd=ROOT, check=True)
+    if list(site.glob("fwk-*.dist-info")):
+        return
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # the call expects no other packages beside its output
+        command = [sys.executable, "-c", METADATA, folder]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(
+                f"The entry points of the plugins cannot be made:\n{done.stderr[-2000:]}"
+            )
+        for made in Path(folder).glob("fwk-*.dist-info"):
+            shutil.move(made, site)
 
 
 def install_missing(site: Path, wheels: Path = FOLDER) -> list[str]:

@@ -210,6 +210,7 @@ def test_only_wheels_that_this_python_lacks_are_installed(tmp_path):
 
 @pytest.mark.slow
 def test_the_checkout_is_provided_with_the_entry_points_of_its_plugins(tmp_path):
+    (tmp_path / "other-1.0.dist-info").mkdir()
     wheels.provide_project(tmp_path)
     wheels.provide_project(tmp_path)  # a second session finds it there
     points = next(tmp_path.glob("fwk-*.dist-info")) / "entry_points.txt"

@@ -198,13 +198,13 @@ def sum_named(world: World, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     def flattened(name: str) -> Tensor:
         if name in tensors:
-            return tensors[name].detach().double().reshape(-1)
+            # numbers of the host and of the device come together
+            return tensors[name].detach().to(world.device, torch.float64).reshape(-1)
         return torch.zeros(shapes[name], dtype=torch.float64, device=world.device).reshape(-1)
 
-    joined = torch.cat([flattened(name) for name in names]).to(world.device)
-    world.sum(joined)
+    joined = world.sum(torch.cat([flattened(name) for name in names])).cpu()
     sizes = [torch.Size(shapes[name]).numel() for name in names]
-    return {name: part.view(shapes[name]).cpu() for name, part in zip(names, joined.split(sizes))}
+    return {name: part.view(shapes[name]) for name, part in zip(names, joined.split(sizes))}
 
 
 def checksum(tensors: Iterable[Tensor]) -> int:
