@@ -15,11 +15,21 @@ from pathlib import Path
 _MACHINERY = Path(__file__).parent / "components"
 
 
+_LONGEST_MESSAGE = 4000  # characters; a name from a file may have a million
+_LONGEST_NAME, _MOST_NAMES = (
+    300,
+    20_000,
+)  # characters and number of names among which a near one is looked for
+
+
 class FwkError(Exception):
     """Root of everything that `fwk` raises on purpose; ends a command with exit status 1."""
 
     exit_status = 1
     quiet = False  # True where another process of the job prints the message
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(_shown(a) if isinstance(a, str) else a for a in arguments))
 
 
 class UserError(FwkError):
@@ -108,7 +118,7 @@ class CodeFailed(RunError):
 
     def append(self, clause: str) -> None:
         """Add what is known where the error is reported, such as whether there is a checkpoint, to the message."""
-        self.args = (f"{self}; {clause}",)
+        self.args = (printable(f"{self}; {clause}"),)
 
 
 class HookFailed(CodeFailed):
@@ -123,6 +133,26 @@ class LogFailed(RunError):
     """A log file cannot be written. The run saves a checkpoint, then fails."""
 
 
+def printable(text: str) -> str:
+    """Return a text with an escape in place of each character that a terminal would obey or not show; \\n stays.
+
+    Names in messages may come from a stranger's file: a control character in one could clear the screen or hide what
+    follows. Every `FwkError` makes its message printable; whatever else prints a name calls this.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def _shown(message: str) -> str:
+    """Return a message as it is printed: with escapes, and not too long."""
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 2 :]}"
+    return printable(message)
+
+
 def did_you_mean(name: str, known: Iterable[str], everything_up_to: int = 40) -> str:
     """Return ". Did you mean 'x'? Available: x, y, z", the remedy that ends an error message.
 
@@ -130,6 +160,9 @@ def did_you_mean(name: str, known: Iterable[str], everything_up_to: int = 40) ->
     without either the result is empty.
     """
     known = [str(candidate) for candidate in known]
+    if len(str(name)) > _LONGEST_NAME or len(known) > _MOST_NAMES:
+        return ""  # the search takes time for each pair of characters
+    known = [candidate for candidate in known if len(candidate) <= _LONGEST_NAME]
     close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
     close.sort(key=lambda match: not match.startswith(str(name)))  # 'adam': 'adamw', not 'radam'
 

@@ -143,7 +143,7 @@ def _refuse_options_of_splits(arguments: argparse.Namespace) -> None:
 
 def _predictions(arguments: argparse.Namespace) -> Iterator[Plain]:
     """Yield the prediction for each line of a file that is not empty."""
-    from fwk.data.text import numbered_lines, path_not_found
+    from fwk.data.text import path_not_found, text_lines
     from fwk.engine.predict import predict_texts
     from fwk.runs.loaded import load
 
@@ -155,7 +155,7 @@ def _predictions(arguments: argparse.Namespace) -> Iterator[Plain]:
         user_dirs=tuple(arguments.user_dir),
         average=arguments.average or None,
     )
-    lines = ((line, f"{file}:{n}") for n, line in numbered_lines(file) if line.strip())
+    lines = ((line, f"{file}:{n}") for n, line in text_lines(file) if line.strip())
     while window := list(islice(lines, WINDOW)):
         texts, places = zip(*window)
         yield from predict_texts(loaded.module, loaded.task, texts, places)

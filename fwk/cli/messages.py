@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
+from fwk.errors import printable
+
 
 def first_rank() -> bool:
     """Return whether this process is alone, or the first one of those that torchrun started."""
@@ -33,6 +35,10 @@ class StderrHandler(logging.StreamHandler[TextIO]):
         self.setFormatter(logging.Formatter("fwk: %(message)s"))
         self.addFilter(self._is_printed)
         self.process = os.getpid()
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text that may be printed."""
+        return printable(super().format(record))
 
     def _is_printed(self, record: logging.LogRecord) -> bool:
         speaks = first_rank() and os.getpid() == self.process
@@ -89,4 +95,4 @@ def warn(name: str, message: str) -> None:
     """Print a warning of the command `name`, on the first rank only."""
     if first_rank():
         with suppress(OSError):  # a full disk behind standard error must not end the command
-            print(f"{name}: warning: {message}", file=sys.stderr)
+            print(f"{name}: warning: {printable(message)}", file=sys.stderr)

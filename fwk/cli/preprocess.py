@@ -91,7 +91,8 @@ def _add_documents(p: Parser) -> None:
         default="auto",
         type=one_of("auto", "text", "jsonl"),
         metavar="KIND",
-        help="auto, text or jsonl (default: auto, JSONL by suffix)",
+        help="auto, text or jsonl, that is JSON lines (default: auto: jsonl for .jsonl, and for .json with an object "
+        "per line)",
     )
     p.add_argument(
         "--field",

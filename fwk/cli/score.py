@@ -324,14 +324,14 @@ def _line_records(
     arguments: argparse.Namespace, scorer: Scorer, progress: Progress, done: int
 ) -> Iterator[PlainDict]:
     """Yield the record of every line but the first `done`."""
-    from fwk.data.text import numbered_lines
+    from fwk.data.text import text_lines
     from fwk.scoring.scorer import ScoredText
     from fwk.scoring.stream import score_texts
 
     texts = (
         ScoredText(line, file, number)
         for file in arguments.text
-        for number, line in numbered_lines(file, progress.advance)
+        for number, line in text_lines(file, progress.advance)
     )
     for text, result in score_texts(
         scorer, texts, done, cut=arguments.cut, lenient=arguments.lenient

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import TypedDict
 
-from fwk.contracts.options import Plain
-from fwk.errors import PluginError
+from fwk.components.entry import KINDS
+from fwk.contracts.json_files import LARGEST, fitted, parse_json
+from fwk.contracts.options import FieldSpec, Plain
+from fwk.contracts.shapes import parse_type
+from fwk.errors import PluginError, UserError
 from fwk.files.private import private_folder, read_private, write_private
 
 INDEX = "index.json"
@@ -36,6 +38,25 @@ _WRITE_INDEX = (
     "import sys; sys.path[:] = sys.argv[2:]; from runpy import run_module; "
     "run_module('fwk.components.write_index', run_name='__main__')"
 )
+
+# types of the entries of an index, of a component and of an option in it
+_INDEX = {"sources": "dict[str, str]", "components": "list[dict[str, Any], ...]"}
+_COMPONENT = {
+    "kind": f"Literal[{', '.join(map(repr, KINDS))}]",
+    **dict.fromkeys(("name", "module", "qualname", "file"), "str"),
+    "summary?": "str",
+    "line": "int",
+    "fields": "list[dict[str, Any], ...]",
+    "views?": "dict[str, str]",
+}
+_FIELD = {
+    **dict.fromkeys(("name", "type"), "str"),
+    "doc?": "str",
+    **dict.fromkeys(("low?", "high?", "above?"), "float"),
+    "choices?": "list[Any, ...]",
+    **dict.fromkeys(("paths?", "names?"), "list[str, ...]"),
+    "required?": "bool",
+}
 
 
 class Index(TypedDict):
@@ -95,10 +116,15 @@ def read_index(package: str, folder: Path) -> Index:
 
 
 def _parse(text: str | None) -> Index:
+    """Return the index in a text; an empty one where there is none, or it holds anything else."""
     try:
-        index = json.loads(text or "")
-        return {"sources": dict(index["sources"]), "components": list(index["components"])}
-    except (ValueError, KeyError, TypeError):
+        index = fitted(parse_json((text or "")[:LARGEST]), _INDEX, INDEX)
+        components = [fitted(item, _COMPONENT, INDEX) for item in index["components"]]
+        for field in (field for item in components for field in item["fields"]):
+            parse_type(fitted(field, _FIELD, INDEX)["type"])
+            FieldSpec.from_mapping(field)
+        return {"sources": index["sources"], "components": components}
+    except (UserError, ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return {"sources": {}, "components": []}
 
 

@@ -10,6 +10,7 @@ from fwk.config.yaml_text import Layer
 from fwk.contracts.options import Plain
 
 T = TypeVar("T")
+_LONGEST_PLACE = 2  # keys of a component's place: a slot, or a table and a label
 
 
 class Origins:
@@ -18,25 +19,30 @@ class Origins:
     def __init__(self) -> None:
         self._places: dict[KeyPath, str] = {}
         self._typed: dict[KeyPath, str | None] = {}  # the text of an override, as it was typed
+        # path -> the paths with a place at or below it, in the order of their recording
+        self._below: dict[KeyPath, dict[KeyPath, None]] = {}
 
     def record(self, path: KeyPath, value: Plain, layer: Layer) -> None:
         """Record the origin of a value and of everything inside it."""
         for inner, _ in leaves(value, path):
             self._places[inner] = layer.where(inner)
             self._typed[inner] = layer.raw
+            for end in range(len(inner) + 1):
+                self._below.setdefault(inner[:end], {})[inner] = None
 
     def forget(self, path: KeyPath) -> None:
         """Forget a path and everything below it."""
-        _forget(self._places, path)
-        _forget(self._typed, path)
+        for inner in list(self._below.get(path, ())):
+            del self._places[inner], self._typed[inner]
+            for end in range(len(inner) + 1):
+                del self._below[inner[:end]][inner]
 
     def where(self, path: KeyPath) -> str:
         """Return the origin of the value at a path, else of the first value inside it, else ''."""
         if path in self._places:
             return self._places[path]
-        return next(
-            (place for inner, place in self._places.items() if inner[: len(path)] == path), ""
-        )
+        first = next(iter(self._below.get(path, ())), None)
+        return "" if first is None else self._places[first]
 
     def of_value(self, path: KeyPath) -> tuple[str, str | None]:
         """Return the origin of exactly this value, and the text it was typed as."""
@@ -89,5 +95,9 @@ class Intentions:
 
 
 def _forget(known: dict[KeyPath, T], path: KeyPath) -> None:
+    """Forget a component's place, or those below a path that is shorter than a place."""
+    if len(path) >= _LONGEST_PLACE:
+        known.pop(path, None)
+        return
     for inner in [inner for inner in known if inner[: len(path)] == path]:
         del known[inner]

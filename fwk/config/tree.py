@@ -44,16 +44,30 @@ class Tree:
             self._merged.merge_with(pending)
         return self._merged
 
+    def _settled(self, path: KeyPath) -> DictConfig:
+        """Return the merged tree, after the pending values are merged if one stands at the path, below or above it.
+
+        Merging takes time for every value in the tree, so asking for each of many labels must not merge each time.
+        """
+        node: Plain = self._pending
+        for key in path:
+            if not isinstance(node, dict):
+                return self._merge_pending()
+            if key not in node:
+                return self._merged
+            node = node[key]
+        return self._merge_pending()
+
     def get(self, path: KeyPath) -> Plain:
         """Return the value at a path, with interpolations as text, or None where the path has no value."""
-        node: Any = self._merge_pending()
+        node: Any = self._settled(path)
         for key in path:
             node = _child(node, key)
         return _plain_value(node)
 
     def remove(self, path: KeyPath) -> None:
         """Remove what stands at a path, if anything does."""
-        node: Any = self._merge_pending()
+        node: Any = self._settled(path)
         for key in path[:-1]:
             node = _child(node, key)
         if _is_mapping(node) and path[-1] in node:
@@ -61,7 +75,14 @@ class Tree:
 
     def labels(self, table: str) -> list[str]:
         """Return the keys of a top-level mapping whose values are not null."""
-        return [key for key, value in (self.get((table,)) or {}).items() if value is not None]
+        node: Any = _child(self._merged, table)
+        keys = list(node) if _is_mapping(node) else []
+        present = {key: not node._get_node(key)._is_none() for key in keys}
+        pending = self._pending.get(table, {})
+        if not isinstance(pending, dict):
+            return [key for key, value in (self.get((table,)) or {}).items() if value is not None]
+        present.update({key: value is not None for key, value in pending.items()})
+        return [key for key, is_there in present.items() if is_there]
 
     def reorder(self, table: str, labels: Sequence[str]) -> None:
         """Keep these keys of a top-level mapping only, in this order."""

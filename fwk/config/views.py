@@ -299,11 +299,11 @@ def _check_loss_names(criteria: Criteria, views: Views) -> None:
 
 def _lineage(name: str | None, views: Views) -> list[str]:
     """Return a view and those it is made of, as far as they are known; a circle is walked once."""
-    lineage: list[str] = []
+    lineage: dict[str, None] = {}  # a list would be searched for each view
     while name is not None and name in views and name not in lineage:
-        lineage.append(name)
+        lineage[name] = None
         name = views[name].of
-    return lineage
+    return list(lineage)
 
 
 def _may_have_positions(name: str | None, views: Views) -> bool:

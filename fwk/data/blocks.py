@@ -185,7 +185,7 @@ class Blocks:
         separators = self._separators
         while start < stop:
             base = int(self._stream_ends[shard])
-            tokens, starts = self.split.map(shard, "tokens"), self.split.map(shard, "documents")
+            starts = self.split.map(shard, "documents")
             document = self._document_at(start - base, starts)
             end_of_shard = int(self._stream_ends[shard + 1])
             while start < min(stop, end_of_shard):
@@ -193,7 +193,7 @@ class Blocks:
                 offset = start - base - separators * document  # in the shard's tokens
                 end = min(last, offset + stop - start)
                 if offset < end:
-                    parts.append(tokens[offset:end])
+                    parts.append(self.split.tokens_of(shard, offset, end))
                     start += end - offset
                 if separators and start < stop and start - base - separators * document == last:
                     parts.append(separator)

@@ -45,7 +45,7 @@ def commit(
     _remove_working_files(records, partial)
     write_atomically(partial / stores.MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     sync(partial)
-    make_public(partial)
+    make_public(partial, folder)
     remove_file(partial / MARKER)  # the manifest says what the folder is
     warn_of_rest(folder, replace_folder(partial, folder, STORE))
     sync(folder.parent)

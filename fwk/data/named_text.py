@@ -55,6 +55,10 @@ class TextOptions(Protocol):
         """What separates documents in text files."""
 
     @property
+    def format(self) -> str:
+        """How text files are read: one of `fwk.data.text.FORMATS`."""
+
+    @property
     def field(self) -> str:
         """The field of JSONL records that holds the text."""
 

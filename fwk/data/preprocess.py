@@ -22,13 +22,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fwk.contracts.json_files import fitted, read_json
 from fwk.data import store as stores
 from fwk.data.commit import commit
 from fwk.data.first_pass import FirstPass, Sample, count_documents
 from fwk.data.locking import lock
 from fwk.data.progress import Progress
 from fwk.data.shards import ShardText, cut_into_shards, tokenize_shards
-from fwk.data.text import Reader, find_files
+from fwk.data.text import FORMATS, Reader, find_files, is_json
 from fwk.data.tokenizers import Tokenizer, check_kind, load, train
 from fwk.errors import ConfigError, DataError, FwkError
 from fwk.files import digest, user_path, write_atomically
@@ -67,7 +68,7 @@ class Options:
 
     documents: str = "empty-line"  # separator of documents: empty-line | line | file
     field: str = "text"  # of a JSONL record
-    format: str = "auto"  # auto (by suffix) | text | jsonl
+    format: str = "auto"  # auto (`format_of`) | text | jsonl
     valid_share: float = 0.01  # of the documents that are held out
     shard_size: int = 1 << 24  # characters
     sample_size: int = 1 << 25  # characters of text that train the tokenizer
@@ -78,6 +79,10 @@ class Options:
         if self.documents not in ("empty-line", "line", "file"):
             raise ConfigError(
                 "documents", f"'{self.documents}' is unknown, expected empty-line, line or file"
+            )
+        if self.format not in FORMATS:
+            raise ConfigError(
+                "format", f"'{self.format}' is unknown, expected {', '.join(FORMATS)}"
             )
         if not 0 <= self.valid_share < 1:
             raise ConfigError(
@@ -162,7 +167,7 @@ def train_tokenizer(
         partial = make_temporary(folder, PARTIAL)
         try:
             tokenizer.save(partial)
-            make_public(partial)
+            make_public(partial, folder)
             rename(partial, folder)
         except BaseException:
             remove_temporary(partial)
@@ -338,6 +343,8 @@ class _Build:
             "tokenizer": tokenizer,
             "version": stores.VERSION,
         }
+        if self.options.format == "auto" and any(map(is_json, (*self.files, *self.valid_files))):
+            request["json"] = "lines"  # earlier versions read them as text
         return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
     def _input_key(self, file: str) -> list[str | int]:
@@ -385,12 +392,15 @@ class _Build:
     def _read_plan(self, key: str) -> tuple[dict[str, FirstPass], Tokenizer] | None:
         """Return what an interrupted build kept of pass 1; None where it kept nothing, or for another request."""
         try:
-            plan = json.loads((self.partial / "plan.json").read_text())
+            path = self.partial / "plan.json"
+            plan = fitted(
+                read_json(path), {"asked": "str", "plans": "dict[str, dict[str, int]]"}, path
+            )
             if plan["asked"] != key:
                 return None
             passes = {name: FirstPass(**result) for name, result in plan["plans"].items()}
             return passes, load(self.partial / "tokenizer")
-        except (OSError, ValueError, KeyError, TypeError, DataError):
+        except (TypeError, DataError):
             return None
 
     def _count(

@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from fwk.contracts.json_files import fitted, read_json
+from fwk.data.arrays import read_counts
 from fwk.errors import DataError
 from fwk.files import write_atomically
 
@@ -38,17 +40,10 @@ class RunAssets:
     @classmethod
     def read(cls, folder: Path, vocabulary: int) -> RunAssets:
         """Return the assets in a folder. Raises DataError for damaged files and counts of another vocabulary."""
-        counts = _read(folder / COUNTS, lambda file: np.load(file, allow_pickle=False))
-        is_number = counts is None or counts.dtype.kind in "iuf"
-        if counts is not None and (counts.shape != (vocabulary,) or not is_number):
-            raise DataError(
-                f"{folder / COUNTS} holds {counts.dtype} {list(counts.shape)}, expected one number for each of "
-                f"the {vocabulary} tokens"
-            )
         return cls(
-            sources=_read(folder / SOURCES, _parse_sources) or (),
-            counts=counts,
-            trained_on=_read(folder / TRAINED_ON, _parse_trained_on),
+            sources=_read(folder / SOURCES, _read_sources) or (),
+            counts=_read(folder / COUNTS, lambda path: read_counts(path, vocabulary)),
+            trained_on=_read(folder / TRAINED_ON, _read_trained_on),
         )
 
     def write(self, folder: Path) -> None:
@@ -63,25 +58,20 @@ class RunAssets:
             write_atomically(folder / COUNTS, buffer.getvalue())
 
 
-def _read(path: Path, parse: Callable[[IO[bytes]], Content]) -> Content | None:
-    """Return the parsed content of a file; None where it does not exist. Raises DataError where it is damaged."""
+def _read(path: Path, read: Callable[[Path], Content]) -> Content | None:
+    """Return the content of a file; None where it does not exist. Raises DataError where it is damaged."""
     try:
-        with open(path, "rb") as file:
-            return parse(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        return read(path) if path.exists() else None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _parse_sources(file: IO[bytes]) -> tuple[str, ...]:
-    return tuple(str(name) for name in json.load(file))
+def _read_sources(path: Path) -> tuple[str, ...]:
+    return fitted({"sources": read_json(path)}, {"sources": "tuple[str, ...]"}, path)["sources"]
 
 
-def _parse_trained_on(file: IO[bytes]) -> TrainedOn:
-    content = json.load(file)
-    fields = (content.get("fingerprint"), content.get("sizes")) if isinstance(content, dict) else ()
-    if len(fields) < 2 or not isinstance(fields[0], str) or not isinstance(fields[1], dict):
-        raise ValueError("it does not hold a fingerprint and sizes")
-    sizes = {str(name): int(size) for name, size in fields[1].items()}
-    return TrainedOn(fields[0], sizes)
+def _read_trained_on(path: Path) -> TrainedOn:
+    content = fitted(
+        read_json(path), {"fingerprint": "str", "sizes": "dict[str, int]"}, path, low=0
+    )
+    return TrainedOn(content["fingerprint"], content["sizes"])

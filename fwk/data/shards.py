@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from itertools import chain
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 
 from fwk.components.working_directory import kept_from_children
+from fwk.contracts.json_files import fitted, read_json
 from fwk.data.main_guard import explain_death
 from fwk.data.text import Document, split_sentences
 from fwk.data.tokenizers import Tokenizer, load
+from fwk.errors import DataError
 from fwk.files import write_atomically
 
 _BATCH = 2048  # sentences that the tokenizer encodes at once, or a few more
@@ -61,6 +63,14 @@ class Record(TypedDict):
     shards: dict[str, Entry]  # by split
     counts: str  # name of the file with the counts of its training tokens
     record: str  # name of the file with this record
+
+
+_RECORD = {  # types of the entries of a record in its file
+    "text": "str",
+    "shards": "dict[str, dict[str, Any]]",
+    "counts": "str",
+    "record": "str",
+}
 
 
 def cut_into_shards(
@@ -194,10 +204,13 @@ def _hash_text(shard: ShardText, tokenizer: Tokenizer, dtype: str) -> str:
 def _read_record(path: Path, text_hash: str) -> Record | None:
     """Return the record of a shard with this text; None where it is missing, damaged or of another text."""
     try:
-        record = json.loads(path.read_text())
-        return record if record["text"] == text_hash else None
-    except (OSError, ValueError, KeyError):
+        record = fitted(read_json(path), _RECORD, path)
+        for entry in record["shards"].values():
+            fitted(entry, {"name": "str", "sha256": "dict[str, str]"}, path)
+            fitted(entry, dict.fromkeys(("tokens", "documents", "sentences"), "int"), path, low=0)
+    except DataError:
         return None
+    return cast(Record, record) if record["text"] == text_hash else None
 
 
 def encode_documents(

@@ -25,7 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fwk.contracts.json_files import fitted, read_object, require_file_name
 from fwk.contracts.plain import PlainDict
+from fwk.contracts.shapes import shown
+from fwk.data.arrays import read_counts
 from fwk.data.tokenizers import Tokenizer, load
 from fwk.errors import DataError, did_you_mean
 from fwk.files import digest, user_path
@@ -33,6 +36,18 @@ from fwk.files import digest, user_path
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "fwk-token-store", 1
 PARTS = ("tokens", "documents", "sentences")
+# types of the entries of a manifest
+_MANIFEST = {
+    "format": "str",
+    "version": "int",
+    "dtype": "Literal['uint16', 'uint32']",
+    "vocabulary": "dict[str, Any]",
+    "splits": "dict[str, dict[str, Any]]",
+    "fingerprint": "str",
+}
+_VOCABULARY = {"size": "int", "fingerprint": "str"}
+_SPLIT = {"shards": "list[dict[str, Any], ...]"}
+_NAME = {"name": "str", "sha256": "dict[str, str]"}
 
 
 def is_store(path: str | Path) -> bool:
@@ -58,6 +73,7 @@ class Shard:
     tokens: int
     documents: int
     sentences: int
+    vocabulary: int = 1 << 32  # every token is below it
 
     def path(self, part: str) -> Path:
         """Return the path of one of the PARTS."""
@@ -68,13 +84,33 @@ class Shard:
         dtype = np.dtype(self.dtype if part == "tokens" else "uint32").newbyteorder("<")
         length = self.tokens if part == "tokens" else getattr(self, part) + 1
         try:
-            return np.memmap(self.path(part), dtype=dtype, mode="r", shape=(length,))
+            array = np.memmap(self.path(part), dtype=dtype, mode="r", shape=(length,))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(
                 f"{self.path(part)} cannot be read: {reason}; the token store was changed after it was opened. "
                 "Restore it and start the same command again"
             ) from error
+        if part != "tokens":
+            self._check_starts(array, part)
+        return array
+
+    def _check_starts(self, starts: np.ndarray, part: str) -> None:
+        """Raise DataError unless starts of documents or sentences rise from 0 to the number of tokens."""
+        if starts[0] != 0 or starts[-1] != self.tokens or not (starts[1:] > starts[:-1]).all():
+            raise DataError(
+                f"{self.path(part)} is damaged: the starts of its {part} do not rise from 0 to {self.tokens}; "
+                "preprocess the text again"
+            )
+
+    def check_tokens(self, tokens: np.ndarray) -> np.ndarray:
+        """Return tokens of this shard. Raises DataError where one is not in the vocabulary."""
+        if len(tokens) and (largest := int(tokens.max())) >= self.vocabulary:
+            raise DataError(
+                f"{self.path('tokens')} is damaged: it holds the token {largest}, but the vocabulary has "
+                f"{self.vocabulary}; preprocess the text again"
+            )
+        return tokens
 
 
 class Split:
@@ -145,7 +181,11 @@ class Split:
         """Return the tokens of one document, a view of the memory map."""
         shard, inside = self.locate(document)
         starts = self.map(shard, "documents")
-        return self.map(shard, "tokens")[int(starts[inside]) : int(starts[inside + 1])]
+        return self.tokens_of(shard, int(starts[inside]), int(starts[inside + 1]))
+
+    def tokens_of(self, shard: int, start: int, stop: int) -> np.ndarray:
+        """Return tokens [start, stop) of a shard, a view of the memory map. All are in the vocabulary."""
+        return self.shards[shard].check_tokens(self.map(shard, "tokens")[start:stop])
 
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of every document; int64 [documents]."""
@@ -161,6 +201,11 @@ class Split:
         first, last = int(starts[inside]), int(starts[inside + 1])
         low = bisect_right(cuts, first - 1) if first else 0
         high = bisect_right(cuts, last - 1)
+        if low == high or cuts[low] != first:
+            raise DataError(
+                f"{self.shards[shard].path('sentences')} is damaged: document {inside} does not begin with a "
+                "sentence; preprocess the text again"
+            )
         return np.asarray(cuts[low:high], dtype=np.int64) - first
 
 
@@ -196,11 +241,12 @@ class Store:
     def _open_shard(self, entry: PlainDict) -> Shard:
         """Return the shard that an entry of the manifest describes, with its files checked."""
         shard = Shard(
-            self.folder / Path(entry["name"]).name,
+            self.folder / entry["name"],
             self.dtype,
             entry["tokens"],
             entry["documents"],
             entry["sentences"],
+            self.manifest["vocabulary"]["size"],
         )
         self._check_sizes(shard)
         self._check_newer_files(shard, entry)
@@ -260,17 +306,20 @@ class Store:
             raise DataError(
                 f"the tokenizer in {self.folder} is not the one the store was made with"
             )
+        size = self.manifest["vocabulary"]["size"]
+        if tokenizer.size != size:
+            raise DataError(
+                f"{self.folder / MANIFEST} is damaged: it lists {size} tokens, and the tokenizer has {tokenizer.size}"
+            )
         return tokenizer
 
     def unigrams(self) -> np.ndarray:
         """Return how often each id occurs in the training split; int64 [V]."""
-        path, size = self.folder / "unigrams.npy", self.manifest["vocabulary"]["size"]
+        path = self.folder / "unigrams.npy"
         try:
-            counts = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            counts = read_counts(path, self.manifest["vocabulary"]["size"])
+        except OSError:
             raise DataError(f"{path} is missing or damaged; preprocess the text again") from None
-        if counts.shape != (size,) or counts.dtype.kind not in "iu":
-            raise DataError(f"{path} holds counts of shape {counts.shape}, expected ({size},)")
         return counts.astype(np.int64)
 
     def verify(self) -> None:
@@ -278,7 +327,7 @@ class Store:
         for split in self.manifest["splits"].values():
             for entry in split["shards"]:
                 for part in PARTS:
-                    path = self.folder / f"{Path(entry['name']).name}.{part}"
+                    path = self.folder / f"{entry['name']}.{part}"
                     if digest(path) != entry["sha256"][part]:
                         raise DataError(
                             f"{path} does not match its hash in the manifest: it was changed"
@@ -288,38 +337,30 @@ class Store:
 def _read_manifest(folder: Path) -> PlainDict:
     """Return the manifest of a store. Raises DataError where it is missing, damaged or of another version."""
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise DataError(f"{folder} is not a token store: it has no readable {MANIFEST}") from None
-    except ValueError:
-        raise DataError(f"{path} is damaged: it is not JSON") from None
-    try:
-        _check_manifest(manifest, path)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    if not path.is_file():
+        raise DataError(f"{folder} is not a token store: it has no readable {MANIFEST}")
+    manifest = read_object(path)
+    if "format" in manifest and manifest["format"] != FORMAT:
+        raise DataError(f"{path} describes a {shown(manifest['format'])}, expected a {FORMAT}")
+    if "version" in manifest and manifest["version"] != VERSION:
         raise DataError(
-            f"{path} is damaged: entries of a token store's manifest are missing"
-        ) from None
+            f"{path.parent} has token store version {shown(manifest['version'])}, this fwk reads version {VERSION}"
+        )
+    fitted(manifest, _MANIFEST, path)
+    fitted(manifest["vocabulary"], _VOCABULARY, f"{path}: vocabulary", low=1, high=1 << 31)
+    for name, split in manifest["splits"].items():
+        for entry in fitted(split, _SPLIT, f"{path}: splits.{name[:40]}")["shards"]:
+            _check_entry(entry, path)
+    if manifest["fingerprint"] != fingerprint_of(manifest):
+        raise DataError(f"{path} was changed: its fingerprint does not match its entries")
     return manifest
 
 
-def _check_manifest(manifest: PlainDict, path: Path) -> None:
-    """Raise DataError where a manifest is not as expected; any other error means that it lacks something."""
-    if manifest["format"] != FORMAT:
-        raise DataError(f"{path} describes a '{manifest['format']}', expected a {FORMAT}")
-    if manifest["version"] != VERSION:
-        raise DataError(
-            f"{path.parent} has token store version {manifest['version']}, this fwk reads version {VERSION}"
-        )
-    if manifest["dtype"] not in ("uint16", "uint32"):
-        raise DataError(
-            f"{path} names tokens of type {manifest['dtype']!r}, expected uint16 or uint32"
-        )
-    int(manifest["vocabulary"]["size"])
-    for split in manifest["splits"].values():
-        for entry in split["shards"]:
-            counts = [entry[part] for part in PARTS]
-            if not all(isinstance(count, int) and count >= 0 for count in counts):
-                raise TypeError("counts are numbers that are not negative")
-    if manifest["fingerprint"] != fingerprint_of(manifest):
-        raise DataError(f"{path} was changed: its fingerprint does not match its entries")
+def _check_entry(entry: PlainDict, path: Path) -> None:
+    """Raise DataError where an entry does not describe a shard."""
+    where = f"{path}: an entry of a shard"
+    fitted(entry, _NAME, where)
+    # starts are 32-bit numbers
+    fitted(entry, dict.fromkeys(PARTS, "int"), where, low=0, high=(1 << 32) - 1)
+    fitted(entry["sha256"], dict.fromkeys(PARTS, "str"), f"{where}: sha256")
+    require_file_name(entry["name"], path)

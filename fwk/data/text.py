@@ -6,20 +6,22 @@ Memory is bounded, however large a file, a line or a document is.
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
+from fwk.contracts.json_files import parse_json
+from fwk.data.compressed import COMPRESSED, open_bytes, read_errors
 from fwk.errors import DataError, did_you_mean
 from fwk.files import expand_user
 
-COMPRESSED = (".gz", ".xz", ".zst")
-TEXT = (".txt", ".text", ".md", ".rst", ".jsonl", ".ndjson")
+LINES = (".jsonl", ".ndjson")  # JSON lines
+TABLES = (".csv", ".tsv")
+FORMATS = ("auto", "text", "jsonl")
+TEXT = (".txt", ".text", ".md", ".rst", *LINES)
 LONGEST_LINE = 1 << 18  # characters; a longer line is cut at a blank
 LONGEST_DOCUMENT = 1 << 22  # characters; a longer document continues as a new one
 LONGEST_RECORD = 1 << 28  # bytes of one JSON line
@@ -48,6 +50,45 @@ def _inner_suffix(name: str) -> str:
     if path.suffix.lower() in COMPRESSED:
         path = Path(path.stem)
     return path.suffix.lower()
+
+
+def format_of(file: str, name: str) -> str:
+    """Return how a file is read by default: "text", or "jsonl" for JSON lines.
+
+    A `.json` is read as JSON lines where its first line is an object of its own, as `datasets` writes it. name: of the
+    file in messages. Raises DataError for any other JSON, and for a table (`.csv`, `.tsv`): its markup is no text.
+    """
+    suffix = _inner_suffix(file)
+    if suffix in LINES:
+        return "jsonl"
+    if suffix in TABLES:
+        raise DataError(
+            f"{name} is a table, of which the commas or tabs would be read as text; write its texts to a .txt or "
+            ".jsonl file, or read it as it is with the format 'text' (--format text, task.format=text)"
+        )
+    if suffix != ".json" or is_json_lines(file):
+        return "text" if suffix != ".json" else "jsonl"
+    raise DataError(
+        f"{name} is one JSON value over several lines, not JSON lines; write one object per line (jq -c '.[]'), or "
+        "read it as it is with the format 'text' (--format text, task.format=text)"
+    )
+
+
+def is_json(file: str) -> bool:
+    """Return whether a file is JSON by its suffix, which does not tell JSON lines from other JSON."""
+    return _inner_suffix(file) == ".json"
+
+
+def is_json_lines(file: str) -> bool:
+    """Return whether the first line of a file that is not empty is a JSON object, or a text."""
+    for block in Reader([file]).blocks(file, jsonl=True):
+        for line in block.text.split("\n"):
+            if line.strip():
+                try:
+                    return isinstance(parse_json(line), (dict, str))
+                except ValueError:
+                    return False
+    return True  # empty: there is no text in it, whatever it is
 
 
 def path_not_found(entry: str) -> DataError:
@@ -119,64 +160,20 @@ def _files_of_folder(entry: str) -> list[str]:
     return files
 
 
-def _open(file: str) -> tuple[BinaryIO, BinaryIO]:
-    """Return the decompressed stream and the raw one below it, whose position measures the progress."""
-    if file == "-":
-        return sys.stdin.buffer, sys.stdin.buffer
-    try:
-        raw = open(file, "rb")  # noqa: SIM115  (the caller closes it)
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror})") from None
-    try:
-        return _decompressed(raw, file), raw
-    except DataError:
-        raw.close()
-        raise
-
-
-def _decompressed(raw: BinaryIO, file: str) -> BinaryIO:
-    suffix = Path(file).suffix.lower()
-    if suffix == ".gz":
-        import gzip
-
-        return cast(BinaryIO, gzip.open(raw))
-    if suffix == ".xz":
-        import lzma
-
-        return cast(BinaryIO, lzma.open(raw))
-    if suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise DataError(
-                f"reading {file} needs the package 'zstandard'; install it with pip install zstandard"
-            ) from None
-        return zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-    return raw
-
-
-def _read_errors() -> tuple[type[BaseException], ...]:
-    """Return the exceptions that a damaged file can raise, whatever compressed it."""
-    import lzma
-    import zlib
-
-    errors: tuple[type[BaseException], ...] = (OSError, EOFError, zlib.error, lzma.LZMAError)
-    if "zstandard" in sys.modules:
-        errors += (sys.modules["zstandard"].ZstdError,)
-    return errors
-
-
 def _cut_long_lines(texts: Sequence[str]) -> Iterator[str]:
     """Yield the texts stripped of blanks, cut at a blank where they are longer than a line may be; none is empty."""
     for text in texts:
-        while len(text) > LONGEST_LINE:
-            cut = text.rfind(" ", LONGEST_LINE // 2, LONGEST_LINE)
-            if cut < 0:
-                cut = LONGEST_LINE
-            if piece := text[:cut].strip():
+        start = (
+            0  # the rest of the text is not copied for each piece: that would take quadratic time
+        )
+        while len(text) - start > LONGEST_LINE:
+            end = text.rfind(" ", start + LONGEST_LINE // 2, start + LONGEST_LINE)
+            if end < 0:
+                end = start + LONGEST_LINE
+            if piece := text[start:end].strip():
                 yield piece
-            text = text[cut:]
-        if piece := text.strip():
+            start = end
+        if piece := text[start:].strip():
             yield piece
 
 
@@ -184,9 +181,9 @@ class Reader:
     """An iterable over the documents of files.
 
     split: what separates documents. "empty-line": an empty line, and the end of a file; "line": each line is a
-    document; "file": each file is one. JSONL files (by suffix, or format="jsonl") hold one document per line, in
-    `field`. advance: called with the number of bytes read, as stored, after each read. names: names of files in
-    messages, where they differ from their paths.
+    document; "file": each file is one. JSONL files (format="jsonl", or "auto" and `format_of`) hold one document per
+    line, in `field`. advance: called with the number of bytes read, as stored, after each read. names: names of files
+    in messages, where they differ from their paths.
 
     Raises DataError, with file and line, where the text cannot be used.
     """
@@ -209,10 +206,8 @@ class Reader:
 
     def __iter__(self) -> Iterator[Document]:
         for file in self.files:
-            jsonl = self.format == "jsonl"
-            if self.format == "auto":
-                jsonl = _inner_suffix(file) in (".jsonl", ".ndjson")
-            yield from self._documents(file, jsonl)
+            format = self.format if self.format != "auto" else format_of(file, self._name(file))
+            yield from self._documents(file, format == "jsonl")
 
     def _name(self, file: str) -> str:
         """Return the name of a file in messages."""
@@ -275,8 +270,8 @@ class Reader:
         """Return the document in one line of a JSONL file."""
         name = self._name(file)
         try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(text)
+        except ValueError as error:
             raise DataError(
                 f"{name}, line {number}: not a JSON object ({str(error)[:80]})"
             ) from None
@@ -304,7 +299,8 @@ class Reader:
         name = self._name(file)
         longest = LONGEST_RECORD if jsonl else 4 * LONGEST_LINE
         number, pending = 1, b""
-        for chunk in _with_newlines(self._chunks(file, name)):
+        chunks = _with_newlines(self._chunks(file, name))
+        for chunk in _until_line_ends(chunks, longest):
             pending += chunk
             end = pending.rfind(b"\n") + 1
             if end:
@@ -326,13 +322,13 @@ class Reader:
 
     def _chunks(self, file: str, name: str) -> Iterator[bytes]:
         """Yield the decompressed bytes of a file without its byte order mark, and report the progress."""
-        stream, raw = _open(file)
+        stream, raw = open_bytes(file)
         position, first = 0, True
         try:
             while True:
                 try:
                     chunk = stream.read(_CHUNK)
-                except _read_errors() as error:
+                except read_errors() as error:
                     reason = " ".join(str(error).split())[:100]
                     raise DataError(
                         f"{name} is damaged, or its suffix names the wrong format ({reason})"
@@ -363,6 +359,23 @@ def _with_newlines(chunks: Iterable[bytes]) -> Iterator[bytes]:
                 b"\r" in chunk[:-1] and b"\n" not in chunk
             )  # the last one may be half of \r\n
         yield chunk.replace(b"\r", b"\n") if ends_in_returns else chunk
+
+
+def _until_line_ends(chunks: Iterable[bytes], longest: int) -> Iterator[bytes]:
+    """Yield chunks joined to parts that hold a line end, but for the last one, or are longer than `longest`.
+
+    Chunks within a line are joined once: adding each to those before it would take quadratic time.
+    """
+    waiting: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        waiting.append(chunk)
+        size += len(chunk)
+        if b"\n" in chunk or size > longest:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
 
 
 def _end_of_piece(line: bytes) -> int:
@@ -413,6 +426,22 @@ def numbered_lines(
     """
     for block in Reader([file], advance=advance).blocks(file, jsonl=True):
         yield from enumerate(block.text.split("\n"), start=block.number)
+
+
+def text_lines(
+    file: str, advance: Callable[[int], object] = lambda n: None
+) -> Iterator[tuple[int, str]]:
+    """Return the lines of a file with one text per line, as `numbered_lines` does.
+
+    Raises DataError for a file whose suffix says that it is JSON or a table: its markup would be read as text.
+    """
+    suffix = _inner_suffix(file)
+    if suffix in (*LINES, *TABLES, ".json"):
+        raise DataError(
+            f"{file} is {'a table' if suffix in TABLES else 'JSON'} by its suffix, of which the markup would be read "
+            "as text; expected a text file with one text per line"
+        )
+    return numbered_lines(file, advance)
 
 
 _END = r"[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])"

@@ -16,6 +16,7 @@ from fwk.data.named_text import NamedText, TextOptions, parse_sources, text_file
 from fwk.data.preprocess import Options, TokenizerSpec, build_store, train_tokenizer
 from fwk.data.progress import Progress
 from fwk.data.store import Split, Store, is_store
+from fwk.data.text import is_json
 from fwk.data.tokenizers import Tokenizer, load
 from fwk.data.whole import whole_split
 from fwk.errors import DataError
@@ -170,6 +171,7 @@ class _StoreBuilder:
         options = Options(
             documents=documents or self.options.documents,
             field=self.options.field,
+            format=self.options.format,
             valid_share=valid_share,
         )
         identity = _identity(files, tokenizer, options)
@@ -197,7 +199,11 @@ class _StoreBuilder:
 
     def joint_tokenizer(self, files: list[str], spec: TokenizerSpec) -> Tokenizer:
         """Return one tokenizer for several sources, trained on all of their text."""
-        options = Options(documents=self.options.documents, field=self.options.field)
+        options = Options(
+            documents=self.options.documents,
+            field=self.options.field,
+            format=self.options.format,
+        )
         folder = cache_folder() / "tokenizers" / _identity(files, spec, options)[:24]
         _create_folder(folder.parent)
         return train_tokenizer(files, folder, spec, options=options, progress=self.progress)
@@ -209,6 +215,8 @@ def _identity(files: list[str], tokenizer: Tokenizer | TokenizerSpec, options: O
     # the suffix determines how a file is read
     contents = [[digest(Path(file)), "".join(Path(file).suffixes[-2:]).lower()] for file in files]
     parts = [contents, spec, asdict(options), 1]
+    if options.format == "auto" and any(map(is_json, files)):
+        parts.append("JSON lines")  # earlier versions read them as text
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

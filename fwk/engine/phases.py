@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from fwk.engine.parameter_groups import owners, parameter_groups
 from fwk.engine.ranks.agreement import compare_weights
 from fwk.engine.run import OptimizerState, Run
 from fwk.engine.saving.optimizer_state import (
+    check_optimizer_state,
     pack_optimizer,
     remember_initial_settings,
     unpack_optimizer,
@@ -55,9 +57,21 @@ class Optimisation:
         self._wrap()
         return changed
 
-    def restore(self, state: OptimizerState) -> None:
-        """Build everything for the phase that a checkpoint was written in. state: of the optimizer."""
+    def restore(self, state: OptimizerState, path: Path) -> None:
+        """Build everything for the phase that a checkpoint was written in.
+
+        state: of the optimizer. path: of the checkpoint. Raises CheckpointError where the state does not fit.
+        """
+        run = self.run
         self._apply()
+        component, cpu = run.config.optimizer, torch.device("cpu")
+        check_optimizer_state(
+            build_optimizer(run),
+            lambda groups: component.cls.build(component.config, groups, cpu),
+            state,
+            path,
+            0 if run.phase and run.phase.reset_optimizer else run.update - run.skipped,
+        )
         self._rebuild_optimizer(state)
         self._wrap()
 

@@ -292,7 +292,7 @@ class Trainer:
         self.bookkeeping.note_resumed(path, state["update"])
         run.rate, run.grad_norm = state["rate"], state["grad_norm"]
         restore_state(run, tensors, state, path)
-        self.optimisation.restore((tensors["optimizer"], state["optimizer"]))
+        self.optimisation.restore((tensors["optimizer"], state["optimizer"]), path)
         states = {
             name: {**numbers, **tensors.get(f"plugin-{name}", {})}
             for name, numbers in state["plugins"].items()

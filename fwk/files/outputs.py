@@ -194,7 +194,7 @@ class AtomicFolder:
             if kind is not None:
                 remove_temporary(self._temporary)
                 return
-            make_public(self._temporary)
+            make_public(self._temporary, self.target)
             rest = replace_folder(self._temporary, self.target.resolve(), self.kind)
             warn_of_rest(self.target, rest)
 
@@ -207,10 +207,12 @@ def warn_of_rest(target: Path, rest: Path | None) -> None:
         )
 
 
-def make_public(folder: Path) -> None:
-    """Give a temporary folder, which is private to the user, the usual permissions."""
+def make_public(folder: Path, target: Path) -> None:
+    """Give a temporary folder, which is private to the user, the usual permissions, or those of `target`."""
     mask = os.umask(0)
     os.umask(mask)
+    if target.exists():  # a folder that replaces a private one is private
+        mask |= ~target.stat().st_mode & 0o777
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from fwk.config.identity import to_yaml
 from fwk.config.user_paths import with_names_of_files
 from fwk.contracts.plain import PlainMapping
+from fwk.engine.saving.checkpoint import read_state
 from fwk.runs.loaded import Loaded
 
 TEMPLATE = """\
@@ -51,7 +51,7 @@ def model_card(
 
     `head`: the criterion or view whose head was exported; None for an encoder without one.
     """
-    state = json.loads((loaded.folder / "state.json").read_text(encoding="utf-8"))
+    state = read_state(loaded.folder)
     return TEMPLATE.format(
         class_name=class_name,
         content=_content(loaded, head),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from fwk.contracts.json_files import fitted, read_json, read_object, require_file_name
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.data import tokenizers
+from fwk.engine.saving.tensor_file import read_tensors
 from fwk.errors import DataError
 from fwk.hf.families import ARCHITECTURES, Architecture
 
@@ -37,7 +36,7 @@ def read_folder(path: Path) -> SourceFolder:
     config = _read_config(path)
     architecture = _architecture(config, path)
     tensors = _read_tensors(path)
-    tokenizer = tokenizers.load(path, lower=_lower_case(path))
+    tokenizer = tokenizers.load(path)
     size = config.get("vocab_size")
     if tokenizer.size != size:
         raise DataError(
@@ -53,15 +52,7 @@ def _read_config(folder: Path) -> PlainDict:
         raise DataError(
             f"{folder} is not a folder; expected one with config.json, model.safetensors and a tokenizer"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON ({str(error)[:80]})") from None
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: expected a JSON object, got {type(config).__name__}")
-    return config
+    return read_object(path)
 
 
 def _architecture(config: PlainMapping, folder: Path) -> Architecture:
@@ -82,10 +73,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     for file in _weight_files(folder):
         if not file.is_file():
             raise DataError(f"{file} does not exist{_pickle_advice(folder)}")
-        try:
-            tensors.update(load_file(file))
-        except (SafetensorError, OSError) as error:
-            raise DataError(f"{file} cannot be read ({str(error)[:100]})") from None
+        tensors.update(read_tensors(file, DataError))
     for name in list(tensors):
         for old, new in RENAMED.items():
             if name.endswith(old):
@@ -98,37 +86,11 @@ def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [folder / "model.safetensors"]
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return sorted({folder / Path(name).name for name in names})
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise DataError(f"{index} is not an index of weights") from None
+    names = fitted(read_json(index), {"weight_map": "dict[str, str]"}, index)["weight_map"]
+    return sorted({folder / require_file_name(name, index) for name in names.values()})
 
 
 def _pickle_advice(folder: Path) -> str:
     if not (folder / "pytorch_model.bin").exists():
         return ""
     return " (pytorch_model.bin is a pickle, which is not read: save the model as safetensors)"
-
-
-def _lower_case(folder: Path) -> bool | None:
-    """Return whether a vocab.txt is lower-case, as tokenizer_config.json says; None where it does not.
-
-    Raises DataError for settings that a vocab.txt cannot be read with.
-    """
-    path = folder / "tokenizer_config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        lower = config.get("do_lower_case")
-        accents = config.get("strip_accents")
-        chinese = config.get("tokenize_chinese_chars")
-    except (OSError, ValueError, AttributeError):
-        return None
-    if (folder / "tokenizer.json").is_file():
-        return lower
-    if accents not in (None, lower) or chinese is False:
-        raise DataError(
-            f"{path}: strip_accents {accents} with do_lower_case {lower}, or tokenize_chinese_chars "
-            "false, is read from a tokenizer.json only; save the tokenizer as one"
-        )
-    return lower

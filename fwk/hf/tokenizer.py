@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from fwk.data.tokenizers import HFTokenizer, SentencePiece, Tokenizer
 from fwk.errors import DataError
@@ -27,6 +28,8 @@ SAMPLES = (
     "http://example.org/a_b?c=d&e=f#g",
     "",
 )
+# a parsed model of sentencepiece; its class is generated code without types
+Message: TypeAlias = Any
 SPACE = "\u2581"  # how sentencepiece writes a blank
 
 
@@ -42,7 +45,9 @@ def as_tokenizers(tokenizer: Tokenizer) -> Any:
         raise DataError(
             f"a tokenizer of the kind '{tokenizer.kind}' cannot be written for transformers"
         )
-    converted.add_special_tokens([tokenizer.token(index) for index in tokenizer.special])
+    holes = set(tokenizer.holes) if isinstance(tokenizer, HFTokenizer) else set()
+    special = [tokenizer.token(index) for index in tokenizer.special if index not in holes]
+    converted.add_special_tokens(special)
     if tokenizer.cls >= 0 and tokenizer.sep >= 0:
         cls, sep = tokenizer.token(tokenizer.cls), tokenizer.token(tokenizer.sep)
         converted.post_processor = tokenizers.processors.TemplateProcessing(
@@ -61,14 +66,29 @@ def _from_sentencepiece(tokenizer: SentencePiece) -> Any:
     scheme = "always" if proto.normalizer_spec.add_dummy_prefix else "never"
     converted = tokenizers.Tokenizer(_model(proto, tokenizer))
     converted.normalizer = _normalizer(proto, tokenizer.lower)
-    converted.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(
-        replacement=SPACE, prepend_scheme=scheme, split=False
-    )
+    converted.pre_tokenizer = _pre_tokenizer(scheme, proto)
     converted.decoder = tokenizers.decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
     return converted
 
 
-def _parsed(tokenizer: SentencePiece) -> Any:
+def _user_symbols(proto: Message) -> list[str]:
+    """Return the pieces that the user defined: wherever a text holds one, it is one token."""
+    return [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]
+
+
+def _pre_tokenizer(scheme: str, proto: Message) -> Any:
+    """Return the step that marks blanks and, for BPE, cuts the text around the symbols of the user, longest first."""
+    from tokenizers import Regex, pre_tokenizers
+
+    blanks = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=False)
+    symbols = _user_symbols(proto)
+    if not symbols or proto.trainer_spec.model_type == proto.trainer_spec.UNIGRAM:
+        return blanks
+    pattern = "|".join(re.escape(symbol) for symbol in sorted(symbols, key=len, reverse=True))
+    return pre_tokenizers.Sequence([blanks, pre_tokenizers.Split(Regex(pattern), "isolated")])
+
+
+def _parsed(tokenizer: SentencePiece) -> Message:
     """Return the sentencepiece model as a protobuf message."""
     try:
         from sentencepiece import sentencepiece_model_pb2
@@ -82,13 +102,14 @@ def _parsed(tokenizer: SentencePiece) -> Any:
     return proto
 
 
-def _model(proto: Any, tokenizer: SentencePiece) -> Any:
+def _model(proto: Message, tokenizer: SentencePiece) -> Any:
     """Return the pieces as a unigram or BPE model of `tokenizers`."""
     from tokenizers import models
 
     trainer = proto.trainer_spec
     pieces = [(piece.piece, piece.score) for piece in proto.pieces]
     if trainer.model_type == trainer.UNIGRAM:
+        pieces = list(zip([piece for piece, _ in pieces], _unigram_scores(proto)))
         return models.Unigram(pieces, unk_id=tokenizer.unk, byte_fallback=trainer.byte_fallback)
     if trainer.model_type == trainer.BPE:
         return models.BPE(
@@ -97,13 +118,31 @@ def _model(proto: Any, tokenizer: SentencePiece) -> Any:
             unk_token=tokenizer.token(tokenizer.unk),
             fuse_unk=True,
             byte_fallback=trainer.byte_fallback,
+            # a symbol of the user has no merges; it stands alone after `_pre_tokenizer`, and is a token as it is
+            ignore_merges=bool(_user_symbols(proto)),
         )
     raise DataError(
         "only sentencepiece models of the kinds unigram and bpe can be written for transformers"
     )
 
 
-def _normalizer(proto: Any, lower: bool) -> Any:
+def _unigram_scores(proto: Message) -> list[float]:
+    """Return the scores of the pieces; a symbol of the user has the one that sentencepiece gives it when it encodes.
+
+    That is (bytes of the symbol) * (largest score of an ordinary piece) - 0.1.
+    """
+    largest = max(
+        (piece.score for piece in proto.pieces if piece.type == piece.NORMAL), default=0.0
+    )
+    return [
+        len(piece.piece.encode()) * largest - 0.1
+        if piece.type == piece.USER_DEFINED
+        else piece.score
+        for piece in proto.pieces
+    ]
+
+
+def _normalizer(proto: Message, lower: bool) -> Any:
     from tokenizers import Regex, normalizers
 
     rules = proto.normalizer_spec
@@ -159,10 +198,26 @@ def compare(tokenizer: Tokenizer, folder: Path, texts: Sequence[str] = SAMPLES) 
     from transformers import AutoTokenizer
 
     exported = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    for text in texts:
-        expected, ids = tokenizer.encode(text), exported.encode(text, add_special_tokens=False)
+    texts = [*texts, *_symbol_texts(tokenizer)]
+    theirs = exported(texts, add_special_tokens=False)["input_ids"]
+    for text, expected, ids in zip(texts, tokenizer.encode_batch(texts), theirs, strict=True):
         if ids != expected:
             raise DataError(
                 f"the exported tokenizer gives other ids than fwk's for {json.dumps(text[:60])}: "
                 f"{ids[:8]} instead of {expected[:8]}"
             )
+
+
+def _symbol_texts(tokenizer: Tokenizer) -> list[str]:
+    """Return a text for each symbol of the vocabulary but the special ones, and one with all that the user defined.
+
+    A special token in a text is text to fwk, and that token to transformers.
+    """
+    special = set(tokenizer.special)
+    names = [tokenizer.token(index) for index in special]
+    symbols = [tokenizer.token(index) for index in range(tokenizer.size) if index not in special]
+    if isinstance(tokenizer, SentencePiece):
+        users = _user_symbols(_parsed(tokenizer))
+        symbols = [*symbols, "".join(f"a{s}b {s} " for s in users), "".join(users)]
+    texts = [symbol.replace(SPACE, " ") for symbol in symbols]
+    return [text for text in texts if not any(name in text for name in names)]

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwk.components.registry import register
 from fwk.contracts.hooks import hookimpl
+from fwk.contracts.json_files import parse_json
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import CheckpointError, LogFailed
 from fwk.files import write_atomically
@@ -82,19 +83,17 @@ def cut_back(path: Path, update: int, validation_pending: bool = False) -> None:
     """
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line + "\n" for line in lines if _is_kept(line, update, validation_pending)]
+    kept = [f"{line}\n" for line in _lines(path) if _is_kept(line, update, validation_pending)]
     write_atomically(path, "".join(kept).encode())
 
 
 def _is_kept(line: str, update: int, validation_pending: bool) -> bool:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return False
-    if not isinstance(record, dict) or record.get("event") in ENDINGS:
+    record = _record(line)
+    if record is None or record.get("event") in ENDINGS:
         return False
     line_update = record.get("update") or 0
+    if isinstance(line_update, bool) or not isinstance(line_update, (int, float)):
+        return False
     if line_update != update:
         return line_update < update
     return record.get("split") == "train" or not validation_pending
@@ -113,12 +112,21 @@ def _with_null(value: Any) -> Any:
 
 def read_metrics(path: Path) -> list[PlainDict]:
     """Return the records of a `metrics.jsonl`, without a last line torn by a crash."""
-    records = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+    records = map(_record, _lines(Path(path)))
+    return [record for record in records if record is not None]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a log. Only \\n ends one: a text in a record may hold other line separators of Unicode."""
+    with open(path, encoding="utf-8", errors="replace", newline="\n") as file:
+        for line in file:
+            yield line.rstrip("\r\n")
+
+
+def _record(line: str) -> PlainDict | None:
+    """Return the object in a line; None for a torn line, or one that holds anything else."""
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

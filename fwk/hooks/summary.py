@@ -30,6 +30,7 @@ from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.data.tokenizers import Tokenizer
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.run import Run
+from fwk.errors import printable
 from fwk.hooks.baselines import text_baselines
 from fwk.hooks.blanks import GUESSES, Sentence, fill_in
 from fwk.hooks.examples import documents
@@ -72,7 +73,7 @@ class Summary:
         reads_text = any(spec.name == "data" and spec.type.startswith("str") for spec in schema)
         longer = twice_as_long(run.config.train)
         for line in screen(summary, Path(run.folder), longer, width, reads_text):
-            console.print(Text(line), soft_wrap=True)
+            console.print(Text(printable(line)), soft_wrap=True)
 
     def summarise(self, run: Run, label: str, term: str, tokenizer: Tokenizer) -> PlainDict:
         """Return the content of summary.json.

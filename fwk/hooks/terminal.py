@@ -22,6 +22,7 @@ from fwk.contracts.hooks import hookimpl
 from fwk.contracts.options import option
 from fwk.contracts.plain import PlainDict
 from fwk.engine.run import Run
+from fwk.errors import printable
 from fwk.hooks.lines import Record, duration, evaluation_line, live_line, training_line
 from fwk.hooks.opening import data_line, sizes_line, work_lines
 
@@ -174,7 +175,7 @@ class Terminal:
     def _print(self, line: str) -> None:
         assert self.console is not None
         # Text, not markup: a path or a label may hold brackets. Lines in a pipe are not wrapped.
-        self.console.print(Text(line), soft_wrap=not self.console.is_terminal)
+        self.console.print(Text(printable(line)), soft_wrap=not self.console.is_terminal)
 
     def _close(self) -> None:
         """Remove the live line."""

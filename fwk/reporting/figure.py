@@ -11,7 +11,6 @@ Needs the extra `plots` (matplotlib).
 from __future__ import annotations
 
 import io
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fwk.contracts.json_files import read_object
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import DataError, UserError
 from fwk.files import user_path
@@ -203,10 +203,9 @@ def _without_variant(name: str, valid: Mapping[str, Curve]) -> str:
 def _read_summary(path: Path) -> PlainDict:
     """Return the summary of a run, empty where the run has no summary."""
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except DataError:
         return {}
-    return summary if isinstance(summary, dict) else {}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

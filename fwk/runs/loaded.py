@@ -21,6 +21,7 @@ from fwk.engine.module import ObjectiveModule
 from fwk.engine.predict import predict_texts
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, model_tensors, write_weights
+from fwk.engine.saving.tensor_file import require_like
 from fwk.errors import (
     CheckpointError,
     ConfigError,
@@ -181,6 +182,10 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
         task = config.task.cls.without_data(config.task.config, config.seed, opened.run_folder)
     module = build_module(config, task)
     checkpoint.require_finite(opened.path, tensors["model"], module)
+    if "average" in tensors:
+        averaged = {name: value for name, value in module.named_parameters() if name != "anchor"}
+        require_like(averaged, tensors["average"], opened.path, "moving average")
+        checkpoint.require_finite(opened.path, tensors["average"], module)
     weights = {**tensors["model"], **(tensors["average"] if average else {})}
     untrained = untrained_parts(module, weights, state)
     load_model_tensors(module, weights, opened.path)

@@ -7,7 +7,6 @@ better.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import NoReturn
 
+from fwk.contracts.json_files import parse_json
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.data.text import check_characters, numbered_lines
 from fwk.errors import ConfigError, DataError, did_you_mean
@@ -61,8 +61,8 @@ def read_lists(file: str, lenient: bool = False) -> list[Utterance]:
     """
     text = "\n".join(line for _, line in numbered_lines(file))
     try:
-        content = json.loads(text, object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, _without_duplicates)
+    except ValueError as error:
         line = getattr(error, "lineno", 1)
         raise DataError(
             f"{file}, line {line}: not JSON ({getattr(error, 'msg', error)}); expected an object of n-best lists"
@@ -94,19 +94,25 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return content
 
 
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|\n', re.DOTALL)
+
+
 def _lines_of_keys(text: str, keys: Iterable[str]) -> list[int]:
-    """Return the line of each key of a JSON object, in the order of the file; approximate for unusual escapes."""
-    position, line = 0, 1
-    lines = []
-    for key in keys:
-        start = text.find(json.dumps(key, ensure_ascii=False), position)
-        if start < 0:
-            start = text.find(json.dumps(key), position)
-        if start >= 0:
-            line += text.count("\n", position, start)
-            position = start + 1
-        lines.append(line)
-    return lines
+    """Return the line of each key of a JSON object, in the order of the file, in one pass over its text."""
+    lines: list[int] = []
+    depth, line = 0, 1
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if token == "\n":
+            line += 1
+        elif token[0] == '"':
+            # a text at the top is a key: `_utterance` refuses an utterance that is one
+            if depth == 1:
+                lines.append(line)
+        else:
+            depth += 1 if token in "[{" else -1
+    count = len(list(keys))
+    return [*lines, *[line] * count][:count]
 
 
 def _utterance(name: str, entry: object, file: str, line: int, lenient: bool) -> Utterance:

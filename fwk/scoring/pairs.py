@@ -5,13 +5,13 @@ A pair counts 1 where the good sentence has the higher score, 1/2 where both hav
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from fwk.contracts.json_files import parse_json
 from fwk.data.text import check_characters, numbered_lines
-from fwk.errors import DataError, did_you_mean
+from fwk.errors import DataError, did_you_mean, printable
 from fwk.scoring.scorer import ScoredText, place
 
 GOOD, BAD = "sentence_good", "sentence_bad"
@@ -61,8 +61,8 @@ def read_pairs(files: Sequence[str]) -> list[Pair]:
 def _pair(line: str, file: str, number: int) -> Pair:
     where = place(file, number)
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = parse_json(line)
+    except ValueError as error:
         raise DataError(f"{where}: not a JSON object ({str(error)[:80]})") from None
     if not isinstance(record, dict):
         raise DataError(
@@ -118,7 +118,9 @@ def describe(results: Accuracies) -> list[str]:
     for group in (results["paradigms"], results["fields"]):
         width = max(map(len, group), default=0)
         for name, result in group.items():
-            lines.append(f"{name:<{width}}  {_percent(result):6.2f}  of {result['pairs']:,}")
+            lines.append(
+                f"{printable(name):<{width}}  {_percent(result):6.2f}  of {result['pairs']:,}"
+            )
         if group:
             lines.append("")
     overall = results["overall"]

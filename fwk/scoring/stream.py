@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from fwk.contracts.json_files import parse_json
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import DataError
 from fwk.files.kinds import is_own_file, read_object, read_start
@@ -133,7 +134,7 @@ class Journal:
     def records(self) -> Iterator[PlainDict]:
         """Yield all records."""
         with open(self.path, encoding="utf-8") as file:
-            yield from map(json.loads, file)
+            yield from map(parse_json, file)
 
     def close(self) -> None:
         """Close the file and end the lock; what the file holds can be continued."""

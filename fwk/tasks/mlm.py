@@ -96,6 +96,11 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
         documents: Literal["empty-line", "line", "file"] = option(
             "empty-line", "what separates documents in text files"
         )
+        format: Literal["auto", "text", "jsonl"] = option(
+            "auto",
+            "how text files are read: as text, JSON lines (jsonl), or by suffix (auto: .jsonl, and .json with an "
+            "object per line)",
+        )
         field: str = option("text", "the field of JSONL records that holds the text")
         processes: int = option(1, "processes that tokenize text", low=1, high=1024)
 
@@ -151,7 +156,7 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
         task._weights = parse_sources(config.data)[1]
         (text,) = task._corpus.valid_splits().values()
         # the model knows only the names of the sources of its run
-        name = "valid" if "valid" in task._names else task._names[0]
+        name = "valid" if "valid" in task._names or not task._names else task._names[0]
         task._blocks = {"valid": {name: Blocks(text, task._layout, name)}}
         task._sources = {
             "train": {name: SizeOnly(name, size) for name, size in task._trained_on.sizes.items()},

@@ -141,7 +141,7 @@ def test_a_manifest_cannot_point_out_of_its_folder(run):
     manifest = json.loads(path.read_text())
     manifest["files"]["../../config.yaml"] = manifest["files"]["state.json"]
     path.write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="is not a checkpoint's manifest"):
+    with pytest.raises(CheckpointError, match="'../../config.yaml' is not the name of a file"):
         checkpoint.verify(newest(run))
 
 

@@ -549,13 +549,16 @@ def test_the_tokenizer_is_named_as_version_4_knows_it(runs, tmp_path):
     assert said["tokenizer_class"] == "PreTrainedTokenizerFast" and "backend" not in said
 
 
-def test_a_vocabulary_that_is_prepared_otherwise_is_refused(tmp_path):
+def test_a_vocabulary_is_prepared_as_its_folder_says(tmp_path):
     _, folder = theirs(tmp_path, "BertForMaskedLM")
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"do_lower_case": True, "strip_accents": False}), encoding="utf-8"
-    )
-    with pytest.raises(DataError, match="is read from a tokenizer.json only"):
-        import_folder(folder, tmp_path / "run")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({"do_lower_case": True, "strip_accents": False}), encoding="utf-8")
+    import_folder(folder, tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "tokenizer" / "tokenizer.json").read_text())
+    assert content["normalizer"]["lowercase"] and not content["normalizer"]["strip_accents"]
+    path.write_text(json.dumps({"do_basic_tokenize": False}), encoding="utf-8")
+    with pytest.raises(DataError, match="do_basic_tokenize is false, so vocab.txt alone"):
+        import_folder(folder, tmp_path / "other")
 
 
 def test_an_imported_run_is_not_gone_on_with(runs, tmp_path):

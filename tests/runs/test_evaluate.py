@@ -170,10 +170,7 @@ def test_a_run_that_held_out_documents_is_evaluated_on_a_file_too(texts, tmp_pat
     )
     (tmp_path / "run" / "tokenizer" / "trained_on.json").write_text("[]")
     status, _, err = evaluated(capsys, tmp_path / "run", f"task.valid={texts['one']}")
-    assert (
-        status == 2
-        and "trained_on.json cannot be read: it does not hold a fingerprint and sizes" in err
-    )
+    assert status == 2 and "trained_on.json is damaged: expected a JSON object" in err
 
 
 # -- copies ------------------------------------------------------------------------------------------------------------

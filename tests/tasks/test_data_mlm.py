@@ -596,12 +596,10 @@ def test_a_task_without_data_knows_counts_and_sources(files, tmp_path):
     assert torch.equal(alone.vocabulary().counts, task.vocabulary().counts)
     assert alone.source_names() == task.source_names() == ("text",)
     np.save(tmp_path / "tokenizer" / "counts.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="counts.npy cannot be read"):  # nothing is unpickled
+    with pytest.raises(DataError, match="counts.npy is missing or damaged"):  # nothing is unpickled
         MaskedLanguageModelling.without_data(config, 1, tmp_path)
     np.save(tmp_path / "tokenizer" / "counts.npy", np.ones(3))
-    with pytest.raises(
-        DataError, match=r"holds float64 \[3\], expected one number for each of the"
-    ):
+    with pytest.raises(DataError, match=r"holds 3 numbers, expected one for each of the"):
         MaskedLanguageModelling.without_data(config, 1, tmp_path)
     for name in ("counts.npy", "sources.json"):  # runs of before they were written
         (tmp_path / "tokenizer" / name).unlink()

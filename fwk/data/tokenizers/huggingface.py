@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +26,9 @@ def tokenizers_library() -> ModuleType:
     return tokenizers
 
 
+MOST_HOLES = 100_000  # ids without a token; each one would cost an embedding
+
+
 class HFTokenizer(Tokenizer):
     """A tokenizer of the library `tokenizers`, held as the text of its `tokenizer.json`."""
 
@@ -38,7 +40,11 @@ class HFTokenizer(Tokenizer):
         tokenizers = tokenizers_library()
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(content)
-        except Exception as error:  # the library raises bare Exception
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # the library raises bare Exception; its panics are not even that
             raise DataError(
                 f"{where} is not a tokenizer of the tokenizers library ({shorten(error)})"
             ) from None
@@ -47,8 +53,11 @@ class HFTokenizer(Tokenizer):
         self._tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
 
         self._find_special()
-        added = json.loads(content).get("added_tokens", [])
-        self._specials = tuple(sorted(int(entry["id"]) for entry in added if entry.get("special")))
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        self._specials = tuple(sorted(index for index, token in added if token.special))
+        self._size, self._holes = _size_and_holes(
+            self._tokenizer.get_vocab(with_added_tokens=True).values(), where
+        )
         self._fingerprint = hashlib.sha256(b"huggingface" + content.encode()).hexdigest()
 
     def __reduce__(self) -> tuple[type[HFTokenizer], tuple[str]]:
@@ -56,11 +65,16 @@ class HFTokenizer(Tokenizer):
 
     @property
     def size(self) -> int:
-        return self._tokenizer.get_vocab_size(with_added_tokens=True)
+        return self._size
+
+    @property
+    def holes(self) -> tuple[int, ...]:
+        """The ids below `size` that no token has."""
+        return self._holes
 
     @property
     def special(self) -> tuple[int, ...]:
-        return tuple(sorted({*self._specials, *super().special}))
+        return tuple(sorted({*self._specials, *self._holes, *super().special}))
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -75,7 +89,8 @@ class HFTokenizer(Tokenizer):
         return self._tokenizer.decode(shown, skip_special_tokens=False)
 
     def token(self, index: int) -> str:
-        return self._tokenizer.id_to_token(int(index))
+        token = self._tokenizer.id_to_token(int(index))
+        return f"[no token {index}]" if token is None else token
 
     def id(self, token: str) -> int:
         index = self._tokenizer.token_to_id(token)
@@ -93,3 +108,15 @@ class HFTokenizer(Tokenizer):
             "fingerprint": self.fingerprint,
         }
         save_files(Path(folder), {"tokenizer.json": self._content.encode()}, meta)
+
+
+def _size_and_holes(ids: Iterable[int], where: str) -> tuple[int, tuple[int, ...]]:
+    """Return the largest id + 1, and the ids below it that no token has.
+
+    Two lines of a vocabulary with one token, or added tokens, leave such holes. Raises DataError for too many of them.
+    """
+    known = set(ids)
+    size = max(known, default=-1) + 1
+    if not known or size - len(known) > MOST_HOLES:
+        raise DataError(f"{where} has {len(known)} tokens, and its largest id is {size - 1}")
+    return size, tuple(index for index in range(size) if index not in known)

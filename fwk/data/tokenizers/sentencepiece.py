@@ -185,9 +185,8 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
     """Yield the texts cut to a length that the trainer does not skip, without empty ones and zero bytes."""
     for text in texts:
         text = text.strip().replace("\x00", "")
-        while text:
-            piece, text = text[: _LONGEST // 4], text[_LONGEST // 4 :]
-            yield piece
+        for start in range(0, len(text), _LONGEST // 4):
+            yield text[start : start + _LONGEST // 4]
 
 
 def _training_failed(kind: str, size: int, error: RuntimeError) -> DataError:

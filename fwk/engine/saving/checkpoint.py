@@ -24,15 +24,14 @@ import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from fwk.contracts.json_files import fitted, read_json, require_file_name
 from fwk.contracts.plain import PlainDict
-from fwk.engine.saving.tensor_file import byte_size, serialize
+from fwk.contracts.shapes import shown
+from fwk.engine.saving.tensor_file import byte_size, read_tensors, serialize
 from fwk.errors import CheckpointError
 from fwk.files import digest, sync, write_hashed
 from fwk.nn.finite import names_not_finite
@@ -67,6 +66,41 @@ REQUIRED_STATE = {  # keys of state.json that a run resumes from
     "fingerprint",
     "plugins",
     "listeners",
+}
+# types of the entries of state.json; copies of weights lack some of them
+COUNTS = {
+    "update": "int",
+    "skipped?": "int",
+    "tokens": "int",
+    "sequences": "int",
+    "seconds": "float",
+    "world_size?": "int",
+}
+OTHERS = {
+    "phase?": "dict[str, Any] | None",
+    "optimizer?": "dict[str, Any]",
+    "schedule_start?": "tuple[int, float] | None",
+    "precision?": "dict[str, Any]",
+    "best?": "list[tuple[float, int], ...]",
+    "milestones?": "list[int, ...]",
+    "last_metrics?": "dict[str, dict[str, Any]]",
+    "rate?": "float",
+    "grad_norm?": "float",
+    "owed?": "bool",
+    "fingerprint?": "str",
+    "plugins?": "dict[str, dict[str, Any]]",
+    "listeners?": "list[str, ...]",
+    "needs?": "dict[str, dict[str, Any]]",
+    "imported?": "str",
+    "untrained?": "list[str, ...]",
+}
+PHASE = {
+    "name": "str",
+    "frozen": "list[str, ...]",
+    "off": "list[str, ...]",
+    "copy": "dict[str, str]",
+    "reset_optimizer": "bool",
+    "restart_schedule": "bool",
 }
 WRITING = ".writing-"  # prefix of a folder that is being written
 REPLACED = ".replaced-"  # prefix of a checkpoint that makes room for another one of the same update
@@ -211,11 +245,11 @@ def verify(checkpoint: Path) -> Manifest:
         path = checkpoint / name
         if not path.is_file():
             raise CheckpointError(f"{checkpoint} lacks {name}")
-        if path.stat().st_size != expected.get("bytes"):
+        if path.stat().st_size != expected["bytes"]:
             raise CheckpointError(
-                f"{path} has {path.stat().st_size} bytes, expected {expected.get('bytes')}"
+                f"{path} has {path.stat().st_size} bytes, expected {expected['bytes']}"
             )
-        if digest(path) != expected.get("sha256"):
+        if digest(path) != expected["sha256"]:
             raise CheckpointError(
                 f"{path} was changed: its sha256 is not the one it was written with"
             )
@@ -224,7 +258,7 @@ def verify(checkpoint: Path) -> Manifest:
 
 def _read_manifest(checkpoint: Path) -> Manifest:
     path = checkpoint / "manifest.json"
-    manifest = _read_json(path)
+    manifest = read_json(path, CheckpointError)
     if not isinstance(manifest, dict):
         raise CheckpointError(f"{path} is not a checkpoint's manifest")
     version, files = manifest.get("format"), manifest.get("files")
@@ -236,28 +270,52 @@ def _read_manifest(checkpoint: Path) -> Manifest:
     if version != FORMAT or not isinstance(files, dict) or not REQUIRED_FILES.issubset(files):
         raise CheckpointError(f"{path} is not a checkpoint's manifest")
     for name, entry in files.items():
-        if not isinstance(entry, dict) or Path(name).name != name:
-            raise CheckpointError(f"{path} is not a checkpoint's manifest")
+        require_file_name(name, path, CheckpointError)
+        fitted(entry, {"sha256": "str", "bytes": "int"}, f"{path}: {name}", CheckpointError, low=0)
     return manifest
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], State]:
     """Return the tensors, by file and name, and the state of a checkpoint that was verified."""
     manifest = verify(checkpoint)
-    try:
-        tensors = {
-            Path(name).stem: load_file(checkpoint / name)
-            for name in manifest["files"]
-            if name.endswith(".safetensors")
-        }
-    except SafetensorError as error:
-        raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
-    return tensors, _read_json(checkpoint / "state.json")
+    state = read_state(checkpoint)
+    tensors = {
+        Path(name).stem: read_tensors(checkpoint / name)
+        for name in manifest["files"]
+        if name.endswith(".safetensors")
+    }
+    return tensors, state
+
+
+def read_state(checkpoint: Path) -> State:
+    """Return the state of a checkpoint, its entries checked. Raises CheckpointError where one is of another kind."""
+    path = checkpoint / "state.json"
+    state = read_json(path, CheckpointError)
+    counts = fitted(state, COUNTS, path, CheckpointError, low=0, high=1 << 60)
+    others = fitted(state, OTHERS, path, CheckpointError)
+    if others.get("phase") is not None:
+        others["phase"] = fitted(others["phase"], PHASE, f"{path}: phase", CheckpointError)
+    if "precision" in others:
+        scale = fitted(others["precision"], {"scale": "float"}, path, CheckpointError, low=1e-30)
+        good = fitted(others["precision"], {"good": "int"}, path, CheckpointError, low=0)
+        others["precision"] = {**scale, **good}
+    for split, metrics in others.get("last_metrics", {}).items():
+        _check_metrics(metrics, f"{path}: last_metrics.{split}")
+    for facts in others.get("needs", {}).values():
+        fitted(facts, {"version?": "str", "names?": "list[str, ...]"}, path, CheckpointError)
+    return {**state, **counts, **others}
+
+
+def _check_metrics(metrics: PlainDict, where: str) -> None:
+    """Raise CheckpointError unless all metrics are numbers, finite or not, or null."""
+    for name, value in metrics.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise CheckpointError(f"{where} is damaged: {name} is {shown(value)}, not a number")
 
 
 def holds_weights_only(checkpoint: Path) -> bool:
     """Return True where training cannot resume from the checkpoint, since it holds nothing but weights."""
-    return "imported" in _read_json(checkpoint / "state.json")
+    return "imported" in read_state(checkpoint)
 
 
 def not_finite(tensors: Mapping[str, Tensor], module: torch.nn.Module) -> list[str]:
@@ -292,16 +350,19 @@ def newest_intact(
     for checkpoint in candidates:
         try:
             verify(checkpoint)
-            if module is not None:
-                require_finite(checkpoint, load_file(checkpoint / "model.safetensors"), module)
         except NewerFormat:
             raise
         except CheckpointError as error:
             problems.append(str(error))
-        except SafetensorError as error:  # the hash fits: the file was written like this
-            raise CheckpointError(f"{checkpoint} cannot be read: {error}") from error
-        else:
+            continue
+        if module is None:
             return checkpoint, problems
+        tensors = read_tensors(
+            checkpoint / "model.safetensors"
+        )  # its hash fits: not skipped if it is damaged
+        if not (names := not_finite(tensors, module)):
+            return checkpoint, problems
+        problems.append(f"{checkpoint}: {', '.join(names[:3])} is not finite")
     if problems:
         raise CheckpointError(f"no checkpoint of {run} is intact: {'; '.join(problems)}")
     return None, problems
@@ -334,12 +395,3 @@ def describe_requirements(state: State) -> str:
     if not plugins:
         return ""
     return f"; it needs {'; '.join(plugins)}: install them, or name the user directories"
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error

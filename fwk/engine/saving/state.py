@@ -17,6 +17,7 @@ from fwk.contracts.phase import Phase
 from fwk.engine.run import OptimizerState, Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.checkpoint import State
+from fwk.engine.saving.tensor_file import require_like
 from fwk.errors import CheckpointError, FwkError, HookFailed, RunError
 from fwk.files import write_atomically
 
@@ -169,8 +170,22 @@ def restore_state(
     run.schedule_start = tuple(state["schedule_start"]) if state["schedule_start"] else None
     load_model_tensors(run.module, tensors["model"], path)
     if run.average is not None:
+        require_like(run.average.values, tensors["average"], path, "moving average")
+        checkpoint.require_finite(path, tensors["average"], run.module)
         run.average.load(tensors["average"])
+    _check_meters(tensors["meters"], state["world_size"], path)
     run.meters.load(tensors["meters"], run.world, state["world_size"])
+
+
+def _check_meters(meters: Mapping[str, Tensor], world_size: int, path: Path) -> None:
+    """Raise CheckpointError unless each name is 'rank/name' and each tensor holds numbers that can be added."""
+    for name, value in meters.items():
+        rank, slash, _ = name.partition("/")
+        is_rank = rank.isascii() and rank.isdecimal() and len(rank) < 9 and int(rank) < world_size
+        if not slash or not is_rank or not value.is_floating_point():
+            raise CheckpointError(
+                f"{path / 'meters.safetensors'} is damaged: '{name[:80]}' is no sum of one of {world_size} ranks"
+            )
 
 
 def restore_counters(run: Run, state: State) -> None:
@@ -217,21 +232,10 @@ def model_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
 def load_model_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy every tensor into the module.
 
-    path: of the checkpoint, for messages. Raises RunError, which names tensors that are missing, left over, or of
-    another shape.
+    path: of the checkpoint, for messages. Raises CheckpointError, which names tensors that are missing, left over, or
+    of another shape.
     """
     targets = model_tensors(module)
-    if missing := sorted(targets.keys() - tensors.keys()):
-        raise RunError(
-            f"{path} lacks {len(missing)} of the model's tensors: {', '.join(missing[:5])}"
-        )
-    if extra := sorted(tensors.keys() - targets.keys()):
-        raise RunError(
-            f"{path} holds {len(extra)} tensors that the model lacks: {', '.join(extra[:5])}"
-        )
+    require_like(targets, tensors, path)
     for name, target in targets.items():
-        if target.shape != tensors[name].shape:
-            raise RunError(
-                f"{path}: {name} is {list(tensors[name].shape)}, the model's is {list(target.shape)}"
-            )
         target.copy_(tensors[name])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fwk.contracts.plain import PlainDict
-from fwk.errors import CheckpointError
+from fwk.errors import CheckpointError, UserError
 
 TYPE_NAMES = {
     torch.float64: "F64",
@@ -25,6 +28,60 @@ TYPE_NAMES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }
+
+
+MOST_DIMENSIONS = 16
+# what the library and torch raise for crafted headers: bounds, unknown types, shapes whose strides overflow
+_FILE_ERRORS = (
+    SafetensorError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    OverflowError,
+)
+
+
+def read_tensors(path: Path, error: type[UserError] = CheckpointError) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file by name. Raises `error` where it is none."""
+    try:
+        tensors = load_file(path)
+    except _FILE_ERRORS as problem:
+        reason = " ".join(str(problem).split())[:100] or type(problem).__name__
+        raise error(f"{path} cannot be read: {reason}") from problem
+    for name, value in tensors.items():
+        if value.dtype not in TYPE_NAMES or value.dim() > MOST_DIMENSIONS:
+            raise error(
+                f"{path} is damaged: {name[:80]} is of type {value.dtype} with {value.dim()} dimensions"
+            )
+    return tensors
+
+
+def require_like(
+    targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path, whose: str = "model"
+) -> None:
+    """Raise CheckpointError unless `tensors` are those of `targets`: the same names, shapes and kinds of numbers.
+
+    path: of the checkpoint. whose: what the targets belong to, for messages.
+    """
+    if missing := sorted(targets.keys() - tensors.keys()):
+        raise CheckpointError(
+            f"{path} lacks {len(missing)} of the {whose}'s tensors: {', '.join(missing[:5])}"
+        )
+    if extra := sorted(tensors.keys() - targets.keys()):
+        names = ", ".join(name[:80] for name in extra[:5])
+        raise CheckpointError(f"{path} holds {len(extra)} tensors that the {whose} lacks: {names}")
+    for name, target in targets.items():
+        value = tensors[name]
+        if target.shape != value.shape:
+            raise CheckpointError(
+                f"{path}: {name} is {list(value.shape)}, the {whose}'s is {list(target.shape)}"
+            )
+        if target.is_floating_point() != value.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name} holds {value.dtype}, the {whose}'s {target.dtype}"
+            )
 
 
 def byte_size(tensors: Mapping[str, Tensor]) -> int:

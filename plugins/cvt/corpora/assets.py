@@ -6,10 +6,18 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from fwk.errors import DataError
+from fwk.contracts.json_files import fitted, read_json
 from fwk_plugins.cvt.corpora.tags import Scheme
 
 ASSETS_FILE = "sentences.json"
+TYPES = {  # of the entries of the file; older versions lack some
+    "words": "list[str, ...]",
+    "labels": "dict[str, tuple[str, ...]]",
+    "vectors?": "int",
+    "schemes?": "dict[str, Literal['IOB1', 'IOB2', 'BIOES']]",
+    "fingerprint?": "str",
+    "sizes?": "dict[str, int] | None",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +47,12 @@ class Assets:
     def read(cls, folder: Path) -> Assets:
         """Return the assets of a run. Raises DataError where its file is missing or malformed."""
         path = folder / ASSETS_FILE
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            sizes = values.get("sizes")
-            return cls(
-                words=list(map(str, values["words"])),
-                labels={
-                    str(name): tuple(map(str, texts)) for name, texts in values["labels"].items()
-                },
-                vectors=int(values.get("vectors", 0)),
-                schemes=dict(values.get("schemes", {})),
-                fingerprint=str(values.get("fingerprint", "")),
-                sizes=sizes and {str(name): int(size) for name, size in sizes.items()},
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path} does not contain the words of a run of the task 'sentences' ({error})"
-            ) from None
+        values = fitted(read_json(path), TYPES, path, low=0, high=1 << 40)
+        return cls(
+            words=values["words"],
+            labels=values["labels"],
+            vectors=values.get("vectors", 0),
+            schemes=values.get("schemes", {}),
+            fingerprint=values.get("fingerprint", ""),
+            sizes=values.get("sizes"),
+        )

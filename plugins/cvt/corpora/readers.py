@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fwk.data.store import Store
-from fwk.data.text import numbered_lines, path_not_found
+from fwk.data.text import numbered_lines, path_not_found, text_lines
 from fwk.errors import ConfigError, DataError
 from fwk_plugins.cvt.corpora.trees import tree_fault
 
@@ -175,7 +175,7 @@ def _column_sentences(
 
 def read_plain(path: str | Path) -> Iterator[Sentence]:
     """Yield one sentence per line, with words separated by whitespace; empty lines are skipped."""
-    for number, line in _lines(path):
+    for number, line in _lines(path, text_lines):
         words = tuple(line.split())
         if words:
             yield Sentence(words, place=f"{path}:{number}")
@@ -224,10 +224,12 @@ def ends_sentence(line: str) -> bool:
     return _is_blank(line) or _is_document(line)
 
 
-def _lines(path: str | Path) -> Iterator[Line]:
+def _lines(
+    path: str | Path, read: Callable[[str], Iterator[Line]] = numbered_lines
+) -> Iterator[Line]:
     if not os.path.exists(path):
         raise path_not_found(str(path))
-    return numbered_lines(str(path))
+    return read(str(path))
 
 
 def _is_blank(line: str) -> bool:
