@@ -129,11 +129,13 @@ def read(
     path: str | Path,
     user_dirs: Sequence[str | Path] = (),
     overrides: Sequence[str] = (),
+    needs_hooks: bool = True,
 ) -> RunConfig:
     """Return the config of one YAML file, such as RUN/config.yaml.
 
-    user_dirs: used instead of the file's, where any are given. overrides: "key.path=value".
-    Code that is missing, or not trusted, is an error only where a component of the config comes from it.
+    user_dirs: used instead of the file's, where any are given. overrides: "key.path=value". Code that is missing, or
+    not trusted, is an error only where a component of the config comes from it. needs_hooks: hooks are such
+    components; otherwise the default hooks take the place of all hooks in that case.
     """
     layers = read_with_bases(path)
     without = [layer.without("user_dirs") for layer in layers]
@@ -146,6 +148,8 @@ def read(
         usable = [folder for folder, layer in stated if _usable(folder, layer)]
         if len(usable) == len(stated):
             raise
+        if not needs_hooks:
+            without = [layer.without("hooks") for layer in without]
         try:
             return resolve(layers=without, overrides=overrides, user_dirs=usable).config
         except UnknownName:

@@ -106,7 +106,9 @@ def _build(
 ) -> Run:
     """Return the run at the checkpoint's update, with the task for evaluation and without the checkpoint's weights."""
     folder = opened.run_folder
-    trained = read_config(folder / "config.yaml", user_dirs) if overrides else config
+    trained = config
+    if overrides:
+        trained = read_config(folder / "config.yaml", user_dirs, needs_hooks=False)
     with config.task.refusals():
         task = config.task.cls.for_evaluation(
             config.task.config, config.seed, folder, split, trained.task.config

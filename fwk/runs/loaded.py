@@ -142,7 +142,7 @@ def open_checkpoint(
     tensors, state = checkpoint.read_checkpoint(checkpoint_folder)
     try:
         config_file = checkpoint_folder.parent.parent / "config.yaml"
-        config = read_config(config_file, user_dirs, overrides)
+        config = read_config(config_file, user_dirs, overrides, needs_hooks=False)
     except UntrustedCode:
         raise
     except (UnknownName, PluginError) as error:

@@ -53,7 +53,10 @@ def git_revision(folder: Path) -> str | None:
     *places, commit = answer.splitlines()
     if len(places) != 3 or not re.fullmatch(r"[0-9a-f]{40,64}", commit):
         return None
-    changes = _changes([folder / place for place in places], commit)
+    try:
+        changes = _changes([folder / place for place in places], commit)
+    except OSError:  # no place for temporary files
+        changes = None
     if changes is None:
         return commit + UNKNOWN_CHANGES
     return commit + (CHANGED if changes else "")

@@ -278,6 +278,15 @@ def test_a_run_that_needs_code_is_refused_without_the_word(tmp_path, code):
         assert read(tmp_path / "config.yaml").schedule.name == name
 
 
+def test_hooks_of_a_run_are_not_needed_to_use_its_model(tmp_path, config_file, code):
+    with config_file.open("a") as file:
+        file.write("hooks: {theirs: {}}\n")
+    with pytest.raises(UntrustedCode):
+        read(config_file)
+    assert "theirs" not in read(config_file, needs_hooks=False).hooks
+    assert not ran(tmp_path)
+
+
 def test_a_run_from_elsewhere_loads_without_its_code(tmp_path, code):
     run = tmp_path / "run"
     fwk.train(tiny_config({"train": {"updates": 1}, "run": str(run)}))
