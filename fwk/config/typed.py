@@ -7,7 +7,7 @@ from typing import Any
 
 from fwk.components.registry import registry
 from fwk.config.checking import complete_weight, inline_network
-from fwk.config.paths import dotted, in_parentheses
+from fwk.config.paths import dotted
 from fwk.config.provenance import Origins
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import (
@@ -23,10 +23,8 @@ from fwk.config.spec import (
     NetworkSpec,
     TrainConfig,
 )
-from fwk.config.user_paths import expand
 from fwk.contracts.options import FieldSpec, Plain, convert
 from fwk.contracts.plain import PlainDict
-from fwk.errors import ConfigError, UserError
 
 Values = Mapping[str, Plain]
 
@@ -76,11 +74,7 @@ class TypedValues:
     def _value(self, spec: FieldSpec, value: Plain, *place: str) -> Any:
         path = (*place, spec.name)
         origin, typed = self._origins.of_value(path)
-        converted = convert(value, spec, dotted(path), typed, origin)
-        try:
-            return expand(converted, spec)
-        except UserError as error:
-            raise ConfigError(dotted(path), f"{error}{in_parentheses(origin)}") from None
+        return convert(value, spec, dotted(path), typed, origin)
 
     def _component(self, kind: str, values: Values, *place: str) -> Component:
         schema = registry.get(kind, values["name"]).schema

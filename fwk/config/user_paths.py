@@ -1,30 +1,22 @@
 """The paths in a config: `~` is replaced wherever a value is read, and a run's config.yaml has them absolute.
 
 A relative path is relative to the current folder, whichever file or flag it comes from (`extends` alone is relative to
-its file). Which options hold paths is declared with `option(paths=...)`.
+its file). Which options hold paths is declared with `option(paths=...)`; `convert` replaces `~` in their values.
 """
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import Component
-from fwk.contracts.options import FieldSpec, Plain
+from fwk.contracts.option_paths import Change
+from fwk.contracts.options import FieldSpec, Plain, change_paths
 from fwk.contracts.plain import PlainMapping
-from fwk.files import expand_user
-
-Change: TypeAlias = Callable[[str], str]  # of a path
-
-
-def expand(value: Plain, spec: FieldSpec) -> Plain:
-    """Return the value of an option with the home folder in place of `~` in its paths."""
-    return value if spec.paths is None else _change_paths(value, spec, expand_user)
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -73,7 +65,7 @@ def _change_values(
     """Return the options of a component with each of their paths changed."""
     specs = {spec.name: spec for spec in schema if spec.paths is not None}
     return {
-        name: _change_paths(value, specs[name], change) if name in specs else value
+        name: change_paths(value, specs[name], change) if name in specs else value
         for name, value in values.items()
     }
 
@@ -83,23 +75,3 @@ def _absolute_path(path: str) -> str:
     if os.path.exists(path) or not glob.has_magic(path):
         return os.path.abspath(path)
     return os.path.join(glob.escape(os.getcwd()), path)  # unchanged where it is absolute
-
-
-def _change_paths(value: Plain, spec: FieldSpec, change: Change) -> Plain:
-    """Return the value of an option with each of its paths changed."""
-    if isinstance(value, str):
-        return value if value in (spec.names or ()) else change(value)
-    if isinstance(value, (list, tuple)):
-        return type(value)(_change_paths(item, spec, change) for item in value)
-    if isinstance(value, Mapping):
-        return {label: _change_below_label(inner, spec, change) for label, inner in value.items()}
-    return value
-
-
-def _change_below_label(value: Plain, spec: FieldSpec, change: Change) -> Plain:
-    if not isinstance(value, Mapping):
-        return _change_paths(value, spec, change)
-    return {
-        key: _change_paths(inner, spec, change) if key in (spec.paths or ()) else inner
-        for key, inner in value.items()
-    }

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from typing import Any
 
+from fwk.contracts.option_paths import Change, change_in
 from fwk.contracts.shapes import (
     Misfit,
     Plain,
@@ -22,7 +23,8 @@ from fwk.contracts.shapes import (
     shown,
     type_text,
 )
-from fwk.errors import ConfigError, PluginError
+from fwk.errors import ConfigError, PluginError, UserError
+from fwk.files import expand_user
 
 __all__ = ["FieldSpec", "Plain", "convert", "option", "plain", "schema_of", "shown", "type_text"]
 
@@ -168,15 +170,24 @@ def _field_spec(field: dataclasses.Field[Any], annotation: object) -> FieldSpec:
     )
 
 
+def change_paths(value: Plain, spec: FieldSpec, change: Change) -> Plain:
+    """Return the value of an option with each of its paths changed."""
+    if spec.paths is None:
+        return value
+    return change_in(value, change, keys=spec.paths, names=spec.names or ())
+
+
 def convert(
     value: Plain, spec: FieldSpec, key: str, raw: str | None = None, where: str = ""
 ) -> Any:
     """Return the value as the option's type has it: where wanted, an int becomes a float and a list a tuple.
 
-    key: the dotted key, for errors. raw: the text as it was typed, used where the option wants text and the command
-    line read something else. where: the origin of the value, for errors. Raises ConfigError.
+    In paths the home folder takes the place of `~`. key: the dotted key, for errors. raw: the text as it was typed,
+    used where the option wants text and the command line read something else. where: the origin of the value, for
+    errors. Raises ConfigError.
     """
     shape = parse_type(spec.type)
+    place = f" ({where})" if where else ""
     try:
         converted = _fit_value_or_text(value, shape, spec, raw)
         if spec.choices is not None and converted is not None and converted not in spec.choices:
@@ -184,9 +195,10 @@ def convert(
                 f"expected one of {', '.join(map(str, spec.choices))}, got {shown(converted)}",
                 remedy=nearest_text(converted, spec.choices) if isinstance(converted, str) else "",
             )
-        return converted
+        return change_paths(converted, spec, expand_user)
+    except UserError as error:
+        raise ConfigError(key, f"{error}{place}") from None
     except Misfit as misfit:
-        place = f" ({where})" if where else ""
         raise ConfigError(
             ".".join((key, *misfit.path)), f"{misfit.message}{place}{misfit.remedy}"
         ) from None

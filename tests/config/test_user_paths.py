@@ -100,6 +100,26 @@ def test_a_tilde_is_replaced_in_every_option_that_holds_paths(home):
     assert read("config.yaml").seed == resolve(["~/base.yaml"]).config.seed == 7
 
 
+def test_an_option_of_a_noiser_may_hold_paths_too(home):
+    (home / "n.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from fwk import Noiser, option, register\n\n\n"
+        '@register("noiser", "listed_for_a_test")\n'
+        "class Listed(Noiser):\n"
+        "    @dataclass(frozen=True, kw_only=True)\n"
+        "    class Config:\n"
+        '        words: str = option("", "a list of words", paths=())\n\n'
+        "    def apply(self, view, key):\n        return view\n"
+    )
+    masked = {"noiser": "listed_for_a_test"}
+    for words, expected in (("~/w", f"{home}/w"), ("w", f"{os.getcwd()}/w")):
+        layer = ("given", {"views": {"masked": {**masked, "words": words}}})
+        config = resolve(layers=[layer], user_dirs=["~/n.py"]).config
+        assert with_absolute_paths(config).views_by_name["masked"].component.values == {
+            "words": expected
+        }
+
+
 def test_absolute_paths_mean_the_same_files(home, monkeypatch):
     folder = home / "[draft]"
     (folder / "bpe").mkdir(parents=True)
