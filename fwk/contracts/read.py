@@ -18,8 +18,8 @@ class Read:
     encoded: bool = True
     # True: the criterion needs chosen positions; a view whose noisers choose none is refused (see `Noiser.chooses`)
     positions: bool = False
+    # True: the criterion needs `view.log_q`; a noiser that does not know it is refused (see `Noiser.knows_log_q`)
+    log_q: bool = False
     # True: the criterion's estimate needs positions that are chosen whatever tokens stand there; a view whose positions
     # depend on the tokens is refused (see `Noiser.chooses_by_token`)
     any_token: bool = False
-    # True: the criterion needs `view.log_q`; a noiser that does not know it is refused (see `Noiser.knows_log_q`)
-    log_q: bool = False
