@@ -103,8 +103,23 @@ class Bookkeeping:
             "seconds": round(now, 3),
         }
         if run.precision.name == "fp16":
-            record["loss_scale"] = run.precision.scale
+            record["loss_scale"], record["skipped"] = run.precision.scale, run.skipped
         self.log_record(record)
+
+    def log_end(self, status: str, learned: bool) -> None:
+        """Log how the run ends. learned: whether an update since this start contributed to a loss and had an effect."""
+        run = self.run
+        record = {
+            "event": status,
+            "split": "train",
+            "update": run.update,
+            "seconds": round(run.seconds, 3),
+        }
+        if run.precision.name == "fp16":
+            record["skipped"] = run.skipped
+        self.log_record(record)
+        if run.world.main and status == "finished":
+            _warn_nothing_learned(run, learned)
 
     def log_record(self, record: dict[str, object]) -> None:
         """Give a record to the hooks that log, on rank 0. Where it cannot be written, all ranks save and stop."""
@@ -229,6 +244,21 @@ class Bookkeeping:
             raise failure or LostRanks(
                 "rank 0 could not write the checkpoint; its own message says why", quiet=True
             )
+
+
+def _warn_nothing_learned(run: Run, learned: bool) -> None:
+    """Warn where the weights of a finished run are the initial ones, whatever else it reports."""
+    if run.update and run.skipped == run.update:
+        logger.warning(
+            "nothing was learned: all %d updates overflowed under fp16 and were skipped, and the weights are the "
+            "initial ones; each skip halves the loss scale, so a longer run gets through, and train.precision=bf16 "
+            "needs none",
+            run.update,
+        )
+    elif run.update and not learned and run.resumed_from is None:
+        logger.warning(
+            "nothing was learned: no update had anything to count, and the weights are the initial ones"
+        )
 
 
 def warn_nothing_to_learn(run: Run, micros: Sequence[MicroBatch]) -> None:

@@ -69,6 +69,7 @@ class Trainer:
         self.combine = bool(run.hooks.hook.fwk_combine_gradients.get_hookimpls())
         self.count_names: list[str] | None = None  # of the first update in this phase
         self.warned_idle = False  # whether an update without any loss term was reported
+        self.learned = False  # whether an update with a loss term had an effect
         self.micros: Sequence[MicroBatch] = ()  # of the update under way
 
     # -- the loop ----------------------------------------------------------------------------------------------------
@@ -137,6 +138,7 @@ class Trainer:
         self.differentiate(micros, update)  # fills .grad
         if self.apply(factor, micros, update):  # clip, finite check, optimizer, average
             run.meters.commit()
+            self.learned = self.learned or any(update.counts.values())
         else:  # fp16 overflowed: as if the update had not been
             run.meters.rollback()
             run.skipped += 1

@@ -29,6 +29,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def skips(count: int) -> str:
+    """Return ", of which N overflowed under fp16 and were skipped" for the updates of a run; "" where none was."""
+    return f", of which {count:,} overflowed under fp16 and were skipped" if count else ""
+
+
 def speed(value: object) -> str:
     """Return tokens per second in at most five characters: 870, 12.3k, 4.5M; '?' for what is no number."""
     if not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -103,6 +108,8 @@ def _facts(record: Record, remaining: float | None) -> list[str]:
     facts = []
     if "loss" in record:
         facts.append(f"loss {number(record['loss'])}")
+    if record.get("skipped"):
+        facts.append(f"{record['skipped']:,} skipped (fp16)")
     if remaining is not None:
         facts.append(f"{duration(remaining)} left")
     if record.get("tokens_per_second"):

@@ -34,6 +34,7 @@ from fwk.errors import printable
 from fwk.hooks.baselines import text_baselines
 from fwk.hooks.blanks import GUESSES, Sentence, fill_in
 from fwk.hooks.examples import documents
+from fwk.hooks.lines import skips
 from fwk.hooks.terminal import Screen
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Summary:
         special = [token for token in vocabulary.special if token != vocabulary.unk]
         return {
             "update": run.update,
+            "skipped": run.skipped,
             "term": term,
             term: run.last_metrics.get("valid", {}).get(f"{label}/{term}"),
             **text_baselines(
@@ -140,6 +142,7 @@ def screen(
         "",
         "What was learned",
         "",
+        *_effect(summary, width),
         *_losses(summary, width),
         *_filled_in(summary["sentences"], width),
         "",
@@ -148,6 +151,16 @@ def screen(
         "What to try next:",
         *_next_commands(folder, longer, reads_text),
     ]
+
+
+def _effect(summary: PlainMapping, width: int) -> list[str]:
+    """Return the lines that say how many updates had no effect, where there were some."""
+    skipped, updates = summary.get("skipped", 0), summary.get("update", 0)
+    if not skipped:
+        return []
+    if skipped == updates:
+        return _wrapped(f"Nothing: all {updates:,} updates overflowed under fp16.", width)
+    return _wrapped(f"{updates:,} updates{skips(skipped)}.", width)
 
 
 def _losses(summary: PlainMapping, width: int) -> list[str]:

@@ -23,7 +23,7 @@ from fwk.contracts.options import option
 from fwk.contracts.plain import PlainDict
 from fwk.engine.run import Run
 from fwk.errors import printable
-from fwk.hooks.lines import Record, duration, evaluation_line, live_line, training_line
+from fwk.hooks.lines import Record, duration, evaluation_line, live_line, skips, training_line
 from fwk.hooks.opening import data_line, sizes_line, work_lines
 
 logger = logging.getLogger(__name__)
@@ -146,7 +146,8 @@ class Terminal:
             self._print(training_line(self.record, run.total_updates, None))
         time_spent = duration(run.seconds)
         self._print(
-            f"{status} after update {run.update:,}, {time_spent} of training; the run is in {run.folder}"
+            f"{status} after update {run.update:,}{skips(run.skipped)}, {time_spent} of training; the run is in "
+            f"{run.folder}"
         )
 
     def _remaining(self, run: Run) -> float | None:

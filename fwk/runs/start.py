@@ -175,14 +175,7 @@ def _fit(trainer: Trainer) -> Literal["finished", "stopped"]:
                 bookkeeping.save()
             bookkeeping.finish_saving()
             run.world.enter("the end")
-        bookkeeping.log_record(
-            {
-                "event": status,
-                "split": "train",
-                "update": run.update,
-                "seconds": round(run.seconds, 3),
-            }
-        )
+        bookkeeping.log_end(status, trainer.learned)
         bookkeeping.raise_log_failure()
     except BaseException as error:
         run.hooks.hook.fwk_exception(run=run, error=error)

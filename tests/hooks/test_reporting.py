@@ -52,6 +52,7 @@ def a_run(folder, **changes):
         "validation_pending": False,
         "operations": Count({"all": 5e5}, 1e6, 32, 100),
         "named_trainable": lambda: [("weight", torch.zeros(1200, 1000))],
+        "skipped": 0,
         "config": SimpleNamespace(train=SimpleNamespace(batch=32, micro_batch=None)),
         "task": SimpleNamespace(
             length=lambda: 64,

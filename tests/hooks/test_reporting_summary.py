@@ -174,6 +174,7 @@ def run():
         task=task,
         rank=0,
         update=7,
+        skipped=0,
         config=SimpleNamespace(train=TrainConfig(updates=9), task=Component("task", "synthetic")),
         last_metrics={"valid": {"masked_lm/masked_lm": 4.0}},
     )
