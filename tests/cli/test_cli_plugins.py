@@ -90,6 +90,7 @@ def test_help_and_nothing_at_all_print_the_usage(capsys):
     assert capsys.readouterr().out.count("usage: fwk-plugins") == 2
 
 
+@pytest.mark.slow
 def test_new_writes_a_skeleton_that_keeps_the_rules_and_trains(tmp_path, capsys):
     place = tmp_path / "mine"
     assert main(["new", "my_objective", "--dir", str(place)]) == 0

@@ -188,6 +188,7 @@ def test_classes_pickle_into_processes_that_have_not_loaded_the_folder(folder):
     subprocess.run([sys.executable, "-c", code], input=data, check=True, env={**os.environ})
 
 
+@pytest.mark.slow
 def test_user_code_in_data_loading_workers(folder):
     import torch.utils.data
 

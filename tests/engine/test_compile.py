@@ -141,7 +141,7 @@ def test_compiled_gradients_equal_eager_ones(name, ragged):
 
 
 @pytest.mark.parametrize("name", TRACED)
-@pytest.mark.mostly_slow("masked_lm")
+@pytest.mark.slow
 def test_nothing_is_compiled_after_warm_up_and_no_graph_is_cut(name, ragged, tracing_only):
     new, breaks = graphs_after_warm_up(name)
     assert not any(new) and not breaks

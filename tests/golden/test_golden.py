@@ -11,8 +11,16 @@ import pytest
 from fwk.components.discovery import discover
 from fwk.components.registry import registry
 
+LONGEST = "coco_lm_and_semantic_augment"
 
-@pytest.mark.parametrize("name", make.CURVES)
+
+@pytest.mark.parametrize(
+    "name",
+    [  # the other combinations are as exact, and three times as long
+        pytest.param(name, marks=pytest.mark.slow if name == LONGEST else ())
+        for name in make.CURVES
+    ],
+)
 def test_fifty_updates_give_the_golden_curve(name):
     where, golden = make.read(name)
     losses = make.curve(name)

@@ -152,6 +152,7 @@ def test_tensorboard_shows_the_numbers_of_the_jsonl():
     assert not list(scalars({"event": "finished", "update": 3}))
 
 
+@pytest.mark.slow
 def test_tensorboard_is_imported_only_when_there_is_a_number(tmp_path):
     code = (
         "import sys, types\nfrom fwk.hooks.tensorboard import TensorBoard\n"

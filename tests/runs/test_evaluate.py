@@ -349,6 +349,6 @@ def test_a_copy_holds_how_far_the_run_had_come(tagger, tmp_path):
         json.loads((find_checkpoint(folder) / "state.json").read_text())
         for folder in (tagger, tmp_path / "copy")
     )
-    assert {key: copied[key] for key in KEPT_STATE} == {key: original[key] for key in KEPT_STATE}
+    assert [copied.get(key) for key in KEPT_STATE] == [original.get(key) for key in KEPT_STATE]
     weights = [fwk.load(folder).module.state_dict() for folder in (tagger, tmp_path / "copy")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
