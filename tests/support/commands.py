@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from fwk.files.private import private_folder
@@ -34,6 +35,9 @@ def cache_with_index(folder: Path) -> str:
     Processes that a test starts would each make the index again otherwise.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if _INDEXES is not None and _INDEXES.is_dir() and not (folder / _INDEXES.name).exists():
-        shutil.copytree(_INDEXES, folder / _INDEXES.name)
+    if _INDEXES is not None and _INDEXES.is_dir():
+        (folder / _INDEXES.name).mkdir(mode=0o700, exist_ok=True)
+        for index in _INDEXES.glob("*.json"):
+            with suppress(FileNotFoundError):  # another process replaced it by a newer one
+                shutil.copy2(index, folder / _INDEXES.name)
     return str(folder)
