@@ -7,14 +7,17 @@ what commands write where a user says.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO, TypedDict
 
 from fwk.errors import UserError
+from fwk.files.file_system import UNSUPPORTED, sync, sync_handle
 from fwk.files.replacing import write_atomically
 
+logger = logging.getLogger(__name__)
 BLOCK = 1 << 22  # bytes hashed and written at once
 
 
@@ -64,17 +67,8 @@ def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> FileFacts:
                 file.write(block)
             size += len(part)
         file.flush()
-        os.fsync(file.fileno())
+        sync_handle(file.fileno())
     return {"sha256": hashed.hexdigest(), "bytes": size}
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def cache_folder() -> Path:
@@ -97,17 +91,38 @@ def try_lock(path: Path) -> TextIO | None:
     """Return a file, locked against other processes, or None where another process holds the lock.
 
     The file is created where it is missing. Closing it releases the lock, as does the end of the process. A link is not
-    followed: it could lead to any file. Raises OSError where there is one.
+    followed: it could lead to any file. Raises OSError where there is one. On a file system without locks (Lustre, NFS
+    without a lock service) the file is returned without a lock, with a warning.
     """
     import fcntl  # Windows lacks it
 
     file = open(path, "a+", encoding="utf-8", opener=_open_plain)  # noqa: SIM115  (the caller closes it)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         file.close()
         return None
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            file.close()
+            raise
+        logger.warning(
+            "%s: its file system has no locks (%s); do not start two processes that write there",
+            path,
+            error.strerror,
+        )
     return file
+
+
+def has_locks(file: TextIO) -> bool:
+    """Return whether a file that `try_lock` returned is locked, which some file systems cannot do."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _open_plain(path: str, flags: int) -> int:
@@ -128,11 +143,14 @@ def try_temporary_lock(path: Path) -> TextIO | None:
 
 __all__ = [
     "BLOCK",
+    "UNSUPPORTED",
     "FileFacts",
     "cache_folder",
     "digest",
     "expand_user",
+    "has_locks",
     "sync",
+    "sync_handle",
     "try_lock",
     "try_temporary_lock",
     "user_path",

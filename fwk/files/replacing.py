@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, AnyStr
 
+from fwk.files.file_system import sync_handle
 from fwk.files.kinds import MARKER, Kind, marker_text
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -192,7 +193,7 @@ def _write(path: Path, content: bytes) -> None:
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        sync_handle(file.fileno())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from fwk.errors import CheckpointError
-from fwk.files import try_lock
+from fwk.files import has_locks, try_lock
 
 LOCK = ".lock"  # name of the file in the run's folder; while it is locked it names the holder
 
@@ -33,9 +33,10 @@ os.register_at_fork(after_in_child=_release_in_child)
 def folder_lock(folder: Path) -> Iterator[None]:
     """Make the run's folder and hold its lock; the lock ends with the process.
 
-    Some network file systems keep locks within each host. On those, a folder that a process of another host took and
-    did not release is used all the same, with a warning that names the process. Raises CheckpointError where another
-    process holds the folder.
+    Some network file systems keep locks within each host, or have none. Without locks, the file's content says whether
+    a process of this host holds the folder. On both, a folder that a process of another host took and did not release
+    is used all the same, with a warning that names the process. Raises CheckpointError where another process holds the
+    folder.
     """
     holder = f"{os.getpid()} on {socket.gethostname()}"
     with _lock_file(folder) as file:
@@ -62,15 +63,19 @@ def _lock_file(folder: Path) -> TextIO:
         raise CheckpointError(
             f"cannot use the run folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}"
         ) from error
-    raise CheckpointError(
-        f"{folder} is in use by process {holder}; wait for it, or choose another --run"
-    )
+    raise CheckpointError(_in_use(folder, holder))
+
+
+def _in_use(folder: Path, holder: str) -> str:
+    return f"{folder} is in use by process {holder}; wait for it, or choose another --run"
 
 
 def _write_holder(file: TextIO, folder: Path, holder: str) -> None:
     """Write this process into the lock file; warn where a process of another host did not release it."""
     file.seek(0)
     last_holder = file.read().strip()
+    if not has_locks(file) and _is_running(last_holder):
+        raise CheckpointError(_in_use(folder, last_holder))
     if _host(last_holder) not in ("", _host(holder)):
         logger.warning(
             "%s was last used by process %s, which did not release it; if that process still runs, stop one of the two",
@@ -83,6 +88,24 @@ def _write_holder(file: TextIO, folder: Path, holder: str) -> None:
         file.flush()
     except OSError as error:
         raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
+
+
+def _is_running(holder: str) -> bool:
+    """Return whether the holder is a process of this host, other than this one, that has not ended."""
+    number = holder.partition(" on ")[0]
+    if (
+        _host(holder) != socket.gethostname()
+        or not number.isdecimal()
+        or int(number) == os.getpid()
+    ):
+        return False
+    try:
+        os.kill(int(number), 0)
+    except PermissionError:  # another user's
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def _host(holder: str) -> str:

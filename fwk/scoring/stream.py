@@ -14,6 +14,7 @@ from pathlib import Path
 from fwk.contracts.json_files import parse_json
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import DataError
+from fwk.files.file_system import sync_handle
 from fwk.files.kinds import is_own_file, read_object, read_start
 from fwk.files.outputs import is_same, open_output
 from fwk.files.replacing import remove_file, truncate, write_atomically
@@ -129,7 +130,7 @@ class Journal:
             if number % every == 0:
                 self._file.flush()
         self._file.flush()
-        os.fsync(self._file.fileno())
+        sync_handle(self._file.fileno())
 
     def records(self) -> Iterator[PlainDict]:
         """Yield all records."""

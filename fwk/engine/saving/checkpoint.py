@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -33,11 +35,13 @@ from fwk.contracts.plain import PlainDict
 from fwk.contracts.shapes import shown
 from fwk.engine.saving.tensor_file import byte_size, read_tensors, serialize
 from fwk.errors import CheckpointError
-from fwk.files import digest, sync, write_hashed
+from fwk.files import UNSUPPORTED, digest, sync, write_hashed
 from fwk.nn.finite import names_not_finite
 
 State = PlainDict  # the content of state.json
 Manifest = PlainDict  # the content of manifest.json
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 NAME = re.compile(r"update-(\d{9,})$")
@@ -222,11 +226,30 @@ def prune_checkpoints(
 
 
 def point(run: Path, name: str, target: Path) -> None:
-    """Make the link checkpoints/NAME point to a checkpoint; it is replaced in one step."""
+    """Make the link checkpoints/NAME point to a checkpoint; it is replaced in one step.
+
+    A run does without links where its file system has none; it warns once.
+    """
     link, beside = run / "checkpoints" / name, run / "checkpoints" / f".{name}"
     beside.unlink(missing_ok=True)
-    beside.symlink_to(target.name)
-    os.replace(beside, link)
+    try:
+        beside.symlink_to(target.name)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        _warn_without_links(run, error.strerror)
+    else:
+        os.replace(beside, link)
+
+
+@cache
+def _warn_without_links(run: Path, reason: str) -> None:
+    logger.warning(
+        "%s: its file system has no links (%s), so it holds neither 'latest' nor 'best'; name the run, which stands "
+        "for its newest checkpoint, or a checkpoint",
+        run / "checkpoints",
+        reason,
+    )
 
 
 def remove(checkpoint: Path) -> None:

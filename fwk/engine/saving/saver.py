@@ -125,16 +125,26 @@ class Saver:
             newest = checkpoint.write_checkpoint(self.folder, update, tensors, state)
             self.last_intact = newest.name
             self.written(newest.name)
-            checkpoint.prune_checkpoints(self.folder, newest, best, milestones, self.keep_last)
         except (OSError, CheckpointError, MemoryError, RuntimeError) as error:
             self.failure = self._explain(update, error)
+            return
+        try:
+            checkpoint.prune_checkpoints(self.folder, newest, best, milestones, self.keep_last)
+        except OSError as error:
+            self.failure = RunError(
+                f"cannot update the links beside {newest}, or remove older checkpoints: {_reason(error)}; "
+                "this checkpoint is intact"
+            )
 
     def _explain(self, update: int, error: Exception) -> RunError:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         path = self.folder / "checkpoints" / checkpoint.folder_name(update)
         earlier = (
             f"the last intact checkpoint is {self.last_intact}"
             if self.last_intact
             else "there is no earlier one"
         )
-        return RunError(f"cannot write the checkpoint {path}: {reason}; {earlier}")
+        return RunError(f"cannot write the checkpoint {path}: {_reason(error)}; {earlier}")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
