@@ -28,6 +28,7 @@ To continue after an interruption, run the same command again. The store does no
 Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
 MILLION = 1e6
 VOCABULARY = 32000  # tokens in a trained vocabulary, by default
+DOCUMENTS = "empty-line"  # what separates documents, by default
 SAMPLE_SIZE = 32  # million characters that a tokenizer is trained on, by default
 
 
@@ -81,7 +82,7 @@ def _add_tokenizer(p: Parser) -> None:
 def _add_documents(p: Parser) -> None:
     p.add_argument(
         "--documents",
-        default="empty-line",
+        default=None,
         type=one_of("empty-line", "line", "file"),
         metavar="KIND",
         help="what separates documents: empty-line, line or file (default: empty-line)",
@@ -96,7 +97,7 @@ def _add_documents(p: Parser) -> None:
     )
     p.add_argument(
         "--field",
-        default="text",
+        default=None,
         metavar="NAME",
         help="field of JSONL records with the text; a.b is field b of field a (default: text)",
     )
@@ -207,9 +208,12 @@ def _refuse_options_of_training(arguments: argparse.Namespace) -> None:
 def _options(arguments: argparse.Namespace) -> Options:
     from fwk.data.preprocess import Options
 
+    for flag, format in (("field", "text"), ("documents", "jsonl")):
+        if getattr(arguments, flag) is not None and arguments.format == format:
+            raise ConfigError(f"--{flag}", f"has no effect with --format {format}; leave it out")
     return Options(
-        documents=arguments.documents,
-        field=arguments.field,
+        documents=arguments.documents or DOCUMENTS,
+        field=arguments.field or "text",
         format=arguments.format,
         valid_share=0.0 if arguments.valid else arguments.valid_share,
         shard_size=max(int(arguments.shard_size * MILLION), 1),
@@ -238,7 +242,7 @@ def _print_summary(folder: str, arguments: argparse.Namespace) -> None:
         warn(
             NAME,
             f"nothing can be held out for validation (--valid-share {arguments.valid_share:g}), because the input is "
-            f"1 document: {one_document(arguments.documents, '--documents ')}",
+            f"1 document: {one_document(arguments.documents or DOCUMENTS, '--documents ')}",
         )
     if arguments.vocabulary is not None and arguments.tokenizer in KINDS:
         for sentence in size_of_vocabulary(size, arguments.vocabulary, "--vocabulary"):
