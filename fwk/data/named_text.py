@@ -107,7 +107,7 @@ def idle_options(options: TextOptions) -> dict[str, str]:
         idle["valid_share"] = "task.valid names the text to validate on"
     if not trained_on and (not valid or valid[0] in stores):
         reason = "there is no text file to read" if sources else "the demo corpus has one form"
-        idle |= dict.fromkeys(("documents", "field"), reason)
+        idle |= dict.fromkeys(("documents", "field", "format"), reason)
     return idle
 
 
