@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from fwk.contracts.keyed import mix_array
 from fwk.data.order import Order, permute
 from fwk.errors import ConfigError, DataError
 
@@ -16,6 +18,50 @@ from fwk.errors import ConfigError, DataError
 def test_permutation_is_a_bijection(size):
     permuted = permute(np.arange(size), size, np.full(size, 99, np.uint64))
     assert sorted(permuted.tolist()) == list(range(size))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 8, 15, 16, 64])
+def test_over_the_keys_every_example_is_at_every_place_equally_often(size):
+    """Chi-square of places, with keys that are fixed: below 5 deviations of its mean."""
+    keys = mix_array(np.arange(6000, dtype=np.uint64) + np.uint64(77))
+    for position in {0, size // 2, size - 1}:
+        places = permute(np.full(len(keys), position), size, keys)
+        expected = len(keys) / size
+        square = ((np.bincount(places, minlength=size) - expected) ** 2 / expected).sum()
+        assert square < size - 1 + 5 * np.sqrt(2 * (size - 1))
+
+
+@pytest.mark.parametrize("size", [5, 6])
+def test_all_orders_of_few_examples_occur_though_not_equally_often(size):
+    orders = Counter(map(tuple, orders_of(size, 9000)))
+    assert len(orders) == math.factorial(size)
+    expected = 9000 / math.factorial(size)
+    assert max(orders.values()) < 1.2 * expected + 5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize(("size", "even"), [(4, False), (16, True), (64, True), (17, False)])
+def test_orders_of_a_power_of_four_from_sixteen_on_are_even(size, even):
+    """The known property of the network that the module documents; no order may change without a reason."""
+    parities = {parity(order) for order in orders_of(size, 40)}
+    assert parities == ({0} if even else {0, 1})
+
+
+def orders_of(size, count):
+    """The orders of so many keys, int64 [count, size]."""
+    keys = mix_array(np.arange(count, dtype=np.uint64) + np.uint64(5))
+    columns = [permute(np.full(count, position), size, keys) for position in range(size)]
+    return np.stack(columns, axis=1)
+
+
+def parity(order):
+    """0 for an even permutation, 1 for an odd one."""
+    left, cycles = set(range(len(order))), 0
+    while left:
+        place, cycles = min(left), cycles + 1
+        while place in left:
+            left.remove(place)
+            place = int(order[place])
+    return (len(order) - cycles) % 2
 
 
 def test_every_example_comes_once_per_epoch_and_epochs_differ():

@@ -371,6 +371,39 @@ def test_the_adversarial_loss_is_the_equation():
     assert torch.autograd.grad(output.terms["baseline"].sum, weight, allow_unused=True)[0] is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_p_original_has_the_precision_of_the_run(dtype):
+    """In fp32, whatever the run: an ulp of it flips with the cut of a batch, and moved fp64 gradients by 2e-9."""
+    network = encoder()
+    criterion = ReplacedTokenDetection(
+        ReplacedTokenDetection.Config(), BuildContext(encoder=network, vocabulary=VOCABULARY)
+    ).to(dtype)
+    source = masked(text())
+    changed = torch.zeros(B, T, dtype=torch.bool)
+    features = torch.randn(B, T, network.width, generator=torch.Generator().manual_seed(3))
+    view = source.replace(changed=changed, encoded=Encoded(features=features.to(dtype)))
+    original = criterion({"corrupted": view}, None).outcomes["original"]
+    assert original.dtype == torch.promote_types(dtype, torch.float32)
+    logit = criterion.head(view.encoded.features).squeeze(-1).double()
+    expected = [1 / (1 + math.exp(z)) for z in logit.flatten().tolist()]
+    tolerance = 1e-15 if dtype == torch.float64 else 1e-6
+    assert original.double().flatten().tolist() == pytest.approx(expected, rel=tolerance)
+
+
+def test_a_reward_is_capped_where_the_discriminator_is_certain_and_wrong():
+    network = encoder()
+    noiser = learned(MaskedLMNoiser, network, learns="adversarial")
+    source = masked(text())
+    view = noiser.apply(source, key(source), Running(network))
+    certain = (
+        view.tokens != view.target
+    ).double()  # P(original) of 1 where replaced, of 0 where not
+    output = noiser.losses({"corrupted": view}, {"detector": {"original": certain}}, None)
+    count = int(view.valid.sum())
+    assert float(output.statistics["reward"]) == pytest.approx(-math.log(1e-6) * count, rel=1e-12)
+    assert math.isfinite(float(output.terms["policy"].sum.detach()))
+
+
 def test_the_reward_needs_one_critic():
     network = encoder()
     noiser = learned(MaskedLMNoiser, network, learns="adversarial")

@@ -108,7 +108,9 @@ class ReplacedTokenDetection(Criterion["ReplacedTokenDetection.Config"]):
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
         replaced_logit = self.head(view.encoded.features).squeeze(-1)  # [B, T]
-        original = torch.sigmoid(-replaced_logit.detach().float())  # [B, T]
+        logit = replaced_logit.detach()
+        wide = torch.promote_types(logit.dtype, torch.float32)
+        original = torch.sigmoid(-logit.to(wide))  # [B, T], in fp32 or wider, as the run computes
         replaced, counted = replaced_tokens(view), view.content  # [B, T]
         if self.config.positions == "chosen":
             replaced_logit = view.at_positions(replaced_logit)  # [B, K]

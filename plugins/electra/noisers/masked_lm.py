@@ -21,6 +21,8 @@ from fwk.nn.softmax import Softmax
 from fwk_plugins.electra.cloze_noiser import ClozeNoiser, ClozeOptions, require_network
 from fwk_plugins.electra.corruption import choose_unchanged, replace_chosen
 
+LEAST_PROBABILITY = 1e-6  # of the discriminator, in a reward: caps it at 13.8 nats
+
 
 @register("noiser", "masked_lm")
 class MaskedLMNoiser(ClozeNoiser["MaskedLMNoiser.Config"]):
@@ -35,7 +37,9 @@ class MaskedLMNoiser(ClozeNoiser["MaskedLMNoiser.Config"]):
         D_t = P(original), without gradient
         b_t = -log sigmoid(v . h_t), h_t without gradient
 
-    The case distinction inside the printed sum over R is a misprint: a sample may be the true token.
+    The case distinction inside the printed sum over R is a misprint: a sample may be the true token. Deviation: a
+    reward is at most -log 1e-6 = 13.8 nats, so that a discriminator that is certain, and wrong, gives no infinite
+    gradient.
     """
 
     roles = ("masked_lm",)
@@ -155,7 +159,8 @@ class MaskedLMNoiser(ClozeNoiser["MaskedLMNoiser.Config"]):
         """
         target, drawn = view.at_positions(view.target), view.at_positions(view.tokens)  # [B, K]
         original = view.at_positions(probability).detach()  # [B, K], D
-        reward = -torch.where(drawn == target, original, 1 - original).clamp(min=1e-6).log()
+        judged = torch.where(drawn == target, original, 1 - original)  # P(what the token is)
+        reward = -judged.clamp(min=LEAST_PROBABILITY).log()
 
         logit = self.baseline(view.extra["features"]).view_as(reward)
         baseline = -F.logsigmoid(logit.detach())

@@ -39,8 +39,8 @@ class Uniform(Noiser["Uniform.Config"]):
         tickets = torch.where(ordinary, self.tickets(build.vocabulary).to(torch.int64), 0)  # [V]
         self.ticket_ends = tickets.cumsum(0)
         self.total = int(self.ticket_ends[-1])
-        log_q = tickets.double().log() - tickets.sum().double().log()
-        self.log_q = log_q.float()  # [V], -inf for a token that is never drawn
+        # float64 [V], -inf for a token that is never drawn; a run in fp64 needs all digits
+        self.log_q = tickets.double().log() - tickets.sum().double().log()
 
     def tickets(self, vocabulary: Vocabulary) -> Tensor:
         """Return how often each token occurs in the lottery, [V]. Special tokens are left out later."""
