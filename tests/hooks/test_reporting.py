@@ -407,7 +407,10 @@ def test_the_environment_is_json_and_names_no_machine(tmp_path, monkeypatch):
         and environment["device"] == "cpu"
         and environment["plugins"] == {"tied_mlm": "0.1"}
     )
-    assert environment["packages"]["torch"] == torch.__version__ and environment["git"] is None
+    # the metadata of a package may lack the local part, as in 2.11.0 of 2.11.0+cu130
+    versions = environment["packages"]["torch"], torch.__version__
+    assert len({version.split("+")[0] for version in versions}) == 1
+    assert environment["git"] is None
     host = os.uname().nodename
     assert len(host) < 4 or host not in text
 

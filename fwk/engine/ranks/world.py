@@ -106,13 +106,25 @@ class World:
         return tensor
 
     def sum_numbers(self, numbers: Sequence[Tensor | float]) -> list[float]:
-        """Return the sum over ranks of each number, computed in float64 with one reduction."""
-        if self.size == 1 and self.device.type == "cpu":
-            return [float(number) for number in numbers]
-        stacked = torch.stack(
-            [torch.as_tensor(n, dtype=torch.float64, device=self.device) for n in numbers]
-        )
-        return self.sum(stacked).tolist()
+        """Return the sum over ranks of each number, computed in float64 with one reduction.
+
+        Numbers of the host go to a device in one copy, and all come back in one: the host waits for each copy.
+        """
+        on_device = {
+            index: number.double().reshape(())
+            for index, number in enumerate(numbers)
+            if isinstance(number, Tensor) and number.device.type != "cpu"
+        }
+        sums = [0.0 if index in on_device else float(n) for index, n in enumerate(numbers)]
+        if self.size == 1:
+            copied = torch.stack([*on_device.values()]).tolist() if on_device else []
+            for index, number in zip(on_device, copied):
+                sums[index] = number
+            return sums
+        joined = torch.tensor(sums, dtype=torch.float64, device=self.device)
+        for index, value in on_device.items():
+            joined[index] = value
+        return self.sum(joined).tolist()
 
     def gather_rows(self, tensor: Tensor) -> Tensor:
         """Return the rows of all ranks, [B, ...] -> [N, ...], rank 0 first, without gradient.

@@ -206,7 +206,9 @@ class ContrastOverUpdate(Criterion):
             rows, where = context.over_update(name)
             both.append(rows.index_copy(0, where, mine))
         losses = F.cross_entropy(
-            both[0] @ both[1].T / 0.1, torch.arange(len(both[0])), reduction="none"
+            both[0] @ both[1].T / 0.1,
+            torch.arange(len(both[0]), device=both[0].device),
+            reduction="none",
         )
         # the value is the sum over our anchors, the gradient that of the sum over all
         own = losses[where].sum().detach()
