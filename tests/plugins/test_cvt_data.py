@@ -22,6 +22,8 @@ from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.tokenizers import load
 from fwk.errors import ConfigError, DataError, UnknownName
 from fwk_plugins.cvt.corpora import label_spaces, readers, tags, trees
+from fwk_plugins.cvt.corpora.corpus import read_corpus
+from fwk_plugins.cvt.corpora.labelled_sets import labelled_sets
 from fwk_plugins.cvt.corpora.readers import (
     Sentence,
     is_lower_case,
@@ -1090,3 +1092,29 @@ def test_words_without_annotation_are_neither_learned_nor_scored(tmp_path):
     counted = batch.labels["pos"] != label_spaces.ABSENT
     predicted = torch.zeros_like(batch.labels["pos"])  # DET everywhere
     assert scores.token_counts(predicted, batch.labels["pos"], counted).tolist() == [1, 3]
+
+
+def test_sentences_that_are_not_trained_on_are_counted_for_each_file(tmp_path, caplog):
+    def write(name, *sentences):
+        rows = ["".join(f"{word} N\n" for word in sentence.split()) for sentence in sentences]
+        (tmp_path / name).write_text("\n".join(rows))
+        return str(tmp_path / name)
+
+    train = write("train", "a b", "a b c d", "e f", "held out", "a b c d e")
+    valid, text = write("valid", "held out"), tmp_path / "text"
+    text.write_text("x y\nheld out\nu v w x y z\nall is well\n")
+    options = {"format": "columns", "columns": ["word", "tag"], "labels": {"t": "tag"}}
+    sets = labelled_sets({"s": {**options, "path": train, "valid": valid}})
+    with caplog.at_level("INFO", logger="fwk"):
+        corpus = read_corpus(sets, [str(text)], longest=3, clean=True, seed=1)
+    assert [sentence.words for sentence in corpus.train["s"]] == [("a", "b"), ("e", "f")]
+    assert len(corpus.unlabelled) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{train}: 3 of 5 sentences are not trained on; longer than 3 words (task.length): 2, in a valid or test file "
+        "(task.clean): 1",
+        f"{text}: 2 of 4 sentences are not trained on; longer than 3 words (task.length): 1, in a valid or test file "
+        "(task.clean): 1",
+    ]
+    caplog.clear()
+    read_corpus(sets, [str(text)], longest=9, clean=False, seed=1)
+    assert not caplog.records  # nothing is left out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,8 +64,24 @@ class TrainingFilter:
     longest: int  # words
     held_out: frozenset[str]  # sentences that are evaluated, words joined by spaces
 
-    def accepts(self, sentence: Sentence) -> bool:
-        return len(sentence.words) <= self.longest and " ".join(sentence.words) not in self.held_out
+    def accepted(self, sentences: Iterable[Sentence], path: str) -> Iterator[Sentence]:
+        """Yield the sentences of a file that are trained on, then say how many were left out, and why."""
+        everything = long = evaluated = 0
+        for sentence in sentences:
+            everything += 1
+            if len(sentence.words) > self.longest:
+                long += 1
+            elif " ".join(sentence.words) in self.held_out:
+                evaluated += 1
+            else:
+                yield sentence
+        if long or evaluated:
+            logger.info(
+                "%s: %s of %s sentences are not trained on; longer than %s words (task.length): %s, in a valid or test "
+                "file (task.clean): %s",
+                path,
+                *(f"{n:,}" for n in (long + evaluated, everything, self.longest, long, evaluated)),
+            )
 
 
 def read_corpus(
@@ -82,10 +98,10 @@ def read_corpus(
     """
     corpus = Corpus(held_out={split: read_held_out(sets, split) for split in HELD_OUT})
     held_out = {" ".join(s.words) for s in corpus.held_out_sentences()} if clean else set()
-    accepted = TrainingFilter(longest, frozenset(held_out))
+    training = TrainingFilter(longest, frozenset(held_out))
 
     for labelled_set in sets.values():
-        sentences = _training_sentences(labelled_set, accepted)
+        sentences = _training_sentences(labelled_set, training)
         keep = keeps_labels(labelled_set, len(sentences), seed)
         corpus.train[labelled_set.name] = [s for s, kept in zip(sentences, keep) if kept]
         corpus.without_labels += [s for s, kept in zip(sentences, keep) if not kept]
@@ -93,7 +109,7 @@ def read_corpus(
     for sentence in corpus.without_labels:
         corpus.unlabelled.add(sentence.words)
     for pattern in unlabelled:
-        _add_unlabelled(corpus.unlabelled, pattern, accepted)
+        _add_unlabelled(corpus.unlabelled, pattern, training)
     return corpus
 
 
@@ -120,35 +136,34 @@ def keeps_labels(labelled_set: LabelledSet, count: int, seed: int) -> np.ndarray
     return keep
 
 
-def _training_sentences(labelled_set: LabelledSet, accepted: TrainingFilter) -> list[Sentence]:
+def _training_sentences(labelled_set: LabelledSet, training: TrainingFilter) -> list[Sentence]:
     """Return the accepted sentences of a set's training file. Raises DataError where there are none."""
     path = labelled_set.config.path
     everything = labelled_set.read(path)
-    sentences = [sentence for sentence in everything if accepted.accepts(sentence)]
+    sentences = list(training.accepted(everything, path))
     if not sentences:
-        long = sum(len(sentence.words) > accepted.longest for sentence in everything)
+        long = sum(len(sentence.words) > training.longest for sentence in everything)
         raise DataError(
-            f"no sentence of {path} ({labelled_set.key}) is left to train on: {long} have more than {accepted.longest} "
+            f"no sentence of {path} ({labelled_set.key}) is left to train on: {long} have more than {training.longest} "
             f"words (task.length), {len(everything) - long} are in a valid or test file (task.clean)"
         )
     return sentences
 
 
-def _add_unlabelled(packed: Packed, pattern: str, accepted: TrainingFilter) -> None:
+def _add_unlabelled(packed: Packed, pattern: str, training: TrainingFilter) -> None:
     """Add the accepted sentences of the files that match a glob. Raises DataError for a file without any."""
     paths = sorted(glob.glob(pattern))
     if not paths:
         raise DataError(f"task.unlabelled: no file matches {pattern}")
     for path in paths:
         before = len(packed)
-        for sentence in _unlabelled_sentences(path):
-            if accepted.accepts(sentence):
-                packed.add(sentence.words)
+        for sentence in training.accepted(_unlabelled_sentences(path), path):
+            packed.add(sentence.words)
         if len(packed) == before:
             outside = " outside of the valid and test files (task.clean)"
             raise DataError(
-                f"task.unlabelled: {path} contains no sentence of at most {accepted.longest} words (task.length)"
-                f"{outside if accepted.held_out else ''}"
+                f"task.unlabelled: {path} contains no sentence of at most {training.longest} words (task.length)"
+                f"{outside if training.held_out else ''}"
             )
 
 
