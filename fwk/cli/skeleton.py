@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from fwk.errors import UserError
+from fwk.files.outputs import open_output
 
 # NAME and CLASS are replaced
 CRITERION = '''\
@@ -91,7 +93,7 @@ def write_skeleton(name: str, folder: Path) -> list[Path]:
             f"'{name}' cannot be a criterion's name: expected lower-case letters, digits and '_', "
             "with a letter first"
         )
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"'{folder}' exists already; choose another folder with --dir")
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -99,5 +101,6 @@ def write_skeleton(name: str, folder: Path) -> list[Path]:
     files = {f"{name}.py": CRITERION, f"test_{name}.py": TEST}
     for file, template in files.items():
         text = template.replace("NAME", name).replace("CLASS", class_name)
-        (folder / file).write_text(text, encoding="utf-8")
+        with open_output("--dir", folder / file) as output:
+            output.write(text.encode())
     return [folder / file for file in files]

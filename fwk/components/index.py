@@ -21,6 +21,7 @@ from fwk.contracts.options import FieldSpec, Plain
 from fwk.contracts.shapes import parse_type
 from fwk.errors import PluginError, UserError
 from fwk.files.private import private_folder, read_private, write_private
+from fwk.files.replacing import remove_file
 
 INDEX = "index.json"
 # the packages of this project, whose index is made on demand; other packages ship one or are imported
@@ -176,4 +177,4 @@ def prune_cache(package: str, folder: Path) -> None:
 
     cached = sorted(folder.glob(f"{package}-*.json"), key=modified, reverse=True)
     for path in cached[KEPT_IN_CACHE:]:
-        path.unlink(missing_ok=True)
+        remove_file(path)

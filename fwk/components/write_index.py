@@ -10,6 +10,11 @@ from fwk.components.entry import KINDS, Entry, import_module
 from fwk.components.index import INDEX, Index, component_files, content_hash, package_folder
 from fwk.components.registry import registry
 from fwk.contracts.options import Plain
+from fwk.errors import UserError
+from fwk.files.kinds import read_object
+from fwk.files.replacing import write_atomically
+
+MOST_BYTES = 1 << 24  # of an index
 
 
 def build_index(package: str) -> Index:
@@ -53,9 +58,14 @@ def as_text(index: Index) -> str:
 
 
 def write_index(package: str) -> Path:
-    """Write a package's `index.json` beside its code, to be shipped in its wheel."""
+    """Write a package's `index.json` beside its code, to be shipped in its wheel. An index that is there is replaced.
+
+    Raises UserError where the file is something else.
+    """
     path = package_folder(package) / INDEX
-    path.write_text(as_text(build_index(package)), encoding="utf-8")
+    if path.exists() and not read_object(path, MOST_BYTES).keys() >= {"sources", "components"}:
+        raise UserError(f"{path} exists and is not an index of components; move it")
+    write_atomically(path, as_text(build_index(package)).encode())
     return path
 
 

@@ -96,7 +96,7 @@ def try_lock(path: Path) -> TextIO | None:
     """
     import fcntl  # Windows lacks it
 
-    file = open(path, "a+", encoding="utf-8", opener=_open_plain)  # noqa: SIM115  (the caller closes it)
+    file = open(path, "a+", encoding="utf-8", opener=open_plain)  # noqa: SIM115  (the caller closes it)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -125,7 +125,8 @@ def has_locks(file: TextIO) -> bool:
     return True
 
 
-def _open_plain(path: str, flags: int) -> int:
+def open_plain(path: str, flags: int) -> int:
+    """Open a file that is no link: an `opener` of `open`. Raises OSError for a link."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
@@ -149,6 +150,7 @@ __all__ = [
     "digest",
     "expand_user",
     "has_locks",
+    "open_plain",
     "sync",
     "sync_handle",
     "try_lock",

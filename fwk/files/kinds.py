@@ -70,8 +70,8 @@ def marked_as(folder: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def read_start(path: Path) -> str:
-    """Return the first megabyte of a file; '' for a link, for what is no file, and for what cannot be read."""
+def read_start(path: Path, most: int = MOST_BYTES) -> str:
+    """Return the first bytes of a file; '' for a link, for what is no file, and for what cannot be read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError):
@@ -79,7 +79,7 @@ def read_start(path: Path) -> str:
     with open(handle, "rb") as file:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             return ""
-        return file.read(MOST_BYTES).decode("utf-8", errors="replace")
+        return file.read(most).decode("utf-8", errors="replace")
 
 
 def is_own_file(path: Path) -> bool:
@@ -88,10 +88,10 @@ def is_own_file(path: Path) -> bool:
     return stat.S_ISREG(facts.st_mode) and facts.st_uid == os.getuid() and facts.st_nlink == 1
 
 
-def read_object(path: Path) -> dict[str, object]:
-    """Return the JSON object in a small file; {} where it holds none."""
+def read_object(path: Path, most: int = MOST_BYTES) -> dict[str, object]:
+    """Return the JSON object in a file of at most so many bytes; {} where it holds none."""
     try:
-        content = json.loads(read_start(path))
+        content = json.loads(read_start(path, most))
     except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

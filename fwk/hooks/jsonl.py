@@ -19,7 +19,7 @@ from fwk.contracts.hooks import hookimpl
 from fwk.contracts.json_files import parse_json
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import CheckpointError, LogFailed
-from fwk.files import write_atomically
+from fwk.files import open_plain, write_atomically
 
 if TYPE_CHECKING:  # logs are read without torch
     from fwk.engine.run import Run
@@ -49,7 +49,7 @@ class JSONL:
             if resumed:
                 cut_back(self.path, run.update, run.validation_pending)
             else:
-                self.path.write_text("", encoding="utf-8")
+                write_atomically(self.path, b"")
         except OSError as error:
             raise CheckpointError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -59,7 +59,7 @@ class JSONL:
             return
         try:
             # closing the file flushes the line
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", opener=open_plain) as file:
                 file.write(as_line(record))
         except OSError as error:
             path, self.path = self.path, None

@@ -31,6 +31,7 @@ from fwk.data.tokenizers import Tokenizer
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.run import Run
 from fwk.errors import printable
+from fwk.files import write_atomically
 from fwk.hooks.baselines import text_baselines
 from fwk.hooks.blanks import GUESSES, Sentence, fill_in
 from fwk.hooks.examples import documents
@@ -118,7 +119,8 @@ def _write(path: Path, summary: PlainMapping) -> None:
         for key, value in summary.items()
     }
     try:
-        path.write_text(json.dumps(finite, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(finite, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode())
     except OSError as error:
         logger.warning("cannot write %s: %s", path, error.strerror)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fwk.components.discovery import provenance as plugin_provenance
@@ -14,10 +15,19 @@ from fwk.config.run_config import RunConfig
 from fwk.config.user_paths import with_absolute_paths
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
-from fwk.errors import CheckpointError
-from fwk.files import write_atomically
+from fwk.engine.saving.replacement import (
+    REPLACED,
+    REPLACING,
+    is_replacing,
+    own_entries,
+    settle,
+    take_back,
+)
+from fwk.errors import CheckpointError, UserError
+from fwk.files.kinds import LOCK, MARKER, RUN
+from fwk.files.replacing import remove_empty, remove_file, remove_owned, write_atomically
 from fwk.runs.environment import describe_environment
-from fwk.runs.lock import LOCK
+from fwk.runs.lock import folder_lock
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -26,32 +36,75 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{config.task.name}-{criteria}-{config_identity(config)}"
 
 
-def open_folder(folder: Path, config: RunConfig, overwrite: bool) -> None:
-    """Empty the folder, or check that the run in it has this config. The caller holds the folder's lock.
+@contextmanager
+def locked_folder(folder: Path, config: RunConfig, overwrite: bool) -> Iterator[None]:
+    """Lock a run's folder and check that this run may use it.
 
-    Raises CheckpointError where the folder cannot be used, or holds something else.
+    A command that turns out to be wrong before the first line of the log leaves the folder as it was. Raises
+    CheckpointError where another process holds the folder, where it cannot be used, or where it holds something else.
     """
-    try:
+    with folder_lock(folder) as is_made:
+        try:
+            settle(folder)
+            is_new = not own_entries(folder)
+            _check_content(folder, overwrite)
+            if not overwrite:
+                _check_config(folder, config)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot use the run folder {folder}: {error.strerror}"
+            ) from error
+        except UserError:
+            if is_made:
+                _remove_folder(folder)
+            raise
+        try:
+            yield
+        except UserError:
+            _undo(folder, is_new, is_made)
+            raise
+
+
+def _undo(folder: Path, is_new: bool, is_made: bool) -> None:
+    """Leave the folder as it was before the command, unless the run has written logs or checkpoints."""
+    metrics = folder / "metrics.jsonl"
+    if (metrics.is_file() and metrics.stat().st_size) or checkpoint.list_checkpoints(folder):
+        return
+    if is_replacing(folder):
+        take_back(folder)
+    elif is_new:
+        remove_owned(folder, RUN, keep=(LOCK,))
+        if is_made:
+            _remove_folder(folder)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder that this process made, where it holds nothing but the lock."""
+    if [path.name for path in folder.iterdir()] == [LOCK]:
+        remove_file(folder / LOCK)
+        remove_empty(folder)
+
+
+def _check_content(folder: Path, overwrite: bool) -> None:
+    """Raise CheckpointError where the folder holds something that the run would replace and that no run wrote."""
+    others = [path for path in folder.iterdir() if path.name not in (LOCK, MARKER)]
+    own = own_entries(folder)
+    if others and not RUN.holds(folder):
         if overwrite:
-            _empty(folder)
-        _check_config(folder, config)
-    except OSError as error:
-        raise CheckpointError(f"cannot use the run folder {folder}: {error.strerror}") from error
-
-
-def _empty(folder: Path) -> None:
-    inside = [path for path in folder.iterdir() if path.name != LOCK]
-    if inside and not (folder / "config.yaml").is_file():
-        raise CheckpointError(
-            f"--overwrite: {folder} is not empty, but is not a run's folder (it has no config.yaml); "
-            "nothing was deleted"
-        )
-    # config.yaml comes last: until then the folder is known to hold a run
-    for path in sorted(inside, key=lambda path: path.name == "config.yaml"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+            raise CheckpointError(
+                f"--overwrite: {folder} is not empty, but is not a run's folder (it has no config.yaml beside an "
+                "environment.json or a checkpoint); nothing was deleted"
+            )
+        if own:
+            raise CheckpointError(
+                f"{folder} holds {own[0].name}, which no run wrote and this one would replace; choose another --run"
+            )
+    for name in [path.name for path in own] + [MARKER, REPLACED, REPLACING]:
+        if (folder / name).is_symlink():
+            raise CheckpointError(
+                f"{folder / name} is a link, and the files of a run are not written through links; replace it by what "
+                "it leads to, or choose another --run (which may be a link itself)"
+            )
 
 
 def _check_config(folder: Path, config: RunConfig) -> None:

@@ -31,6 +31,8 @@ from fwk.errors import (
     UserError,
 )
 from fwk.files import user_path
+from fwk.files.kinds import COPY
+from fwk.files.outputs import AtomicFolder
 from fwk.runs.untrained import untrained_parts
 
 BATCHES_PER_CALL = 16  # raw texts are sorted by length among this many batches
@@ -99,19 +101,31 @@ class Loaded:
     def save(self, folder: str | Path) -> None:
         """Write config, tokenizer and weights as a folder that `fwk.load` reads and training cannot resume from.
 
-        Raises CheckpointError where the folder holds a run, which would be lost.
+        An earlier copy in the folder is replaced; files beside it stay. Raises CheckpointError where the folder holds
+        anything else.
         """
-        folder = user_path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise CheckpointError(f"{folder} is not a folder; choose another place for the copy")
-        for path in checkpoint.list_checkpoints(folder):
-            if not checkpoint.holds_weights_only(path):
-                raise CheckpointError(
-                    f"{folder} holds a run that can resume from {path.name}; choose another folder for the copy"
-                )
-        (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
-        self.task.save_assets(folder / "tokenizer")
-        write_weights(folder, model_tensors(self.module), self.config, COPY_ORIGIN, **self.state)
+        place = user_path(folder).resolve()
+        _check_place_of_copy(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with AtomicFolder(place, overwrite=True, kind=COPY) as copy:
+            (copy / "tokenizer").mkdir()
+            self.task.save_assets(copy / "tokenizer")
+            write_weights(copy, model_tensors(self.module), self.config, COPY_ORIGIN, **self.state)
+
+
+def _check_place_of_copy(folder: Path) -> None:
+    """Raise CheckpointError where a folder holds anything but a copy of weights."""
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder; choose another place for the copy")
+    for path in checkpoint.list_checkpoints(folder):
+        if not checkpoint.holds_weights_only(path):
+            raise CheckpointError(
+                f"{folder} holds a run that can resume from {path.name}; choose another folder for the copy"
+            )
+    if folder.is_dir() and any(folder.iterdir()) and not COPY.holds(folder):
+        raise CheckpointError(
+            f"{folder} is not empty, and is no copy of weights; choose another folder for the copy"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

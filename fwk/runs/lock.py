@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from fwk.errors import CheckpointError
-from fwk.files import has_locks, try_lock
+from fwk.files import has_locks, try_temporary_lock
+from fwk.files.kinds import LOCK
+from fwk.files.replacing import truncate
 
-LOCK = ".lock"  # name of the file in the run's folder; while it is locked it names the holder
+HOLDER = re.compile(r"\d+ on ")  # the beginning of what a lock file says while it is locked
+ATTEMPTS = 3  # to lock a file that other processes remove
 
 logger = logging.getLogger(__name__)
 _held: set[TextIO] = set()
@@ -30,8 +34,8 @@ os.register_at_fork(after_in_child=_release_in_child)
 
 
 @contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Make the run's folder and hold its lock; the lock ends with the process.
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Make the run's folder and hold its lock; the lock ends with the process. Yield whether the folder was made.
 
     Some network file systems keep locks within each host, or have none. Without locks, the file's content says whether
     a process of this host holds the folder. On both, a folder that a process of another host took and did not release
@@ -39,26 +43,31 @@ def folder_lock(folder: Path) -> Iterator[None]:
     folder.
     """
     holder = f"{os.getpid()} on {socket.gethostname()}"
-    with _lock_file(folder) as file:
+    file, is_made = _lock_file(folder)
+    with file:
         _write_holder(file, folder, holder)
         _held.add(file)
         try:
-            yield
+            yield is_made
         finally:
             if file in _held:  # False in a process that was forked from this one
                 _held.discard(file)
-                file.truncate(0)
+                truncate(file)
 
 
-def _lock_file(folder: Path) -> TextIO:
-    """Return the folder's lock file, open and locked."""
-    path = folder / LOCK
+def _lock_file(folder: Path) -> tuple[TextIO, bool]:
+    """Return the folder's lock file, open and locked, and whether the folder was made."""
+    holder, is_made = "unknown", False
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = try_lock(path)
-        if file is not None:
-            return file
-        holder = path.read_text(encoding="utf-8").strip() or "unknown"
+        for _ in range(ATTEMPTS):
+            is_made = _make(folder) or is_made
+            file = try_temporary_lock(folder / LOCK)
+            if file is not None:
+                return file, is_made
+            # another process holds it, or has just removed the folder of a command that was wrong
+            with suppress(FileNotFoundError):
+                holder = (folder / LOCK).read_text(encoding="utf-8").strip() or "unknown"
+                break
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise CheckpointError(
             f"cannot use the run folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}"
@@ -70,10 +79,25 @@ def _in_use(folder: Path, holder: str) -> str:
     return f"{folder} is in use by process {holder}; wait for it, or choose another --run"
 
 
+def _make(folder: Path) -> bool:
+    """Make a folder; return False where it exists."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
+
+
 def _write_holder(file: TextIO, folder: Path, holder: str) -> None:
     """Write this process into the lock file; warn where a process of another host did not release it."""
     file.seek(0)
-    last_holder = file.read().strip()
+    last_holder = file.read(1000).strip()
+    if last_holder and not HOLDER.match(last_holder):
+        raise CheckpointError(
+            f"{folder / LOCK} was written by another program; choose another --run"
+        )
     if not has_locks(file) and _is_running(last_holder):
         raise CheckpointError(_in_use(folder, last_holder))
     if _host(last_holder) not in ("", _host(holder)):
@@ -83,7 +107,7 @@ def _write_holder(file: TextIO, folder: Path, holder: str) -> None:
             last_holder,
         )
     try:
-        file.truncate(0)
+        truncate(file)
         file.write(holder)
         file.flush()
     except OSError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -24,15 +23,16 @@ from fwk.engine.ranks.joining import process_group
 from fwk.engine.ranks.world import World
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
+from fwk.engine.saving.replacement import set_aside
 from fwk.engine.saving.state import model_tensors
 from fwk.engine.saving.tensor_file import byte_size
 from fwk.engine.signals import StopRequest
 from fwk.engine.trainer import Trainer
-from fwk.errors import CheckpointError, RunError, UserError
-from fwk.files import write_atomically
+from fwk.errors import CheckpointError, RunError
+from fwk.files.kinds import RUN
+from fwk.files.replacing import mark, write_atomically
 from fwk.runs.building import build_run
-from fwk.runs.folder import default_folder, describe_run, open_folder
-from fwk.runs.lock import folder_lock
+from fwk.runs.folder import default_folder, describe_run, locked_folder
 from fwk.version import __version__
 
 LIMITS = ("updates", "epochs", "tokens", "minutes")  # keys of `train.` that end a run
@@ -66,26 +66,25 @@ def train(
         process_group(settings.device, settings.timeout) as world,
         _deterministic_kernels(settings.deterministic, world),
     ):
-        # os.path.exists is False, without an error, for an impossible name
-        is_new = world.main and not os.path.exists(folder)
-        try:
-            with explaining_errors(), folder_lock(folder) if world.main else nullcontext():
-                if world.main:
-                    open_folder(folder, config, overwrite)
-                _compare_configs(world, config)
-                return _train(config, folder, hooks, world, stop)
-        except UserError:
-            # a command with an error leaves nothing behind
-            if is_new and os.path.isdir(folder) and not checkpoint.list_checkpoints(folder):
-                shutil.rmtree(folder)
-            raise
+        locked = locked_folder(folder, config, overwrite) if world.main else nullcontext()
+        with explaining_errors(), locked:
+            _compare_configs(world, config)
+            return _train(config, folder, hooks, world, stop, overwrite)
 
 
 def _train(
-    config: RunConfig, folder: Path, hooks: PluginManager, world: World, stop: StopRequest
+    config: RunConfig,
+    folder: Path,
+    hooks: PluginManager,
+    world: World,
+    stop: StopRequest,
+    overwrite: bool,
 ) -> Finished:
     run = build_run(config, folder, hooks, world)
     trainer = Trainer(run, stop)
+    if world.main and overwrite:
+        _require_space(run)
+        set_aside(folder)  # only now that the new run is known to be possible
     resumes = _resume(trainer)
     if world.main:
         _write_description(run, is_new=not resumes)
@@ -153,7 +152,8 @@ def _shown_limit(value: float) -> str:
 
 def _write_description(run: Run, is_new: bool) -> None:
     """Write the files that describe the run, once nothing refuses this start any more."""
-    checkpoint.require_free_space(run.folder, byte_size(model_tensors(run.module)))
+    _require_space(run)
+    mark(run.folder, RUN)
     config = replace(with_absolute_paths(run.config), run=os.path.abspath(run.folder))
     write_atomically(run.folder / "config.yaml", to_yaml(config).encode())
     if is_new:
@@ -162,6 +162,10 @@ def _write_description(run: Run, is_new: bool) -> None:
         advice = optimizer.cls.advice(optimizer.config, run.module.networks["main"].width)
         if advice:
             logger.warning("%s", advice)
+
+
+def _require_space(run: Run) -> None:
+    checkpoint.require_free_space(run.folder, byte_size(model_tensors(run.module)))
 
 
 def _fit(trainer: Trainer) -> Literal["finished", "stopped"]:

@@ -213,14 +213,14 @@ def test_what_a_killed_write_left_is_cleaned_up(run):
 def test_a_checkpoint_written_again_is_never_absent(run, monkeypatch):
     tensors, state = checkpoint.read_checkpoint(newest(run))
     checkpoint.remove(checkpoint.list_checkpoints(run)[0])
-    replace, seen = os.replace, []
+    rename, seen = checkpoint.rename, []
 
     def watched(source, target):
         seen.append(checkpoint.newest_intact(run)[0])
-        replace(source, target)
+        rename(source, target)
         seen.append(checkpoint.newest_intact(run)[0])
 
-    monkeypatch.setattr(os, "replace", watched)
+    monkeypatch.setattr(checkpoint, "rename", watched)
     checkpoint.write_checkpoint(run, 4, tensors, json.dumps(state))
     assert len(seen) == 4 and None not in seen
 
@@ -452,7 +452,8 @@ def test_a_changed_config_is_refused_by_key_and_accepted_with_overwrite(run):
         ]
         == 8
     )
-    assert not (run / "mine.txt").exists()
+    assert (run / "mine.txt").read_text() == "a note"
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".repl")]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ from fwk.engine.module import ObjectiveModule
 from fwk.engine.saving import checkpoint, tensor_file
 from fwk.engine.saving.saver import Saver
 from fwk.errors import CheckpointError, RunError
+from fwk.files.kinds import RUN
+from fwk.files.replacing import mark
 from fwk.hooks import jsonl
 from fwk.runs import start
 from fwk.runs.loaded import load
@@ -432,6 +434,7 @@ def test_a_log_that_cannot_be_written_saves_the_run_and_ends_it(
 def test_an_unwritable_log_at_the_start_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "metrics.jsonl").mkdir()
+    mark(tmp_path / "run", RUN)
     with pytest.raises(CheckpointError, match="cannot write .*metrics.jsonl: Is a directory"):
         start.train(config_in(tmp_path / "run"))
 
@@ -446,6 +449,7 @@ def test_a_run_goes_on_without_tensorboard_and_says_so_once(tmp_path, caplog, ca
     if broken == "from the start":
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "tensorboard").write_text("in the way")
+        mark(tmp_path / "run", RUN)
     with pytest.MonkeyPatch.context() as patch:
         if broken == "later":
             patch.setattr(record_writer.RecordWriter, "flush", full)

@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -33,9 +34,12 @@ from torch import Tensor
 from fwk.contracts.json_files import fitted, read_json, require_file_name
 from fwk.contracts.plain import PlainDict
 from fwk.contracts.shapes import shown
+from fwk.engine.saving import replacement
 from fwk.engine.saving.tensor_file import byte_size, read_tensors, serialize
 from fwk.errors import CheckpointError
 from fwk.files import UNSUPPORTED, digest, sync, write_hashed
+from fwk.files.kinds import CHECKPOINT
+from fwk.files.replacing import remove_file, remove_owned, rename, replace_link
 from fwk.nn.finite import names_not_finite
 
 State = PlainDict  # the content of state.json
@@ -150,24 +154,25 @@ def write_checkpoint(
     tensors: by file and name. state: JSON. Raises OSError where the disk is full or fails.
     """
     parent = run / "checkpoints"
-    final, beside = parent / folder_name(update), parent / f"{WRITING}{folder_name(update)}"
+    final = parent / folder_name(update)
+    beside = parent / f"{WRITING}{final.name}-{secrets.token_hex(4)}"
     parent.mkdir(exist_ok=True)
     for unfinished in parent.glob(f"{WRITING}*"):  # left by a run that was killed while it wrote
-        shutil.rmtree(unfinished)
+        remove(unfinished)
     _require_space_for(parent, sum(byte_size(group) for group in tensors.values()))
     try:
         _write_files(beside, update, tensors, state)
-        if final.exists():
+        if os.path.lexists(final):
             # of the same update: `newest_intact` finds it under its other name until the new one is in place
-            aside = parent / f"{REPLACED}{folder_name(update)}"
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(final, aside)
-        os.replace(beside, final)
+            aside = parent / f"{REPLACED}{final.name}"
+            remove(aside)
+            rename(final, aside)
+        rename(beside, final)
         sync(parent)
         for replaced in parent.glob(f"{REPLACED}*"):
             remove(replaced)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        remove(beside)
         raise
     return final
 
@@ -221,41 +226,47 @@ def prune_checkpoints(
     if best and (first := run / "checkpoints" / folder_name(best[0])).is_dir():
         point(run, "best", first)
     for old in list_checkpoints(run)[:-keep_last]:
-        if update_of(old) not in (*best, *milestones) and old != newest:
+        # a link leads to a checkpoint that somebody keeps elsewhere
+        if update_of(old) not in (*best, *milestones) and old != newest and not old.is_symlink():
             remove(old)
+    replacement.finish(run)
 
 
 def point(run: Path, name: str, target: Path) -> None:
     """Make the link checkpoints/NAME point to a checkpoint; it is replaced in one step.
 
-    A run does without links where its file system has none; it warns once.
+    A run does without links where its file system has none, or where something else has the name; it warns once.
     """
-    link, beside = run / "checkpoints" / name, run / "checkpoints" / f".{name}"
-    beside.unlink(missing_ok=True)
+    folder = run / "checkpoints"
     try:
-        beside.symlink_to(target.name)
+        replace_link(folder / name, target.name)
+    except FileExistsError:  # a copy of the run may hold folders instead of links
+        _warn_without_links(folder, f"'{name}' is not a link, so it does not lead to {target.name}")
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        _warn_without_links(run, error.strerror)
-    else:
-        os.replace(beside, link)
+        reason = f"its file system has no links ({error.strerror}), so it holds neither 'latest' nor 'best'"
+        _warn_without_links(folder, reason)
 
 
 @cache
-def _warn_without_links(run: Path, reason: str) -> None:
+def _warn_without_links(folder: Path, reason: str) -> None:
     logger.warning(
-        "%s: its file system has no links (%s), so it holds neither 'latest' nor 'best'; name the run, which stands "
-        "for its newest checkpoint, or a checkpoint",
-        run / "checkpoints",
+        "%s: %s; name the run, which stands for its newest checkpoint, or a checkpoint",
+        folder,
         reason,
     )
 
 
 def remove(checkpoint: Path) -> None:
-    """Delete a checkpoint; its manifest goes first, so that an interrupted deletion leaves no checkpoint."""
-    (checkpoint / "manifest.json").unlink(missing_ok=True)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    """Delete a checkpoint; its manifest goes first, so that an interrupted deletion leaves no checkpoint.
+
+    Of a link only the link is deleted, and of a folder only the files of a checkpoint.
+    """
+    if checkpoint.is_symlink():
+        remove_file(checkpoint)
+    else:
+        remove_owned(checkpoint, CHECKPOINT)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fwk.contracts.json_files import fitted, read_json
+from fwk.files import write_atomically
 from fwk_plugins.cvt.corpora.tags import Scheme
 
 ASSETS_FILE = "sentences.json"
@@ -41,7 +42,7 @@ class Assets:
         }
         if self.sizes:
             values["sizes"] = self.sizes
-        (folder / ASSETS_FILE).write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+        write_atomically(folder / ASSETS_FILE, json.dumps(values, ensure_ascii=False).encode())
 
     @classmethod
     def read(cls, folder: Path) -> Assets:
