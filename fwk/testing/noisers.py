@@ -17,7 +17,7 @@ from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.plain import PlainMapping
 from fwk.contracts.views import View
 from fwk.engine.feed.joined import JoinedViews
-from fwk.testing.config import TINY_ENCODER, tiny_config
+from fwk.testing.config import TINY, TINY_ENCODER, tiny_config
 from fwk.testing.criteria import CRITERION_RULES
 from fwk.testing.subject import Rule, Subject
 
@@ -105,12 +105,25 @@ def noiser_keeps_special_tokens(name: str, options: PlainMapping) -> str:
     return "special tokens or padding were changed"
 
 
+def noiser_keeps_to_the_vocabulary(name: str, options: PlainMapping) -> str:
+    """Check that every token id of the view belongs to the vocabulary."""
+    _, view = _noise(name, options)
+    if "tokens" not in view.inputs:
+        return ""
+    low, high = int(view.tokens.min()), int(view.tokens.max())
+    size = TINY["task"]["vocabulary"]
+    if low >= 0 and high < size:
+        return ""
+    return f"the view has token ids from {low} to {high}, and the vocabulary those from 0 to {size - 1}"
+
+
 NOISER_RULES: dict[str, Callable[[str, PlainMapping], str]] = {
     "repeatable": noiser_is_repeatable,
     "independent of the batch": noiser_ignores_the_batch,
     "rows apart": noiser_keeps_rows_apart,
     "source untouched": noiser_keeps_its_source,
     "special tokens untouched": noiser_keeps_special_tokens,
+    "ids of the vocabulary": noiser_keeps_to_the_vocabulary,
 }
 
 

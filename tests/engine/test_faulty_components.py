@@ -28,6 +28,7 @@ from fwk import (
 from fwk.errors import ConfigError, PluginError, RunError
 from fwk.runs import start
 from fwk.testing import tiny_config
+from fwk.testing.noisers import NOISER_RULES
 
 NAMES = ("refusing", "test_stray", "test_silent_weights", "test_idle")
 
@@ -113,6 +114,15 @@ def test_a_noiser_that_makes_ids_outside_the_vocabulary_is_named(base, token, ch
     )
     with pytest.raises(RunError, match=message):
         start.train(config)
+
+
+def test_the_conformance_kit_finds_ids_outside_the_vocabulary():
+    stray(Noiser, 32)
+    rule = NOISER_RULES["ids of the vocabulary"]
+    assert rule("test_stray", {}) == (
+        "the view has token ids from 0 to 32, and the vocabulary those from 0 to 31"
+    )
+    assert rule("bert_mask", {}) == ""
 
 
 # -- a ValueError in a constructor ----------------------------------------------------------------------------------
