@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fwk.contracts.json_files import fitted
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import ConfigError
 from fwk.models.bert import Bert
@@ -238,6 +239,24 @@ def transformers_options(encoder: Bert, family: Family, length: int) -> PlainDic
     return options
 
 
+# types of the entries of a config.json
+SIZES = dict.fromkeys(
+    (
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+        "type_vocab_size?",
+        "embedding_size?",
+    ),
+    "int",
+)
+RATES = dict.fromkeys(
+    ("layer_norm_eps?", "hidden_dropout_prob?", "attention_probs_dropout_prob?"), "float"
+)
+
+
 def bert_options(config: PlainMapping, family: Family, file: str) -> PlainDict:
     """Return the options of `bert` for a config.json of transformers. Raises ConfigError naming what `bert` lacks."""
     for key, value in REQUIRED_OPTIONS.items():
@@ -245,29 +264,24 @@ def bert_options(config: PlainMapping, family: Family, file: str) -> PlainDict:
             raise ConfigError(
                 key, f"{config[key]!r} in {file} is not supported by 'bert'; expected {value!r}"
             )
-    try:
-        width = int(config["hidden_size"])
-        options: PlainDict = {
-            "layers": int(config["num_hidden_layers"]),
-            "width": width,
-            "heads": int(config["num_attention_heads"]),
-            "inner": int(config["intermediate_size"]),
-            "positions": "learned",
-            "length": int(config["max_position_embeddings"]),
-            "segments": int(config.get("type_vocab_size", 2)),
-            "norm": "post",
-            "norm_eps": float(config.get("layer_norm_eps", 1e-12)),
-            "dropout": float(config.get("hidden_dropout_prob", 0.1)),
-            "attention_dropout": float(config.get("attention_probs_dropout_prob", 0.1)),
-        }
-        if family.factorised and int(config.get("embedding_size", width)) != width:
-            options["embedding"] = int(config["embedding_size"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            "",
-            f"{file} is not a configuration of the family '{family.name}' "
-            f"({type(error).__name__}: {error})",
-        ) from None
+    sizes = fitted(dict(config), SIZES, file, low=0, high=1 << 31)
+    rates = fitted(dict(config), RATES, file, low=0, high=1)
+    width = sizes["hidden_size"]
+    options: PlainDict = {
+        "layers": sizes["num_hidden_layers"],
+        "width": width,
+        "heads": sizes["num_attention_heads"],
+        "inner": sizes["intermediate_size"],
+        "positions": "learned",
+        "length": sizes["max_position_embeddings"],
+        "segments": sizes.get("type_vocab_size", 2),
+        "norm": "post",
+        "norm_eps": rates.get("layer_norm_eps", 1e-12),
+        "dropout": rates.get("hidden_dropout_prob", 0.1),
+        "attention_dropout": rates.get("attention_probs_dropout_prob", 0.1),
+    }
+    if family.factorised and sizes.get("embedding_size", width) != width:
+        options["embedding"] = sizes["embedding_size"]
     return options
 
 

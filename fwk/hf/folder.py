@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fwk.contracts.json_files import fitted, read_json, read_object, require_file_name
 from fwk.contracts.plain import PlainDict, PlainMapping
+from fwk.contracts.shapes import shown
 from fwk.data import tokenizers
 from fwk.engine.saving.tensor_file import read_tensors
 from fwk.errors import DataError
@@ -36,6 +38,7 @@ def read_folder(path: Path) -> SourceFolder:
     config = _read_config(path)
     architecture = _architecture(config, path)
     tensors = _read_tensors(path)
+    _check_sizes(path, config, tensors)
     tokenizer = tokenizers.load(path)
     size = config.get("vocab_size")
     if tokenizer.size != size:
@@ -44,6 +47,22 @@ def read_folder(path: Path) -> SourceFolder:
             f"{size!r}; expected the same"
         )
     return SourceFolder(path, architecture, config, tensors, tokenizer)
+
+
+def _check_sizes(folder: Path, config: PlainMapping, tensors: Mapping[str, Tensor]) -> None:
+    """Raise DataError for a size in config.json beyond those of the weights, before a model of that size is made."""
+    sizes = {size for tensor in tensors.values() for size in tensor.shape}
+    for key in ("hidden_size", "intermediate_size", "max_position_embeddings"):
+        value = config.get(key)
+        if isinstance(value, int) and value > max(sizes, default=0):
+            raise DataError(
+                f"{folder / 'config.json'}: {key} is {shown(value)}, and no weight is so large"
+            )
+    layers = config.get("num_hidden_layers")
+    if isinstance(layers, int) and layers > len(tensors):
+        raise DataError(
+            f"{folder / 'config.json'}: there are {len(tensors)} weights for {shown(layers)} layers"
+        )
 
 
 def _read_config(folder: Path) -> PlainDict:

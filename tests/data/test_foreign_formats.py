@@ -196,6 +196,14 @@ def test_ids_with_a_hole_give_the_largest_id_and_one_as_the_size(tmp_path):
         load(path)
 
 
+def test_a_tokenizer_that_cannot_encode_unknown_characters_is_refused(tmp_path):
+    tokenizers = pytest.importorskip("tokenizers")
+    model = tokenizers.models.WordPiece({"[PAD]": 0, "a": 1}, unk_token="[UNK]")
+    (tmp_path / "tokenizer.json").write_text(tokenizers.Tokenizer(model).to_str())
+    with pytest.raises(DataError, match="cannot encode unknown characters .*Missing .UNK."):
+        load(tmp_path / "tokenizer.json")
+
+
 SETTINGS = [
     {},
     {"do_lower_case": False},

@@ -442,7 +442,7 @@ def test_broken_folders_are_one_sentence(tmp_path, capsys):
         ({"vocab_size": None}, "vocab_size in config.json is None"),
         ({"architectures": 5}, "the architecture is 5"),
         ({"architectures": "BertModelx"}, "the architecture is 'BertModelx'"),
-        ({"hidden_size": "x"}, "is not a configuration"),
+        ({"hidden_size": "x"}, "is damaged: hidden_size"),
     ):
         (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
         refused(said)

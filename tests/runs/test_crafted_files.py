@@ -136,6 +136,7 @@ def tensor_changes(data: bytes) -> Iterator[bytes]:
 
     yield from (b"", data[:7], data[:-1], struct.pack("<Q", 1 << 62) + data[8:], file("{}", b""))
     yield file(DEEP)
+    header.pop("__metadata__", None)
     if not header:
         return
     name = max(header, key=lambda name: header[name]["data_offsets"][1])

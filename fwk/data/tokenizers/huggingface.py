@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fwk.data.tokenizers.base import Tokenizer, save_files, shorten
 from fwk.errors import DataError
@@ -52,6 +53,7 @@ class HFTokenizer(Tokenizer):
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
 
+        _require_unknown(self._tokenizer, where)
         self._find_special()
         added = self._tokenizer.get_added_tokens_decoder().items()
         self._specials = tuple(sorted(index for index, token in added if token.special))
@@ -108,6 +110,14 @@ class HFTokenizer(Tokenizer):
             "fingerprint": self.fingerprint,
         }
         save_files(Path(folder), {"tokenizer.json": self._content.encode()}, meta)
+
+
+def _require_unknown(tokenizer: Any, where: str) -> None:  # a tokenizers.Tokenizer
+    """Raise DataError where the tokenizer fails on a character that it does not know, as without an [UNK]."""
+    try:
+        tokenizer.encode("a \U0010fffd", add_special_tokens=False)
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{where} cannot encode unknown characters ({shorten(error)})") from None
 
 
 def _size_and_holes(ids: Iterable[int], where: str) -> tuple[int, tuple[int, ...]]:

@@ -19,7 +19,7 @@ from fwk import Vocabulary
 from fwk.data.text import numbered_lines, path_not_found
 from fwk.errors import DataError
 
-HEADER = re.compile(r"[0-9]+ [0-9]+")
+HEADER = re.compile(r"[0-9]{1,12} [0-9]{1,9}")
 
 
 @dataclass(frozen=True)
