@@ -55,8 +55,8 @@ def locked_folder(folder: Path, config: RunConfig, overwrite: bool) -> Iterator[
                 f"cannot use the run folder {folder}: {error.strerror}"
             ) from error
         except UserError:
-            if is_made:
-                _remove_folder(folder)
+            if is_made or not RUN.holds(folder):
+                _remove_lock(folder, is_made)
             raise
         try:
             yield
@@ -74,14 +74,13 @@ def _undo(folder: Path, is_new: bool, is_made: bool) -> None:
         take_back(folder)
     elif is_new:
         remove_owned(folder, RUN, keep=(LOCK,))
-        if is_made:
-            _remove_folder(folder)
+        _remove_lock(folder, is_made)
 
 
-def _remove_folder(folder: Path) -> None:
-    """Remove a folder that this process made, where it holds nothing but the lock."""
-    if [path.name for path in folder.iterdir()] == [LOCK]:
-        remove_file(folder / LOCK)
+def _remove_lock(folder: Path, is_made: bool) -> None:
+    """Remove the lock, which this process holds, from a folder without a run; and the folder, if it was made for it."""
+    remove_file(folder / LOCK)
+    if is_made:
         remove_empty(folder)
 
 

@@ -71,6 +71,7 @@ def test_a_folder_of_something_else_is_refused_and_unchanged(tmp_path, name, ove
     with pytest.raises(CheckpointError, match="which no run wrote|nothing was deleted"):
         start.train(config_in(tmp_path), overwrite=overwrite)
     assert content(tmp_path) == {file: text.encode() for file, text in files.items()}
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_a_lock_of_another_program_is_left_alone(tmp_path):

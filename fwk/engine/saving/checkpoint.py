@@ -245,7 +245,7 @@ def point(run: Path, name: str, target: Path) -> None:
     except OSError as error:
         if error.errno not in UNSUPPORTED:
             raise
-        reason = f"its file system has no links ({error.strerror}), so it holds neither 'latest' nor 'best'"
+        reason = f"its file system has no links ({error.strerror}), so there is no 'latest' and no 'best'"
         _warn_without_links(folder, reason)
 
 
