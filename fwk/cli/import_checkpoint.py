@@ -7,6 +7,7 @@ import sys
 
 from fwk.cli.common import command, disk_errors
 from fwk.cli.parsing import Parser
+from fwk.errors import printable
 
 NAME = "fwk-import"
 EPILOG = """\
@@ -52,7 +53,7 @@ def main(arguments: argparse.Namespace) -> int:
                 f"  '{name}' has a new head, which cannot score or be exported before it is trained"
             )
         if imported.left_behind:
-            print(f"  not imported: {', '.join(imported.left_behind)}")
+            print(printable(f"  not imported: {', '.join(imported.left_behind)}"))
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fwk.cli.common import command, disk_errors
 from fwk.cli.messages import warn
 from fwk.cli.parsing import Parser, number, one_of, whole_number
-from fwk.errors import ConfigError, did_you_mean
+from fwk.errors import ConfigError, did_you_mean, printable
 from fwk.files import expand_user
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def _print_summary(folder: str, arguments: argparse.Namespace) -> None:
     for name in store.splits:
         split = store.split(name)
         noun = "document" if split.documents == 1 else "documents"
-        print(f"{name}: {split.tokens:,} tokens in {split.documents:,} {noun}")
+        print(f"{printable(name)}: {split.tokens:,} tokens in {split.documents:,} {noun}")
     size = store.manifest["vocabulary"]["size"]
     print(f"vocabulary: {size:,} tokens")
     print(f"train on it: fwk-train --task mlm task.data={folder}")
