@@ -201,6 +201,10 @@ def _fit_bool(value: Plain, shape: Shape, check_number: CheckNumber) -> bool:
 def _fit_text(value: Plain, shape: Shape, check_number: CheckNumber) -> str:
     if not isinstance(value, str):
         raise _misfit(shape, value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # from a path that is not UTF-8; a config file could not hold it
+        raise Misfit(f"must be UTF-8 text, got {shown(value)}") from None
     return value
 
 

@@ -6,6 +6,7 @@ what commands write where a user says.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -74,8 +75,22 @@ def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> FileFacts:
 def cache_folder() -> Path:
     """Return $FWK_CACHE, else $XDG_CACHE_HOME/fwk, else ~/.cache/fwk, without making the folder.
 
-    Raises UserError where none of them is known.
+    Raises UserError where none of them is known, or where it is no possible path.
     """
+    folder = _chosen_cache_folder()
+    try:
+        os.lstat(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            return folder  # whoever makes it says why that fails
+        raise UserError(
+            f"the cache folder {str(folder)[:60]}... cannot be used ({error.strerror}); set FWK_CACHE to a folder that "
+            "can be written to"
+        ) from None
+    return folder
+
+
+def _chosen_cache_folder() -> Path:
     if chosen := os.environ.get("FWK_CACHE"):
         return user_path(chosen)
     try:

@@ -108,8 +108,13 @@ def _check_content(folder: Path, overwrite: bool) -> None:
 
 def _check_config(folder: Path, config: RunConfig) -> None:
     path = folder / "config.yaml"
-    if not path.is_file() or not checkpoint.list_checkpoints(folder):
+    if not checkpoint.list_checkpoints(folder):
         return  # nothing to resume from
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} holds checkpoints but no config.yaml, so nothing says whether they were trained with this "
+            "config; restore the file, or choose another --run"
+        )
     # the config of an older run has its paths as they were given
     changed = differences(with_absolute_paths(read_config(path)), with_absolute_paths(config))
     if changed:

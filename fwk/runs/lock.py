@@ -59,6 +59,7 @@ def _lock_file(folder: Path) -> tuple[TextIO, bool]:
     """Return the folder's lock file, open and locked, and whether the folder was made."""
     holder, is_made = "unknown", False
     try:
+        os.path.abspath(folder).encode()  # config.yaml holds it
         for _ in range(ATTEMPTS):
             is_made = _make(folder) or is_made
             file = try_temporary_lock(folder / LOCK)
@@ -68,6 +69,10 @@ def _lock_file(folder: Path) -> tuple[TextIO, bool]:
             with suppress(FileNotFoundError):
                 holder = (folder / LOCK).read_text(encoding="utf-8").strip() or "unknown"
                 break
+    except UnicodeEncodeError:
+        raise CheckpointError(
+            f"cannot use the run folder {str(folder)!r}: its path is not UTF-8 text; choose another --run"
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise CheckpointError(
             f"cannot use the run folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}"

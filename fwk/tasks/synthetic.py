@@ -33,7 +33,9 @@ class Synthetic(Task["Synthetic.Config"]):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        sequences: int = option(512, "training sequences (validation has a quarter as many)", low=1)
+        sequences: int = option(
+            512, "training sequences (validation has a quarter as many)", low=1, high=100_000_000
+        )
         length: int = option(32, "tokens per sequence with [CLS] and [SEP]", low=4, high=65536)
         shortest: int | None = option(
             None, "lengths vary between this and `length` (default: all of full length)", low=4

@@ -11,9 +11,11 @@ import torch
 
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.saver import Saver
-from fwk.errors import CheckpointError, RunError
-from fwk.files import sync, try_lock
+from fwk.errors import CheckpointError, ConfigError, RunError, UserError
+from fwk.files import cache_folder, sync, try_lock
+from fwk.runs.folder import locked_folder
 from fwk.runs.lock import LOCK, folder_lock
+from fwk.testing import tiny_config
 
 ANSWERS = [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS]
 TENSORS = {name: {"a": torch.zeros(2)} for name in ("model", "optimizer", "meters")}
@@ -79,3 +81,38 @@ def test_a_lock_that_another_process_holds_is_not_mistaken_for_none(tmp_path, mo
     monkeypatch.setattr(fcntl, "flock", failing(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         try_lock(tmp_path / "lock")
+
+
+def test_a_run_whose_folder_was_moved_saves_nothing_in_its_old_place(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    saver = Saver(folder, keep_last=1, background=False)
+    saver.start(1, TENSORS, "{}", [])
+    folder.rename(tmp_path / "moved")
+    folder.mkdir()  # by a hook that opens its file again
+    with pytest.raises(RunError, match="was moved or removed while the run trained"):
+        saver.start(2, TENSORS, "{}", [])
+    assert not list(folder.iterdir())
+
+
+def test_a_run_without_its_config_is_not_resumed_with_another_one(tmp_path):
+    newest = checkpoint.write_checkpoint(tmp_path, 1, TENSORS, "{}")
+    opened = locked_folder(tmp_path, tiny_config(), overwrite=False)
+    with pytest.raises(CheckpointError, match="no config.yaml|no run wrote"), opened:
+        pass
+    checkpoint.verify(newest)
+
+
+def test_a_path_that_no_config_file_can_hold_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"must be UTF-8 text, got '\\udcff'"):
+        tiny_config({"run": os.fsdecode(b"\xff")})
+    folder = tmp_path / os.fsdecode(b"\xff")
+    with pytest.raises(CheckpointError, match="not UTF-8"), folder_lock(folder):
+        pass
+    assert not folder.exists()
+
+
+def test_a_cache_folder_of_an_impossible_name_says_what_to_set(monkeypatch):
+    monkeypatch.setenv("FWK_CACHE", "/tmp/" + "a" * 300)
+    with pytest.raises(UserError, match="File name too long.*; set FWK_CACHE"):
+        cache_folder()

@@ -41,6 +41,7 @@ class Saver:
         self.module, self.written = module, written
         self.last_intact = ""  # name of the newest checkpoint that is known to be intact
         self.failure: RunError | None = None
+        self._identity = _identity(folder)
         self._buffers: dict[tuple[str, str], Tensor] = {}
         self._writer: threading.Thread | None = None
 
@@ -122,6 +123,11 @@ class Saver:
                 names = checkpoint.not_finite(tensors["model"], self.module)
                 if names:
                     raise CheckpointError(f"{', '.join(names[:3])} is not finite")
+            if _identity(self.folder) != self._identity:
+                raise CheckpointError(
+                    "the run's folder was moved or removed while the run trained; move it back, or give the place "
+                    "where it is now by --run"
+                )
             newest = checkpoint.write_checkpoint(self.folder, update, tensors, state)
             self.last_intact = newest.name
             self.written(newest.name)
@@ -144,6 +150,15 @@ class Saver:
             else "there is no earlier one"
         )
         return RunError(f"cannot write the checkpoint {path}: {_reason(error)}; {earlier}")
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another one of the same name, or None where it is missing."""
+    try:
+        facts = folder.stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def _reason(error: Exception) -> str:
