@@ -472,7 +472,7 @@ def test_what_workers_need_is_looked_at_before_they_begin(monkeypatch, limits, f
     given = []
     monkeypatch.setattr(workers.resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(workers.resource, "setrlimit", lambda _, new: given.append(new))
-    monkeypatch.setattr(workers.os.path, "isdir", lambda _: True)
+    monkeypatch.setattr(workers.os, "access", lambda *_: True)
     monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     if not said:
         workers.require_worker_limits(2)

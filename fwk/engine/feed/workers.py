@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -22,6 +23,7 @@ from fwk.errors import DataError, FwkError, RunError, UserError
 
 # file descriptors in this process: queues, and one for each tensor in transit
 DESCRIPTORS_PER_WORKER = 100
+SHARED_MEMORY = "/dev/shm"
 LEAST_SHARED_MEMORY = 1 << 20  # bytes; with less, a worker cannot hand over a batch
 
 
@@ -87,9 +89,14 @@ def require_worker_limits(workers: int) -> None:
                 f"{workers} data-loading worker{'s' * (workers > 1)} may need {needed} file descriptors, but only "
                 f"{allowed} are allowed; raise the limit (ulimit -n), or lower train.workers"
             )
-    if not os.path.isdir("/dev/shm"):
-        return
-    free = shutil.disk_usage("/dev/shm").free
+    if not sys.platform.startswith("linux"):
+        return  # shared memory is no folder there
+    if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        raise RunError(
+            f"data-loading workers pass batches through shared memory, but {SHARED_MEMORY} is missing or cannot be "
+            "written to; mount it, or set train.workers=0"
+        )
+    free = shutil.disk_usage(SHARED_MEMORY).free
     if free < LEAST_SHARED_MEMORY:
         raise RunError(
             f"data-loading workers pass batches through shared memory, but only {free / 1e6:.1f} MB are free in "
@@ -119,9 +126,13 @@ class _StallGuard:
         self.waiting_since = None
 
     def _watch(self) -> None:
-        while not self._closed.wait(self.seconds / 20):
-            since = self.waiting_since
-            if since is not None and time.monotonic() - since > self.seconds:
+        interval, last, resumed = self.seconds / 20, time.monotonic(), 0.0
+        while not self._closed.wait(interval):
+            now = time.monotonic()
+            if now - last > self.seconds / 2:
+                resumed = now  # this process was stopped, and its workers most likely with it
+            since, last = self.waiting_since, now
+            if since is not None and now - max(since, resumed) > self.seconds:
                 self.expired = True
                 self.kill()
                 return
