@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,10 +80,12 @@ class HFTokenizer(Tokenizer):
         return tuple(sorted({*self._specials, *self._holes, *super().special}))
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with _naming_unknown():
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        with _naming_unknown():
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -110,6 +113,18 @@ class HFTokenizer(Tokenizer):
             "fingerprint": self.fingerprint,
         }
         save_files(Path(folder), {"tokenizer.json": self._content.encode()}, meta)
+
+
+@contextmanager
+def _naming_unknown() -> Iterator[None]:
+    """Turn an error of the library, such as for a character that it does not know, into a DataError."""
+    try:
+        yield
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(
+            f"tokenizer.json cannot encode a text ({shorten(error)}); expected a tokenizer with a token for what is "
+            "unknown, such as [UNK]"
+        ) from None
 
 
 def _require_unknown(tokenizer: Any, where: str) -> None:  # a tokenizers.Tokenizer
