@@ -260,6 +260,17 @@ def test_a_kill_after_the_first_checkpoint_leaves_the_new_run(run, monkeypatch):
     assert not replacement.is_replacing(run) and "lr: 0.5" in (run / "config.yaml").read_text()
 
 
+def test_an_old_run_that_cannot_be_removed_does_not_end_the_new_one(run, monkeypatch, caplog):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replacement, "remove_owned", refused)
+        assert start.train(config_in(run, OTHER), overwrite=True).status == "finished"
+    assert [message for message in caplog.messages if "replaced-1: Permission denied" in message]
+    assert start.train(config_in(run, SHORT), overwrite=True).status == "finished"
+
+
 def test_retention_leaves_links_and_their_archives(run, tmp_path):
     newest = checkpoint.list_checkpoints(run)[-1]
     shutil.copytree(newest, tmp_path / "archive")

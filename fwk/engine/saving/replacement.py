@@ -65,13 +65,22 @@ def settle(run: Path) -> None:
 
 
 def finish(run: Path) -> None:
-    """Remove the run that was replaced. The new run has a checkpoint."""
+    """Remove the run that was replaced; what cannot or must not be removed is kept under a visible name.
+
+    The new run has a checkpoint.
+    """
     old = run / REPLACED
-    if not old.is_dir() or remove_owned(old, RUN):
+    if not old.is_dir():
         return
+    reason = "it holds what fwk did not write"
+    try:
+        if remove_owned(old, RUN):
+            return
+    except OSError as error:
+        reason = error.strerror or str(error)
     kept = next(path for path in (run / f"replaced-{n}" for n in count(1)) if not path.exists())
     rename(old, kept)
-    logger.warning("what fwk had not written in the run that was replaced is kept in %s", kept)
+    logger.warning("the rest of the run that was replaced is kept in %s: %s", kept, reason)
 
 
 def take_back(run: Path) -> None:
