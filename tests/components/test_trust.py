@@ -360,6 +360,7 @@ def test_the_working_directory_that_python_added_is_not_searched(tmp_path, monke
     plant_distribution(tmp_path, tmp_path / "ran")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry, *sys.path])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", object())  # as under python -m
     assert "planted" not in [point.name for point in discovery.installed()]
 
 

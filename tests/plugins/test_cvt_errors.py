@@ -209,10 +209,6 @@ def folder(tmp_path_factory) -> Path:
             "criterion.pos.modules: the module 'forward' reads the state 'forward_1', which Bert does not "
             "have; choose the model 'cnn_bilstm'",
         ),
-        (
-            {**BERT, **FULL, "task": {"length": 5}, "train": {"updates": 1, "validate_every": 1}},
-            "has a sequence of 8 positions, more than the 5",
-        ),
     ],
 )
 def test_one_sentence_and_status_2(changes, message, folder, tmp_path, capsys):
@@ -223,6 +219,18 @@ def test_one_sentence_and_status_2(changes, message, folder, tmp_path, capsys):
     assert status == 2 and message.replace("FOLDER", str(folder)) in error, error
     assert error.count("error:") == 1 and "Traceback" not in error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sentence_that_only_evaluation_finds_too_long_leaves_the_logs_of_training(
+    folder, tmp_path, capsys
+):
+    settings = {"task": {"length": 5}, "train": {"updates": 1, "validate_every": 1}}
+    config = pruned(merge_settings(BASE, {**BERT, **FULL, **settings}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config).replace("FOLDER", str(folder)))
+    run = tmp_path / "run"
+    assert main(["--config", str(tmp_path / "config.yaml"), "--run", str(run)]) == 2
+    assert "has a sequence of 8 positions, more than the 5" in capsys.readouterr().err
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 def pruned(config):
