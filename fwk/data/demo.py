@@ -27,6 +27,7 @@ from fwk.data.progress import Progress
 from fwk.data.prose import paragraphs
 from fwk.errors import DataError
 from fwk.files import cache_folder, write_atomically
+from fwk.files.shared_cache import create_in_cache, require_own
 
 VERSION = 2  # of the cleaning: another version gives another corpus
 # Packages that an installation of fwk brings along, in the order in which they are read. Others are read only if these
@@ -207,15 +208,10 @@ def corpus(progress: Progress | None = None) -> Path:
     key = hashlib.sha256(f"{VERSION}\n{listing}".encode()).hexdigest()[:20]
     folder = cache_folder() / "demo" / key
     path = folder / "corpus.txt"
+    require_own(folder)
     if path.is_file():
         return path
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"the cache folder {folder} cannot be created ({error.strerror}); set FWK_CACHE to a folder that "
-            "can be written to"
-        ) from None
+    create_in_cache(folder)
     message = "waiting for another process that builds the demo corpus"
     with lock(folder / "lock", message, quiet=progress.quiet):
         if not path.is_file():

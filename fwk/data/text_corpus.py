@@ -21,6 +21,7 @@ from fwk.data.tokenizers import Tokenizer, load
 from fwk.data.whole import whole_split
 from fwk.errors import DataError
 from fwk.files import cache_folder, digest, user_path
+from fwk.files.shared_cache import create_in_cache, require_own
 
 logger = logging.getLogger(__name__)
 
@@ -176,8 +177,9 @@ class _StoreBuilder:
         )
         identity = _identity(files, tokenizer, options)
         folder = cache_folder() / "stores" / identity[:24]
+        require_own(folder)
         if not is_store(folder):
-            _create_folder(folder.parent)
+            create_in_cache(folder.parent)
             build_store(
                 files,
                 folder,
@@ -205,7 +207,8 @@ class _StoreBuilder:
             format=self.options.format,
         )
         folder = cache_folder() / "tokenizers" / _identity(files, spec, options)[:24]
-        _create_folder(folder.parent)
+        require_own(folder)
+        create_in_cache(folder.parent)
         return train_tokenizer(files, folder, spec, options=options, progress=self.progress)
 
 
@@ -218,13 +221,3 @@ def _identity(files: list[str], tokenizer: Tokenizer | TokenizerSpec, options: O
     if options.format == "auto" and any(map(is_json, files)):
         parts.append("JSON lines")  # earlier versions read them as text
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _create_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"the cache folder {folder} cannot be created ({error.strerror}); set FWK_CACHE to a folder that can be "
-            "written"
-        ) from None
