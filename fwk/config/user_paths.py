@@ -24,6 +24,11 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return _with_paths(config, _absolute_path)
 
 
+def with_paths_from(config: RunConfig, folder: str) -> RunConfig:
+    """Return a config whose paths are relative to a folder, so that they stay the same where both are moved."""
+    return _with_paths(config, lambda path: os.path.relpath(_absolute_path(path), folder))
+
+
 def with_names_of_files(config: RunConfig) -> RunConfig:
     """Return a config that shows the names of files without their folders, to be published."""
     return _with_paths(config, lambda path: Path(path).name or path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,9 @@ from fwk.config.identity import differences
 from fwk.config.identity import identity as config_identity
 from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
-from fwk.config.user_paths import with_absolute_paths
+from fwk.config.user_paths import with_absolute_paths, with_paths_from
+from fwk.config.yaml_text import read as read_file
+from fwk.contracts.options import Plain
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.replacement import (
@@ -115,8 +118,7 @@ def _check_config(folder: Path, config: RunConfig) -> None:
             f"{folder} holds checkpoints but no config.yaml, so nothing says whether they were trained with this "
             "config; restore the file, or choose another --run"
         )
-    # the config of an older run has its paths as they were given
-    changed = differences(with_absolute_paths(read_config(path)), with_absolute_paths(config))
+    changed = _differences(path, config)
     if changed:
         changes = "; ".join(
             f"{key} was {old}, is now {new}" for key, (old, new) in sorted(changed.items())
@@ -125,6 +127,23 @@ def _check_config(folder: Path, config: RunConfig) -> None:
             f"{folder} holds a run with another config ({changes}; see {path}); choose another --run, or start "
             "anew with --overwrite"
         )
+
+
+def _differences(path: Path, config: RunConfig) -> dict[str, tuple[Plain, Plain]]:
+    """Return the keys that differ from those of RUN/config.yaml, with both values.
+
+    A path is the same where it leads to the same place, or where it is the same seen from the run's folder: a project
+    may have been moved or copied with its data, and what the data hold is compared when the run resumes.
+    """
+    old = read_config(path)
+    # the config of an older run has its paths as they were given
+    changed = differences(with_absolute_paths(old), with_absolute_paths(config))
+    recorded = read_file(path).values.get("run")
+    if changed and isinstance(recorded, str):
+        here = os.path.abspath(path.parent)
+        moved = differences(with_paths_from(old, recorded), with_paths_from(config, here))
+        changed = {key: values for key, values in changed.items() if key in moved}
+    return changed
 
 
 def describe_run(run: Run) -> None:

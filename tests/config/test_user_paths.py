@@ -162,3 +162,16 @@ def test_a_run_goes_on_from_its_config_in_any_folder_and_after_it_was_moved(home
     assert fwk.train(run="run", **TINY, **{"train.updates": 3}).update == 3
     with pytest.raises(CheckpointError, match=r"task\.data was /.*/text\.txt, is now /.*/no\.txt"):
         fwk.train(run="run", **{**TINY, "task.data": "no.txt"})
+
+
+def test_a_project_that_was_moved_with_its_data_goes_on(home, monkeypatch):
+    Path("text.txt").write_text("\n\n".join(f"the cat saw the dog and {n}" for n in range(16)))
+    run = fwk.train(run="runs/a", **TINY, **{"train.updates": 1}).folder.resolve()
+    project = run.parents[1]
+    shutil.copytree(project, home / "project", symlinks=True)
+    monkeypatch.chdir(home / "project")
+    again = fwk.train(run="runs/a", **TINY, **{"train.updates": 2})
+    assert again.update == 2 and again.folder.resolve() == home / "project" / "runs" / "a"
+    shutil.copy("text.txt", "copy.txt")
+    with pytest.raises(CheckpointError, match=r"task\.data was .*text\.txt, is now .*copy\.txt"):
+        fwk.train(run="runs/a", **{**TINY, "task.data": "copy.txt"}, **{"train.updates": 3})

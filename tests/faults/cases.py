@@ -394,10 +394,12 @@ def file_limit_in_save(s):
 )
 def full_in_log(s):
     s.fresh()
-    s.run.mkdir()
-    (s.run / "metrics.jsonl").symlink_to("/dev/full")
-    s.answers("metrics.jsonl.*No space left|No space left.*metrics.jsonl")
-    (s.run / "metrics.jsonl").unlink()
+    s.mount("64k", s.folder / "small")  # ends the case where nothing may be mounted
+    s.answers(
+        "metrics.jsonl.*No space left|No space left.*metrics.jsonl",
+        fault=inside("mount_over", at=3, path="run/metrics.jsonl", what="/dev/full"),
+    )
+    subprocess.run(["umount", str(s.run / "metrics.jsonl")], check=True)
     shutil.rmtree(s.run)
     s.goes_on()
 
@@ -409,12 +411,10 @@ def full_in_log(s):
 def full_in_tensorboard(s):
     s.fresh()
     s.mount("64k", s.folder / "small")
-    s.run.mkdir()
-    (s.run / "tensorboard").symlink_to("../small")
     s.answers(
         "(?i)tensorboard.*No space left|No space left.*tensorboard",
         env={"TENSORBOARD_LOGGING_DIR": "run/tensorboard"},
-        fault=inside("fill", at=3, path="small/ballast"),
+        fault=inside("fill_behind_link", at=3, path="run/tensorboard", small="small"),
     )
     (s.folder / "small" / "ballast").unlink()
     shutil.rmtree(s.run)

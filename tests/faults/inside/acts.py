@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -113,6 +114,18 @@ def act_fill(_: Any, path: str, leave: int = 0) -> None:
                 block //= 2
         if leave:
             file.truncate(max(0, file.tell() - leave))
+
+
+def act_mount_over(_: Any, path: str, what: str) -> None:
+    """Let a file be another one; a link would not be followed."""
+    subprocess.run(["mount", "--bind", what, path], check=True)
+
+
+def act_fill_behind_link(_: Any, path: str, small: str) -> None:
+    """Replace a folder by a link to a small disk, and fill that disk."""
+    shutil.move(path, f"{path}-before")
+    os.symlink(os.path.abspath(small), path)
+    act_fill(_, f"{small}/ballast")
 
 
 def act_remove(_: Any, path: str) -> None:
