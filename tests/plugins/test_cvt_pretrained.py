@@ -411,7 +411,7 @@ def test_of_raw_text_each_label_is_predicted_with_the_mix_of_the_set_that_has_it
     """It is read like the sentences of the set, whatever the order of the sets."""
     data = {
         "a": {**TREEBANK, "labels": {"pos": "upos"}},
-        "b": {**TREEBANK, "labels": {"other": "xpos", "tree": "tree"}},
+        "b": {**TREEBANK, "labels": {"other": "lemma", "tree": "tree"}},
     }
     criteria = {
         label: {"name": "cvt_tagging", "label": label, "students": "none"}
