@@ -56,7 +56,7 @@ class Child:
 
 
 def last_json(text: str) -> dict[str, Any] | None:
-    """Return the last line of a program's output that is a JSON object; None where there is none."""
+    """Return the last line of a program's output that is a JSON object, or None."""
     for line in reversed(text.splitlines()):
         if line.startswith("{"):
             try:

@@ -3,7 +3,7 @@
     python -m benchmarks session_report [--add FILE ...] [--write]
 
 --add takes over the session.json of a session that ran elsewhere, as on a machine without this repository. The latest
-session of each device is shown; where there is none, the section says so.
+session of each device is shown; without any session, the section says so.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def read_index(package: str, folder: Path) -> Index:
 
 
 def _parse(text: str | None) -> Index:
-    """Return the index in a text; an empty one where there is none, or it holds anything else."""
+    """Return the index that a text holds; an empty index where the text is missing or is not an index."""
     try:
         index = fitted(parse_json((text or "")[:LARGEST]), _INDEX, INDEX)
         components = [fitted(item, _COMPONENT, INDEX) for item in index["components"]]

@@ -67,7 +67,7 @@ def shared_positions(a: View, b: View) -> tuple[Tensor | None, Tensor]:
 
 
 def _original_positions(view: View) -> Tensor:
-    """Return the original position of each token of a view, int64 [B, T]; -1 on padding and where there is none."""
+    """Return the original position of each token of a view, int64 [B, T]; -1 on padding and inserted tokens."""
     original = view.alignment
     if original is None:
         content = view.content

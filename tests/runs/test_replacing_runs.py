@@ -190,16 +190,12 @@ class Killed(BaseException):
     """The end of a process, which no handler of the code under test sees."""
 
 
-MOVES = 6  # renames of entries, of `.replacing`, and whatever follows
-
-
-@pytest.mark.parametrize("after", range(MOVES + 1))
-def test_a_kill_while_the_old_run_is_moved_leaves_it_recoverable(run, monkeypatch, after):
-    before, moves = content(run), []
-    rename = replacement.rename
+def kill_after(renames: int, monkeypatch, function) -> None:
+    """Call a function and end it before its next rename, or after its end where it has fewer."""
+    moves, rename = [], replacement.rename
 
     def killed_later(source, target):
-        if len(moves) == after:
+        if len(moves) == renames:
             raise Killed
         moves.append(source)
         rename(source, target)
@@ -207,8 +203,17 @@ def test_a_kill_while_the_old_run_is_moved_leaves_it_recoverable(run, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(replacement, "rename", killed_later)
         with pytest.raises(Killed):
-            replacement.set_aside(run)
+            function()
             raise Killed
+
+
+MOVES = 6  # renames of entries, of `.replacing`, and whatever follows
+
+
+@pytest.mark.parametrize("after", range(MOVES + 1))
+def test_a_kill_while_the_old_run_is_moved_leaves_it_recoverable(run, monkeypatch, after):
+    before = content(run)
+    kill_after(after, monkeypatch, lambda: replacement.set_aside(run))
     assert start.train(config_in(run, SHORT)).status == "finished"  # the old command again
     assert content(run).keys() == before.keys()
     assert fwk.load(run).update == 2
@@ -216,22 +221,10 @@ def test_a_kill_while_the_old_run_is_moved_leaves_it_recoverable(run, monkeypatc
 
 @pytest.mark.parametrize("after", range(MOVES + 2))
 def test_a_kill_while_the_old_run_is_put_back_loses_nothing(run, monkeypatch, after):
-    before, moves = content(run), []
+    before = content(run)
     replacement.set_aside(run)
     (run / "config.yaml").write_text("of the new run")
-    rename = replacement.rename
-
-    def killed_later(source, target):
-        if len(moves) == after:
-            raise Killed
-        moves.append(source)
-        rename(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(replacement, "rename", killed_later)
-        with pytest.raises(Killed):
-            replacement.settle(run)
-            raise Killed
+    kill_after(after, monkeypatch, lambda: replacement.settle(run))
     replacement.settle(run)
     assert content(run) == before
 
