@@ -13,8 +13,10 @@ import json
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
+from benchmarks.common import taking_turns
 from benchmarks.gpu.updates import BERT
 
 LENGTH = 20  # tokens of a sentence, without [CLS] and [SEP]
@@ -48,14 +50,12 @@ def main() -> None:
     size = min(made.loaded.tokenizer.size for made in ways.values())
     ids = np.random.default_rng(1).integers(5, size, (arguments.sentences, LENGTH + 2))
     ids[:, 0], ids[:, -1] = 2, 3
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    for repetition in range(arguments.repetitions + 1):
-        for way, made in ways.items():
-            start = time.perf_counter()
-            made.log_probs(list(ids))
-            if repetition:  # the first call is for warming up
-                times[way].append((time.perf_counter() - start) / arguments.sentences)
-    medians = {way: statistics.median(own) for way, own in times.items()}
+    contenders = [partial(made.log_probs, list(ids)) for made in ways.values()]
+    times = taking_turns(contenders, arguments.repetitions + 1, clock=time.perf_counter)
+    medians = {  # the first call is for warming up
+        way: statistics.median(seconds[1:]) / arguments.sentences
+        for way, seconds in zip(ways, times)
+    }
     print(
         json.dumps(
             {

@@ -15,7 +15,7 @@ from fwk.engine.feed.loader import evaluation_batches
 from fwk.engine.meters import Meters, means
 from fwk.engine.run import Run
 from fwk.engine.signals import StopRequest
-from fwk.engine.update import Update
+from fwk.engine.update import Update, count_tokens
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,7 @@ def _measure(
         meters.add(output.sums, "sum:")
         meters.add(counts, "count:")
         meters.add(output.statistics, "stat:")
-        meters.add({"examples": len(batch), "tokens": _tokens(batch)}, "read:")
+        meters.add({"examples": len(batch), "tokens": count_tokens(batch)}, "read:")
         meters.commit()
         weights.update(output.weights)
     return weights
-
-
-def _tokens(batch: Batch) -> float:
-    """Return the number of tokens of a batch without padding; 0 where its examples are not text."""
-    return float(batch.mask.sum()) if batch.mask is not None and "tokens" in batch.inputs else 0.0

@@ -41,7 +41,7 @@ from fwk.engine.ranks.agreement import agreement_numbers, check_agreement, compa
 from fwk.engine.run import Run
 from fwk.engine.saving.state import call_per_plugin, read_for_resume, restore_state
 from fwk.engine.signals import StopRequest
-from fwk.engine.update import MicroBatch, StepOutput, Update, Views
+from fwk.engine.update import MicroBatch, StepOutput, Update, Views, count_tokens
 from fwk.errors import RunError
 
 
@@ -181,7 +181,7 @@ class Trainer:
         run = self.run
         numbers = [
             *counts.values(),
-            sum(_tokens(micro) for micro in micros),
+            sum(count_tokens(micro.batch) for micro in micros),
             sum(len(micro.batch) for micro in micros),
             run.seconds if run.world.main else 0.0,
             float(bool(self.stop)),
@@ -300,9 +300,3 @@ class Trainer:
             for name, numbers in state["plugins"].items()
         }
         call_per_plugin(run, "fwk_checkpoint_load", state=states)
-
-
-def _tokens(micro: MicroBatch) -> Tensor | int:
-    """Return the number of tokens of a micro-batch without padding; 0 where its examples are not text."""
-    batch = micro.batch
-    return batch.mask.sum() if batch.mask is not None and "tokens" in batch.inputs else 0

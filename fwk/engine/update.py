@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fwk.contracts.views import View
+from fwk.contracts.views import Batch, View
 from fwk.engine.plan import BATCH
 
 Views = Mapping[str, View]
@@ -46,6 +46,11 @@ class MicroBatch:
     def batch(self) -> View:
         """The examples as the task made them."""
         return self.views[BATCH]
+
+
+def count_tokens(batch: Batch | View) -> Tensor | int:
+    """Return the number of tokens of a batch without padding; 0 where its examples are not text."""
+    return batch.mask.sum() if batch.mask is not None and "tokens" in batch.inputs else 0
 
 
 class StepOutput(NamedTuple):

@@ -246,7 +246,22 @@ def sentencepiece_model(kind: str) -> SentencePiece:
 
     from fwk.data.tokenizers.sentencepiece import _OPTIONS
 
-    words = ["the", "old", "bridge", "over", "a", "river", "was", "built", "by", "people", "who", "lived", "near", "12"]
+    words = [
+        "the",
+        "old",
+        "bridge",
+        "over",
+        "a",
+        "river",
+        "was",
+        "built",
+        "by",
+        "people",
+        "who",
+        "lived",
+        "near",
+        "12",
+    ]
     lines = [" ".join(words[i % 13 :: 1 + i % 3]) for i in range(200)]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
