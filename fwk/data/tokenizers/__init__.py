@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fwk.data.tokenizers.base import SPECIAL, Tokenizer
+from fwk.data.tokenizers.base import SPECIAL, Frame, Span, Tokenizer
 from fwk.data.tokenizers.byte_bpe import train_byte_bpe
 from fwk.data.tokenizers.huggingface import HFTokenizer, tokenizers_library
 from fwk.data.tokenizers.loading import load
@@ -57,8 +57,10 @@ def train(
 __all__ = [
     "KINDS",
     "SPECIAL",
+    "Frame",
     "HFTokenizer",
     "SentencePiece",
+    "Span",
     "Tokenizer",
     "check_kind",
     "load",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fwk.errors import DataError
@@ -26,6 +27,20 @@ _ALIASES = {
 }
 
 
+_SPACE_MARKS = "\u2581\u0120"  # how sentencepiece and byte-level BPE write a space
+Span = tuple[int, int]  # of characters: the first one, and the one after the last
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The special ids around one text, `before` A `after`, or around two, `before` A `between` B `after`."""
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    segments: tuple[int, int]  # of the two texts; what stands before or between them has the first
+
+
 class Tokenizer:
     """The interface of all tokenizers: text to ids and back. A special id is -1 where that token is missing."""
 
@@ -44,6 +59,20 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of several pieces of text."""
         return [self.encode(text) for text in texts]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+        """Return for each text the ids that `encode` gives, and the span of characters in the text of each of them.
+
+        A span neither begins nor ends with white space. It is empty for a token that stands for white space alone.
+        Tokens that share a character, such as the bytes of one, have the same span.
+        """
+        raise NotImplementedError
+
+    @property
+    def frame(self) -> Frame:
+        """The special ids that go around one text and two: as BERT's, [CLS] A [SEP] B [SEP]."""
+        cls, sep = (() if index < 0 else (index,) for index in (self.cls, self.sep))
+        return Frame(before=cls, between=sep, after=sep, segments=(0, 1))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids, without [PAD], [CLS] and [SEP]."""
@@ -80,6 +109,31 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.kind}, size={self.size}, fingerprint={self.fingerprint[:12]})"
+
+
+def spans_without_space(text: str, tokens: Sequence[str], spans: Sequence[Span]) -> list[Span]:
+    """Return the spans of tokens as `Tokenizer.encode_with_offsets` defines them.
+
+    tokens: as the library writes them. spans: as it gives them, with white space; where one character becomes several
+    tokens, sentencepiece gives it to the last of them, and nothing, or the space before, to the others.
+    """
+    result: list[Span] = []
+    following: Span = (len(text), len(text))
+    for token, (begin, end) in zip(reversed(tokens), reversed(spans), strict=True):
+        content = text[begin:end]
+        blank = not content.strip()
+        if not token.strip(_SPACE_MARKS):
+            # a space that the library puts before a text has the span of the first character, or none
+            begin = end = end if blank else begin
+        elif not content or (blank and token.startswith("\u2581")):
+            begin, end = following
+        elif blank:  # such as a newline
+            begin = end
+        else:
+            begin, end = end - len(content.lstrip()), begin + len(content.rstrip())
+            following = begin, end
+        result.append((begin, end))
+    return result[::-1]
 
 
 def save_files(folder: Path, files: Mapping[str, bytes], meta: Mapping[str, object]) -> None:

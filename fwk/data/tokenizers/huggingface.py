@@ -6,11 +6,19 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fwk.data.tokenizers.base import Tokenizer, save_files, shorten
+from fwk.data.tokenizers.base import (
+    Frame,
+    Span,
+    Tokenizer,
+    save_files,
+    shorten,
+    spans_without_space,
+)
 from fwk.errors import DataError
 
 
@@ -87,6 +95,31 @@ class HFTokenizer(Tokenizer):
         with _naming_unknown():
             encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
+
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+        with _naming_unknown():
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (encoding.ids, spans_without_space(text, encoding.tokens, encoding.offsets))
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    @cached_property
+    def frame(self) -> Frame:
+        """What the post-processor puts around a pair of texts; as BERT's, where it puts nothing."""
+        with _naming_unknown():
+            pair = self._tokenizer.encode("a", "b", add_special_tokens=True)
+        places = pair.sequence_ids  # 0 and 1 in the texts, None for what is put around them
+        if None not in places or 0 not in places or 1 not in places:
+            return super().frame
+        first, second = places.index(0), places.index(1)
+        first_end, second_end = (len(places) - places[::-1].index(text) for text in (0, 1))
+        return Frame(
+            before=tuple(pair.ids[:first]),
+            between=tuple(pair.ids[first_end:second]),
+            after=tuple(pair.ids[second_end:]),
+            segments=(pair.type_ids[first], pair.type_ids[second]),
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         hidden = {self.pad, self.cls, self.sep}

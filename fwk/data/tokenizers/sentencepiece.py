@@ -7,10 +7,21 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fwk.contracts.plain import PlainDict
-from fwk.data.tokenizers.base import Tokenizer, nothing_to_train_on, save_files, shorten
+from fwk.data.tokenizers.base import (
+    Span,
+    Tokenizer,
+    nothing_to_train_on,
+    save_files,
+    shorten,
+    spans_without_space,
+)
 from fwk.errors import DataError
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
 
 _LONGEST = 16384  # bytes of a text that the trainer reads
 _OPTIONS: PlainDict = {  # of the trainer, whose options have many types
@@ -86,6 +97,16 @@ class SentencePiece(Tokenizer):
             texts = [text.lower() for text in texts]
         return self._processor.encode(list(texts), num_threads=1)
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[Span]]]:
+        result = []
+        for text in texts:
+            prepared = text.lower() if self.lower else text
+            ids, tokens, spans = _pieces_with_spans(self._processor, prepared)
+            if len(prepared) != len(text):
+                spans = _spans_before_lower(text, spans)
+            result.append((ids, spans_without_space(text, tokens, spans)))
+        return result
+
     def decode(self, ids: Iterable[int]) -> str:
         hidden = {self.pad, self.cls, self.sep}
         parts: list[str] = []
@@ -125,6 +146,34 @@ class SentencePiece(Tokenizer):
             "fingerprint": self.fingerprint,
         }
         save_files(Path(folder), {"tokenizer.model": self._proto}, meta)
+
+
+def _pieces_with_spans(
+    processor: SentencePieceProcessor, text: str
+) -> tuple[list[int], list[str], list[Span]]:
+    """Return the ids of a text, their pieces, and their spans of characters, as the library gives them."""
+    try:
+        found = processor.encode(text, out_type="offset_mapping")
+    except RuntimeError:  # older versions have another name for it, which newer ones refuse
+        found = processor.encode(text, out_type="immutable_proto")  # type: ignore[arg-type]
+        pieces = found.pieces
+        return (
+            [piece.id for piece in pieces],
+            [piece.piece for piece in pieces],
+            [(piece.begin, piece.end) for piece in pieces],
+        )
+    return found["ids"], found["pieces"], found["offsets"]
+
+
+def _spans_before_lower(text: str, spans: Iterable[Span]) -> list[Span]:
+    """Return the spans in `text` of spans in `text.lower()`, which may be longer."""
+    # what a character becomes may depend on its neighbours, but its length does not
+    origin = [index for index, character in enumerate(text) for _ in character.lower()]
+    origin.append(len(text))
+    return [
+        (origin[begin], origin[end - 1] + 1 if end > begin else origin[begin])
+        for begin, end in spans
+    ]
 
 
 def train_sentencepiece(
