@@ -10,7 +10,7 @@ from typing import BinaryIO, Protocol, cast
 
 from fwk.errors import DataError
 
-COMPRESSED = (".gz", ".xz", ".zst")
+COMPRESSED = (".gz", ".xz", ".zst", ".bz2")
 _INPUT = (
     1 << 12
 )  # bytes of a .zst that are decompressed at once; a crafted file gives up to 2^15 times as many
@@ -51,6 +51,10 @@ def _decompressed(raw: BinaryIO, file: str) -> ByteStream:
         import lzma
 
         return cast(BinaryIO, lzma.open(raw))
+    if suffix == ".bz2":
+        import bz2
+
+        return cast(BinaryIO, bz2.open(raw))
     if suffix == ".zst":
         try:
             import zstandard

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from fwk.contracts.json_files import parse_json
+from fwk.contracts.json_files import LARGEST, parse_json
 from fwk.data.compressed import COMPRESSED, open_bytes, read_errors
 from fwk.errors import DataError, did_you_mean
 from fwk.files import expand_user
@@ -26,6 +26,18 @@ LONGEST_LINE = 1 << 18  # characters; a longer line is cut at a blank
 LONGEST_DOCUMENT = 1 << 22  # characters; a longer document continues as a new one
 LONGEST_RECORD = 1 << 28  # bytes of one JSON line
 _CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """The files that are looked for in folders, and what messages say of them."""
+
+    name: str
+    suffixes: tuple[str, ...]  # without that of a compression
+    remedy: str  # for a pipe or standard input, which can be read only once
+
+
+TEXT_FILES = FileKind("text file", TEXT, "pipe it into fwk-preprocess -")
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class _Block(NamedTuple):
     whole: bool  # False: a piece of a line that continues in the next block
 
 
-def _inner_suffix(name: str) -> str:
+def inner_suffix(name: str) -> str:
     """Return the lower-case suffix of a file name, without that of a compression."""
     path = Path(name)
     if path.suffix.lower() in COMPRESSED:
@@ -58,7 +70,7 @@ def format_of(file: str, name: str) -> str:
     A `.json` is read as JSON lines where its first line is an object of its own, as `datasets` writes it. name: of the
     file in messages. Raises DataError for any other JSON, and for a table (`.csv`, `.tsv`): its markup is no text.
     """
-    suffix = _inner_suffix(file)
+    suffix = inner_suffix(file)
     if suffix in LINES:
         return "jsonl"
     if suffix in TABLES:
@@ -76,7 +88,7 @@ def format_of(file: str, name: str) -> str:
 
 def is_json(file: str) -> bool:
     """Return whether a file is JSON by its suffix, which does not tell JSON lines from other JSON."""
-    return _inner_suffix(file) == ".json"
+    return inner_suffix(file) == ".json"
 
 
 def is_json_lines(file: str) -> bool:
@@ -104,31 +116,31 @@ def path_not_found(entry: str) -> DataError:
     )
 
 
-def find_files(entries: Sequence[str]) -> list[str]:
-    """Return the text files that `entries` name, each once.
+def find_files(entries: Sequence[str], kind: FileKind = TEXT_FILES) -> list[str]:
+    """Return the files that `entries` name, each once.
 
-    An entry is a file, a glob, a folder (searched for text files) or '-' (standard input). Entries keep their order,
-    and the files of one entry are sorted. Raises DataError where an entry names no readable file.
+    An entry is a file, a glob, a folder (searched for files of the kind) or '-' (standard input). Entries keep their
+    order, and the files of one entry are sorted. Raises DataError where an entry names no readable file.
     """
     files: list[str] = []
     for entry in entries:
-        files += _files_of(str(entry))
+        files += _files_of(str(entry), kind)
     return list(dict.fromkeys(files))
 
 
-def _files_of(entry: str) -> list[str]:
+def _files_of(entry: str, kind: FileKind) -> list[str]:
     """Return the files that one entry names."""
     if entry == "-":
         return [entry]
     entry = expand_user(entry)
     if os.path.isdir(entry):
-        return _files_of_folder(entry)
+        return _files_of_folder(entry, kind)
     if os.path.isfile(entry):
         return [entry]
     if os.path.exists(entry):
         raise DataError(
-            f"{entry} is a pipe, a socket or a device, but text is read twice; expected a regular file, or pipe it "
-            "into fwk-preprocess -"
+            f"{entry} is a pipe, a socket or a device, but it is read twice; expected a regular file, or "
+            f"{kind.remedy}"
         )
     globbed = glob.glob(entry, recursive=True) if glob.has_magic(entry) else []
     matches = sorted(match for match in globbed if os.path.isfile(match))
@@ -137,17 +149,17 @@ def _files_of(entry: str) -> list[str]:
     return matches
 
 
-def _files_of_folder(entry: str) -> list[str]:
-    """Return the text files below a folder, sorted; hidden files and folders are left out."""
+def _files_of_folder(entry: str, kind: FileKind) -> list[str]:
+    """Return the files of a kind below a folder, sorted; hidden files and folders are left out."""
     files = []
     for folder, folders, names in os.walk(entry):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
-            if not name.startswith(".") and _inner_suffix(name) in TEXT:
+            if not name.startswith(".") and inner_suffix(name) in kind.suffixes:
                 files.append(os.path.join(folder, name))
     if not files:
         raise DataError(
-            f"the folder {entry} holds no text file (looked for {', '.join(TEXT)}, also "
+            f"the folder {entry} holds no {kind.name} (looked for {', '.join(kind.suffixes)}, also "
             f"compressed as {', '.join(COMPRESSED)})"
         )
     files.sort()
@@ -294,8 +306,11 @@ class Reader:
             )
         return check_characters(value, name, number).replace("\r\n", "\n")
 
-    def blocks(self, file: str, jsonl: bool) -> Iterator[_Block]:
-        """Yield a file as blocks of whole lines; a line longer than a document may be comes in pieces."""
+    def blocks(self, file: str, jsonl: bool, zeros: bool = False) -> Iterator[_Block]:
+        """Yield a file as blocks of whole lines; a line longer than a document may be comes in pieces.
+
+        zeros: whether the text may hold zero bytes; they raise DataError otherwise.
+        """
         name = self._name(file)
         longest = LONGEST_RECORD if jsonl else 4 * LONGEST_LINE
         number, pending = 1, b""
@@ -304,7 +319,7 @@ class Reader:
             pending += chunk
             end = pending.rfind(b"\n") + 1
             if end:
-                text = _decode(pending[:end], name, number)
+                text = _decode(pending[:end], name, number, zeros)
                 yield _Block(number, text[:-1], True)
                 number += text.count("\n")
                 pending = pending[end:]
@@ -315,10 +330,10 @@ class Reader:
                         f"{name}, line {number}: one line is longer than {longest >> 20} MiB"
                     )
                 end = _end_of_piece(pending)
-                yield _Block(number, _decode(pending[:end], name, number), False)
+                yield _Block(number, _decode(pending[:end], name, number, zeros), False)
                 pending = pending[end:]
         if pending:
-            yield _Block(number, _decode(pending, name, number), True)
+            yield _Block(number, _decode(pending, name, number, zeros), True)
 
     def _chunks(self, file: str, name: str) -> Iterator[bytes]:
         """Yield the decompressed bytes of a file without its byte order mark, and report the progress."""
@@ -389,9 +404,9 @@ def _end_of_piece(line: bytes) -> int:
     return max(end - 1, 1)
 
 
-def _decode(data: bytes, name: str, number: int) -> str:
+def _decode(data: bytes, name: str, number: int, zeros: bool = False) -> str:
     """Return UTF-8 bytes that begin in line `number` as text with Unix line ends."""
-    if b"\x00" in data:
+    if b"\x00" in data and not zeros:
         line = number + data[: data.index(b"\x00")].count(b"\n")
         raise DataError(f"{name}, line {line}: this is not text (it holds a zero byte)")
     try:
@@ -417,14 +432,29 @@ def check_characters(text: str, name: str, number: int) -> str:
     return text
 
 
-def numbered_lines(
-    file: str, advance: Callable[[int], object] = lambda n: None
-) -> Iterator[tuple[int, str]]:
-    """Yield every line of a text file (also .gz, .xz, .zst, or - for standard input) with its number, from 1.
+def read_text(file: str, largest: int = LARGEST) -> str:
+    """Return the whole text of a file, which may be compressed, with Unix line ends.
 
-    advance: see `Reader`.
+    Raises DataError where it is larger than `largest` bytes or no text.
     """
-    for block in Reader([file], advance=advance).blocks(file, jsonl=True):
+    parts: list[bytes] = []
+    size = 0
+    for chunk in Reader([file])._chunks(file, file):
+        parts.append(chunk)
+        size += len(chunk)
+        if size > largest:
+            raise DataError(f"{file} is larger than {largest >> 20} MiB")
+    return _decode(b"".join(parts), file, 1)
+
+
+def numbered_lines(
+    file: str, advance: Callable[[int], object] = lambda n: None, zeros: bool = False
+) -> Iterator[tuple[int, str]]:
+    """Yield every line of a text file, which may be compressed (or - for standard input), with its number, from 1.
+
+    advance: see `Reader`. zeros: see `Reader.blocks`.
+    """
+    for block in Reader([file], advance=advance).blocks(file, jsonl=True, zeros=zeros):
         yield from enumerate(block.text.split("\n"), start=block.number)
 
 
@@ -435,7 +465,7 @@ def text_lines(
 
     Raises DataError for a file whose suffix says that it is JSON or a table: its markup would be read as text.
     """
-    suffix = _inner_suffix(file)
+    suffix = inner_suffix(file)
     if suffix in (*LINES, *TABLES, ".json"):
         raise DataError(
             f"{file} is {'a table' if suffix in TABLES else 'JSON'} by its suffix, of which the markup would be read "
