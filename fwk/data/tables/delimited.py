@@ -83,7 +83,8 @@ def _layout(file: str, first: list[str], table: TableFormat, wanted: Wanted) -> 
 
 
 def _nameless(wanted: Wanted) -> str:
-    return f"there is no column '{wanted.names[0]}'; give the numbers of columns (from 0), or name all columns (columns)"
+    name = wanted.names[0]
+    return f"there is no column '{name}'; give the numbers of columns (from 0), or name all columns (columns)"
 
 
 def _may_be_header(cells: list[str], wanted: Wanted) -> bool:
@@ -103,29 +104,32 @@ def _records(file: str, separator: str, quoted: bool, refuse: Refuse) -> Iterato
         elif not quoted or '"' not in line:
             yield _Record(number, line.split(separator))
         else:
-            parts = _joined(entry, waiting, lines)
+            parts = [line]
             try:
-                record = _Record(number, split_quoted("\n".join(parts), separator))
+                try:
+                    fields = split_quoted(line, separator)
+                except ValueError:
+                    parts += _continuation(line, waiting, lines)
+                    fields = split_quoted("\n".join(parts), separator)
             except ValueError as error:
-                # the row is the first line alone: what follows may be whole rows
-                waiting.extendleft(
-                    (number + offset, part) for offset, part in reversed([*enumerate(parts)][1:])
-                )
+                # the row is the first line alone: those after it may be whole rows
+                waiting.extendleft(reversed([*enumerate(parts[1:], number + 1)]))
                 refuse(number, str(error))
             else:
-                yield record
+                yield _Record(number, fields)
 
 
-def _joined(
-    first: tuple[int, str], waiting: deque[tuple[int, str]], lines: Iterator[tuple[int, str]]
+def _continuation(
+    first: str, waiting: deque[tuple[int, str]], lines: Iterator[tuple[int, str]]
 ) -> list[str]:
-    """Return a line and those after it, up to the one that closes its quotes.
+    """Return the lines after one that does not close its quotes, up to the one that does.
 
     A row with all quotes closed has an even number of them. A line with an even number thus ends a row or lies within a
-    quoted field; each line is read at most twice, however many quotes are unbalanced.
+    quoted field, and each line is read at most twice, however many quotes are unbalanced.
     """
-    parts, size = [first[1]], len(first[1])
-    is_open = first[1].count('"') % 2 == 1
+    parts: list[str] = []
+    size = len(first)
+    is_open = first.count('"') % 2 == 1
     while is_open and size <= LONGEST_QUOTED:
         entry = waiting.popleft() if waiting else next(lines, None)
         if entry is None:
@@ -159,8 +163,8 @@ def split_quoted(row: str, separator: str) -> list[str]:
             value = row[start:end]
             if "\n" in value:
                 raise ValueError(
-                    f"column {len(fields)} (from 0) holds an unbalanced quote; a field with quotes is quoted as a "
-                    'whole, with doubled quotes (""), or all quotes are literal (quotes=no)'
+                    "the row holds an unbalanced quote; a field with quotes is quoted as a whole, with doubled quotes "
+                    '(""), or all quotes are literal (quotes=no)'
                 )
         fields.append(value)
         if end >= len(row):
