@@ -14,8 +14,10 @@ from fwk.components.registry import registry
 from fwk.config.resolve import from_mapping
 from fwk.config.run_config import RunConfig
 from fwk.contracts.plain import PlainMapping
-from fwk.engine.build import build_module
+from fwk.engine.fitting import build_fitting
+from fwk.engine.module import ObjectiveModule
 from fwk.engine.saving.state import model_tensors, write_weights
+from fwk.engine.saving.tensor_file import SavedTensors
 from fwk.errors import DataError
 from fwk.files import user_path
 from fwk.files.kinds import COPY
@@ -72,9 +74,13 @@ def _write(source: SourceFolder, options: PlainMapping, folder: Path, run: Path)
 
     names = weight_names(config.model.config, architecture)
     task = config.task.cls.without_data(config.task.config, config.seed, folder)
-    fresh = model_tensors(build_module(config, task))
     imported = _under_module_names(from_transformers(source.tensors, names), label)
-    tensors = _replaced(fresh, imported, architecture, label)
+
+    def replaced(module: ObjectiveModule) -> dict[str, Tensor]:
+        return _replaced(model_tensors(module), imported, architecture, label)
+
+    saved = SavedTensors(source.path, imported)
+    tensors = replaced(build_fitting(config, task, saved, replaced))
     left_behind = _left_behind(source.tensors, names.values(), architecture)
 
     fingerprint = source.tokenizer.fingerprint

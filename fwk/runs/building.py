@@ -13,10 +13,12 @@ from fwk.data.order import Order
 from fwk.engine.build import build_module
 from fwk.engine.ema import Average
 from fwk.engine.feed.draws import count_micro_batches
+from fwk.engine.fitting import build_fitting
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.precision import Precision
 from fwk.engine.ranks.world import World
 from fwk.engine.run import Run
+from fwk.engine.saving.tensor_file import SavedTensors
 from fwk.engine.speed.compiling import CompileCounter, compile_networks
 from fwk.engine.speed.recompute import recompute_layers
 from fwk.errors import UserError
@@ -30,21 +32,20 @@ def build_run(
     hooks: PluginManager,
     world: World,
     task: Task | None = None,
+    saved: SavedTensors | None = None,
 ) -> Run:
     """Return a run at its beginning, on the device of `world`; the hooks of the config are registered.
 
-    task: instead of the one that the config describes. Raises UserError where the task has no split 'train'.
+    task: instead of the one that the config describes. saved: weights that the module must fit (`build_fitting`).
+    Raises UserError where the task has no split 'train'.
     """
     task = task or _build_task(config)
-    if "train" not in task.splits():
-        raise UserError(
-            f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}"
-        )
+    _require_training_data(config, task)
     order = _build_order(config, task)
     precision = Precision(
         config.train.precision, world.device, growth_interval=config.train.scale_growth_interval
     )
-    module = _build_module(config, task, world, precision)
+    module = _build_module(config, task, world, precision, saved)
     if config.train.compile:
         hooks.register(CompileCounter(), name="compile_watch")
     average = Average(module, config.train.ema) if config.train.ema else None
@@ -70,6 +71,13 @@ def _build_task(config: RunConfig) -> Task:
         return config.task.cls(config.task.config, config.seed)
 
 
+def _require_training_data(config: RunConfig, task: Task) -> None:
+    if "train" not in task.splits():
+        raise UserError(
+            f"task: '{config.task.name}' has no split 'train'; it has {', '.join(task.splits())}"
+        )
+
+
 def _build_schedule(config: RunConfig) -> Schedule:
     with config.schedule.refusals():
         return config.schedule.cls(config.schedule.config)
@@ -92,9 +100,10 @@ def _build_order(config: RunConfig, task: Task) -> Order:
 
 
 def _build_module(
-    config: RunConfig, task: Task, world: World, precision: Precision
+    config: RunConfig, task: Task, world: World, precision: Precision, saved: SavedTensors | None
 ) -> ObjectiveModule:
-    module = build_module(config, task).to(device=world.device, dtype=precision.dtype)
+    module = build_fitting(config, task, saved) if saved else build_module(config, task)
+    module.to(device=world.device, dtype=precision.dtype)
     module.world = world
     if config.train.activation_checkpointing:
         recompute_layers(dict(module.networks.items()))

@@ -115,7 +115,9 @@ def _build(
         )
     # the length of the run follows from the batch that it was trained with
     settings = replace(config.train, batch=trained.train.batch, micro_batch=None)
-    run = build_run(replace(config, train=settings), folder, opened.hooks, world, task)
+    run = build_run(
+        replace(config, train=settings), folder, opened.hooks, world, task, opened.saved
+    )
     if run.task.fingerprint() != opened.state["fingerprint"]:
         raise CheckpointError(f"{opened.path} {_explain_other_data(opened.state)}")
     if split not in run.task.splits():

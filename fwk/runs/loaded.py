@@ -16,12 +16,12 @@ from fwk.config.run_config import RunConfig
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.plain import PlainMapping
 from fwk.contracts.task import Task
-from fwk.engine.build import build_module
+from fwk.engine.fitting import build_fitting
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.predict import predict_texts
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, model_tensors, write_weights
-from fwk.engine.saving.tensor_file import require_like
+from fwk.engine.saving.tensor_file import SavedTensors, require_like
 from fwk.errors import (
     CheckpointError,
     ConfigError,
@@ -143,6 +143,11 @@ class OpenCheckpoint:
         """The folder of the checkpoint's run."""
         return self.path.parent.parent
 
+    @property
+    def saved(self) -> SavedTensors:
+        """The weights, without averages."""
+        return SavedTensors(self.path, self.tensors["model"])
+
 
 def open_checkpoint(
     path: str | Path, user_dirs: Sequence[str], average: bool, overrides: Sequence[str] = ()
@@ -194,7 +199,7 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
         average = config.train.evaluate_average and "average" in tensors
     with config.task.refusals():
         task = config.task.cls.without_data(config.task.config, config.seed, opened.run_folder)
-    module = build_module(config, task)
+    module = build_fitting(config, task, opened.saved)
     checkpoint.require_finite(opened.path, tensors["model"], module)
     if "average" in tensors:
         averaged = {name: value for name, value in module.named_parameters() if name != "anchor"}

@@ -80,7 +80,8 @@ def _train(
     stop: StopRequest,
     overwrite: bool,
 ) -> Finished:
-    run = build_run(config, folder, hooks, world)
+    saved = None if overwrite else checkpoint.saved_weights(folder)
+    run = build_run(config, folder, hooks, world, saved=saved)
     trainer = Trainer(run, stop)
     if world.main and overwrite:
         _require_space(run)

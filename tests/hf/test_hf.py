@@ -14,6 +14,8 @@ from fwk.cli import export as export_command
 from fwk.cli import import_checkpoint as import_command
 from fwk.cli import score as score_command
 from fwk.data import tokenizers
+from fwk.engine import fitting
+from fwk.engine.build import build_module
 from fwk.engine.saving.state import model_tensors
 from fwk.errors import ConfigError, DataError, RunError
 from fwk.hf import exporting
@@ -457,6 +459,23 @@ def test_broken_folders_are_one_sentence(tmp_path, capsys):
         import_command.main([str(tmp_path / "nowhere"), str(run)]) == 2
         and "is not a folder" in capsys.readouterr().err
     )
+
+
+def test_sizes_that_the_weights_do_not_have_take_no_memory(tmp_path, monkeypatch):
+    _, folder = theirs(tmp_path, "BertForMaskedLM")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    changed = {**config, "type_vocab_size": 1_000_000}
+    (folder / "config.json").write_text(json.dumps(changed), encoding="utf-8")
+    monkeypatch.setattr(fitting, "BYTES_BESIDES", 1 << 20)
+    built = []
+    monkeypatch.setattr(
+        fitting, "build_module", lambda *given: built.append(build_module(*given)) or built[-1]
+    )
+    with pytest.raises(DataError, match=r"segment.weight is \[2, \d+\], but .* \[1000000, \d+\]"):
+        import_folder(folder, tmp_path / "run")
+    (module,) = built
+    assert module.networks["main"].embeddings.segment.weight.is_meta
+    assert not (tmp_path / "run").exists()
 
 
 def test_commands_say_what_they_did_and_spare_what_is_there(runs, tmp_path, capsys):

@@ -13,10 +13,12 @@ from support.cases import CASES, SENTENCES, TREEBANK
 import fwk
 from fwk import View
 from fwk.cli.evaluate import main as evaluate_command
+from fwk.config.identity import to_yaml
 from fwk.errors import CheckpointError, ConfigError
 from fwk.testing import (
     ENCODER_RULES,
     batches_of,
+    change_config,
     differentiate_once,
     gradients,
     merge_settings,
@@ -511,6 +513,16 @@ def test_other_weights_are_other_data(runs, tmp_path):
 def test_what_is_missing_is_named(changes, message):
     with pytest.raises(ConfigError, match=message):
         gradients(tiny_config(merge_settings(CASE, changes)))
+
+
+def test_a_frozen_encoder_of_a_size_that_its_weights_do_not_have_is_refused(runs, tmp_path):
+    shutil.copytree(runs / "pieces", tmp_path / "pieces")
+    huge = change_config(
+        fwk.load(runs / "pieces").config, {"model": {"width": 1_000_000, "heads": 1, "inner": 8}}
+    )
+    (tmp_path / "pieces" / "config.yaml").write_text(to_yaml(huge))
+    with pytest.raises(ConfigError, match=r"task.pretrained: .* the model's is \[29, 1000000\]"):
+        gradients(config_of(tmp_path / "pieces"))
 
 
 def test_a_run_that_reads_no_text_is_refused(tmp_path):

@@ -35,7 +35,7 @@ from fwk.contracts.json_files import fitted, read_json, require_file_name
 from fwk.contracts.plain import PlainDict
 from fwk.contracts.shapes import shown
 from fwk.engine.saving import replacement
-from fwk.engine.saving.tensor_file import byte_size, read_tensors, serialize
+from fwk.engine.saving.tensor_file import SavedTensors, byte_size, read_tensors, serialize
 from fwk.errors import CheckpointError
 from fwk.files import UNSUPPORTED, digest, sync, write_hashed
 from fwk.files.kinds import CHECKPOINT
@@ -376,12 +376,7 @@ def newest_intact(
     where the newest is of a later format.
     """
     problems = []
-    # a replaced checkpoint is present only if a run was killed at that instant
-    replaced = (run / "checkpoints").glob(f"{REPLACED}update-*")
-    candidates = sorted(
-        [*list_checkpoints(run), *replaced], key=lambda p: (update_of(p), p.name), reverse=True
-    )
-    for checkpoint in candidates:
+    for checkpoint in _newest_first(run):
         try:
             verify(checkpoint)
         except NewerFormat:
@@ -400,6 +395,33 @@ def newest_intact(
     if problems:
         raise CheckpointError(f"no checkpoint of {run} is intact: {'; '.join(problems)}")
     return None, problems
+
+
+def _newest_first(run: Path) -> list[Path]:
+    """Return what may be a run's newest checkpoint, in the order in which it is tried."""
+    # a replaced checkpoint is present only if a run was killed at that instant
+    replaced = (run / "checkpoints").glob(f"{REPLACED}update-*")
+    return sorted(
+        [*list_checkpoints(run), *replaced], key=lambda p: (update_of(p), p.name), reverse=True
+    )
+
+
+def saved_weights(run: Path) -> SavedTensors | None:
+    """Return the weights of a run's newest checkpoint whose file can be read, unverified; None without checkpoints.
+
+    They are mapped and not read, so that shapes can be compared before a model is built. Raises CheckpointError where
+    there are checkpoints, and none can be read.
+    """
+    problems = []
+    for checkpoint in _newest_first(run):
+        try:
+            return SavedTensors(checkpoint, read_tensors(checkpoint / "model.safetensors"))
+        except CheckpointError as error:
+            problems.append(error)
+    if problems:
+        newest_intact(run)  # names what is wrong with each of them
+        raise problems[0]
+    return None
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,6 +42,14 @@ _FILE_ERRORS = (
     KeyError,
     OverflowError,
 )
+
+
+@dataclass(frozen=True)
+class SavedTensors:
+    """Tensors by name, and where they were read from."""
+
+    path: Path  # for messages
+    tensors: Mapping[str, Tensor]
 
 
 def read_tensors(path: Path, error: type[UserError] = CheckpointError) -> dict[str, Tensor]:
