@@ -10,7 +10,7 @@ from support.paths import ROOT
 
 LONGEST_FUNCTION = 40  # lines, docstring included
 LONGEST_CLASS = 250
-MOST_ANY = 200  # uses of the name in fwk and plugins together
+MOST_ANY = 240  # uses of the name in fwk and plugins together
 
 
 def sources(*folders: str) -> Iterator[tuple[str, str]]:

@@ -216,6 +216,7 @@ class ViewSpec:
     ema: bool = False  # encode with the moving average of the weights
     encoder: str = "main"  # the network that encodes it
     prepare: bool = False  # make it without gradient before counts are taken
+    fields: tuple[str, ...] = ()  # the named texts that it renders; empty: the batch as it is
 
     @property
     def noiser(self) -> str:
@@ -238,6 +239,8 @@ class ViewSpec:
             "ema": self.ema,
             "encoder": self.encoder,
             "prepare": self.prepare,
+            # only where it is used, so that runs of earlier versions keep their identity
+            **({"fields": list(self.fields)} if self.fields else {}),
             **plain(self.component.values),
         }
 
@@ -272,6 +275,12 @@ VIEW_FIELDS = (
         type="bool",
         default=False,
         doc="make it without gradient before the update's counts are taken",
+    ),
+    FieldSpec(
+        name="fields",
+        type="tuple[str, ...]",
+        default=[],
+        doc="the named texts of an example that it renders as one sequence (empty: the batch as it is)",
     ),
 )
 WEIGHT = FieldSpec(

@@ -124,7 +124,8 @@ def _require_noiser(name: str, view: Mapping[str, Plain], label: str) -> None:
 def _overridden(default: Mapping[str, Plain], stated: Mapping[str, Plain]) -> dict[str, Plain]:
     """Return a view's default values with the stated ones merged over them."""
     if "noiser" in stated and stated["noiser"] != default.get("noiser"):
-        default = {key: default[key] for key in default if key in ("of", "mode", "ema", "encoder")}
+        kept = ("of", "mode", "ema", "encoder", "fields")
+        default = {key: default[key] for key in default if key in kept}
 
     model = _inline_model(default)
     if model and _inline_model(stated) not in (None, model):
@@ -179,6 +180,7 @@ def _check_view(view: ViewSpec, views: Views, networks: Sequence[str], averages:
     _check_networks_exist(view, networks)
     _check_network_is_used(view)
     _check_prepare_is_needed(view, views)
+    _check_fields(view)
     _check_average_exists(view, averages)
     _check_no_circle(view, views)
     _check_parent_has_positions(view, views)
@@ -227,6 +229,16 @@ def _check_prepare_is_needed(view: ViewSpec, views: Views) -> None:
             f"views.{view.name}.prepare",
             f"noiser '{view.noiser}' is not learned, nor is any that it builds on: the view "
             "is always known before the counts are taken",
+        )
+
+
+def _check_fields(view: ViewSpec) -> None:
+    if view.fields and (view.of is not None or view.cls.learned):
+        what = f"made of '{view.of}'" if view.of is not None else "made by a network"
+        raise ConfigError(
+            f"views.{view.name}.fields",
+            f"this view is {what}; only a static view of the batch itself renders texts: state 'fields' on a view of "
+            "the noiser 'identity', and make this one of it",
         )
 
 

@@ -44,6 +44,7 @@ class BuildContext:
     length: int = 0  # tokens of the task's longest sequence; 0: unbounded
     # values of each label of the task
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    label_kinds: Mapping[str, str] = field(default_factory=dict)  # `Task.label_kinds()`
     # shape of one example, by input
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()  # `Task.source_names()`; `Batch.source` holds positions in it

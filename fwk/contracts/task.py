@@ -19,6 +19,9 @@ from fwk.contracts.context import Vocabulary
 from fwk.contracts.views import Batch
 from fwk.errors import UserError
 
+# of a split: by source and label, example number in the source -> what a criterion's `predict` returned for it
+Predictions = Mapping[str, Mapping[str, Mapping[int, Tensor]]]
+
 
 class Source(Protocol):
     """Random access to the examples of one source.
@@ -172,6 +175,21 @@ class Task(Generic[ConfigT]):
         """Return the values of each label, by name of the label."""
         return {}
 
+    def label_kinds(self) -> Mapping[str, str]:
+        """Return the kind of each label: class, classes, number, numbers, choice or span. A label may have none."""
+        return {}
+
+    def text_names(self) -> tuple[str, ...]:
+        """Return the names of the texts that views may render (`fields`)."""
+        return ()
+
+    def lengths(self, split: str) -> Mapping[str, np.ndarray] | None:
+        """Return the number of positions of each example by source, int64 [len(source)], to batch similar ones.
+
+        None: batches have the examples of the plain order.
+        """
+        return None
+
     def inputs(self) -> Mapping[str, tuple[int, ...]]:
         """Return the shape of one example by input name, for encoders that do not read tokens."""
         return {}
@@ -222,6 +240,14 @@ class Task(Generic[ConfigT]):
         predictions: by label, the row of this text in what a criterion's `predict` returned, padding included.
         """
         return {label: value.tolist() for label, value in predictions.items()}
+
+    def metrics_of_predictions(self, split: str, predictions: Predictions) -> dict[str, float]:
+        """Return metrics of a split that need all of its predictions, such as a correlation (optional).
+
+        Evaluation collects the predictions of all ranks only for a task that overrides it. A split that was evaluated
+        in part (`train.validate_batches`) has the predictions of that part.
+        """
+        return {}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return metrics of the task computed from the global sums of statistics."""

@@ -8,9 +8,9 @@ Letters: B sequences, T positions, K chosen positions, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +39,14 @@ def _map_fields(
     return {name: map_tensors(getattr(instance, name), change) for name in names}
 
 
+class RendersTexts(Protocol):
+    """The named texts of a batch (`fwk.contracts.texts.Texts`)."""
+
+    def rendered(self, batch: Batch, fields: Sequence[str], key: str = "fields") -> View:
+        """Return the view of the batch that renders these texts. key: where they are named, for errors."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Examples as a task gives them, before any noise."""
@@ -53,6 +61,8 @@ class Batch:
     labels: Mapping[str, Tensor] = field(default_factory=dict)
     # int64 [B], position of each example's source in `Task.source_names()`
     source: Tensor | None = None
+    # the named texts that views with `fields` render; None: the task has none
+    texts: RendersTexts | None = None
 
     @property
     def tokens(self) -> Tensor:
@@ -61,6 +71,13 @@ class Batch:
 
     def __len__(self) -> int:
         return self.draws.shape[0]
+
+    def rendered(self, fields: Sequence[str]) -> Batch:
+        """Return the batch with the sequences of these texts, none of which is a list, as its own tokens."""
+        assert self.texts is not None
+        view = self.texts.rendered(self, fields)
+        changes = {name: getattr(view, name) for name in ("inputs", "mask", "special", "labels")}
+        return replace(self, **changes)
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
         """Return the batch with all tensors on `device`."""

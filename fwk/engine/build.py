@@ -26,12 +26,14 @@ from fwk.errors import ConfigError, PluginError, did_you_mean
 def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
     """Return the module of a run. Raises ConfigError, with the key, where parts do not fit each other."""
     views = config.views_by_name
+    _check_fields(views, task)
     vocabulary = task.vocabulary()
     base = BuildContext(
         seed=config.seed,
         vocabulary=vocabulary,
         length=task.length(),
         labels=task.labels(),
+        label_kinds=task.label_kinds(),
         inputs=task.inputs(),
         sources=task.source_names(),
         missing_sources=task.missing_sources(),
@@ -54,6 +56,16 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         weights={label: spec.weight for label, spec in config.criterion.items()},
         pad=max(vocabulary.pad, 0) if vocabulary else 0,
     )
+
+
+def _check_fields(views: Mapping[str, ViewSpec], task: Task) -> None:
+    """Raise ConfigError where a view renders a text that the task does not have."""
+    names = task.text_names()
+    for name, spec in views.items():
+        for text in spec.fields:
+            if text not in names:
+                lack = f"no text '{text}'{did_you_mean(text, names)}" if names else "no named texts"
+                raise ConfigError(f"views.{name}.fields", f"the task has {lack}")
 
 
 @dataclass(frozen=True)

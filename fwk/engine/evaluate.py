@@ -10,9 +10,11 @@ from itertools import takewhile
 
 import torch
 
+from fwk.contracts.task import Task
 from fwk.contracts.views import Batch
 from fwk.engine.feed.loader import evaluation_batches
 from fwk.engine.meters import Meters, means
+from fwk.engine.predict import Predictions, by_example, predictions_of, predictors
 from fwk.engine.run import Run
 from fwk.engine.signals import StopRequest
 from fwk.engine.update import Update, count_tokens
@@ -46,9 +48,10 @@ def evaluate_and_count(run: Run, split: str, stop: StopRequest | None = None) ->
     averaged = run.average and run.config.train.evaluate_average
     was_training = module.training
     module.eval()
+    collected: list[Predictions] | None = [] if _needs_predictions(run) else None
     try:
         with run.average.in_place() if run.average and averaged else nullcontext():
-            weights = _measure(run, batches, update, meters)
+            weights = _measure(run, batches, update, meters, collected)
     finally:
         module.train(was_training)
     if any(run.world.gather_objects(bool(stop))):
@@ -62,6 +65,10 @@ def evaluate_and_count(run: Run, split: str, stop: StopRequest | None = None) ->
         weights.update(weights_of_rank)
     loss = sum(weights.get(path, 0.0) * mean for path, mean in terms.items())
     metrics = {"loss": loss, **terms, **module.component_metrics(sums), **run.task.metrics(sums)}
+    if collected is not None:
+        everything = [part for rank in run.world.gather_objects(collected) for part in rank]
+        predictions = by_example(run.task, split, everything)
+        metrics.update(run.task.metrics_of_predictions(split, predictions))
     read = {name: int(sums.get(f"read:{name}", 0)) for name in ("examples", "tokens")}
     return Evaluation(metrics, **read)
 
@@ -85,10 +92,23 @@ def _batches(run: Run, split: str) -> Iterable[Batch]:
     )
 
 
+def _needs_predictions(run: Run) -> bool:
+    """Return whether the task measures the predictions of a whole split, and a criterion predicts."""
+    measures = type(run.task).metrics_of_predictions is not Task.metrics_of_predictions
+    return measures and bool(predictors(run.module))
+
+
 def _measure(
-    run: Run, batches: Iterable[Batch], update: Update, meters: Meters
+    run: Run,
+    batches: Iterable[Batch],
+    update: Update,
+    meters: Meters,
+    collected: list[Predictions] | None,
 ) -> dict[str, float]:
-    """Add the sums, counts and statistics of all batches to the meters; return the weights of the terms."""
+    """Add the sums, counts and statistics of all batches to the meters; return the weights of the terms.
+
+    collected: takes what criteria predict for each batch; None: nothing does.
+    """
     module = run.module
     weights: dict[str, float] = {}
     for batch in batches:
@@ -96,7 +116,15 @@ def _measure(
         with run.precision.autocast():
             (micro,) = module.ready([views], update)
             counts = module.normalizers(micro, update)
-            output = module.measure(micro, update)
+            output, encoded = module.measure(micro, update)
+            if collected is not None:
+                predicted = predictions_of(module, micro, encoded, update)
+                collected.append(
+                    {
+                        label: (draws.cpu(), values.cpu())
+                        for label, (draws, values) in predicted.items()
+                    }
+                )
         meters.add(output.sums, "sum:")
         meters.add(counts, "count:")
         meters.add(output.statistics, "stat:")

@@ -100,6 +100,7 @@ class ObjectiveModule(nn.Module):
             self.seed,
             {name: self.noisers[name] for name in self.plan.static},
             {name: nodes[name].parent for name in self.plan.static},
+            {name: self.specs[name].fields for name in self.plan.static if self.specs[name].fields},
         )
         self.views_to_prepare = tuple(n for n in self.plan.dynamic if self.specs[n].prepare)
 
@@ -185,14 +186,18 @@ class ObjectiveModule(nn.Module):
                 return sums._replace(terms=self.weighted_terms(outputs, update))
             return sums._replace(loss=self.weighted_loss(outputs, update))
 
-    def measure(self, micro: MicroBatch, update: Update) -> StepOutput:
-        """Return the sums and statistics of a micro-batch in evaluation."""
+    def measure(self, micro: MicroBatch, update: Update) -> tuple[StepOutput, dict[str, View]]:
+        """Return the sums and statistics of a micro-batch in evaluation, and its encoded views."""
         with compiling(self.encoding.backend):
-            return self.sums_of(self.outputs(micro, update), update)
+            views = self.run_actions(self.plan.actions, micro, update)
+            return self.sums_of(self.outputs(micro, update, views), update), views
 
-    def outputs(self, micro: MicroBatch, update: Update) -> dict[str, Output]:
-        """Return what criteria and learned noisers return, by name."""
-        views = self.run_actions(self.plan.actions, micro, update)
+    def outputs(
+        self, micro: MicroBatch, update: Update, views: dict[str, View] | None = None
+    ) -> dict[str, Output]:
+        """Return what criteria and learned noisers return, by name. views: encoded; None: encode them."""
+        if views is None:
+            views = self.run_actions(self.plan.actions, micro, update)
         outcomes: dict[str, Mapping[str, Tensor]] = {}
         outputs: dict[str, Output] = {}
         for part in self.active:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from fwk.contracts.task import Task
 from fwk.engine.feed.loader import evaluation_batches
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.run import Run
-from fwk.engine.update import Update, Views
+from fwk.engine.update import MicroBatch, Update, Views
 from fwk.errors import DataError, UserError
 
 # of a batch of raw texts, padding included: a parser of words keeps several numbers for each pair of positions
@@ -40,18 +40,29 @@ def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dic
     """
     module, train = run.module.eval(), run.config.train
     update = Update(number=run.update, progress=run.progress, split=split)
-    numbers = _numbers_of_sources(run.task, split)
-    values_of: dict[str, dict[str, dict[int, Tensor]]] = {name: {} for name in numbers}
+    collected: list[Predictions] = []
     size = min(examples, train.micro_batch or train.batch)
     for batch in evaluation_batches(run.task, split, batch=size, rank=0, world_size=1, workers=0):
         views = module.static_of_this_phase(batch, split)
         with run.precision.autocast():
             predictions = _predictions(module, views, update)
+        collected.append(predictions)
+    return by_example(run.task, split, collected)
+
+
+def by_example(
+    task: Task, split: str, collected: Iterable[Predictions]
+) -> dict[str, dict[str, dict[int, Tensor]]]:
+    """Return predictions by source and label, example number -> value on the CPU."""
+    numbers = _numbers_of_sources(task, split)
+    values_of: dict[str, dict[str, dict[int, Tensor]]] = {name: {} for name in numbers}
+    starts = np.array([members.start for members in numbers.values()])
+    names = list(numbers)
+    for predictions in collected:
         for label, (draws, values) in predictions.items():
             for draw, value in zip(draws.tolist(), values.cpu()):
-                source = next(name for name, members in numbers.items() if draw in members)
-                example = draw - numbers[source].start
-                values_of[source].setdefault(label, {})[example] = value
+                source = names[int(np.searchsorted(starts, draw, side="right")) - 1]
+                values_of[source].setdefault(label, {})[draw - numbers[source].start] = value
     return values_of
 
 
@@ -121,9 +132,16 @@ def _numbers_of_sources(task: Task, split: str) -> dict[str, range]:
 
 @torch.no_grad()
 def _predictions(module: ObjectiveModule, static: Views, update: Update) -> Predictions:
-    """Return what criteria predict for a batch. Raises UserError where two criteria predict one label."""
+    """Return what criteria predict for a batch."""
     micro = module.begin(static, 0, update)
     views = module.run_actions(module.plan.actions, micro, update)
+    return predictions_of(module, micro, views, update)
+
+
+def predictions_of(
+    module: ObjectiveModule, micro: MicroBatch, views: Views, update: Update
+) -> Predictions:
+    """Return what criteria predict from encoded views. Raises UserError where two criteria predict one label."""
     predictions: Predictions = {}
     predicted_by: dict[str, str] = {}
     for name, criterion in predictors(module).items():
@@ -137,7 +155,9 @@ def _predictions(module: ObjectiveModule, static: Views, update: Update) -> Pred
                     f"criterion: '{first}' and '{name}' both predict the label '{label}', so there are two answers; "
                     "expected one criterion for each label that is predicted"
                 )
-            predictions[label] = draws, values
+            # a criterion may answer once for all rows of an example, which follow each other
+            rows = draws if len(values) == len(draws) else draws.unique_consecutive()
+            predictions[label] = rows, values
     return predictions
 
 

@@ -54,6 +54,7 @@ class Rows(Noiser["Rows.Config"]):
                 f"views.{build.name}.label",
                 f"the task has no label '{config.label}'{did_you_mean(config.label, build.labels)}",
             )
+        self.kinds = build.label_kinds
         # the positions of sources in `Batch.source`; unknown where a model is used without its data
         self.kept = _numbers_of(config.sources, build) if build.sources else None
         self.excluded = [build.sources.index(n) for n in config.without if n in build.sources]
@@ -79,13 +80,16 @@ class Rows(Noiser["Rows.Config"]):
         return view.source
 
     def _has_label(self, view: View, label: str) -> Tensor:
-        """Return which rows have a value >= 0 of the label, bool [B]; of a label per position, one is enough."""
+        """Return which rows have the label, bool [B]: a value >= 0, or a number; of several values, one is enough."""
         if label not in view.labels:
             raise ConfigError(
                 f"views.{self.view}.label",
                 f"the batch has no label '{label}'{did_you_mean(label, view.labels)}",
             )
-        labelled = view.labels[label] >= 0  # [B] or [B, ...]
+        values = view.labels[label]  # [B] or [B, ...]
+        # numbers may be negative, and are NaN where they are absent; absent classes are -1
+        by_kind = self.kinds.get(label) in ("number", "numbers")
+        labelled = ~values.isnan() if by_kind else values >= 0
         return labelled.flatten(1).any(1) if labelled.dim() > 1 else labelled
 
 

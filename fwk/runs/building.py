@@ -9,6 +9,7 @@ from pluggy import PluginManager
 from fwk.config.run_config import RunConfig
 from fwk.contracts.schedule import Schedule
 from fwk.contracts.task import Task
+from fwk.data.by_length import ByLength
 from fwk.data.order import Order
 from fwk.engine.build import build_module
 from fwk.engine.ema import Average
@@ -91,9 +92,13 @@ def _register_hooks(config: RunConfig, hooks: PluginManager) -> None:
 
 
 def _build_order(config: RunConfig, task: Task) -> Order:
+    sizes = {name: len(source) for name, source in task.sources("train").items()}
+    lengths = task.lengths("train")
+    if lengths is not None and not task.one_source_per_update():
+        return ByLength(config.seed, sizes, task.mixture(), lengths, config.train.batch)
     return Order(
         config.seed,
-        {name: len(source) for name, source in task.sources("train").items()},
+        sizes,
         task.mixture(),
         group=config.train.batch if task.one_source_per_update() else 1,
     )

@@ -28,6 +28,7 @@ from fwk.data.run_assets import RunAssets, TrainedOn
 from fwk.data.store import Split
 from fwk.data.text_corpus import TextCorpus, open_corpus, open_valid, show_progress
 from fwk.data.tokenizers import KINDS, Tokenizer, load
+from fwk.data.tokenizers.vocabulary import framing_ids, vocabulary_of
 from fwk.errors import DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -179,9 +180,8 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
             sep=self.tokenizer.sep,
             placement=config.placement,
         )
-        self._vocabulary = _vocabulary_of(self.tokenizer, unigrams)
-        # special tokens that frame text; [UNK] stands for text
-        self._framing = [i for i in self.tokenizer.special if i != self.tokenizer.unk]
+        self._vocabulary = vocabulary_of(self.tokenizer, unigrams)
+        self._framing = list(framing_ids(self.tokenizer))
         automatic = "fixed" if config.blocks == "contiguous" else "dynamic"
         padding = automatic if config.padding == "auto" else config.padding
         self._padded_length = config.length if padding == "fixed" else None
@@ -283,25 +283,6 @@ class MaskedLanguageModelling(Task["MaskedLanguageModelling.Config"]):
     def token_splits(self, split: str) -> list[Split]:
         """Return the splits of the token stores behind a split of this task, for statistics over all tokens."""
         return [blocks.split for blocks in self._blocks[split].values()]
-
-
-def _vocabulary_of(tokenizer: Tokenizer, unigrams: np.ndarray | None) -> Vocabulary:
-    """Return the vocabulary of a tokenizer. Raises DataError where it has no padding token."""
-    if tokenizer.pad < 0:
-        raise DataError("the tokenizer has no padding token; expected one of [PAD], <pad>")
-    counts = None
-    if unigrams is not None:
-        counts = torch.from_numpy(np.asarray(unigrams, dtype=np.float64))
-    return Vocabulary(
-        size=tokenizer.size,
-        pad=tokenizer.pad,
-        cls=tokenizer.cls,
-        sep=tokenizer.sep,
-        mask=tokenizer.mask,
-        unk=tokenizer.unk,
-        special=tokenizer.special,
-        counts=counts,
-    )
 
 
 def _describe(sources: Sequence[Blocks]) -> dict[str, float]:

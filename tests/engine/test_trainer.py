@@ -481,7 +481,7 @@ def test_an_evaluation_does_not_depend_on_the_world_size():
                         views = run.module.static_of_this_phase(batch, step.split)
                         (micro,) = run.module.ready([views], step)
                         counts = run.module.normalizers(micro, step)
-                        output = run.module.measure(micro, step)
+                        output, _ = run.module.measure(micro, step)
                     meters.add(output.sums, "sum:")
                     meters.add(counts, "count:")
                     seen += batch.draws.tolist()

@@ -17,7 +17,7 @@ from fwk.testing import batches_of, tiny_config, trainer_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.cases import SENTENCES
+from support.cases import FINE_TUNING, NEEDS, SENTENCES
 
 HERE = Path(__file__).parent
 UPDATES = 50
@@ -46,6 +46,9 @@ CURVES = {
     },
     "cvt_tagging": {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "hidden": 8}}},
     "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
+    **{name: NEEDS[name] for name in ("classification", "multilabel", "regression")},
+    **{name: NEEDS[name] for name in ("multiple_choice", "answer_span")},
+    "joint_answers": FINE_TUNING["joint answers in windows"],
     "combined": {
         "criterion": {
             "semantic_augment": {"weight": 0.5},

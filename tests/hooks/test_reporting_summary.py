@@ -158,7 +158,9 @@ def run():
     build = BuildContext(vocabulary=task.vocabulary(), length=task.length())
     encoder = Bert(Bert.Config(width=16, heads=2, layers=1), build)
     criterion = MaskedLM(MaskedLM.Config(), replace(build, encoder=encoder))
-    spec = SimpleNamespace(of=None, encoder="main", mode="train", ema=False, prepare=False)
+    spec = SimpleNamespace(
+        of=None, encoder="main", mode="train", ema=False, prepare=False, fields=()
+    )
     module = ObjectiveModule(
         networks={"main": encoder},
         noisers={"masked": BertMask(BertMask.Config(ratio=0.3), build)},

@@ -165,7 +165,7 @@ def test_a_wrong_command_with_overwrite_leaves_the_old_run(run, monkeypatch, whe
         fail_with(monkeypatch, DataError("no data"))
     else:
         monkeypatch.setattr(
-            start, "build_run", lambda *_: (_ for _ in ()).throw(DataError("no data"))
+            start, "build_run", lambda *_, **__: (_ for _ in ()).throw(DataError("no data"))
         )
     with pytest.raises(DataError, match="no data"):
         start.train(config_in(run, OTHER), overwrite=True)

@@ -55,7 +55,40 @@ SENTENCES = {
         "unlabelled_dropout": 0.0,
     },
 }
+TABLE = str(FIXTURES / "examples.jsonl")
+
+
+def labelled(label: str, kind: str = "auto", **options: object) -> dict:
+    """The task of the small table of examples, with one of its labels."""
+    task = {
+        "name": "examples",
+        "data": TABLE,
+        "valid": TABLE,
+        "texts": ["question", "passage"],
+        "label": label,
+        "kind": kind,
+        "length": 48,
+        "vocabulary": 120,
+    }
+    return {"task": {**task, **options}}
+
+
+NO_DROPOUT = {"dropout": 0.0}
 NEEDS = {
+    "classification": {
+        **labelled("colour"),
+        "criterion": {"classification": {**NO_DROPOUT, "hidden": "tanh"}},
+    },
+    "multilabel": {**labelled("topics"), "criterion": {"multilabel": NO_DROPOUT}},
+    "regression": {
+        **labelled("length"),
+        "criterion": {"regression": {**NO_DROPOUT, "pooling": "mean", "high": 10.0}},
+    },
+    "multiple_choice": {
+        **labelled("right", "choice", texts=["context=passage"], choices=["choices"]),
+        "criterion": {"multiple_choice": NO_DROPOUT},
+    },
+    "answer_span": {**labelled("answer", "span"), "criterion": {"answer_span": NO_DROPOUT}},
     "cvt_tagging": {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "hidden": 8}}},
     "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
     "causal_lm": {"model": {"direction": "left_to_right"}},
@@ -72,10 +105,31 @@ NEEDS = {
 }
 TOWERS = {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "towers": True}}
 
+# an answer in windows, both views of a bi-encoder, an auxiliary masked LM on one of the texts
+WINDOWS = labelled("answer", "span", length=20, stride=4)
+FINE_TUNING = {
+    "joint answers in windows": {
+        **WINDOWS,
+        "criterion": {"answer_span": {**NO_DROPOUT, "head": "joint", "hidden": 8}},
+    },
+    "several numbers of one of two texts, beside a masked LM on the other": {
+        **labelled("numbers"),
+        "criterion": {
+            "regression": {**NO_DROPOUT, "view": "question"},
+            "masked_lm": {"weight": 0.5},
+        },
+        "views": {
+            "question": {"noiser": "identity", "fields": ["question"]},
+            "masked": {"fields": ["passage"]},
+        },
+    },
+}
+
 COCO_LM = {"corrective_lm": {}, "sequence_contrastive": {}}
 
 CASES: dict[str, dict] = {
     **{name: {"criterion": {name: {}}, **NEEDS.get(name, {})} for name in REGISTERED},
+    **FINE_TUNING,
     "tagger and parser that are imitated": {
         **SENTENCES,
         "criterion": {

@@ -85,6 +85,8 @@ class EvaluationDraws:
     rank: int
     world_size: int
     limit_batches: int  # steps at most; 0: all
+    # int64 [examples that are read], the order in which they come; None: as they are
+    order: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for step, start in enumerate(range(0, self.examples, self.batch)):
@@ -93,4 +95,5 @@ class EvaluationDraws:
             size = min(self.batch, self.examples - start)
             first, last = share_bounds(size, self.world_size, self.rank)
             if last > first:
-                yield np.arange(start + first, start + last, dtype=np.int64)
+                draws = np.arange(start + first, start + last, dtype=np.int64)
+                yield draws if self.order is None else self.order[draws]

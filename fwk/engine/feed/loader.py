@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fwk.contracts.task import Task
 from fwk.contracts.views import Batch
+from fwk.data.by_length import similar_lengths
 from fwk.data.order import Order
 from fwk.engine.feed.draws import (
     EvaluationDraws,
@@ -108,7 +109,7 @@ def evaluation_batches(
     workers: int = 0,
     limit_batches: int = 0,
 ) -> Iterator[Batch]:
-    """Return this rank's part of a split, in order, as batches on the CPU.
+    """Return this rank's part of a split as batches on the CPU: in order, or by length where the task knows it.
 
     batch: examples per step, over all ranks. limit_batches: steps at most; 0: all. Draws are the examples' numbers over
     the sources end to end, and every example comes exactly once over the ranks. In the last step a rank may get no
@@ -117,12 +118,17 @@ def evaluation_batches(
     if batch < 1:
         raise ConfigError("train.batch", f"is {batch}, expected at least 1")
     examples = _Examples(task, split)
+    lengths, order = task.lengths(split), None
+    count = min(len(examples), limit_batches * batch) if limit_batches else len(examples)
+    if lengths is not None:
+        order = similar_lengths(lengths, count)
     draws = EvaluationDraws(
         examples=len(examples),
         batch=batch,
         rank=rank,
         world_size=world_size,
         limit_batches=limit_batches,
+        order=order,
     )
     return watched_batches(_make_loader(examples, draws, workers), split, timeout=0)
 

@@ -1,0 +1,103 @@
+"""Classification of sequences: softmax over the classes of a label (Devlin et al. 2019, section 4.1).
+
+    L = sum over labelled rows i of  w_y * -log softmax(logits_i)_y     /     sum over labelled rows of w_y
+
+y is `view.labels[label]`, -1 where a row has no label; w is `class_weights`, 1 where it names no weight. In training a
+share `label_smoothing` of the target's mass is spread evenly over the C classes (Szegedy et al. 2016). The head is
+described in `fwk/nn/pooling.py`; `logits` is the module (view -> logits [R, C]) that other criteria may call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fwk.components.registry import register
+from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.options import option
+from fwk.contracts.views import LossTerm, Output, View
+from fwk.errors import ConfigError, did_you_mean
+from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
+
+
+@register("criterion", "classification")
+class Classification(Criterion["Classification.Config"]):
+    """Cross-entropy of the class of each sequence: single texts, and pairs that are read as one sequence."""
+
+    roles = ("sequence_classification",)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SequenceOptions):
+        label_smoothing: float = option(
+            0.0,
+            "share of the target's mass spread over the classes, in training only",
+            low=0,
+            high=1,
+        )
+        class_weights: dict[str, float] = option(
+            {}, "factor of the loss by class, where it is not 1", low=0
+        )
+
+    weights: Tensor
+
+    def __init__(self, config: Config, build: BuildContext) -> None:
+        super().__init__(config, build)
+        self.classes = label_values(build, config.label, ("class",))
+        if len(self.classes) < 2:
+            raise ConfigError(
+                f"{build.key}.label",
+                f"the label '{config.label}' has {len(self.classes)} class; expected at least 2",
+            )
+        for name in config.class_weights:
+            if name not in self.classes:
+                raise ConfigError(
+                    f"{build.key}.class_weights",
+                    f"there is no class '{name}'{did_you_mean(name, self.classes)}",
+                )
+        weights = [config.class_weights.get(name, 1.0) for name in self.classes]
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.logits = SequenceHead(config, build, len(self.classes))
+
+    @classmethod
+    def reads(cls, config: Config) -> dict[str, Read]:
+        return {config.view: Read({"noiser": "identity"})}
+
+    @classmethod
+    def needs_labels(cls, config: Config) -> tuple[str, ...]:
+        return (config.label,)
+
+    def states(self) -> tuple[str, ...]:
+        return self.config.states()
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        target = views[self.config.view].labels[self.config.label]  # int64 [R]
+        weights = self.weights.double()[target.clamp(min=0)]
+        return {"classification": weights.masked_fill(target < 0, 0).sum()}
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        view = views[self.config.view]
+        target, logits = view.labels[self.config.label], self.logits(view)  # [R], [R, C]
+        labelled = target >= 0
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        # class weights apply to whole rows: torch's own would weigh the smoothed part class by class
+        losses = F.cross_entropy(
+            logits, target.clamp(min=0), reduction="none", label_smoothing=smoothing
+        )
+        losses = losses * self.weights.to(losses.dtype)[target.clamp(min=0)]
+        right = (logits.argmax(-1) == target) & labelled
+        return Output(
+            terms={"classification": LossTerm(losses.masked_fill(~labelled, 0).sum())},
+            statistics={"right": right.sum(), "labelled": labelled.sum()},
+        )
+
+    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Return the logits, [R, C]."""
+        return {self.config.label: self.logits(views[self.config.view])}
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"accuracy": float(sums["right"] / sums["labelled"].clamp(min=1))}

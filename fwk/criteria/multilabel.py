@@ -1,0 +1,77 @@
+"""Several classes at once: one logistic output per class.
+
+    L = sum over labelled rows i and classes c of  -[ w y_ic log s(z_ic) + (1 - y_ic) log(1 - s(z_ic)) ]
+        /  (labelled rows x C)
+
+z are the logits of the head (`fwk/nn/pooling.py`), s the logistic function, y the 0 and 1 of `view.labels[label]`
+[R, C] (-1 where a row has no label), and w `positive_weight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fwk.components.registry import register
+from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.options import option
+from fwk.contracts.views import LossTerm, Output, View
+from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
+
+
+@register("criterion", "multilabel")
+class Multilabel(Criterion["Multilabel.Config"]):
+    """Binary cross-entropy of each class, for sequences that may belong to any number of classes."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SequenceOptions):
+        positive_weight: float = option(1.0, "factor of the loss where a class applies", above=0)
+
+    def __init__(self, config: Config, build: BuildContext) -> None:
+        super().__init__(config, build)
+        self.classes = label_values(build, config.label, ("classes",))
+        self.logits = SequenceHead(config, build, len(self.classes))
+
+    @classmethod
+    def reads(cls, config: Config) -> dict[str, Read]:
+        return {config.view: Read({"noiser": "identity"})}
+
+    @classmethod
+    def needs_labels(cls, config: Config) -> tuple[str, ...]:
+        return (config.label,)
+
+    def states(self) -> tuple[str, ...]:
+        return self.config.states()
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        return {"multilabel": (views[self.config.view].labels[self.config.label] >= 0).sum()}
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        view = views[self.config.view]
+        target, logits = view.labels[self.config.label], self.logits(view)  # [R, C] each
+        labelled = target >= 0
+        losses = F.binary_cross_entropy_with_logits(
+            logits,
+            target.clamp(min=0).to(logits.dtype),
+            reduction="none",
+            pos_weight=torch.full_like(logits[0], self.config.positive_weight)
+            if len(logits)
+            else None,
+        )
+        right = ((logits > 0) == (target > 0)) & labelled
+        return Output(
+            terms={"multilabel": LossTerm(losses.masked_fill(~labelled, 0).sum())},
+            statistics={"right": right.sum(), "labelled": labelled.sum()},
+        )
+
+    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Return the logits, [R, C]."""
+        return {self.config.label: self.logits(views[self.config.view])}
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"right": float(sums["right"] / sums["labelled"].clamp(min=1))}

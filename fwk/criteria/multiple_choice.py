@@ -1,0 +1,102 @@
+"""Multiple choice: one score per choice, softmax over the choices of an example (Devlin et al. 2019, section 4.4).
+
+    L = sum over examples i of  -log softmax over its choices c (z_ic)_y     /     examples
+
+The view renders a list of texts (`fields: [context, choices]`), so it has a row per choice, and the rows of an example
+have its draw. z is the output of the head (`fwk/nn/pooling.py`), y `view.labels[label]`, the place of the right choice,
+-1 where it is unknown. Examples may have different numbers of choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fwk.components.registry import register
+from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.options import option
+from fwk.contracts.views import LossTerm, Output, View
+from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
+
+
+@register("criterion", "multiple_choice")
+class MultipleChoice(Criterion["MultipleChoice.Config"]):
+    """Cross-entropy of the right choice among the sequences of an example."""
+
+    roles = ("multiple_choice",)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SequenceOptions):
+        view: str = option("choices", "the view with a row per choice")
+        fields: tuple[str, ...] = option(
+            ("context", "choices"), "the texts of a sequence; one of them is a list"
+        )
+
+    def __init__(self, config: Config, build: BuildContext) -> None:
+        super().__init__(config, build)
+        label_values(build, config.label, ("choice",))
+        self.scores = SequenceHead(config, build, 1)
+
+    @classmethod
+    def reads(cls, config: Config) -> dict[str, Read]:
+        return {config.view: Read({"noiser": "identity", "fields": list(config.fields)})}
+
+    @classmethod
+    def needs_labels(cls, config: Config) -> tuple[str, ...]:
+        return (config.label,)
+
+    def states(self) -> tuple[str, ...]:
+        return self.config.states()
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        view = views[self.config.view]
+        first, _ = places_of_choices(view.draws)
+        return {"multiple_choice": (view.labels[self.config.label][first] >= 0).sum()}
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        view = views[self.config.view]
+        first, _ = places_of_choices(view.draws)
+        target = view.labels[self.config.label][first]  # [B]
+        logits = self.logits(view)  # [B, C]
+        labelled = target >= 0
+        losses = F.cross_entropy(logits, target.clamp(min=0), reduction="none")
+        right = (logits.argmax(-1) == target) & labelled
+        return Output(
+            terms={"multiple_choice": LossTerm(losses.masked_fill(~labelled, 0).sum())},
+            statistics={"right": right.sum(), "labelled": labelled.sum()},
+        )
+
+    def logits(self, view: View) -> Tensor:
+        """Return the scores of each example's choices, [B, C]; -inf where it has fewer."""
+        first, place = places_of_choices(view.draws)
+        example = torch.zeros_like(place)
+        example[first] = 1
+        example = example.cumsum(0) - 1  # [R]
+        scores = self.scores(view)[:, 0]  # [R]
+        most = int(place.max()) + 1 if len(place) else 1
+        logits = scores.new_full((len(first), most), -torch.inf)
+        return logits.index_put((example, place), scores)
+
+    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Return the scores of the choices, [B, C]; -inf where an example has fewer."""
+        return {self.config.label: self.logits(views[self.config.view])}
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return {"accuracy": float(sums["right"] / sums["labelled"].clamp(min=1))}
+
+
+def places_of_choices(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first row of each example, int64 [B], and the place of each row among its example's, int64 [R].
+
+    draws: int64 [R]; the rows of an example follow each other.
+    """
+    rows = torch.arange(len(draws), device=draws.device)
+    begins = torch.ones_like(draws, dtype=torch.bool)
+    begins[1:] = draws[1:] != draws[:-1]
+    first = rows[begins]
+    return first, rows - first[begins.cumsum(0) - 1]

@@ -1,0 +1,83 @@
+"""Regression: a number, or several, for each sequence.
+
+    L = sum over labelled rows i and numbers n of  (out_in - (y_in - low) / (high - low))^2   /   labelled numbers
+    out = z (linear)   or   s(z) (sigmoid: between low and high)         prediction: low + (high - low) out
+
+z are the outputs of the head (`fwk/nn/pooling.py`), s the logistic function and y `view.labels[label]` [R] or [R, n],
+NaN where it is absent. With low = 0 and high = 1 the loss is the mean squared error of the numbers themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from fwk.components.registry import register
+from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.options import option
+from fwk.contracts.views import LossTerm, Output, View
+from fwk.errors import ConfigError
+from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
+
+
+@register("criterion", "regression")
+class Regression(Criterion["Regression.Config"]):
+    """Squared error of numbers, such as the similarity of two sentences."""
+
+    roles = ("sequence_regression",)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(SequenceOptions):
+        activation: Literal["linear", "sigmoid"] = option(
+            "linear", "of the output; sigmoid keeps predictions between low and high"
+        )
+        low: float = option(0.0, "the number that becomes 0 in the loss")
+        high: float = option(1.0, "the number that becomes 1 in the loss (STS-B scaled: 5)")
+
+        def __post_init__(self) -> None:
+            if not self.low < self.high:
+                raise ConfigError("high", f"is {self.high:g}, expected more than low={self.low:g}")
+
+    def __init__(self, config: Config, build: BuildContext) -> None:
+        super().__init__(config, build)
+        names = label_values(build, config.label, ("number", "numbers"))
+        self.several = build.label_kinds.get(config.label) == "numbers"
+        self.outputs = SequenceHead(config, build, len(names) if self.several else 1)
+
+    @classmethod
+    def reads(cls, config: Config) -> dict[str, Read]:
+        return {config.view: Read({"noiser": "identity"})}
+
+    @classmethod
+    def needs_labels(cls, config: Config) -> tuple[str, ...]:
+        return (config.label,)
+
+    def states(self) -> tuple[str, ...]:
+        return self.config.states()
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        return {"regression": (~views[self.config.view].labels[self.config.label].isnan()).sum()}
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        view = views[self.config.view]
+        target, out = view.labels[self.config.label], self._out(view)  # [R] or [R, n]
+        labelled = ~target.isnan()
+        low, high = self.config.low, self.config.high
+        target = (target.nan_to_num().to(out.dtype) - low) / (high - low)
+        losses = (out - target).square().masked_fill(~labelled, 0)
+        return Output(terms={"regression": LossTerm(losses.sum())})
+
+    def _out(self, view: View) -> Tensor:
+        """Return the scaled outputs, [R] for one number, else [R, n]."""
+        out = self.outputs(view)
+        out = out if self.several else out[:, 0]
+        return out.sigmoid() if self.config.activation == "sigmoid" else out
+
+    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Return the numbers in their own unit, [R] or [R, n]."""
+        low, high = self.config.low, self.config.high
+        return {self.config.label: low + (high - low) * self._out(views[self.config.view])}

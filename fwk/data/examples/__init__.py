@@ -1,0 +1,1 @@
+"""Labelled examples: groups of named texts with labels, encoded once and read by number."""

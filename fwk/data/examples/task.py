@@ -1,0 +1,256 @@
+"""The base of tasks on labelled examples: everything but where the records come from.
+
+A task of this kind defines the records of each split and what their texts and labels are. The base tokenizes them,
+chooses examples, cuts what is too long and counts it, makes batches, and measures and writes predictions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from fwk.contracts.context import Vocabulary
+from fwk.contracts.plain import PlainDict
+from fwk.contracts.task import Predictions, SizeOnly, Source, Task
+from fwk.contracts.views import Batch
+from fwk.data.examples import predictions as files
+from fwk.data.examples.assets import Assets
+from fwk.data.examples.encoded import EncodedExamples, Example
+from fwk.data.examples.encoder import ExampleEncoder
+from fwk.data.examples.encoding import TextSpec
+from fwk.data.examples.labels import LabelSpace
+from fwk.data.examples.measuring import measure
+from fwk.data.examples.options import LabelledOptions
+from fwk.data.labelled import Labelled, keyed_per_class, keyed_share
+from fwk.data.tokenizers import KINDS, Tokenizer, load, train
+from fwk.data.tokenizers.vocabulary import vocabulary_of
+from fwk.errors import DataError, did_you_mean
+
+OptionsT = TypeVar("OptionsT", bound=LabelledOptions)
+Records = Mapping[str, Sequence[Labelled]]  # by name of the source
+
+
+class LabelledTask(Task[OptionsT], Generic[OptionsT]):
+    """Base class of tasks whose examples are groups of named texts with labels."""
+
+    encoder: ExampleEncoder
+    _splits: tuple[str, ...]
+    _names: tuple[str, ...]  # of all sources
+    _encoded: dict[str, dict[str, EncodedExamples]]  # by split and source
+    _sizes: dict[str, int]  # examples by training source
+    _fingerprint: str
+
+    # -- what a subclass defines
+
+    @abstractmethod
+    def read(self, split: str) -> Records:
+        """Return the records of a split by source. Raises DataError, with the place, for what cannot be read."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def find_splits(self) -> tuple[str, ...]:
+        """Return the names of the splits that there are data for."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def describe_texts(self, records: Sequence[Labelled]) -> tuple[TextSpec, ...]:
+        """Return the texts in the order of a sequence. records: of training."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def describe_labels(self, records: Sequence[Labelled]) -> tuple[LabelSpace, ...]:
+        """Return the labels and their values. records: of training."""
+        raise NotImplementedError
+
+    # -- opening
+
+    def __init__(self, config: OptionsT, seed: int = 1) -> None:
+        super().__init__(config, seed)
+        self._splits, self._encoded = self.find_splits(), {}
+        records = self.read("train")
+        everything = [record for source in records.values() for record in source]
+        if not everything:
+            raise DataError("task: there is no training example")
+        texts = self.describe_texts(everything)
+        spaces = {space.name: space for space in self.describe_labels(everything)}
+        self.encoder = ExampleEncoder(config, self._open_tokenizer(everything), texts, spaces)
+        self._encoded["train"] = self.encoder.encode("train", self._chosen(records))
+        self._sizes = {name: len(source) for name, source in self._encoded["train"].items()}
+        if "valid" in self._splits:
+            self._encoded["valid"] = self.encoder.encode("valid", self.read("valid"))
+        names = (name for sources in self._encoded.values() for name in sources)
+        self._names = tuple(dict.fromkeys(names))
+        self._fingerprint = self._hash()
+
+    @classmethod
+    def without_data(cls, config: OptionsT, seed: int, folder: Path) -> LabelledTask[OptionsT]:
+        """Return the task with tokenizer and labels of FOLDER/tokenizer, and without examples."""
+        task = cls.__new__(cls)
+        Task.__init__(task, config, seed)
+        assets = Assets.read(folder / "tokenizer")
+        spaces = {space.name: space for space in assets.labels}
+        tokenizer = load(folder / "tokenizer")
+        task.encoder = ExampleEncoder(config, tokenizer, assets.texts, spaces)
+        task._sizes, task._names = assets.sizes, assets.sources
+        task._fingerprint = assets.fingerprint
+        task._splits, task._encoded = (), {}
+        return task
+
+    @classmethod
+    def for_evaluation(
+        cls, config: OptionsT, seed: int, folder: Path, split: str, trained: OptionsT
+    ) -> LabelledTask[OptionsT]:
+        """Return a task that reads one split; labels and tokenizer are those of the run."""
+        task = cls.without_data(config, seed, folder)
+        task._splits = tuple(dict.fromkeys(["train", *task.find_splits()]))
+        if split in task._splits:
+            records = task.read(split)
+            records = task._chosen(records) if split == "train" else records
+            task._encoded[split] = task.encoder.encode(split, records)
+            task._names = tuple(dict.fromkeys([*task._names, *task._encoded[split]]))
+        return task
+
+    def _open_tokenizer(self, records: Iterable[Labelled]) -> Tokenizer:
+        kind = self.config.tokenizer or KINDS[0]
+        if kind not in KINDS:
+            return load(kind)
+        texts = (
+            text
+            for record in records
+            for value in record.texts.values()
+            for text in ((value,) if isinstance(value, str) else value)
+        )
+        return train(texts, kind, self.config.vocabulary, self.config.lower)
+
+    def _chosen(self, records: Records) -> Records:
+        """Return the training records that `fraction` or `per_class` keeps."""
+        return {name: self._chosen_of(source) for name, source in records.items()}
+
+    def _chosen_of(self, records: Sequence[Labelled]) -> Sequence[Labelled]:
+        config, space = self.config, self.encoder.class_space
+        keys = [record.key for record in records]
+        seed = self.seed if config.choice_seed is None else config.choice_seed
+        if config.per_class is not None and space is not None:
+            classes = [str(record.labels.get(space.name)) for record in records]
+            chosen = keyed_per_class(seed, keys, classes, config.per_class)
+        elif config.fraction < 1:
+            chosen = keyed_share(seed, keys, config.fraction)
+        else:
+            return records
+        return [record for record, keep in zip(records, chosen) if keep]
+
+    # -- the contract
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of all texts."""
+        return self.encoder.tokenizer
+
+    @property
+    def spaces(self) -> Mapping[str, LabelSpace]:
+        """The labels by name."""
+        return self.encoder.spaces
+
+    def splits(self) -> tuple[str, ...]:
+        return self._splits
+
+    def sources(self, split: str) -> Mapping[str, Source]:
+        if split not in self._splits:
+            raise DataError(f"there is no split '{split}'{did_you_mean(split, self._splits)}")
+        if split == "train" and split not in self._encoded:
+            return {name: SizeOnly(name, size) for name, size in self._sizes.items()}
+        if split not in self._encoded:
+            self._encoded[split] = self.encoder.encode(split, self.read(split))
+        return self._encoded[split]
+
+    def source_names(self) -> tuple[str, ...]:
+        return self._names
+
+    def text_names(self) -> tuple[str, ...]:
+        return tuple(self.encoder.names)
+
+    def lengths(self, split: str) -> Mapping[str, np.ndarray] | None:
+        if not self.config.by_length or split not in self._encoded:
+            return None
+        names = self.encoder.names
+        return {name: source.sizes(names) for name, source in self._encoded[split].items()}
+
+    def collate(self, examples: Sequence[Example], draws: np.ndarray, sources: np.ndarray) -> Batch:
+        return self.encoder.collate(examples, draws, sources)
+
+    def vocabulary(self) -> Vocabulary:
+        return vocabulary_of(self.tokenizer)
+
+    def length(self) -> int:
+        return self.config.length
+
+    def labels(self) -> Mapping[str, tuple[str, ...]]:
+        return {name: space.values for name, space in self.spaces.items()}
+
+    def label_kinds(self) -> Mapping[str, str]:
+        return {name: space.kind for name, space in self.spaces.items()}
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def save_assets(self, folder: Path) -> None:
+        self.tokenizer.save(folder)
+        labels = tuple(self.spaces.values())
+        assets = Assets(self.encoder.texts, labels, self._sizes, self._names, self._fingerprint)
+        assets.write(folder)
+
+    def _hash(self) -> str:
+        """Return a hash of tokenizer, layout, labels and all examples that were read."""
+        digest = hashlib.sha256()
+        encoder = self.encoder
+        texts, spaces = map(asdict, encoder.texts), map(asdict, self.spaces.values())
+        layout = [self.tokenizer.fingerprint, asdict(encoder.frame), [*texts], [*spaces]]
+        digest.update(json.dumps(layout).encode())
+        for split, sources in self._encoded.items():
+            for name, source in sources.items():
+                digest.update(f"{split}/{name}/{len(source)}".encode())
+                for array in source.arrays():
+                    digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    # -- predictions
+
+    def metrics_of_predictions(self, split: str, predictions: Predictions) -> dict[str, float]:
+        return measure(self._encoded[split], self.spaces, predictions, self.config.metrics)
+
+    def check_predictions(self, split: str, targets: Mapping[str, Path]) -> None:
+        for path in targets.values():
+            files.check_suffix(path)
+
+    def write_predictions(
+        self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path
+    ) -> None:
+        examples = self._encoded[split][source]
+        files.write_table(examples, self.spaces, predictions, path)
+
+    def example_of(self, text: str | Sequence[str] | Mapping[str, Any]) -> Example:
+        """Return an example without labels. text: one text, the texts in order, or a mapping by name."""
+        names = self.encoder.names
+        parts = [text] if isinstance(text, str) else text
+        values = dict(parts) if isinstance(parts, Mapping) else dict(zip(names, parts))
+        if set(values) != set(names) or len(parts) != len(names):
+            raise DataError(f"expected the texts {', '.join(names)}, got {text!r:.120}")
+        for name, value in values.items():
+            if not value:
+                raise DataError(f"the text '{name}' is empty")
+        return self.encoder.example(values)
+
+    def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> PlainDict:
+        return {
+            label: files.readable(self.spaces[label], value)
+            for label, value in predictions.items()
+            if label in self.spaces
+        }
