@@ -32,6 +32,9 @@ class Encoder(nn.Module, Generic[ConfigT]):
     direction: Direction = "both"
     longest: int = 0  # tokens of the longest sequence that it can read; 0: no limit
     sees_itself: bool = True  # False: the features of a position depend on all tokens but its own
+    # True: `forward` takes `first_only`, with which the features are those of the first position alone, [B, 1, D]; the
+    # engine asks for them where no criterion reads more (`Read.first_only`)
+    computes_first_alone: bool = False
     # False: it is built after the main encoder (`build.encoder`) and cannot be the main encoder
     standalone: bool = True
 

@@ -23,3 +23,6 @@ class Read:
     # True: the criterion's estimate needs positions that are chosen whatever tokens stand there; a view whose positions
     # depend on the tokens is refused (see `Noiser.chooses_by_token`)
     any_token: bool = False
+    # True: of `view.encoded` the criterion reads the features at the first position alone, and no state of the last
+    # layer; an encoder that can then computes no others
+    first_only: bool = False

@@ -65,7 +65,7 @@ class Classification(Criterion["Classification.Config"]):
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
-        return {config.view: Read({"noiser": "identity"})}
+        return config.reads()
 
     @classmethod
     def needs_labels(cls, config: Config) -> tuple[str, ...]:

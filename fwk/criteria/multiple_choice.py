@@ -44,7 +44,7 @@ class MultipleChoice(Criterion["MultipleChoice.Config"]):
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
-        return {config.view: Read({"noiser": "identity", "fields": list(config.fields)})}
+        return config.reads({"noiser": "identity", "fields": list(config.fields)})
 
     @classmethod
     def needs_labels(cls, config: Config) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from fwk.config.spec import ViewSpec
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.views import Encoded, View
-from fwk.engine.plan import Group, share_calls
+from fwk.engine.plan import Group, Node, share_calls
 from fwk.engine.speed.recompute import keep_activations
 from fwk.errors import ConfigError, DataError
 
@@ -28,6 +28,7 @@ class Encoding:
         self.networks = networks
         self.pad = pad  # the token id of padding
         self.states: dict[str, tuple[str, ...]] = {}  # by network: the states that criteria read
+        self.first_only: frozenset[str] = frozenset()  # views whose first position alone is read
         self.averages: dict[str, Tensor] | None = None  # averaged weights by parameter name
         self.backend: str | None = None  # of torch.compile, where it is in use
         self.calls = 0
@@ -64,7 +65,10 @@ class Encoding:
             for call in calls:
                 stacked = [members[number] for number in call]
                 seed(f"encode/{stacked[0].name}")
-                for view, encoded in zip(stacked, self.encode(stacked, network, mode, ema)):
+                first = all(view.name in self.first_only for view in stacked)
+                first = first and self._network(network).computes_first_alone
+                results = self.encode(stacked, network, mode, ema, first_only=first)
+                for view, encoded in zip(stacked, results):
                     yield view.replace(encoded=encoded, ema=ema)
 
     def encode(
@@ -74,11 +78,13 @@ class Encoding:
         mode: str = "train",
         ema: bool = False,
         states: Sequence[str] | None = None,
+        first_only: bool = False,
     ) -> list[Encoded]:
         """Return the encodings of several views from one call of a network, padded to a common T.
 
         mode: 'train', 'quiet' (no dropout) or 'teacher' (no dropout, no gradient). ema: use the averaged weights.
-        states: the inner states to return (None: those that criteria read). Raises DataError where a sequence is
+        states: the inner states to return (None: those that criteria read). first_only: as `Encoder.forward` of the
+        networks that take it. Raises DataError where a sequence is
         longer than the network reads.
         """
         encoder = self._network(network)
@@ -95,7 +101,9 @@ class Encoding:
         states = self.states[network] if states is None else states
 
         self.calls += 1
-        arguments = (stacked.inputs, mask, stacked.embedding_change, states)
+        arguments: tuple = (stacked.inputs, mask, stacked.embedding_change, states)
+        if first_only:
+            arguments += (True,)
         encoded = self.call(encoder, arguments, mode, ema)
         return [encoded] if len(views) == 1 else list(_split(encoded, views))
 
@@ -241,6 +249,17 @@ def _split(encoded: Encoded, views: Sequence[View]) -> Iterator[Encoded]:
         length = None if view.mask is None else view.mask.shape[1]
         yield encoded.rows(start, start + len(view), length)
         start += len(view)
+
+
+def read_first_only(criteria: Mapping[str, Criterion], nodes: Iterable[Node]) -> frozenset[str]:
+    """Return the views whose encodings are read at the first position alone, by all criteria and by no noiser."""
+    wanted: dict[str, bool] = {}
+    for criterion in criteria.values():
+        for name, read in type(criterion).reads(criterion.config).items():
+            if read.encoded:
+                wanted[name] = wanted.get(name, True) and read.first_only
+    others = {node.parent for node in nodes if node.reads_encoding}
+    return frozenset(name for name, first in wanted.items() if first and name not in others)
 
 
 def states_to_read(

@@ -23,7 +23,7 @@ from fwk.contracts.keyed import Key, fold
 from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.views import Outline, Output, View
 from fwk.engine.contexts import Contexts
-from fwk.engine.encoding import Encoding, states_to_read
+from fwk.engine.encoding import Encoding, read_first_only, states_to_read
 from fwk.engine.feed.static import StaticViews
 from fwk.engine.finite_mark import FiniteMark
 from fwk.engine.losses import shares_of, sums_of, weight_at
@@ -76,6 +76,7 @@ class ObjectiveModule(nn.Module):
         self.contexts = Contexts(self)
         self.encoding = Encoding(self, self.networks, pad)
         self.encoding.states = states_to_read(criteria, self.encodes, views, networks)
+        self.encoding.first_only = read_first_only(criteria, self.nodes.values())
         self.switch_off(())
         self.static_of_all_phases = self.static_of_this_phase
 
@@ -193,11 +194,10 @@ class ObjectiveModule(nn.Module):
             return self.sums_of(self.outputs(micro, update, views), update), views
 
     def outputs(
-        self, micro: MicroBatch, update: Update, views: dict[str, View] | None = None
+        self, micro: MicroBatch, update: Update, encoded: dict[str, View] | None = None
     ) -> dict[str, Output]:
-        """Return what criteria and learned noisers return, by name. views: encoded; None: encode them."""
-        if views is None:
-            views = self.run_actions(self.plan.actions, micro, update)
+        """Return what criteria and learned noisers return, by name. encoded: all views; None: encode them here."""
+        views = encoded or self.run_actions(self.plan.actions, micro, update)
         outcomes: dict[str, Mapping[str, Tensor]] = {}
         outputs: dict[str, Output] = {}
         for part in self.active:

@@ -49,6 +49,8 @@ SIZES = {
 class Bert(Encoder["Bert.Config"]):
     """Transformer encoder with learned or relative positions, post- or pre-LN, optionally factorised embedding."""
 
+    computes_first_alone = True
+
     @dataclass(frozen=True, kw_only=True)
     class Config:
         size: Literal["tiny", "mini", "small", "medium", "base", "large"] = option(
@@ -201,15 +203,20 @@ class Bert(Encoder["Bert.Config"]):
         mask: Tensor | None,
         embedding_change: Tensor | None = None,
         states: Sequence[str] = (),
+        first_only: bool = False,
     ) -> Encoded:
-        """Return the features [B, T, D] and the states, `embedding` and `layer_1` to the last, [B, T, D] each."""
+        """Return the features [B, T, D] and the states, `embedding` and `layer_1` to the last, [B, T, D] each.
+
+        first_only: compute the last layer at the first position alone; it and the features are then [B, 1, D].
+        """
         returned: dict[str, Tensor] = {}
         x = self.embeddings(inputs, embedding_change)  # [B, T, D]
         if "embedding" in states:
             returned["embedding"] = x
         bias = self.attention_bias(mask, x)  # None, [B, 1, 1, T] or [B or 1, heads, T, T]
         for number, layer in enumerate(self.layers, start=1):
-            x = layer(x, bias)  # [B, T, D]
+            last = number == len(self.layers)
+            x = layer(x, bias, first_only and last)  # [B, T, D]
             if f"layer_{number}" in states:
                 returned[f"layer_{number}"] = x
         return Encoded(features=self.final_norm(x), states=returned)
@@ -335,24 +342,39 @@ class Layer(nn.Module):
         self.attention_dropout = Dropout(config.attention_dropout)
         self.dropout = Dropout(config.dropout)
 
-    def attend(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the output of self-attention, [B, T, D]."""
+    def attend(self, x: Tensor, bias: Tensor | None, first: bool = False) -> Tensor:
+        """Return the output of self-attention, [B, T, D], or of the first position alone, [B, 1, D]."""
         B, T, D = x.shape
-        packed = self.query_key_value(x).view(B, T, 3, self.heads, D // self.heads)
-        query, key, value = packed.permute(2, 0, 3, 1, 4)  # each [B, heads, T, d]
+        if first:
+            query, key, value = self._first_query(x)
+        else:
+            packed = self.query_key_value(x).view(B, T, 3, self.heads, D // self.heads)
+            query, key, value = packed.permute(2, 0, 3, 1, 4)  # each [B, heads, T, d]
         dropped = self.attention_dropout.p if self.training else 0.0
         bias = bias.to(query.dtype) if bias is not None and bias.dtype != torch.bool else bias
+        if bias is not None and bias.shape[2] > query.shape[2]:
+            bias = bias[:, :, : query.shape[2]]
         mixed = attention(query, key, value, bias, dropped)
-        return self.attention_output(mixed.transpose(1, 2).reshape(B, T, D))  # [B, T, D]
+        return self.attention_output(mixed.transpose(1, 2).flatten(2))  # [B, T, D]
+
+    def _first_query(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the query of the first position, [B, heads, 1, d], and all keys and values, [B, heads, T, d]."""
+        B, T, D = x.shape
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        query = F.linear(x[:, :1], weight[:D], bias[:D]).view(B, 1, self.heads, -1)
+        packed = F.linear(x, weight[D:], bias[D:]).view(B, T, 2, self.heads, -1)
+        key, value = packed.permute(2, 0, 3, 1, 4)
+        return query.transpose(1, 2), key, value
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """Return the output of the feed-forward network, [B, T, D]."""
         return self.output(F.gelu(self.inner(x)))
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the output of the layer, [B, T, D]. bias: as of `attention`."""
+    def forward(self, x: Tensor, bias: Tensor | None, first: bool = False) -> Tensor:
+        """Return the output of the layer, [B, T, D], or of the first position alone. bias: as of `attention`."""
+        kept = x[:, :1] if first else x
         if self.pre:
-            x = x + self.dropout(self.attend(self.attention_norm(x), bias))
+            x = kept + self.dropout(self.attend(self.attention_norm(x), bias, first))
             return x + self.dropout(self.feed_forward(self.output_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attend(x, bias)))
+        x = self.attention_norm(kept + self.dropout(self.attend(x, bias, first)))
         return self.output_norm(x + self.dropout(self.feed_forward(x)))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fwk.contracts.context import BuildContext
 from fwk.contracts.options import option
+from fwk.contracts.read import Read
 from fwk.contracts.views import View
 from fwk.errors import ConfigError, did_you_mean
 from fwk.nn.dropout import Dropout
@@ -41,6 +42,11 @@ class SequenceOptions:
         "none", "activation of a dense layer before the output (none: no such layer)"
     )
     dropout: float = option(0.1, "dropout of what the dense layers of the head read", low=0, high=1)
+
+    def reads(self, default: dict[str, object] | None = None) -> dict[str, Read]:
+        """Return the view that is judged. default: how it is made; None: of the batch itself."""
+        first = self.pooling in ("cls", "pooler")
+        return {self.view: Read(default or {"noiser": "identity"}, first_only=first)}
 
     def states(self) -> tuple[str, ...]:
         """Return the encoder states that the pooling reads."""
