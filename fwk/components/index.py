@@ -52,7 +52,7 @@ _COMPONENT = {
 }
 _FIELD = {
     **dict.fromkeys(("name", "type"), "str"),
-    "doc?": "str",
+    **dict.fromkeys(("doc?", "brings?"), "str"),
     **dict.fromkeys(("low?", "high?", "above?"), "float"),
     "choices?": "list[Any, ...]",
     **dict.fromkeys(("paths?", "names?"), "list[str, ...]"),

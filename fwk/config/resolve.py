@@ -7,6 +7,7 @@ Later wins: registered defaults, then files in order, then flags, then `key=valu
     completing     fill in the defaults of every component
     interpolation  replace ${key.path}
     typed          check every value by its type
+    bringing       let an option bring the value of another key, such as the tokenizer of a model
 
 Nothing here imports torch for built-in and first-party components; `Component.config` and `RunConfig.views_by_name` do.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 from fwk.components.discovery import discover, existing
 from fwk.components.trust import UserDir, require_trust
+from fwk.config.bringing import with_brought_values
 from fwk.config.checking import complete_values
 from fwk.config.completing import complete
 from fwk.config.extending import read_with_bases
@@ -71,6 +73,7 @@ def resolve(
     provenance = merger.origins.provenance(
         config.to_mapping(), user_dirs_origin="--user-dir" if user_dirs else ""
     )
+    config, provenance = with_brought_values(config, provenance)
     return Resolved(replace(config, provenance=provenance), provenance)
 
 

@@ -30,6 +30,7 @@ class Vocabulary:
     special: tuple[int, ...] = ()  # all special ids
     # float64 [V], occurrences in the training data, if the task knows them
     counts: Tensor | None = None
+    fingerprint: str = ""  # of the tokenizer; empty: the task does not know it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,8 @@ class BuildContext:
     # the encoder of the views that the component reads; for a further network, the main encoder
     encoder: Encoder | None = None
     network: Encoder | None = None  # the network of a learned noiser
+    # for encoders: what `Encoder.assets` returned when the run began; None: the run begins now
+    assets: Mapping[str, bytes] | None = None
 
     def require_vocabulary(self) -> Vocabulary:
         """Return the vocabulary. Raises ConfigError where the task has none."""

@@ -98,6 +98,14 @@ class Encoder(nn.Module, Generic[ConfigT]):
         """Return what another network may share: public name -> attribute path of the sub-module or parameter."""
         return {}
 
+    def assets(self) -> Mapping[str, bytes]:
+        """Return, by file name, what the constructor reads besides its options, so that the run keeps it.
+
+        They lie in RUN/tokenizer. When the run resumes or is loaded they are in `BuildContext.assets`, and the weights
+        come from the checkpoint: where the encoder began with files of the user, these may be gone.
+        """
+        return {}
+
     def check_states(self, wanted: Sequence[str], reader: str) -> None:
         """Raise ConfigError where this encoder lacks one of the states that `reader` reads."""
         for name in wanted:

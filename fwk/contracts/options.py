@@ -39,6 +39,7 @@ def option(
     choices: Sequence[Plain] | None = None,
     paths: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
+    brings: str = "",
 ) -> Any:
     """Return a field of a `Config` dataclass.
 
@@ -46,7 +47,7 @@ def option(
     low, high: the inclusive range of numbers. above: a bound that numbers must exceed. choices: the allowed values.
     paths: the value is a path, a list of paths, or a mapping of labels to these; in a mapping below a label, the values
     of these keys are paths. A user may write ~ in them, and a run's config.yaml has them absolute. names: texts that
-    are no paths.
+    are no paths. brings: the key of an option of the task that has this value where the user gives none.
     The result is Any, so that type checkers accept it as the default of a field of any type.
     """
     metadata = {
@@ -57,6 +58,7 @@ def option(
         "choices": None if choices is None else tuple(choices),
         "paths": None if paths is None else tuple(paths),
         "names": None if names is None else tuple(names),
+        "brings": brings,
     }
     if default is MISSING:
         return dataclasses.field(metadata=metadata)
@@ -80,6 +82,7 @@ class FieldSpec:
     required: bool = False
     paths: tuple[str, ...] | None = None  # see `option`; None: the value holds no path
     names: tuple[str, ...] | None = None  # see `option`
+    brings: str = ""  # see `option`
 
     def to_mapping(self) -> dict[str, Plain]:
         """Return plain data for an index file, without what is empty."""
@@ -167,6 +170,7 @@ def _field_spec(field: dataclasses.Field[Any], annotation: object) -> FieldSpec:
         required=required,
         paths=meta.get("paths"),
         names=meta.get("names"),
+        brings=meta.get("brings", ""),
     )
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from fwk.contracts.option_paths import HUB
 from fwk.contracts.plain import PlainDict, PlainMapping
+from fwk.data.hub import TOKENIZER_FILES, model_folder
 from fwk.data.store import is_store
 from fwk.data.text import find_files, path_not_found
 from fwk.data.tokenizers import KINDS, check_kind
@@ -209,6 +211,8 @@ def text_files(paths: Sequence[str], key: str) -> list[str]:
 
 def tokenizer_path(tokenizer: str) -> Path | None:
     """Return the path in the option `tokenizer`; None where it is a kind to train."""
+    if tokenizer.startswith(HUB):
+        return model_folder(tokenizer, "task.tokenizer", TOKENIZER_FILES)
     if tokenizer not in KINDS:
         path = user_path(tokenizer)
         if path.exists():

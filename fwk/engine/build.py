@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +18,18 @@ from fwk.contracts.encoder import Encoder
 from fwk.contracts.keyed import fold
 from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.task import Task
+from fwk.engine.assets import read_assets
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.parts import MAIN
 from fwk.engine.plan import BATCH
 from fwk.errors import ConfigError, PluginError, did_you_mean
 
 
-def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
-    """Return the module of a run. Raises ConfigError, with the key, where parts do not fit each other."""
+def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> ObjectiveModule:
+    """Return the module of a run. Raises ConfigError, with the key, where parts do not fit each other.
+
+    assets: the folder with what the networks of the run kept (`Encoder.assets`); None: the run begins now.
+    """
     views = config.views_by_name
     _check_fields(views, task)
     vocabulary = task.vocabulary()
@@ -38,7 +43,7 @@ def build_module(config: RunConfig, task: Task) -> ObjectiveModule:
         sources=task.source_names(),
         missing_sources=task.missing_sources(),
     )
-    networks = _build_networks(config, views, base)
+    networks = _build_networks(config, views, base, assets)
     noisers = {name: _build_noiser(name, spec, networks, base) for name, spec in views.items()}
     reads = {label: _Reads.of(spec.component) for label, spec in config.criterion.items()}
     criteria = {
@@ -82,14 +87,18 @@ class _Reads:
 
 
 def _build_networks(
-    config: RunConfig, views: Mapping[str, ViewSpec], base: BuildContext
+    config: RunConfig, views: Mapping[str, ViewSpec], base: BuildContext, assets: Path | None
 ) -> dict[str, Encoder]:
     """Return all networks by name, the main one first, with their ties."""
-    main = _construct(config.model, MAIN, base)
+
+    def context_of(name: str) -> BuildContext:
+        return base if assets is None else replace(base, assets=read_assets(assets, name))
+
+    main = _construct(config.model, MAIN, context_of(MAIN))
     networks = {MAIN: main}
     specs = _network_specs(config, views)
     for name, spec in specs.items():
-        networks[name] = _construct(spec.component, name, replace(base, encoder=main))
+        networks[name] = _construct(spec.component, name, replace(context_of(name), encoder=main))
         for part in spec.tie:
             tie(networks[name], main, part, name)
     verify_ties(networks, specs)

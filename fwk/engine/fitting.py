@@ -65,7 +65,7 @@ def build_fitting(
     """
 
     def build() -> ObjectiveModule:
-        return build_module(config, task)
+        return build_module(config, task, saved.assets)
 
     def compare(module: ObjectiveModule) -> None:
         require_like(model_tensors(module), saved.tensors, saved.path)

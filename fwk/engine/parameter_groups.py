@@ -14,8 +14,10 @@ from fwk.contracts.optimizer import _NDIM, OptimizerConfig, check_patterns, with
 
 ParameterGroup = dict[str, Any]  # as torch optimizers take it: 'params', and settings of every type
 
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-_ABOVE_THE_LAYERS = re.compile(r"(?:^|[._])(?:final|pooler|head|output)")
+# the layers of fwk's encoders, and of those of transformers (`encoder.layer.0`, `transformer.layer.0`, `h.0`). What
+# holds them belongs to the match, so that its neighbours, such as `embeddings`, have the prefix of the encoder
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|\w+\.(?:layer|albert_layer_groups))\.(\d+)\.")
+_ABOVE_THE_LAYERS = re.compile(r"(?:^|[._])(?:final|pooler|head|output|ln_f)")
 
 
 def parameter_groups(
@@ -68,10 +70,10 @@ def _factor(name: str, scales: Mapping[str, float]) -> float:
 def layer_depths(names: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Return (depth, depth of the top) by name, for the parameters of encoders.
 
-    An encoder is a module with parameters called `PREFIX.layers.<i>.*`; the heads of criteria do not belong to
-    one, whatever they contain. Its embedding has depth 0, layer i has depth i + 1, and what is above the layers
-    (final norm, pooler) has the depth of the top. Encoders of different depth in one module are counted
-    separately.
+    An encoder is a module with parameters called `PREFIX.layers.<i>.*`, or as transformers calls them; the heads of
+    criteria do not belong to one, whatever they contain. Its embedding has depth 0, layer i has depth i + 1, and what
+    is above the layers (final norm, pooler) has the depth of the top. Encoders of different depth in one module are
+    counted separately. Layers that share one set of weights, as ALBERT's, are one layer.
     """
     tops: dict[str, int] = {}
     for name in names:

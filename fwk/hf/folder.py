@@ -8,18 +8,16 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fwk.contracts.json_files import fitted, read_json, read_object, require_file_name
+from fwk.contracts.json_files import read_object
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.contracts.shapes import shown
 from fwk.data import tokenizers
-from fwk.engine.saving.tensor_file import read_tensors
+from fwk.data.weights import read_folder_weights
 from fwk.errors import DataError
 from fwk.hf.families import ARCHITECTURES, Architecture
 
 # classes that hold the weights of another one, and more that is not imported
 SUPERSETS = {"BertForPreTraining": "BertForMaskedLM"}
-# names of weights that were converted from TensorFlow checkpoints
-RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ def read_folder(path: Path) -> SourceFolder:
     """Read a folder. Raises DataError for files that are missing, damaged or inconsistent."""
     config = _read_config(path)
     architecture = _architecture(config, path)
-    tensors = _read_tensors(path)
+    tensors = read_folder_weights(path)
     _check_sizes(path, config, tensors)
     tokenizer = tokenizers.load(path)
     size = config.get("vocab_size")
@@ -84,32 +82,3 @@ def _architecture(config: PlainMapping, folder: Path) -> Architecture:
     raise DataError(
         f"{folder / 'config.json'}: the architecture is {name!r}; expected one of {', '.join(ARCHITECTURES)}"
     )
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return all weights, under today's names."""
-    tensors: dict[str, Tensor] = {}
-    for file in _weight_files(folder):
-        if not file.is_file():
-            raise DataError(f"{file} does not exist{_pickle_advice(folder)}")
-        tensors.update(read_tensors(file, DataError))
-    for name in list(tensors):
-        for old, new in RENAMED.items():
-            if name.endswith(old):
-                tensors[name.removesuffix(old) + new] = tensors.pop(name)
-    return tensors
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the files of weights: one, or several where an index lists them."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    names = fitted(read_json(index), {"weight_map": "dict[str, str]"}, index)["weight_map"]
-    return sorted({folder / require_file_name(name, index) for name in names.values()})
-
-
-def _pickle_advice(folder: Path) -> str:
-    if not (folder / "pytorch_model.bin").exists():
-        return ""
-    return " (pytorch_model.bin is a pickle, which is not read: save the model as safetensors)"

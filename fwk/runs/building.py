@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pluggy import PluginManager
 
 from fwk.config.run_config import RunConfig
+from fwk.config.spec import Component
 from fwk.contracts.schedule import Schedule
 from fwk.contracts.task import Task
 from fwk.data.by_length import ByLength
@@ -23,8 +25,11 @@ from fwk.engine.saving.tensor_file import SavedTensors
 from fwk.engine.speed.compiling import CompileCounter, compile_networks
 from fwk.engine.speed.recompute import recompute_layers
 from fwk.errors import UserError
+from fwk.files import user_path
 from fwk.flops import Count
 from fwk.flops import count as count_operations
+
+TOKENIZER = "tokenizer"  # the option of tasks that names a tokenizer, and may be the path of one
 
 
 def build_run(
@@ -40,7 +45,8 @@ def build_run(
     task: instead of the one that the config describes. saved: weights that the module must fit (`build_fitting`).
     Raises UserError where the task has no split 'train'.
     """
-    task = task or _build_task(config)
+    assets = saved.assets if saved else None
+    task = task or _build_task(config.task, config.seed, assets)
     _require_training_data(config, task)
     order = _build_order(config, task)
     precision = Precision(
@@ -67,9 +73,22 @@ def build_run(
     )
 
 
-def _build_task(config: RunConfig) -> Task:
-    with config.task.refusals():
-        return config.task.cls(config.task.config, config.seed)
+def _build_task(component: Component, seed: int, assets: Path | None) -> Task:
+    if assets is not None:
+        component = _with_kept_tokenizer(component, assets)
+    with component.refusals():
+        return component.cls(component.config, seed)
+
+
+def _with_kept_tokenizer(component: Component, assets: Path) -> Component:
+    """Return the task with the tokenizer that the run kept, where the one that it names is gone."""
+    spec = next((spec for spec in component.entry.schema if spec.name == TOKENIZER), None)
+    place = component.values.get(TOKENIZER)
+    if spec is None or spec.paths is None or not isinstance(place, str):
+        return component
+    if place in (spec.names or ()) or user_path(place).exists():
+        return component
+    return replace(component, values={**component.values, TOKENIZER: str(assets)})
 
 
 def _require_training_data(config: RunConfig, task: Task) -> None:

@@ -16,6 +16,7 @@ from fwk.config.run_config import RunConfig
 from fwk.config.user_paths import with_absolute_paths, with_paths_from
 from fwk.config.yaml_text import read as read_file
 from fwk.contracts.options import Plain
+from fwk.engine.assets import write_assets
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.replacement import (
@@ -153,3 +154,4 @@ def describe_run(run: Run) -> None:
     write_atomically(run.folder / "environment.json", text.encode())
     (run.folder / "tokenizer").mkdir(exist_ok=True)
     run.task.save_assets(run.folder / "tokenizer")
+    write_assets(run.module.networks, run.folder / "tokenizer")

@@ -16,6 +16,7 @@ from fwk.config.run_config import RunConfig
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.plain import PlainMapping
 from fwk.contracts.task import Task
+from fwk.engine.assets import write_assets
 from fwk.engine.fitting import build_fitting
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.predict import predict_texts
@@ -110,6 +111,7 @@ class Loaded:
         with AtomicFolder(place, overwrite=True, kind=COPY) as copy:
             (copy / "tokenizer").mkdir()
             self.task.save_assets(copy / "tokenizer")
+            write_assets(self.module.networks, copy / "tokenizer")
             write_weights(copy, model_tensors(self.module), self.config, COPY_ORIGIN, **self.state)
 
 
@@ -146,7 +148,7 @@ class OpenCheckpoint:
     @property
     def saved(self) -> SavedTensors:
         """The weights, without averages."""
-        return SavedTensors(self.path, self.tensors["model"])
+        return SavedTensors(self.path, self.tensors["model"], self.run_folder / "tokenizer")
 
 
 def open_checkpoint(

@@ -145,8 +145,8 @@ def test_a_module_within_its_allowance_is_built_once_with_the_same_weights(monke
 def hiding(monkeypatch, make) -> None:
     """Let every module hide what `make` returns from its state."""
 
-    def build(config, task):
-        module = build_module(config, task)
+    def build(config, task, assets=None):
+        module = build_module(config, task, assets)
         module.hidden = [make()]
         return module
 

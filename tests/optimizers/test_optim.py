@@ -100,6 +100,36 @@ def test_depths_of_an_encoder_without_a_prefix():
     }
 
 
+@pytest.mark.parametrize(
+    ("below", "layers", "above"),
+    [
+        ("embeddings.word_embeddings", "encoder.layer.{}.output.dense", "pooler.dense"),  # BERT
+        ("encoder.rel_embeddings", "encoder.layer.{}.attention.self.query_proj", None),  # DeBERTa
+        ("embeddings.word_embeddings", "transformer.layer.{}.ffn.lin1", None),  # DistilBERT
+        ("embeddings.tok_embeddings", "layers.{}.mlp.Wi", "final_norm"),  # ModernBERT
+        ("word_embedding", "layer.{}.rel_attn", None),  # XLNet
+        ("wte", "h.{}.mlp.c_fc", "ln_f"),  # GPT-2
+    ],
+)
+def test_depths_of_the_encoders_of_transformers(below, layers, above):
+    prefix = "networks.main.model"
+    names = [below, layers.format(0), layers.format(1), *([above] if above else [])]
+    depths = layer_depths([f"{prefix}.{name}" for name in names])
+    expected = [(0, 3), (1, 3), (2, 3), *([(3, 3)] if above else [])]
+    assert depths == {f"{prefix}.{name}": depth for name, depth in zip(names, expected)}
+
+
+def test_layers_that_share_their_weights_are_one_layer():
+    inner = "encoder.albert_layer_groups.0.albert_layers.0.ffn"
+    depths = layer_depths(
+        [
+            f"model.{name}"
+            for name in ("embeddings.w", "encoder.embedding_hidden_mapping_in.w", inner)
+        ]
+    )
+    assert list(depths.values()) == [(0, 2), (0, 2), (1, 2)]
+
+
 def test_depths_may_come_from_outside():
     groups = parameter_groups(
         Everything().named_parameters(),

@@ -22,8 +22,9 @@ from fwk.contracts.json_files import DEEPEST, parse_json
 from fwk.data.blocks import Blocks, Layout
 from fwk.data.preprocess import Options, TokenizerSpec, build_store
 from fwk.data.store import Store, fingerprint_of
+from fwk.data.weights import read_tensors
 from fwk.engine.saving import checkpoint
-from fwk.engine.saving.tensor_file import read_tensors, serialize
+from fwk.engine.saving.tensor_file import serialize
 from fwk.errors import CheckpointError, DataError, FwkError, UserError, printable
 from fwk.files import write_atomically
 from fwk.files.kinds import EXPORT

@@ -29,6 +29,7 @@ def vocabulary_of(tokenizer: Tokenizer, unigrams: np.ndarray | None = None) -> V
         unk=tokenizer.unk,
         special=tokenizer.special,
         counts=counts,
+        fingerprint=tokenizer.fingerprint,
     )
 
 

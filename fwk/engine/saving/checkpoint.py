@@ -34,8 +34,9 @@ from torch import Tensor
 from fwk.contracts.json_files import fitted, read_json, require_file_name
 from fwk.contracts.plain import PlainDict
 from fwk.contracts.shapes import shown
+from fwk.data.weights import read_tensors
 from fwk.engine.saving import replacement
-from fwk.engine.saving.tensor_file import SavedTensors, byte_size, read_tensors, serialize
+from fwk.engine.saving.tensor_file import SavedTensors, byte_size, serialize
 from fwk.errors import CheckpointError
 from fwk.files import UNSUPPORTED, digest, sync, write_hashed
 from fwk.files.kinds import CHECKPOINT
@@ -415,7 +416,8 @@ def saved_weights(run: Path) -> SavedTensors | None:
     problems = []
     for checkpoint in _newest_first(run):
         try:
-            return SavedTensors(checkpoint, read_tensors(checkpoint / "model.safetensors"))
+            tensors = read_tensors(checkpoint / "model.safetensors")
+            return SavedTensors(checkpoint, tensors, run / "tokenizer")
         except CheckpointError as error:
             problems.append(error)
     if problems:

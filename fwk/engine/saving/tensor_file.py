@@ -1,4 +1,4 @@
-"""Tensors as bytes in the safetensors format."""
+"""Writing tensors as bytes in the safetensors format, and comparing those that were read."""
 
 from __future__ import annotations
 
@@ -8,40 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fwk.contracts.plain import PlainDict
-from fwk.errors import CheckpointError, UserError
-
-TYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-}
-
-
-MOST_DIMENSIONS = 16
-# what the library and torch raise for crafted headers: bounds, unknown types, shapes whose strides overflow
-_FILE_ERRORS = (
-    SafetensorError,
-    OSError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    KeyError,
-    OverflowError,
-)
+from fwk.data.weights import TYPE_NAMES
+from fwk.errors import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -50,21 +21,7 @@ class SavedTensors:
 
     path: Path  # for messages
     tensors: Mapping[str, Tensor]
-
-
-def read_tensors(path: Path, error: type[UserError] = CheckpointError) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name. Raises `error` where it is none."""
-    try:
-        tensors = load_file(path)
-    except _FILE_ERRORS as problem:
-        reason = " ".join(str(problem).split())[:100] or type(problem).__name__
-        raise error(f"{path} cannot be read: {reason}") from problem
-    for name, value in tensors.items():
-        if value.dtype not in TYPE_NAMES or value.dim() > MOST_DIMENSIONS:
-            raise error(
-                f"{path} is damaged: {name[:80]} is of type {value.dtype} with {value.dim()} dimensions"
-            )
-    return tensors
+    assets: Path | None = None  # RUN/tokenizer, where they are those of a run
 
 
 def require_like(
