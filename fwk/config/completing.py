@@ -23,6 +23,7 @@ from fwk.contracts.options import Plain, plain
 from fwk.errors import ConfigError
 
 _LENGTHS = ("updates", "epochs", "tokens", "minutes")  # options of `train` that end a run
+_PERIODIC = ("validate", "save")  # what is done every so many updates, or passes over the data
 
 
 def complete(
@@ -47,7 +48,7 @@ def complete(
             for label, stated in components.items()
             if stated is not None
         }
-    tree["train"] = _train(values.get("train") or {})
+    tree["train"] = _train(values.get("train") or {}, origins)
     return tree
 
 
@@ -126,8 +127,21 @@ def _check_view_keys(place: KeyPath, stated: Mapping[str, Plain], origins: Origi
         require_known(path, key, known, owner, origins.where(path))
 
 
-def _train(stated: Mapping[str, Plain]) -> dict[str, Plain]:
-    train = {spec.name: stated.get(spec.name, spec.default) for spec in TRAIN_SCHEMA}
+def _train(stated: Mapping[str, Plain], origins: Origins) -> dict[str, Plain]:
+    defaults = {spec.name: spec.default for spec in TRAIN_SCHEMA}
+    train = {**defaults, **{name: stated[name] for name in defaults if name in stated}}
     if all(train[name] is None for name in _LENGTHS):
         train["updates"] = DEFAULT_UPDATES
+    for work in _PERIODIC:
+        updates, epochs = f"{work}_every", f"{work}_epochs"
+        if train[epochs] is None:
+            train[updates] = defaults[updates] if train[updates] is None else train[updates]
+        elif stated.get(updates) is None:
+            train[updates] = None
+        else:
+            raise ConfigError(
+                f"train.{epochs}",
+                f"takes the place of train.{updates}, which is {stated[updates]}"
+                f"{in_parentheses(origins.where(('train', updates)))}; state one of them, or set the other to null",
+            )
     return train

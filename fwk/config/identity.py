@@ -11,6 +11,7 @@ from fwk.components.registry import registry
 from fwk.config import yaml_text
 from fwk.config.paths import dotted, leaves, leaves_with_whole_lists
 from fwk.config.run_config import Resolved, RunConfig
+from fwk.contracts.metrics import direction_of
 from fwk.contracts.options import Plain
 from fwk.contracts.plain import PlainDict
 
@@ -26,9 +27,13 @@ KEYS_THAT_MAY_CHANGE = (
     "train.tokens",
     "train.minutes",
     "train.log_every",
+    "train.patience",
+    "train.min_improvement",
     "train.validate_every",
+    "train.validate_epochs",
     "train.validate_batches",
     "train.save_every",
+    "train.save_epochs",
     "train.keep_last",
     "train.keep_best",
     "train.keep_at",
@@ -114,6 +119,8 @@ def _decisive(config: RunConfig) -> dict[str, Plain]:
         label: hook.to_mapping() for label, hook in config.hooks.items() if not _is_sink(hook.cls)
     }
     del mapping["hooks"]
+    if config.train.best_mode == "auto":  # as stated by configs of before, which had no such mode
+        mapping["train"]["best_mode"] = direction_of(config.train.best_metric) or "min"
     if hooks:
         mapping["hooks"] = hooks
     return {

@@ -78,6 +78,12 @@ class RunConfig:
                 "train.evaluate_average",
                 "there is no moving average of the weights; set train.ema to its decay, such as 0.999",
             )
+        if self.train.patience and not (self.train.validate_every or self.train.validate_epochs):
+            raise ConfigError(
+                "train.patience",
+                "counts evaluations on the valid split, and there is none before the end; set train.validate_every or "
+                "train.validate_epochs",
+            )
 
     def unused_keys(self) -> list[str]:
         """Return the dotted keys of views and networks that nothing reads."""

@@ -72,11 +72,27 @@ class TrainConfig:
         False,
         "keep only the inputs of the encoders' layers and recompute the rest in the backward pass",
     )
-    validate_every: int = option(
-        250, "updates between evaluations on the valid split (0: only at the end)", low=0
+    validate_every: int | None = option(
+        250,
+        "updates between evaluations on the valid split (0: only at the end; null where validate_epochs is set)",
+        low=0,
+    )
+    validate_epochs: float | None = option(
+        None,
+        "instead of validate_every: passes over the training data between evaluations, such as 0.5",
+        above=0,
     )
     validate_batches: int = option(0, "batches per evaluation (0: the whole split)", low=0)
-    save_every: int = option(250, "updates between checkpoints (0: only at the end)", low=0)
+    save_every: int | None = option(
+        250,
+        "updates between checkpoints (0: only at the end; null where save_epochs is set)",
+        low=0,
+    )
+    save_epochs: float | None = option(
+        None,
+        "instead of save_every: passes over the training data between checkpoints",
+        above=0,
+    )
     async_save: bool = option(
         True, "write checkpoints in the background, from a copy in host memory"
     )
@@ -89,10 +105,22 @@ class TrainConfig:
         high=1,
     )
     best_metric: str = option(
-        "loss", "metric of the valid split by which the best checkpoint is chosen"
+        "loss",
+        "metric of the valid split by which the best checkpoint is chosen; its last part where that is unique, such as "
+        "accuracy for classification/accuracy",
     )
-    best_mode: Literal["min", "max"] = option(
-        "min", "whether the best metric is the smallest or the largest"
+    best_mode: Literal["auto", "min", "max"] = option(
+        "auto",
+        "whether the best metric is the smallest or the largest (auto: by its name; losses and errors smallest, "
+        "accuracies, F1 and correlations largest)",
+    )
+    patience: int = option(
+        0,
+        "end the run after this many evaluations in a row without an improvement of best_metric (0: never)",
+        low=0,
+    )
+    min_improvement: float = option(
+        0.0, "by how much best_metric must change for an improvement (patience)", low=0
     )
     log_every: int = option(10, "updates between training lines in metrics.jsonl", low=1)
     device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU if the machine has one")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,9 +17,10 @@ from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.saver import Saver
 from fwk.engine.saving.state import capture_state
+from fwk.engine.selection import Selection
 from fwk.engine.signals import StopRequest
 from fwk.engine.update import MicroBatch
-from fwk.errors import ConfigError, LogFailed, did_you_mean
+from fwk.errors import ConfigError, LogFailed
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ class Bookkeeping:
         self.saved_at = -1  # the update of the last checkpoint
         self.last_log = (0.0, 0)  # seconds and tokens at the last log line
         self.log_failure: LogFailed | None = None  # why the log can no longer be written
+        self.selection = Selection(run, stop)
         self.saver = Saver(
             run.folder,
             run.config.train.async_save,
@@ -57,14 +58,19 @@ class Bookkeeping:
             self.log()
 
         improved = False
-        due = train.validate_every and run.update % train.validate_every == 0
-        if (due or run.done) and "valid" in run.task.splits():
+        if (self._validates_now or run.done) and "valid" in run.task.splits():
             improved = self.validate()
 
         milestone = self._note_milestones()
-        due = train.save_every and run.update % train.save_every == 0
+        due = run.is_due(train.save_every, train.save_epochs)
         if improved or milestone or due or run.done:
             self.save()
+
+    @property
+    def _validates_now(self) -> bool:
+        """Whether an evaluation is due at this update, wherever the run ends."""
+        train = self.run.config.train
+        return self.run.is_due(train.validate_every, train.validate_epochs)
 
     def _note_milestones(self) -> bool:
         """Return whether the run just passed a share of its length at which a checkpoint is kept for good."""
@@ -142,7 +148,7 @@ class Bookkeeping:
 
         A request to stop ends the evaluation; it is then pending, and repeated when the run continues.
         """
-        run, train = self.run, self.run.config.train
+        run = self.run
         run.world.enter("validation")
         metrics = evaluate(run, "valid", self.stop)
         if metrics is None:
@@ -151,27 +157,23 @@ class Bookkeeping:
         run.last_metrics["valid"] = metrics
         self.log_record({"split": "valid", "update": run.update, "metrics": metrics})
         run.hooks.hook.fwk_validated(run=run, split="valid", metrics=metrics)
-        return self._note_best(metrics) if train.keep_best else False
+        improved = self._select(metrics)
+        if run.out_of_patience and run.progress < 1:
+            if run.update % run.config.train.log_every:
+                self.log()  # the updates since the last line
+            self.log_record(self.selection.ending())
+        return improved
 
-    def _note_best(self, metrics: dict[str, float]) -> bool:
+    def _select(self, metrics: dict[str, float]) -> bool:
         """Return whether this update is now among the best. Raises ConfigError where the metric does not exist."""
-        run, train = self.run, self.run.config.train
-        if train.best_metric not in metrics:
-            run.best = []
-            self.save()  # a wrong name must not cost what was learned
-            raise ConfigError(
-                "train.best_metric",
-                f"validation gave no '{train.best_metric}'{did_you_mean(train.best_metric, metrics)}",
-            )
-        value = metrics[train.best_metric]
-        if not math.isfinite(value):
+        if not self.selection.wanted:
             return False
-        sign = 1 if train.best_mode == "min" else -1
-        ranked = sorted(
-            [*run.best, (value, run.update)], key=lambda pair: (sign * pair[0], pair[1])
-        )
-        run.best = ranked[: train.keep_best]
-        return any(update == run.update for _, update in run.best)
+        try:
+            return self.selection.note(metrics, self._validates_now)
+        except ConfigError:
+            self.run.best = []
+            self.save()  # a metric that is gone must not cost what was learned
+            raise
 
     def finish_validation(self) -> None:
         """Run the validation that was interrupted before the checkpoint we resumed from.

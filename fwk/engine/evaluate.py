@@ -27,6 +27,7 @@ class Evaluation:
     metrics: dict[str, float]
     examples: int
     tokens: int  # without padding; 0 where the examples are not text
+    terms: tuple[str, ...] = ()  # the metrics that are means of loss terms
 
 
 def evaluate(run: Run, split: str, stop: StopRequest | None = None) -> dict[str, float] | None:
@@ -40,18 +41,23 @@ def evaluate(run: Run, split: str, stop: StopRequest | None = None) -> dict[str,
 
 
 @torch.no_grad()
-def evaluate_and_count(run: Run, split: str, stop: StopRequest | None = None) -> Evaluation | None:
-    """Return what `evaluate` returns, and how much was read."""
+def evaluate_and_count(
+    run: Run, split: str, stop: StopRequest | None = None, batches: int | None = None
+) -> Evaluation | None:
+    """Return what `evaluate` returns, and how much was read.
+
+    batches: of training's size, instead of `train.validate_batches`.
+    """
     module, meters = run.module, Meters()
     update = Update(number=run.update, progress=run.progress, split=split)
-    batches = takewhile(lambda _: not stop, _batches(run, split))
+    read_batches = takewhile(lambda _: not stop, _batches(run, split, batches))
     averaged = run.average and run.config.train.evaluate_average
     was_training = module.training
     module.eval()
     collected: list[Predictions] | None = [] if _needs_predictions(run) else None
     try:
         with run.average.in_place() if run.average and averaged else nullcontext():
-            weights = _measure(run, batches, update, meters, collected)
+            weights = _measure(run, read_batches, update, meters, collected)
     finally:
         module.train(was_training)
     if any(run.world.gather_objects(bool(stop))):
@@ -70,17 +76,18 @@ def evaluate_and_count(run: Run, split: str, stop: StopRequest | None = None) ->
         predictions = by_example(run.task, split, everything)
         metrics.update(run.task.metrics_of_predictions(split, predictions))
     read = {name: int(sums.get(f"read:{name}", 0)) for name in ("examples", "tokens")}
-    return Evaluation(metrics, **read)
+    return Evaluation(metrics, **read, terms=tuple(terms))
 
 
-def _batches(run: Run, split: str) -> Iterable[Batch]:
+def _batches(run: Run, split: str, batches: int | None) -> Iterable[Batch]:
     """Return this rank's batches of a split, as large as the micro-batches of training."""
     train = run.config.train
     size = train.batch
     if train.micro_batch:
         size = min(train.batch, train.micro_batch * run.world_size)
     # the same examples, however they are cut into batches
-    limit = math.ceil(train.validate_batches * train.batch / size)
+    batches = train.validate_batches if batches is None else batches
+    limit = math.ceil(batches * train.batch / size)
     return evaluation_batches(
         run.task,
         split,

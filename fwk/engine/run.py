@@ -71,6 +71,8 @@ class Run:
     last_metrics: dict[str, dict[str, float]] = field(default_factory=dict)  # by split
     validation_pending: bool = False  # a request to stop interrupted the validation of this update
     best: list[tuple[float, int]] = field(default_factory=list)  # (metric, update), the best first
+    # the last improvement of train.best_metric, and evaluations since
+    waiting: tuple[float, int] | None = None
     milestones: list[int] = field(default_factory=list)  # updates that train.keep_at keeps for good
 
     _started: float = field(default_factory=time.monotonic)
@@ -133,8 +135,25 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether a limit of the run is reached."""
-        return self.progress >= 1.0
+        """Whether a limit of the run is reached, or it has stopped to improve."""
+        return self.progress >= 1.0 or self.out_of_patience
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether as many evaluations as train.patience brought no improvement."""
+        patience = self.config.train.patience
+        return bool(patience) and self.waiting is not None and self.waiting[1] >= patience
+
+    def is_due(self, every: int | None, epochs: float | None) -> bool:
+        """Return whether something is due at this update that is done every so many updates or, if given, epochs.
+
+        With epochs it is the first update at which another such share of the training data has been seen.
+        """
+        if epochs is None:
+            return bool(every) and self.update % (every or 1) == 0
+        updates = epochs * len(self.order) / self.config.train.batch  # perhaps not whole
+        done, before = (math.floor(u / updates + 1e-9) for u in (self.update, self.update - 1))
+        return done > before
 
     def learning_rate_factor(self) -> float:
         """Return the schedule's factor for the next update.

@@ -87,6 +87,7 @@ class Trainer:
             while not run.done and not run.validation_pending:
                 run.world.enter("local work", update=run.update + 1)
                 self.enter_phase(hooks.fwk_phase(run=run))
+                books.selection.check()
                 hooks.fwk_update_begin(run=run)
                 if not self.step(next(updates)):
                     books.save()

@@ -139,11 +139,14 @@ def _longer_limits(run: Run) -> str:
         "minutes": run.agreed_seconds / 60,
     }
     limits = {name: getattr(run.config.train, name) for name in LIMITS}
-    return ", ".join(
+    longer = [
         f"train.{name} above {_shown_limit(max(limit, done[name]))}"
         for name, limit in limits.items()
         if limit is not None and done[name] >= limit
-    )
+    ]
+    if run.out_of_patience and run.waiting is not None:
+        longer.append(f"train.patience above {run.waiting[1]}, or 0")
+    return ", ".join(longer)
 
 
 def _shown_limit(value: float) -> str:

@@ -19,6 +19,7 @@ import fwk
 from fwk.components.discovery import load_plugins
 from fwk.config.identity import differences
 from fwk.config.resolve import read as read_config
+from fwk.engine.evaluate import Evaluation
 from fwk.engine.ranks.world import World
 from fwk.engine.saving import checkpoint, optimizer_state
 from fwk.errors import CheckpointError, FwkError, RunError
@@ -375,11 +376,16 @@ def test_a_milestone_is_saved_whatever_else_is_due(tmp_path):
 
 @pytest.mark.parametrize("mode, best", [("min", {2: 1.0, 3: 2.0}), ("max", {1: 5.0, 5: 4.0})])
 def test_the_best_ones_are_kept_by_metric_and_mode(tmp_path, monkeypatch, mode, best):
-    from fwk.engine import bookkeeping
+    from fwk.engine import bookkeeping, selection
 
     values = {1: 5.0, 2: 1.0, 3: 2.0, 4: 3.0, 5: 4.0, 6: float("nan"), 7: 3.0}
     monkeypatch.setattr(
         bookkeeping, "evaluate", lambda run, split, stop: {"loss": 0.0, "score": values[run.update]}
+    )
+    monkeypatch.setattr(
+        selection,
+        "evaluate_and_count",
+        lambda run, split, stop, batches: Evaluation({"loss": 0.0, "score": 0.0}, 1, 1),
     )
     start.train(
         config_in(
@@ -407,7 +413,7 @@ def test_the_best_ones_are_kept_by_metric_and_mode(tmp_path, monkeypatch, mode, 
 def test_an_unknown_best_metric_names_those_there_are(tmp_path):
     with pytest.raises(
         FwkError,
-        match="train.best_metric: validation gave no 'nll'. Available: loss, masked_lm/accuracy",
+        match="train.best_metric: validation gives no 'nll'. Available: loss, masked_lm/accuracy",
     ):
         start.train(
             config_in(

@@ -92,6 +92,7 @@ OTHERS = {
     "precision?": "dict[str, Any]",
     "best?": "list[tuple[float, int], ...]",
     "milestones?": "list[int, ...]",
+    "waiting?": "tuple[float, int] | None",
     "last_metrics?": "dict[str, dict[str, Any]]",
     "rate?": "float",
     "grad_norm?": "float",

@@ -88,6 +88,7 @@ def _counters(run: Run) -> State:
         "precision": {"scale": run.precision.scale, "good": run.precision.good},
         "best": [list(pair) for pair in run.best],
         "milestones": run.milestones,
+        "waiting": run.waiting,
         "last_metrics": run.last_metrics,
         "owed": run.validation_pending,
         "fingerprint": run.task.fingerprint(),
@@ -166,6 +167,7 @@ def restore_state(
     run.precision.good = state["precision"]["good"]
     run.best = [(value, update) for value, update in state["best"]]
     run.milestones = list(state.get("milestones", ()))  # absent from checkpoints of older versions
+    run.waiting = tuple(state["waiting"]) if state.get("waiting") else None  # likewise
     run.last_metrics, run.validation_pending = state["last_metrics"], state["owed"]
     run.schedule_start = tuple(state["schedule_start"]) if state["schedule_start"] else None
     load_model_tensors(run.module, tensors["model"], path)
