@@ -25,6 +25,7 @@ LAYERS = (
     ("components",),
     ("contracts",),
     ("files",),
+    ("limits",),
     ("errors", "version"),
 )
 # the package itself looks up its public names, wherever they are defined, when they are first used

@@ -35,6 +35,7 @@ from fwk.errors import (
     UntrustedCode,
     UserError,
 )
+from fwk.limits import SystemLimit, checked_before_libraries, explain
 
 INTERRUPTED = 130  # as shells report a process that SIGINT ended
 # every rank finds the same fault in a command line or a plugin; other faults may be one rank's alone
@@ -115,7 +116,8 @@ def _run(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str]) -
         if isinstance(stream, TextIOWrapper):  # unless a test or a notebook replaced it
             stream.reconfigure(errors="replace")  # '?' on a terminal without UTF-8
     try:
-        status = body(list(argv))
+        with checked_before_libraries():
+            status = body(list(argv))
         _flush_output(name)
         return status
     except FwkError as error:
@@ -129,8 +131,12 @@ def _run(name: str, body: Callable[[Sequence[str]], int], argv: Sequence[str]) -
     except BrokenPipeError:  # `fwk-plugins list | head`
         _discard_output()
         return 0
-    except OSError as error:
-        if error.filename is not None or error.errno not in _DISK_ERRORS:
+    except (OSError, RuntimeError, MemoryError, ImportError) as error:
+        limit = explain(error)
+        if limit is not None:
+            _print_error(name, SystemLimit(limit))
+            return SystemLimit.exit_status
+        if not isinstance(error, OSError) or error.filename or error.errno not in _DISK_ERRORS:
             raise
         _discard_output()
         _print_error(name, RunError(f"cannot write to standard output: {error.strerror}"))

@@ -11,6 +11,7 @@ from typing import Any
 
 from fwk.contracts.options import FieldSpec, schema_of
 from fwk.errors import BrokenPlugin, PluginError
+from fwk.limits import SystemLimit, explain
 
 KINDS = ("task", "model", "criterion", "noiser", "optimizer", "schedule", "hook")
 
@@ -103,7 +104,10 @@ def import_module(module: str, plugin: str) -> ModuleType:
     """Import a module of a plugin. Raises BrokenPlugin where it does not import."""
     try:
         return importlib.import_module(module)
-    except PluginError:
+    except (PluginError, SystemLimit):
         raise
     except Exception as error:
+        limit = explain(error)
+        if limit is not None:
+            raise SystemLimit(limit) from error
         raise BrokenPlugin(plugin, module, error) from error

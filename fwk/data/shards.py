@@ -31,6 +31,7 @@ from fwk.data.text import Document, split_sentences
 from fwk.data.tokenizers import Tokenizer, load
 from fwk.errors import DataError
 from fwk.files import write_atomically
+from fwk.limits import library_threads, require_threads
 
 _BATCH = 2048  # sentences that the tokenizer encodes at once, or a few more
 
@@ -129,6 +130,8 @@ def tokenize_shards(
 
 
 def _make_pool(processes: int, folder: Path) -> ProcessPoolExecutor:
+    # one that tracks resources, and in each process a thread that watches its parent
+    require_threads(1 + processes * (2 + library_threads()), "lower --processes")
     with kept_from_children():  # the pool's locks start a process
         return ProcessPoolExecutor(
             processes,

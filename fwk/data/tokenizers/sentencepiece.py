@@ -19,6 +19,7 @@ from fwk.data.tokenizers.base import (
     spans_without_space,
 )
 from fwk.errors import DataError
+from fwk.limits import SystemLimit, explain, require_threads
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -204,6 +205,8 @@ def _train(texts: Iterable[str], kind: str, size: int, lower: bool, threads: int
     """Train once. Raises DataError where there is no text, RuntimeError where the library fails."""
     import sentencepiece
 
+    # the library aborts where it cannot start them; it may begin a pool of threads before the last one has ended
+    require_threads(2 * threads + 1, "lower --processes")
     count = 0
 
     def counted() -> Iterator[str]:
@@ -238,7 +241,10 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
             yield text[start : start + _LONGEST // 4]
 
 
-def _training_failed(kind: str, size: int, error: RuntimeError) -> DataError:
+def _training_failed(kind: str, size: int, error: RuntimeError) -> DataError | SystemLimit:
+    limit = explain(error)
+    if limit is not None:
+        return SystemLimit(limit)
     return DataError(
         f"sentencepiece could not train a {kind} vocabulary of {size}: {_PLACE.sub('', shorten(error))}"
     )

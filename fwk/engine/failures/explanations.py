@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from fwk import limits
 from fwk.engine.failures.stray_tokens import find_stray_noise, find_stray_token
 from fwk.engine.feed.workers import is_worker_death
 from fwk.engine.run import Run
@@ -29,16 +30,7 @@ REMEDIES = {
     errno.ESTALE: "check the network file system",
     errno.EMFILE: "raise the limit (ulimit -n), or lower train.workers",
     errno.ENFILE: "the whole system has too many files open",
-    errno.EAGAIN: "raise the limit of processes (ulimit -u)",
 }
-OUT_OF_MEMORY = (  # parts of the messages of torch and the C++ library
-    "can't allocate memory",
-    "out of memory",
-    "Cannot allocate memory",
-    "bad allocation",
-    "std::bad_alloc",
-    "Storage size calculation overflowed",
-)
 OUT_OF_FILES = ("Too many open files", "received 0 items of ancdata")
 INDEX_ERRORS = ("out of bounds", "out of range", "device-side assert")
 
@@ -54,7 +46,8 @@ def explaining_errors(trainer: Trainer | None = None) -> Iterator[None]:
     except CodeFailed as error:
         # torch reports a dead worker by raising wherever the main thread is: the code that ran is not to blame
         cause = error.__cause__
-        message = explain(cause, trainer) if is_worker_death(cause) else None
+        foreseen = is_worker_death(cause) or limits.explain(cause) is not None
+        message = explain(cause, trainer) if isinstance(cause, Exception) and foreseen else None
         if message is None:
             if trainer is not None:
                 error.append(trainer.run.world.what_is_saved())
@@ -73,8 +66,11 @@ def explain(error: Exception, trainer: Trainer | None) -> str | None:
     """Return a message for a foreseeable error, or None."""
     text = " ".join(str(error).split())
     when = f"update {trainer.run.update + 1}: " if trainer is not None else ""
-    if isinstance(error, MemoryError) or any(part in text for part in OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or any(part in text for part in limits.OUT_OF_MEMORY):
         return when + _explain_out_of_memory(text, trainer)
+    limit = limits.explain(error)
+    if limit is not None:
+        return when + limit
     if is_worker_death(error):
         return (
             f"{when}a data-loading worker died ({text[:120]}); it may have run out of memory or of shared memory: "
@@ -101,7 +97,7 @@ def _explain_out_of_memory(text: str, trainer: Trainer | None) -> str:
     size = re.search(r"ried to allocate ([\d.]+ ?\w+)", text)
     amount = f" ({size[1]} more were requested)" if size else ""
     if trainer is None:
-        return f"out of memory{amount} while the run was built: use a smaller model or a machine with more memory"
+        return f"out of memory{amount} while the run was built; {limits.memory_remedy()}"
     run, micros = trainer.run, trainer.micros
     if not micros:
         return (

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from fwk.components.working_directory import kept_from_children
 from fwk.errors import DataError, FwkError, RunError, UserError
+from fwk.limits import require_threads
 
 # file descriptors in this process: queues, and one for each tensor in transit
 DESCRIPTORS_PER_WORKER = 100
@@ -89,6 +90,8 @@ def require_worker_limits(workers: int) -> None:
                 f"{workers} data-loading worker{'s' * (workers > 1)} may need {needed} file descriptors, but only "
                 f"{allowed} are allowed; raise the limit (ulimit -n), or lower train.workers"
             )
+    # each worker has a thread that hands over what it made
+    require_threads(2 * workers + 1, "lower train.workers")
     if not sys.platform.startswith("linux"):
         return  # shared memory is no folder there
     if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
