@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # the same names for type checkers and editors, which do not 
     from fwk.contracts.sizes import SequenceShape, Transformer
     from fwk.contracts.task import Source, Task
     from fwk.contracts.views import Batch, Encoded, LossTerm, Output, View
-    from fwk.runs.loaded import Loaded
+    from fwk.engine.loaded import Loaded
     from fwk.runs.start import Finished
 
 # public name -> the module that defines it

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from fwk.cli.common import command
 from fwk.cli.describing import component_lines, field_lines, wrapped
@@ -14,8 +15,11 @@ from fwk.cli.parsing import Append, Parser, StoreOnce, add_trust
 from fwk.components.registry import registry
 from fwk.config.resolve import resolve
 from fwk.config.run_config import Resolved, RunConfig
-from fwk.config.spec import DEFAULTS, TRAIN_SCHEMA
+from fwk.config.spec import DEFAULTS, EXTRAS, TRAIN_SCHEMA
 from fwk.version import __version__
+
+if TYPE_CHECKING:  # it imports torch
+    from fwk.runs.origin import Origin
 
 NAME = "fwk-train"
 USAGE = """\
@@ -110,12 +114,33 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.help:
         print(help_text(arguments, resolved.config))
         return 0
+    origin = _find_origin(resolved.config, arguments.overwrite)
+    config = resolved.config if origin is None else origin.config
     if arguments.print_config:
         from fwk.config.identity import to_yaml
 
-        print(to_yaml(resolved.config, resolved.provenance), end="")
+        print(to_yaml(config, config.provenance), end="")
         return 0
-    return _train(resolved.config, arguments)
+    for key in config.unused_keys():  # on every rank, because it raises where the config is wrong
+        warn(NAME, f"{key} is read by nothing and has no effect")
+    from fwk.runs.start import train
+
+    finished = train(
+        resolved.config,
+        overwrite=arguments.overwrite,
+        allow_broken_plugins=arguments.allow_broken_plugins,
+        origin=origin,
+    )
+    return finished.exit_status
+
+
+def _find_origin(config: RunConfig, overwrite: bool) -> Origin | None:
+    """Return what the run starts from; None where that is nothing, which is known without importing torch."""
+    if not config.weights_from():
+        return None
+    from fwk.runs.origin import find_origin
+
+    return find_origin(config, overwrite)
 
 
 def _resolve(arguments: argparse.Namespace) -> Resolved:
@@ -127,19 +152,6 @@ def _resolve(arguments: argparse.Namespace) -> Resolved:
         arguments.user_dir,
         arguments.allow_broken_plugins,
     )
-
-
-def _train(config: RunConfig, arguments: argparse.Namespace) -> int:
-    for key in config.unused_keys():  # on every rank, because it raises where the config is wrong
-        warn(NAME, f"{key} is read by nothing and has no effect")
-    from fwk.runs.start import train
-
-    finished = train(
-        config,
-        overwrite=arguments.overwrite,
-        allow_broken_plugins=arguments.allow_broken_plugins,
-    )
-    return finished.exit_status
 
 
 # -- help ------------------------------------------------------------------------------------------------------------
@@ -169,6 +181,11 @@ def _overview() -> Iterator[str]:
         yield from wrapped(f"--{kind} (default: {DEFAULTS[kind]}): {names}", "    ")
     yield ""
     yield from wrapped(
+        "model.from=PATH starts from the weights of a run, a checkpoint or a folder of Hugging Face, with its model "
+        "and its tokenizer."
+    )
+    yield ""
+    yield from wrapped(
         "To see the options of a component, name it and ask for help, as in "
         f"'fwk-train --criterion {DEFAULTS['criterion']} --help'."
     )
@@ -184,7 +201,8 @@ def _components_of(kind: str, config: RunConfig) -> Iterator[list[str]]:
     """Yield the description of each component of a kind that the config uses."""
     if kind != "criterion":
         name = getattr(config, kind).name
-        yield component_lines(registry.get(kind, name), f"{kind}.")
+        extras = field_lines(EXTRAS.get(kind, ()), f"{kind}.")
+        yield [*component_lines(registry.get(kind, name), f"{kind}."), *extras]
         return
     for label, spec in config.criterion.items():
         prefix = f"criterion.{label}." if len(config.criterion) > 1 else "criterion."

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from fwk.components.registry import registry
 from fwk.config.paths import KeyPath, dotted, in_parentheses
-from fwk.config.spec import TIE, Component, NetworkSpec
+from fwk.config.spec import DEFAULTS, FROM, TIE, Component, NetworkSpec
 from fwk.contracts.options import FieldSpec, Plain, convert, plain, shown
 from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, did_you_mean
@@ -105,7 +105,9 @@ def complete_weight(weight: float | Mapping[str, float], key: str) -> float | di
 def inline_network(key: str, values: Mapping[str, Plain]) -> NetworkSpec:
     """Return the network that a view defines for itself. Raises ConfigError naming the key."""
     values = dict(values)
-    name = values.pop("name", None)
+    start = convert(values.pop(FROM.name, None), FROM, f"{key}.{FROM.name}")
+    # the name of a model that starts from weights is that of its source
+    name = values.pop("name", None if start is None else DEFAULTS["model"])
     if not isinstance(name, str):
         known = ", ".join(sorted(entry.name for entry in registry.entries("model")))
         raise ConfigError(
@@ -115,9 +117,8 @@ def inline_network(key: str, values: Mapping[str, Plain]) -> NetworkSpec:
     tie = convert(values.pop("tie", []), TIE, f"{key}.tie")
     schema = registry.get("model", name, f"given in {key}").schema
     owner = f"model '{name}'"
-    known_options = [*(spec.name for spec in schema), "tie"]
+    known_options = [*(spec.name for spec in schema), TIE.name, FROM.name]
     for option_name in values:
         require_known((key, option_name), option_name, known_options, owner)
-    return NetworkSpec(
-        Component("model", name, complete_values(schema, values, key, owner), key), tie
-    )
+    options = complete_values(schema, values, key, owner)
+    return NetworkSpec(Component("model", name, options, key, start), tie)

@@ -13,6 +13,7 @@ from fwk.config.spec import (
     DEFAULT_UPDATES,
     DEFAULTS,
     EXTRAS,
+    FROM,
     SEED,
     SLOTS,
     TABLES,
@@ -39,9 +40,7 @@ def complete(
         "user_dirs": list(user_dirs),
     }
     for slot in SLOTS:
-        stated = dict(values.get(slot) or {})
-        name = stated.pop("name", DEFAULTS[slot])
-        tree[slot] = {"name": name, **_options((slot,), slot, name, stated, (), origins)}
+        tree[slot] = _component((slot,), slot, DEFAULTS[slot], values.get(slot) or {}, origins)
     for table, components in _tables(values).items():
         tree[table] = {
             label: _labelled(table, label, dict(stated), origins)
@@ -71,16 +70,24 @@ def _labelled(
         return stated
     if table == "networks":
         _check_network_label(place, stated, origins)
-    name = stated.pop("name", label)
-    extras = EXTRAS.get(table, ())
-    head = {spec.name: stated.pop(spec.name, plain(spec.default)) for spec in extras}
+        label = DEFAULTS["model"]  # where it starts from weights, and they say what it is
+    return _component(place, TABLES[table], label, stated, origins)
+
+
+def _component(
+    place: KeyPath, kind: str, default: str, stated: Mapping[str, Plain], origins: Origins
+) -> dict[str, Plain]:
+    """Return a component with the keys that the engine reads beside its options. default: its name if it has none."""
+    values = dict(stated)
+    name = values.pop("name", default)
+    extras = EXTRAS.get(place[0], ())
+    head = {spec.name: values.pop(spec.name, plain(spec.default)) for spec in extras}
     extra_names = [spec.name for spec in extras]
-    options = _options(place, TABLES[table], name, stated, extra_names, origins)
-    return {"name": name, **head, **options}
+    return {"name": name, **head, **_options(place, kind, name, values, extra_names, origins)}
 
 
 def _check_network_label(place: KeyPath, stated: Mapping[str, Plain], origins: Origins) -> None:
-    if "name" not in stated:
+    if "name" not in stated and stated.get(FROM.name) is None:
         raise ConfigError(
             dotted(place),
             "has no name; expected {name: MODEL, option: ...}"

@@ -73,8 +73,13 @@ def to_yaml(
 
 
 def identity(config: RunConfig) -> str:
-    """Return eight hexadecimal digits, equal for configs that compute the same (length and logging aside)."""
-    text = json.dumps(_decisive(config), sort_keys=True)
+    """Return eight hexadecimal digits, equal for configs that compute the same (length and logging aside).
+
+    For a config that starts from weights they depend on what it states, not on what the weights are, so that the same
+    command finds its run where the weights are gone.
+    """
+    complete = config if config.weights_from() else config.with_complete_views()
+    text = json.dumps(_decisive(complete), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
@@ -84,7 +89,7 @@ def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Plain, Plain]
     Keys that may change between two starts of a run are left out, and so are hooks that only listen and options of the
     task that cannot act.
     """
-    before, after = _decisive(old), _decisive(new)
+    before, after = (_decisive(config.with_complete_views()) for config in (old, new))
     idle = _idle_keys(old) & _idle_keys(new)
     return {
         key: (before.get(key), after.get(key))
@@ -107,14 +112,14 @@ def shared_by_ranks(config: RunConfig) -> dict[str, Plain]:
     train = {f"train.{name}": value for name, value in config.to_mapping()["train"].items()}
     return {
         key: value
-        for key, value in {**train, **_decisive(config)}.items()
+        for key, value in {**train, **_decisive(config.with_complete_views())}.items()
         if key not in KEYS_PER_RANK
     }
 
 
 def _decisive(config: RunConfig) -> dict[str, Plain]:
-    """Return dotted key -> value of everything that decides what a run computes."""
-    mapping = config.with_complete_views().to_mapping()
+    """Return dotted key -> value of everything in a config that decides what a run computes."""
+    mapping = config.to_mapping()
     hooks = {
         label: hook.to_mapping() for label, hook in config.hooks.items() if not _is_sink(hook.cls)
     }

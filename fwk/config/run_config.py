@@ -8,6 +8,7 @@ from functools import cached_property
 
 from fwk.config.spec import (
     DEFAULT_HOOKS,
+    FROM,
     Component,
     CriterionSpec,
     NetworkSpec,
@@ -84,6 +85,21 @@ class RunConfig:
                 "counts evaluations on the valid split, and there is none before the end; set train.validate_every or "
                 "train.validate_epochs",
             )
+
+    def weights_from(self) -> dict[str, str]:
+        """Return the `from` of every network that has one, by the network's key."""
+        networks = {f"networks.{label}": spec for label, spec in self.networks.items()}
+        components = {"model": self.model} | {k: spec.component for k, spec in networks.items()}
+        places = {
+            key: component.weights_from
+            for key, component in components.items()
+            if component.weights_from is not None
+        }
+        for name, view in self.views.items():
+            network = view.get("network")
+            if isinstance(network, Mapping) and network.get(FROM.name) is not None:
+                places[f"views.{name}.network"] = network[FROM.name]
+        return places
 
     def unused_keys(self) -> list[str]:
         """Return the dotted keys of views and networks that nothing reads."""

@@ -158,6 +158,8 @@ class Component:
     name: str
     values: PlainMapping = field(default_factory=dict)  # complete, each checked by its type
     key: str = ""  # the component's place in the config, for errors
+    # of a model, its key `from`: where its first weights come from
+    weights_from: str | None = None
 
     @property
     def entry(self) -> Entry:
@@ -184,7 +186,11 @@ class Component:
 
     def to_mapping(self) -> dict[str, Plain]:
         """Return the component as a config file has it."""
-        return {"name": self.name, **plain(self.values)}
+        return {"name": self.name, **self.start(), **plain(self.values)}
+
+    def start(self) -> dict[str, Plain]:
+        """Return the key `from`, where it is set."""
+        return {} if self.weights_from is None else {FROM.name: self.weights_from}
 
 
 @dataclass(frozen=True)
@@ -229,7 +235,13 @@ class NetworkSpec:
 
     def to_mapping(self) -> dict[str, Plain]:
         """Return the network as a config file has it."""
-        return {"name": self.name, "tie": list(self.tie), **plain(self.component.values)}
+        component = self.component
+        return {
+            "name": self.name,
+            "tie": list(self.tie),
+            **component.start(),
+            **plain(component.values),
+        }
 
 
 @dataclass(frozen=True)
@@ -320,6 +332,13 @@ WEIGHT = FieldSpec(
 TIE = FieldSpec(
     name="tie", type="tuple[str, ...]", default=[], doc="parts shared with the main encoder"
 )
+FROM = FieldSpec(
+    name="from",
+    type="str | None",
+    doc="weights to start from: a run, a checkpoint, a folder of Hugging Face or a model's name on its hub; options "
+    "that are not given are the source's (null: random weights)",
+    paths=(),
+)
 SEED = FieldSpec(
     name="seed", type="int", default=1, doc="seed of everything random", low=0, high=2**63 - 1
 )
@@ -334,7 +353,12 @@ USER_DIRS = FieldSpec(
 )
 TRAIN_SCHEMA = schema_of(TrainConfig, "train")
 # keys that the engine reads beside the options of a component
-EXTRAS = {"criterion": (WEIGHT,), "networks": (TIE,), "views": VIEW_FIELDS[1:]}
+EXTRAS = {
+    "model": (FROM,),
+    "criterion": (WEIGHT,),
+    "networks": (TIE, FROM),
+    "views": VIEW_FIELDS[1:],
+}
 
 
 def construct(cls: type[Any], values: PlainMapping, key: str) -> Any:

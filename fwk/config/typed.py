@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fwk.components.registry import registry
@@ -11,6 +12,7 @@ from fwk.config.paths import dotted
 from fwk.config.provenance import Origins
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import (
+    FROM,
     RUN,
     SEED,
     TIE,
@@ -44,7 +46,7 @@ class TypedValues:
         }
         networks = {
             label: NetworkSpec(
-                self._component("model", values, "networks", label),
+                self._model(values, "networks", label),
                 self._value(TIE, values["tie"], "networks", label),
             )
             for label, values in tree["networks"].items()
@@ -58,7 +60,7 @@ class TypedValues:
             run=self._value(RUN, tree["run"]),
             user_dirs=self._value(USER_DIRS, tree["user_dirs"]),
             task=self._component("task", tree["task"], "task"),
-            model=self._component("model", tree["model"], "model"),
+            model=self._model(tree["model"], "model"),
             optimizer=self._component("optimizer", tree["optimizer"], "optimizer"),
             schedule=self._component("schedule", tree["schedule"], "schedule"),
             networks=networks,
@@ -84,6 +86,10 @@ class TypedValues:
             if spec.name in values
         }
         return Component(kind, values["name"], options, dotted(place))
+
+    def _model(self, values: Values, *place: str) -> Component:
+        component = self._component("model", values, *place)
+        return replace(component, weights_from=self._value(FROM, values[FROM.name], *place))
 
     def _criterion(self, label: str, values: Values) -> CriterionSpec:
         place = ("criterion", label)

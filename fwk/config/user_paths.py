@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from fwk.config.run_config import RunConfig
-from fwk.config.spec import Component
+from fwk.config.spec import Component, NetworkSpec, ViewSpec
 from fwk.contracts.option_paths import Change
 from fwk.contracts.options import FieldSpec, Plain, change_paths
 from fwk.contracts.plain import PlainMapping
@@ -39,7 +39,12 @@ def _with_paths(config: RunConfig, change: Change) -> RunConfig:
 
     def changed(component: Component) -> Component:
         values = _change_values(component.values, component.entry.schema, change)
-        return replace(component, values=values)
+        start = component.weights_from
+        return replace(
+            component,
+            values=values,
+            weights_from=None if start is None else _change_place(start, change),
+        )
 
     return replace(
         config,
@@ -57,11 +62,31 @@ def _with_paths(config: RunConfig, change: Change) -> RunConfig:
             for label, spec in config.networks.items()
         },
         views={
-            name: _change_values(spec.to_mapping(), spec.component.entry.schema, change)
+            name: _change_values(
+                _with_network(spec, changed).to_mapping(), spec.component.entry.schema, change
+            )
             for name, spec in config.views_by_name.items()
         },
         hooks={label: changed(component) for label, component in config.hooks.items()},
     )
+
+
+def _with_network(view: ViewSpec, changed: Callable[[Component], Component]) -> ViewSpec:
+    """Return a view whose own network, where it has one, is changed."""
+    network = view.network
+    if not isinstance(network, NetworkSpec):
+        return view
+    return replace(view, network=replace(network, component=changed(network.component)))
+
+
+def is_path(place: str) -> bool:
+    """Return whether weights are named by a path; otherwise it is the name of a model on a hub."""
+    return os.path.isabs(place) or place.startswith(".") or os.path.exists(place)
+
+
+def _change_place(place: str, change: Change) -> str:
+    """Return the place of weights with its path changed."""
+    return change(place) if is_path(place) else place
 
 
 def _change_values(

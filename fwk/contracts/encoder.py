@@ -10,6 +10,7 @@ from typing import Generic, Literal
 from torch import Tensor, nn
 
 from fwk.contracts.component import ConfigT
+from fwk.contracts.shapes import Plain
 from fwk.contracts.sizes import Transformer
 from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError, did_you_mean
@@ -93,6 +94,13 @@ class Encoder(nn.Module, Generic[ConfigT]):
         """
         embedding = self.embedding()
         return self.width if embedding is None else embedding.embedding_dim
+
+    def options_of_task(self) -> dict[str, Plain]:
+        """Return the options whose defaults come from the task, as they were for this encoder.
+
+        A run that starts from its weights has these options unless it states others.
+        """
+        return {}
 
     def parts(self) -> dict[str, str]:
         """Return what another network may share: public name -> attribute path of the sub-module or parameter."""

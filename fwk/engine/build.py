@@ -96,7 +96,7 @@ def _build_networks(
 
     main = _construct(config.model, MAIN, context_of(MAIN))
     networks = {MAIN: main}
-    specs = _network_specs(config, views)
+    specs = network_specs(config, views)
     for name, spec in specs.items():
         networks[name] = _construct(spec.component, name, replace(context_of(name), encoder=main))
         for part in spec.tie:
@@ -167,7 +167,7 @@ def _network_name(view: str, spec: ViewSpec) -> str | None:
     return f"{view}_network" if isinstance(spec.network, NetworkSpec) else spec.network
 
 
-def _network_specs(config: RunConfig, views: Mapping[str, ViewSpec]) -> dict[str, NetworkSpec]:
+def network_specs(config: RunConfig, views: Mapping[str, ViewSpec]) -> dict[str, NetworkSpec]:
     """Return all networks besides the main one: those of `networks:`, then the private ones of views."""
     private = {
         f"{name}_network": spec.network

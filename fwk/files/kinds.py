@@ -133,6 +133,7 @@ _RUN_FILES = (
     LOCK,
     "config.yaml",
     "environment.json",
+    "started_from.json",
     "metrics.jsonl",
     "summary.json",
     ".*.tmp",

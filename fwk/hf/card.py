@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from fwk.config.identity import to_yaml
 from fwk.config.user_paths import with_names_of_files
 from fwk.contracts.plain import PlainMapping
+from fwk.engine.loaded import Loaded
 from fwk.engine.saving.checkpoint import read_state
-from fwk.runs.loaded import Loaded
 
 TEMPLATE = """\
 ---

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fwk.contracts.plain import PlainDict
+from fwk.engine.loaded import Loaded
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
 from fwk.files import user_path
 from fwk.files.kinds import EXPORT
@@ -33,7 +34,6 @@ from fwk.hf.families import (
     weight_names,
 )
 from fwk.models.bert import Bert
-from fwk.runs.loaded import Loaded
 
 ENCODER = "encoder"  # the value of --by for an encoder without a head
 # positions of a model that neither learns positions nor has a task with a length

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fwk.components.discovery import load_plugins
 from fwk.components.registry import registry
-from fwk.config.resolve import from_mapping
+from fwk.config.resolve import build, from_mapping
 from fwk.config.run_config import RunConfig
-from fwk.contracts.plain import PlainMapping
+from fwk.contracts.plain import PlainDict, PlainMapping
+from fwk.data.tokenizers import Tokenizer
 from fwk.engine.fitting import build_fitting
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.saving.state import model_tensors, write_weights
@@ -32,6 +33,8 @@ from fwk.hf.families import (
     weight_names,
 )
 from fwk.hf.folder import SourceFolder, read_folder
+from fwk.models.bert import Bert
+from fwk.nn.finite import names_not_finite
 
 # weights that no objective reads, or that are made anew for each task
 LEFT_BEHIND = ("pooler.", "cls.seq_relationship.", "classifier.", "position_ids", "token_type_ids")
@@ -59,6 +62,41 @@ def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) 
     load_plugins()
     with replacement as folder:
         return _write(read, options, folder, run)
+
+
+@dataclass(frozen=True)
+class ReadModel:
+    """An encoder, and perhaps a head, of a folder of `transformers`, under the names of fwk."""
+
+    class_name: str  # of transformers
+    options: PlainDict  # of the model `bert`
+    role: str | None  # of the head
+    tensors: dict[str, Tensor]  # under 'encoder.' and 'head.'
+    left_behind: list[str]  # names of weights that have no counterpart
+    tokenizer: Tokenizer
+
+
+def read_model(path: Path) -> ReadModel:
+    """Return what a folder holds. Raises DataError and ConfigError, which name what does not fit."""
+    read = read_folder(path)
+    architecture = read.architecture
+    options = bert_options(read.config, architecture.family, str(path / "config.json"))
+    if architecture.role == MASKED_LM:
+        _complete_output(architecture, read.tensors)
+        require_head_eps(options["norm_eps"])
+    names = weight_names(build(Bert, options), architecture)
+    tensors = from_transformers(read.tensors, names)
+    if missing := sorted(names.keys() - tensors.keys()):
+        lacking = ", ".join(" ".join(names[name]) for name in missing[:4])
+        raise DataError(
+            f"{path}: the weights lack {lacking}, which a {architecture.class_name} has"
+        )
+    if bad := names_not_finite(tensors):
+        raise DataError(f"{path}: {', '.join(bad[:3])} is not finite")
+    left_behind = _left_behind(read.tensors, names.values(), architecture)
+    return ReadModel(
+        architecture.class_name, options, architecture.role, tensors, left_behind, read.tokenizer
+    )
 
 
 def _write(source: SourceFolder, options: PlainMapping, folder: Path, run: Path) -> Imported:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext
 from fwk.contracts.encoder import Encoder
-from fwk.contracts.options import option
+from fwk.contracts.options import Plain, option
 from fwk.contracts.sizes import Transformer
 from fwk.contracts.views import Encoded
 from fwk.errors import ConfigError
@@ -243,6 +243,10 @@ class Bert(Encoder["Bert.Config"]):
     def state_names(self) -> tuple[str, ...]:
         """Return `embedding` and the layers from 1."""
         return ("embedding", *(f"layer_{number}" for number in range(1, len(self.layers) + 1)))
+
+    def options_of_task(self) -> dict[str, Plain]:
+        """Return the length of the table of learned positions."""
+        return {"length": self.longest} if self.longest else {}
 
     def embedding(self) -> nn.Embedding:
         """Return the token embedding."""

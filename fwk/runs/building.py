@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +30,10 @@ from fwk.errors import UserError
 from fwk.files import user_path
 from fwk.flops import Count
 from fwk.flops import count as count_operations
+from fwk.runs.source import Source
+from fwk.runs.starting import require_same_tokenizer, start_from
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER = "tokenizer"  # the option of tasks that names a tokenizer, and may be the path of one
 
@@ -39,24 +45,25 @@ def build_run(
     world: World,
     task: Task | None = None,
     saved: SavedTensors | None = None,
+    sources: Mapping[str, Source] | None = None,
 ) -> Run:
     """Return a run at its beginning, on the device of `world`; the hooks of the config are registered.
 
     task: instead of the one that the config describes. saved: weights that the module must fit (`build_fitting`).
-    Raises UserError where the task has no split 'train'.
+    sources: what the networks start from, by the key of the network in the config. Raises UserError where the task has
+    no split 'train', and ConfigError where a source does not fit.
     """
-    assets = saved.assets if saved else None
-    task = task or _build_task(config.task, config.seed, assets)
+    task = task or _build_task(config.task, config.seed, saved.assets if saved else None)
+    require_same_tokenizer(task, sources := sources or {})
     _require_training_data(config, task)
     order = _build_order(config, task)
     precision = Precision(
         config.train.precision, world.device, growth_interval=config.train.scale_growth_interval
     )
-    module = _build_module(config, task, world, precision, saved)
+    module = _build_module(config, task, world, precision, saved, sources)
     if config.train.compile:
         hooks.register(CompileCounter(), name="compile_watch")
-    average = Average(module, config.train.ema) if config.train.ema else None
-    module.encoding.averages = average.values if average else None
+    average = _build_average(config, module)
     _register_hooks(config, hooks)
     return Run(
         config=config,
@@ -98,6 +105,12 @@ def _require_training_data(config: RunConfig, task: Task) -> None:
         )
 
 
+def _build_average(config: RunConfig, module: ObjectiveModule) -> Average | None:
+    average = Average(module, config.train.ema) if config.train.ema else None
+    module.encoding.averages = average.values if average else None
+    return average
+
+
 def _build_schedule(config: RunConfig) -> Schedule:
     with config.schedule.refusals():
         return config.schedule.cls(config.schedule.config)
@@ -124,9 +137,17 @@ def _build_order(config: RunConfig, task: Task) -> Order:
 
 
 def _build_module(
-    config: RunConfig, task: Task, world: World, precision: Precision, saved: SavedTensors | None
+    config: RunConfig,
+    task: Task,
+    world: World,
+    precision: Precision,
+    saved: SavedTensors | None,
+    sources: Mapping[str, Source],
 ) -> ObjectiveModule:
     module = build_fitting(config, task, saved) if saved else build_module(config, task)
+    if sources:
+        for line in start_from(module, sources, config, task.length()):
+            logger.info("%s", line)
     module.to(device=world.device, dtype=precision.dtype)
     module.world = world
     if config.train.activation_checkpointing:

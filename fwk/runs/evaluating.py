@@ -13,6 +13,7 @@ from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
 from fwk.contracts.plain import PlainDict
 from fwk.engine.evaluate import Evaluation, evaluate_and_count
+from fwk.engine.loaded import COPY_ORIGIN
 from fwk.engine.predict import predict, predictors
 from fwk.engine.ranks.joining import process_group
 from fwk.engine.ranks.world import World
@@ -22,7 +23,7 @@ from fwk.engine.saving.state import load_model_tensors, restore_counters
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.files.outputs import check_output, open_output
 from fwk.runs.building import build_run
-from fwk.runs.loaded import COPY_ORIGIN, OpenCheckpoint, open_checkpoint
+from fwk.runs.loaded import OpenCheckpoint, open_checkpoint
 
 # the keys of `train.` that may differ between training and evaluation: they change how a model is evaluated, not what
 # it is; every key of `task.` may differ as well

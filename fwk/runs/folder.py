@@ -40,6 +40,11 @@ def default_folder(config: RunConfig) -> Path:
     return Path("runs") / f"{config.task.name}-{criteria}-{config_identity(config)}"
 
 
+def folder_of(config: RunConfig) -> Path:
+    """Return the folder of a run: the one that the config names, else the default one."""
+    return Path(config.run) if config.run else default_folder(config)
+
+
 @contextmanager
 def locked_folder(folder: Path, config: RunConfig, overwrite: bool) -> Iterator[None]:
     """Lock a run's folder and check that this run may use it.
@@ -102,12 +107,31 @@ def _check_content(folder: Path, overwrite: bool) -> None:
             raise CheckpointError(
                 f"{folder} holds {own[0].name}, which no run wrote and this one would replace; choose another --run"
             )
+    if not overwrite:
+        require_no_copy(folder)
     for name in [path.name for path in own] + [MARKER, REPLACED, REPLACING]:
         if (folder / name).is_symlink():
             raise CheckpointError(
                 f"{folder / name} is a link, and the files of a run are not written through links; replace it by what "
                 "it leads to, or choose another --run (which may be a link itself)"
             )
+
+
+def require_no_copy(folder: Path) -> None:
+    """Raise CheckpointError where a folder holds weights that were imported or copied, and no run to resume."""
+    if any(_holds_weights_only(path) for path in checkpoint.list_checkpoints(folder)):
+        raise CheckpointError(
+            f"{folder} holds weights only, so training cannot resume from it; to start from them, give "
+            f"model.from={folder} and choose another --run"
+        )
+
+
+def _holds_weights_only(path: Path) -> bool:
+    """Return whether a checkpoint is a copy of weights; False where it is damaged, which is reported later."""
+    try:
+        return checkpoint.holds_weights_only(path)
+    except CheckpointError:
+        return False
 
 
 def _check_config(folder: Path, config: RunConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +32,8 @@ from fwk.errors import CheckpointError, RunError
 from fwk.files.kinds import RUN
 from fwk.files.replacing import mark, write_atomically
 from fwk.runs.building import build_run
-from fwk.runs.folder import default_folder, describe_run, locked_folder
+from fwk.runs.folder import describe_run, folder_of, locked_folder
+from fwk.runs.origin import Origin, find_origin, require_same_origin
 from fwk.version import __version__
 
 LIMITS = ("updates", "epochs", "tokens", "minutes")  # keys of `train.` that end a run
@@ -52,11 +53,20 @@ class Finished:
 
 
 def train(
-    config: RunConfig, *, overwrite: bool = False, allow_broken_plugins: bool = False
+    config: RunConfig,
+    *,
+    overwrite: bool = False,
+    allow_broken_plugins: bool = False,
+    origin: Origin | None = None,
 ) -> Finished:
-    """Train as `config` describes, or resume the run in its folder."""
+    """Train as `config` describes, or resume the run in its folder.
+
+    origin: of the run, where the caller knows it already.
+    """
+    folder = folder_of(config)
+    origin = origin or find_origin(config, overwrite)
+    config = origin.config
     hooks = load_plugins(config.user_dirs, allow_broken=allow_broken_plugins)
-    folder = Path(config.run) if config.run else default_folder(config)
     settings = config.train
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -68,12 +78,14 @@ def train(
     ):
         locked = locked_folder(folder, config, overwrite) if world.main else nullcontext()
         with explaining_errors(), locked:
-            _compare_configs(world, config)
-            return _train(config, folder, hooks, world, stop, overwrite)
+            if world.main and not overwrite:
+                require_same_origin(folder, origin)
+            _compare_configs(world, config, origin.facts())
+            return _train(origin, folder, hooks, world, stop, overwrite)
 
 
 def _train(
-    config: RunConfig,
+    origin: Origin,
     folder: Path,
     hooks: PluginManager,
     world: World,
@@ -81,14 +93,15 @@ def _train(
     overwrite: bool,
 ) -> Finished:
     saved = None if overwrite else checkpoint.saved_weights(folder)
-    run = build_run(config, folder, hooks, world, saved=saved)
+    run = build_run(origin.config, folder, hooks, world, saved=saved, sources=origin.sources)
+    origin.release()
     trainer = Trainer(run, stop)
     if world.main and overwrite:
         _require_space(run)
         set_aside(folder)  # only now that the new run is known to be possible
     resumes = _resume(trainer)
     if world.main:
-        _write_description(run, is_new=not resumes)
+        _write_description(run, origin, is_new=not resumes)
     status = _fit(trainer)
     exit_status = 0 if status == "finished" else stop.exit_status
     return Finished(folder, status, exit_status, run.update, run.last_metrics)
@@ -154,11 +167,14 @@ def _shown_limit(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{math.ceil(100 * value) / 100:g}"
 
 
-def _write_description(run: Run, is_new: bool) -> None:
+def _write_description(run: Run, origin: Origin, is_new: bool) -> None:
     """Write the files that describe the run, once nothing refuses this start any more."""
     _require_space(run)
     mark(run.folder, RUN)
     config = replace(with_absolute_paths(run.config), run=os.path.abspath(run.folder))
+    config = origin.described(config, run.folder)
+    if is_new:
+        origin.write(run.folder)
     write_atomically(run.folder / "config.yaml", to_yaml(config).encode())
     if is_new:
         describe_run(run)
@@ -195,13 +211,15 @@ def _fit(trainer: Trainer) -> Literal["finished", "stopped"]:
     return "finished" if status == "finished" else "stopped"
 
 
-def _compare_configs(world: World, config: RunConfig) -> None:
-    """Raise RunError where ranks were started with different configs or software.
+def _compare_configs(world: World, config: RunConfig, weights: Mapping[str, str]) -> None:
+    """Raise RunError where ranks were started with different configs, weights or software.
 
+    weights: fingerprints of what the run starts from.
     Rank 0 has opened the folder once this returns.
     """
     versions = {"fwk": __version__, "torch": str(torch.__version__)}
-    facts = {key: str(value) for key, value in {**versions, **shared_by_ranks(config)}.items()}
+    shared = {**versions, **shared_by_ranks(config), **weights}
+    facts = {key: str(value) for key, value in shared.items()}
     first, *others = world.gather_objects(facts)
     for rank, other in enumerate(others, start=1):
         different = [

@@ -23,10 +23,10 @@ from fwk.contracts.options import convert, schema_of
 from fwk.contracts.plain import PlainMapping
 from fwk.contracts.views import View
 from fwk.data.tokenizers import Tokenizer
+from fwk.engine.loaded import Loaded
 from fwk.engine.precision import Precision
 from fwk.engine.update import Update
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
-from fwk.runs.loaded import Loaded
 
 RELEASE_EVERY = 8  # calls after which free memory is returned to the system
 # texts are cut to so many characters per position before they are tokenized, which is far more than can be used

@@ -580,13 +580,14 @@ def test_a_vocabulary_is_prepared_as_its_folder_says(tmp_path):
         import_folder(folder, tmp_path / "other")
 
 
-def test_an_imported_run_is_not_gone_on_with(runs, tmp_path):
+def test_an_import_is_not_resumed(runs, tmp_path):
     export(fwk.load(runs("bert")), tmp_path / "hf")
     import_folder(tmp_path / "hf", tmp_path / "run")
     from fwk.errors import CheckpointError
 
-    with pytest.raises(CheckpointError, match="holds weights only|holds a run with another config"):
-        fwk.train(str(tmp_path / "run" / "config.yaml"), **{"train.updates": 1, "hooks": {}})
+    run = tmp_path / "run"
+    with pytest.raises(CheckpointError, match=f"holds weights only.* give model.from={run} and"):
+        fwk.train(str(run / "config.yaml"), run=str(run), hooks={})
 
 
 # -- encoders without a head -----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fwk import BuildContext, Encoded, Encoder, register
+from fwk.contracts.options import Plain
 from fwk.contracts.sizes import Transformer
 from fwk.models.bert import Bert
 
@@ -80,6 +81,9 @@ class TwoTower(Encoder["TwoTower.Config"]):
             after = after.masked_fill(~mask[..., None], 0.0)
         left, right = F.pad(before, (0, 0, 1, -1)), F.pad(after, (0, 0, -1, 1))
         return Encoded(features=torch.cat([left, right], dim=-1))  # [B, T, 2D]
+
+    def options_of_task(self) -> dict[str, Plain]:
+        return self.rightwards.options_of_task()
 
     def embedding(self) -> nn.Embedding | None:
         return self.rightwards.embedding()

@@ -1,0 +1,213 @@
+"""Sources of weights that a run starts from: runs, checkpoints, copies of weights, and folders of Hugging Face.
+
+A source is data: its weights under the names of a module, the options of its networks, and its tokenizer. The options
+and the config of a run are read as everywhere, so a run that needs code of a user directory needs the user's word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fwk.components.registry import registry
+from fwk.components.user_dirs import PREFIX
+from fwk.config.spec import Component
+from fwk.contracts.encoder import Encoder
+from fwk.contracts.options import Plain
+from fwk.contracts.plain import PlainDict
+from fwk.data.tokenizers import Tokenizer
+from fwk.engine.build import network_specs
+from fwk.engine.loaded import Loaded
+from fwk.engine.parts import MAIN
+from fwk.engine.saving.state import model_tensors
+from fwk.errors import ConfigError, UntrustedCode, UserError
+from fwk.files import user_path
+from fwk.hf.importing import ReadModel, read_model
+from fwk.runs.loaded import load
+
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# what is downloaded of a model on the hub: no code, and no pickles
+HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.txt"]
+
+
+@dataclass(frozen=True)
+class SourcePart:
+    """A criterion or a learned noiser of a source, with its own weights."""
+
+    roles: tuple[str, ...]  # of its head
+    tensors: Mapping[str, Tensor]  # by name within the part
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights to start from."""
+
+    place: str  # for messages
+    networks: Mapping[str, PlainDict]  # by name: the model's name and options
+    tensors: Mapping[str, Tensor]  # by name in a module, tied ones under each of their names
+    names: Sequence[str]  # of the tensors, tied ones once
+    parts: Mapping[str, SourcePart]  # by label or view, trained ones only
+    left_behind: Sequence[str]  # names of weights in the source that fwk does not know
+    tokenizer: Tokenizer | None
+    tokenizer_path: Path | None
+    user_dirs: tuple[str, ...]  # that its networks come from
+
+    def network(self, name: str) -> str:
+        """Return the network of the source for a network `name`: the one of the same name, else the main one."""
+        return name if name in self.networks else MAIN
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 of its weights and its tokenizer."""
+        hashed = hashlib.sha256()
+        for name in sorted(self.names):
+            value = self.tensors[name].detach().cpu().contiguous()
+            hashed.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+            hashed.update(memoryview(value.view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+        hashed.update(json.dumps(self.tokenizer and self.tokenizer.fingerprint).encode())
+        return hashed.hexdigest()
+
+
+def open_source(place: str, key: str, user_dirs: tuple[str, ...] = ()) -> Source:
+    """Return the source at a path or of a name on the hub.
+
+    key: the config's key that names it. user_dirs: of the run that starts from it, used instead of the source's where
+    there are any. Raises ConfigError at the key where it cannot be read, and UntrustedCode.
+    """
+    try:
+        path = _find(place)
+        if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
+            return _of_folder(read_model(path), place, path)
+        return _of_run(load(path, user_dirs), place)
+    except UntrustedCode:
+        raise
+    except UserError as error:
+        raise ConfigError(key, str(error)) from error
+
+
+def _of_run(loaded: Loaded, place: str) -> Source:
+    module, config = loaded.module, loaded.config
+    specs = network_specs(config, config.views_by_name)
+    components = {MAIN: config.model} | {name: spec.component for name, spec in specs.items()}
+    tensors = {n: v.detach() for n, v in module.state_dict().items() if n != "anchor"}
+    parts = {
+        name: SourcePart(part.component.roles, _below(tensors, f"{part.path}."))
+        for name, part in module.parts.items()
+        if name not in loaded.untrained
+    }
+    tokenizer = loaded.tokenizer if isinstance(loaded.tokenizer, Tokenizer) else None
+    own = any(_is_user_code(component) for component in components.values())
+    return Source(
+        place=place,
+        networks={
+            name: {
+                "name": component.name,
+                **component.values,
+                **_encoder_options(loaded, name),
+            }
+            for name, component in components.items()
+        },
+        tensors=tensors,
+        names=list(model_tensors(module)),
+        parts=parts,
+        left_behind=(),
+        tokenizer=tokenizer,
+        tokenizer_path=None if tokenizer is None else loaded.folder.parent.parent / "tokenizer",
+        user_dirs=config.user_dirs if own else (),
+    )
+
+
+def _encoder_options(loaded: Loaded, name: str) -> dict[str, Plain]:
+    return cast(Encoder, loaded.module.networks[name]).options_of_task()
+
+
+def _is_user_code(component: Component) -> bool:
+    return registry.get(component.kind, component.name).module.startswith(PREFIX)
+
+
+def _of_folder(read: ReadModel, place: str, path: Path) -> Source:
+    tensors = {
+        f"networks.{MAIN}.{name.removeprefix('encoder.')}": value
+        for name, value in read.tensors.items()
+        if name.startswith("encoder.")
+    }
+    parts = {}
+    if read.role is not None:
+        head = {name: value for name, value in read.tensors.items() if name.startswith("head.")}
+        tensors |= {f"criteria.{read.role}.{name}": value for name, value in head.items()}
+        parts[read.role] = SourcePart((read.role,), head)
+    return Source(
+        place=place,
+        networks={MAIN: {"name": "bert", **read.options}},
+        tensors=tensors,
+        names=list(tensors),
+        parts=parts,
+        left_behind=read.left_behind,
+        tokenizer=read.tokenizer,
+        tokenizer_path=path,
+        user_dirs=(),
+    )
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, under the rest of their names."""
+    return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
+
+
+# -- places ----------------------------------------------------------------------------------------------------------
+
+
+def _find(place: str) -> Path:
+    """Return the folder of a source, downloaded from the hub where no path is named.
+
+    Raises UserError where there is none.
+    """
+    path = user_path(place)
+    if path.exists():
+        if _is_source(path):
+            return path
+        raise UserError(
+            f"{path} is neither a run, nor a checkpoint, nor a folder of Hugging Face (it has no checkpoints/, "
+            "manifest.json or config.json)"
+        )
+    is_below = "/" in place and path.parent.is_dir()
+    if is_below or not HUB_NAME.fullmatch(place):
+        raise UserError(f"there is no run, checkpoint or folder at {path}")
+    return _from_hub(place)
+
+
+def _is_source(path: Path) -> bool:
+    return (path / "checkpoints").is_dir() or any(
+        (path / name).is_file() for name in ("manifest.json", "config.json")
+    )
+
+
+def _from_hub(name: str) -> Path:
+    """Return the folder of a model on the hub: the one in the local cache, else it is downloaded."""
+    missing = f"there is no run, checkpoint or folder at {name}"
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise UserError(
+            f"{missing}, and reading a model of the hub needs the package 'huggingface_hub'; install it with "
+            "pip install 'fwk[hf]'"
+        ) from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
+    except (OSError, ValueError):  # it is not in the cache, or is no name of a model
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
+    except Exception as error:  # of the network, of the hub, of its library
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise UserError(
+            f"{missing}, and no model of this name could be downloaded ({reason})"
+        ) from None
