@@ -335,8 +335,8 @@ TIE = FieldSpec(
 FROM = FieldSpec(
     name="from",
     type="str | None",
-    doc="weights to start from: a run, a checkpoint, a folder of Hugging Face or a model's name on its hub; options "
-    "that are not given are the source's (null: random weights)",
+    doc="weights to start from: a run, a checkpoint, a folder of Hugging Face, or hub:NAME; options that are not given "
+    "are the source's (null: random weights)",
     paths=(),
 )
 SEED = FieldSpec(

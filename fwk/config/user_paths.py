@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import Component, NetworkSpec, ViewSpec
-from fwk.contracts.option_paths import Change
+from fwk.contracts.option_paths import HUB, Change
 from fwk.contracts.options import FieldSpec, Plain, change_paths
 from fwk.contracts.plain import PlainMapping
 
@@ -79,14 +79,9 @@ def _with_network(view: ViewSpec, changed: Callable[[Component], Component]) -> 
     return replace(view, network=replace(network, component=changed(network.component)))
 
 
-def is_path(place: str) -> bool:
-    """Return whether weights are named by a path; otherwise it is the name of a model on a hub."""
-    return os.path.isabs(place) or place.startswith(".") or os.path.exists(place)
-
-
 def _change_place(place: str, change: Change) -> str:
-    """Return the place of weights with its path changed."""
-    return change(place) if is_path(place) else place
+    """Return the place of weights with its path changed; a name on the hub as it is."""
+    return place if place.startswith(HUB) else change(place)
 
 
 def _change_values(

@@ -15,11 +15,13 @@ from fwk.contracts.schedule import Schedule
 from fwk.contracts.task import Task
 from fwk.data.by_length import ByLength
 from fwk.data.order import Order
+from fwk.engine.assets import read_assets
 from fwk.engine.build import build_module
 from fwk.engine.ema import Average
 from fwk.engine.feed.draws import count_micro_batches
 from fwk.engine.fitting import build_fitting
 from fwk.engine.module import ObjectiveModule
+from fwk.engine.parts import MAIN
 from fwk.engine.precision import Precision
 from fwk.engine.ranks.world import World
 from fwk.engine.run import Run
@@ -144,7 +146,10 @@ def _build_module(
     saved: SavedTensors | None,
     sources: Mapping[str, Source],
 ) -> ObjectiveModule:
-    module = build_fitting(config, task, saved) if saved else build_module(config, task)
+    if saved:
+        module = build_fitting(config, task, saved)
+    else:
+        module = build_module(config, task, _assets_of_source(sources))
     if sources:
         for line in start_from(module, sources, config, task.length()):
             logger.info("%s", line)
@@ -155,6 +160,12 @@ def _build_module(
     if config.train.compile:
         compile_networks(module)
     return module
+
+
+def _assets_of_source(sources: Mapping[str, Source]) -> Path | None:
+    """Return the folder with what the main network of a source kept; None where it kept nothing."""
+    assets = sources["model"].assets if "model" in sources else None
+    return assets if assets is not None and read_assets(assets, MAIN) else None
 
 
 def _count_operations(config: RunConfig, task: Task, world: World) -> Count | None:

@@ -18,6 +18,7 @@ from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
 from fwk.config.yaml_text import read as read_file
 from fwk.contracts.json_files import fitted, read_json
+from fwk.contracts.option_paths import HUB
 from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.data import tokenizers
 from fwk.data.tokenizers import KINDS, Tokenizer
@@ -146,7 +147,7 @@ def _require_places(config: RunConfig, folder: Path) -> None:
     record = _read_record(folder)
     for key, place in config.weights_from().items():
         before = record.get(key, {}).get("from", "")
-        if before == os.path.abspath(user_path(place)) and not os.path.exists(before):
+        if before == _absolute(place) and not before.startswith(HUB) and not os.path.exists(before):
             raise CheckpointError(
                 f"{folder} holds a run that ended before its first checkpoint, and the weights that it started from "
                 f"({key}.from={place}) are gone; restore them, or {ADVICE}"
@@ -155,8 +156,7 @@ def _require_places(config: RunConfig, folder: Path) -> None:
 
 def _absolute(place: str) -> str:
     """Return a path as an absolute one, and a name on the hub as it is."""
-    path = user_path(place)
-    return os.path.abspath(path) if path.exists() else place
+    return place if place.startswith(HUB) else os.path.abspath(user_path(place))
 
 
 def network_name(key: str) -> str:
@@ -307,13 +307,8 @@ def _is_same_place(
     """Return whether two values of `from` name the same: also where a project was moved with its runs."""
     if before is None or place is None:
         return before == place
-    if before == place:
-        return True
-    absolute = os.path.abspath(user_path(place))
-    if not os.path.isabs(before) or before == absolute:
-        return before == absolute
-    if not isinstance(recorded_run, str):
-        return False
-    return os.path.relpath(before, recorded_run) == os.path.relpath(
-        absolute, os.path.abspath(folder)
-    )
+    now = _absolute(place)
+    if HUB in (before[: len(HUB)], now[: len(HUB)]) or not isinstance(recorded_run, str):
+        return before == now
+    moved = os.path.relpath(now, os.path.abspath(folder))
+    return before == now or os.path.relpath(before, recorded_run) == moved

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +20,19 @@ from fwk.components.registry import registry
 from fwk.components.user_dirs import PREFIX
 from fwk.config.spec import Component
 from fwk.contracts.encoder import Encoder
+from fwk.contracts.option_paths import HUB
 from fwk.contracts.options import Plain
 from fwk.contracts.plain import PlainDict
+from fwk.data.hub import model_folder
 from fwk.data.tokenizers import Tokenizer
 from fwk.engine.build import network_specs
 from fwk.engine.loaded import Loaded
 from fwk.engine.parts import MAIN
 from fwk.engine.saving.state import model_tensors
-from fwk.errors import ConfigError, UntrustedCode, UserError
+from fwk.errors import ConfigError, UntrustedCode, UserError, did_you_mean
 from fwk.files import user_path
 from fwk.hf.importing import ReadModel, read_model
 from fwk.runs.loaded import load
-
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# what is downloaded of a model on the hub: no code, and no pickles
-HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.txt"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ class Source:
     tokenizer: Tokenizer | None
     tokenizer_path: Path | None
     user_dirs: tuple[str, ...]  # that its networks come from
+    assets: Path | None  # what its networks keep (`Encoder.assets`)
 
     def network(self, name: str) -> str:
         """Return the network of the source for a network `name`: the one of the same name, else the main one."""
@@ -83,13 +81,15 @@ def open_source(place: str, key: str, user_dirs: tuple[str, ...] = ()) -> Source
     there are any. Raises ConfigError at the key where it cannot be read, and UntrustedCode.
     """
     try:
-        path = _find(place)
+        path = _find(place, key)
         if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
             return _of_folder(read_model(path), place, path)
         return _of_run(load(path, user_dirs), place)
     except UntrustedCode:
         raise
     except UserError as error:
+        if isinstance(error, ConfigError) and error.key == key:
+            raise
         raise ConfigError(key, str(error)) from error
 
 
@@ -122,6 +122,7 @@ def _of_run(loaded: Loaded, place: str) -> Source:
         tokenizer=tokenizer,
         tokenizer_path=None if tokenizer is None else loaded.folder.parent.parent / "tokenizer",
         user_dirs=config.user_dirs if own else (),
+        assets=loaded.folder.parent.parent / "tokenizer",
     )
 
 
@@ -154,6 +155,7 @@ def _of_folder(read: ReadModel, place: str, path: Path) -> Source:
         tokenizer=read.tokenizer,
         tokenizer_path=path,
         user_dirs=(),
+        assets=None,
     )
 
 
@@ -162,52 +164,21 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
 
 
-# -- places ----------------------------------------------------------------------------------------------------------
-
-
-def _find(place: str) -> Path:
-    """Return the folder of a source, downloaded from the hub where no path is named.
-
-    Raises UserError where there is none.
-    """
-    path = user_path(place)
+def _find(place: str, key: str) -> Path:
+    """Return the folder of a source, fetched from the hub where it is named so. Raises ConfigError without one."""
+    path = model_folder(place, key) if place.startswith(HUB) else user_path(place)
+    files = [path / name for name in ("manifest.json", "config.json")]
+    if (path / "checkpoints").is_dir() or any(file.is_file() for file in files):
+        return path
     if path.exists():
-        if _is_source(path):
-            return path
-        raise UserError(
+        raise ConfigError(
+            key,
             f"{path} is neither a run, nor a checkpoint, nor a folder of Hugging Face (it has no checkpoints/, "
-            "manifest.json or config.json)"
+            "manifest.json or config.json)",
         )
-    is_below = "/" in place and path.parent.is_dir()
-    if is_below or not HUB_NAME.fullmatch(place):
-        raise UserError(f"there is no run, checkpoint or folder at {path}")
-    return _from_hub(place)
-
-
-def _is_source(path: Path) -> bool:
-    return (path / "checkpoints").is_dir() or any(
-        (path / name).is_file() for name in ("manifest.json", "config.json")
+    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise ConfigError(
+        key,
+        f"there is no run, checkpoint or folder at {path}{did_you_mean(path.name, names, everything_up_to=0)}; a "
+        f"repository of the Hugging Face hub is named {HUB}NAME",
     )
-
-
-def _from_hub(name: str) -> Path:
-    """Return the folder of a model on the hub: the one in the local cache, else it is downloaded."""
-    missing = f"there is no run, checkpoint or folder at {name}"
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise UserError(
-            f"{missing}, and reading a model of the hub needs the package 'huggingface_hub'; install it with "
-            "pip install 'fwk[hf]'"
-        ) from None
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES, local_files_only=True))
-    except (OSError, ValueError):  # it is not in the cache, or is no name of a model
-        pass
-    try:
-        return Path(snapshot_download(name, allow_patterns=HUB_FILES))
-    except Exception as error:  # of the network, of the hub, of its library
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise UserError(
-            f"{missing}, and no model of this name could be downloaded ({reason})"
-        ) from None
