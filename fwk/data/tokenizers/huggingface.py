@@ -153,7 +153,9 @@ def _naming_unknown() -> Iterator[None]:
     """Turn an error of the library, such as for a character that it does not know, into a DataError."""
     try:
         yield
-    except Exception as error:  # the library raises bare Exception
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # bare Exception, and panics, as of a regular expression
         raise DataError(
             f"tokenizer.json cannot encode a text ({shorten(error)}); expected a tokenizer with a token for what is "
             "unknown, such as [UNK]"

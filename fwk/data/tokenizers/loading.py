@@ -13,6 +13,7 @@ from fwk.data.tokenizers.hf_settings import (
     require_same_normalizer,
 )
 from fwk.data.tokenizers.huggingface import HFTokenizer
+from fwk.data.tokenizers.patterns import require_harmless
 from fwk.data.tokenizers.sentencepiece import SentencePiece
 from fwk.data.tokenizers.wordpiece import from_vocabulary
 from fwk.errors import DataError, did_you_mean
@@ -39,7 +40,7 @@ def load(path: str | Path, lower: bool | None = None) -> Tokenizer:
     if path.is_dir():
         return _load_folder(path, lower)
     if path.suffix == ".json":
-        return HFTokenizer(_read_text(path), str(path))
+        return _read_huggingface(path)
     if path.suffix == ".txt":
         settings = read_bert_settings(path.parent)
         if settings is None and lower is not None:
@@ -79,14 +80,20 @@ def _load_folder(path: Path, lower: bool | None) -> Tokenizer:
 
 def _load_huggingface(path: Path) -> Tokenizer:
     """Return the tokenizer of a `tokenizer.json` in a folder of `transformers`."""
-    content = _read_text(path)
-    tokenizer = HFTokenizer(content, str(path))
+    tokenizer = _read_huggingface(path)
     if (path.parent / SETTINGS).is_file():
         try:
-            require_same_normalizer(path, parse_json(content).get("normalizer"))
+            require_same_normalizer(path, parse_json(_read_text(path)).get("normalizer"))
         except ValueError as error:
             raise DataError(f"{path} is damaged: it is not JSON ({str(error)[:100]})") from None
     return tokenizer
+
+
+def _read_huggingface(path: Path) -> HFTokenizer:
+    """Return the tokenizer of a `tokenizer.json`, once its regular expressions have been tried."""
+    content = _read_text(path)
+    require_harmless(content, str(path))
+    return HFTokenizer(content, str(path))
 
 
 def _load_saved(path: Path) -> Tokenizer:
@@ -98,7 +105,7 @@ def _load_saved(path: Path) -> Tokenizer:
     if library == "sentencepiece":
         tokenizer = SentencePiece(_read(file), str(file), meta.get("lower", False))
     elif library == "tokenizers":
-        tokenizer = HFTokenizer(_read_text(file), str(file))
+        tokenizer = _read_huggingface(file)
     else:
         raise DataError(
             f"{path / META} names the library '{library[:60]}', expected sentencepiece or tokenizers"
