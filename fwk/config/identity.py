@@ -141,8 +141,9 @@ def _may_change(key: str) -> bool:
 
 def _is_sink(cls: type) -> bool:
     """Return whether a hook only listens, so that a run computes the same with and without it."""
-    if getattr(cls, "listens_only", False):
-        return True
+    listens: bool | None = getattr(cls, "listens_only", None)
+    if listens is not None:
+        return listens
     return all(name in SINK_HOOKS for name in dir(cls) if name.startswith("fwk_"))
 
 

@@ -106,6 +106,18 @@ class Encoder(nn.Module, Generic[ConfigT]):
         """Return what another network may share: public name -> attribute path of the sub-module or parameter."""
         return {}
 
+    def reinitialise(self, module: nn.Module, deviation: float = 0.02) -> None:
+        """Give a module inside one of the layers, or above them, weights as the constructor draws them (overridable).
+
+        Without gradient, from torch's generator. By default as BERT has it: biases are 0, the factors of norms 1, and
+        all other weights normal with this deviation.
+        """
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=deviation)
+            else:
+                nn.init.constant_(parameter, 0.0 if "bias" in name else 1.0)
+
     def assets(self) -> Mapping[str, bytes]:
         """Return, by file name, what the constructor reads besides its options, so that the run keeps it.
 

@@ -6,7 +6,7 @@ implementation with another argument is refused when the plugin is loaded.
 
 A hook class that takes no part in training (it logs, draws, uploads) has the class attribute `listens_only = True`: a
 run may then be resumed with or without it. Hooks that implement nothing but `fwk_run_begin`, `fwk_logged`,
-`fwk_validated`, `fwk_exception` and `fwk_run_end` count as listening without it.
+`fwk_validated`, `fwk_exception` and `fwk_run_end` count as listening without it, unless they set it to False.
 
 `run` is a `RunView`.
 """

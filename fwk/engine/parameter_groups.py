@@ -45,7 +45,8 @@ def parameter_groups(
     check_patterns("optimizer.lr_scales", config.lr_scales, known)
     check_patterns("optimizer.decay_scales", config.decay_scales, known)
 
-    below_top = _distances(names, depth_of) if config.layer_decay != 1 else {}
+    # frozen layers count, too: a phase that trains the lower ones alone leaves their rates as they were
+    below_top = _distances(known, depth_of) if config.layer_decay != 1 else {}
     groups: dict[tuple[float, float, str], ParameterGroup] = {}
     for name, parameter in named:
         scale = config.layer_decay ** below_top.get(name, 0) * _factor(name, config.lr_scales)

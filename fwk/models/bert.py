@@ -189,13 +189,15 @@ class Bert(Encoder["Bert.Config"]):
     def initialise(self, how: str) -> None:
         """Initialise all weights. how: as the option `initialisation`."""
         for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                if how == "fan_in" and isinstance(module, nn.Linear):
-                    nn.init.normal_(module.weight, std=module.in_features**-0.5)
-                elif how == "bert" or isinstance(module, nn.Embedding):
-                    nn.init.normal_(module.weight, std=0.02)
-                if how != "torch" and isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
+            initialise(module, how)
+
+    def reinitialise(self, module: nn.Module, deviation: float = 0.02) -> None:
+        """Give a module new weights by the option `initialisation`; the deviation is the published one."""
+        if isinstance(module, nn.Linear) and self.config.initialisation == "torch":
+            module.reset_parameters()
+            return
+        super().reinitialise(module, deviation)
+        initialise(module, self.config.initialisation)
 
     def forward(
         self,
@@ -266,6 +268,17 @@ class Bert(Encoder["Bert.Config"]):
         if self.bucket_bias is not None:
             parts["buckets"] = "bucket_bias"
         return parts
+
+
+def initialise(module: nn.Module, how: str) -> None:
+    """Initialise the weights of a dense layer or an embedding. how: as the option `initialisation` of `Bert`."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        if how == "fan_in" and isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        elif how == "bert" or isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if how != "torch" and isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def layer_norm(config: Bert.Config, width: int) -> nn.Module:

@@ -155,6 +155,11 @@ class HuggingFace(Encoder["HuggingFace.Config"]):
                 returned[name] = output.hidden_states[number]
         return Encoded(features=output.last_hidden_state, states=returned)
 
+    def reinitialise(self, module: nn.Module, deviation: float = 0.02) -> None:
+        """Give a module new weights with the deviation of config.json (`initializer_range`)."""
+        known = self.values.get("initializer_range")
+        super().reinitialise(module, known if isinstance(known, float) else deviation)
+
     def state_names(self) -> tuple[str, ...]:
         """Return `embedding`, the layers from 1, and `pooled` where there is a pooler."""
         return tuple(self._widths)
