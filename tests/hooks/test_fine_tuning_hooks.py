@@ -145,7 +145,7 @@ def test_named_weights_are_frozen():
     [
         ({}, "hooks.freeze: freezes nothing"),
         ({"layers": 9}, "hooks.freeze.layers: the network 'main' has 3 layers, got 9"),
-        ({"layers": 1, "network": "mian"}, "hooks.freeze.network: .*'mian'. .*main"),
+        ({"layers": 1, "network": "manin"}, "hooks.freeze.network: .*'manin'. .*main"),
         ({"layers": 1, "until": 1.5}, "hooks.freeze.until: expected a whole number"),
         ({"embeddings": True, "gradual": True}, "hooks.freeze.gradual: releases layers"),
     ],
