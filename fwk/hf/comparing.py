@@ -52,11 +52,12 @@ def compare_outputs(
             name = f"{quantity}, {str(dtype).removeprefix('torch.')}"
             difference = (values - theirs[quantity])[inputs.mask]
             differences[name] = float(difference.abs().max())
-            _require_equal(name, differences[name], TOLERANCE * max(1.0, size))
+            require_equal(name, differences[name], TOLERANCE * max(1.0, size))
     return differences
 
 
-def _require_equal(quantity: str, difference: float, tolerance: float) -> None:
+def require_equal(quantity: str, difference: float, tolerance: float) -> None:
+    """Raise RunError for a difference above the tolerance."""
     if not difference <= tolerance:  # NaN is not equal either
         raise RunError(
             f"transformers gives other {quantity} than fwk: they differ by {difference:.1e}, "

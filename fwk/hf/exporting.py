@@ -20,6 +20,7 @@ from fwk.files import user_path
 from fwk.files.kinds import EXPORT
 from fwk.files.outputs import AtomicFolder
 from fwk.hf import tokenizer as tokenizers
+from fwk.hf.auto import write_encoder
 from fwk.hf.card import model_card
 from fwk.hf.comparing import compare_outputs
 from fwk.hf.families import (
@@ -34,6 +35,7 @@ from fwk.hf.families import (
     weight_names,
 )
 from fwk.models.bert import Bert
+from fwk.models.hf import HuggingFace
 
 ENCODER = "encoder"  # the value of --by for an encoder without a head
 # positions of a model that neither learns positions nor has a task with a length
@@ -122,6 +124,9 @@ def export(
             "task",
             f"{loaded.folder} was trained on a task without text, for which transformers has no tokenizer",
         )
+    encoder = loaded.model.innermost()
+    if isinstance(encoder, HuggingFace):
+        return _export_as_it_is(loaded, encoder, by, replacement)
     part = find_part(loaded, by)
     if family == "auto" and _has_discriminator(loaded):
         family = "electra"  # of its generator too
@@ -134,6 +139,24 @@ def export(
         card = model_card(loaded, head, architecture.class_name, differences)
         (target / "README.md").write_text(card, encoding="utf-8")
     return Exported(architecture.class_name, part.by, differences)
+
+
+def _export_as_it_is(
+    loaded: Loaded, encoder: HuggingFace, by: str | None, replacement: AtomicFolder
+) -> Exported:
+    """Export an encoder that is a model of transformers, without a head. Raises ConfigError where one is asked for."""
+    if by not in (None, ENCODER):
+        raise ConfigError(
+            "--by",
+            f"is '{by}', and of the model 'hf' the encoder alone is exported; expected {ENCODER}",
+        )
+    class_name = type(encoder.model).__name__
+    with replacement as target, _quiet(_import_transformers()):
+        differences = write_encoder(loaded, encoder, target)
+        tokenizers.compare(loaded.tokenizer, target)
+        card = model_card(loaded, None, class_name, differences)
+        (target / "README.md").write_text(card, encoding="utf-8")
+    return Exported(class_name, ENCODER, differences)
 
 
 def _has_discriminator(loaded: Loaded) -> bool:

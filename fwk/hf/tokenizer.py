@@ -34,7 +34,7 @@ SPACE = "\u2581"  # how sentencepiece writes a blank
 
 
 def as_tokenizers(tokenizer: Tokenizer) -> Any:
-    """Return a `tokenizers.Tokenizer` that frames text with [CLS] and [SEP], where the vocabulary has them."""
+    """Return a `tokenizers.Tokenizer` that frames text as `Tokenizer.frame` says, if there are [CLS] and [SEP]."""
     import tokenizers
 
     if isinstance(tokenizer, HFTokenizer):
@@ -49,13 +49,32 @@ def as_tokenizers(tokenizer: Tokenizer) -> Any:
     special = [tokenizer.token(index) for index in tokenizer.special if index not in holes]
     converted.add_special_tokens(special)
     if tokenizer.cls >= 0 and tokenizer.sep >= 0:
-        cls, sep = tokenizer.token(tokenizer.cls), tokenizer.token(tokenizer.sep)
-        converted.post_processor = tokenizers.processors.TemplateProcessing(
-            single=f"{cls} $A {sep}",
-            pair=f"{cls} $A {sep} $B:1 {sep}:1",
-            special_tokens=[(cls, tokenizer.cls), (sep, tokenizer.sep)],
-        )
+        converted.post_processor = _framing(tokenizer)
     return converted
+
+
+def _framing(tokenizer: Tokenizer) -> Any:
+    """Return the step that puts the special tokens around one text and two."""
+    from tokenizers.processors import TemplateProcessing
+
+    frame = tokenizer.frame
+    first, second = frame.segments
+    before, between, after = (
+        [tokenizer.token(index) for index in part]
+        for part in (frame.before, frame.between, frame.after)
+    )
+    special = {*frame.before, *frame.between, *frame.after}
+    return TemplateProcessing(
+        single=[*before, "$A", *after],
+        pair=[
+            *(f"{token}:{first}" for token in before),
+            f"$A:{first}",
+            *(f"{token}:{first}" for token in between),
+            f"$B:{second}",
+            *(f"{token}:{second}" for token in after),
+        ],
+        special_tokens=[(tokenizer.token(index), index) for index in sorted(special)],
+    )
 
 
 def _from_sentencepiece(tokenizer: SentencePiece) -> Any:

@@ -86,6 +86,7 @@ def cut_vocabulary(values: PlainDict, model: PreTrainedModel, size: int) -> Plai
     pad = old.padding_idx if old.padding_idx is not None and old.padding_idx < size else None
     kept = old.weight[:size].detach().clone()
     model.set_input_embeddings(nn.Embedding.from_pretrained(kept, freeze=False, padding_idx=pad))
+    model.config.vocab_size = size
     return {**values, "vocab_size": size}
 
 

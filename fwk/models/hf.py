@@ -111,7 +111,7 @@ class HuggingFace(Encoder["HuggingFace.Config"]):
             measured.direction,
         )
         self.longest = longest_sequence(self.model)
-        self._reads_segments = reads_segments(self.model)
+        self.reads_segments = reads_segments(self.model)
         self._parts = {name: f"model.{path}" for name, path in named_parts(self.model).items()}
 
     @classmethod
@@ -142,7 +142,7 @@ class HuggingFace(Encoder["HuggingFace.Config"]):
             arguments["inputs_embeds"] = x if embedding_change is None else x + embedding_change
         if mask is not None:
             arguments["attention_mask"] = mask.long()
-        if "segments" in inputs and self._reads_segments:
+        if "segments" in inputs and self.reads_segments:
             arguments["token_type_ids"] = inputs["segments"]
         inner = any(name != "pooled" for name in states)
         output = self.model(**arguments, output_hidden_states=inner)

@@ -20,6 +20,7 @@ from fwk.data.hub import model_folder
 from fwk.data.named_text import tokenizer_path
 from fwk.data.tokenizers.vocabulary import vocabulary_of
 from fwk.errors import ConfigError, DataError, UserError
+from fwk.hf.exporting import export
 from fwk.testing import assert_conforms, tiny_config
 from fwk.testing.running import trainer_of
 
@@ -71,7 +72,7 @@ def test_every_hidden_state_is_that_of_automodel(tmp_path, kind, attention):
     batch, mask = inputs()
     with torch.no_grad():
         encoded = ours(batch, mask, None, ours.state_names())
-        segments = {"token_type_ids": batch["segments"]} if ours._reads_segments else {}
+        segments = {"token_type_ids": batch["segments"]} if ours.reads_segments else {}
         expected = theirs.eval()(
             input_ids=batch["tokens"],
             attention_mask=mask.long(),
@@ -364,7 +365,41 @@ def test_a_run_needs_its_source_no_more_once_it_has_begun(tmp_path, bert, text):
     assert fwk.load(run).update == 4
 
 
-NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+@pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "distilbert"])
+@pytest.mark.mostly_slow("=roberta")
+def test_a_trained_encoder_is_exported_with_its_tokenizer(tmp_path, text, kind):
+    source = write_model(tmp_path / "source", kind, spare=3)
+    (source / "tokenizer.json").write_text(framed_as_roberta(source / "tokenizer.json"))
+    loaded = fwk.load(fwk.train(settings(source, text), run=str(tmp_path / "run")).folder)
+    done = export(loaded, tmp_path / "exported")
+    assert done.class_name == type(loaded.model.model).__name__
+    pair = ("the old dog", "a book .")
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path / "exported")(*pair)["input_ids"]
+    first, second = loaded.tokenizer.encode_batch(pair)
+    assert read == [2, *first, 3, 3, *second, 3]
+    again = encoder(tmp_path / "exported", known=vocabulary(fingerprint=""))
+    batch, mask = inputs()
+    kept = loaded.model.float()(batch, mask).features
+    torch.testing.assert_close(again(batch, mask).features[mask], kept[mask])
+    with pytest.raises(ConfigError, match="the encoder alone is exported"):
+        export(loaded, tmp_path / "other", by="masked_lm")
+
+
+def framed_as_roberta(file: Path) -> str:
+    """Return a tokenizer.json with two separators between the texts of a pair."""
+    content = json.loads(file.read_text())
+    return json.dumps(
+        {
+            **content,
+            "post_processor": {
+                "type": "RobertaProcessing",
+                "sep": ["[SEP]", 3],
+                "cls": ["[CLS]", 2],
+                "trim_offsets": True,
+                "add_prefix_space": False,
+            },
+        }
+    )
 
 
 @pytest.mark.slow
