@@ -78,6 +78,10 @@ class Encoder(nn.Module, Generic[ConfigT]):
         """Return the names of the states that this encoder can return."""
         return ()
 
+    def states_of_sequences(self) -> tuple[str, ...]:
+        """Return the names of the states that are one vector per sequence, [B, D]."""
+        return tuple(name for name in self.state_names() if name == "pooled")
+
     def state_width(self, name: str) -> int:
         """Return the last dimension of a state."""
         return self.width

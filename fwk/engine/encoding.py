@@ -132,10 +132,11 @@ class Encoding:
         """Return the encoding of a view without rows."""
         encoder, T = self._network(network), 0 if view.mask is None else view.mask.shape[1]
         like = next(self.objective.parameters())
-        states = {
-            state: like.new_zeros((0, T, encoder.state_width(state)))
-            for state in self.states[network]
-        }
+        of_sequences = encoder.states_of_sequences()
+        states = {}
+        for state in self.states[network]:
+            width = encoder.state_width(state)
+            states[state] = like.new_zeros((0, width) if state in of_sequences else (0, T, width))
         return Encoded(features=like.new_zeros((0, T, encoder.width)), states=states)
 
     def _one_kind_of_mask(

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fwk.errors import RunError
-from fwk.hf.families import BERT, REPLACED_TOKEN, Architecture
+from fwk.hf.families import REPLACED_TOKEN, Architecture, exports_pooler, pooling_arguments
 from fwk.models.bert import Bert
+from fwk.nn.pooling import POOLED
 
 TOLERANCE = 1e-5  # largest absolute difference; in fp32 relative to the largest value above 1
 SEQUENCES, LENGTH = 4, 64  # B, and T unless the model reads fewer tokens
@@ -38,7 +39,7 @@ def compare_outputs(
 
     Raises RunError above the tolerance. In fp32 it grows with the values, because their rounding errors do.
     """
-    pooling = {"add_pooling_layer": False} if architecture == Architecture(BERT, None) else {}
+    pooling = pooling_arguments(encoder, architecture)
     model_class = getattr(transformers, architecture.class_name)
     exported = model_class.from_pretrained(folder, use_safetensors=True, **pooling).eval()
     inputs = _inputs(exported.config, encoder.config.segments > 1)
@@ -50,7 +51,9 @@ def compare_outputs(
         for quantity, values in ours.items():
             size = float(values.abs().max()) if dtype == torch.float32 else 1.0
             name = f"{quantity}, {str(dtype).removeprefix('torch.')}"
-            difference = (values - theirs[quantity])[inputs.mask]
+            difference = values - theirs[quantity]
+            if quantity != POOLED:
+                difference = difference[inputs.mask]
             differences[name] = float(difference.abs().max())
             require_equal(name, differences[name], TOLERANCE * max(1.0, size))
     return differences
@@ -83,11 +86,16 @@ def _our_outputs(
     inputs: Inputs,
     architecture: Architecture,
 ) -> dict[str, Tensor]:
-    """Return features [B, T, D], and the logits of the head: [B, T, V], or [B, T] of a discriminator."""
+    """Return features [B, T, D], and the logits of the head: [B, T, V], or [B, T] of a discriminator.
+
+    With a pooler also the state that it makes, [B, D].
+    """
     views = {"tokens": inputs.tokens, "segments": inputs.segments}
-    features = encoder(views, inputs.mask).features
+    states = (POOLED,) if exports_pooler(encoder, architecture) else ()
+    encoded = encoder(views, inputs.mask, states=states)
+    features = encoded.features
     if head is None:
-        return {"features": features}
+        return {"features": features, **encoded.states}
     logits = head.to(dtype).eval()(features)
     if architecture.role == REPLACED_TOKEN:
         logits = logits.squeeze(-1)
@@ -103,7 +111,10 @@ def _their_outputs(exported: Any, inputs: Inputs, architecture: Architecture) ->
         "token_type_ids": inputs.segments,
     }
     if architecture.role is None:
-        return {"features": exported(**arguments).last_hidden_state}
+        output = exported(**arguments)
+        state = output.get("pooler_output")
+        pooled = {} if state is None else {POOLED: state}
+        return {"features": output.last_hidden_state, **pooled}
     encoder = getattr(exported, architecture.family.name)
     features = encoder(**arguments).last_hidden_state
     return {"features": features, "logits": exported(**arguments).logits}

@@ -29,6 +29,8 @@ from fwk.hf.families import (
     REPLACED_TOKEN,
     Architecture,
     choose_architecture,
+    exports_pooler,
+    pooling_arguments,
     require_holdable,
     to_transformers,
     transformers_options,
@@ -180,9 +182,8 @@ def _write(
         pad_token_id=max(tokenizer.pad, 0),
         tie_word_embeddings=_is_tied(part),
     )
-    pooling = {"add_pooling_layer": False} if architecture == Architecture(BERT, None) else {}
     model_class = getattr(transformers, architecture.class_name)
-    model = model_class(config, **pooling)
+    model = model_class(config, **pooling_arguments(encoder, architecture))
     _load_weights(model, _weights(part, architecture, options), transformers.__version__)
     try:
         model.save_pretrained(folder)
@@ -208,7 +209,9 @@ def _weights(part: Part, architecture: Architecture, options: PlainDict) -> dict
     tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     if part.head is not None:
         tensors |= {f"head.{name}": value for name, value in part.head.state_dict().items()}
-    weights = to_transformers(tensors, weight_names(encoder.config, architecture))
+    weights = to_transformers(
+        tensors, weight_names(encoder.config, architecture, exports_pooler(encoder, architecture))
+    )
 
     width = encoder.embeddings.token.embedding_dim
     for name, (table, size) in OPTIONAL_TABLES.items():

@@ -13,7 +13,7 @@ A head is identified by its role (`Criterion.roles`): the head of any criterion 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,7 @@ EMBEDDINGS = {
     "segment": "token_type_embeddings",
     "norm": "LayerNorm",
 }
+POOLER = "pooler.dense"
 # modules that have no bias
 TABLES = tuple(f"encoder.embeddings.{name}" for name in ("token", "position", "segment"))
 # options of `bert` and the values of them that both families have
@@ -290,13 +291,38 @@ def bert_options(config: PlainMapping, family: Family, file: str) -> PlainDict:
 WeightNames = Mapping[str, tuple[str, ...]]  # fwk -> transformers; three for query, key and value
 
 
-def weight_names(config: Any, architecture: Architecture) -> dict[str, tuple[str, ...]]:
-    """Return the names of all weights: in fwk, with 'encoder.' or 'head.' in front -> in transformers."""
+def exports_pooler(encoder: Bert, architecture: Architecture) -> bool:
+    """Return whether an encoder has a pooler, and the class of transformers has one too."""
+    return encoder.pooler is not None and architecture == Architecture(BERT, None)
+
+
+def pooling_arguments(encoder: Bert, architecture: Architecture) -> dict[str, bool]:
+    """Return the arguments of a class of transformers that leave out the pooler where the encoder has none."""
+    if architecture != Architecture(BERT, None) or exports_pooler(encoder, architecture):
+        return {}
+    return {"add_pooling_layer": False}
+
+
+def has_pooler(tensors: Collection[str], architecture: Architecture) -> bool:
+    """Return whether weights of transformers, by name, hold BERT's pooler."""
+    return architecture.family == BERT and f"{architecture.prefix}{POOLER}.weight" in tensors
+
+
+def weight_names(
+    config: Any, architecture: Architecture, pooler: bool = False
+) -> dict[str, tuple[str, ...]]:
+    """Return the names of all weights: in fwk, with 'encoder.' or 'head.' in front -> in transformers.
+
+    pooler: include BERT's pooler.
+    """
     pairs: dict[str, tuple[str, ...]] = {}
     for module, modules in _module_names(config, architecture):
         parts = ("weight",) if module in TABLES else ("weight", "bias")
         for part in parts:
             pairs[f"{module}.{part}"] = tuple(f"{name}.{part}" for name in modules)
+    if pooler:
+        theirs = f"{architecture.prefix}{POOLER}"
+        pairs |= {f"encoder.pooler.{part}": (f"{theirs}.{part}",) for part in ("weight", "bias")}
     return pairs
 
 

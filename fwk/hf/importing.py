@@ -29,6 +29,7 @@ from fwk.hf.families import (
     Architecture,
     bert_options,
     from_transformers,
+    has_pooler,
     require_head_eps,
     weight_names,
 )
@@ -58,7 +59,7 @@ def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) 
     source, run = user_path(source), user_path(run)
     replacement = AtomicFolder(run, overwrite, COPY, (source,))
     read = read_folder(source)
-    options = bert_options(read.config, read.architecture.family, str(source / "config.json"))
+    options = _options(read)
     load_plugins()
     with replacement as folder:
         return _write(read, options, folder, run)
@@ -80,11 +81,11 @@ def read_model(path: Path) -> ReadModel:
     """Return what a folder holds. Raises DataError and ConfigError, which name what does not fit."""
     read = read_folder(path)
     architecture = read.architecture
-    options = bert_options(read.config, architecture.family, str(path / "config.json"))
+    options = _options(read)
     if architecture.role == MASKED_LM:
         _complete_output(architecture, read.tensors)
         require_head_eps(options["norm_eps"])
-    names = weight_names(build(Bert, options), architecture)
+    names = weight_names(build(Bert, options), architecture, options["pooler"])
     tensors = from_transformers(read.tensors, names)
     if missing := sorted(names.keys() - tensors.keys()):
         lacking = ", ".join(" ".join(names[name]) for name in missing[:4])
@@ -110,7 +111,7 @@ def _write(source: SourceFolder, options: PlainMapping, folder: Path, run: Path)
     config = _run_config(architecture, options, tied, run)
     label = next(iter(config.criterion))
 
-    names = weight_names(config.model.config, architecture)
+    names = weight_names(config.model.config, architecture, options["pooler"])
     task = config.task.cls.without_data(config.task.config, config.seed, folder)
     imported = _under_module_names(from_transformers(source.tensors, names), label)
 
@@ -133,6 +134,13 @@ def _write(source: SourceFolder, options: PlainMapping, folder: Path, run: Path)
     )
     by = label if architecture.role else "encoder"
     return Imported(architecture.class_name, by, left_behind, tuple(untrained))
+
+
+def _options(source: SourceFolder) -> PlainDict:
+    """Return the options of `bert` for a folder."""
+    architecture = source.architecture
+    options = bert_options(source.config, architecture.family, str(source.path / "config.json"))
+    return {**options, "pooler": has_pooler(source.tensors, architecture)}
 
 
 def _complete_output(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:

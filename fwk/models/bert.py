@@ -121,6 +121,10 @@ class Bert(Encoder["Bert.Config"]):
         attention_dropout: float = option(
             0.1, "dropout of attention probabilities (BERT: 0.1)", low=0, high=1
         )
+        pooler: bool = option(
+            False,
+            "BERT's pooler, dense + tanh at the first position: the state `pooled`, for heads that read sequences",
+        )
         initialisation: Literal["bert", "torch", "fan_in"] = option(
             "bert",
             "weights: normal with deviation 0.02 (BERT), torch's defaults, or normal with 1/sqrt(fan-in)",
@@ -172,6 +176,8 @@ class Bert(Encoder["Bert.Config"]):
             self.bucket_bias = BucketedBias(
                 self.heads, config.buckets, config.farthest, config.direction
             )
+        # the last module, so that the initial weights of all others are the same without it
+        self.pooler = nn.Linear(self.width, self.width) if config.pooler else None
         self.initialise(config.initialisation)
         self.direction = config.direction
         positions = self.embeddings.position
@@ -207,7 +213,7 @@ class Bert(Encoder["Bert.Config"]):
         states: Sequence[str] = (),
         first_only: bool = False,
     ) -> Encoded:
-        """Return the features [B, T, D] and the states, `embedding` and `layer_1` to the last, [B, T, D] each.
+        """Return the features [B, T, D] and the states: `embedding`, `layer_1` to the last [B, T, D], `pooled` [B, D].
 
         first_only: compute the last layer at the first position alone; it and the features are then [B, 1, D].
         """
@@ -221,7 +227,10 @@ class Bert(Encoder["Bert.Config"]):
             x = layer(x, bias, first_only and last)  # [B, T, D]
             if f"layer_{number}" in states:
                 returned[f"layer_{number}"] = x
-        return Encoded(features=self.final_norm(x), states=returned)
+        features = self.final_norm(x)  # [B, T, D]
+        if self.pooler is not None and "pooled" in states:
+            returned["pooled"] = torch.tanh(self.pooler(features[:, 0]))  # [B, D]
+        return Encoded(features=features, states=returned)
 
     def attention_bias(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
         """Return what is added to the attention logits, or, as bool, which keys each query attends to; None: all.
@@ -243,8 +252,9 @@ class Bert(Encoder["Bert.Config"]):
         return bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
 
     def state_names(self) -> tuple[str, ...]:
-        """Return `embedding` and the layers from 1."""
-        return ("embedding", *(f"layer_{number}" for number in range(1, len(self.layers) + 1)))
+        """Return `embedding`, the layers from 1, and `pooled` where there is a pooler."""
+        layers = (f"layer_{number}" for number in range(1, len(self.layers) + 1))
+        return ("embedding", *layers, *(() if self.pooler is None else ("pooled",)))
 
     def options_of_task(self) -> dict[str, Plain]:
         """Return the length of the table of learned positions."""

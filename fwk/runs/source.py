@@ -179,6 +179,6 @@ def _find(place: str, key: str) -> Path:
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     raise ConfigError(
         key,
-        f"there is no run, checkpoint or folder at {path}{did_you_mean(path.name, names, everything_up_to=0)}; a "
-        f"repository of the Hugging Face hub is named {HUB}NAME",
+        f"there is no run, checkpoint or folder at {path} (a repository of the Hugging Face hub is named {HUB}NAME)"
+        f"{did_you_mean(path.name, names, everything_up_to=0)}",
     )

@@ -344,8 +344,8 @@ def theirs(tmp_path, class_name: str, **options):
     "class_name, left",
     [
         ("BertForMaskedLM", 0),
-        ("BertForPreTraining", 4),
-        ("BertModel", 2),
+        ("BertForPreTraining", 2),
+        ("BertModel", 0),
         ("ElectraForMaskedLM", 0),
         ("ElectraForPreTraining", 0),
         ("ElectraModel", 0),
