@@ -80,5 +80,6 @@ def _architecture(config: PlainMapping, folder: Path) -> Architecture:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
     raise DataError(
-        f"{folder / 'config.json'}: the architecture is {name!r}; expected one of {', '.join(ARCHITECTURES)}"
+        f"{folder / 'config.json'}: the architecture is {name!r}; expected one of {', '.join(ARCHITECTURES)}; "
+        f"others are trained as they are by --model hf model.path={folder}"
     )

@@ -111,6 +111,7 @@ class HuggingFace(Encoder["HuggingFace.Config"]):
             measured.direction,
         )
         self.longest = longest_sequence(self.model)
+        _require_length(self.longest, build.length, key)
         self.reads_segments = reads_segments(self.model)
         self._parts = {name: f"model.{path}" for name, path in named_parts(self.model).items()}
 
@@ -232,6 +233,15 @@ def _require_own_ids(model: PreTrainedModel, vocabulary: Vocabulary, where: str)
         raise ConfigError(
             "task.tokenizer",
             f"pads with the id {vocabulary.pad}, and the model {where} with {pad}; expected its own tokenizer",
+        )
+
+
+def _require_length(longest: int, length: int, key: str) -> None:
+    """Raise ConfigError where the task may make longer sequences than the model reads. 0: no limit."""
+    if 0 < longest < length:
+        raise ConfigError(
+            "task.length",
+            f"is {length:,}, and {key} reads sequences of at most {longest:,} tokens; set task.length={longest}",
         )
 
 

@@ -21,6 +21,7 @@ from fwk.data.named_text import tokenizer_path
 from fwk.data.tokenizers.vocabulary import vocabulary_of
 from fwk.errors import ConfigError, DataError, UserError
 from fwk.hf.exporting import export
+from fwk.hf.folder import read_folder
 from fwk.testing import assert_conforms, tiny_config
 from fwk.testing.running import trainer_of
 
@@ -302,6 +303,19 @@ def test_a_repository_is_read_from_the_cache_of_the_hub(tmp_path, bert, monkeypa
         model_folder("hub:a/b/c", "model.path")
 
 
+def test_longer_sequences_than_the_model_reads_are_refused_before_any_is_read(bert):
+    context = BuildContext(key="model", vocabulary=vocabulary(), length=41)
+    with pytest.raises(ConfigError, match="is 41, and model reads .* at most 40") as error:
+        HuggingFace(HuggingFace.Config(path=str(bert)), context)
+    assert error.value.key == "task.length"
+
+
+def test_a_conversion_that_does_not_know_an_architecture_names_this_model(tmp_path):
+    folder = write_model(tmp_path / "roberta", "roberta")
+    with pytest.raises(DataError, match="--model hf model.path="):
+        read_folder(folder)
+
+
 def test_a_missing_library_is_named_with_the_remedy(bert, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ConfigError, match=r"pip install 'fwk\[hf\]'"):
@@ -444,6 +458,27 @@ def test_objectives_train_and_resume_to_the_last_bit(tmp_path, text, kind, objec
     parts = fwk.train(config, run=str(tmp_path / "parts"))
     weights = [fwk.load(run.folder).module.state_dict() for run in (whole, parts)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+def test_a_model_that_reads_left_to_right_trains_as_one(tmp_path, text):
+    folder = write_model(tmp_path / "model", "gpt2")
+    run = fwk.train(settings(folder, text, criterion="causal_lm"), run=str(tmp_path / "run"))
+    assert fwk.load(run.folder).model.direction == "left_to_right"
+    with pytest.raises(ConfigError, match="reads left to right"):
+        fwk.load(run.folder).model.check_first_position("a head")
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_on_is_started_from_where_all_sources_are_gone(tmp_path, text):
+    source = write_model(tmp_path / "source", "roberta")
+    fwk.train(settings(source, text), run=str(tmp_path / "first"))
+    shutil.rmtree(source)
+    begun = {"from": str(tmp_path / "first")}
+    config = settings(source, text, model=begun, criterion="semantic_augment")
+    run = fwk.train(config, run=str(tmp_path / "second"))
+    shutil.rmtree(tmp_path / "first")
+    assert fwk.load(run.folder).model.width == 32
 
 
 @pytest.mark.slow
