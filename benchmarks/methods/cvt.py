@@ -30,9 +30,9 @@ import torch.nn.functional as F
 from benchmarks.common import ratio, table, taking_turns, write
 from benchmarks.speed.trainer_tax import by_fwk, optimizer_by_hand
 from fwk import View
+from fwk.nn.imitation import TeacherTargets
 from fwk.testing import tiny_config, trainer_of
 from fwk_plugins.cvt.corpora.trees import best_heads, decode
-from fwk_plugins.cvt.criteria.imitation import TeacherTargets
 
 TAGS = (
     "VERB",

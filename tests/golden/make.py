@@ -48,6 +48,7 @@ CURVES = {
     "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
     **{name: NEEDS[name] for name in ("classification", "multilabel", "regression")},
     **{name: NEEDS[name] for name in ("multiple_choice", "answer_span")},
+    **{name: NEEDS[name] for name in ("consistency", "virtual_adversarial")},
     "joint_answers": FINE_TUNING["joint answers in windows"],
     "combined": {
         "criterion": {

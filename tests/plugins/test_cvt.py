@@ -38,8 +38,8 @@ from fwk_plugins.cvt.corpora.packed import Packed
 from fwk_plugins.cvt.corpora.readers import read_conllu
 from fwk_plugins.cvt.corpora.trees import tree_fault
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
-from fwk_plugins.cvt.criteria.adversarial import perturbation
-from fwk_plugins.cvt.criteria.imitation import TeacherTargets
+from fwk.nn.adversarial import perturbation
+from fwk.nn.imitation import TeacherTargets
 from fwk_plugins.cvt.models import cnn_bilstm
 from fwk_plugins.cvt.models.bilstm import reverse_words
 from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM

@@ -89,6 +89,16 @@ NEEDS = {
         "criterion": {"multiple_choice": NO_DROPOUT},
     },
     "answer_span": {**labelled("answer", "span"), "criterion": {"answer_span": NO_DROPOUT}},
+    # without dropout two passes are equal, so the second one is noised
+    "consistency": {
+        **labelled("colour"),
+        "criterion": {"classification": NO_DROPOUT, "consistency": {}},
+        "views": {"text_again": {"noiser": "bert_mask"}},
+    },
+    "virtual_adversarial": {
+        **labelled("colour"),
+        "criterion": {"classification": NO_DROPOUT, "virtual_adversarial": {}},
+    },
     "cvt_tagging": {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "hidden": 8}}},
     "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
     "causal_lm": {"model": {"direction": "left_to_right"}},

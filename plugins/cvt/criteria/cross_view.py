@@ -13,7 +13,7 @@ in how a module turns states into logits.
 `targets`: what is imitated, the distribution or only its likeliest value (`hard`). `threshold`: words do not count
 where the primary module gives its likeliest value less probability. `students`: who imitates, the auxiliary modules
 or the primary module itself, which is consistency training under noise: the noise of the view `unlabelled` (word
-dropout, mean teachers), or virtual adversarial noise (see `adversarial.py`).
+dropout, mean teachers), or virtual adversarial noise (see `fwk/nn/adversarial.py`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from fwk import BuildContext, Context, Criterion, LossTerm, Output, Read, View, 
 from fwk.contracts.alignment import require_same_positions
 from fwk.contracts.keyed import fold
 from fwk.errors import ConfigError, did_you_mean
+from fwk.nn.adversarial import adversarial_view
+from fwk.nn.imitation import Targets, TeacherTargets, at_least_float32
 from fwk.nn.softmax import token_losses
-from fwk_plugins.cvt.criteria.adversarial import adversarial_view
-from fwk_plugins.cvt.criteria.imitation import Targets, TeacherTargets, at_least_float32
 
 
 class PredictionModule(Protocol):
