@@ -10,7 +10,8 @@ noiser on the second view makes it consistency under that noise. Rows without a 
 Deviation: the paper averages the cross-entropy over both passes, and here the other criterion takes it from the first.
 Its gradient has the same expectation.
 
-`distance: squared` takes the sum over outputs of (z1 - z2)^2 instead, for heads whose outputs are no classes.
+`distance: binary` is the same for heads whose outputs are independent classes (`multilabel`), where it is the sum over
+outputs of 1/2 (s1 - s2) (z1 - z2), s the sigmoid of z; `squared` is the sum of (z1 - z2)^2 (`regression.outputs`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,11 @@ def symmetric_divergence(a: Tensor, b: Tensor) -> Tensor:
     return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 
 
+def binary_divergence(a: Tensor, b: Tensor) -> Tensor:
+    """Return 1/2 [KL(p || q) + KL(q || p)] of the yes-or-no distributions that each pair of logits gives."""
+    return 0.5 * (a.sigmoid() - b.sigmoid()) * (a - b)
+
+
 @register("criterion", "consistency")
 class Consistency(Criterion["Consistency.Config"]):
     """Two passes with different dropout, or two views, are to give the same classes (R-Drop)."""
@@ -51,9 +57,10 @@ class Consistency(Criterion["Consistency.Config"]):
         head: str = HEAD
         first: str = option("text", "the view of the first pass")
         second: str = option("text_again", "the view of the second pass, of the same rows")
-        distance: Literal["divergence", "squared"] = option(
+        distance: Literal["divergence", "binary", "squared"] = option(
             "divergence",
-            "symmetric KL divergence of class distributions (R-Drop), or squared difference of outputs",
+            "symmetric KL divergence of class distributions (R-Drop), or of independent classes (multilabel), or "
+            "squared difference of outputs (regression)",
         )
 
     def __init__(self, config: Config, build: BuildContext) -> None:
@@ -78,6 +85,8 @@ class Consistency(Criterion["Consistency.Config"]):
         first, second = at_least_float32(first), at_least_float32(second)  # each [R, C]
         if self.config.distance == "squared":
             distances = (first - second).square().flatten(1).sum(1)  # [R]
+        elif self.config.distance == "binary":
+            distances = binary_divergence(first, second).flatten(1).sum(1)  # [R]
         else:
             require_classes(first, f"{self.key}.distance")
             distances = symmetric_divergence(first, second)  # [R]

@@ -11,7 +11,7 @@ from torch import nn
 
 from fwk.contracts.context import BuildContext
 from fwk.contracts.views import Encoded, View
-from fwk.criteria.consistency import Consistency, symmetric_divergence
+from fwk.criteria.consistency import Consistency, binary_divergence, symmetric_divergence
 from fwk.criteria.virtual_adversarial import VirtualAdversarial
 from fwk.engine.update import Update
 from fwk.errors import ConfigError
@@ -54,6 +54,15 @@ def test_the_divergence_is_that_of_its_definition_in_float64():
         torch.autograd.grad(expected.sum(), (a, b)),
     ):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
+
+
+def test_the_divergence_of_independent_classes_is_that_of_two_classes_each():
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 5, 4, dtype=torch.float64)
+    pairs = (torch.stack([logit, torch.zeros_like(logit)], -1) for logit in (a, b))
+    torch.testing.assert_close(
+        binary_divergence(a, b), symmetric_divergence(*pairs), rtol=1e-12, atol=1e-14
+    )
 
 
 def test_extreme_logits_have_a_finite_divergence():
