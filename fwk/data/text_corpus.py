@@ -83,7 +83,7 @@ def open_corpus(options: TextOptions, named: NamedText, progress: Progress) -> T
     tokenizer = _tokenizer_for(options, named, opened)
     if isinstance(tokenizer, Tokenizer):
         for store in opened:
-            Store(store.folder, tokenizer.fingerprint)  # raises DataError for another vocabulary
+            _require_vocabulary(store, tokenizer, options)
 
     builder = _StoreBuilder(options, progress)
     if not named.sources:
@@ -102,6 +102,17 @@ def open_corpus(options: TextOptions, named: NamedText, progress: Progress) -> T
     if named.valid_texts:
         valid = builder.store(named.valid_texts, trained, valid_share=0.0)
     return TextCorpus(trained, stores, valid, _is_trained_on(named.valid, named.sources))
+
+
+def _require_vocabulary(store: Store, tokenizer: Tokenizer, options: TextOptions) -> None:
+    """Raise DataError where a token store was made with another tokenizer than the one that the options name."""
+    fingerprint = store.manifest["vocabulary"]["fingerprint"]
+    if fingerprint != tokenizer.fingerprint:
+        raise DataError(
+            f"the token store {store.folder} was made with another vocabulary ({fingerprint[:12]}) than that of "
+            f"task.tokenizer={options.tokenizer} ({tokenizer.fingerprint[:12]}), which is given, or comes with the "
+            "weights that the run starts from; preprocess the text again with it (fwk-preprocess --tokenizer)"
+        )
 
 
 def open_valid(options: TextOptions, tokenizer: Tokenizer) -> TextCorpus:
