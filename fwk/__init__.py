@@ -105,9 +105,10 @@ def train(config: Any = None, **options: Any) -> Finished:
 def load(path: Any, **options: Any) -> Loaded:
     """Return the model, tokenizer and config of a checkpoint or of a run folder, on the CPU.
 
-    options: `user_dirs=(...)`; `average=True` for the moving average of the weights, `average=False` for the weights
-    themselves, by default those that the run was evaluated with; `trust=True` to import the code that the run names
-    under user_dirs, if you have not run it before. Raises CheckpointError for a path that holds neither.
+    options: `user_dirs=(...)`; `checkpoint="best"` for a run's best checkpoint, not its newest; `average=True`
+    for the moving average of the weights, `average=False` for the weights themselves, by default those that the run
+    was evaluated with; `trust=True` to import the code that the run names under user_dirs, if you have not run it
+    before. Raises CheckpointError for a path that holds neither.
     """
     from fwk.components.trust import trusting
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fwk.cli.common import command, disk_errors, json_line
 from fwk.cli.messages import first_rank
-from fwk.cli.parsing import Parser, add_model
+from fwk.cli.parsing import Parser, add_model, chosen_checkpoint
 from fwk.contracts.options import Plain
 from fwk.errors import ConfigError, UserError
 from fwk.files import expand_user, user_path
@@ -87,6 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             overrides=arguments.overrides,
             user_dirs=tuple(arguments.user_dir),
             average=arguments.average,
+            checkpoint=chosen_checkpoint(arguments),
             predictions=arguments.predictions,
             metrics=arguments.output,
             overwrite=arguments.overwrite,
@@ -154,6 +155,7 @@ def _predictions(arguments: argparse.Namespace) -> Iterator[Plain]:
         arguments.model,
         user_dirs=tuple(arguments.user_dir),
         average=arguments.average or None,
+        checkpoint=chosen_checkpoint(arguments),
     )
     lines = ((line, f"{file}:{n}") for n, line in text_lines(file) if line.strip())
     while window := list(islice(lines, WINDOW)):

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from fwk.cli.common import command, disk_errors
-from fwk.cli.parsing import Parser, add_model, one_of
+from fwk.cli.parsing import Parser, add_model, chosen_checkpoint, one_of
 
 NAME = "fwk-export"
 EPILOG = """\
@@ -57,6 +57,7 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.model,
         user_dirs=tuple(arguments.user_dir),
         average=arguments.average or None,
+        checkpoint=chosen_checkpoint(arguments),
     )
     exported = export(loaded, arguments.folder, arguments.by, arguments.family, arguments.overwrite)
     if not arguments.quiet:

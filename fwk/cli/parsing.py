@@ -177,8 +177,13 @@ def one_of(*names: str) -> Callable[[str], str]:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a trained model and how it is loaded: `model`, `--average`, `--user-dir`."""
+    """Add the arguments of a trained model and how it is loaded: `model`, `--best`, `--average`, `--user-dir`."""
     parser.add_argument("model", metavar="RUN", help="a run's folder, or one of its checkpoints")
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="use the run's best checkpoint by train.best_metric instead of its newest one",
+    )
     parser.add_argument(
         "--average",
         action="store_true",
@@ -193,6 +198,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="load your own components from a folder or a .py file; repeatable",
     )
     add_trust(parser)
+
+
+def chosen_checkpoint(arguments: argparse.Namespace) -> str:
+    """Return which checkpoint of a run `--best` chooses, as `fwk.load` names it."""
+    return "best" if arguments.best else "newest"
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

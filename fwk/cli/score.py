@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fwk.cli.common import command, disk_errors, json_line
-from fwk.cli.parsing import Parser, add_model, one_of, whole_number
+from fwk.cli.parsing import Parser, add_model, chosen_checkpoint, one_of, whole_number
 from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, UserError
 from fwk.files import expand_user
@@ -247,6 +247,7 @@ def load_scorer(arguments: argparse.Namespace, options: PlainDict) -> Scorer:
         arguments.model,
         user_dirs=tuple(arguments.user_dir),
         average=arguments.average or None,
+        checkpoint=chosen_checkpoint(arguments),
     )
     device = choose_device(arguments.device, 0)
     return Scorer(loaded, arguments.by, options, arguments.tokens, device, arguments.precision)

@@ -46,6 +46,7 @@ def evaluate_run(
     predictions: Path | None = None,
     metrics: Path | None = None,
     overwrite: bool = False,
+    checkpoint: str = "newest",
 ) -> PlainDict:
     """Evaluate a checkpoint, or a run's newest intact one, on a split.
 
@@ -56,7 +57,7 @@ def evaluate_run(
     the training data differ from the run's, since words and labels would differ too.
     """
     _check_overrides(overrides)
-    opened = open_checkpoint(path, user_dirs, average, overrides)
+    opened = open_checkpoint(path, user_dirs, average, overrides, checkpoint)
     config = replace(opened.config, hooks={})
     with ExitStack() as outputs:
         world = outputs.enter_context(process_group(config.train.device, config.train.timeout))

@@ -14,7 +14,8 @@ from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
 from fwk.engine.fitting import build_fitting
 from fwk.engine.loaded import Loaded
-from fwk.engine.saving import checkpoint
+from fwk.engine.module import ObjectiveModule
+from fwk.engine.saving import checkpoint as checkpoint_files
 from fwk.engine.saving.state import load_model_tensors
 from fwk.engine.saving.tensor_file import SavedTensors, require_like
 from fwk.errors import CheckpointError, PluginError, UnknownName, UntrustedCode
@@ -40,7 +41,7 @@ class OpenCheckpoint:
 
     path: Path
     tensors: dict[str, dict[str, Tensor]]  # by file and name
-    state: checkpoint.State
+    state: checkpoint_files.State
     config: RunConfig
     hooks: PluginManager
 
@@ -56,15 +57,20 @@ class OpenCheckpoint:
 
 
 def open_checkpoint(
-    path: str | Path, user_dirs: Sequence[str], average: bool, overrides: Sequence[str] = ()
+    path: str | Path,
+    user_dirs: Sequence[str],
+    average: bool,
+    overrides: Sequence[str] = (),
+    which: str = "newest",
 ) -> OpenCheckpoint:
     """Read a checkpoint, or a run's newest intact one.
 
-    average: require a moving average of the weights. overrides: of the run's config. Raises CheckpointError where the
-    checkpoint cannot be used, and UntrustedCode where it needs code that the user has not allowed.
+    average: require a moving average of the weights. overrides: of the run's config. which: 'best' for the run's best
+    checkpoint. Raises CheckpointError where the checkpoint cannot be used, and UntrustedCode where it needs code that
+    the user has not allowed.
     """
-    checkpoint_folder = checkpoint.find_checkpoint(user_path(path))
-    tensors, state = checkpoint.read_checkpoint(checkpoint_folder)
+    checkpoint_folder = checkpoint_files.find_checkpoint(user_path(path), which)
+    tensors, state = checkpoint_files.read_checkpoint(checkpoint_folder)
     try:
         config_file = checkpoint_folder.parent.parent / "config.yaml"
         config = read_config(config_file, user_dirs, overrides, needs_hooks=False)
@@ -72,17 +78,11 @@ def open_checkpoint(
         raise
     except (UnknownName, PluginError) as error:
         raise CheckpointError(
-            f"{checkpoint_folder} cannot be used: {error}{checkpoint.describe_requirements(state)}"
+            f"{checkpoint_folder} cannot be used: {error}{checkpoint_files.describe_requirements(state)}"
         ) from error
     if average and "average" not in tensors:
-        origin = state.get("imported")
-        reason = (
-            f"it is a copy of one set of weights ({origin})"
-            if origin
-            else "it was trained with train.ema=0"
-        )
         raise CheckpointError(
-            f"{checkpoint_folder} holds no moving average of the weights; {reason}"
+            f"{checkpoint_folder} holds no moving average of the weights; {_why_no_average(state)}"
         )
     return OpenCheckpoint(
         path=checkpoint_folder,
@@ -93,12 +93,25 @@ def open_checkpoint(
     )
 
 
-def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None = None) -> Loaded:
+def _why_no_average(state: checkpoint_files.State) -> str:
+    origin = state.get("imported")
+    if origin:
+        return f"it is a copy of one set of weights ({origin})"
+    return "it was trained with train.ema=0"
+
+
+def load(
+    path: str | Path,
+    user_dirs: tuple[str, ...] = (),
+    average: bool | None = None,
+    checkpoint: str = "newest",
+) -> Loaded:
     """Return model, tokenizer and config of a checkpoint, or of a run's newest intact one, on the CPU.
 
     average: use the moving average of the weights (train.ema); None: as the run was evaluated (train.evaluate_average).
+    checkpoint: 'best' for the run's best one by train.best_metric.
     """
-    opened = open_checkpoint(path, user_dirs, bool(average))
+    opened = open_checkpoint(path, user_dirs, bool(average), which=checkpoint)
     config, tensors, state = opened.config, opened.tensors, opened.state
     if average is None:
         # a copy that `Loaded.save` wrote holds one set of weights, those that were chosen then
@@ -106,11 +119,7 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
     with config.task.refusals():
         task = config.task.cls.without_data(config.task.config, config.seed, opened.run_folder)
     module = build_fitting(config, task, opened.saved)
-    checkpoint.require_finite(opened.path, tensors["model"], module)
-    if "average" in tensors:
-        averaged = {name: value for name, value in module.named_parameters() if name != "anchor"}
-        require_like(averaged, tensors["average"], opened.path, "moving average")
-        checkpoint.require_finite(opened.path, tensors["average"], module)
+    _check_weights(opened, module)
     weights = {**tensors["model"], **(tensors["average"] if average else {})}
     untrained = untrained_parts(module, weights, state)
     load_model_tensors(module, weights, opened.path)
@@ -129,3 +138,13 @@ def load(path: str | Path, user_dirs: tuple[str, ...] = (), average: bool | None
         },
         untrained=untrained,
     )
+
+
+def _check_weights(opened: OpenCheckpoint, module: ObjectiveModule) -> None:
+    """Raise CheckpointError where weights or averages are not finite, or averages not of the module's shapes."""
+    tensors = opened.tensors
+    checkpoint_files.require_finite(opened.path, tensors["model"], module)
+    if "average" in tensors:
+        averaged = {name: value for name, value in module.named_parameters() if name != "anchor"}
+        require_like(averaged, tensors["average"], opened.path, "moving average")
+        checkpoint_files.require_finite(opened.path, tensors["average"], module)

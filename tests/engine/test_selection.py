@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from support.runs import config_in, lines
 
+import fwk
+from fwk.cli.evaluate import main as evaluate_command
 from fwk.config.identity import differences, identity
 from fwk.config.resolve import from_mapping
 from fwk.contracts.metrics import direction_of, find_metric
 from fwk.engine import bookkeeping
 from fwk.engine.evaluate import evaluate_and_count
 from fwk.engine.saving import checkpoint
-from fwk.errors import ConfigError
+from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.runs import start
 from fwk.testing import change_config, merge_settings, stopped_at, tiny_config, trainer_of
 
@@ -94,11 +98,13 @@ def test_a_loss_term_is_to_be_small_whatever_its_name():
 
 
 def test_the_best_mode_follows_from_the_metric_and_leaves_the_run_the_same():
-    """The hash is that of the version before `auto`: the same command finds its run."""
+    """A run of before `auto`, when min was the default, is found and resumed by the same command."""
     accuracy = {"train": {"best_metric": "masked_lm/accuracy"}}
     stated = merge_settings(accuracy, {"train": {"best_mode": "max"}})
-    assert identity(tiny_config()) == "f6b8e0ce"
-    assert identity(tiny_config(accuracy)) == identity(tiny_config(stated)) == "08e52eee"
+    assert identity(tiny_config()) == identity(tiny_config({"train": {"best_mode": "min"}}))
+    assert identity(tiny_config(accuracy)) == identity(tiny_config(stated))
+    later = {"patience": 3, "min_improvement": 0.1, "save_every": None, "save_epochs": 0.5}
+    assert identity(tiny_config({"train": later})) == identity(tiny_config())
     assert differences(tiny_config({"train": {"best_mode": "min"}}), tiny_config()) == {}
     smallest = merge_settings(accuracy, {"train": {"best_mode": "min"}})
     changed = differences(tiny_config(smallest), tiny_config(accuracy))
@@ -245,3 +251,28 @@ def test_both_updates_and_epochs_are_an_error_unless_one_is_null():
     assert epochs == from_mapping({"train": {"validate_epochs": 0.5}})
     assert epochs == from_mapping(epochs.to_mapping())  # what RUN/config.yaml states can be read
     assert from_mapping({"train": {"validate_every": None}}).train.validate_every == 250
+
+
+# -- the best checkpoint ---------------------------------------------------------------------------------------------
+
+
+def test_the_best_checkpoint_is_loaded_and_evaluated(tmp_path, waning, capsys):
+    """Without links, as on file systems that have none, the newest checkpoint says which one is the best."""
+    train = {**PATIENT["train"], "patience": 0, "updates": 6, "keep_last": 1}
+    start.train(config_in(tmp_path, {"train": train}))
+    (tmp_path / "checkpoints/best").unlink()
+    assert fwk.load(tmp_path, checkpoint="best").update == 4 != fwk.load(tmp_path).update
+    assert evaluate_command([str(tmp_path), "--best", "train.device=cpu"]) == 0
+    assert json.loads(capsys.readouterr().out)["update"] == 4
+
+    one = tmp_path / "checkpoints/update-000000006"
+    with pytest.raises(CheckpointError, match="is one checkpoint; expected a run's folder"):
+        fwk.load(one, checkpoint="best")
+    with pytest.raises(UserError, match="checkpoint: expected newest or best, got 'latest'"):
+        fwk.load(tmp_path, checkpoint="latest")
+
+
+def test_a_run_without_a_best_checkpoint_says_so(tmp_path):
+    start.train(config_in(tmp_path, {"train": {"updates": 1, "keep_best": 0}}))
+    with pytest.raises(CheckpointError, match="has no best checkpoint: .* kept none"):
+        fwk.load(tmp_path, checkpoint="best")

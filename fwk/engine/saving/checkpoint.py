@@ -37,7 +37,7 @@ from fwk.contracts.shapes import shown
 from fwk.data.weights import read_tensors
 from fwk.engine.saving import replacement
 from fwk.engine.saving.tensor_file import SavedTensors, byte_size, serialize
-from fwk.errors import CheckpointError
+from fwk.errors import CheckpointError, UserError
 from fwk.files import UNSUPPORTED, digest, sync, write_hashed
 from fwk.files.kinds import CHECKPOINT
 from fwk.files.replacing import remove_file, remove_owned, rename, replace_link
@@ -427,8 +427,15 @@ def saved_weights(run: Path) -> SavedTensors | None:
     return None
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint folder for a checkpoint, `latest`, `best` or a run's folder (its newest intact one)."""
+def find_checkpoint(path: Path, which: str = "newest") -> Path:
+    """Return the checkpoint folder for a checkpoint, `latest`, `best` or a run's folder (its newest intact one).
+
+    which: 'best' for the best one of a run instead. Raises CheckpointError where there is none.
+    """
+    if which == "best":
+        return _best_checkpoint(path)
+    if which != "newest":
+        raise UserError(f"checkpoint: expected newest or best, got {shown(which)}")
     if (path / "manifest.json").is_file():
         return path.resolve()
     if (path / "checkpoints").is_dir():
@@ -443,6 +450,24 @@ def find_checkpoint(path: Path) -> Path:
     raise CheckpointError(
         f"{path} is neither a checkpoint nor a run's folder (it has no manifest.json and no checkpoints/)"
     )
+
+
+def _best_checkpoint(path: Path) -> Path:
+    """Return the best checkpoint of a run, as its newest one says; there may be no link on its file system."""
+    if (path / "manifest.json").is_file():
+        raise CheckpointError(
+            f"{path} is one checkpoint; expected a run's folder, to choose its best"
+        )
+    newest = find_checkpoint(path)
+    best = read_state(newest).get("best", [])
+    if not best:
+        raise CheckpointError(
+            f"{path} has no best checkpoint: it was not evaluated on a valid split, or kept none (train.keep_best)"
+        )
+    folder = newest.parent / folder_name(best[0][1])
+    if not folder.is_dir():
+        raise CheckpointError(f"{path} lacks its best checkpoint, {folder.name}")
+    return folder
 
 
 def describe_requirements(state: State) -> str:
