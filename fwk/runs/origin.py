@@ -53,8 +53,8 @@ class Origin:
         return {f"{key}.from": entry["fingerprint"] for key, entry in self.record.items()}
 
     def write(self, folder: Path) -> None:
-        """Write down what the run started from."""
-        if self.record:
+        """Write down what the run started from; a run that was killed in the folder may have left other facts."""
+        if self.record or (folder / RECORD).exists():
             write_atomically(folder / RECORD, (json.dumps(self.record, indent=1) + "\n").encode())
 
     def described(self, config: RunConfig, folder: Path) -> RunConfig:

@@ -24,6 +24,8 @@ from fwk.engine.evaluate import evaluate
 from fwk.engine.predict import batches_by_length
 from fwk.engine.update import Update
 from fwk.errors import ConfigError, DataError, UserError
+from fwk.nn.adversarial import perturbation
+from fwk.nn.imitation import TeacherTargets
 from fwk.testing import (
     batches_of,
     differentiate_once,
@@ -38,8 +40,6 @@ from fwk_plugins.cvt.corpora.packed import Packed
 from fwk_plugins.cvt.corpora.readers import read_conllu
 from fwk_plugins.cvt.corpora.trees import tree_fault
 from fwk_plugins.cvt.criteria import cvt_parsing, cvt_tagging
-from fwk.nn.adversarial import perturbation
-from fwk.nn.imitation import TeacherTargets
 from fwk_plugins.cvt.models import cnn_bilstm
 from fwk_plugins.cvt.models.bilstm import reverse_words
 from fwk_plugins.cvt.models.cnn_bilstm import CnnBiLSTM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,15 @@ import torch
 
 import fwk
 from fwk.cli import train as train_command
+from fwk.components import trust
 from fwk.components.discovery import load_plugins
+from fwk.components.registry import registry
+from fwk.components.trust import trusting
+from fwk.components.user_dirs import PREFIX
 from fwk.config.resolve import resolve
 from fwk.engine.ranks.world import World
 from fwk.engine.saving.state import model_tensors
-from fwk.errors import CheckpointError, ConfigError, DataError
+from fwk.errors import CheckpointError, ConfigError, DataError, UntrustedCode
 from fwk.hf.exporting import export
 from fwk.hf.importing import import_folder
 from fwk.runs.building import build_run
@@ -149,6 +154,45 @@ def test_what_is_no_source_is_an_error_at_the_key(text, tmp_path, make, said):
     make(tmp_path / "source")
     with pytest.raises(ConfigError, match=rf"^model.from: .*{said}"):
         built(text, tmp_path / "new", f"model.from={tmp_path / 'source'}")
+
+
+CODE = """
+from dataclasses import dataclass
+
+from fwk import register
+from fwk.models.bert import Bert
+
+
+@register("model", "test_mine")
+class Mine(Bert):
+    '''A Bert of a user.'''
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Bert.Config):
+        '''Its options.'''
+"""
+
+
+def test_a_source_of_user_code_needs_the_users_word_and_the_run_names_the_code(
+    text, tmp_path, monkeypatch
+):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "mine.py").write_text(CODE, encoding="utf-8")
+    config = settings(text, model={"name": "test_mine", **SIZES})
+    config["train"] = {**config["train"], "updates": 1}
+    place = fwk.train(
+        config, run=str(tmp_path / "run"), user_dirs=[str(tmp_path / "code")], trust=True
+    ).folder
+    # another machine, where nothing was imported or allowed yet
+    registry.remove("model", "test_mine")
+    monkeypatch.setattr(trust, "private_folder", lambda name: tmp_path / "records" / name)
+    with pytest.raises(UntrustedCode, match="user_dirs names the code in"):
+        built(text, tmp_path / "new", f"model.from={place}")
+    for module in [name for name in sys.modules if name.startswith(PREFIX)]:
+        del sys.modules[module]
+    with trusting(True):
+        _, _, origin = built(text, tmp_path / "new", f"model.from={place}")
+    assert origin.config.user_dirs == (str(tmp_path / "code"),)
 
 
 # -- what fits -------------------------------------------------------------------------------------------------------
