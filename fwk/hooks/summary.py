@@ -73,7 +73,7 @@ class Summary:
         width = max(20, min(100, console.width)) if console.is_terminal else 100
         schema = run.config.task.entry.schema
         reads_text = any(spec.name == "data" and spec.type.startswith("str") for spec in schema)
-        longer = twice_as_long(run.config.train)
+        longer = "train.patience=0" if run.out_of_patience else twice_as_long(run.config.train)
         for line in screen(summary, Path(run.folder), longer, width, reads_text):
             console.print(Text(printable(line)), soft_wrap=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.cases import TREEBANK
+from support.cases import TREEBANK, labelled
 from support.paths import ROOT
 
 from fwk import testing
@@ -446,6 +446,8 @@ def tiny(name: str, *overrides: str, **train):
                 "train": {"updates": 2, "save_every": 0, "validate_every": 0, **train},
             }
         )
+    if config["task"]["name"] == "examples":
+        kept["task"] = labelled("colour")["task"]
     model = {
         key: config["model"][key]
         for key in ("name", "positions", "norm", "initialisation", "buckets", "farthest")

@@ -438,3 +438,20 @@ def test_a_pooler_survives_import_training_and_export(text, tmp_path):
     run = fwk.train(settings(text), run=str(tmp_path / "run"), **{"model.from": str(folder)}).folder
     exported = export(fwk.load(run), tmp_path / "out", "encoder")
     assert exported.class_name == "BertModel" and "pooled, float32" in exported.differences
+
+
+def test_new_layers_are_drawn_after_weights_were_loaded(text, source, tmp_path):
+    """The rate is 0, so the weights at the end are those of the start; a resumed run keeps them."""
+    still = {"name": "adamw", "lr": 0.0}
+    hooks = {**QUIET, "reinitialise": {"layers": 1}}
+    config = settings(text, optimizer=still, hooks=hooks, criterion="masked_lm")
+    model = {"name": "bert", "from": str(source)}
+    with stopped_at(1):
+        fwk.train({**config, "model": model}, run=str(tmp_path / "run"))
+    fwk.train({**config, "model": model}, run=str(tmp_path / "run"))
+    old, new = (model_tensors(fwk.load(run).module) for run in (source, tmp_path / "run"))
+    for name, value in new.items():
+        if ".layers.0." in name and name.endswith("weight") and "norm" not in name:
+            assert not torch.equal(value, old[name]) and value.std() < 0.03
+        elif ".layers." not in name:
+            assert torch.equal(value, old[name]), name
