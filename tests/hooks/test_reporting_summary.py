@@ -177,6 +177,7 @@ def run():
         rank=0,
         update=7,
         skipped=0,
+        out_of_patience=False,
         config=SimpleNamespace(train=TrainConfig(updates=9), task=Component("task", "synthetic")),
         last_metrics={"valid": {"masked_lm/masked_lm": 4.0}},
     )
@@ -251,6 +252,13 @@ def test_otherwise_it_is_silent(run, tmp_path, capsys, change, status):
         run=SimpleNamespace(**{**vars(run), "folder": tmp_path, **change}), status=status
     )
     assert not capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_a_run_out_of_patience_goes_on_with_more_of_it(run, tmp_path, capsys):
+    ended = SimpleNamespace(**{**vars(run), "folder": tmp_path, "out_of_patience": True})
+    Summary(Summary.Config()).fwk_run_end(run=ended, status="finished")
+    text = capsys.readouterr().out
+    assert "train.patience=0   # continue" in text and "train.updates=18" not in text
 
 
 def test_a_task_without_a_tokenizer_has_no_screen(run, tmp_path, capsys):
