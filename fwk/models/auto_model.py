@@ -5,6 +5,7 @@ Nothing is unpickled, and no code that came with a model runs: architectures are
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from fwk.contracts.json_files import read_object
 from fwk.contracts.plain import PlainDict, PlainMapping
+from fwk.contracts.shapes import shown
 from fwk.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 Attention = Literal["auto", "eager", "sdpa"]
 CONFIG = "config.json"
+MOST_LAYERS, MOST = 10_000, 1 << 24  # of layers, and of any other size in a configuration
+_SIZE = re.compile("layer|size|head|dim|position|group|inner|d_model|n_embd|vocab")
 # entries of a config.json that choose code or a type of numbers, which is done here
 _CHOSEN_HERE = (
     *("architectures", "auto_map", "attn_implementation", "experts_implementation"),
@@ -51,11 +55,22 @@ def read_config(folder: Path) -> PlainDict:
         raise DataError(
             f"{folder / CONFIG}: the model has an encoder and a decoder; expected one that encodes"
         )
+    _check_sizes(values, folder / CONFIG)
     return {
         name: value
         for name, value in values.items()
         if name not in _CHOSEN_HERE and not name.startswith("_")
     }
+
+
+def _check_sizes(values: PlainMapping, path: Path) -> None:
+    """Raise DataError for a size that no model has, before memory or time is taken for it."""
+    for name, value in values.items():
+        if not isinstance(value, int) or not _SIZE.search(name):
+            continue
+        most = MOST_LAYERS if "layer" in name else MOST
+        if value > most:
+            raise DataError(f"{path}: {name} is {shown(value)}, expected at most {most:,}")
 
 
 def for_vocabulary(values: PlainMapping, size: int, pad: int) -> PlainDict:

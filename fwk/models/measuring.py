@@ -40,11 +40,11 @@ def measure(model: PreTrainedModel, pad: int, key: str) -> Measured:
     pad: the token id of padding. key: of the model's options, for errors. Raises ConfigError where the model cannot
     encode a sequence of tokens alone.
     """
-    known = [index for index in range(embedding_of(model).num_embeddings) if index != pad]
-    ids = known[-TOKENS:]
+    size = embedding_of(model).num_embeddings
+    ids = [index for index in range(max(0, size - TOKENS - 1), size) if index != pad][-TOKENS:]
     try:
         output = _encode(model, ids)
-        changed = _encode(model, [ids[0], known[0], *ids[2:]])  # windows of attention may be small
+        changed = _encode(model, [ids[0], ids[-1], *ids[2:]])  # windows of attention may be small
         padded = _encode(model, [*ids[:-2], pad, pad], content=len(ids) - 2)
         shorter = _encode(model, ids[:-2])
     except Exception as error:  # of every kind: the forward pass of any architecture

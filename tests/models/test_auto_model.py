@@ -244,7 +244,10 @@ def changed(folder, bert, **entries):
         ({"is_encoder_decoder": True}, "an encoder and a decoder"),
         ({"quantization_config": {"bits": 4}}, "quantized"),
         ({"hidden_size": 64}, r"is \[\d+, 32\], and the architecture says \[\d+, 64\]"),
-        ({"intermediate_size": 10**9}, r"\[48, 32\], and the architecture says \[1000000000, 32\]"),
+        (
+            {"intermediate_size": 10**9},
+            "intermediate_size is 1000000000, expected at most 16,777,216",
+        ),
         ({"num_hidden_layers": 3}, "lack encoder.layer.2"),
         ({"hidden_size": "many"}, "transformers cannot make this model"),
         ({"vocab_size": 10}, "word_embeddings"),
@@ -255,6 +258,21 @@ def test_a_config_that_does_not_fit_is_one_sentence(tmp_path, bert, entries, mes
     with pytest.raises(DataError, match=message) as error:
         encoder(changed(tmp_path / "model", bert, **entries))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "modernbert"])
+def test_no_entry_of_a_config_is_trusted(tmp_path, kind):
+    source = write_model(tmp_path / "source", kind)
+    entries = json.loads((source / "config.json").read_text())
+    for name in entries:
+        for value in (None, -1, 0, 3, 10**12, 10**30, 0.5, "x", [], {}, {"a": [1]}):
+            folder = changed(tmp_path / "changed", source, **{name: value})
+            try:
+                assert encoder(folder).width == 32
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < 1000
+            shutil.rmtree(folder)
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path, bert):
@@ -377,6 +395,27 @@ def test_a_run_needs_its_source_no_more_once_it_has_begun(tmp_path, bert, text):
     with pytest.raises(UserError, match="there is no"):
         fwk.train(config, run=str(run), overwrite=True)
     assert fwk.load(run).update == 4
+
+
+@pytest.mark.slow
+def test_no_entry_of_what_the_run_kept_is_trusted(tmp_path, bert, text):
+    run = fwk.train(settings(bert, text), run=str(tmp_path / "run")).folder
+    kept = run / "tokenizer" / "network.main.config.json"
+    original = kept.read_text()
+    for name in json.loads(original):
+        for value in (None, 10**9, "x"):
+            kept.write_text(json.dumps({**json.loads(original), name: value}))
+            try:
+                assert fwk.load(run).model.width == 32
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < 1000
+    for damaged in ("", "[]", "{", "[" * 10_000):
+        kept.write_text(damaged)
+        with pytest.raises(UserError, match="lacks the config.json of a network of 'hf'"):
+            fwk.load(run)
+    kept.unlink()
+    with pytest.raises(UserError, match="lacks the config.json of a network of 'hf'"):
+        fwk.load(run)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "modernbert", "distilbert"])
