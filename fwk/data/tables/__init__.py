@@ -10,6 +10,15 @@ A column is named as the file's header (or its schema) has it, or by its number.
 
 from fwk.data.tables.columns import Column
 from fwk.data.tables.reading import FORMATS, read_table
-from fwk.data.tables.rows import BadRow, Row, TableFormat
+from fwk.data.tables.rows import BadRow, OnBad, Row, TableFormat, convert
 
-__all__ = ["FORMATS", "BadRow", "Column", "Row", "TableFormat", "read_table"]
+__all__ = [
+    "FORMATS",
+    "BadRow",
+    "Column",
+    "OnBad",
+    "Row",
+    "TableFormat",
+    "convert",
+    "read_table",
+]

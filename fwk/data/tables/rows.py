@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 from fwk.contracts.plain import PlainMapping
 from fwk.errors import DataError
 
 FormatName: TypeAlias = Literal["auto", "tsv", "csv", "jsonl", "json", "parquet", "datasets"]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 YesNo: TypeAlias = Literal["auto", "yes", "no"]
 
 
@@ -57,3 +59,18 @@ class Refuse:
         if self._on_bad is None:
             raise bad
         self._on_bad(bad)
+
+
+def convert(
+    rows: Iterable[Given], converted: Callable[[Given], Made], on_bad: OnBad | None
+) -> Iterator[Made]:
+    """Yield what becomes of each row; a BadRow that `converted` raises is passed to `on_bad`, if there is one."""
+    for row in rows:
+        try:
+            made = converted(row)
+        except BadRow as bad:
+            if on_bad is None:
+                raise
+            on_bad(bad)
+        else:
+            yield made
