@@ -47,6 +47,9 @@ KEYS_THAT_MAY_CHANGE = (
     "train.async_save",
     "train.check_ranks_every",
 )
+# options that were added later, with the value that stands for what was done before: left out, so that a command finds
+# the run of an earlier version
+LATER_DEFAULTS = {"pooler": False}
 # keys that may differ between the processes of one job
 KEYS_PER_RANK = ("train.device", "train.workers", "train.threads")
 
@@ -131,8 +134,13 @@ def _decisive(config: RunConfig) -> dict[str, Plain]:
     return {
         dotted(path): value
         for path, value in leaves_with_whole_lists(mapping)
-        if not _may_change(dotted(path))
+        if not _may_change(dotted(path)) and not _is_later_default(path[-1], value)
     }
+
+
+def _is_later_default(option: str, value: Plain) -> bool:
+    """Return whether this is the default of an option that runs of earlier versions did not have."""
+    return option in LATER_DEFAULTS and value == LATER_DEFAULTS[option]
 
 
 def _may_change(key: str) -> bool:

@@ -17,6 +17,7 @@ from fwk.components.discovery import load_plugins
 from fwk.components.registry import registry
 from fwk.components.trust import trusting
 from fwk.components.user_dirs import PREFIX
+from fwk.config.identity import shared_by_ranks as identity_keys
 from fwk.config.resolve import resolve
 from fwk.engine.ranks.world import World
 from fwk.engine.saving.state import model_tensors
@@ -373,6 +374,13 @@ def test_the_default_folder_does_not_depend_on_the_source(source, text):
     ).config
     assert default_folder(config) != default_folder(gone)
     assert str(default_folder(config)).startswith("runs/mlm-masked_lm-")
+
+
+def test_a_run_of_before_the_pooler_is_found_by_the_same_command(text):
+    layers = [("test", settings(text))]
+    later = resolve(layers=layers, overrides=["model.pooler=true"]).config
+    assert "pooler" not in str(identity_keys(resolve(layers=layers).config))
+    assert "model.pooler" in identity_keys(later)
 
 
 def test_the_config_of_a_copy_starts_from_its_weights_wherever_it_lies(

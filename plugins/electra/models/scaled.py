@@ -69,7 +69,10 @@ def shrink_config(main: Encoder, width: float, layers: float, shares_embedding: 
         embedding=config.embedding or full_width,
     )
     sizes = scaled_sizes(full, width, layers, shares_embedding)
-    return replace(config, **{name: getattr(sizes, name) for name in SIZES})
+    changes: dict[str, object] = {name: getattr(sizes, name) for name in SIZES}
+    if "pooler" in known:  # what the network makes is read token by token
+        changes["pooler"] = False
+    return replace(config, **changes)
 
 
 def share_embeddings(network: Any, main: Any, share: Share, key: str) -> None:

@@ -45,6 +45,8 @@ class TwoTower(Encoder["TwoTower.Config"]):
                 raise ValueError(
                     f"direction: two towers read both ways, got {self.direction}; name a 'bert' for one way"
                 )
+            if self.pooler:
+                raise ValueError("pooler: two towers have none, expected false")
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
