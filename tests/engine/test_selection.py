@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from support.commands import torchrun
 from support.runs import config_in, lines
 
 import fwk
@@ -276,3 +277,24 @@ def test_a_run_without_a_best_checkpoint_says_so(tmp_path):
     start.train(config_in(tmp_path, {"train": {"updates": 1, "keep_best": 0}}))
     with pytest.raises(CheckpointError, match="has no best checkpoint: .* kept none"):
         fwk.load(tmp_path, checkpoint="best")
+
+
+@pytest.mark.slow
+def test_all_ranks_end_together_where_nothing_improves(tmp_path):
+    """At a rate of 0 the loss stays as it is: the first evaluation is the last improvement."""
+    settings = (
+        *(
+            "optimizer.lr=0",
+            "model.layers=1",
+            "model.width=16",
+            "task.sequences=64",
+            "train.batch=8",
+        ),
+        *("train.updates=50", "train.validate_every=2", "train.patience=3", "train.device=cpu"),
+    )
+    run = ("task.name=synthetic", f"run={tmp_path / 'run'}", *settings)
+    done = torchrun("-m", "fwk.cli.train", *run, ranks=2)
+    assert done.returncode == 0, done.stderr[-4000:]
+    logged = lines(tmp_path / "run")
+    assert [line["event"] for line in logged if "event" in line] == ["out_of_patience", "finished"]
+    assert logged[-1]["update"] == 8 and "train.patience=3" in done.stderr
