@@ -114,6 +114,7 @@ def bert_of_theirs(folder: Path, class_name: str = "BertForMaskedLM", **options)
 
 
 @pytest.mark.parametrize("kind", ["run", "checkpoint", "copy", "import", "folder"])
+@pytest.mark.mostly_slow("=run", "=copy", "=folder")
 def test_every_kind_of_source_gives_weights_options_and_tokenizer(source, text, tmp_path, kind):
     place = source
     if kind == "checkpoint":
