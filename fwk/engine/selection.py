@@ -23,6 +23,10 @@ class Selection:
         self.run, self.stop = run, stop
         train = run.config.train
         self.wanted = bool(train.keep_best or train.patience) and "valid" in run.task.splits()
+        if train.patience and not self.wanted:
+            raise ConfigError(
+                "train.patience", "counts evaluations, and the task has no split 'valid'"
+            )
         self.direction = train.best_mode
         if self.direction == "auto":
             self.direction = direction_of(train.best_metric) or "auto"

@@ -16,6 +16,7 @@ from fwk.contracts.metrics import direction_of, find_metric
 from fwk.engine import bookkeeping
 from fwk.engine.evaluate import evaluate_and_count
 from fwk.engine.saving import checkpoint
+from fwk.engine.selection import Selection
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.runs import start
 from fwk.testing import change_config, merge_settings, stopped_at, tiny_config, trainer_of
@@ -202,6 +203,13 @@ def test_patience_needs_evaluations():
         ConfigError, match=r"train\.patience: counts evaluations .* train\.validate"
     ):
         tiny_config({"train": {"patience": 2, "validate_every": 0}}).check()
+
+
+def test_patience_needs_a_valid_split(monkeypatch):
+    with trainer_of(tiny_config({"train": {"patience": 2}})) as trainer:
+        monkeypatch.setattr(trainer.run.task, "splits", lambda: ("train",))
+        with pytest.raises(ConfigError, match=r"train\.patience: .* the task has no split 'valid'"):
+            Selection(trainer.run, trainer.stop)
 
 
 # -- passes over the data --------------------------------------------------------------------------------------------
