@@ -319,5 +319,12 @@ def _lineage(name: str | None, views: Views) -> list[str]:
 
 
 def _may_have_positions(name: str | None, views: Views) -> bool:
-    """Return False where every noiser of a view's lineage declares that it chooses no positions."""
-    return any(views[parent].cls.chooses is not False for parent in _lineage(name, views))
+    """Return False where every noiser of a view's lineage declares that it chooses no positions.
+
+    Named texts that a view renders may be a prompt, whose mask is a chosen position; that is known once the task is
+    built.
+    """
+    return any(
+        views[parent].cls.chooses is not False or views[parent].fields
+        for parent in _lineage(name, views)
+    )

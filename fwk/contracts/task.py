@@ -183,6 +183,14 @@ class Task(Generic[ConfigT]):
         """Return the names of the texts that views may render (`fields`)."""
         return ()
 
+    def prompt_names(self) -> tuple[str, ...]:
+        """Return the names of the prompts that views may render: sequences with a chosen position, the mask."""
+        return ()
+
+    def label_words(self) -> Mapping[str, tuple[tuple[int, ...], ...]]:
+        """Return the tokens that stand for each value of a label in the mask of a prompt, by name of the label."""
+        return {}
+
     def lengths(self, split: str) -> Mapping[str, np.ndarray] | None:
         """Return the number of positions of each example by source, int64 [len(source)], to batch similar ones.
 

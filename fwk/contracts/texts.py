@@ -9,7 +9,10 @@ the texts that it renders (`fields`), in order:
 A named text may be a list, such as the choices of a question. A view that renders one has a row per element; the rows
 of one example follow each other and have the same draw.
 
-Letters: B examples, R rows, F fields, T positions.
+A view may also name a prompt (`fwk/contracts/prompts.py`), whose mask is its chosen position.
+
+Letters: B examples, R rows, P parts of a sequence, F texts among them that can be cut, S sets of demonstrations,
+T positions.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fwk.contracts.prompts import Prompt
 from fwk.contracts.views import Batch, View
 from fwk.errors import ConfigError, did_you_mean
 
@@ -73,25 +77,29 @@ class Frame:
         """Return the number of special tokens around so many texts."""
         return len(self.before) + (fields - 1) * len(self.between) + len(self.after)
 
-    def cut(self, sizes: np.ndarray, fields: Sequence[str]) -> np.ndarray:
-        """Return how many tokens of each text remain, int64 [F, R]. sizes: int64 [F, R], before cutting."""
-        room = self.length - self.overhead(len(fields))
+    def cut(self, sizes: np.ndarray, fields: Sequence[str], room: int) -> np.ndarray:
+        """Return how many tokens of each text remain, int64 [F, R], `room` at most in each row.
+
+        sizes: int64 [F, R], before cutting. fields: the names of the texts, of which several may have one name.
+        """
         excess = np.maximum(sizes.sum(0) - room, 0)  # [R]
         if not excess.any():
             return sizes
         sizes = sizes.copy()
-        if self.truncate in fields:
-            row = list(fields).index(self.truncate)
-            taken = np.minimum(sizes[row], excess)
-            sizes[row] -= taken
-            excess = excess - taken
+        named = [number for number, name in enumerate(fields) if name == self.truncate]
+        if named:
+            before = sizes[named].sum(0)
+            sizes[named] = longest_first(sizes[named], np.maximum(before - excess, 0))
+            excess = excess - (before - sizes[named].sum(0))
         too_long = np.flatnonzero(excess)
         sizes[:, too_long] = longest_first(sizes[:, too_long], room)
         return sizes
 
 
-def longest_first(sizes: np.ndarray, room: int) -> np.ndarray:
+def longest_first(sizes: np.ndarray, room: int | np.ndarray) -> np.ndarray:
     """Return sizes, int64 [F, R], of at most `room` in each column, after taking tokens from the longest text.
+
+    room: for all columns, or int64 [R].
 
     No text is cut below what every text can keep; of a remainder, longer texts keep one token more, later ones first.
     """
@@ -133,6 +141,26 @@ def tokens_label(label: str) -> str:
     return f"{label} tokens"
 
 
+@dataclass(frozen=True)
+class Demonstrations:
+    """The texts of examples that demonstrate classes in the prompts of a batch."""
+
+    texts: Sequence[Mapping[str, NamedText]]  # by slot of the prompt and by name
+    # a prompt has a row per set, and element s of a text belongs to set s; None: element i belongs to example i
+    sets: int | None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of the sequences of R rows: in each row an element of a text."""
+
+    text: NamedText
+    elements: np.ndarray  # int64 [R]
+    cut_as: str  # the name under which it loses tokens; empty: it never does
+    field: str  # the text of the example itself; empty: it is none
+    ends: bool  # whether special tokens stand behind it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Texts:
     """The named texts of a batch. It stays on the CPU, where views are rendered."""
@@ -140,37 +168,70 @@ class Texts:
     fields: Mapping[str, NamedText]
     frame: Frame
     spans: Mapping[str, Span] = field(default_factory=dict)  # by label
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)  # by name
+    demonstrations: Demonstrations | None = None
+    # int64 [B], the token that the model is asked for, the original one at the mask; -1: it is unknown
+    answers: np.ndarray | None = None
 
     def rendered(self, batch: Batch, fields: Sequence[str], key: str = "fields") -> View:
         """Return the view of a batch that renders these texts. key: where they are named, for errors."""
         names = tuple(fields)
+        if len(names) == 1 and names[0] in self.prompts:
+            return self._prompted(batch, self.prompts[names[0]])
         rows = self._rows(names, len(batch), key)  # int64 [R]
-        texts = [self.fields[name] for name in names]
-        elements = [rows if text.owners is None else np.arange(len(text.owners)) for text in texts]
-        sizes = np.stack([text.sizes[index] for text, index in zip(texts, elements)])  # [F, R]
-        sizes = self.frame.cut(sizes, names)
-        layout = _Layout.of(sizes, self.frame)
-        tokens, segments = layout.blank(), np.zeros(layout.shape, dtype=np.int64)
-        for number, (text, index) in enumerate(zip(texts, elements)):
-            layout.fill(tokens, number, text, index)
-            layout.fill_segment(segments, number)
-        return self._view(batch, names, rows, layout, tokens, segments)
+        parts = []
+        for name in names:
+            text = self.fields[name]
+            elements = rows if text.owners is None else np.arange(len(text.owners))
+            parts.append(_Part(text, elements, name, name, ends=True))
+        return self._view(batch, rows, parts, _Layout.of(parts, self.frame))
+
+    def _prompted(self, batch: Batch, prompt: Prompt) -> View:
+        """Return the view that renders a prompt: the mask is its chosen position."""
+        demonstrations = self.demonstrations if prompt.demonstrates else None
+        sets = 1 if demonstrations is None else demonstrations.sets or 1
+        rows = np.repeat(np.arange(len(batch)), sets)  # int64 [R]
+        parts: list[_Part] = []
+        mask_part = 0
+        for piece, ends in prompt.pieces:
+            if piece.slot is not None and demonstrations is not None:
+                text = demonstrations.texts[piece.slot][piece.text]
+                by_set = demonstrations.sets is not None
+                elements = np.tile(np.arange(sets), len(batch)) if by_set else rows
+                parts.append(_Part(text, elements, piece.cut_as, "", ends))
+            elif piece.text:
+                parts.append(_Part(self.fields[piece.text], rows, piece.cut_as, piece.cut_as, ends))
+            else:
+                mask_part = len(parts) if piece.is_mask else mask_part
+                text = NamedText.of([[np.array(piece.ids, dtype=np.int32)]], is_list=False)
+                parts.append(_Part(text, np.zeros_like(rows), "", "", ends))
+        layout = _Layout.of(parts, self.frame)
+        view = self._view(batch, rows, parts, layout)
+        positions = torch.from_numpy(layout.starts[mask_part])[:, None]  # [R, 1]
+        target = view.tokens
+        if self.answers is not None:
+            answers = torch.from_numpy(self.answers[rows])[:, None]
+            known = torch.where(answers < 0, target.gather(1, positions), answers)
+            target = target.scatter(1, positions, known)
+        valid = torch.ones_like(positions, dtype=torch.bool)
+        return view.replace(
+            target=target, positions=positions, valid=valid, changed=target != view.tokens
+        )
 
     def _view(
-        self,
-        batch: Batch,
-        names: tuple[str, ...],
-        rows: np.ndarray,
-        layout: _Layout,
-        tokens: np.ndarray,
-        segments: np.ndarray,
+        self, batch: Batch, rows: np.ndarray, parts: Sequence[_Part], layout: _Layout
     ) -> View:
+        tokens, segments = layout.blank(), np.zeros(layout.shape, dtype=np.int64)
+        for place, part in enumerate(parts):
+            layout.fill(tokens, place, part.text, part.elements)
+            layout.fill_segment(segments, place)
         inputs = {"tokens": torch.from_numpy(tokens)}
-        if len(names) > 1:
+        if sum(layout.ends) > 1:
             inputs["segments"] = torch.from_numpy(segments)
         mask = layout.mask()
         index = torch.from_numpy(rows)
         labels = {name: label[index] for name, label in batch.labels.items()}
+        names = [part.field for part in parts]
         for label, span in self.spans.items():
             number = names.index(span.text) if span.text in names else None
             labels[label] = layout.positions_of(span.tokens[index], number)
@@ -190,6 +251,10 @@ class Texts:
     def _rows(self, names: Sequence[str], examples: int, key: str) -> np.ndarray:
         """Return the example of each row, int64 [R]. Raises ConfigError for names that cannot be rendered."""
         for name in names:
+            if name in self.prompts:
+                raise ConfigError(
+                    key, f"'{name}' is a template of whole sequences, and others stand beside it"
+                )
             if name not in self.fields:
                 raise ConfigError(
                     key, f"the task has no text '{name}'{did_you_mean(name, self.fields)}"
@@ -206,18 +271,27 @@ class Texts:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the texts of R rows stand."""
+    """Where the parts of R rows stand."""
 
-    sizes: np.ndarray  # int64 [F, R], tokens of each text
-    starts: np.ndarray  # int64 [F, R], its first position
+    sizes: np.ndarray  # int64 [P, R], tokens of each part
+    starts: np.ndarray  # int64 [P, R], its first position
     lengths: np.ndarray  # int64 [R], with special tokens
+    ends: Sequence[bool]  # by part: whether special tokens stand behind it
     frame: Frame
 
     @classmethod
-    def of(cls, sizes: np.ndarray, frame: Frame) -> _Layout:
-        step = sizes + len(frame.between)
+    def of(cls, parts: Sequence[_Part], frame: Frame) -> _Layout:
+        """Return the layout of parts, of which texts are cut where a row is too long."""
+        sizes = np.stack([part.text.sizes[part.elements] for part in parts])  # [P, R]
+        ends = [part.ends for part in parts]
+        cuttable = [number for number, part in enumerate(parts) if part.cut_as]
+        fixed = sum(int(part.text.sizes[0]) for part in parts if not part.cut_as)
+        overhead = frame.overhead(sum(ends))
+        names = [parts[number].cut_as for number in cuttable]
+        sizes[cuttable] = frame.cut(sizes[cuttable], names, frame.length - overhead - fixed)
+        step = sizes + len(frame.between) * np.array(ends)[:, None]
         starts = len(frame.before) + step.cumsum(0) - step
-        return cls(sizes, starts, sizes.sum(0) + frame.overhead(len(sizes)), frame)
+        return cls(sizes, starts, sizes.sum(0) + overhead, ends, frame)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -230,8 +304,8 @@ class _Layout:
         rows = np.arange(len(tokens))
         for number, token in enumerate(frame.before):
             tokens[:, number] = token
-        for start, size in zip(self.starts[:-1], self.sizes[:-1]):
-            for number, token in enumerate(frame.between):
+        for start, size, ends in zip(self.starts[:-1], self.sizes[:-1], self.ends):
+            for number, token in enumerate(frame.between if ends else ()):
                 tokens[rows, start + size + number] = token
         for number, token in enumerate(frame.after):
             tokens[rows, self.lengths - len(frame.after) + number] = token
@@ -250,8 +324,9 @@ class _Layout:
         tokens[row, np.repeat(self.starts[number], sizes) + offset] = text.ids[source]
 
     def fill_segment(self, segments: np.ndarray, number: int) -> None:
-        """Write the segment of a text and of the special tokens behind it."""
-        segment = self.frame.segments[min(number, len(self.frame.segments) - 1)]
+        """Write the segment of a part and of the special tokens behind it."""
+        before = sum(self.ends[:number])
+        segment = self.frame.segments[min(before, len(self.frame.segments) - 1)]
         if segment:
             here = np.arange(self.shape[1]) >= self.starts[number][:, None]
             segments[here & self.mask()] = segment

@@ -32,6 +32,7 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
     """
     views = config.views_by_name
     _check_fields(views, task)
+    _check_masks(config, views, task)
     vocabulary = task.vocabulary()
     base = BuildContext(
         seed=config.seed,
@@ -39,6 +40,7 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
         length=task.length(),
         labels=task.labels(),
         label_kinds=task.label_kinds(),
+        label_words=task.label_words(),
         inputs=task.inputs(),
         sources=task.source_names(),
         missing_sources=task.missing_sources(),
@@ -64,13 +66,30 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
 
 
 def _check_fields(views: Mapping[str, ViewSpec], task: Task) -> None:
-    """Raise ConfigError where a view renders a text that the task does not have."""
-    names = task.text_names()
+    """Raise ConfigError where a view renders a text or a prompt that the task does not have."""
+    names = (*task.text_names(), *task.prompt_names())
     for name, spec in views.items():
         for text in spec.fields:
             if text not in names:
-                lack = f"no text '{text}'{did_you_mean(text, names)}" if names else "no named texts"
+                what = f"no text or template '{text}'{did_you_mean(text, names)}"
+                lack = what if names else "no named texts"
                 raise ConfigError(f"views.{name}.fields", f"the task has {lack}")
+
+
+def _check_masks(config: RunConfig, views: Mapping[str, ViewSpec], task: Task) -> None:
+    """Raise ConfigError where a criterion reads chosen positions of rendered texts that have none."""
+    prompts = task.prompt_names()
+    for label, spec in config.criterion.items():
+        for name, read in spec.component.cls.reads(spec.component.config).items():
+            view = views[name]
+            while view.of is not None and view.cls.chooses is False:
+                view = views[view.of]
+            if read.positions and view.cls.chooses is False and not set(view.fields) & set(prompts):
+                raise ConfigError(
+                    f"views.{view.name}.fields",
+                    f"criterion '{label}' reads a masked position, and {', '.join(view.fields)} has none; expected a "
+                    + (f"template: {', '.join(prompts)}" if prompts else "template of the task"),
+                )
 
 
 @dataclass(frozen=True)

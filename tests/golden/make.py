@@ -47,8 +47,8 @@ CURVES = {
     "cvt_tagging": {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "hidden": 8}}},
     "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
     **{name: NEEDS[name] for name in ("classification", "multilabel", "regression")},
-    **{name: NEEDS[name] for name in ("multiple_choice", "answer_span")},
     **{name: NEEDS[name] for name in ("consistency", "virtual_adversarial")},
+    **{name: NEEDS[name] for name in ("multiple_choice", "answer_span", "verbalizer")},
     "joint_answers": FINE_TUNING["joint answers in windows"],
     "combined": {
         "criterion": {

@@ -74,6 +74,15 @@ def labelled(label: str, kind: str = "auto", **options: object) -> dict:
 
 
 NO_DROPOUT = {"dropout": 0.0}
+# the words of colours are none of the few tokens of the tiny tokenizer
+PROMPTED = labelled(
+    "colour",
+    length=64,
+    templates={"prompt": "{question} It is [MASK], {passage}"},
+    label_words={"green": "garden", "red": ["apple", "door"], "white": "house", "blue": "book"},
+    demonstrations=1,
+    demonstration_sets=2,
+)
 NEEDS = {
     "classification": {
         **labelled("colour"),
@@ -99,6 +108,7 @@ NEEDS = {
         **labelled("colour"),
         "criterion": {"classification": NO_DROPOUT, "virtual_adversarial": {}},
     },
+    "verbalizer": {**PROMPTED, "criterion": {"verbalizer": {}}},
     "cvt_tagging": {**SENTENCES, "criterion": {"cvt_tagging": {"label": "pos", "hidden": 8}}},
     "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
     "causal_lm": {"model": {"direction": "left_to_right"}},

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fwk.contracts.json_files import fitted, read_object
+from fwk.data.examples.demonstrations import Sets
 from fwk.data.examples.encoding import TextSpec
 from fwk.data.examples.labels import KINDS, LabelSpace
 from fwk.errors import DataError
@@ -19,6 +20,7 @@ _TYPES = {
     "sizes": "dict[str, int]",
     "sources": "tuple[str, ...]",
     "fingerprint": "str",
+    "demonstrations?": "tuple[tuple[dict[str, str], ...], ...]",
 }
 _TEXT_TYPES = {"name": "str", "is_list": "bool", "has_spans": "bool"}
 _LABEL_TYPES = {"name": "str", "kind": "str", "values": "tuple[str, ...]", "text": "str"}
@@ -33,6 +35,7 @@ class Assets:
     sizes: dict[str, int]  # examples by name of the training source
     sources: tuple[str, ...]  # of all splits
     fingerprint: str  # of the task in training
+    demonstrations: Sets = ()  # that prompts have outside of training
 
     @classmethod
     def read(cls, folder: Path) -> Assets:
@@ -53,6 +56,7 @@ class Assets:
             content["sizes"],
             content["sources"],
             content["fingerprint"],
+            content.get("demonstrations", ()),
         )
 
     def write(self, folder: Path) -> None:

@@ -22,6 +22,7 @@ class Example(NamedTuple):
     # by name: the token ids, int32 [n] each, of a text (one) or of the elements of a list
     texts: Mapping[str, Sequence[np.ndarray]]
     labels: Mapping[str, np.ndarray]
+    number: int = -1  # among the examples of training that demonstrations are drawn from; -1: none
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class EncodedExamples(Source):
     windows: Windows | None = None
     raw: Mapping[str, Sequence[str]] = field(default_factory=dict)  # texts with spans, as they were
     extra: Sequence[PlainMapping] = ()  # what evaluation reads of each example
+    first: int | None = None  # see `Example.number`: that of the first example
 
     def __len__(self) -> int:
         return len(self.keys) if self.windows is None else len(self.windows.examples)
@@ -102,7 +104,9 @@ class EncodedExamples(Source):
     def __getitem__(self, index: int) -> Example:
         if self.windows is None:
             texts = {name: text.of(index) for name, text in self.texts.items()}
-            return Example(texts, {name: label[index] for name, label in self.labels.items()})
+            number = -1 if self.first is None else self.first + index
+            labels = {name: label[index] for name, label in self.labels.items()}
+            return Example(texts, labels, number)
         return self._window(index)
 
     def _window(self, index: int) -> Example:

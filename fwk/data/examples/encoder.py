@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,16 +12,18 @@ import torch
 
 from fwk.contracts.texts import LONGEST_FIRST, Frame, NamedText, Span, Texts
 from fwk.contracts.views import Batch
+from fwk.data.examples.demonstrations import Pool
 from fwk.data.examples.encoded import EncodedExamples, Example
 from fwk.data.examples.encoding import TextSpec, encode_records, in_windows
 from fwk.data.examples.labels import LabelSpace
 from fwk.data.examples.metrics import chosen_metrics
 from fwk.data.examples.options import LabelledOptions
+from fwk.data.examples.prompts import Prompts
 from fwk.data.labelled import Labelled
 from fwk.data.text_corpus import show_progress
 from fwk.data.tokenizers import Tokenizer
 from fwk.data.tokenizers.vocabulary import framing_ids
-from fwk.errors import ConfigError, did_you_mean
+from fwk.errors import ConfigError, DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class ExampleEncoder:
     tokenizer: Tokenizer
     texts: tuple[TextSpec, ...]  # in the order of a sequence
     spaces: Mapping[str, LabelSpace]  # by name of the label
+    pool: Pool | None = None  # where prompts have demonstrations
 
     def __post_init__(self) -> None:
         for key in ("truncate", "windows"):
@@ -51,11 +54,19 @@ class ExampleEncoder:
             chosen_metrics(self.config.metrics, space.kind)
         if not self.plain_names:
             raise ConfigError("task.texts", "every text is a list; expected one that is not")
-        if self.room < 2:
-            raise ConfigError(
-                "task.length",
-                f"{self.config.length} leaves no room for text beside special tokens",
-            )
+        prompts = self.prompts.prompts.items()
+        rooms = {"special tokens": self.room}
+        rooms |= {
+            f"the words of task.templates.{name}": self.config.length
+            - self.frame.overhead(len(prompt.segments))
+            - prompt.fixed
+            for name, prompt in prompts
+        }
+        for beside, room in rooms.items():
+            if room < 2:
+                raise ConfigError(
+                    "task.length", f"{self.config.length} leaves no room for text beside {beside}"
+                )
 
     @property
     def names(self) -> list[str]:
@@ -71,6 +82,17 @@ class ExampleEncoder:
     def class_space(self) -> LabelSpace | None:
         """The first label with classes."""
         return next((space for space in self.spaces.values() if space.kind == "class"), None)
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """The prompts that views may render."""
+        prompts = Prompts.of(self.config, self.texts, self.class_space, self.tokenizer)
+        return replace(prompts, pool=self.pool)
+
+    @property
+    def encodings(self) -> tuple[TextSpec, ...]:
+        """The encodings of texts that examples have."""
+        return (*self.texts, *self.prompts.encodings)
 
     @property
     def room(self) -> int:
@@ -101,9 +123,14 @@ class ExampleEncoder:
         encoded = {}
         with show_progress() as progress:
             for name, source in records.items():
-                progress.stage(f"tokenizing {split}", len(source) * len(self.texts))
+                progress.stage(f"tokenizing {split}", len(source) * len(self.encodings))
                 encoded[name] = encode_records(
-                    source, name, self.texts, list(self.spaces.values()), self.tokenizer, progress
+                    source,
+                    name,
+                    self.encodings,
+                    list(self.spaces.values()),
+                    self.tokenizer,
+                    progress,
                 )
                 if self.config.stride is not None:
                     text = self.config.windows or self.names[-1]
@@ -115,22 +142,66 @@ class ExampleEncoder:
 
     def _warn_cut(self, split: str, encoded: Mapping[str, EncodedExamples]) -> None:
         """Say how many sequences do not fit: nothing is cut silently."""
-        cut = sum(int((source.sizes(self.names) > self.room).sum()) for source in encoded.values())
-        if cut:
-            logger.warning(
-                "%s: %s of %s sequences have more than task.length=%d tokens and are cut (%s)",
-                split,
-                f"{cut:,}",
-                f"{sum(map(len, encoded.values())):,}",
-                self.config.length,
-                self.config.truncate,
+        sources, length = encoded.values(), self.config.length
+        cut = {
+            "sequences": sum(
+                int((source.sizes(self.names) > self.room).sum()) for source in sources
+            ),
+            "prompts": sum(self.prompts.too_long(source, length, self.frame) for source in sources),
+        }
+        for what, count in cut.items():
+            if count:
+                logger.warning(
+                    "%s: %s of %s %s have more than task.length=%d tokens and are cut (%s)",
+                    split,
+                    f"{count:,}",
+                    f"{sum(map(len, sources)):,}",
+                    what,
+                    length,
+                    self.config.truncate,
+                )
+
+    def with_demonstrations(self, sets: Sequence[Sequence[Mapping[str, str]]]) -> ExampleEncoder:
+        """Return an encoder whose prompts show these examples. sets: by set and slot, the texts by name.
+
+        Raises DataError where sets lack slots or texts.
+        """
+        records = [
+            Labelled(place="demonstrations", key=str(number), texts=texts, labels={})
+            for number, texts in enumerate(texts for slots in sets for texts in slots)
+        ]
+        prompts, specs = self.prompts, {spec.name: spec for spec in self.encodings}
+        shown = [specs[name] for name in prompts.shown]
+        needed = {spec.behind_space or spec.name for spec in shown}
+        slots = self.config.demonstrations * len(prompts.words)
+        if not sets or not all(
+            len(texts) == slots and all(needed <= text.keys() for text in texts) for texts in sets
+        ):
+            raise DataError(
+                f"the demonstrations do not fit: expected sets of {slots} examples with {', '.join(sorted(needed))}"
             )
+        pool = Pool(
+            each=self.config.demonstrations,
+            sets=encode_records(records, "", shown, [], self.tokenizer),
+            names=prompts.shown,
+            slots=slots,
+        )
+        return replace(self, pool=pool)
+
+    def with_training(
+        self, encoded: Mapping[str, EncodedExamples], seed: int
+    ) -> tuple[ExampleEncoder, dict[str, EncodedExamples]]:
+        """Return an encoder that draws demonstrations from training examples, and these with their numbers."""
+        assert self.pool is not None and self.class_space is not None
+        label, classes = self.class_space.name, len(self.class_space.values)
+        pool, numbered = self.pool.with_training(encoded, label, classes, seed)
+        return replace(self, pool=pool), numbered
 
     def example(self, texts: Mapping[str, str | tuple[str, ...]]) -> Example:
         """Return an example without labels."""
         record = Labelled(place="text", key="0", texts=texts, labels={})
         spaces = list(self.spaces.values())
-        return encode_records([record], "", self.texts, spaces, self.tokenizer)[0]
+        return encode_records([record], "", self.encodings, spaces, self.tokenizer)[0]
 
     # -- batches
 
@@ -140,12 +211,12 @@ class ExampleEncoder:
             spec.name: NamedText.of(
                 [example.texts[spec.name] for example in examples], spec.is_list
             )
-            for spec in self.texts
+            for spec in self.encodings
         }
-        labels = {
-            name: torch.from_numpy(np.stack([example.labels[name] for example in examples]))
-            for name in self.spaces
+        arrays = {
+            name: np.stack([example.labels[name] for example in examples]) for name in self.spaces
         }
+        labels = {name: torch.from_numpy(array) for name, array in arrays.items()}
         spans = {
             name: Span(space.text, labels[name])
             for name, space in self.spaces.items()
@@ -156,6 +227,13 @@ class ExampleEncoder:
             draws=torch.from_numpy(np.array(draws, dtype=np.int64)),
             labels=labels,
             source=torch.from_numpy(np.array(sources, dtype=np.int64)),
-            texts=Texts(fields=named, frame=self.frame, spans=spans),
+            texts=Texts(
+                fields=named,
+                frame=self.frame,
+                spans=spans,
+                prompts=self.prompts.prompts,
+                demonstrations=self.prompts.demonstrations(examples, np.asarray(draws)),
+                answers=self.prompts.answers(arrays),
+            ),
         )
         return batch.rendered(self.plain_names)

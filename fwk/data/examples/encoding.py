@@ -25,6 +25,7 @@ class TextSpec:
     name: str
     is_list: bool = False
     has_spans: bool = False  # a label marks spans in it
+    behind_space: str = ""  # the text of which this is another encoding, behind a space
 
 
 def encode_records(
@@ -59,7 +60,9 @@ def _encoded_text(
     lists = [0]
     texts: list[str] = []
     for record in records:
-        value = record.texts[spec.name]
+        value = record.texts[spec.behind_space or spec.name]
+        if spec.behind_space and isinstance(value, str):
+            value = f" {value}"
         elements = (value,) if isinstance(value, str) else value
         if isinstance(value, str) == spec.is_list:
             expected = "a list of texts" if spec.is_list else "one text"

@@ -58,6 +58,25 @@ class LabelledOptions:
     by_length: bool = option(
         True, "make batches of sequences of similar length, in an order that the seed decides"
     )
+    templates: dict[str, str] = option(
+        {},
+        "renderings with a mask, by the name that a view states in `fields`, as {prompt: '{sentence} It was [MASK].'}",
+    )
+    label_words: dict[str, str | tuple[str, ...]] = option(
+        {}, "words that stand for a class in place of the mask, one token each; one or several"
+    )
+    demonstrations: int = option(
+        0,
+        "training examples of each class that follow a template, with their words in place of the mask (LM-BFF: 1)",
+        low=0,
+        high=64,
+    )
+    demonstration_sets: int = option(
+        8,
+        "sets of demonstrations that predictions are averaged over, outside of training (LM-BFF's code: 16)",
+        low=1,
+        high=1024,
+    )
     metrics: tuple[str, ...] = option(
         (), "metrics of whole splits (empty: the usual ones of the kind of label)"
     )
@@ -70,5 +89,11 @@ class LabelledOptions:
             raise ConfigError(
                 "per_class", "fraction and per_class both choose examples; expected one of them"
             )
+        if self.demonstrations and not (self.templates and self.label_words):
+            raise ConfigError(
+                "demonstrations", "needs templates and label_words, with which they are written"
+            )
+        if self.templates and self.stride is not None:
+            raise ConfigError("stride", "a template shows whole texts, and none in windows")
         if self.windows is not None and self.stride is None:
             raise ConfigError("windows", "needs stride: how many tokens later each window begins")

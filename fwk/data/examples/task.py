@@ -23,19 +23,20 @@ from fwk.contracts.task import Predictions, SizeOnly, Source, Task
 from fwk.contracts.views import Batch
 from fwk.data.examples import predictions as files
 from fwk.data.examples.assets import Assets
+from fwk.data.examples.choosing import Records, choose, choose_sets
+from fwk.data.examples.demonstrations import Sets
 from fwk.data.examples.encoded import EncodedExamples, Example
 from fwk.data.examples.encoder import ExampleEncoder
 from fwk.data.examples.encoding import TextSpec
 from fwk.data.examples.labels import LabelSpace
 from fwk.data.examples.measuring import measure
 from fwk.data.examples.options import LabelledOptions
-from fwk.data.labelled import Labelled, keyed_per_class, keyed_share
+from fwk.data.labelled import Labelled
 from fwk.data.tokenizers import KINDS, Tokenizer, load, train
 from fwk.data.tokenizers.vocabulary import vocabulary_of
 from fwk.errors import DataError, did_you_mean
 
 OptionsT = TypeVar("OptionsT", bound=LabelledOptions)
-Records = Mapping[str, Sequence[Labelled]]  # by name of the source
 
 
 class LabelledTask(Task[OptionsT], Generic[OptionsT]):
@@ -47,6 +48,7 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     _encoded: dict[str, dict[str, EncodedExamples]]  # by split and source
     _sizes: dict[str, int]  # examples by training source
     _fingerprint: str
+    _demonstrations: Sets  # of prompts outside of training
 
     # -- what a subclass defines
 
@@ -82,13 +84,23 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         texts = self.describe_texts(everything)
         spaces = {space.name: space for space in self.describe_labels(everything)}
         self.encoder = ExampleEncoder(config, self._open_tokenizer(everything), texts, spaces)
-        self._encoded["train"] = self.encoder.encode("train", self._chosen(records))
+        self._read_training(choose(records, self.encoder, seed))
         self._sizes = {name: len(source) for name, source in self._encoded["train"].items()}
         if "valid" in self._splits:
             self._encoded["valid"] = self.encoder.encode("valid", self.read("valid"))
         names = (name for sources in self._encoded.values() for name in sources)
         self._names = tuple(dict.fromkeys(names))
         self._fingerprint = self._hash()
+
+    def _read_training(self, records: Records) -> None:
+        """Encode the chosen records of training, and choose those that demonstrate classes."""
+        self._demonstrations = choose_sets(records, self.encoder, self.seed)
+        if self._demonstrations:
+            self.encoder = self.encoder.with_demonstrations(self._demonstrations)
+        encoded = self.encoder.encode("train", records)
+        if self._demonstrations:
+            self.encoder, encoded = self.encoder.with_training(encoded, self.seed)
+        self._encoded["train"] = encoded
 
     @classmethod
     def without_data(cls, config: OptionsT, seed: int, folder: Path) -> LabelledTask[OptionsT]:
@@ -99,6 +111,9 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         spaces = {space.name: space for space in assets.labels}
         tokenizer = load(folder / "tokenizer")
         task.encoder = ExampleEncoder(config, tokenizer, assets.texts, spaces)
+        task._demonstrations = assets.demonstrations
+        if config.demonstrations:
+            task.encoder = task.encoder.with_demonstrations(assets.demonstrations)
         task._sizes, task._names = assets.sizes, assets.sources
         task._fingerprint = assets.fingerprint
         task._splits, task._encoded = (), {}
@@ -113,7 +128,7 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         task._splits = tuple(dict.fromkeys(["train", *task.find_splits()]))
         if split in task._splits:
             records = task.read(split)
-            records = task._chosen(records) if split == "train" else records
+            records = choose(records, task.encoder, seed) if split == "train" else records
             task._encoded[split] = task.encoder.encode(split, records)
             task._names = tuple(dict.fromkeys([*task._names, *task._encoded[split]]))
         return task
@@ -129,23 +144,6 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
             for text in ((value,) if isinstance(value, str) else value)
         )
         return train(texts, kind, self.config.vocabulary, self.config.lower)
-
-    def _chosen(self, records: Records) -> Records:
-        """Return the training records that `fraction` or `per_class` keeps."""
-        return {name: self._chosen_of(source) for name, source in records.items()}
-
-    def _chosen_of(self, records: Sequence[Labelled]) -> Sequence[Labelled]:
-        config, space = self.config, self.encoder.class_space
-        keys = [record.key for record in records]
-        seed = self.seed if config.choice_seed is None else config.choice_seed
-        if config.per_class is not None and space is not None:
-            classes = [str(record.labels.get(space.name)) for record in records]
-            chosen = keyed_per_class(seed, keys, classes, config.per_class)
-        elif config.fraction < 1:
-            chosen = keyed_share(seed, keys, config.fraction)
-        else:
-            return records
-        return [record for record, keep in zip(records, chosen) if keep]
 
     # -- the contract
 
@@ -177,6 +175,13 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     def text_names(self) -> tuple[str, ...]:
         return tuple(self.encoder.names)
 
+    def prompt_names(self) -> tuple[str, ...]:
+        return tuple(self.config.templates)
+
+    def label_words(self) -> Mapping[str, tuple[tuple[int, ...], ...]]:
+        prompts = self.encoder.prompts
+        return {prompts.label: prompts.words} if prompts.words else {}
+
     def lengths(self, split: str) -> Mapping[str, np.ndarray] | None:
         if not self.config.by_length or split not in self._encoded:
             return None
@@ -204,7 +209,14 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save(folder)
         labels = tuple(self.spaces.values())
-        assets = Assets(self.encoder.texts, labels, self._sizes, self._names, self._fingerprint)
+        assets = Assets(
+            texts=self.encoder.texts,
+            labels=labels,
+            sizes=self._sizes,
+            sources=self._names,
+            fingerprint=self._fingerprint,
+            demonstrations=self._demonstrations,
+        )
         assets.write(folder)
 
     def _hash(self) -> str:
