@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fwk.contracts.component import ConfigT
 from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.read import Read
 from fwk.contracts.replaced import ReadsByOldNames
 from fwk.contracts.sizes import SequenceShape, Transformer
@@ -37,9 +38,12 @@ class Criterion(ReadsByOldNames, nn.Module, Generic[ConfigT]):
     class Scoring:
         """Options of `log_probs`, set by `fwk-score`."""
 
-    # what `self.head` corresponds to in other libraries, for fwk-export: 'masked_lm' (a `MaskedLMHead`), or
-    # 'replaced_token' (dense, GELU, and a dense layer to one logit, which is positive where a token was replaced)
+    # what the head corresponds to in other libraries, for fwk-export: 'masked_lm' (a `MaskedLMHead`), 'replaced_token'
+    # (dense, GELU, and a dense layer to one logit, which is positive where a token was replaced),
+    # 'sequence_classification', 'multilabel_classification', 'sequence_regression' and 'multiple_choice' (a
+    # `SequenceHead`), or 'question_answering' (a dense layer `output` to the logits of start and end)
     roles: tuple[str, ...] = ()
+    head_path: str = "head"  # the attribute that holds the head
 
     def __init__(self, config: ConfigT, build: BuildContext) -> None:
         super().__init__()
@@ -81,6 +85,10 @@ class Criterion(ReadsByOldNames, nn.Module, Generic[ConfigT]):
     ) -> float | None:
         """Return the operations of one forward pass of the heads on one sequence; None: unknown (see `fwk.flops`)."""
         return None
+
+    def head_outputs(self) -> HeadOutputs:
+        """Return what the outputs of the head mean (optional)."""
+        return HeadOutputs()
 
     def states(self) -> tuple[str, ...]:
         """Return the names of the encoder states that this criterion reads besides the features."""

@@ -77,6 +77,7 @@ class LearnedNoiser(Noiser[ConfigT], nn.Module):
 
     learned: ClassVar[bool] = True
     roles: tuple[str, ...] = ()  # as `Criterion.roles`
+    head_path: str = "head"  # as `Criterion.head_path`
 
     def __init__(self, config: ConfigT, build: BuildContext) -> None:
         nn.Module.__init__(self)

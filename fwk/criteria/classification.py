@@ -19,6 +19,7 @@ from torch import Tensor
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.errors import ConfigError, did_you_mean
@@ -30,6 +31,7 @@ class Classification(Criterion["Classification.Config"]):
     """Cross-entropy of the class of each sequence: single texts, and pairs that are read as one sequence."""
 
     roles = ("sequence_classification",)
+    head_path = "logits"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SequenceOptions):
@@ -73,6 +75,9 @@ class Classification(Criterion["Classification.Config"]):
 
     def states(self) -> tuple[str, ...]:
         return self.config.states()
+
+    def head_outputs(self) -> HeadOutputs:
+        return HeadOutputs(names=self.classes)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         target = views[self.config.view].labels[self.config.label]  # int64 [R]

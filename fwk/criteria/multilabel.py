@@ -19,6 +19,7 @@ from torch import Tensor
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
@@ -27,6 +28,9 @@ from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
 @register("criterion", "multilabel")
 class Multilabel(Criterion["Multilabel.Config"]):
     """Binary cross-entropy of each class, for sequences that may belong to any number of classes."""
+
+    roles = ("multilabel_classification",)
+    head_path = "logits"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SequenceOptions):
@@ -47,6 +51,9 @@ class Multilabel(Criterion["Multilabel.Config"]):
 
     def states(self) -> tuple[str, ...]:
         return self.config.states()
+
+    def head_outputs(self) -> HeadOutputs:
+        return HeadOutputs(names=self.classes)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"multilabel": (views[self.config.view].labels[self.config.label] >= 0).sum()}

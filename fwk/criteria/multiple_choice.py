@@ -29,6 +29,7 @@ class MultipleChoice(Criterion["MultipleChoice.Config"]):
     """Cross-entropy of the right choice among the sequences of an example."""
 
     roles = ("multiple_choice",)
+    head_path = "scores"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SequenceOptions):

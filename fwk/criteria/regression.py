@@ -18,6 +18,7 @@ from torch import Tensor
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.errors import ConfigError
@@ -29,6 +30,7 @@ class Regression(Criterion["Regression.Config"]):
     """Squared error of numbers, such as the similarity of two sentences."""
 
     roles = ("sequence_regression",)
+    head_path = "outputs"
 
     @dataclass(frozen=True, kw_only=True)
     class Config(SequenceOptions):
@@ -46,7 +48,8 @@ class Regression(Criterion["Regression.Config"]):
         super().__init__(config, build)
         names = label_values(build, config.label, ("number", "numbers"))
         self.several = build.label_kinds.get(config.label) == "numbers"
-        self.outputs = SequenceHead(config, build, len(names) if self.several else 1)
+        self.names = names if self.several else (config.label,)
+        self.outputs = SequenceHead(config, build, len(self.names))
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
@@ -58,6 +61,11 @@ class Regression(Criterion["Regression.Config"]):
 
     def states(self) -> tuple[str, ...]:
         return self.config.states()
+
+    def head_outputs(self) -> HeadOutputs:
+        low, high = self.config.low, self.config.high
+        logistic = self.config.activation == "sigmoid"
+        return HeadOutputs(names=self.names, scale=high - low, shift=low, logistic=logistic)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"regression": (~views[self.config.view].labels[self.config.label].isnan()).sum()}

@@ -10,6 +10,8 @@ from fwk.contracts.plain import PlainMapping
 from fwk.engine.loaded import Loaded
 from fwk.engine.saving.checkpoint import read_state
 
+MOST_VALUES = 20  # of a label that the card lists
+
 TEMPLATE = """\
 ---
 library_name: transformers
@@ -19,6 +21,7 @@ tags: [fwk]
 # {class_name} trained with fwk
 
 {content}
+{task}
 Update {update:,}, {tokens:,} tokens. Data fingerprint `{fingerprint}`.
 
 ```python
@@ -55,6 +58,7 @@ def model_card(
     return TEMPLATE.format(
         class_name=class_name,
         content=_content(loaded, head),
+        task=_task(loaded),
         update=state["update"],
         tokens=state.get("tokens", 0),
         fingerprint=state.get("fingerprint", "unknown"),
@@ -73,6 +77,19 @@ def _content(loaded: Loaded, head: str | None) -> str:
     criteria = loaded.config.criterion.items()
     objectives = ", ".join(f"{label} ({spec.component.name})" for label, spec in criteria)
     return f"Objective: {objectives}; the head is that of `{head}`."
+
+
+def _task(loaded: Loaded) -> str:
+    """Return the task, its texts and its labels, in a sentence each."""
+    task, kinds = loaded.task, loaded.task.label_kinds()
+    lines = [f"Task: {loaded.config.task.name}."]
+    if texts := task.text_names():
+        lines.append(f"Texts: {', '.join(texts)}.")
+    for name, values in task.labels().items():
+        kind = f" ({kinds[name]})" if name in kinds else ""
+        shown = ", ".join(values[:MOST_VALUES]) + (", ..." if len(values) > MOST_VALUES else "")
+        lines.append(f"Label `{name}`{kind}{f': {shown}' if shown else ''}.")
+    return " ".join(lines)
 
 
 def _metrics(metrics: Mapping[str, PlainMapping]) -> str:

@@ -8,15 +8,24 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fwk.contracts.views import Encoded, View
 from fwk.errors import RunError
-from fwk.hf.families import REPLACED_TOKEN, Architecture, exports_pooler, pooling_arguments
-from fwk.models.bert import Bert
+from fwk.hf.families import (
+    MULTIPLE_CHOICE,
+    QUESTION_ANSWERING,
+    REPLACED_TOKEN,
+    Architecture,
+    exports_pooler,
+    pooling_arguments,
+)
+from fwk.hf.part import Part
 from fwk.nn.pooling import POOLED
 
 TOLERANCE = 1e-5  # largest absolute difference; in fp32 relative to the largest value above 1
 SEQUENCES, LENGTH = 4, 64  # B, and T unless the model reads fewer tokens
+CHOICES = 2  # of the B sequences
 
 
 @dataclass(frozen=True)
@@ -29,16 +38,14 @@ class Inputs:
 
 
 def compare_outputs(
-    transformers: ModuleType,
-    encoder: Bert,
-    head: nn.Module | None,
-    architecture: Architecture,
-    folder: Path,
+    transformers: ModuleType, part: Part, architecture: Architecture, folder: Path
 ) -> dict[str, float]:
     """Return the largest differences of features and logits in fp64 and fp32, over everything but padding.
 
-    Raises RunError above the tolerance. In fp32 it grows with the values, because their rounding errors do.
+    part: what was exported. Raises RunError above the tolerance. In fp32 it grows with the values, because their
+    rounding errors do; so it does in fp64 for outputs whose scale was multiplied into the weights.
     """
+    encoder = part.encoder
     pooling = pooling_arguments(encoder, architecture)
     model_class = getattr(transformers, architecture.class_name)
     exported = model_class.from_pretrained(folder, use_safetensors=True, **pooling).eval()
@@ -46,13 +53,16 @@ def compare_outputs(
 
     differences: dict[str, float] = {}
     for dtype in (torch.float64, torch.float32):
-        ours = _our_outputs(encoder.to(dtype).eval(), head, dtype, inputs, architecture)
+        ours = _our_outputs(part, dtype, inputs, architecture)
         theirs = _their_outputs(exported.to(dtype), inputs, architecture)
         for quantity, values in ours.items():
-            size = float(values.abs().max()) if dtype == torch.float32 else 1.0
+            rounded = (
+                dtype == torch.float32 or part.outputs.scale != 1
+            )  # scaled weights are rounded
+            size = float(values.abs().max()) if rounded else 1.0
             name = f"{quantity}, {str(dtype).removeprefix('torch.')}"
             difference = values - theirs[quantity]
-            if quantity != POOLED:
+            if quantity == "features" or (quantity == "logits" and part.form is None):
                 difference = difference[inputs.mask]
             differences[name] = float(difference.abs().max())
             require_equal(name, differences[name], TOLERANCE * max(1.0, size))
@@ -80,26 +90,43 @@ def _inputs(config: Any, pairs: bool) -> Inputs:
 
 @torch.no_grad()
 def _our_outputs(
-    encoder: Bert,
-    head: nn.Module | None,
-    dtype: torch.dtype,
-    inputs: Inputs,
-    architecture: Architecture,
+    part: Part, dtype: torch.dtype, inputs: Inputs, architecture: Architecture
 ) -> dict[str, Tensor]:
-    """Return features [B, T, D], and the logits of the head: [B, T, V], or [B, T] of a discriminator.
+    """Return features [B, T, D], and the logits of the head.
 
-    With a pooler also the state that it makes, [B, D].
+    Those are [B, T, V], [B, T] of a discriminator, [B, C] of whole sequences, and [B, T, 2] of answers. With a pooler
+    also the state that it makes, [B, D].
     """
-    views = {"tokens": inputs.tokens, "segments": inputs.segments}
-    states = (POOLED,) if exports_pooler(encoder, architecture) else ()
-    encoded = encoder(views, inputs.mask, states=states)
-    features = encoded.features
-    if head is None:
-        return {"features": features, **encoded.states}
-    logits = head.to(dtype).eval()(features)
-    if architecture.role == REPLACED_TOKEN:
-        logits = logits.squeeze(-1)
-    return {"features": features, "logits": logits}
+    encoder = part.encoder.to(dtype).eval()
+    view = View(
+        name="compared",
+        draws=torch.arange(SEQUENCES),
+        inputs={"tokens": inputs.tokens, "segments": inputs.segments},
+        mask=inputs.mask,
+        target=inputs.tokens,
+    )
+    exported = exports_pooler(encoder, architecture)
+    states = (POOLED,) if encoder.pooler is not None and (exported or part.form) else ()
+    encoded = encoder(view.inputs, inputs.mask, states=states)
+    if part.head is None:
+        return {"features": encoded.features, **encoded.states}
+    part.head.to(dtype).eval()
+    return {"features": encoded.features, "logits": _our_logits(part, view, encoded)}
+
+
+def _our_logits(part: Part, view: View, encoded: Encoded) -> Tensor:
+    assert part.head is not None
+    if (
+        part.form is not None
+    ):  # a head of whole sequences; scaled numbers are compared in their own unit
+        logits = part.head(view.replace(encoded=encoded))  # [B, C]
+        return logits * part.outputs.scale + part.outputs.shift
+    if part.role == QUESTION_ANSWERING:
+        everywhere = torch.ones_like(view.content)
+        logits = part.head(encoded.features, everywhere, view.draws)
+        return torch.stack([logits.start, logits.end], -1)
+    logits = part.head(encoded.features)
+    return logits.squeeze(-1) if part.role == REPLACED_TOKEN else logits
 
 
 @torch.no_grad()
@@ -117,4 +144,16 @@ def _their_outputs(exported: Any, inputs: Inputs, architecture: Architecture) ->
         return {"features": output.last_hidden_state, **pooled}
     encoder = getattr(exported, architecture.family.name)
     features = encoder(**arguments).last_hidden_state
-    return {"features": features, "logits": exported(**arguments).logits}
+    if architecture.role == MULTIPLE_CHOICE:  # B / CHOICES examples
+        arguments = {name: value.unflatten(0, (-1, CHOICES)) for name, value in arguments.items()}
+    output = exported(**arguments)
+    if architecture.role == QUESTION_ANSWERING:
+        return {
+            "features": features,
+            "logits": torch.stack([output.start_logits, output.end_logits], -1),
+        }
+    logits = output.logits
+    return {
+        "features": features,
+        "logits": logits.view(-1, 1) if architecture.role == MULTIPLE_CHOICE else logits,
+    }

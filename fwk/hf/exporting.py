@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
+from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.plain import PlainDict
 from fwk.engine.loaded import Loaded
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
@@ -25,18 +26,26 @@ from fwk.hf.card import model_card
 from fwk.hf.comparing import compare_outputs
 from fwk.hf.families import (
     BERT,
+    ELECTRA,
     MASKED_LM,
     REPLACED_TOKEN,
     Architecture,
     choose_architecture,
     exports_pooler,
+    has_head,
     pooling_arguments,
     require_holdable,
     to_transformers,
     transformers_options,
     weight_names,
 )
-from fwk.models.bert import Bert
+from fwk.hf.part import Part
+from fwk.hf.sequence_heads import (
+    head_options,
+    head_tensors,
+    require_held,
+    sequence_form,
+)
 from fwk.models.hf import HuggingFace
 
 ENCODER = "encoder"  # the value of --by for an encoder without a head
@@ -47,16 +56,6 @@ OPTIONAL_TABLES = {
     "position": ("position_embeddings", "max_position_embeddings"),
     "segment": ("token_type_embeddings", "type_vocab_size"),
 }
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part of a model that is exported: an encoder and perhaps a head."""
-
-    by: str  # who has the head: a criterion or a view; 'encoder' for no head
-    encoder: Bert
-    role: str | None  # of the head
-    head: nn.Module | None
 
 
 @dataclass(frozen=True)
@@ -83,18 +82,21 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
     if by == ENCODER:
         return Part(by, require_holdable(loaded.model.innermost(), None), None, None)
     if by in criteria:
-        owner: Any = criteria[by]  # a module with `roles` and, since it has one, `head`
+        owner: Any = criteria[by]  # a module with `roles` and, since it has one, a head
         encoder: Any = module.networks[module.specs[module.encodes[by][0]].encoder]
+        outputs = owner.head_outputs()
     elif by in noisers:
         owner = noisers[by]
-        encoder = owner.network
+        encoder, outputs = owner.network, HeadOutputs()
     else:
         known = [*criteria, *noisers, ENCODER]
         raise ConfigError(
             "--by", f"'{by}' has no head that transformers knows{did_you_mean(by, known)}"
         )
-    role = owner.roles[0]
-    return Part(by, require_holdable(encoder.innermost(), role), role, owner.head)
+    role, head = owner.roles[0], owner.get_submodule(owner.head_path)
+    encoder = require_holdable(encoder.innermost(), role)
+    form = sequence_form(by, role, head, encoder, outputs)
+    return Part(by, encoder, role, head, form, outputs)
 
 
 def _default_part(criteria: PlainDict) -> str:
@@ -130,13 +132,11 @@ def export(
     if isinstance(encoder, HuggingFace):
         return _export_as_it_is(loaded, encoder, by, replacement)
     part = find_part(loaded, by)
-    if family == "auto" and _has_discriminator(loaded):
-        family = "electra"  # of its generator too
-    architecture = choose_architecture(part.encoder.config, part.role, family)
+    architecture = _architecture_of(loaded, part, family)
     with replacement as target, _quiet(transformers):
         _write(transformers, loaded, part, architecture, target)
         tokenizers.compare(loaded.tokenizer, target)
-        differences = compare_outputs(transformers, part.encoder, part.head, architecture, target)
+        differences = compare_outputs(transformers, part, architecture, target)
         head = None if part.head is None else part.by
         card = model_card(loaded, head, architecture.class_name, differences)
         (target / "README.md").write_text(card, encoding="utf-8")
@@ -161,6 +161,16 @@ def _export_as_it_is(
     return Exported(class_name, ENCODER, differences)
 
 
+def _architecture_of(loaded: Loaded, part: Part, family: str) -> Architecture:
+    """Return the class that holds a part. Raises ConfigError where none does."""
+    hidden = None if part.form is None else part.form.hidden
+    if family == "auto" and _has_discriminator(loaded) and has_head(ELECTRA, part.role, hidden):
+        family = "electra"  # of its generator too
+    architecture = choose_architecture(part.encoder.config, part.role, family, hidden)
+    require_held(part.by, part.form, architecture)
+    return architecture
+
+
 def _has_discriminator(loaded: Loaded) -> bool:
     criteria: list[Any] = list(loaded.module.criteria.values())
     return any(REPLACED_TOKEN in criterion.roles for criterion in criteria)
@@ -179,6 +189,7 @@ def _write(
     options = transformers_options(encoder, architecture.family, length)
     config = getattr(transformers, architecture.family.config_class)(
         **options,
+        **head_options(part.form, architecture, part.outputs),
         pad_token_id=max(tokenizer.pad, 0),
         tie_word_embeddings=_is_tied(part),
     )
@@ -207,11 +218,13 @@ def _weights(part: Part, architecture: Architecture, options: PlainDict) -> dict
     """Return all weights under the names of transformers."""
     encoder = part.encoder
     tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    if part.head is not None:
+    pooler = exports_pooler(encoder, architecture)
+    if part.form is not None:
+        tensors |= head_tensors(part.form, architecture, part.outputs)
+        pooler = architecture.head.pooler
+    elif part.head is not None:
         tensors |= {f"head.{name}": value for name, value in part.head.state_dict().items()}
-    weights = to_transformers(
-        tensors, weight_names(encoder.config, architecture, exports_pooler(encoder, architecture))
-    )
+    weights = to_transformers(tensors, weight_names(encoder.config, architecture, pooler))
 
     width = encoder.embeddings.token.embedding_dim
     for name, (table, size) in OPTIONAL_TABLES.items():

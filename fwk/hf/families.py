@@ -7,6 +7,9 @@
                                                      generator_lm_head (ELECTRA)
     head 'replaced_token': dense, GELU, dense        discriminator_predictions (ELECTRA); positive where
                                                      a token was replaced
+    heads of whole sequences: dense, output          bert.pooler and classifier (BERT), classifier.dense and .out_proj,
+                                                     or sequence_summary.summary and classifier (ELECTRA)
+    head 'question_answering': output                qa_outputs
 
 A head is identified by its role (`Criterion.roles`): the head of any criterion or noiser of a role can be exported.
 """
@@ -25,7 +28,15 @@ from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import ConfigError
 from fwk.models.bert import Bert
 
-MASKED_LM, REPLACED_TOKEN = "masked_lm", "replaced_token"  # roles of heads
+# roles of heads
+MASKED_LM, REPLACED_TOKEN = "masked_lm", "replaced_token"
+MULTIPLE_CHOICE, QUESTION_ANSWERING = "multiple_choice", "question_answering"
+# roles of heads in the classes for sequence classification -> `problem_type` in config.json
+PROBLEMS = {
+    "sequence_classification": "single_label_classification",
+    "multilabel_classification": "multi_label_classification",
+    "sequence_regression": "regression",
+}
 # of the norm in fwk's masked-LM head; transformers has one epsilon for encoder and head
 HEAD_EPS = 1e-12
 
@@ -36,6 +47,10 @@ class Head:
 
     class_name: str  # the class of transformers that has it
     modules: Mapping[str, str]  # name in fwk's head -> name in transformers
+    # of heads that read the first position: the activations that a dense layer before the output may have (none: there
+    # is no such layer)
+    hidden: tuple[str, ...] = ()
+    pooler: bool = False  # that dense layer is BERT's pooler, a part of the encoder
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,20 @@ BERT = Family(
                 "norm": "cls.predictions.transform.LayerNorm",
                 "output": "cls.predictions.decoder",
             },
-        )
+        ),
+        **dict.fromkeys(
+            PROBLEMS,
+            Head(
+                "BertForSequenceClassification",
+                {"output": "classifier"},
+                hidden=("tanh",),
+                pooler=True,
+            ),
+        ),
+        MULTIPLE_CHOICE: Head(
+            "BertForMultipleChoice", {"output": "classifier"}, hidden=("tanh",), pooler=True
+        ),
+        QUESTION_ANSWERING: Head("BertForQuestionAnswering", {"output": "qa_outputs"}),
     },
     factorised=False,
 )
@@ -85,6 +113,20 @@ ELECTRA = Family(
                 "2": "discriminator_predictions.dense_prediction",
             },
         ),
+        **dict.fromkeys(
+            PROBLEMS,
+            Head(
+                "ElectraForSequenceClassification",
+                {"dense": "classifier.dense", "output": "classifier.out_proj"},
+                hidden=("gelu", "none"),
+            ),
+        ),
+        MULTIPLE_CHOICE: Head(
+            "ElectraForMultipleChoice",
+            {"dense": "sequence_summary.summary", "output": "classifier"},
+            hidden=("gelu", "tanh", "none"),
+        ),
+        QUESTION_ANSWERING: Head("ElectraForQuestionAnswering", {"output": "qa_outputs"}),
     },
     factorised=True,
 )
@@ -147,24 +189,30 @@ class Architecture:
         return "" if self.role is None else f"{self.family.name}."
 
 
+# by name of the class; of the roles that share one, the first
 ARCHITECTURES = {
     architecture.class_name: architecture
     for family in FAMILIES.values()
-    for architecture in (Architecture(family, role) for role in (None, *family.heads))
+    for architecture in (
+        Architecture(family, role) for role in (None, *reversed(list(family.heads)))
+    )
 }
 
 
 # -- what fits -------------------------------------------------------------------------------------------------------
 
 
-def choose_architecture(config: Any, role: str | None, family: str = "auto") -> Architecture:
+def choose_architecture(
+    config: Any, role: str | None, family: str = "auto", hidden: str | None = None
+) -> Architecture:
     """Return the architecture that can hold an encoder of this `bert` config, and a head of this role.
 
-    `family`: 'auto' for the simpler family that can. Raises ConfigError where the named family cannot.
+    `family`: 'auto' for the simpler family that can. `hidden`: the activation of a head that reads the first position
+    (see `Head.hidden`). Raises ConfigError where the named family cannot hold the embedding or the role.
     """
     narrow = _is_narrow(config)
     if family == "auto":
-        family = "electra" if narrow or role == REPLACED_TOKEN else "bert"
+        family = "bert" if not narrow and has_head(BERT, role, hidden) else "electra"
     chosen = FAMILIES[family]
     if role is not None and role not in chosen.heads:
         raise ConfigError("--family", f"'{family}' has no head of the kind '{role}'; use electra")
@@ -175,6 +223,13 @@ def choose_architecture(config: Any, role: str | None, family: str = "auto") -> 
             f"({config.shape()[1]}); use electra",
         )
     return Architecture(chosen, role)
+
+
+def has_head(family: Family, role: str | None, hidden: str | None = None) -> bool:
+    """Return whether a family has a head of this role and with this activation. None: of any."""
+    if role is None:
+        return True
+    return role in family.heads and (hidden is None or hidden in family.heads[role].hidden)
 
 
 def _is_narrow(config: Any) -> bool:
@@ -292,7 +347,7 @@ WeightNames = Mapping[str, tuple[str, ...]]  # fwk -> transformers; three for qu
 
 
 def exports_pooler(encoder: Bert, architecture: Architecture) -> bool:
-    """Return whether an encoder has a pooler, and the class of transformers has one too."""
+    """Return whether an encoder has a pooler, and the class of transformers without a head has one too."""
     return encoder.pooler is not None and architecture == Architecture(BERT, None)
 
 

@@ -61,7 +61,7 @@ class SequenceHead(nn.Module):
         encoder = build.require_encoder()
         if options.pooling == "cls":
             encoder.check_first_position(f"criterion '{build.name}'")
-        self.pooling = options.pooling
+        self.pooling, self.hidden = options.pooling, options.hidden
         width = encoder.state_width(POOLED) if self.pooling == "pooler" else encoder.width
         self.dropout = Dropout(options.dropout)
         self.dense = nn.Linear(width, width) if options.hidden != "none" else None

@@ -1,0 +1,227 @@
+"""Heads of fine-tuned models in the classes of `transformers` for tasks: the same logits, labels and options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import fwk
+from fwk.errors import ConfigError
+from fwk.hf.exporting import export
+
+transformers = pytest.importorskip("transformers")
+
+WORDS = ["old", "small", "red", "dog", "cat", "bird", "sees", "book", "tree", "house"]
+SIZES = {"layers": 1, "width": 16, "heads": 2, "positions": "learned", "initialisation": "fan_in"}
+KINDS = {"class": "classification", "classes": "multilabel", "number": "regression"}
+KINDS |= {"choice": "multiple_choice", "span": "answer_span"}
+POOLER = {"pooling": "pooler"}
+
+
+def rows(kind: str) -> list[dict]:
+    made = []
+    for n in range(16):
+        first = f"{WORDS[n % 10]} {WORDS[3 * n % 10]}"
+        second = f"{WORDS[(7 * n + 1) % 10]} {WORDS[2 * n % 10]} {WORDS[n % 3]}"
+        label = {
+            "class": ["no", "maybe", "yes"][n % 3],
+            "classes": ["a", "b"] if n % 2 else ["c"],
+            "number": float(n % 6),
+            "choice": n % 2,
+            "span": [0, len(second.split()[0])],
+        }[kind]
+        made.append({"first": first, "second": second, "other": first, "label": label})
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A function: kind of label, options of criterion and model -> a loaded run with weights of some size."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def train(kind: str, options: dict, model: dict):
+        data = folder / f"{kind}.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows(kind)), encoding="utf-8")
+        task = {"name": "examples", "data": str(data), "label": "label", "kind": kind, "length": 20}
+        task |= {"texts": ["first", "second"], "tokenizer": "wordpiece", "vocabulary": 80}
+        if kind == "choice":
+            task |= {"texts": ["context=first"], "choices": ["second", "other"]}
+        config = {
+            "task": task,
+            "model": {"name": "bert", **SIZES, **model},
+            "criterion": {KINDS[kind]: options},
+            "train": {"updates": 1, "batch": 4, "device": "cpu", "save_every": 0},
+            "hooks": {"terminal": None, "tensorboard": None, "summary": None},
+        }
+        name = f"run{len([*folder.iterdir()])}"
+        loaded = fwk.load(fwk.train(config, run=str(folder / name)).folder)
+        torch.manual_seed(7)
+        with torch.no_grad():
+            for parameter in loaded.module.parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return loaded
+
+    return train
+
+
+def pairs() -> list[tuple[str, str]]:
+    return [(row["first"], row["second"]) for row in rows("class")]
+
+
+def their_logits(folder: Path, model) -> torch.Tensor:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts, others = zip(*pairs())
+    with torch.no_grad():
+        return model.eval()(
+            **tokenizer(list(texts), list(others), padding=True, return_tensors="pt")
+        ).logits
+
+
+# kind of label, options of the criterion, options of the model, class of transformers
+SEQUENCES = [
+    ("class", {"hidden": "gelu"}, {}, "ElectraForSequenceClassification"),
+    ("class", {}, {}, "ElectraForSequenceClassification"),
+    ("class", POOLER, {"pooler": True}, "BertForSequenceClassification"),
+    ("class", {"hidden": "tanh"}, {"pooler": True}, "BertForSequenceClassification"),
+    ("class", {}, {"embedding": 8, "segments": 0}, "ElectraForSequenceClassification"),
+    ("classes", {"hidden": "gelu"}, {}, "ElectraForSequenceClassification"),
+    ("classes", POOLER, {"pooler": True}, "BertForSequenceClassification"),
+    ("number", {"hidden": "tanh", "low": 2.0, "high": 7.0}, {}, "BertForSequenceClassification"),
+    ("number", {}, {}, "ElectraForSequenceClassification"),
+]
+
+
+@pytest.mark.parametrize("kind, options, model, class_name", SEQUENCES)
+@pytest.mark.mostly_slow("class-options1", "number-options7", "classes-options6")
+def test_what_transformers_says_of_texts_is_what_fwk_predicts(
+    trained, tmp_path, kind, options, model, class_name
+):
+    loaded = trained(kind, {**options, "dropout": 0.25}, model)
+    exported = export(loaded, tmp_path / "hf")
+    assert (exported.class_name, exported.by) == (class_name, KINDS[kind])
+
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf")
+    assert type(theirs).__name__ == class_name and theirs.config.classifier_dropout == 0.25
+    logits = their_logits(tmp_path / "hf", theirs)
+    names = theirs.config.id2label
+    assert theirs.config.label2id == {name: number for number, name in names.items()}
+    ours = [prediction["label"] for prediction in loaded.predict(pairs())]
+    if kind == "number":
+        assert theirs.config.problem_type == "regression" and logits.shape[1] == 1
+        expected = torch.tensor([prediction["prediction"] for prediction in ours])
+        torch.testing.assert_close(logits[:, 0], expected, atol=1e-5, rtol=1e-5)
+        return
+    assert tuple(names[number] for number in range(3)) == loaded.task.labels()["label"]
+    shares, problem = logits.softmax(-1), "single_label_classification"
+    if kind == "classes":
+        shares, problem = logits.sigmoid(), "multi_label_classification"
+    assert theirs.config.problem_type == problem
+    expected = torch.tensor([[o["probabilities"][names[n]] for n in range(3)] for o in ours])
+    torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
+
+
+CHOICES = [
+    ({"hidden": "gelu"}, {}, "ElectraForMultipleChoice"),
+    ({}, {}, "ElectraForMultipleChoice"),
+    ({"hidden": "tanh"}, {"embedding": 8}, "ElectraForMultipleChoice"),
+    (POOLER, {"pooler": True, "embedding": 8}, "ElectraForMultipleChoice"),
+    (POOLER, {"pooler": True}, "BertForMultipleChoice"),
+]
+
+
+@pytest.mark.parametrize("options, model, class_name", CHOICES)
+@pytest.mark.mostly_slow("options1", "options4")
+def test_choices_have_the_same_probabilities(trained, tmp_path, options, model, class_name):
+    loaded = trained("choice", options, model)
+    exported = export(loaded, tmp_path / "hf")
+    assert exported.class_name == class_name and exported.differences["logits, float32"] < 1e-5
+
+    theirs = transformers.AutoModelForMultipleChoice.from_pretrained(tmp_path / "hf").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for row in rows("choice")[:6]:
+        contexts, choices = [row["first"]] * 2, [row["second"], row["other"]]
+        inputs = tokenizer(contexts, choices, padding=True, return_tensors="pt")
+        with torch.no_grad():
+            logits = theirs(**{name: value[None] for name, value in inputs.items()}).logits[0]
+        (ours,) = loaded.predict([{"context": row["first"], "choices": choices}])
+        expected = torch.tensor(ours["label"]["probabilities"])
+        torch.testing.assert_close(logits.softmax(-1), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("model", [{}, {"embedding": 8}, {"pooler": True}])
+@pytest.mark.mostly_slow("=model1")
+def test_answers_have_the_same_logits(trained, tmp_path, model):
+    loaded = trained("span", {}, model)
+    exported = export(loaded, tmp_path / "hf")
+    family = "Electra" if "embedding" in model else "Bert"
+    assert exported.class_name == f"{family}ForQuestionAnswering"
+
+    theirs = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path / "hf").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    texts, others = zip(*pairs())
+    inputs = tokenizer(list(texts), list(others), padding=True, return_tensors="pt")
+    ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+    with torch.no_grad():
+        output = theirs(**inputs)
+        features = loaded.model({"tokens": ids, "segments": inputs["token_type_ids"]}, mask)
+        logits = loaded.module.criteria["answer_span"].head.output(features.features)
+    for number, expected in enumerate((output.start_logits, output.end_logits)):
+        torch.testing.assert_close(logits[..., number][mask], expected[mask], atol=1e-5, rtol=0)
+
+
+# -- what does not fit -----------------------------------------------------------------------------------------------
+
+REFUSED = [
+    ("class", {"pooling": "mean"}, {}, "auto", "pooling: mean and hidden: none; transformers has"),
+    (
+        "class",
+        {**POOLER, "hidden": "gelu"},
+        {"pooler": True},
+        "auto",
+        "pooling: pooler and hidden: gelu",
+    ),
+    (
+        "class",
+        {"hidden": "tanh"},
+        {"embedding": 8},
+        "auto",
+        "the hidden layer has tanh, and Electra",
+    ),
+    (
+        "class",
+        {"hidden": "gelu"},
+        {},
+        "bert",
+        "has gelu, and BertForSequenceClassification has tanh",
+    ),
+    ("class", {}, {"width": 4}, "auto", "holds at most 2 of them"),
+    ("number", {"activation": "sigmoid"}, {}, "auto", "expected activation: linear"),
+    ("span", {"head": "joint", "hidden": 8}, {}, "auto", "expected head: independent"),
+]
+
+
+@pytest.mark.parametrize("kind, options, model, family, said", REFUSED)
+@pytest.mark.mostly_slow("options0", "options6")
+def test_a_head_that_transformers_lacks_is_refused_with_what_would_fit(
+    trained, tmp_path, kind, options, model, family, said
+):
+    loaded = trained(kind, options, model)
+    with pytest.raises(ConfigError, match=f"^--by: .*{said}.*--by encoder"):
+        export(loaded, tmp_path / "hf", family=family)
+    assert not (tmp_path / "hf").exists()
+    assert export(loaded, tmp_path / "hf", by="encoder").by == "encoder"
+
+
+def test_the_card_names_task_labels_and_metrics(trained, tmp_path):
+    export(trained("class", POOLER, {"pooler": True}), tmp_path / "hf")
+    card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
+    for said in (
+        "Task: examples. Texts: first, second. Label `label` (class): maybe, no, yes.",
+        "Objective: classification",
+        "the head is that of `classification`",
+        "valid/accuracy",
+    ):
+        assert said in card
