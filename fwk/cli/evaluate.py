@@ -58,6 +58,12 @@ def parser() -> Parser:
         help="write the predictions to this file, in the task's format (with --text: JSON lines)",
     )
     p.add_argument(
+        "--targets",
+        metavar="FILE",
+        type=user_path,
+        help="write what the model computes for each example (logits, numbers) to this file, for other runs",
+    )
+    p.add_argument(
         "--output", metavar="FILE", type=user_path, help="write the metrics to this file too"
     )
     p.add_argument("--overwrite", action="store_true", help="replace files that exist")
@@ -89,6 +95,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             average=arguments.average,
             checkpoint=chosen_checkpoint(arguments),
             predictions=arguments.predictions,
+            targets=arguments.targets,
             metrics=arguments.output,
             overwrite=arguments.overwrite,
         )
@@ -105,6 +112,8 @@ def _open_metrics(arguments: argparse.Namespace, outputs: ExitStack) -> OutputFi
     if arguments.predictions:
         # before the work instead of after it; the sources of the split have files of their own
         check_output("--predictions", arguments.predictions, [], overwrite=True)
+    if arguments.targets:
+        check_output("--targets", arguments.targets, [], overwrite=True)
     if not arguments.output or not first_rank():
         return None
     reads = [arguments.predictions] if arguments.predictions else []
@@ -133,7 +142,7 @@ def _json_lines(predictions: Iterator[Plain]) -> Iterator[str]:
 
 def _refuse_options_of_splits(arguments: argparse.Namespace) -> None:
     keys = [override.split("=")[0] for override in arguments.overrides]
-    flags = [flag for flag in ("--split", "--output") if getattr(arguments, flag[2:])]
+    flags = [flag for flag in ("--split", "--output", "--targets") if getattr(arguments, flag[2:])]
     for key in [*flags, *keys]:
         raise ConfigError(
             key, "belongs to the evaluation of a split, and cannot be used with --text"

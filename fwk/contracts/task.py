@@ -210,6 +210,10 @@ class Task(Generic[ConfigT]):
     def save_assets(self, folder: Path) -> None:
         """Write what a trained model needs elsewhere, such as the tokenizer, to `folder` (RUN/tokenizer)."""
 
+    def example_keys(self, split: str, source: str) -> Sequence[str]:
+        """Return the key of each example of a source, by which stored targets find it again: by default its number."""
+        return [str(number) for number in range(len(self.sources(split)[source]))]
+
     def check_predictions(self, split: str, targets: Mapping[str, Path]) -> None:
         """Raise UserError where `write_predictions` does not support this split or would replace a file of the task.
 

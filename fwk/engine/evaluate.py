@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import torch
 
-from fwk.contracts.task import Task
+from fwk.contracts.task import Predictions, Task
 from fwk.contracts.views import Batch
 from fwk.engine.feed.loader import evaluation_batches
 from fwk.engine.meters import Meters, means
-from fwk.engine.predict import Predictions, by_example, predictions_of, predictors
+from fwk.engine.predict import BatchPredictions, by_example, predictions_of, predictors
 from fwk.engine.run import Run
 from fwk.engine.signals import StopRequest
 from fwk.engine.update import Update, count_tokens
@@ -28,6 +28,8 @@ class Evaluation:
     examples: int
     tokens: int  # without padding; 0 where the examples are not text
     terms: tuple[str, ...] = ()  # the metrics that are means of loss terms
+    # of all ranks, where the task measures them or they were asked for
+    predictions: Predictions | None = None
 
 
 def evaluate(run: Run, split: str, stop: StopRequest | None = None) -> dict[str, float] | None:
@@ -42,11 +44,16 @@ def evaluate(run: Run, split: str, stop: StopRequest | None = None) -> dict[str,
 
 @torch.no_grad()
 def evaluate_and_count(
-    run: Run, split: str, stop: StopRequest | None = None, batches: int | None = None
+    run: Run,
+    split: str,
+    stop: StopRequest | None = None,
+    batches: int | None = None,
+    keep_predictions: bool = False,
 ) -> Evaluation | None:
-    """Return what `evaluate` returns, and how much was read.
+    """Return what `evaluate` returns, how much was read, and what criteria predict.
 
-    batches: of training's size, instead of `train.validate_batches`.
+    batches: of training's size, instead of `train.validate_batches`. keep_predictions: return the predictions where the
+    task does not measure them, too.
     """
     module, meters = run.module, Meters()
     update = Update(number=run.update, progress=run.progress, split=split)
@@ -54,7 +61,8 @@ def evaluate_and_count(
     averaged = run.average and run.config.train.evaluate_average
     was_training = module.training
     module.eval()
-    collected: list[Predictions] | None = [] if _needs_predictions(run) else None
+    measured = _measures_predictions(run)
+    collected: list[BatchPredictions] | None = [] if measured or keep_predictions else None
     try:
         with run.average.in_place() if run.average and averaged else nullcontext():
             weights = _measure(run, read_batches, update, meters, collected)
@@ -63,20 +71,27 @@ def evaluate_and_count(
     if any(run.world.gather_objects(bool(stop))):
         return None
 
+    evaluation = _evaluation(run, meters, weights)
+    if collected is None:
+        return evaluation
+    everything = [part for rank in run.world.gather_objects(collected) for part in rank]
+    predictions = by_example(run.task, split, everything)
+    if measured:
+        evaluation.metrics.update(run.task.metrics_of_predictions(split, predictions))
+    return replace(evaluation, predictions=predictions)
+
+
+def _evaluation(run: Run, meters: Meters, weights: dict[str, float]) -> Evaluation:
+    """Return what follows from the sums of all ranks. weights: of the terms, as this rank knows them."""
     sums = meters.read(run.world)
     terms = means(sums)
-    for weights_of_rank in run.world.gather_objects(
-        weights
-    ):  # a rank without a batch has no weights
-        weights.update(weights_of_rank)
+    for weights_of_rank in run.world.gather_objects(weights):
+        weights.update(weights_of_rank)  # a rank without a batch has none
     loss = sum(weights.get(path, 0.0) * mean for path, mean in terms.items())
-    metrics = {"loss": loss, **terms, **module.component_metrics(sums), **run.task.metrics(sums)}
-    if collected is not None:
-        everything = [part for rank in run.world.gather_objects(collected) for part in rank]
-        predictions = by_example(run.task, split, everything)
-        metrics.update(run.task.metrics_of_predictions(split, predictions))
-    read = {name: int(sums.get(f"read:{name}", 0)) for name in ("examples", "tokens")}
-    return Evaluation(metrics, **read, terms=tuple(terms))
+    of_components = run.module.component_metrics(sums)
+    metrics = {"loss": loss, **terms, **of_components, **run.task.metrics(sums)}
+    examples, tokens = (int(sums.get(f"read:{name}", 0)) for name in ("examples", "tokens"))
+    return Evaluation(metrics, examples, tokens, tuple(terms))
 
 
 def _batches(run: Run, split: str, batches: int | None) -> Iterable[Batch]:
@@ -99,7 +114,7 @@ def _batches(run: Run, split: str, batches: int | None) -> Iterable[Batch]:
     )
 
 
-def _needs_predictions(run: Run) -> bool:
+def _measures_predictions(run: Run) -> bool:
     """Return whether the task measures the predictions of a whole split, and a criterion predicts."""
     measures = type(run.task).metrics_of_predictions is not Task.metrics_of_predictions
     return measures and bool(predictors(run.module))
@@ -110,7 +125,7 @@ def _measure(
     batches: Iterable[Batch],
     update: Update,
     meters: Meters,
-    collected: list[Predictions] | None,
+    collected: list[BatchPredictions] | None,
 ) -> dict[str, float]:
     """Add the sums, counts and statistics of all batches to the meters; return the weights of the terms.
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
+
+from torch import Tensor
 
 from fwk.config.run_config import RunConfig
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.plain import PlainMapping
 from fwk.contracts.task import Task
 from fwk.engine.assets import write_assets
+from fwk.engine.encode_texts import encode_texts
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.predict import predict_texts
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import model_tensors, write_weights
-from fwk.errors import CheckpointError, ConfigError, UserError
+from fwk.errors import CheckpointError, ConfigError, UserError, did_you_mean
 from fwk.files import user_path
 from fwk.files.kinds import COPY
 from fwk.files.outputs import AtomicFolder
+from fwk.nn.pooling import Pooling
 
 BATCHES_PER_CALL = 16  # raw texts are sorted by length among this many batches
 COPY_ORIGIN = "a trained run"  # the `imported` entry of a copy's state
@@ -70,6 +74,35 @@ class Loaded:
             names = [f"texts[{number}]" for number in range(start, start + len(part))]
             predictions += predict_texts(self.module, self.task, part, names, batch)
         return predictions
+
+    def encode(
+        self,
+        texts: Iterable[str],
+        pooling: Pooling = "mean",
+        layer: int | None = None,
+        batch: int = 64,
+    ) -> Tensor:
+        """Return the vectors of raw texts, [N, D] in fp32 on the CPU.
+
+        pooling: mean over positions, cls, max, last, or pooler. layer: pool this layer instead of the last one, 0 for
+        the embedding. batch: texts at a time; fewer where they are long. Raises UserError for a model that reads no
+        text, and ConfigError for a layer or pooler that it lacks.
+        """
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise UserError(f"encode: expected a list of texts, got {texts!r:.60}")
+        if self.tokenizer is None or type(self.task).framed is Task.framed:
+            raise UserError("encode: this model reads no raw text")
+        if pooling not in get_args(Pooling):
+            known = get_args(Pooling)
+            raise UserError(
+                f"encode: unknown pooling {pooling!r}{did_you_mean(str(pooling), known)}"
+            )
+        state = None
+        if layer is not None:
+            state = f"layer_{layer}" if layer else "embedding"
+        return encode_texts(
+            self.module, self.task, self.tokenizer, list(texts), pooling, state, batch
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write config, tokenizer and weights as a folder that `fwk.load` reads and training cannot resume from.

@@ -11,16 +11,14 @@ from torch import Tensor
 
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.task import Task
-from fwk.engine.feed.loader import evaluation_batches
 from fwk.engine.module import ObjectiveModule
-from fwk.engine.run import Run
 from fwk.engine.update import MicroBatch, Update, Views
 from fwk.errors import DataError, UserError
 
 # of a batch of raw texts, padding included: a parser of words keeps several numbers for each pair of positions
 POSITIONS = 4096
 
-Predictions = dict[str, tuple[Tensor, Tensor]]  # by label: draws [N] and values [N, ...]
+BatchPredictions = dict[str, tuple[Tensor, Tensor]]  # by label: draws [N] and values [N, ...]
 
 
 def predictors(module: ObjectiveModule) -> dict[str, Criterion]:
@@ -32,26 +30,8 @@ def predictors(module: ObjectiveModule) -> dict[str, Criterion]:
     }
 
 
-@torch.no_grad()
-def predict(run: Run, split: str, examples: int = 64) -> dict[str, dict[str, dict[int, Tensor]]]:
-    """Return the predictions for a split, in one process: by source and label, example number -> value on the CPU.
-
-    examples: the largest batch; it has no more than evaluation has.
-    """
-    module, train = run.module.eval(), run.config.train
-    update = Update(number=run.update, progress=run.progress, split=split)
-    collected: list[Predictions] = []
-    size = min(examples, train.micro_batch or train.batch)
-    for batch in evaluation_batches(run.task, split, batch=size, rank=0, world_size=1, workers=0):
-        views = module.static_of_this_phase(batch, split)
-        with run.precision.autocast():
-            predictions = _predictions(module, views, update)
-        collected.append(predictions)
-    return by_example(run.task, split, collected)
-
-
 def by_example(
-    task: Task, split: str, collected: Iterable[Predictions]
+    task: Task, split: str, collected: Iterable[BatchPredictions]
 ) -> dict[str, dict[str, dict[int, Tensor]]]:
     """Return predictions by source and label, example number -> value on the CPU."""
     numbers = _numbers_of_sources(task, split)
@@ -131,7 +111,7 @@ def _numbers_of_sources(task: Task, split: str) -> dict[str, range]:
 
 
 @torch.no_grad()
-def _predictions(module: ObjectiveModule, static: Views, update: Update) -> Predictions:
+def _predictions(module: ObjectiveModule, static: Views, update: Update) -> BatchPredictions:
     """Return what criteria predict for a batch."""
     micro = module.begin(static, 0, update)
     views = module.run_actions(module.plan.actions, micro, update)
@@ -140,9 +120,9 @@ def _predictions(module: ObjectiveModule, static: Views, update: Update) -> Pred
 
 def predictions_of(
     module: ObjectiveModule, micro: MicroBatch, views: Views, update: Update
-) -> Predictions:
+) -> BatchPredictions:
     """Return what criteria predict from encoded views. Raises UserError where two criteria predict one label."""
-    predictions: Predictions = {}
+    predictions: BatchPredictions = {}
     predicted_by: dict[str, str] = {}
     for name, criterion in predictors(module).items():
         part = module.parts[name]

@@ -32,7 +32,9 @@ class Freeze:
         patterns: tuple[str, ...] = option(
             (), "glob patterns over names of parameters that are frozen, such as networks.main.*"
         )
-        layers: int = option(0, "number of layers that are frozen, from the lowest up", low=0)
+        layers: int = option(
+            0, "number of layers that are frozen, from the lowest up", low=0, high=10_000
+        )
         embeddings: bool | None = option(
             None, "freeze all that is below the layers (default: where `layers` are frozen)"
         )

@@ -32,7 +32,9 @@ class Reinitialise:
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        layers: int = option(1, "number of layers with new weights, from the last one down", low=0)
+        layers: int = option(
+            1, "number of layers with new weights, from the last one down", low=0, high=10_000
+        )
         pooler: bool = option(
             True, "likewise what is above the layers: the pooler, and the norm of a pre-LN encoder"
         )

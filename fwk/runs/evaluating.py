@@ -5,23 +5,25 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
 from fwk.contracts.plain import PlainDict
+from fwk.contracts.task import Predictions, Task
 from fwk.engine.evaluate import Evaluation, evaluate_and_count
 from fwk.engine.loaded import COPY_ORIGIN
-from fwk.engine.predict import predict, predictors
+from fwk.engine.predict import predictors
 from fwk.engine.ranks.joining import process_group
 from fwk.engine.ranks.world import World
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, restore_counters
+from fwk.engine.saving.targets import pack_targets
 from fwk.errors import CheckpointError, ConfigError, UserError
-from fwk.files.outputs import check_output, open_output
+from fwk.files.outputs import OutputFile, check_output, open_output
 from fwk.runs.building import build_run
 from fwk.runs.loaded import OpenCheckpoint, open_checkpoint
 
@@ -44,6 +46,7 @@ def evaluate_run(
     user_dirs: tuple[str, ...] = (),
     average: bool = False,
     predictions: Path | None = None,
+    targets: Path | None = None,
     metrics: Path | None = None,
     overwrite: bool = False,
     checkpoint: str = "newest",
@@ -52,9 +55,10 @@ def evaluate_run(
 
     Return {checkpoint, update, split, documents, examples, tokens, metrics}, without the amounts that do not apply.
     overrides: `KEY=VALUE` on top of the run's config, for keys of `task.` and `EVALUATION_KEYS`. predictions: a file
-    for the predictions; with several sources in the split, one for each, with its name before the suffix. metrics: the
-    file that the caller writes the result to. overwrite: predictions may replace files. Raises CheckpointError where
-    the training data differ from the run's, since words and labels would differ too.
+    for the predictions; with several sources in the split, one for each, with its name before the suffix. targets: a
+    file for what the model computes for every example (`fwk.engine.saving.targets`). metrics: the file that the caller
+    writes the result to. overwrite: predictions may replace files. Raises CheckpointError where the training data
+    differ from the run's, since words and labels would differ too.
     """
     _check_overrides(overrides)
     opened = open_checkpoint(path, user_dirs, average, overrides, checkpoint)
@@ -62,20 +66,34 @@ def evaluate_run(
     with ExitStack() as outputs:
         world = outputs.enter_context(process_group(config.train.device, config.train.timeout))
         run = _build(opened, config, overrides, user_dirs, split, world)
-        targets = _open_outputs(outputs, run, split, predictions, metrics, overwrite)
+        tables = _open_outputs(outputs, run, split, predictions, metrics, overwrite)
+        stored = _open_targets(outputs, run, targets, [predictions, metrics], overwrite)
         _restore_weights(run, opened)
         run.config = _evaluation_config(run, config, average)
-        evaluation = evaluate_and_count(run, split)
+        evaluation = evaluate_and_count(run, split, keep_predictions=bool(tables or stored))
         assert evaluation is not None  # nothing asks it to stop
-        if targets:
-            _write_predictions(run, split, targets)
-    return {
-        "checkpoint": str(opened.path),
-        "update": opened.state["update"],
-        "split": split,
-        **_amounts(evaluation, run.task.documents(split)),
-        "metrics": evaluation.metrics,
-    }
+        result = {"checkpoint": str(opened.path), "update": opened.state["update"], "split": split}
+        if evaluation.predictions is not None:
+            _write(run.task, evaluation.predictions, result, tables, stored)
+    amounts = _amounts(evaluation, run.task.documents(split))
+    return {**result, **amounts, "metrics": evaluation.metrics}
+
+
+def _write(
+    task: Task,
+    predictions: Predictions,
+    result: PlainDict,
+    tables: Mapping[str, Path],
+    stored: OutputFile | None,
+) -> None:
+    """Write the predictions of a split where it was asked for. result: checkpoint, update and split."""
+    split = result["split"]
+    for name, table in tables.items():
+        task.write_predictions(split, name, predictions[name], table)
+    if stored is not None:
+        keys = {name: task.example_keys(split, name) for name in task.sources(split)}
+        origin = {**result, "fingerprint": task.fingerprint()}
+        stored.write(pack_targets(predictions, keys, origin))
 
 
 def _amounts(evaluation: Evaluation, documents: int | None) -> dict[str, int]:
@@ -149,14 +167,7 @@ def _explain_other_data(state: checkpoint.State) -> str:
 
 def _resolve_targets(run: Run, split: str, predictions: Path) -> dict[str, Path]:
     """Return the file of each source's predictions. Raises UserError where they cannot be written."""
-    if run.world.size > 1:
-        raise UserError(
-            "--predictions: predictions are written by one process; start it without torchrun"
-        )
-    if not predictors(run.module):
-        raise UserError(
-            f"--predictions: no criterion of {run.folder} predicts anything (`Criterion.predict`)"
-        )
+    _require_predictions(run, "--predictions")
     targets = _files_by_source(predictions, tuple(run.task.sources(split)))
     run.task.check_predictions(split, targets)
     return targets
@@ -237,9 +248,28 @@ def _evaluation_config(run: Run, config: RunConfig, average: bool) -> RunConfig:
     return replace(config, train=settings)
 
 
-def _write_predictions(run: Run, split: str, targets: Mapping[str, Path]) -> None:
-    averaged = run.average is not None and run.config.train.evaluate_average
-    with run.average.in_place() if run.average and averaged else nullcontext():
-        by_source = predict(run, split)
-    for name, predictions in by_source.items():
-        run.task.write_predictions(split, name, predictions, targets[name])
+def _open_targets(
+    outputs: ExitStack,
+    run: Run,
+    path: Path | None,
+    others: Sequence[Path | None],
+    overwrite: bool,
+) -> OutputFile | None:
+    """Lock and return the file of targets. others: what else the command writes."""
+    if path is None:
+        return None
+    _require_predictions(run, "--targets")
+    reads = [*named_paths(run.config), *(other for other in others if other is not None)]
+    return outputs.enter_context(open_output("--targets", path, reads=reads, overwrite=overwrite))
+
+
+def _require_predictions(run: Run, flag: str) -> None:
+    """Raise UserError where nothing is predicted, or several processes would write it."""
+    if run.world.size > 1:
+        raise UserError(
+            f"{flag}: predictions are written by one process; start it without torchrun"
+        )
+    if not predictors(run.module):
+        raise UserError(
+            f"{flag}: no criterion of {run.folder} predicts anything (`Criterion.predict`)"
+        )

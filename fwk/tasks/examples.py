@@ -176,7 +176,8 @@ class Examples(LabelledTask["Examples.Config"]):
             names = config.classes or find_classes(flat, config.label)
             self.reader.classes = names
         text = config.named_texts()[-1][0] if kind == "span" else ""
-        return (LabelSpace(LABEL, kind, names, text),)
+        optional = kind == "span" and len(values) < len(everything)
+        return (LabelSpace(LABEL, kind, names, text, optional),)
 
 
 def _places(values: Sequence[tuple[float, ...]]) -> tuple[str, ...]:

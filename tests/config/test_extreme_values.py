@@ -17,7 +17,7 @@ KINDS = ("task", "model", "criterion", "noiser", "optimizer", "schedule", "hook"
 COUNTERS = {
     *("train.updates", "train.tokens", "train.micro_batch", "train.scale_growth_interval"),
     *("train.validate_every", "train.validate_batches", "train.save_every", "train.log_every"),
-    *("train.keep_last", "train.keep_best", "train.check_ranks_every"),
+    *("train.keep_last", "train.keep_best", "train.check_ranks_every", "train.patience"),
     *("sentences.fewest", "synthetic.shortest", "cnn_bilstm.widths"),
     *("cvt_parsing.turns", "cvt_parsing.turn", "cvt_tagging.turns", "cvt_tagging.turn"),
     *("summary.sentences", "summary.baseline_tokens", "two_stage.updates"),

@@ -48,7 +48,9 @@ CURVES = {
     "cvt_parsing": {**SENTENCES, "criterion": {"cvt_parsing": {"hidden": 6}}},
     **{name: NEEDS[name] for name in ("classification", "multilabel", "regression")},
     **{name: NEEDS[name] for name in ("consistency", "virtual_adversarial")},
-    **{name: NEEDS[name] for name in ("multiple_choice", "answer_span", "verbalizer")},
+    **{
+        name: NEEDS[name] for name in ("multiple_choice", "answer_span", "similarity", "verbalizer")
+    },
     "joint_answers": FINE_TUNING["joint answers in windows"],
     "combined": {
         "criterion": {

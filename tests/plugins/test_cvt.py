@@ -1179,8 +1179,8 @@ def test_predictions_of_conllu_hold_no_gold_value(tmp_path, capsys):
 def test_what_cannot_be_evaluated_is_one_sentence_before_anything_is_evaluated(
     trained, capsys, arguments, message, monkeypatch
 ):
-    for name in ("evaluating.evaluate_and_count", "evaluating.predict", "loaded.predict_texts"):
-        monkeypatch.setattr(f"fwk.runs.{name}", None)
+    for name in ("runs.evaluating.evaluate_and_count", "engine.predict.predict_texts"):
+        monkeypatch.setattr(f"fwk.{name}", None)
     status, out, err = evaluated(capsys, trained, *arguments)
     assert (
         status == 2 and not out and re.search(message, err) and len(err.strip().splitlines()) == 1

@@ -97,6 +97,10 @@ NEEDS = {
         **labelled("right", "choice", texts=["context=passage"], choices=["choices"]),
         "criterion": {"multiple_choice": NO_DROPOUT},
     },
+    "similarity": {
+        **labelled("length"),
+        "criterion": {"similarity": {"fields": ["question", "passage"]}},
+    },
     "answer_span": {**labelled("answer", "span"), "criterion": {"answer_span": NO_DROPOUT}},
     # without dropout two passes are equal, so the second one is noised
     "consistency": {

@@ -22,8 +22,14 @@ _TYPES = {
     "fingerprint": "str",
     "demonstrations?": "tuple[tuple[dict[str, str], ...], ...]",
 }
-_TEXT_TYPES = {"name": "str", "is_list": "bool", "has_spans": "bool"}
-_LABEL_TYPES = {"name": "str", "kind": "str", "values": "tuple[str, ...]", "text": "str"}
+_TEXT_TYPES = {"name": "str", "is_list": "bool", "has_spans": "bool", "longest?": "int | None"}
+_LABEL_TYPES = {
+    "name": "str",
+    "kind": "str",
+    "values": "tuple[str, ...]",
+    "text": "str",
+    "optional?": "bool",
+}
 
 
 @dataclass(frozen=True)

@@ -197,11 +197,11 @@ class ExampleEncoder:
         pool, numbered = self.pool.with_training(encoded, label, classes, seed)
         return replace(self, pool=pool), numbered
 
-    def example(self, texts: Mapping[str, str | tuple[str, ...]]) -> Example:
-        """Return an example without labels."""
+    def unlabelled(self, texts: Mapping[str, str | tuple[str, ...]]) -> EncodedExamples:
+        """Return one example without labels."""
         record = Labelled(place="text", key="0", texts=texts, labels={})
         spaces = list(self.spaces.values())
-        return encode_records([record], "", self.encodings, spaces, self.tokenizer)[0]
+        return encode_records([record], "", self.encodings, spaces, self.tokenizer)
 
     # -- batches
 
@@ -237,3 +237,18 @@ class ExampleEncoder:
             ),
         )
         return batch.rendered(self.plain_names)
+
+    def framed(self, ids: np.ndarray) -> np.ndarray:
+        """Return the token ids of one text between the special tokens of a sequence, int64 [T]."""
+        frame = self.frame
+        return np.concatenate([frame.before, ids, frame.after]).astype(np.int64)
+
+    def batch_of(self, ids: np.ndarray) -> Batch:
+        """Return a batch of framed texts of equal length, int64 [B, T], without labels."""
+        return Batch(
+            inputs={"tokens": torch.from_numpy(ids)},
+            draws=torch.arange(len(ids)),
+            mask=torch.ones(ids.shape, dtype=torch.bool),
+            special=torch.from_numpy(np.isin(ids, self.frame.special)),
+            source=torch.zeros(len(ids), dtype=torch.int64),
+        )

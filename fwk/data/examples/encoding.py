@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fwk.contracts.plain import PlainMapping
 from fwk.data.examples.encoded import EncodedExamples, EncodedText, Windows
 from fwk.data.examples.labels import LabelSpace, stacked
 from fwk.data.labelled import Labelled
@@ -26,6 +27,7 @@ class TextSpec:
     is_list: bool = False
     has_spans: bool = False  # a label marks spans in it
     behind_space: str = ""  # the text of which this is another encoding, behind a space
+    longest: int | None = None  # tokens of it that are read; None: all
 
 
 def encode_records(
@@ -49,8 +51,14 @@ def encode_records(
             for spec in texts
             if spec.has_spans
         },
-        extra=[record.extra for record in records],
+        extra=[_extra(record, labels) for record in records],
     )
+
+
+def _extra(record: Labelled, labels: Sequence[LabelSpace]) -> PlainMapping:
+    """Return what evaluation reads of a record: with the characters of its answer, where it has one."""
+    spans = [record.labels.get(space.name) for space in labels if space.kind == "span"]
+    return {**record.extra, "span": spans[0]} if spans else record.extra
 
 
 def _encoded_text(
@@ -79,8 +87,8 @@ def _encoded_text(
                 offsets.append(np.array(characters, dtype=np.int32).reshape(-1, 2))
         else:
             for tokens in tokenizer.encode_batch(part):
-                ids.extend(tokens)
-                sizes.append(len(tokens))
+                ids.extend(tokens[: spec.longest])
+                sizes.append(len(tokens[: spec.longest]))
         if progress is not None:
             progress.advance(len(part))
     return EncodedText(

@@ -31,6 +31,7 @@ class LabelSpace:
     kind: str  # one of KINDS
     values: tuple[str, ...] = ()  # of class and classes; the names of numbers
     text: str = ""  # the text that a span is in
+    optional: bool = False  # an example may lack the label by nature: a question without an answer
 
     @property
     def absent(self) -> np.ndarray:

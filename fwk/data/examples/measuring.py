@@ -8,9 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from fwk.contracts.task import Predictions
+from fwk.data.examples.answers import decided_answers, decode_answers, gold_answers
 from fwk.data.examples.encoded import EncodedExamples
 from fwk.data.examples.labels import LabelSpace
 from fwk.data.examples.metrics import METRICS, chosen_metrics
+from fwk.data.layouts.squad import squad_scores
 
 
 def measure(
@@ -27,15 +29,54 @@ def measure(
     for name, source in sources.items():
         for label, by_number in predictions.get(name, {}).items():
             space = spaces.get(label)
-            if space is None or space.kind == "span":
+            if space is None:
                 continue
-            gold, predicted = gold_and_predicted(source, space, by_number)
-            for metric in chosen_metrics(metrics, space.kind) if len(gold) else ():
-                parts = [name] if len(sources) > 1 else []
-                parts += [label] if len(spaces) > 1 else []
-                value = METRICS[metric].compute(gold, predicted, space)
-                result["/".join([*parts, metric])] = value
+            parts = [name] if len(sources) > 1 else []
+            parts += [label] if len(spaces) > 1 else []
+            values = _metrics_of_label(source, space, by_number, metrics)
+            result.update({"/".join([*parts, metric]): value for metric, value in values.items()})
     return result
+
+
+def _metrics_of_label(
+    source: EncodedExamples,
+    space: LabelSpace,
+    predictions: Mapping[int, Tensor],
+    metrics: Sequence[str],
+) -> dict[str, float]:
+    if space.kind == "span":
+        return _scores_of_answers(source, space, predictions)
+    gold, predicted = gold_and_predicted(source, space, predictions)
+    if not len(gold):
+        return {}
+    return {
+        metric: METRICS[metric].compute(gold, predicted, space)
+        for metric in chosen_metrics(metrics, space.kind)
+    }
+
+
+def _scores_of_answers(
+    source: EncodedExamples, space: LabelSpace, predictions: Mapping[int, Tensor]
+) -> dict[str, float]:
+    """Return the scores of SQuAD's evaluation, of the questions that were predicted."""
+    answers = decode_answers(source, space, predictions)
+    gold = {str(number): gold_answers(source, space, number) for number in answers}
+    if not space.optional:
+        gold = {number: texts for number, texts in gold.items() if texts}
+    if not gold:
+        return {}
+    texts = decided_answers(answers, space.optional, threshold=0.0)
+    predicted = {str(number): text for number, text in texts.items()}
+    if not space.optional:
+        return squad_scores(gold, predicted)
+    # the best threshold is searched among answers that were all given
+    scores = {str(number): answer.no_answer for number, answer in answers.items()}
+    given = {str(number): answer.text for number, answer in answers.items()}
+    best = squad_scores(gold, given, scores)
+    return {
+        **squad_scores(gold, predicted),
+        **{name: value for name, value in best.items() if name.startswith("best_")},
+    }
 
 
 def gold_and_predicted(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fwk.contracts.plain import PlainDict
+from fwk.data.examples.answers import Answer, decided_answers, decode_answers
 from fwk.data.examples.encoded import EncodedExamples
 from fwk.data.examples.labels import LabelSpace
 from fwk.data.examples.measuring import decided
@@ -41,8 +42,19 @@ def probabilities(values: Tensor, space: LabelSpace) -> list[float]:
     return [round(value, 8) for value in shares.tolist()]
 
 
+def readable_answer(answer: Answer, optional: bool) -> PlainDict:
+    """Return an answer as JSON data: {prediction, score, no_answer}."""
+    texts = decided_answers({0: answer}, optional, threshold=0.0)
+    score = answer.best[0][1] if answer.best else None
+    return {
+        "prediction": texts[0],
+        "score": score,
+        **({"no_answer": answer.no_answer} if optional else {}),
+    }
+
+
 def readable(space: LabelSpace, values: Tensor) -> PlainDict:
-    """Return a prediction as JSON data: {prediction, probabilities}."""
+    """Return a prediction of any kind but a span as JSON data: {prediction, probabilities}."""
     decision = decided(values, space)
     if space.kind == "class":
         names = dict(zip(space.values, probabilities(values, space)))
@@ -57,6 +69,16 @@ def readable(space: LabelSpace, values: Tensor) -> PlainDict:
     return {"prediction": decision.tolist()}
 
 
+def by_example(
+    examples: EncodedExamples, space: LabelSpace, predictions: Mapping[int, Tensor]
+) -> dict[int, PlainDict]:
+    """Return the predictions of one label as JSON data, by number of the example."""
+    if space.kind != "span":
+        return {number: readable(space, values) for number, values in predictions.items()}
+    answers = decode_answers(examples, space, predictions)
+    return {number: readable_answer(answer, space.optional) for number, answer in answers.items()}
+
+
 def write_table(
     examples: EncodedExamples,
     spaces: Mapping[str, LabelSpace],
@@ -64,14 +86,17 @@ def write_table(
     path: Path,
 ) -> None:
     """Write the predictions for the examples of one source, in their order."""
-    by_label = {label: values for label, values in predictions.items() if label in spaces}
-    rows = []
+    by_label = {
+        label: by_example(examples, spaces[label], values)
+        for label, values in predictions.items()
+        if label in spaces
+    }
+    rows: list[PlainDict] = []
     for number, key in enumerate(examples.keys):
-        row: PlainDict = {"key": key}
-        for label, values in by_label.items():
-            if number in values:
-                row[label] = readable(spaces[label], values[number])
-        rows.append(row)
+        entries = {
+            label: entries[number] for label, entries in by_label.items() if number in entries
+        }
+        rows.append({"key": key, **entries})
     if path.suffix.lower() == ".jsonl":
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     else:

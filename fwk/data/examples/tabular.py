@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fwk.contracts.plain import PlainMapping
+from fwk.data.examples.bad_rows import read_all
 from fwk.data.examples.cells import is_empty, kind_of, parsed
 from fwk.data.labelled import Labelled
-from fwk.data.tables import BadRow, Row, TableFormat, read_table
-from fwk.errors import DataError
+from fwk.data.tables import BadRow, OnBad, Row, TableFormat, convert, read_table
 
 CHOICES, LABEL = "choices", "label"  # names of a text and of the label
-SHOWN = 5  # rows that were left out and are named
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,44 +50,22 @@ class TableReader:
 
         Raises DataError, with file and line, for a row that cannot be read, unless such rows are left out and counted.
         """
-        bad: list[BadRow] = []
-        try:
-            records = list(self._records(paths, unlabelled, bad))
-        except BadRow as error:
-            raise DataError(f"{error} (task.skip_malformed=true leaves such rows out)") from None
-        for row in bad[:SHOWN]:
-            logger.warning("left out: %s", row)
-        if bad:
-            logger.warning("%s: %s rows were left out", key, f"{len(bad):,}")
-        if not records:
-            raise DataError(f"{key}: there is no row that can be used")
-        return records
 
-    def _records(
-        self, paths: str | Sequence[str], unlabelled: bool, bad: list[BadRow]
-    ) -> Iterator[Labelled]:
-        label = [] if self.columns.label is None else [self.columns.label]
-        rows = list(
-            read_table(
-                paths,
-                self.table,
-                self.columns.wanted + ([] if unlabelled else label),
-                optional=label if unlabelled else [],
-                on_bad=bad.append if self.skip_malformed else None,
-            )
-        )
-        if self.kind == "auto" and label:
-            self.kind = kind_of(row.values.get(label[0]) for row in rows)
-        for number, row in enumerate(rows):
-            try:
-                yield self._record(row, number, unlabelled)
-            except BadRow as error:
-                if not self.skip_malformed:
-                    raise
-                bad.append(error)
+        def records(on_bad: OnBad | None) -> Iterator[Labelled]:
+            label = [] if self.columns.label is None else [self.columns.label]
+            wanted, optional = self.columns.wanted, label
+            if not unlabelled:
+                wanted, optional = wanted + label, []
+            rows = list(read_table(paths, self.table, wanted, optional=optional, on_bad=on_bad))
+            if self.kind == "auto" and label:
+                self.kind = kind_of(row.values.get(label[0]) for row in rows)
+            make = partial(self._record, unlabelled=unlabelled)
+            return convert(enumerate(rows), make, on_bad)
 
-    def _record(self, row: Row, number: int, unlabelled: bool) -> Labelled:
-        columns, place, values = self.columns, row.place, row.values
+        return read_all(records, key, self.skip_malformed)
+
+    def _record(self, numbered: tuple[int, Row], unlabelled: bool) -> Labelled:
+        columns, (number, (place, values)) = self.columns, numbered
         texts: dict[str, str | tuple[str, ...]] = {
             name: require_text(values[column], place, column) for name, column in columns.texts
         }

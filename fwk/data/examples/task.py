@@ -191,6 +191,12 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     def collate(self, examples: Sequence[Example], draws: np.ndarray, sources: np.ndarray) -> Batch:
         return self.encoder.collate(examples, draws, sources)
 
+    def framed(self, ids: np.ndarray) -> np.ndarray:
+        return self.encoder.framed(ids)
+
+    def batch_of(self, ids: np.ndarray) -> Batch:
+        return self.encoder.batch_of(ids)
+
     def vocabulary(self) -> Vocabulary:
         return vocabulary_of(self.tokenizer)
 
@@ -238,6 +244,10 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     def metrics_of_predictions(self, split: str, predictions: Predictions) -> dict[str, float]:
         return measure(self._encoded[split], self.spaces, predictions, self.config.metrics)
 
+    def example_keys(self, split: str, source: str) -> Sequence[str]:
+        examples = self._encoded[split][source]
+        return [examples.keys[examples.example_of(number)] for number in range(len(examples))]
+
     def check_predictions(self, split: str, targets: Mapping[str, Path]) -> None:
         for path in targets.values():
             files.check_suffix(path)
@@ -250,6 +260,10 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
 
     def example_of(self, text: str | Sequence[str] | Mapping[str, Any]) -> Example:
         """Return an example without labels. text: one text, the texts in order, or a mapping by name."""
+        return self.encoder.unlabelled(self._by_name(text))[0]
+
+    def _by_name(self, text: str | Sequence[str] | Mapping[str, Any]) -> PlainDict:
+        """Return the texts of an example by name. Raises DataError where one is missing or empty."""
         names = self.encoder.names
         parts = [text] if isinstance(text, str) else text
         values = dict(parts) if isinstance(parts, Mapping) else dict(zip(names, parts))
@@ -258,11 +272,12 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         for name, value in values.items():
             if not value:
                 raise DataError(f"the text '{name}' is empty")
-        return self.encoder.example(values)
+        return values
 
     def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> PlainDict:
+        example = self.encoder.unlabelled(self._by_name(text))
         return {
-            label: files.readable(self.spaces[label], value)
+            label: files.by_example(example, self.spaces[label], {0: value})[0]
             for label, value in predictions.items()
             if label in self.spaces
         }

@@ -49,7 +49,7 @@ import sys
 sys.path[:] = sys.argv[3:]
 import json, resource, time
 from tokenizers import Regex, normalizers
-trials = json.load(sys.stdin)
+trials = json.loads(sys.stdin.read())
 seconds, size = int(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_AS, (size, size))

@@ -1,0 +1,103 @@
+"""The cosine of two texts' vectors as their similarity (Reimers and Gurevych 2019, "Sentence-BERT", section 3).
+
+    c = cos(pool(h of the first view), pool(h of the second view))
+    L = sum over labelled rows of (c - (y - low) / (high - low))^2   /   labelled rows
+
+There are no weights, so a model can be judged without any training: c is the prediction, and the task's correlations
+with the labels y measure it (`--task sts`). pool is the mean of all positions, [CLS] or another pooling, of the
+features or of an inner layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fwk.components.registry import register
+from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.options import option
+from fwk.contracts.views import Encoded, LossTerm, Output, View
+from fwk.errors import ConfigError
+from fwk.nn.pooling import POOLED, Pooling, label_values, pooled, wide
+
+
+@register("criterion", "similarity")
+class Similarity(Criterion["Similarity.Config"]):
+    """Squared error of the cosine of two texts, which are encoded by themselves (bi-encoder)."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        views: tuple[str, ...] = option(("first", "second"), "the two views that are compared")
+        fields: tuple[str, ...] = option(
+            ("sentence1", "sentence2"), "the text that each of them renders"
+        )
+        label: str = option("label", "the label that is learned, a number")
+        pooling: Pooling = option("mean", "the vector of a sequence (see classification)")
+        layer: int | None = option(
+            None, "pool this layer instead of the last one; 0: the embedding", low=0, high=10_000
+        )
+        low: float = option(0.0, "the number that means a cosine of 0")
+        high: float = option(5.0, "the number that means a cosine of 1 (STS: 5)")
+
+        def __post_init__(self) -> None:
+            for name in ("views", "fields"):
+                if len(getattr(self, name)) != 2:
+                    raise ConfigError(name, f"expected two, got {len(getattr(self, name))}")
+            if not self.low < self.high:
+                raise ConfigError("high", f"is {self.high:g}, expected more than low={self.low:g}")
+
+        @property
+        def state(self) -> str | None:
+            """The encoder state that is pooled; None: the features."""
+            if self.layer is not None:
+                return f"layer_{self.layer}" if self.layer else "embedding"
+            return POOLED if self.pooling == "pooler" else None
+
+    def __init__(self, config: Config, build: BuildContext) -> None:
+        super().__init__(config, build)
+        label_values(build, config.label, ("number",))
+
+    @classmethod
+    def reads(cls, config: Config) -> dict[str, Read]:
+        first = config.layer is None and config.pooling in ("cls", "pooler")
+        return {
+            view: Read({"noiser": "identity", "fields": [text]}, first_only=first)
+            for view, text in zip(config.views, config.fields)
+        }
+
+    @classmethod
+    def needs_labels(cls, config: Config) -> tuple[str, ...]:
+        return (config.label,)
+
+    def states(self) -> tuple[str, ...]:
+        return () if self.config.state is None else (self.config.state,)
+
+    def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        label = views[self.config.views[0]].labels[self.config.label]
+        return {"similarity": (~label.isnan()).sum()}
+
+    def forward(self, views: Mapping[str, View], context: Context) -> Output:
+        config, cosine = self.config, self._cosine(views)  # [R]
+        label = views[config.views[0]].labels[config.label]
+        target = (label.nan_to_num().to(cosine.dtype) - config.low) / (config.high - config.low)
+        losses = (cosine - target).square().masked_fill(label.isnan(), 0)
+        return Output(terms={"similarity": LossTerm(losses.sum())})
+
+    def _cosine(self, views: Mapping[str, View]) -> Tensor:
+        first, second = (self._vectors(views[name]) for name in self.config.views)
+        return F.cosine_similarity(wide(first), wide(second))
+
+    def _vectors(self, view: View) -> Tensor:
+        if self.config.layer is not None:
+            assert self.config.state is not None
+            state = view.encoded.states[self.config.state]
+            view = view.replace(encoded=Encoded(features=state))
+        return pooled(view, self.config.pooling)
+
+    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Return the cosines, [R]."""
+        return {self.config.label: self._cosine(views)}

@@ -1,0 +1,103 @@
+"""Stored targets: what a model computes for every example of a split, for other runs to learn from.
+
+A file in the safetensors format. For each source S and label L of the split:
+
+    S/L        [N, ...] in fp32: what `Criterion.predict` returned (logits of classes and choices, numbers), one row per
+               example of the source, in its order; NaN where nothing was predicted
+    S/keys     int64 [N]: 63 bits of a hash of each example's key
+
+The metadata say where the numbers come from: checkpoint, update, split, and the fingerprint of the task's data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fwk.contracts.json_files import parse_json
+from fwk.contracts.keyed import fold
+from fwk.contracts.plain import PlainMapping
+from fwk.contracts.task import Predictions
+from fwk.data.weights import read_tensors
+from fwk.errors import DataError
+
+FORMAT = "fwk targets 1"
+KEYS = "keys"
+
+
+@dataclass(frozen=True)
+class StoredTargets:
+    """The content of a file of targets."""
+
+    tensors: Mapping[str, Mapping[str, Tensor]]  # by source and label
+    keys: Mapping[str, Tensor]  # by source, int64 [N]
+    origin: PlainMapping  # checkpoint, update, split, fingerprint
+
+
+def hashed_keys(keys: Sequence[str]) -> Tensor:
+    """Return a hash of each example's key, int64 [N]."""
+    return torch.tensor([fold(0, "key", key) >> 1 for key in keys], dtype=torch.int64)
+
+
+def pack_targets(
+    predictions: Predictions, keys: Mapping[str, Sequence[str]], origin: Mapping[str, object]
+) -> bytes:
+    """Return the bytes of a file of targets. keys: by source, the key of every example. origin: JSON data."""
+    tensors: dict[str, Tensor] = {}
+    for source, names in keys.items():
+        tensors[f"{source}/{KEYS}"] = hashed_keys(names)
+        for label, rows in predictions.get(source, {}).items():
+            tensors[f"{source}/{label}"] = _stacked(rows, len(names))
+    return save(tensors, {"format": FORMAT, "origin": json.dumps(origin)})
+
+
+def _stacked(rows: Mapping[int, Tensor], count: int) -> Tensor:
+    """Return the predictions of N examples, [N, ...]. Rows of different sizes are padded with -inf, as logits are."""
+    shapes = [row.shape for row in rows.values()]
+    largest = [max(sizes) for sizes in zip(*shapes)]
+    result = torch.full((count, *largest), torch.nan)
+    for number, row in rows.items():
+        target = result[number]
+        if row.dim():
+            target.fill_(-torch.inf)
+            target[tuple(slice(size) for size in row.shape)] = row.float()
+        else:
+            result[number] = row.float()
+    return result
+
+
+def read_targets(path: Path) -> StoredTargets:
+    """Return the targets in a file. Raises DataError where it is none, or damaged."""
+    tensors = read_tensors(path, DataError)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        raise DataError(f"{path} holds no targets; fwk-evaluate --targets writes them")
+    try:
+        origin = parse_json(metadata.get("origin", ""))
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: its origin is not JSON ({str(error)[:100]})") from None
+    if not isinstance(origin, dict):
+        raise DataError(f"{path} is damaged: its origin is not a JSON object")
+    by_source: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        source, _, label = name.rpartition("/")
+        by_source.setdefault(source, {})[label] = value
+    keys: dict[str, Tensor] = {}
+    for source, values in by_source.items():
+        if KEYS not in values or values[KEYS].dim() != 1 or values[KEYS].dtype != torch.int64:
+            raise DataError(f"{path} is damaged: the keys of '{source[:60]}' are missing")
+        keys[source] = values.pop(KEYS)
+        for label, value in values.items():
+            if not value.dim() or len(value) != len(keys[source]) or not value.is_floating_point():
+                raise DataError(
+                    f"{path} is damaged: '{source[:60]}/{label[:60]}' does not fit its keys"
+                )
+    return StoredTargets(by_source, keys, origin)
