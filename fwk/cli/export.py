@@ -14,6 +14,7 @@ examples:
   fwk-export runs/bert bert-folder
   fwk-export runs/electra discriminator
   fwk-export runs/electra generator --by corrupted
+  fwk-export runs/bert vectors --sentence-transformers
 
 The command loads the folder again with transformers and compares features, logits and tokens; where they differ, it
 writes nothing. Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
@@ -41,6 +42,18 @@ def parser() -> Parser:
         metavar="NAME",
         help="auto, bert or electra (default: auto, the family that can hold the model)",
     )
+    p.add_argument(
+        "--sentence-transformers",
+        action="store_true",
+        help="write an encoder of sentence vectors that the library sentence-transformers reads",
+    )
+    p.add_argument(
+        "--pooling",
+        type=one_of("cls", "mean", "max", "last"),
+        metavar="NAME",
+        help="of these vectors: cls, mean, max or last (default: that of the criterion that compares vectors, "
+        "otherwise mean)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     p.add_argument("--quiet", action="store_true", help="print nothing")
     return p
@@ -59,9 +72,19 @@ def main(arguments: argparse.Namespace) -> int:
         average=arguments.average or None,
         checkpoint=chosen_checkpoint(arguments),
     )
-    exported = export(loaded, arguments.folder, arguments.by, arguments.family, arguments.overwrite)
+    exported = export(
+        loaded,
+        arguments.folder,
+        arguments.by,
+        arguments.family,
+        arguments.overwrite,
+        arguments.sentence_transformers,
+        arguments.pooling,
+    )
     if not arguments.quiet:
         head = "" if exported.by == "encoder" else f", with the head of '{exported.by}'"
+        if exported.pooling is not None:
+            head = f", sentence vectors by the pooling '{exported.pooling}'"
         print(f"{arguments.folder}: {exported.class_name}{head}")
         for quantity, value in exported.differences.items():
             print(f"  {quantity}: largest difference {value:.1e}")

@@ -90,6 +90,13 @@ class Criterion(ReadsByOldNames, nn.Module, Generic[ConfigT]):
         """Return what the outputs of the head mean (optional)."""
         return HeadOutputs()
 
+    def pooling_of_vectors(self) -> str | None:
+        """Return how the vectors of sequences are made that this criterion compares, such as 'mean' (optional).
+
+        None: it compares none.
+        """
+        return None
+
     def states(self) -> tuple[str, ...]:
         """Return the names of the encoder states that this criterion reads besides the features."""
         return ()

@@ -73,6 +73,10 @@ class Similarity(Criterion["Similarity.Config"]):
     def needs_labels(cls, config: Config) -> tuple[str, ...]:
         return (config.label,)
 
+    def pooling_of_vectors(self) -> str:
+        layer, pooling = self.config.layer, self.config.pooling
+        return pooling if layer is None else f"{pooling} of layer {layer}"
+
     def states(self) -> tuple[str, ...]:
         return () if self.config.state is None else (self.config.state,)
 

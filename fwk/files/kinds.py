@@ -185,6 +185,10 @@ EXPORT = Kind(
         "special_tokens_map.json",
         "added_tokens.json",
         "chat_template.jinja",
+        "modules.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+        "1_Pooling/config.json",
     ),
     _is_export,
 )

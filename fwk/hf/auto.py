@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from fwk.engine.loaded import Loaded
 from fwk.errors import RunError
 from fwk.hf import tokenizer as tokenizers
-from fwk.hf.comparing import LENGTH, SEQUENCES, TOLERANCE, require_equal
+from fwk.hf.comparing import TOLERANCE, random_inputs, require_equal
 from fwk.models.hf import HuggingFace
 
 DEFAULT_LENGTH = (
@@ -38,7 +37,7 @@ def _differences(encoder: HuggingFace, folder: Path) -> dict[str, float]:
     from transformers import AutoModel
 
     exported = AutoModel.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
-    tokens, mask = _inputs(encoder)
+    tokens, mask = random_inputs(encoder.embedding(), encoder.longest)
     differences = {}
     for dtype in (torch.float64, torch.float32):
         with torch.no_grad():
@@ -49,17 +48,3 @@ def _differences(encoder: HuggingFace, folder: Path) -> dict[str, float]:
         size = float(ours.abs().max()) if dtype == torch.float32 else 1.0
         require_equal(name, differences[name], TOLERANCE * max(1.0, size))
     return differences
-
-
-def _inputs(encoder: HuggingFace) -> tuple[Tensor, Tensor]:
-    """Return random sequences, int64 [B, T], and their content, bool [B, T]."""
-    T = min(LENGTH, encoder.longest or LENGTH)
-    embedding = encoder.embedding()
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(embedding.num_embeddings, (SEQUENCES, T), generator=generator)
-    pad = embedding.padding_idx
-    if pad is not None:  # a token of the text is none of the padding
-        tokens = torch.where(tokens == pad, (pad + 1) % embedding.num_embeddings, tokens)
-    lengths = torch.linspace(T, 1, SEQUENCES).round().long()
-    mask = torch.arange(T) < lengths[:, None]
-    return torch.where(mask, tokens, pad or 0), mask

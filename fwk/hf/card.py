@@ -14,7 +14,7 @@ MOST_VALUES = 20  # of a label that the card lists
 
 TEMPLATE = """\
 ---
-library_name: transformers
+library_name: {library}
 tags: [fwk]
 ---
 
@@ -25,10 +25,7 @@ tags: [fwk]
 Update {update:,}, {tokens:,} tokens. Data fingerprint `{fingerprint}`.
 
 ```python
-from transformers import AutoTokenizer, {class_name}
-
-model = {class_name}.from_pretrained("FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+{example}
 ```
 
 ## Metrics
@@ -46,18 +43,36 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 ```
 """
 
+EXAMPLE = """\
+from transformers import AutoTokenizer, {class_name}
+
+model = {class_name}.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
+EXAMPLE_OF_VECTORS = """\
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("FOLDER").encode(["a text", "another one"])"""
+
 
 def model_card(
-    loaded: Loaded, head: str | None, class_name: str, differences: Mapping[str, float]
+    loaded: Loaded,
+    head: str | None,
+    class_name: str,
+    differences: Mapping[str, float],
+    pooling: str | None = None,
 ) -> str:
     """Return the card: objective, length of training, metrics, config, and how to load the model.
 
-    `head`: the criterion or view whose head was exported; None for an encoder without one.
+    `head`: the criterion or view whose head was exported; None for an encoder without one. `pooling`: of an encoder of
+    sentence vectors.
     """
+    example = EXAMPLE if pooling is None else EXAMPLE_OF_VECTORS
     state = read_state(loaded.folder)
     return TEMPLATE.format(
         class_name=class_name,
-        content=_content(loaded, head),
+        library="transformers" if pooling is None else "sentence-transformers",
+        example=example.format(class_name=class_name),
+        content=_content(loaded, head, pooling),
         task=_task(loaded),
         update=state["update"],
         tokens=state.get("tokens", 0),
@@ -71,11 +86,13 @@ def model_card(
     )
 
 
-def _content(loaded: Loaded, head: str | None) -> str:
-    if head is None:
-        return "An encoder without a head."
+def _content(loaded: Loaded, head: str | None, pooling: str | None) -> str:
     criteria = loaded.config.criterion.items()
     objectives = ", ".join(f"{label} ({spec.component.name})" for label, spec in criteria)
+    if pooling is not None:
+        return f"Objective: {objectives}; the vector of a text is the pooling `{pooling}` of its tokens."
+    if head is None:
+        return "An encoder without a head."
     return f"Objective: {objectives}; the head is that of `{head}`."
 
 

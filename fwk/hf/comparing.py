@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fwk.contracts.views import Encoded, View
 from fwk.errors import RunError
@@ -76,6 +76,22 @@ def require_equal(quantity: str, difference: float, tolerance: float) -> None:
             f"transformers gives other {quantity} than fwk: they differ by {difference:.1e}, "
             f"expected at most {tolerance:.1e}; nothing was written"
         )
+
+
+def random_inputs(embedding: nn.Embedding, longest: int) -> tuple[Tensor, Tensor]:
+    """Return random sequences, int64 [B, T], and their content, bool [B, T].
+
+    longest: tokens that the encoder reads; 0: no limit.
+    """
+    T = min(LENGTH, longest or LENGTH)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(embedding.num_embeddings, (SEQUENCES, T), generator=generator)
+    pad = embedding.padding_idx
+    if pad is not None:  # a token of the text is none of the padding
+        tokens = torch.where(tokens == pad, (pad + 1) % embedding.num_embeddings, tokens)
+    lengths = torch.linspace(T, 1, SEQUENCES).round().long()
+    mask = torch.arange(T) < lengths[:, None]
+    return torch.where(mask, tokens, pad or 0), mask
 
 
 def _inputs(config: Any, pairs: bool) -> Inputs:

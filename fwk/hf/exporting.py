@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -40,6 +40,7 @@ from fwk.hf.families import (
     weight_names,
 )
 from fwk.hf.part import Part
+from fwk.hf.sentence_vectors import Vectors, find_vectors, write_layout
 from fwk.hf.sequence_heads import (
     head_options,
     head_tensors,
@@ -63,8 +64,9 @@ class Exported:
     """What was exported."""
 
     class_name: str  # of transformers
-    by: str  # whose head, or 'encoder'
+    by: str  # whose head or vectors, or 'encoder'
     differences: dict[str, float]  # largest, by quantity and precision
+    pooling: str | None = None  # of sentence vectors
 
 
 def find_part(loaded: Loaded, by: str | None) -> Part:
@@ -114,8 +116,13 @@ def export(
     by: str | None = None,
     family: str = "auto",
     overwrite: bool = False,
+    sentence_transformers: bool = False,
+    pooling: str | None = None,
 ) -> Exported:
     """Write config, weights (safetensors), tokenizer and a model card.
+
+    sentence_transformers: also write what that library reads, with this pooling (None: that of the criterion that
+    compares vectors, else the mean); it is always written for such a criterion.
 
     The folder is loaded with transformers and compared before it is put in place, so it is complete and correct or
     does not exist. Raises ConfigError for what the families cannot hold, RunError for outputs that differ.
@@ -128,26 +135,48 @@ def export(
             "task",
             f"{loaded.folder} was trained on a task without text, for which transformers has no tokenizer",
         )
-    encoder = loaded.model.innermost()
+    vectors = find_vectors(loaded, by, sentence_transformers, pooling)
+    encoder = loaded.model.innermost() if vectors is None else vectors.encoder
     if isinstance(encoder, HuggingFace):
-        return _export_as_it_is(loaded, encoder, by, replacement)
-    part = find_part(loaded, by)
+        return _export_as_it_is(loaded, encoder, by, replacement, vectors)
+    if vectors is None:
+        part = find_part(loaded, by)
+    else:
+        part = Part(vectors.by or ENCODER, require_holdable(encoder, None), None, None)
     architecture = _architecture_of(loaded, part, family)
     with replacement as target, _quiet(transformers):
         _write(transformers, loaded, part, architecture, target)
         tokenizers.compare(loaded.tokenizer, target)
         differences = compare_outputs(transformers, part, architecture, target)
-        head = None if part.head is None else part.by
-        card = model_card(loaded, head, architecture.class_name, differences)
-        (target / "README.md").write_text(card, encoding="utf-8")
-    return Exported(architecture.class_name, part.by, differences)
+        exported = Exported(architecture.class_name, part.by, differences)
+        return _completed(exported, loaded, vectors, target, part.head is not None)
+
+
+def _completed(
+    exported: Exported, loaded: Loaded, vectors: Vectors | None, folder: Path, has_head: bool
+) -> Exported:
+    """Write what is beside weights and tokenizer, and return what was exported."""
+    if vectors is not None:
+        longest = vectors.encoder.longest or loaded.task.length() or DEFAULT_LENGTH
+        longest = min(longest, loaded.task.length() or longest)
+        found = write_layout(vectors, folder, longest, _import_transformers())
+        differences = exported.differences | found
+        exported = replace(exported, differences=differences, pooling=vectors.pooling)
+    head = exported.by if has_head else None
+    card = model_card(loaded, head, exported.class_name, exported.differences, exported.pooling)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return exported
 
 
 def _export_as_it_is(
-    loaded: Loaded, encoder: HuggingFace, by: str | None, replacement: AtomicFolder
+    loaded: Loaded,
+    encoder: HuggingFace,
+    by: str | None,
+    replacement: AtomicFolder,
+    vectors: Vectors | None,
 ) -> Exported:
     """Export an encoder that is a model of transformers, without a head. Raises ConfigError where one is asked for."""
-    if by not in (None, ENCODER):
+    if by not in (None, ENCODER) and vectors is None:
         raise ConfigError(
             "--by",
             f"is '{by}', and of the model 'hf' the encoder alone is exported; expected {ENCODER}",
@@ -156,9 +185,8 @@ def _export_as_it_is(
     with replacement as target, _quiet(_import_transformers()):
         differences = write_encoder(loaded, encoder, target)
         tokenizers.compare(loaded.tokenizer, target)
-        card = model_card(loaded, None, class_name, differences)
-        (target / "README.md").write_text(card, encoding="utf-8")
-    return Exported(class_name, ENCODER, differences)
+        name = ENCODER if vectors is None else vectors.by or ENCODER
+        return _completed(Exported(class_name, name, differences), loaded, vectors, target, False)
 
 
 def _architecture_of(loaded: Loaded, part: Part, family: str) -> Architecture:
