@@ -83,6 +83,8 @@ class OptimizerFactory(Generic[OptimizerConfigT]):
     Config = OptimizerConfig
     # the widest encoder that the default learning rate suits; None: unknown
     suits: int | None = None
+    # the learning rate, where none is stated, of a run whose model starts from weights; None: the default
+    trained_rate: float | None = None
 
     @classmethod
     def advice(cls, config: OptimizerConfigT, width: int) -> str | None:

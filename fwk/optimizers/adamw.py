@@ -33,6 +33,9 @@ class AdamW(OptimizerFactory["AdamW.Config"]):
     """Adam with decoupled weight decay; fused where torch has a kernel."""
 
     suits = 128
+    trained_rate = (
+        5e-5  # the usual one for fine-tuning (Devlin et al. 2019, appendix A.3: 2e-5 to 5e-5)
+    )
 
     @dataclass(frozen=True, kw_only=True)
     class Config(OptimizerConfig):

@@ -30,6 +30,7 @@ from fwk.runs.source import Source, open_source
 
 RECORD = "started_from.json"  # in the run's folder
 ADVICE = "choose another --run, or start anew with --overwrite"
+MODEL, RATE = "model", "optimizer.lr"  # keys
 STRUCTURE = ("from", "tie")  # keys of a network that are no options of its model
 
 
@@ -87,6 +88,9 @@ def find_origin(config: RunConfig, overwrite: bool = False) -> Origin:
     complete = _with_networks(config, networks, places)
     user_dirs = (folder for source in sources.values() for folder in source.user_dirs)
     complete["user_dirs"] = list(dict.fromkeys((*config.user_dirs, *user_dirs)))
+    rate = config.optimizer.cls.trained_rate
+    if MODEL in sources and rate is not None and not is_stated(config, RATE):
+        complete["optimizer"] = {**complete["optimizer"], "lr": rate}
     tokenizer = _tokenizer_to_use(config, sources)
     if tokenizer is not None:
         complete["task"] = {**complete["task"], "tokenizer": str(tokenizer)}
@@ -214,7 +218,7 @@ def _origin_of(key: str, config: RunConfig) -> str:
     for network, place in config.weights_from().items():
         if key.startswith(f"{network}."):
             return f"{network}.from={place}"
-    if key == "task.tokenizer":
+    if key in ("task.tokenizer", RATE):
         return next(f"{network}.from={place}" for network, place in config.weights_from().items())
     return "default"
 
@@ -295,6 +299,9 @@ def _as_recorded(config: RunConfig, folder: Path) -> RunConfig:
         networks[key] = {name: value for name, value in node.items() if name not in STRUCTURE}
     complete = _with_networks(config, networks, before)
     complete["user_dirs"] = list(dict.fromkeys((*config.user_dirs, *recorded.user_dirs)))
+    if recorded.optimizer.name == config.optimizer.name and not is_stated(config, RATE):
+        rate = recorded.optimizer.values["lr"]
+        complete["optimizer"] = {**complete["optimizer"], "lr": rate}
     if _reads_tokenizer(config) and not is_stated(config, "task.tokenizer"):
         tokenizer = recorded.task.values.get("tokenizer")
         complete["task"] = {**complete["task"], "tokenizer": tokenizer}
