@@ -287,7 +287,7 @@ class _NodeReader:
 
 
 def _explained(problem: str | None) -> str:
-    """Return PyYAML's description of a problem, with the remedy for the two common ones."""
+    """Return PyYAML's description of a problem, with the remedy for common ones."""
     problem = problem or "not YAML"
     if "'\\t'" in problem:
         return "a tab where YAML needs spaces"
@@ -296,6 +296,8 @@ def _explained(problem: str | None) -> str:
             "; expected 'key: value', with a space after the colon, "
             "and text that holds ': ' in quotes"
         )
+    if "but found '<scalar>'" in problem:
+        problem += '; text that begins with a bracket, as in "{text} was [MASK]", stands in quotes'
     return " ".join(problem.split())
 
 

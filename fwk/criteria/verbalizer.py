@@ -6,7 +6,8 @@
 
 x is a prompt (`task.templates`), a text with one mask, which is the view's chosen position; the words of the classes
 are those of `task.label_words`. The probability of a class is the sum of those of its words. Nothing is new in the
-head: it is that of `masked_lm`, by the same names, so `model.from` starts it from a masked LM.
+head: it is that of `masked_lm`, by the same names, so `model.from` starts it from a masked LM. `logits` is the module
+(view -> log p(c | x), [R, C]) that other criteria may call.
 
 Outside of training, a prompt may have a row for each of S sets of demonstrations. The rows s of an example follow each
 other and have its draw; the class has the probabilities
@@ -16,12 +17,12 @@ other and have its draw; the class has the probabilities
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
@@ -51,12 +52,9 @@ class Verbalizer(Criterion["Verbalizer.Config"]):
             high=1,
         )
 
-    words: Tensor
-    owners: Tensor
-
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
-        self.classes = label_values(build, config.label, ("class",))
+        label_values(build, config.label, ("class",))
         self.mask = build.require_vocabulary().mask
         words = build.label_words.get(config.label)
         if words is None:
@@ -66,10 +64,7 @@ class Verbalizer(Criterion["Verbalizer.Config"]):
                 "{CLASS: WORD}",
             )
         self.head = MaskedLMHead.from_options(build, config.tied_output, config.output_bias)
-        flat = [word for ids in words for word in ids]  # W words
-        owners = [number for number, ids in enumerate(words) for _ in ids]
-        self.register_buffer("words", torch.tensor(flat), persistent=False)
-        self.register_buffer("owners", torch.tensor(owners), persistent=False)
+        self.logits = WordLogits(self.head, words)
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
@@ -99,13 +94,7 @@ class Verbalizer(Criterion["Verbalizer.Config"]):
 
     def log_probabilities(self, view: View) -> Tensor:
         """Return the mean over an example's rows of the log-probabilities of classes, [B, C]."""
-        features = view.at_positions(view.encoded.features)[:, 0]  # [R, D]
-        hidden = self.head.apply_transform(features)  # [R, E]
-        output = self.head.output
-        logits = wide(F.linear(hidden, output.weight[self.words], output.bias[self.words]))
-        others = self.owners != torch.arange(len(self.classes), device=logits.device)[:, None]
-        by_class = logits[:, None].masked_fill(others, -torch.inf)  # [R, C, W]
-        log_p = by_class.logsumexp(-1).log_softmax(-1)  # [R, C]
+        log_p = self.logits(view)  # [R, C]
         if self.training:
             return log_p  # a prompt has one row; the host need not wait for the draws to know it
         _, example, sizes = view.draws.unique_consecutive(return_inverse=True, return_counts=True)
@@ -131,3 +120,30 @@ class Verbalizer(Criterion["Verbalizer.Config"]):
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(sums["right"] / sums["labelled"].clamp(min=1))}
+
+
+class WordLogits(nn.Module):
+    """A view with one chosen position -> log-probabilities of the classes in each row, [R, C], in fp32 or wider."""
+
+    words: Tensor
+    owners: Tensor
+
+    def __init__(self, head: MaskedLMHead, words: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self._head = (head,)  # its parameters have their names in the criterion, and none here
+        flat = [word for ids in words for word in ids]  # W words
+        owners = [number for number, ids in enumerate(words) for _ in ids]
+        self.classes = len(words)
+        self.register_buffer("words", torch.tensor(flat), persistent=False)
+        self.register_buffer("owners", torch.tensor(owners), persistent=False)
+
+    def forward(self, view: View) -> Tensor:
+        """Return the log-probabilities of the classes."""
+        (head,) = self._head
+        features = view.at_positions(view.encoded.features)[:, 0]  # [R, D]
+        hidden = head.apply_transform(features)  # [R, E]
+        output = head.output
+        logits = wide(F.linear(hidden, output.weight[self.words], output.bias[self.words]))
+        others = self.owners != torch.arange(self.classes, device=logits.device)[:, None]
+        by_class = logits[:, None].masked_fill(others, -torch.inf)  # [R, C, W]
+        return by_class.logsumexp(-1).log_softmax(-1)

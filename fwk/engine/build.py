@@ -31,8 +31,8 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
     assets: the folder with what the networks of the run kept (`Encoder.assets`); None: the run begins now.
     """
     views = config.views_by_name
-    _check_fields(views, task)
     _check_masks(config, views, task)
+    _check_fields(views, task)
     vocabulary = task.vocabulary()
     base = BuildContext(
         seed=config.seed,
@@ -88,7 +88,11 @@ def _check_masks(config: RunConfig, views: Mapping[str, ViewSpec], task: Task) -
                 raise ConfigError(
                     f"views.{view.name}.fields",
                     f"criterion '{label}' reads a masked position, and {', '.join(view.fields)} has none; expected a "
-                    + (f"template: {', '.join(prompts)}" if prompts else "template of the task"),
+                    + (
+                        f"template: {', '.join(prompts)}"
+                        if prompts
+                        else "template of the task (task.templates)"
+                    ),
                 )
 
 

@@ -94,6 +94,7 @@ def test_outside_of_training_the_rows_of_an_example_share_one_answer() -> None:
 def test_the_head_is_that_of_masked_lm() -> None:
     theirs = MaskedLM(MaskedLM.Config(), BuildContext(encoder=Stub(), vocabulary=VOCABULARY))
     ours = random_criterion().float()
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
     ours.load_state_dict(theirs.state_dict())
     assert Verbalizer.roles == MaskedLM.roles
 
