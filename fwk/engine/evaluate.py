@@ -14,7 +14,13 @@ from fwk.contracts.task import Predictions, Task
 from fwk.contracts.views import Batch
 from fwk.engine.feed.loader import evaluation_batches
 from fwk.engine.meters import Meters, means
-from fwk.engine.predict import BatchPredictions, by_example, predictions_of, predictors
+from fwk.engine.predict import (
+    BatchPredictions,
+    by_example,
+    gather_predictions,
+    predictions_of,
+    predictors,
+)
 from fwk.engine.run import Run
 from fwk.engine.signals import StopRequest
 from fwk.engine.update import Update, count_tokens
@@ -74,8 +80,7 @@ def evaluate_and_count(
     evaluation = _evaluation(run, meters, weights)
     if collected is None:
         return evaluation
-    everything = [part for rank in run.world.gather_objects(collected) for part in rank]
-    predictions = by_example(run.task, split, everything)
+    predictions = by_example(run.task, split, gather_predictions(run.world, collected))
     if measured:
         evaluation.metrics.update(run.task.metrics_of_predictions(split, predictions))
     return replace(evaluation, predictions=predictions)

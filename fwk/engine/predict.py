@@ -12,6 +12,7 @@ from torch import Tensor
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.task import Task
 from fwk.engine.module import ObjectiveModule
+from fwk.engine.ranks.world import World
 from fwk.engine.update import MicroBatch, Update, Views
 from fwk.errors import DataError, UserError
 
@@ -44,6 +45,40 @@ def by_example(
                 source = names[int(np.searchsorted(starts, draw, side="right")) - 1]
                 values_of[source].setdefault(label, {})[draw - numbers[source].start] = value
     return values_of
+
+
+def gather_predictions(
+    world: World, collected: Sequence[BatchPredictions]
+) -> list[BatchPredictions]:
+    """Return the predictions for the batches of all ranks, in rank order."""
+    if world.size == 1:
+        return list(collected)
+    # what ranks send each other is text; batches differ in shape, as in the number of choices
+    sent = [
+        {label: [draws.tolist(), values.flatten().tolist(), list(values.shape), _kind(values)]}
+        for predictions in collected
+        for label, (draws, values) in predictions.items()
+    ]
+    return [
+        {label: (torch.tensor(draws, dtype=torch.int64), _received(*values))}
+        for rank in world.gather_objects(sent)
+        for predictions in rank
+        for label, (draws, *values) in predictions.items()
+    ]
+
+
+_KINDS = {"int64": torch.int64, "float32": torch.float32, "float64": torch.float64}
+
+
+def _kind(values: Tensor) -> str:
+    """Return the type that holds all values exactly."""
+    if not values.is_floating_point():
+        return "int64"
+    return "float64" if values.dtype == torch.float64 else "float32"
+
+
+def _received(values: list[float], shape: list[int], kind: str) -> Tensor:
+    return torch.tensor(values, dtype=_KINDS[kind]).view(shape)
 
 
 @torch.no_grad()
