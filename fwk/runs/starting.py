@@ -213,11 +213,18 @@ def _matching(part: Part, source: Source) -> tuple[str, SourcePart | None]:
     if part.name not in source.parts:
         roles = set(part.component.roles)
         alike = [name for name, other in source.parts.items() if roles & set(other.roles)]
+        if not part.path.startswith("learned."):
+            # the head of a learned noiser reads a network of its own, such as the generator beside a discriminator
+            alike = [name for name in alike if not _is_learned(name, source)]
         name = alike[0] if len(alike) == 1 else None
     if name is None:
         return "", None
-    learned = any(tensor.startswith(f"learned.{name}.") for tensor in source.tensors)
-    return f"{'learned' if learned else 'criteria'}.{name}", source.parts[name]
+    return f"{'learned' if _is_learned(name, source) else 'criteria'}.{name}", source.parts[name]
+
+
+def _is_learned(name: str, source: Source) -> bool:
+    """Return whether a part of a source is a learned noiser."""
+    return any(tensor.startswith(f"learned.{name}.") for tensor in source.tensors)
 
 
 def _lines(what: str, tensors: Mapping[str, Tensor], reasons: Mapping[str, str]) -> Iterable[str]:

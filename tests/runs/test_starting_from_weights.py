@@ -216,6 +216,24 @@ def test_a_head_goes_to_a_criterion_of_its_role_and_an_untrained_one_is_new(sour
         assert origin.config.model.values["pooler"] is True
 
 
+def test_a_criterion_does_not_take_the_head_of_a_generator(text, tmp_path):
+    network = {
+        "name": "scaled",
+        "width": 1.0,
+        "layers": 1.0,
+    }  # its head has the shapes of the main one
+    electra = {
+        "model": {"name": "bert", **SIZES},
+        "criterion": "replaced_token_detection",
+        "views": {"corrupted": {"noiser": "masked_lm", "of": "masked", "network": network}},
+        "run": str(tmp_path / "electra"),
+    }
+    fwk.train(settings(text, **electra))
+    _, report, _ = built(text, tmp_path / "new", f"model.from={tmp_path / 'electra'}")
+    assert any(line.startswith("  new        criteria.masked_lm.head") for line in report)
+    assert any(line.startswith("  loaded     networks.main") for line in report)
+
+
 def test_what_a_run_lacks_and_what_it_does_not_read_is_listed(source, text, tmp_path):
     overrides = [f"model.from={source}", "model.layers=2", "model.buckets=4"]
     _, report, _ = built(text, tmp_path / "new", *overrides)

@@ -120,7 +120,10 @@ def test_prompts_that_do_not_fit_are_refused(options: dict, message: str) -> Non
     ("changes", "message"),
     [
         ({"views": {"prompt": {"fields": ["question"]}}}, "question has none; expected a template"),
-        ({"criterion": {"verbalizer": {"template": "promt"}}}, "'promt'. Did you mean 'prompt'"),
+        (
+            {"criterion": {"verbalizer": {"template": "promt"}}},
+            "promt has none; expected a template: prompt",
+        ),
         (
             {"criterion": {"verbalizer": {"view": "x"}}, "views": {"x": {"fields": []}}},
             "names no|none",
