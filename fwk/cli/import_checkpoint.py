@@ -13,6 +13,7 @@ NAME = "fwk-import"
 EPILOG = """\
 example:
   fwk-import bert-folder runs/bert
+  fwk-import nli-folder runs/nli --texts premise,hypothesis
 
 The command reads config.json, model.safetensors and the tokenizer; it refuses pickled weights. The run can be loaded
 (fwk.load), used to score text, and exported again.
@@ -29,10 +30,17 @@ def parser() -> Parser:
     p.add_argument(
         "folder",
         metavar="FOLDER",
-        help="the folder of a BertModel, BertForMaskedLM, ElectraModel, ElectraForMaskedLM or "
-        "ElectraForPreTraining",
+        help="the folder of a BertModel, BertForMaskedLM, ElectraModel, ElectraForMaskedLM, ElectraForPreTraining, or "
+        "a BertFor... or ElectraFor... SequenceClassification, MultipleChoice or QuestionAnswering",
     )
     p.add_argument("run", metavar="RUN", help="the run's folder to write")
+    p.add_argument(
+        "--texts",
+        metavar="NAME[,NAME]",
+        default="",
+        help="names of the texts that a head for a task reads, in the order of a sequence (default: text; "
+        "question,context for answers; context for choices)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace an existing folder")
     p.add_argument("--quiet", action="store_true", help="print nothing")
     return p
@@ -44,7 +52,8 @@ def main(arguments: argparse.Namespace) -> int:
     """Import. Return 0: done, 1: something failed, 2: the input was wrong."""
     from fwk.hf.importing import import_folder
 
-    imported = import_folder(arguments.folder, arguments.run, arguments.overwrite)
+    texts = arguments.texts.split(",") if arguments.texts else ()
+    imported = import_folder(arguments.folder, arguments.run, arguments.overwrite, texts)
     if not arguments.quiet:
         head = "an encoder" if imported.untrained else f"its head under '{imported.by}'"
         print(f"{arguments.run}: {imported.class_name}, {head}")

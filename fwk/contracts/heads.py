@@ -1,4 +1,4 @@
-"""What the outputs of a criterion's head mean, for programs that use the head without the criterion (`fwk-export`)."""
+"""What the outputs of a criterion's head mean, for code that uses the head without the criterion."""
 
 from __future__ import annotations
 
@@ -16,3 +16,6 @@ class HeadOutputs:
     scale: float = 1.0
     shift: float = 0.0
     logistic: bool = False
+    form: str = (
+        ""  # what the head reads, in words; the weights of a head of another form do not fit
+    )

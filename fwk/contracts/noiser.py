@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fwk.contracts.component import ConfigT
 from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.keyed import Key
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.contracts.views import Output, View
@@ -83,6 +84,10 @@ class LearnedNoiser(Noiser[ConfigT], nn.Module):
         nn.Module.__init__(self)
         Noiser.__init__(self, config, build)
         self.network = build.network
+
+    def head_outputs(self) -> HeadOutputs:
+        """Return what the outputs of the head mean (optional)."""
+        return HeadOutputs()
 
     @classmethod
     def flops(

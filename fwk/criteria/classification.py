@@ -77,7 +77,7 @@ class Classification(Criterion["Classification.Config"]):
         return self.config.states()
 
     def head_outputs(self) -> HeadOutputs:
-        return HeadOutputs(names=self.classes)
+        return HeadOutputs(names=self.classes, form=self.logits.form)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         target = views[self.config.view].labels[self.config.label]  # int64 [R]

@@ -53,7 +53,7 @@ class Multilabel(Criterion["Multilabel.Config"]):
         return self.config.states()
 
     def head_outputs(self) -> HeadOutputs:
-        return HeadOutputs(names=self.classes)
+        return HeadOutputs(names=self.classes, form=self.logits.form)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"multilabel": (views[self.config.view].labels[self.config.label] >= 0).sum()}

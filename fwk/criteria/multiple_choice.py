@@ -19,6 +19,7 @@ from torch import Tensor
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
@@ -50,6 +51,9 @@ class MultipleChoice(Criterion["MultipleChoice.Config"]):
     @classmethod
     def needs_labels(cls, config: Config) -> tuple[str, ...]:
         return (config.label,)
+
+    def head_outputs(self) -> HeadOutputs:
+        return HeadOutputs(form=self.scores.form)
 
     def states(self) -> tuple[str, ...]:
         return self.config.states()

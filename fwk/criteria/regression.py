@@ -65,7 +65,13 @@ class Regression(Criterion["Regression.Config"]):
     def head_outputs(self) -> HeadOutputs:
         low, high = self.config.low, self.config.high
         logistic = self.config.activation == "sigmoid"
-        return HeadOutputs(names=self.names, scale=high - low, shift=low, logistic=logistic)
+        return HeadOutputs(
+            names=self.names,
+            scale=high - low,
+            shift=low,
+            logistic=logistic,
+            form=self.outputs.form,
+        )
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         return {"regression": (~views[self.config.view].labels[self.config.label].isnan()).sum()}

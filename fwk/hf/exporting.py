@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.plain import PlainDict
 from fwk.engine.loaded import Loaded
 from fwk.errors import ConfigError, DataError, RunError, did_you_mean
@@ -86,16 +85,16 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
     if by in criteria:
         owner: Any = criteria[by]  # a module with `roles` and, since it has one, a head
         encoder: Any = module.networks[module.specs[module.encodes[by][0]].encoder]
-        outputs = owner.head_outputs()
     elif by in noisers:
         owner = noisers[by]
-        encoder, outputs = owner.network, HeadOutputs()
+        encoder = owner.network
     else:
         known = [*criteria, *noisers, ENCODER]
         raise ConfigError(
             "--by", f"'{by}' has no head that transformers knows{did_you_mean(by, known)}"
         )
     role, head = owner.roles[0], owner.get_submodule(owner.head_path)
+    outputs = owner.head_outputs()
     encoder = require_holdable(encoder.innermost(), role)
     form = sequence_form(by, role, head, encoder, outputs)
     return Part(by, encoder, role, head, form, outputs)

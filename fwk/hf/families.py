@@ -364,14 +364,16 @@ def has_pooler(tensors: Collection[str], architecture: Architecture) -> bool:
 
 
 def weight_names(
-    config: Any, architecture: Architecture, pooler: bool = False
+    config: Any, architecture: Architecture, pooler: bool = False, dense: bool = True
 ) -> dict[str, tuple[str, ...]]:
     """Return the names of all weights: in fwk, with 'encoder.' or 'head.' in front -> in transformers.
 
-    pooler: include BERT's pooler.
+    pooler: include BERT's pooler. dense: a head of whole sequences has a dense layer before the output.
     """
     pairs: dict[str, tuple[str, ...]] = {}
     for module, modules in _module_names(config, architecture):
+        if module == "head.dense" and not dense:
+            continue
         parts = ("weight",) if module in TABLES else ("weight", "bias")
         for part in parts:
             pairs[f"{module}.{part}"] = tuple(f"{name}.{part}" for name in modules)

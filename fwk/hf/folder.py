@@ -15,6 +15,7 @@ from fwk.data import tokenizers
 from fwk.data.weights import read_folder_weights
 from fwk.errors import DataError
 from fwk.hf.families import ARCHITECTURES, Architecture
+from fwk.hf.task_heads import TaskHead, read_task_head, with_problem
 
 # classes that hold the weights of another one, and more that is not imported
 SUPERSETS = {"BertForPreTraining": "BertForMaskedLM"}
@@ -29,12 +30,18 @@ class SourceFolder:
     config: PlainDict
     tensors: dict[str, Tensor]  # under the names of transformers
     tokenizer: tokenizers.Tokenizer
+    head: TaskHead | None  # for a task
+
+    @property
+    def has_dense(self) -> bool:
+        """Whether the head has all of its dense layers."""
+        return self.head is None or self.head.has_dense
 
 
 def read_folder(path: Path) -> SourceFolder:
     """Read a folder. Raises DataError for files that are missing, damaged or inconsistent."""
     config = _read_config(path)
-    architecture = _architecture(config, path)
+    architecture = with_problem(_architecture(config, path), config, path / "config.json")
     tensors = read_folder_weights(path)
     _check_sizes(path, config, tensors)
     tokenizer = tokenizers.load(path)
@@ -44,7 +51,8 @@ def read_folder(path: Path) -> SourceFolder:
             f"{path}: the tokenizer has {tokenizer.size:,} tokens, but vocab_size in config.json is "
             f"{size!r}; expected the same"
         )
-    return SourceFolder(path, architecture, config, tensors, tokenizer)
+    head = read_task_head(architecture, config, tensors, path / "config.json")
+    return SourceFolder(path, architecture, config, tensors, tokenizer, head)
 
 
 def _check_sizes(folder: Path, config: PlainMapping, tensors: Mapping[str, Tensor]) -> None:

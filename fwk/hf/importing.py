@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fwk.engine.fitting import build_fitting
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.saving.state import model_tensors, write_weights
 from fwk.engine.saving.tensor_file import SavedTensors
-from fwk.errors import DataError
+from fwk.errors import ConfigError, DataError
 from fwk.files import user_path
 from fwk.files.kinds import COPY
 from fwk.files.outputs import AtomicFolder
@@ -34,6 +34,7 @@ from fwk.hf.families import (
     weight_names,
 )
 from fwk.hf.folder import SourceFolder, read_folder
+from fwk.hf.task_heads import ImportedTask, TaskHead, imported_task
 from fwk.models.bert import Bert
 from fwk.nn.finite import names_not_finite
 
@@ -51,18 +52,29 @@ class Imported:
     untrained: tuple[str, ...] = ()  # criteria whose head is new
 
 
-def import_folder(source: str | Path, run: str | Path, overwrite: bool = False) -> Imported:
-    """Write a run's folder that `fwk.load`, fwk-score and fwk-export read.
+def import_folder(
+    source: str | Path, run: str | Path, overwrite: bool = False, texts: Sequence[str] = ()
+) -> Imported:
+    """Write a run's folder that `fwk.load`, fwk-score, fwk-evaluate and fwk-export read.
 
-    Raises DataError and ConfigError, which name what does not fit.
+    texts: the names of the texts that a head for a task reads, in order; none for the usual ones. Raises DataError and
+    ConfigError, which name what does not fit.
     """
     source, run = user_path(source), user_path(run)
     replacement = AtomicFolder(run, overwrite, COPY, (source,))
     read = read_folder(source)
     options = _options(read)
+    task = None
+    if read.head is not None:
+        assert read.architecture.role is not None
+        task = imported_task(read.architecture.role, read.head, texts)
+    elif texts:
+        raise ConfigError(
+            "--texts", f"a {read.architecture.class_name} has no head that reads labelled texts"
+        )
     load_plugins()
     with replacement as folder:
-        return _write(read, options, folder, run)
+        return _write(read, options, task, folder, run)
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ class ReadModel:
     options: PlainDict  # of the model `bert`
     role: str | None  # of the head
     tensors: dict[str, Tensor]  # under 'encoder.' and 'head.'
+    head: TaskHead | None  # for a task
     left_behind: list[str]  # names of weights that have no counterpart
     tokenizer: Tokenizer
 
@@ -85,7 +98,7 @@ def read_model(path: Path) -> ReadModel:
     if architecture.role == MASKED_LM:
         _complete_output(architecture, read.tensors)
         require_head_eps(options["norm_eps"])
-    names = weight_names(build(Bert, options), architecture, options["pooler"])
+    names = weight_names(build(Bert, options), architecture, options["pooler"], read.has_dense)
     tensors = from_transformers(read.tensors, names)
     if missing := sorted(names.keys() - tensors.keys()):
         lacking = ", ".join(" ".join(names[name]) for name in missing[:4])
@@ -96,51 +109,71 @@ def read_model(path: Path) -> ReadModel:
         raise DataError(f"{path}: {', '.join(bad[:3])} is not finite")
     left_behind = _left_behind(read.tensors, names.values(), architecture)
     return ReadModel(
-        architecture.class_name, options, architecture.role, tensors, left_behind, read.tokenizer
+        architecture.class_name,
+        options,
+        architecture.role,
+        tensors,
+        read.head,
+        left_behind,
+        read.tokenizer,
     )
 
 
-def _write(source: SourceFolder, options: PlainMapping, folder: Path, run: Path) -> Imported:
-    """Write tokenizer, config and weights to `folder`, which will become `run`."""
-    (folder / "tokenizer").mkdir()
-    source.tokenizer.save(folder / "tokenizer")
+def _write(
+    source: SourceFolder,
+    options: PlainMapping,
+    read_by: ImportedTask | None,
+    folder: Path,
+    run: Path,
+) -> Imported:
+    """Write tokenizer, config and weights to `folder`, which will become `run`. read_by: the task of the head."""
+    _write_assets(source, read_by, folder / "tokenizer")
     architecture, tied = source.architecture, True
     if architecture.role == MASKED_LM:
         tied = _complete_output(architecture, source.tensors)
         require_head_eps(options["norm_eps"])
-    config = _run_config(architecture, options, tied, run)
-    label = next(iter(config.criterion))
+    config = _run_config(architecture, options, tied, run, read_by)
+    ((label, spec),) = config.criterion.items()
+    head = f"criteria.{label}.{spec.component.cls.head_path}."
 
-    names = weight_names(config.model.config, architecture, options["pooler"])
+    names = weight_names(config.model.config, architecture, options["pooler"], source.has_dense)
     task = config.task.cls.without_data(config.task.config, config.seed, folder)
-    imported = _under_module_names(from_transformers(source.tensors, names), label)
+    imported = _under_module_names(from_transformers(source.tensors, names), head)
 
     def replaced(module: ObjectiveModule) -> dict[str, Tensor]:
-        return _replaced(model_tensors(module), imported, architecture, label)
+        return _replaced(model_tensors(module), imported, architecture, head)
 
     saved = SavedTensors(source.path, imported)
     tensors = replaced(build_fitting(config, task, saved, replaced))
     left_behind = _left_behind(source.tensors, names.values(), architecture)
 
-    fingerprint = source.tokenizer.fingerprint
     untrained = [] if architecture.role else [label]
     write_weights(
         folder,
         tensors,
         config,
         architecture.class_name,
-        fingerprint=fingerprint,
+        fingerprint=source.tokenizer.fingerprint,
         untrained=untrained,
     )
     by = label if architecture.role else "encoder"
     return Imported(architecture.class_name, by, left_behind, tuple(untrained))
 
 
+def _write_assets(source: SourceFolder, read_by: ImportedTask | None, folder: Path) -> None:
+    """Write tokenizer and labels to RUN/tokenizer."""
+    folder.mkdir()
+    source.tokenizer.save(folder)
+    if read_by is not None:
+        read_by.assets(source.tokenizer.fingerprint).write(folder)
+
+
 def _options(source: SourceFolder) -> PlainDict:
     """Return the options of `bert` for a folder."""
     architecture = source.architecture
     options = bert_options(source.config, architecture.family, str(source.path / "config.json"))
-    return {**options, "pooler": has_pooler(source.tensors, architecture)}
+    pooler = architecture.role is not None and architecture.head.pooler
+    return {**options, "pooler": pooler or has_pooler(source.tensors, architecture)}
 
 
 def _complete_output(architecture: Architecture, tensors: dict[str, Tensor]) -> bool:
@@ -158,9 +191,22 @@ def _complete_output(architecture: Architecture, tensors: dict[str, Tensor]) -> 
 
 
 def _run_config(
-    architecture: Architecture, options: PlainMapping, tied: bool, run: Path
+    architecture: Architecture,
+    options: PlainMapping,
+    tied: bool,
+    run: Path,
+    task: ImportedTask | None,
 ) -> RunConfig:
-    """Return a config whose criterion has the architecture's head."""
+    """Return a config whose criterion has the architecture's head. task: of a head for a task."""
+    if task is not None:
+        return from_mapping(
+            {
+                "task": task.config(run, int(options["length"])),
+                "model": {"name": "bert", **options},
+                "criterion": {_criterion_with(task.role): task.head.options},
+                "run": str(run),
+            }
+        )
     # an encoder alone gets a fresh head, because every run has an objective
     name = _criterion_with(architecture.role or MASKED_LM)
     views = {}
@@ -199,9 +245,9 @@ def _roles(name: str) -> tuple[str, ...]:
     return cls.roles
 
 
-def _under_module_names(tensors: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
-    """Return the tensors under the names that they have in a run's module."""
-    prefixes = {"encoder": "networks.main.", "head": f"criteria.{label}.head."}
+def _under_module_names(tensors: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+    """Return the tensors under the names that they have in a run's module. head: what those of the head begin with."""
+    prefixes = {"encoder": "networks.main.", "head": head}
     renamed = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -213,7 +259,7 @@ def _replaced(
     fresh: Mapping[str, Tensor],
     imported: Mapping[str, Tensor],
     architecture: Architecture,
-    label: str,
+    head: str,
 ) -> dict[str, Tensor]:
     """Return `fresh` with the weights of encoder and head replaced by imported ones.
 
@@ -221,7 +267,7 @@ def _replaced(
     """
     parts: tuple[str, ...] = ("networks.main.",)
     if architecture.role is not None:
-        parts += (f"criteria.{label}.head.",)
+        parts += (head,)
     tensors = dict(fresh)
     names = [name for name in fresh if name.startswith(parts)]
     missing = sorted(name for name in names if name not in imported)

@@ -69,12 +69,22 @@ class SequenceHead(nn.Module):
         self.output = nn.Linear(width, outputs)
         initialise_dense(self)
 
+    @property
+    def form(self) -> str:
+        """What it reads, in words."""
+        return form_of(self.pooling, self.hidden)
+
     def forward(self, view: View) -> Tensor:
         """Return the logits of the view's rows."""
         x = pooled(view, self.pooling)  # [R, D]
         if self.dense is not None:
             x = self.activation(self.dense(self.dropout(x)))
         return wide(self.output(self.dropout(x)))
+
+
+def form_of(pooling: str, hidden: str) -> str:
+    """Return in words what the head of whole sequences reads; weights of another form do not fit."""
+    return f"pooling: {pooling}, hidden: {hidden}"
 
 
 def pooled(view: View, pooling: Pooling) -> Tensor:

@@ -20,6 +20,7 @@ from fwk.components.registry import registry
 from fwk.components.user_dirs import PREFIX
 from fwk.config.spec import Component
 from fwk.contracts.encoder import Encoder
+from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.option_paths import HUB
 from fwk.contracts.options import Plain
 from fwk.contracts.plain import PlainDict
@@ -40,6 +41,8 @@ class SourcePart:
     """A criterion or a learned noiser of a source, with its own weights."""
 
     roles: tuple[str, ...]  # of its head
+    head_path: str  # what the names of its head's weights begin with
+    outputs: HeadOutputs  # of its head
     tensors: Mapping[str, Tensor]  # by name within the part
 
 
@@ -99,7 +102,12 @@ def _of_run(loaded: Loaded, place: str) -> Source:
     components = {MAIN: config.model} | {name: spec.component for name, spec in specs.items()}
     tensors = {n: v.detach() for n, v in module.state_dict().items() if n != "anchor"}
     parts = {
-        name: SourcePart(part.component.roles, _below(tensors, f"{part.path}."))
+        name: SourcePart(
+            roles=part.component.roles,
+            head_path=part.component.head_path,
+            outputs=part.component.head_outputs(),
+            tensors=_below(tensors, f"{part.path}."),
+        )
         for name, part in module.parts.items()
         if name not in loaded.untrained
     }
@@ -144,7 +152,8 @@ def _of_folder(read: ReadModel, place: str, path: Path) -> Source:
     if read.role is not None:
         head = {name: value for name, value in read.tensors.items() if name.startswith("head.")}
         tensors |= {f"criteria.{read.role}.{name}": value for name, value in head.items()}
-        parts[read.role] = SourcePart((read.role,), head)
+        outputs = HeadOutputs() if read.head is None else read.head.outputs
+        parts[read.role] = SourcePart((read.role,), "head", outputs, head)
     return Source(
         place=place,
         networks={MAIN: {"name": "bert", **read.options}},

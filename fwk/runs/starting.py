@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fwk.config.run_config import RunConfig
+from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.task import Task
 from fwk.data.tokenizers import Tokenizer
 from fwk.engine.module import ObjectiveModule
@@ -105,13 +106,12 @@ class _Start:
         """Load the weights of a criterion or learned noiser; all are new where one of them has another shape."""
         targets = self._own_tensors(part)
         place, found = _matching(part, source)
-        given = {} if found is None else found.tensors
-        if found is not None and part.name not in source.parts:
-            given = {n: v for n, v in given.items() if n.startswith("head.")}
+        names = {} if found is None else _their_names(part, found, part.name in source.parts)
+        given = {} if found is None else self._given(part, found, names, source)
         for inner, target in part.component.state_dict(keep_vars=True).items():
             if inner in given and id(target) in self.filled and inner not in targets:
                 self._require_equal(f"{part.path}.{inner}", target, given[inner], key, source)
-                self._use(source, f"{place}.{inner}")
+                self._use(source, f"{place}.{names[inner]}")
         misfit = next(
             (n for n, v in targets.items() if n in given and not _fits(v, given[n])), None
         )
@@ -120,9 +120,22 @@ class _Start:
             self.reasons[part.path] = f"{misfit} is {theirs} in {source.place} and {ours} here"
         for inner, target in targets.items():
             if inner in given and misfit is None:
-                self._copy(f"{part.path}.{inner}", target, given[inner], source, f"{place}.{inner}")
+                self._copy(
+                    f"{part.path}.{inner}", target, given[inner], source, f"{place}.{names[inner]}"
+                )
             else:
                 self.new[f"{part.path}.{inner}"] = target
+
+    def _given(
+        self, part: Part, found: SourcePart, names: Mapping[str, str], source: Source
+    ) -> Mapping[str, Tensor]:
+        """Return the weights that a source has for a part; none where its head reads something else."""
+        ours, theirs = part.component.head_outputs(), found.outputs
+        if ours.form and theirs.form and ours.form != theirs.form:
+            self.reasons[part.path] = f"it has {ours.form}, and in {source.place} {theirs.form}"
+            return {}
+        given = {name: found.tensors[their_name] for name, their_name in names.items()}
+        return _in_order(given, part.component.head_path, ours, theirs)
 
     def _own_tensors(self, part: Part) -> dict[str, Tensor]:
         """Return the tensors of a part, by name within it, without those of networks."""
@@ -225,6 +238,32 @@ def _matching(part: Part, source: Source) -> tuple[str, SourcePart | None]:
 def _is_learned(name: str, source: Source) -> bool:
     """Return whether a part of a source is a learned noiser."""
     return any(tensor.startswith(f"learned.{name}.") for tensor in source.tensors)
+
+
+def _their_names(part: Part, found: SourcePart, same: bool) -> dict[str, str]:
+    """Return the names of a part's weights -> their names in the part of the source.
+
+    same: the two have the same label, so that weights beside the head correspond, too.
+    """
+    ours, theirs = f"{part.component.head_path}.", f"{found.head_path}."
+    names = {}
+    for name in found.tensors:
+        if name.startswith(theirs):
+            names[ours + name.removeprefix(theirs)] = name
+        elif same:
+            names[name] = name
+    return names
+
+
+def _in_order(
+    given: Mapping[str, Tensor], head_path: str, outputs: HeadOutputs, theirs: HeadOutputs
+) -> Mapping[str, Tensor]:
+    """Return the weights of a head with its outputs in another order where both have the same names for them."""
+    if outputs.names == theirs.names or sorted(outputs.names) != sorted(theirs.names):
+        return given
+    order = [theirs.names.index(name) for name in outputs.names]
+    output = f"{head_path}.output."
+    return {n: value[order] if n.startswith(output) else value for n, value in given.items()}
 
 
 def _lines(what: str, tensors: Mapping[str, Tensor], reasons: Mapping[str, str]) -> Iterable[str]:

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 import fwk
-from fwk.errors import ConfigError
+from fwk.cli import evaluate as evaluate_command
+from fwk.cli import import_checkpoint as import_command
+from fwk.errors import ConfigError, DataError
 from fwk.hf.exporting import export
+from fwk.hf.importing import import_folder
 
 transformers = pytest.importorskip("transformers")
 
@@ -225,3 +228,121 @@ def test_the_card_names_task_labels_and_metrics(trained, tmp_path):
         "valid/accuracy",
     ):
         assert said in card
+
+
+# -- back ------------------------------------------------------------------------------------------------------------
+
+ROUND_TRIPS = [
+    ("class", {}, {}),
+    ("class", POOLER, {"pooler": True}),
+    ("classes", {"hidden": "gelu"}, {}),
+    ("number", {"hidden": "tanh", "low": 2.0, "high": 7.0}, {}),
+    ("choice", {}, {}),
+    ("choice", {"hidden": "tanh"}, {"embedding": 8}),
+    ("span", {}, {}),
+]
+
+
+@pytest.mark.parametrize("kind, options, model", ROUND_TRIPS)
+@pytest.mark.mostly_slow("class-options1", "choice-options4", "span")
+def test_an_imported_head_predicts_the_same_and_leaves_with_the_same_bits(
+    trained, tmp_path, kind, options, model
+):
+    loaded = trained(kind, options, model)
+    export(loaded, tmp_path / "hf")
+    texts = ["context"] if kind == "choice" else ["first", "second"]
+    imported = import_folder(tmp_path / "hf", tmp_path / "run", texts=texts)
+    assert imported.by == KINDS[kind] and not imported.left_behind
+    back = fwk.load(tmp_path / "run")
+    assert back.untrained == () and back.task.labels() == loaded.task.labels()
+    if kind != "choice":
+        given = pairs()[:3]
+    else:
+        given = [{"context": "old dog", "choices": ["a red bird", "tree"]}]
+    for ours, theirs in zip(back.predict(given), loaded.predict(given)):
+        assert numbers(ours["label"]) == pytest.approx(numbers(theirs["label"]), abs=1e-5)
+        assert kind == "number" or ours["label"]["prediction"] == theirs["label"]["prediction"]
+    export(back, tmp_path / "again")
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "hf" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+
+
+def numbers(prediction: dict) -> list[float]:
+    """The probabilities of a prediction, the score of an answer, or the number itself."""
+    values = prediction.get("probabilities", prediction.get("score", prediction["prediction"]))
+    values = list(values.values()) if isinstance(values, dict) else values
+    return torch.tensor(values).flatten().tolist()
+
+
+def metrics_of(capsys, *arguments: object) -> dict:
+    assert evaluate_command.main([str(argument) for argument in arguments]) == 0
+    return json.loads(capsys.readouterr().out)["metrics"]
+
+
+def test_an_imported_classifier_is_evaluated_on_a_file_of_its_task(trained, tmp_path, capsys):
+    loaded = trained("class", POOLER, {"pooler": True})
+    export(loaded, tmp_path / "hf")
+    loaded.save(tmp_path / "copy")
+    command = [str(tmp_path / "hf"), str(tmp_path / "run"), "--texts", "first,second"]
+    assert import_command.main(command) == 0
+    assert "its head under 'classification'" in capsys.readouterr().out
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows("class")), encoding="utf-8")
+    ours = metrics_of(capsys, tmp_path / "run", f"task.valid={data}")
+    theirs = metrics_of(capsys, tmp_path / "copy", f"task.valid={data}")
+    assert ours == pytest.approx(theirs, abs=1e-5) and "accuracy" in ours
+
+
+def test_training_starts_from_a_head_of_the_same_form_with_its_classes_in_order(trained, tmp_path):
+    loaded = trained("class", POOLER, {"pooler": True})
+    export(loaded, tmp_path / "hf")
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows("class")), encoding="utf-8")
+    task = {"name": "examples", "data": str(data), "texts": ["first", "second"], "label": "label"}
+    order = ["yes", "no", "maybe"]  # in the folder it is maybe, no, yes
+    outputs = {}
+    for pooling in ("pooler", "cls"):
+        config = {
+            "task": {**task, "length": 20, "classes": order},
+            "model": {"from": str(tmp_path / "hf")},
+            "criterion": {"task": {"name": "classification", "pooling": pooling}},
+            "optimizer": {"name": "adamw", "lr": 1e-9},
+            "train": {"updates": 1, "batch": 4, "device": "cpu", "save_every": 0},
+            "hooks": {"terminal": None, "tensorboard": None, "summary": None},
+        }
+        run = fwk.train(config, run=str(tmp_path / pooling)).folder
+        outputs[pooling] = fwk.load(run).module.criteria["task"].logits.output.weight
+    expected = loaded.module.criteria["classification"].logits.output.weight[[2, 1, 0]]
+    assert torch.allclose(outputs["pooler"], expected, atol=1e-6)
+    assert not torch.allclose(outputs["cls"], expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"id2label": {"0": "a"}}, "id2label names 1 labels, and the head has 3"),
+        ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "gives two labels the same name"),
+        ({"id2label": [1]}, "config.json is damaged: id2label"),
+        ({"problem_type": "ranking"}, "problem_type is 'ranking'; expected one of single_label"),
+    ],
+)
+def test_a_folder_with_wrong_labels_is_one_sentence(trained, tmp_path, changes, said):
+    hf = exported_classifier(trained, tmp_path)
+    config = json.loads((hf / "config.json").read_text(encoding="utf-8"))
+    config = {**config, "problem_type": "single_label_classification", **changes}
+    (hf / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        import_folder(hf, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def exported_classifier(trained, tmp_path) -> Path:
+    export(trained("class", {"hidden": "gelu"}, {}), tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def test_names_of_texts_that_the_head_cannot_have_are_refused(trained, tmp_path):
+    hf = exported_classifier(trained, tmp_path)
+    for texts in (["a", "a"], ["a", "b", "c"], [""], ["choices"]):
+        with pytest.raises(ConfigError, match="--texts: names .*; expected one or two texts"):
+            import_folder(hf, tmp_path / "run", texts=texts)
