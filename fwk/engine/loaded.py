@@ -100,9 +100,11 @@ class Loaded:
         state = None
         if layer is not None:
             state = f"layer_{layer}" if layer else "embedding"
-        return encode_texts(
-            self.module, self.task, self.tokenizer, list(texts), pooling, state, batch
-        )
+        texts = list(texts)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"encode: texts[{number}] is {text!r:.60}, expected text")
+        return encode_texts(self.module, self.task, self.tokenizer, texts, pooling, state, batch)
 
     def save(self, folder: str | Path) -> None:
         """Write config, tokenizer and weights as a folder that `fwk.load` reads and training cannot resume from.

@@ -47,25 +47,25 @@ class Examples(LabelledTask["Examples.Config"]):
         valid_share: float = option(
             0.1, "share of the data held out where `valid` is empty", low=0, high=0.9
         )
-        texts: tuple[str, ...] = option(
+        texts: tuple[str | int, ...] = option(
             ("text",),
             "columns of the texts, in the order of a sequence; NAME=COLUMN renames one",
         )
-        choices: tuple[str, ...] = option(
+        choices: tuple[str | int, ...] = option(
             (),
             "columns of the choices, or one column that holds a list; they are the text 'choices'",
         )
-        label: str | None = option("label", "column of the label (null: there is none)")
+        label: str | int | None = option("label", "column of the label (null: there is none)")
         kind: Literal["auto", "class", "classes", "number", "numbers", "choice", "span"] = option(
             "auto",
             "what the label is: one class, several, a number, several, the right choice, or characters of the last "
-            "text; auto: found from the data",
+            "text; auto: found from the data, and the right choice where there are choices",
         )
-        classes: tuple[str, ...] = option(
+        classes: tuple[str | int, ...] = option(
             (), "the classes, in this order (empty: those of the data)"
         )
         separator: str = option(",", "between several classes or numbers in one cell")
-        key: str | None = option(
+        key: str | int | None = option(
             None, "column that names an example (null: its number in the data)"
         )
         format: Literal["auto", "tsv", "csv", "jsonl", "json", "parquet", "datasets"] = option(
@@ -86,6 +86,10 @@ class Examples(LabelledTask["Examples.Config"]):
                 raise ConfigError("data", "names no file; expected the training examples")
             if not self.texts:
                 raise ConfigError("texts", "names no column; expected at least one text")
+            listed = [str(name) for name in self.classes]
+            for name in listed:
+                if listed.count(name) > 1:
+                    raise ConfigError("classes", f"lists '{name}' twice")
             names = [name for name, _ in self.named_texts()]
             for name in names:
                 if names.count(name) > 1 or name == CHOICES:
@@ -96,7 +100,7 @@ class Examples(LabelledTask["Examples.Config"]):
         def named_texts(self) -> list[tuple[str, str]]:
             """Return the name and the column of each text; column 3 without a name is the text 'text3'."""
             pairs = []
-            for entry in self.texts:
+            for entry in map(str, self.texts):
                 name, equals, column = entry.partition("=")
                 if not equals:
                     name = f"text{entry}" if entry.lstrip("-").isdecimal() else entry
@@ -112,9 +116,9 @@ class Examples(LabelledTask["Examples.Config"]):
         return TableReader(
             columns=Columns(
                 texts=config.named_texts(),
-                choices=config.choices,
-                label=config.label,
-                key=config.key,
+                choices=tuple(map(str, config.choices)),
+                label=None if config.label is None else str(config.label),
+                key=None if config.key is None else str(config.key),
                 separator=config.separator,
             ),
             table=TableFormat(
@@ -123,10 +127,16 @@ class Examples(LabelledTask["Examples.Config"]):
                 columns=config.columns,
                 quotes=config.quotes,
             ),
-            kind=config.kind if known is None else known.kind,
-            classes=config.classes if known is None else known.values,
+            kind=self._stated_kind if known is None else known.kind,
+            classes=tuple(map(str, config.classes)) if known is None else known.values,
             skip_malformed=config.skip_malformed,
         )
+
+    @property
+    def _stated_kind(self) -> str:
+        """The kind of the label as options have it: a label beside choices is the right one."""
+        auto = "choice" if self.config.choices else "auto"
+        return auto if self.config.kind == "auto" else self.config.kind
 
     def find_splits(self) -> tuple[str, ...]:
         config = self.config
@@ -173,7 +183,7 @@ class Examples(LabelledTask["Examples.Config"]):
             names = _places(values)
         elif kind in ("class", "classes"):
             flat = values if kind == "class" else [name for several in values for name in several]
-            names = config.classes or find_classes(flat, config.label)
+            names = tuple(map(str, config.classes)) or find_classes(flat, str(config.label))
             self.reader.classes = names
         text = config.named_texts()[-1][0] if kind == "span" else ""
         optional = kind == "span" and len(values) < len(everything)

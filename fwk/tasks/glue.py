@@ -22,7 +22,8 @@ from fwk.contracts.task import Predictions
 from fwk.data.examples.bad_rows import read_all
 from fwk.data.examples.encoding import TextSpec
 from fwk.data.examples.labels import LabelSpace
-from fwk.data.examples.measuring import decided, measure
+from fwk.data.examples.measuring import decided, measure, over_windows
+from fwk.data.examples.metrics import installed
 from fwk.data.examples.options import LabelledOptions
 from fwk.data.examples.task import LabelledTask, Records
 from fwk.data.labelled import Labelled
@@ -71,16 +72,16 @@ class Glue(LabelledTask["Glue.Config"]):
 
     def find_splits(self) -> tuple[str, ...]:
         found = self.files.files
-        if "train" not in found:
-            raise DataError(
-                f"GLUE's {self.config.set} has no file of the split 'train'; it has {', '.join(found)}"
-            )
         return tuple(
             split for split, names in SPLITS.items() if any(name in found for name in names)
         )
 
     def read(self, split: str) -> Records:
         names = [name for name in SPLITS[split] if name in self.files.files]
+        if not names:
+            raise DataError(
+                f"GLUE's {self.config.set} has no file of the split '{split}'; it has {', '.join(self.files.files)}"
+            )
         records = {}
         for name in names:
             key = f"task.data ({self.files.file(name)})"
@@ -102,7 +103,8 @@ class Glue(LabelledTask["Glue.Config"]):
         return (LabelSpace(LABEL, kind, self.glue.classes),)
 
     def metrics_of_predictions(self, split: str, predictions: Predictions) -> dict[str, float]:
-        names = self.config.metrics or METRICS.get(self.config.set, ("accuracy",))
+        usual = METRICS.get(self.config.set, ("accuracy",))
+        names = self.config.metrics or installed(usual) or ("accuracy",)
         return measure(self._encoded[split], self.spaces, predictions, names)
 
     def check_predictions(self, split: str, targets: Mapping[str, Path]) -> None:
@@ -118,7 +120,8 @@ class Glue(LabelledTask["Glue.Config"]):
             return
         space, keys = self.spaces[LABEL], self._encoded[split][source].keys
         rows = []
-        for number, values in sorted(predictions[LABEL].items()):
+        merged = over_windows(self._encoded[split][source], predictions[LABEL])
+        for number, values in sorted(merged.items()):
             value = decided(values, space)
             answer = space.values[int(value)] if space.kind == "class" else float(value)
             rows.append((keys[number], answer))

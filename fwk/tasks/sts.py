@@ -22,8 +22,10 @@ class Sts(Examples):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Examples.Config):
-        texts: tuple[str, ...] = option(("sentence1", "sentence2"), "columns of the sentences")
-        label: str | None = option("score", "column of the similarity")
+        texts: tuple[str | int, ...] = option(
+            ("sentence1", "sentence2"), "columns of the sentences"
+        )
+        label: str | int | None = option("score", "column of the similarity")
         kind: Literal["number"] = option("number", "what the label is")
         valid_share: float = option(0.0, "share of the data held out", low=0, high=0.9)
 

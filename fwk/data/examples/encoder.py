@@ -16,7 +16,7 @@ from fwk.data.examples.demonstrations import Pool
 from fwk.data.examples.encoded import EncodedExamples, Example
 from fwk.data.examples.encoding import TextSpec, encode_records, in_windows
 from fwk.data.examples.labels import LabelSpace
-from fwk.data.examples.metrics import chosen_metrics
+from fwk.data.examples.metrics import check_metrics
 from fwk.data.examples.options import LabelledOptions
 from fwk.data.examples.prompts import Prompts
 from fwk.data.labelled import Labelled
@@ -48,10 +48,15 @@ class ExampleEncoder:
                 raise ConfigError(
                     f"task.{key}", f"there is no text '{name}'{did_you_mean(name, self.names)}"
                 )
+        if self.config.stride is not None and self.window_text not in self.plain_names:
+            raise ConfigError(
+                "task.windows",
+                f"'{self.window_text}' is a list, and windows are of one text; expected "
+                f"{' or '.join(self.plain_names)}",
+            )
         if self.config.per_class is not None and self.class_space is None:
             raise ConfigError("task.per_class", "the task has no label with classes")
-        for space in self.spaces.values():
-            chosen_metrics(self.config.metrics, space.kind)
+        check_metrics(self.config.metrics, list(self.spaces.values()))
         if not self.plain_names:
             raise ConfigError("task.texts", "every text is a list; expected one that is not")
         prompts = self.prompts.prompts.items()
@@ -77,6 +82,11 @@ class ExampleEncoder:
     def plain_names(self) -> list[str]:
         """The texts that are no lists, which the batch itself renders."""
         return [spec.name for spec in self.texts if not spec.is_list]
+
+    @property
+    def window_text(self) -> str:
+        """The text that is read in windows, where any is."""
+        return self.config.windows or self.names[-1]
 
     @property
     def class_space(self) -> LabelSpace | None:
@@ -133,9 +143,12 @@ class ExampleEncoder:
                     progress,
                 )
                 if self.config.stride is not None:
-                    text = self.config.windows or self.names[-1]
                     encoded[name] = in_windows(
-                        encoded[name], text, self.names, self.room, self.config.stride
+                        encoded[name],
+                        self.window_text,
+                        self.names,
+                        self.room,
+                        self.config.stride,
                     )
         self._warn_cut(split, encoded)
         return encoded

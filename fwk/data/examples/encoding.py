@@ -14,7 +14,7 @@ from fwk.data.examples.labels import LabelSpace, stacked
 from fwk.data.labelled import Labelled
 from fwk.data.progress import Progress
 from fwk.data.tokenizers import Tokenizer
-from fwk.errors import DataError
+from fwk.errors import DataError, did_you_mean
 
 TEXTS_PER_CALL = 2048  # of the tokenizer
 
@@ -68,14 +68,7 @@ def _encoded_text(
     lists = [0]
     texts: list[str] = []
     for record in records:
-        value = record.texts[spec.behind_space or spec.name]
-        if spec.behind_space and isinstance(value, str):
-            value = f" {value}"
-        elements = (value,) if isinstance(value, str) else value
-        if isinstance(value, str) == spec.is_list:
-            expected = "a list of texts" if spec.is_list else "one text"
-            raise DataError(f"{record.place}: '{spec.name}' is {value!r:.80}, expected {expected}")
-        texts += elements
+        texts += _elements(record, spec)
         lists.append(len(texts))
 
     for start in range(0, len(texts), TEXTS_PER_CALL):
@@ -97,6 +90,23 @@ def _encoded_text(
         lists=np.array(lists, dtype=np.int64) if spec.is_list else None,
         offsets=np.concatenate(offsets) if offsets else None,
     )
+
+
+def _elements(record: Labelled, spec: TextSpec) -> tuple[str, ...]:
+    """Return a text of a record: its elements, or one. Raises DataError where it is missing, or of another shape."""
+    name = spec.behind_space or spec.name
+    if name not in record.texts:
+        raise DataError(
+            f"{record.place}: there is no text '{name}', which the model reads"
+            f"{did_you_mean(name, record.texts)}"
+        )
+    value = record.texts[name]
+    if isinstance(value, str) == spec.is_list:
+        expected = "a list of texts" if spec.is_list else "one text"
+        raise DataError(f"{record.place}: '{spec.name}' is {value!r:.80}, expected {expected}")
+    if not isinstance(value, str):
+        return value
+    return (f" {value}" if spec.behind_space else value,)
 
 
 def _encoded_label(

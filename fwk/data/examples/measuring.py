@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fwk.contracts.task import Predictions
@@ -79,10 +80,30 @@ def _scores_of_answers(
     }
 
 
+def over_windows(
+    source: EncodedExamples, predictions: Mapping[int, Tensor]
+) -> Mapping[int, Tensor]:
+    """Return the predictions of any label but a span by number of the example: the mean over its windows."""
+    if source.windows is None:
+        return predictions
+    windows: dict[int, list[Tensor]] = {}
+    for number in sorted(predictions):
+        windows.setdefault(source.example_of(number), []).append(predictions[number].double())
+    means = {}
+    for number, values in windows.items():
+        if values[0].dim():
+            # the scores of choices are padded to the most of a batch
+            fewest = min(len(value) for value in values)
+            values = [value[:fewest] for value in values]
+        means[number] = torch.stack(values).mean(0)
+    return means
+
+
 def gold_and_predicted(
     source: EncodedExamples, space: LabelSpace, predictions: Mapping[int, Tensor]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the gold labels and the predictions of the examples that have the label, [N, ...] each."""
+    predictions = over_windows(source, predictions)
     numbers = [number for number in sorted(predictions) if has_label(source, space, number)]
     gold = np.array([source.labels[space.name][number] for number in numbers])
     predicted = np.array([decided(predictions[number], space) for number in numbers])

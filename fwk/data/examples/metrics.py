@@ -35,12 +35,6 @@ def _f1(average: str) -> Compute:
 
         if average != "binary":
             return float(f1_score(gold, predicted, average=average, zero_division=0))
-        if len(space.values) != 2:
-            raise ConfigError(
-                "task.metrics",
-                f"'f1' is of two classes, and the label '{space.name}' has {len(space.values)}; expected macro_f1 or "
-                "micro_f1",
-            )
         return float(f1_score(gold, predicted, average="binary", pos_label=1, zero_division=0))
 
     return compute
@@ -88,14 +82,34 @@ DEFAULTS = {
 }
 
 
+def check_metrics(names: Sequence[str], spaces: Sequence[LabelSpace]) -> None:
+    """Raise ConfigError for a metric that none of these labels can be measured by."""
+    for space in spaces:
+        chosen = chosen_metrics(names, space.kind)
+        if "f1" in chosen and names and len(space.values) != 2:
+            raise ConfigError(
+                "task.metrics",
+                f"'f1' is of two classes, and the label '{space.name}' has {len(space.values)}; expected macro_f1 or "
+                "micro_f1",
+            )
+    kinds = {space.kind for space in spaces}
+    for name in names if spaces else ():
+        if not kinds & set(METRICS[name].kinds):
+            fitting = [other for other, metric in METRICS.items() if kinds & set(metric.kinds)]
+            raise ConfigError(
+                "task.metrics",
+                f"'{name}' measures a label of the kind {' or '.join(METRICS[name].kinds)}, and the task has "
+                f"{', '.join(sorted(kinds))}; expected {', '.join(fitting) or 'no metric, they are those of SQuAD'}",
+            )
+
+
 def chosen_metrics(names: Sequence[str], kind: str) -> tuple[str, ...]:
     """Return the metrics of a label of this kind. names: as `task.metrics` states them; empty: the usual ones.
 
     Raises ConfigError for a metric that is unknown, or whose package is not installed.
     """
     if not names:
-        usual = DEFAULTS.get(kind, ())
-        return tuple(name for name in usual if _is_installed(METRICS[name].needs))
+        return installed(DEFAULTS.get(kind, ()))
     for name in names:
         if name not in METRICS:
             raise ConfigError(
@@ -108,6 +122,11 @@ def chosen_metrics(names: Sequence[str], kind: str) -> tuple[str, ...]:
                 f"{', '.join(n for n, metric in METRICS.items() if not metric.needs)}",
             )
     return tuple(name for name in names if kind in METRICS[name].kinds)
+
+
+def installed(names: Sequence[str]) -> tuple[str, ...]:
+    """Return those of these metrics whose packages are installed."""
+    return tuple(name for name in names if _is_installed(METRICS[name].needs))
 
 
 def _is_installed(package: str) -> bool:

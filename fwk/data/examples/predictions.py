@@ -19,7 +19,7 @@ from fwk.contracts.plain import PlainDict
 from fwk.data.examples.answers import Answer, decided_answers, decode_answers
 from fwk.data.examples.encoded import EncodedExamples
 from fwk.data.examples.labels import LabelSpace
-from fwk.data.examples.measuring import decided
+from fwk.data.examples.measuring import decided, over_windows
 from fwk.errors import UserError
 from fwk.files import write_atomically
 
@@ -74,7 +74,8 @@ def by_example(
 ) -> dict[int, PlainDict]:
     """Return the predictions of one label as JSON data, by number of the example."""
     if space.kind != "span":
-        return {number: readable(space, values) for number, values in predictions.items()}
+        merged = over_windows(examples, predictions)
+        return {number: readable(space, values) for number, values in merged.items()}
     answers = decode_answers(examples, space, predictions)
     return {number: readable_answer(answer, space.optional) for number, answer in answers.items()}
 
@@ -112,7 +113,11 @@ def _separated(
 ) -> str:
     output = io.StringIO()
     writer = csv.writer(output, delimiter=separator, lineterminator="\n")
-    classes = {label: spaces[label].values for label in labels}
+    # the places of several numbers have no probabilities
+    classes = {
+        label: spaces[label].values if spaces[label].kind in ("class", "classes") else ()
+        for label in labels
+    }
     names = {label: [f"{label}: {value}" for value in classes[label]] for label in labels}
     writer.writerow(["key", *(column for label in labels for column in (label, *names[label]))])
     for row in rows:
@@ -120,7 +125,7 @@ def _separated(
         for label in labels:
             entry = row.get(label, {"prediction": ""})
             value = entry["prediction"]
-            cells.append(" ".join(map(str, value)) if isinstance(value, list) else value)
+            cells.append(",".join(map(str, value)) if isinstance(value, list) else value)
             if classes[label]:
                 cells += entry.get("probabilities", {}).values()
         writer.writerow(cells)

@@ -137,12 +137,13 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         kind = self.config.tokenizer or KINDS[0]
         if kind not in KINDS:
             return load(kind)
-        texts = (
+        # a list, which is read again where the texts have more characters than the vocabulary
+        texts = [
             text
             for record in records
             for value in record.texts.values()
             for text in ((value,) if isinstance(value, str) else value)
-        )
+        ]
         return train(texts, kind, self.config.vocabulary, self.config.lower)
 
     # -- the contract
@@ -266,13 +267,12 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         """Return the texts of an example by name. Raises DataError where one is missing or empty."""
         names = self.encoder.names
         parts = [text] if isinstance(text, str) else text
+        if not isinstance(parts, (Mapping, Sequence)):
+            raise DataError(f"expected the texts {', '.join(names)}, got {text!r:.120}")
         values = dict(parts) if isinstance(parts, Mapping) else dict(zip(names, parts))
         if set(values) != set(names) or len(parts) != len(names):
             raise DataError(f"expected the texts {', '.join(names)}, got {text!r:.120}")
-        for name, value in values.items():
-            if not value:
-                raise DataError(f"the text '{name}' is empty")
-        return values
+        return {spec.name: _checked(values[spec.name], spec) for spec in self.encoder.texts}
 
     def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> PlainDict:
         example = self.encoder.unlabelled(self._by_name(text))
@@ -281,3 +281,16 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
             for label, value in predictions.items()
             if label in self.spaces
         }
+
+
+def _checked(value: object, spec: TextSpec) -> str | tuple[str, ...]:
+    """Return a text of an example that somebody asks about. Raises DataError where it is empty, or no text."""
+    elements = value if spec.is_list else [value]
+    if isinstance(elements, str) or not isinstance(elements, Sequence) or not elements:
+        raise DataError(f"'{spec.name}' is {value!r:.80}, expected a list of texts")
+    for element in elements:
+        if not isinstance(element, str):
+            raise DataError(f"'{spec.name}' is {value!r:.80}, expected text")
+        if not element.strip():
+            raise DataError(f"the text '{spec.name}' is empty")
+    return tuple(elements) if spec.is_list else elements[0]
