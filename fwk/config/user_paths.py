@@ -17,6 +17,7 @@ from fwk.config.spec import Component, NetworkSpec, ViewSpec
 from fwk.contracts.option_paths import HUB, Change
 from fwk.contracts.options import FieldSpec, Plain, change_paths
 from fwk.contracts.plain import PlainMapping
+from fwk.errors import UserError
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -96,7 +97,16 @@ def _change_values(
 
 
 def _absolute_path(path: str) -> str:
-    """Return a path or glob as an absolute one."""
+    """Return a path or glob as an absolute one. Raises UserError for one that no config can hold."""
     if os.path.exists(path) or not glob.has_magic(path):
-        return os.path.abspath(path)
-    return os.path.join(glob.escape(os.getcwd()), path)  # unchanged where it is absolute
+        absolute = os.path.abspath(path)
+    else:
+        absolute = os.path.join(glob.escape(os.getcwd()), path)  # unchanged where it is absolute
+    try:
+        absolute.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the path {absolute!r} is not UTF-8 text, so config.yaml cannot hold it; rename the folder, or name the "
+            "file by a path through other folders"
+        ) from None
+    return absolute

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from fwk.contracts.json_files import fitted, read_json, require_file_name
@@ -44,7 +44,7 @@ _FILE_ERRORS = (
 def read_tensors(path: Path, error: type[UserError] = CheckpointError) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file by name. Raises `error` where it is none."""
     try:
-        tensors = load_file(path)
+        tensors = load_file(path) if is_text(path) else load(path.read_bytes())
     except _FILE_ERRORS as problem:
         reason = " ".join(str(problem).split())[:100] or type(problem).__name__
         raise error(f"{path} cannot be read: {reason}") from problem
@@ -54,6 +54,15 @@ def read_tensors(path: Path, error: type[UserError] = CheckpointError) -> dict[s
                 f"{path} is damaged: {name[:80]} is of type {value.dtype} with {value.dim()} dimensions"
             )
     return tensors
+
+
+def is_text(path: Path) -> bool:
+    """Return whether a path is UTF-8, as the library of safetensors expects of files that it opens."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_folder_weights(folder: Path) -> dict[str, Tensor]:

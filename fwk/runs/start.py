@@ -63,6 +63,9 @@ def train(
 
     origin: of the run, where the caller knows it already.
     """
+    with_absolute_paths(
+        config
+    )  # raises before anything is made, where config.yaml could not hold them
     folder = folder_of(config)
     origin = origin or find_origin(config, overwrite)
     config = origin.config
