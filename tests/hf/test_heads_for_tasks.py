@@ -17,10 +17,13 @@ from fwk.hf.importing import import_folder
 
 transformers = pytest.importorskip("transformers")
 
+from support.transformers_folder import write_model  # noqa: E402
+
 WORDS = ["old", "small", "red", "dog", "cat", "bird", "sees", "book", "tree", "house"]
 SIZES = {"layers": 1, "width": 16, "heads": 2, "positions": "learned", "initialisation": "fan_in"}
 KINDS = {"class": "classification", "classes": "multilabel", "number": "regression"}
 KINDS |= {"choice": "multiple_choice", "span": "answer_span"}
+TEXTS = ["the old dog sees a tree .", "a red bird", "the small house"]
 POOLER = {"pooling": "pooler"}
 
 
@@ -272,6 +275,65 @@ def numbers(prediction: dict) -> list[float]:
     values = prediction.get("probabilities", prediction.get("score", prediction["prediction"]))
     values = list(values.values()) if isinstance(values, dict) else values
     return torch.tensor(values).flatten().tolist()
+
+
+# family, class, its options there, kind of label
+THEIRS = [
+    ("bert", "SequenceClassification", {"num_labels": 2}, "class"),
+    ("electra", "SequenceClassification", {"num_labels": 1}, "number"),
+    ("bert", "SequenceClassification", {"num_labels": 3, "problem_type": "regression"}, "numbers"),
+    (
+        "electra",
+        "SequenceClassification",
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+        "classes",
+    ),
+    ("bert", "MultipleChoice", {}, "choice"),
+    ("electra", "MultipleChoice", {}, "choice"),
+    ("electra", "MultipleChoice", {"summary_activation": "tanh"}, "choice"),
+    (
+        "electra",
+        "MultipleChoice",
+        {"summary_activation": "", "summary_use_proj": False},
+        "choice",
+    ),
+]
+
+
+@pytest.mark.parametrize("family, task, options, kind", THEIRS)
+@pytest.mark.mostly_slow("options0", "options6")
+def test_a_model_of_transformers_predicts_the_same_here(tmp_path, family, task, options, kind):
+    folder = write_model(tmp_path / "theirs", family, f"For{task}", **options)
+    theirs = getattr(transformers, f"AutoModelFor{task}").from_pretrained(folder)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(
+                0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            )
+    theirs.save_pretrained(folder)
+    import_folder(folder, tmp_path / "run")
+    loaded = fwk.load(tmp_path / "run")
+    assert loaded.task.label_kinds() == {"label": kind}
+
+    tokenizer, given = loaded.tokenizer, list(TEXTS)
+    before = [tokenizer.cls]
+    if kind == "choice":
+        given = [{"context": "a dog", "choices": TEXTS}]
+        before += [*tokenizer.encode("a dog"), tokenizer.sep]
+    ids = [[*before, *tokenizer.encode(text), tokenizer.sep] for text in TEXTS]
+    T = max(map(len, ids))
+    mask = torch.tensor([[1] * len(row) + [0] * (T - len(row)) for row in ids])
+    tokens = torch.tensor([row + [0] * (T - len(row)) for row in ids])
+    arguments = {"input_ids": tokens, "attention_mask": mask}
+    if kind == "choice":
+        segments = (torch.arange(T) >= len(before)).long() * mask
+        arguments = {n: v[None] for n, v in {**arguments, "token_type_ids": segments}.items()}
+    with torch.no_grad():
+        logits = theirs.eval()(**arguments).logits
+    expected = {"classes": logits.sigmoid(), "number": logits, "numbers": logits}
+    expected = expected.get(kind, logits.softmax(-1))
+    for row, prediction in zip(expected, loaded.predict(given)):
+        assert numbers(prediction["label"]) == pytest.approx(row.tolist(), abs=1e-5)
 
 
 def metrics_of(capsys, *arguments: object) -> dict:
