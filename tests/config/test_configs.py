@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from string import Formatter
 
 import pytest
-from support.cases import TREEBANK, labelled
+from support.cases import PROMPTED, TREEBANK, labelled
 from support.paths import ROOT
 
 from fwk import testing
 from fwk.components.trust import trusting
 from fwk.config.resolve import from_mapping, resolve
 from fwk.contracts.noiser import LearnedNoiser
+from fwk.data.layouts.glue import glue_task
 from fwk.errors import ConfigError
 from fwk.runs import start
 from fwk.testing import merge_settings
@@ -377,6 +379,34 @@ TABLE |= {
         "crop_fraction": {**COCO_LM, **CONTRAST},
     }.items()
 }
+YES = {"entailment": "Yes", "not_entailment": "No"}
+SAME = {"1": "Yes", "0": "No"}
+LM_BFF = {  # the task of GLUE -> table 1 of the paper
+    "sst2": ("{sentence} It was [MASK] .", {"1": "great", "0": "terrible"}),
+    "cola": ("{sentence} This is [MASK] .", {"1": "correct", "0": "incorrect"}),
+    "mrpc": ("{sentence1} [MASK] , {sentence2}", SAME),
+    "qqp": ("{question1} [MASK] , {question2}", SAME),
+    "mnli": (
+        "{premise} ? [MASK] , {hypothesis}",
+        {"entailment": "Yes", "neutral": "Maybe", "contradiction": "No"},
+    ),
+    "qnli": ("{question} ? [MASK] , {sentence}", YES),
+    "rte": ("{sentence1} ? [MASK] , {sentence2}", YES),
+}
+TABLE |= {
+    f"configs/papers/lm_bff_{name}.yaml": {
+        "task.name": "glue",
+        "task.set": name,
+        "task.per_class": 16,
+        "task.demonstrations": 1,
+        "task.templates.prompt": template,
+        "task.label_words": words,
+        "criterion.verbalizer.name": "verbalizer",
+        "criterion.verbalizer.template": "prompt",
+        "optimizer.lr": 4e-6,
+    }
+    for name, (template, words) in LM_BFF.items()
+}
 GRIDS = [
     *(
         ("coco_lm_crop_fraction", [f"views.cropped.keep={keep}"])
@@ -405,6 +435,7 @@ GRIDS = [
         )
         for width in (128, 512, 768)
     ),
+    *(("lm_bff_mnli", [f"optimizer.lr={lr}", "task.choice_seed=21"]) for lr in (3e-6, 4e-6, 5e-6)),
     ("study_training_algorithm", ["hooks.two_stage=null"]),
     ("study_training_algorithm", ["hooks.two_stage=null", "views.corrupted.learns=adversarial"]),
 ]
@@ -448,6 +479,8 @@ def tiny(name: str, *overrides: str, **train):
         )
     if config["task"]["name"] == "examples":
         kept["task"] = labelled("colour")["task"]
+    if config["task"].get("templates"):
+        kept["task"] = PROMPTED["task"]
     model = {
         key: config["model"][key]
         for key in ("name", "positions", "norm", "initialisation", "buckets", "farthest")
@@ -598,6 +631,16 @@ def test_papers_settings(name):
     assert mapping["criterion"].keys() == named
     # the file says every view, but where a baseline that is named there does without
     assert config.views.keys() == (set() if name in CVT else mapping["views"].keys())
+
+
+@pytest.mark.parametrize("name", LM_BFF)
+def test_templates_and_words_are_those_of_a_task_of_glue(name):
+    config = resolved(f"configs/papers/lm_bff_{name}.yaml").task.config
+    glue = glue_task(name)
+    (template,) = config.templates.values()
+    texts = [text for _, text, *_ in Formatter().parse(template) if text is not None]
+    assert texts == list(glue.texts) and template.count("[MASK]") == 1
+    assert sorted(config.label_words) == sorted(glue.classes)
 
 
 @pytest.mark.parametrize("name", TEXT)
