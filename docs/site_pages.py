@@ -30,7 +30,8 @@ LINK = re.compile(r"(?<!\!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#\s]+)(?P<anchor>
 def sources() -> dict[str, str]:
     """Return site page -> repository file, for every page that does not lie in docs/."""
     pages = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
-    pages["cards/masked_lm.md"] = "fwk/criteria/masked_lm.md"
+    for card in ("masked_lm", "verbalizer"):
+        pages[f"cards/{card}.md"] = f"fwk/criteria/{card}.md"
     for path in sorted(ROOT.glob("plugins/*/*.md")):
         name = path.parent.name if path.stem == "README" else path.stem
         pages[f"cards/{name}.md"] = path.relative_to(ROOT).as_posix()

@@ -132,6 +132,22 @@ TOWERS = {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "
 # an answer in windows, both views of a bi-encoder, an auxiliary masked LM on one of the texts
 WINDOWS = labelled("answer", "span", length=20, stride=4)
 FINE_TUNING = {
+    "prompt that three criteria read": {
+        **PROMPTED,
+        "criterion": {
+            "verbalizer": {},
+            "masked_lm": {"view": "prompt"},
+            "consistency": {
+                "head": "verbalizer.logits",
+                "first": "prompt",
+                "second": "prompt_again",
+            },
+        },
+        "views": {
+            "prompt": {"noiser": "identity", "fields": ["prompt"]},
+            "prompt_again": {"noiser": "bert_mask"},
+        },
+    },
     "joint answers in windows": {
         **WINDOWS,
         "criterion": {"answer_span": {**NO_DROPOUT, "head": "joint", "hidden": 8}},
