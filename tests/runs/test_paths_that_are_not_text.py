@@ -68,8 +68,10 @@ def test_commands_on_a_run_that_was_moved_there_work_or_say_why_not(
     shutil.copytree(trained, odd / "run", symlinks=True)
     (odd / "t.txt").write_text("some text\n", encoding="utf-8")
     arguments = [str(odd / "run")]
-    if command is not evaluate_command:
-        arguments.append(str(odd / ("out" if command is export_command else "t.txt")))
+    if command is score_command:
+        arguments += ["--text", str(odd / "t.txt")]
+    elif command is export_command:
+        arguments.append(str(odd / "out"))
     status = command(arguments)  # type: ignore[operator]
     err = capsys.readouterr().err
     assert status in (0, 2) and "Traceback" not in err
