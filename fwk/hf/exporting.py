@@ -20,7 +20,7 @@ from fwk.files import user_path
 from fwk.files.kinds import EXPORT
 from fwk.files.outputs import AtomicFolder
 from fwk.hf import tokenizer as tokenizers
-from fwk.hf.auto import write_encoder
+from fwk.hf.auto import as_bert, is_convertible, write_encoder
 from fwk.hf.card import model_card
 from fwk.hf.comparing import compare_outputs
 from fwk.hf.families import (
@@ -46,6 +46,7 @@ from fwk.hf.sequence_heads import (
     require_held,
     sequence_form,
 )
+from fwk.hf.task_heads import TASK_ROLES
 from fwk.models.hf import HuggingFace
 
 ENCODER = "encoder"  # the value of --by for an encoder without a head
@@ -95,7 +96,10 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
         )
     role, head = owner.roles[0], owner.get_submodule(owner.head_path)
     outputs = owner.head_outputs()
-    encoder = require_holdable(encoder.innermost(), role)
+    encoder = encoder.innermost()
+    if isinstance(encoder, HuggingFace) and role in TASK_ROLES:
+        encoder = as_bert(loaded, encoder)
+    encoder = require_holdable(encoder, role)
     form = sequence_form(by, role, head, encoder, outputs)
     return Part(by, encoder, role, head, form, outputs)
 
@@ -136,7 +140,7 @@ def export(
         )
     vectors = find_vectors(loaded, by, sentence_transformers, pooling)
     encoder = loaded.model.innermost() if vectors is None else vectors.encoder
-    if isinstance(encoder, HuggingFace):
+    if isinstance(encoder, HuggingFace) and not _has_task_head(loaded, encoder, by):
         return _export_as_it_is(loaded, encoder, by, replacement, vectors)
     if vectors is None:
         part = find_part(loaded, by)
@@ -165,6 +169,20 @@ def _completed(
     card = model_card(loaded, head, exported.class_name, exported.differences, exported.pooling)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return exported
+
+
+def _has_task_head(loaded: Loaded, encoder: HuggingFace, by: str | None) -> bool:
+    """Return whether a head for a task is exported with an encoder that is a model of transformers.
+
+    by: as of `find_part`; by default it is, where the run has one trained head and the class can hold heads.
+    """
+    criteria: PlainDict = dict(loaded.module.criteria)
+    trained = [
+        label for label, item in criteria.items() if item.roles and label not in loaded.untrained
+    ]
+    if by is None and is_convertible(encoder) and len(trained) == 1:
+        by = trained[0]
+    return by in criteria and any(role in TASK_ROLES for role in criteria[by].roles)
 
 
 def _export_as_it_is(

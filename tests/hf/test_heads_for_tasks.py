@@ -178,6 +178,50 @@ def test_answers_have_the_same_logits(trained, tmp_path, model):
         torch.testing.assert_close(logits[..., number][mask], expected[mask], atol=1e-5, rtol=0)
 
 
+def run_on(folder: Path, tmp_path: Path, options: dict):
+    """A loaded run that trained the model 'hf' of a folder to classify."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows("class")), encoding="utf-8")
+    task = {"name": "examples", "data": str(data), "texts": ["first", "second"], "label": "label"}
+    config = {
+        "task": {**task, "length": 20},
+        "model": {"name": "hf", "path": str(folder)},
+        "criterion": {"classification": options},
+        "train": {"updates": 1, "batch": 4, "device": "cpu", "save_every": 0},
+        "hooks": {"terminal": None, "tensorboard": None, "summary": None},
+    }
+    return fwk.load(fwk.train(config, run=str(tmp_path / "run")).folder)
+
+
+@pytest.mark.parametrize(
+    "family, options, class_name",
+    [
+        ("bert", POOLER, "BertForSequenceClassification"),
+        ("electra", {}, "ElectraForSequenceClassification"),
+    ],
+)
+@pytest.mark.mostly_slow("bert")
+def test_a_head_on_an_encoder_of_transformers_is_exported_with_it(
+    tmp_path, family, options, class_name
+):
+    loaded = run_on(write_model(tmp_path / "theirs", family), tmp_path, options)
+    exported = export(loaded, tmp_path / "hf")
+    assert (exported.class_name, exported.by) == (class_name, "classification")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf")
+    shares = their_logits(tmp_path / "hf", theirs).softmax(-1)
+    for row, prediction in zip(shares, loaded.predict(pairs())):
+        assert numbers(prediction["label"]) == pytest.approx(row.tolist(), abs=1e-5)
+    assert export(loaded, tmp_path / "encoder", by="encoder").by == "encoder"
+
+
+@pytest.mark.slow
+def test_a_head_on_another_architecture_is_refused_and_its_encoder_is_the_default(tmp_path):
+    loaded = run_on(write_model(tmp_path / "theirs", "roberta", type_vocab_size=2), tmp_path, {})
+    with pytest.raises(ConfigError, match="--by: a RobertaModel is exported without a head"):
+        export(loaded, tmp_path / "hf", by="classification")
+    assert export(loaded, tmp_path / "hf").class_name == "RobertaModel"
+
+
 # -- what does not fit -----------------------------------------------------------------------------------------------
 
 REFUSED = [
