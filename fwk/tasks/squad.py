@@ -54,12 +54,16 @@ class Squad(LabelledTask["Squad.Config"]):
         question_length: int = option(64, "tokens of a question that are read", low=1, high=65536)
         no_answer_threshold: float = option(
             0.0,
-            "in predictions, a question has no answer where the score of that is higher by more than this",
+            "a question has no answer where the score of that is higher by more than this, in scores and predictions",
         )
 
         def __post_init__(self) -> None:
             if not self.data:
                 raise ConfigError("data", "names no file; expected the training questions")
+
+    @property
+    def no_answer_threshold(self) -> float:
+        return self.config.no_answer_threshold
 
     def find_splits(self) -> tuple[str, ...]:
         config = self.config

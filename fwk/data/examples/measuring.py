@@ -21,10 +21,12 @@ def measure(
     spaces: Mapping[str, LabelSpace],
     predictions: Predictions,
     metrics: Sequence[str],
+    threshold: float = 0.0,
 ) -> dict[str, float]:
     """Return the metrics of a split by name.
 
     A name begins with that of the source where the split has several, and of the label where the task has several.
+    threshold: see `decided_answers`.
     """
     result: dict[str, float] = {}
     for name, source in sources.items():
@@ -34,7 +36,10 @@ def measure(
                 continue
             parts = [name] if len(sources) > 1 else []
             parts += [label] if len(spaces) > 1 else []
-            values = _metrics_of_label(source, space, by_number, metrics)
+            if space.kind == "span":
+                values = _scores_of_answers(source, space, by_number, threshold)
+            else:
+                values = _metrics_of_label(source, space, by_number, metrics)
             result.update({"/".join([*parts, metric]): value for metric, value in values.items()})
     return result
 
@@ -45,8 +50,6 @@ def _metrics_of_label(
     predictions: Mapping[int, Tensor],
     metrics: Sequence[str],
 ) -> dict[str, float]:
-    if space.kind == "span":
-        return _scores_of_answers(source, space, predictions)
     gold, predicted = gold_and_predicted(source, space, predictions)
     if not len(gold):
         return {}
@@ -57,7 +60,10 @@ def _metrics_of_label(
 
 
 def _scores_of_answers(
-    source: EncodedExamples, space: LabelSpace, predictions: Mapping[int, Tensor]
+    source: EncodedExamples,
+    space: LabelSpace,
+    predictions: Mapping[int, Tensor],
+    threshold: float,
 ) -> dict[str, float]:
     """Return the scores of SQuAD's evaluation, of the questions that were predicted."""
     answers = decode_answers(source, space, predictions)
@@ -66,7 +72,7 @@ def _scores_of_answers(
         gold = {number: texts for number, texts in gold.items() if texts}
     if not gold:
         return {}
-    texts = decided_answers(answers, space.optional, threshold=0.0)
+    texts = decided_answers(answers, space.optional, threshold)
     predicted = {str(number): text for number, text in texts.items()}
     if not space.optional:
         return squad_scores(gold, predicted)

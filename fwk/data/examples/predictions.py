@@ -42,9 +42,9 @@ def probabilities(values: Tensor, space: LabelSpace) -> list[float]:
     return [round(value, 8) for value in shares.tolist()]
 
 
-def readable_answer(answer: Answer, optional: bool) -> PlainDict:
+def readable_answer(answer: Answer, optional: bool, threshold: float) -> PlainDict:
     """Return an answer as JSON data: {prediction, score, no_answer}."""
-    texts = decided_answers({0: answer}, optional, threshold=0.0)
+    texts = decided_answers({0: answer}, optional, threshold)
     score = answer.best[0][1] if answer.best else None
     return {
         "prediction": texts[0],
@@ -70,14 +70,20 @@ def readable(space: LabelSpace, values: Tensor) -> PlainDict:
 
 
 def by_example(
-    examples: EncodedExamples, space: LabelSpace, predictions: Mapping[int, Tensor]
+    examples: EncodedExamples,
+    space: LabelSpace,
+    predictions: Mapping[int, Tensor],
+    threshold: float = 0.0,
 ) -> dict[int, PlainDict]:
-    """Return the predictions of one label as JSON data, by number of the example."""
+    """Return the predictions of one label as JSON data, by number of the example. threshold: see `decided_answers`."""
     if space.kind != "span":
         merged = over_windows(examples, predictions)
         return {number: readable(space, values) for number, values in merged.items()}
     answers = decode_answers(examples, space, predictions)
-    return {number: readable_answer(answer, space.optional) for number, answer in answers.items()}
+    return {
+        number: readable_answer(answer, space.optional, threshold)
+        for number, answer in answers.items()
+    }
 
 
 def write_table(
@@ -85,10 +91,11 @@ def write_table(
     spaces: Mapping[str, LabelSpace],
     predictions: Mapping[str, Mapping[int, Tensor]],
     path: Path,
+    threshold: float = 0.0,
 ) -> None:
-    """Write the predictions for the examples of one source, in their order."""
+    """Write the predictions for the examples of one source, in their order. threshold: see `decided_answers`."""
     by_label = {
-        label: by_example(examples, spaces[label], values)
+        label: by_example(examples, spaces[label], values, threshold)
         for label, values in predictions.items()
         if label in spaces
     }

@@ -154,6 +154,11 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         return self.encoder.tokenizer
 
     @property
+    def no_answer_threshold(self) -> float:
+        """A question has no answer where the score of that is higher by more than this."""
+        return 0.0
+
+    @property
     def spaces(self) -> Mapping[str, LabelSpace]:
         """The labels by name."""
         return self.encoder.spaces
@@ -243,7 +248,8 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     # -- predictions
 
     def metrics_of_predictions(self, split: str, predictions: Predictions) -> dict[str, float]:
-        return measure(self._encoded[split], self.spaces, predictions, self.config.metrics)
+        sources, names = self._encoded[split], self.config.metrics
+        return measure(sources, self.spaces, predictions, names, self.no_answer_threshold)
 
     def example_keys(self, split: str, source: str) -> Sequence[str]:
         examples = self._encoded[split][source]
@@ -257,7 +263,7 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         self, split: str, source: str, predictions: Mapping[str, Mapping[int, Tensor]], path: Path
     ) -> None:
         examples = self._encoded[split][source]
-        files.write_table(examples, self.spaces, predictions, path)
+        files.write_table(examples, self.spaces, predictions, path, self.no_answer_threshold)
 
     def example_of(self, text: str | Sequence[str] | Mapping[str, Any]) -> Example:
         """Return an example without labels. text: one text, the texts in order, or a mapping by name."""
@@ -277,7 +283,9 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> PlainDict:
         example = self.encoder.unlabelled(self._by_name(text))
         return {
-            label: files.by_example(example, self.spaces[label], {0: value})[0]
+            label: files.by_example(
+                example, self.spaces[label], {0: value}, self.no_answer_threshold
+            )[0]
             for label, value in predictions.items()
             if label in self.spaces
         }
