@@ -154,7 +154,7 @@ def test_rows_that_cannot_be_used_are_named(
         ({"stride": 4, "choices": ["text", "label"], "label": None}, "'choices' is a list"),
         ({"metrics": ["f1"]}, "'f1' is of two classes, and the label 'label' has 3"),
         ({"metrics": ["pearson"]}, "measures a label of the kind number.*expected accuracy"),
-        ({"metrics": ["acuracy"]}, "Did you mean 'accuracy'"),
+        ({"metrics": ["accurac"]}, "Did you mean 'accuracy'"),
         ({"fraction": 0.5, "per_class": 1}, "expected one of them"),
         ({"label": None, "per_class": 1}, "no label with classes"),
     ],

@@ -35,7 +35,7 @@ def mrpc(folder: Path) -> None:
     columns = ["index", "#1 String", "#2 String", "Quality"]
     for name in ("train", "dev"):
         table(folder / "MRPC", name, columns, [n % 2 for n in range(8)])
-    table(folder / "MRPC", "test", columns[:-1] + ["other"], ["-"] * 4)
+    table(folder / "MRPC", "test", [*columns[:-1], "other"], ["-"] * 4)
 
 
 def mnli(folder: Path) -> None:
@@ -43,7 +43,7 @@ def mnli(folder: Path) -> None:
     table(folder / "MNLI", "train", columns, [CLASSES[n % 3] for n in range(9)])
     for number, name in enumerate(("dev_matched", "dev_mismatched")):
         table(folder / "MNLI", name, columns, [CLASSES[n % 3] for n in range(4 + number)])
-    table(folder / "AX", "diagnostic", columns[:-1] + ["other"], ["-"] * 3)
+    table(folder / "AX", "diagnostic", [*columns[:-1], "other"], ["-"] * 3)
 
 
 def config(folder: Path, name: str, **options: object) -> Glue.Config:
