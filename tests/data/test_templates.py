@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from fwk.contracts.prompts import Piece
+from fwk.contracts.views import View
 from fwk.data import tokenizers
 from fwk.data.examples.templates import encode_words, needs_space, parse_template
 from fwk.data.tokenizers import HFTokenizer
 from fwk.errors import ConfigError
+from fwk.tasks.examples import Examples
 
 TEXT = [
     f"The {noun} of {n} is {word}, and the {noun} was {word}. It is ({word})! Was it?"
@@ -25,6 +28,7 @@ def without_first_space() -> HFTokenizer:
     library = pytest.importorskip("tokenizers")
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = library.decoders.ByteLevel()
     trainer = library.trainers.BpeTrainer(
         vocab_size=420,
         special_tokens=list(tokenizers.SPECIAL),
@@ -75,6 +79,39 @@ def test_pieces_are_the_tokens_of_the_whole_text(tokenizer, template: str, text:
     text = text if needs_space(tokenizer) else text.strip()
     pieces = parse_template(template, TEXTS, tokenizer, KEY)
     assert filled(pieces, tokenizer, **texts) == tokenizer.encode(text)
+
+
+def test_texts_behind_a_space_are_encoded_so_in_a_task(tmp_path) -> None:
+    tokenizer = without_first_space()
+    tokenizer.save(tmp_path / "tokenizer")
+    rows = [("The film", "the book was great", "good"), ("The book", "it was terrible", "bad")] * 2
+    table = ["first\tsecond\tlabel", *("\t".join(row) for row in rows)]
+    (tmp_path / "table.tsv").write_text("\n".join(table) + "\n", encoding="utf-8")
+    task = Examples(
+        Examples.Config(
+            data=str(tmp_path / "table.tsv"),
+            valid=str(tmp_path / "table.tsv"),
+            texts=TEXTS,
+            tokenizer=str(tmp_path / "tokenizer"),
+            templates={"prompt": "{first}? [MASK], {second}"},
+            label_words={"good": "great", "bad": "terrible"},
+            demonstrations=1,
+            demonstration_sets=1,
+        )
+    )
+    (source,) = task.sources("valid").values()
+    batch = task.collate([source[0]], np.zeros(1, np.int64), np.zeros(1, np.int64))
+    asked, bad, good = rows_of(batch.texts.rendered(batch, ["prompt"]), tokenizer)
+    assert asked == "The film?[MASK], the book was great"
+    assert bad == "The book? terrible, it was terrible"
+    assert good == "The film? great, the book was great"
+
+
+def rows_of(view: View, tokenizer: tokenizers.Tokenizer) -> list[str]:
+    """Return the segments of the first row as text."""
+    ids = view.tokens[0].tolist()
+    ends = [place for place, index in enumerate(ids) if index == tokenizer.sep]
+    return [tokenizer.decode(ids[a + 1 : b]) for a, b in zip([0, *ends], ends)]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,13 @@ def test_outside_of_training_the_sets_are_fixed_and_nested() -> None:
     assert len({str(row[1:]) for row in rows[:5]}) == 5
 
 
+@pytest.mark.parametrize("kept", [(), ((),) * 2, (({"question": "Where?"},) * 4,) * 2])
+def test_demonstrations_of_a_damaged_run_are_refused(kept: tuple) -> None:
+    encoder = task().encoder
+    with pytest.raises(DataError, match="expected 2, each of 4 examples with passage"):
+        encoder.with_demonstrations(kept)
+
+
 def test_numbers_of_demonstrations_are_different_and_uniform() -> None:
     draws = torch.randint(2**62, (6000, 2), generator=torch.Generator().manual_seed(0)).tolist()
     chosen = [tuple(distinct(words, 5, [3])) for words in draws]
@@ -163,6 +170,10 @@ def test_from_a_masked_lm_to_predictions_without_the_data(tmp_path: Path) -> Non
     told = evaluate_run(tmp_path / "run", "valid", predictions=tmp_path / "said.csv")
     measured = told["metrics"]
     assert measured["accuracy"] == pytest.approx(measured["verbalizer/accuracy"])
+    fewer = evaluate_run(tmp_path / "run", "valid", overrides=["task.demonstration_sets=1"])
+    assert fewer["metrics"]["loss"] != measured["loss"]
+    with pytest.raises(DataError, match="keeps 2 sets of demonstrations, expected 3"):
+        evaluate_run(tmp_path / "run", "valid", overrides=["task.demonstration_sets=3"])
     loaded = fwk.load(tmp_path / "run")
     rows = [json.loads(line) for line in table.read_text(encoding="utf-8").splitlines()]
     table.unlink()

@@ -187,11 +187,13 @@ class ExampleEncoder:
         shown = [specs[name] for name in prompts.shown]
         needed = {spec.behind_space or spec.name for spec in shown}
         slots = self.config.demonstrations * len(prompts.words)
-        if not sets or not all(
-            len(texts) == slots and all(needed <= text.keys() for text in texts) for texts in sets
-        ):
+        fit = all(len(texts) == slots for texts in sets) and all(
+            needed <= text.keys() for texts in sets for text in texts
+        )
+        if len(sets) != self.config.demonstration_sets or not fit:
             raise DataError(
-                f"the demonstrations do not fit: expected sets of {slots} examples with {', '.join(sorted(needed))}"
+                f"the run keeps {len(sets)} sets of demonstrations, expected {self.config.demonstration_sets}, each of "
+                f"{slots} examples with {', '.join(sorted(needed))}"
             )
         pool = Pool(
             each=self.config.demonstrations,

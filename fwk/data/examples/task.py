@@ -113,7 +113,8 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         task.encoder = ExampleEncoder(config, tokenizer, assets.texts, spaces)
         task._demonstrations = assets.demonstrations
         if config.demonstrations:
-            task.encoder = task.encoder.with_demonstrations(assets.demonstrations)
+            sets = assets.demonstrations[: config.demonstration_sets]
+            task.encoder = task.encoder.with_demonstrations(sets)
         task._sizes, task._names = assets.sizes, assets.sources
         task._fingerprint = assets.fingerprint
         task._splits, task._encoded = (), {}
