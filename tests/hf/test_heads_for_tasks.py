@@ -139,7 +139,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("options, model, class_name", CHOICES)
-@pytest.mark.mostly_slow("options1", "options4")
+@pytest.mark.mostly_slow("options4")
 def test_choices_have_the_same_probabilities(trained, tmp_path, options, model, class_name):
     loaded = trained("choice", options, model)
     exported = export(loaded, tmp_path / "hf")
@@ -254,7 +254,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("kind, options, model, family, said", REFUSED)
-@pytest.mark.mostly_slow("options0", "options6")
+@pytest.mark.mostly_slow("options0")
 def test_a_head_that_transformers_lacks_is_refused_with_what_would_fit(
     trained, tmp_path, kind, options, model, family, said
 ):
@@ -291,7 +291,7 @@ ROUND_TRIPS = [
 
 
 @pytest.mark.parametrize("kind, options, model", ROUND_TRIPS)
-@pytest.mark.mostly_slow("class-options1", "choice-options4", "span")
+@pytest.mark.mostly_slow("class-options1", "choice-options4")
 def test_an_imported_head_predicts_the_same_and_leaves_with_the_same_bits(
     trained, tmp_path, kind, options, model
 ):
@@ -423,32 +423,20 @@ def test_training_starts_from_a_head_of_the_same_form_with_its_classes_in_order(
     assert not torch.allclose(outputs["cls"], expected, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "changes, said",
-    [
+def test_a_folder_with_wrong_labels_and_wrong_names_of_texts_are_one_sentence(trained, tmp_path):
+    folder = tmp_path / "hf"
+    export(trained("class", {"hidden": "gelu"}, {}), folder)
+    for texts in (["a", "a"], ["a", "b", "c"], [""], ["choices"]):
+        with pytest.raises(ConfigError, match="--texts: names .*; expected one or two texts"):
+            import_folder(folder, tmp_path / "run", texts=texts)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for changes, said in (
         ({"id2label": {"0": "a"}}, "id2label names 1 labels, and the head has 3"),
         ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "gives two labels the same name"),
         ({"id2label": [1]}, "config.json is damaged: id2label"),
         ({"problem_type": "ranking"}, "problem_type is 'ranking'; expected one of single_label"),
-    ],
-)
-def test_a_folder_with_wrong_labels_is_one_sentence(trained, tmp_path, changes, said):
-    hf = exported_classifier(trained, tmp_path)
-    config = json.loads((hf / "config.json").read_text(encoding="utf-8"))
-    config = {**config, "problem_type": "single_label_classification", **changes}
-    (hf / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(DataError, match=said):
-        import_folder(hf, tmp_path / "run")
+    ):
+        (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
+        with pytest.raises(DataError, match=said):
+            import_folder(folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def exported_classifier(trained, tmp_path) -> Path:
-    export(trained("class", {"hidden": "gelu"}, {}), tmp_path / "hf")
-    return tmp_path / "hf"
-
-
-def test_names_of_texts_that_the_head_cannot_have_are_refused(trained, tmp_path):
-    hf = exported_classifier(trained, tmp_path)
-    for texts in (["a", "a"], ["a", "b", "c"], [""], ["choices"]):
-        with pytest.raises(ConfigError, match="--texts: names .*; expected one or two texts"):
-            import_folder(hf, tmp_path / "run", texts=texts)
