@@ -134,7 +134,7 @@ class AnswerSpan(Criterion["AnswerSpan.Config"]):
         """Return the likeliest answers, [R, 1 + best, 3]: first and last token of the passage, and the score.
 
         The first entry is "no answer": (ABSOLUTE, 0, its score), or (RELATIVE, 0, its score minus that of the best
-        answer). Places without an answer have the score -inf.
+        answer). Places without an answer are -inf as a whole.
         """
         view = views[self.config.view]
         features = self.dropout(view.encoded.features)
@@ -148,6 +148,7 @@ class AnswerSpan(Criterion["AnswerSpan.Config"]):
         best = score.topk(min(self.config.best, score.shape[1]), dim=1)
         spans = [tokens.gather(1, place.gather(1, best.indices)) for place in (start, end)]
         answers = torch.stack([*(span.to(best.values.dtype) for span in spans), best.values], -1)
+        answers = answers.masked_fill(best.values.isneginf()[..., None], -torch.inf)
         missing = self.config.best - answers.shape[1]
         answers = F.pad(answers, (0, 0, 0, missing), value=-torch.inf)
         return {
