@@ -13,8 +13,9 @@ from pathlib import Path
 
 from fwk.cli.common import command, disk_errors, json_line
 from fwk.cli.messages import first_rank
-from fwk.cli.parsing import Parser, add_model, chosen_checkpoint
+from fwk.cli.parsing import Append, Parser, add_model, chosen_checkpoint
 from fwk.contracts.options import Plain
+from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, UserError
 from fwk.files import expand_user, user_path
 from fwk.files.outputs import OutputFile, check_output, open_output
@@ -27,6 +28,7 @@ examples:
   fwk-evaluate runs/parser --split test --predictions parsed.conllu
   fwk-evaluate runs/bert task.valid=held-out.txt
   fwk-evaluate runs/parser --text raw.txt --predictions parsed.jsonl
+  fwk-evaluate runs/bert --task sts --criterion similarity task.data=STS-B/dev.tsv
 
 Settings such as task.valid=..., train.batch=N and train.device=... override the run's config. Metrics go to standard
 output as one JSON object. With --text, the predictions do: one JSON object for each line that is not empty.
@@ -44,6 +46,7 @@ def parser() -> Parser:
         epilog=EPILOG,
     )
     add_model(p)
+    _add_judges(p)
     p.add_argument("--split", metavar="NAME", help="the split to evaluate on (default: valid)")
     p.add_argument(
         "--text",
@@ -70,6 +73,21 @@ def parser() -> Parser:
     return p
 
 
+def _add_judges(p: Parser) -> None:
+    p.add_argument(
+        "--task",
+        metavar="NAME",
+        help="judge the weights by another task, such as sts; RUN may be anything that model.from names",
+    )
+    p.add_argument(
+        "--criterion",
+        metavar="NAME",
+        action=Append,
+        default=[],
+        help="judge them by this criterion, such as similarity; repeatable",
+    )
+
+
 @command(NAME, parser)
 @disk_errors()
 def main(arguments: argparse.Namespace) -> int:
@@ -85,26 +103,52 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     """Print the metrics of a split, and write what was asked for."""
     with ExitStack() as outputs:
         metrics_file = _open_metrics(arguments, outputs)
-        from fwk.runs.evaluating import evaluate_run
-
-        result = evaluate_run(
-            arguments.model,
-            arguments.split or "valid",
-            overrides=arguments.overrides,
-            user_dirs=tuple(arguments.user_dir),
-            average=arguments.average,
-            checkpoint=chosen_checkpoint(arguments),
-            predictions=arguments.predictions,
-            targets=arguments.targets,
-            metrics=arguments.output,
-            overwrite=arguments.overwrite,
-        )
+        is_judged = arguments.task or arguments.criterion
+        result = _judged(arguments) if is_judged else _evaluated(arguments)
         if not first_rank():
             return
         text = json.dumps(result, indent=1)
         if metrics_file is not None:
             metrics_file.write(f"{text}\n".encode())
         print(text)
+
+
+def _evaluated(arguments: argparse.Namespace) -> PlainDict:
+    """Return the metrics of a checkpoint on its own task."""
+    from fwk.runs.evaluating import evaluate_run
+
+    return evaluate_run(
+        arguments.model,
+        arguments.split or "valid",
+        overrides=arguments.overrides,
+        user_dirs=tuple(arguments.user_dir),
+        average=arguments.average,
+        checkpoint=chosen_checkpoint(arguments),
+        predictions=arguments.predictions,
+        targets=arguments.targets,
+        metrics=arguments.output,
+        overwrite=arguments.overwrite,
+    )
+
+
+def _judged(arguments: argparse.Namespace) -> PlainDict:
+    """Return the metrics of weights on another task. Raises ConfigError for flags that belong to a run's own."""
+    for flag in ("predictions", "targets", "best", "average"):
+        if getattr(arguments, flag):
+            raise ConfigError(
+                f"--{flag}",
+                "belongs to the evaluation of a run on its own task, without --task and --criterion",
+            )
+    from fwk.runs.judging import judge_weights
+
+    return judge_weights(
+        arguments.model,
+        arguments.task,
+        arguments.criterion,
+        arguments.split or "valid",
+        overrides=arguments.overrides,
+        user_dirs=tuple(arguments.user_dir),
+    )
 
 
 def _open_metrics(arguments: argparse.Namespace, outputs: ExitStack) -> OutputFile | None:
@@ -142,7 +186,11 @@ def _json_lines(predictions: Iterator[Plain]) -> Iterator[str]:
 
 def _refuse_options_of_splits(arguments: argparse.Namespace) -> None:
     keys = [override.split("=")[0] for override in arguments.overrides]
-    flags = [flag for flag in ("--split", "--output", "--targets") if getattr(arguments, flag[2:])]
+    flags = [
+        flag
+        for flag in ("--split", "--output", "--targets", "--task", "--criterion")
+        if getattr(arguments, flag[2:])
+    ]
     for key in [*flags, *keys]:
         raise ConfigError(
             key, "belongs to the evaluation of a split, and cannot be used with --text"

@@ -103,5 +103,6 @@ class Similarity(Criterion["Similarity.Config"]):
         return pooled(view, self.config.pooling)
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        """Return the cosines, [R]."""
-        return {self.config.label: self._cosine(views)}
+        """Return the cosines in the unit of the label, [R]."""
+        low, high = self.config.low, self.config.high
+        return {self.config.label: low + (high - low) * self._cosine(views)}

@@ -60,7 +60,7 @@ def evaluate_run(
     writes the result to. overwrite: predictions may replace files. Raises CheckpointError where the training data
     differ from the run's, since words and labels would differ too.
     """
-    _check_overrides(overrides)
+    check_overrides(overrides)
     opened = open_checkpoint(path, user_dirs, average, overrides, checkpoint)
     config = replace(opened.config, hooks={})
     with ExitStack() as outputs:
@@ -75,8 +75,8 @@ def evaluate_run(
         result = {"checkpoint": str(opened.path), "update": opened.state["update"], "split": split}
         if evaluation.predictions is not None:
             _write(run.task, evaluation.predictions, result, tables, stored)
-    amounts = _amounts(evaluation, run.task.documents(split))
-    return {**result, **amounts, "metrics": evaluation.metrics}
+    read = amounts(evaluation, run.task.documents(split))
+    return {**result, **read, "metrics": evaluation.metrics}
 
 
 def _write(
@@ -96,7 +96,7 @@ def _write(
         stored.write(pack_targets(predictions, keys, origin))
 
 
-def _amounts(evaluation: Evaluation, documents: int | None) -> dict[str, int]:
+def amounts(evaluation: Evaluation, documents: int | None) -> dict[str, int]:
     """Return how much was read, without what the task does not have."""
     amounts = {
         "documents": documents,
@@ -106,13 +106,14 @@ def _amounts(evaluation: Evaluation, documents: int | None) -> dict[str, int]:
     return {name: amount for name, amount in amounts.items() if amount is not None}
 
 
-def _check_overrides(overrides: Sequence[str]) -> None:
+def check_overrides(overrides: Sequence[str], kinds: Sequence[str] = ("task",)) -> None:
+    """Raise ConfigError for an override that is not of these kinds, and changes nothing in an evaluation."""
     for override in overrides:
         key = override.split("=")[0]
-        if key.split(".")[0] != "task" and key not in EVALUATION_KEYS:
+        if key.split(".")[0] not in kinds and key not in EVALUATION_KEYS:
+            expected = ", ".join([*(f"{kind}.KEY" for kind in kinds), *EVALUATION_KEYS])
             raise ConfigError(
-                key,
-                f"does not change how a model is evaluated; expected task.KEY or {', '.join(EVALUATION_KEYS)}",
+                key, f"does not change how a model is evaluated; expected one of {expected}"
             )
 
 
@@ -140,15 +141,20 @@ def _build(
     )
     if run.task.fingerprint() != opened.state["fingerprint"]:
         raise CheckpointError(f"{opened.path} {_explain_other_data(opened.state)}")
+    require_split(run, split)
+    restore_counters(run, opened.state)
+    run.module.switch_off(run.phase.off if run.phase else ())
+    return run
+
+
+def require_split(run: Run, split: str) -> None:
+    """Raise UserError where the task has no such split, or no example in it."""
     if split not in run.task.splits():
         raise UserError(
             f"--split: the task has no split '{split}'; it has {', '.join(run.task.splits())}"
         )
     if not any(len(source) for source in run.task.sources(split).values()):
         raise UserError(f"--split: '{split}' holds no example")
-    restore_counters(run, opened.state)
-    run.module.switch_off(run.phase.off if run.phase else ())
-    return run
 
 
 def _explain_other_data(state: checkpoint.State) -> str:

@@ -55,6 +55,18 @@ def start_from(
     return list(start.report(sources))
 
 
+def heads_without_weights(module: ObjectiveModule, sources: Mapping[str, Source]) -> list[str]:
+    """Return the criteria that have parameters, and of whose head no source has the weights."""
+    by_network = {network_name(key): source for key, source in sources.items()}
+    missing = []
+    for part in module.parts.values():
+        if part.name in module.criteria and any(True for _ in part.component.parameters()):
+            source = by_network.get(_network_of(module, part))
+            if source is None or _matching(part, source)[1] is None:
+                missing.append(part.name)
+    return missing
+
+
 def _network_of(module: ObjectiveModule, part: Part) -> str:
     """Return the network whose encodings a criterion reads, or that a learned noiser runs."""
     if part.name not in module.encodes:
