@@ -117,7 +117,11 @@ def label_values(build: BuildContext, label: str, kinds: tuple[str, ...]) -> tup
         raise ConfigError(
             f"{build.key}.label",
             f"the label '{label}' is of the kind '{kind}', and this criterion learns {' or '.join(kinds)}"
-            + (f"; the task has {', '.join(others)}" if others else ""),
+            + (
+                f"; the task has {', '.join(others)}"
+                if others
+                else "; expected another criterion, or a task that is told what the label is"
+            ),
         )
     if label not in build.labels:
         raise ConfigError(

@@ -47,11 +47,11 @@ class Examples(LabelledTask["Examples.Config"]):
         valid_share: float = option(
             0.1, "share of the data held out where `valid` is empty", low=0, high=0.9
         )
-        texts: tuple[str | int, ...] = option(
+        texts: str | int | tuple[str | int, ...] = option(
             ("text",),
             "columns of the texts, in the order of a sequence; NAME=COLUMN renames one",
         )
-        choices: tuple[str | int, ...] = option(
+        choices: str | int | tuple[str | int, ...] = option(
             (),
             "columns of the choices, or one column that holds a list; they are the text 'choices'",
         )
@@ -84,7 +84,7 @@ class Examples(LabelledTask["Examples.Config"]):
             super().__post_init__()
             if not self.data:
                 raise ConfigError("data", "names no file; expected the training examples")
-            if not self.texts:
+            if not _listed(self.texts):
                 raise ConfigError("texts", "names no column; expected at least one text")
             listed = [str(name) for name in self.classes]
             for name in listed:
@@ -97,10 +97,14 @@ class Examples(LabelledTask["Examples.Config"]):
                         "texts", f"two texts are called '{name}'; rename one: NAME=COLUMN"
                     )
 
+        def columns_of_choices(self) -> tuple[str, ...]:
+            """Return the columns of the choices; empty: there are none."""
+            return _listed(self.choices)
+
         def named_texts(self) -> list[tuple[str, str]]:
             """Return the name and the column of each text; column 3 without a name is the text 'text3'."""
             pairs = []
-            for entry in map(str, self.texts):
+            for entry in _listed(self.texts):
                 name, equals, column = entry.partition("=")
                 if not equals:
                     name = f"text{entry}" if entry.lstrip("-").isdecimal() else entry
@@ -116,7 +120,7 @@ class Examples(LabelledTask["Examples.Config"]):
         return TableReader(
             columns=Columns(
                 texts=config.named_texts(),
-                choices=tuple(map(str, config.choices)),
+                choices=config.columns_of_choices(),
                 label=None if config.label is None else str(config.label),
                 key=None if config.key is None else str(config.key),
                 separator=config.separator,
@@ -135,7 +139,7 @@ class Examples(LabelledTask["Examples.Config"]):
     @property
     def _stated_kind(self) -> str:
         """The kind of the label as options have it: a label beside choices is the right one."""
-        auto = "choice" if self.config.choices else "auto"
+        auto = "choice" if self.config.columns_of_choices() else "auto"
         return auto if self.config.kind == "auto" else self.config.kind
 
     def find_splits(self) -> tuple[str, ...]:
@@ -165,13 +169,14 @@ class Examples(LabelledTask["Examples.Config"]):
         names = [name for name, _ in self.config.named_texts()]
         spans = names[-1] if self.reader.kind == "span" else None
         texts = [TextSpec(name, has_spans=name == spans) for name in names]
-        return (*texts, *([TextSpec(CHOICES, is_list=True)] if self.config.choices else []))
+        choices = self.config.columns_of_choices()
+        return (*texts, *([TextSpec(CHOICES, is_list=True)] if choices else []))
 
     def describe_labels(self, records: Sequence[Labelled]) -> tuple[LabelSpace, ...]:
         config, kind = self.config, self.reader.kind
         if config.label is None:
             return ()
-        if kind == "choice" and not config.choices:
+        if kind == "choice" and not config.columns_of_choices():
             raise ConfigError(
                 "task.choices", "a label of the kind choice needs the columns of the choices"
             )
@@ -188,6 +193,12 @@ class Examples(LabelledTask["Examples.Config"]):
         text = config.named_texts()[-1][0] if kind == "span" else ""
         optional = kind == "span" and len(values) < len(everything)
         return (LabelSpace(LABEL, kind, names, text, optional),)
+
+
+def _listed(columns: str | int | Sequence[str | int]) -> tuple[str, ...]:
+    """Return the columns that an option states, of which one needs no brackets."""
+    several = (columns,) if isinstance(columns, (str, int)) else columns
+    return tuple(map(str, several))
 
 
 def _places(values: Sequence[tuple[float, ...]]) -> tuple[str, ...]:

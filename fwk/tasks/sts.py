@@ -23,7 +23,7 @@ class Sts(Examples):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Examples.Config):
-        texts: tuple[str | int, ...] = option(
+        texts: str | int | tuple[str | int, ...] = option(
             ("sentence1", "sentence2"), "columns of the sentences"
         )
         label: str | int | None = option("score", "column of the similarity")

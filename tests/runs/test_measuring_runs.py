@@ -58,9 +58,7 @@ def test_a_part_of_the_split_is_measured_where_validation_reads_a_part(name: str
             assert metrics["accuracy"] == pytest.approx(metrics[f"{name}/accuracy"])
 
 
-@pytest.mark.parametrize(
-    "name", ["classification", pytest.param(WINDOWS, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["classification", pytest.param(WINDOWS, marks=pytest.mark.slow)])
 def test_a_run_is_evaluated_and_asked_without_the_data_of_training(
     name: str, tmp_path: Path
 ) -> None:

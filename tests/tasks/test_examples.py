@@ -76,7 +76,8 @@ def test_every_shape_of_a_table_gives_the_same_examples(table: Path, tmp_path: P
     assert contents(task(bare, columns=["text", "label"])) == expected
     for last in (1, -1, "1"):
         assert contents(task(bare, texts=["text=0"], label=last)) == expected
-    assert task(bare, texts=[0], label=1).text_names() == ("text0",)
+    for texts in ([0], 0, "0"):
+        assert task(bare, texts=texts, label=1).text_names() == ("text0",)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +115,24 @@ def test_a_label_beside_choices_is_the_right_one(tmp_path: Path) -> None:
     assert task(path, choices=["among"], kind="class").labels() == {"label": ("0", "1")}
     source = opened.sources("train")[SOURCE]
     assert [len(source[n].texts["choices"]) for n in range(4)] == [2, 3, 2, 3]
+
+
+def test_a_row_may_leave_its_last_choices_empty(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("q,1st,2nd,3rd,gold\nwhere,here,there,away,C\nwho,you,me,,A\n")
+    options = {"texts": "q", "choices": ["1st", "2nd", "3rd"], "label": "gold"}
+    source = task(path, **options).sources("train")[SOURCE]
+    assert [len(source[n].texts["choices"]) for n in range(2)] == [3, 2]
+    assert source.labels["label"].tolist() == [2, 0]
+    for row, message in (
+        ("who,you,,me,A", "data.csv:2: the text '2nd' is empty"),
+        ("who,you,,,A", "there is 1 choice, expected at least 2"),
+        ("who,you,me,,C", "the right choice is number 2, and there are 2"),
+        ("who,you,me,he,E", "the right choice is number 4, and there are 3"),
+    ):
+        path.write_text(f"q,1st,2nd,3rd,gold\n{row}\n")
+        with pytest.raises(DataError, match=message):
+            task(path, **options)
 
 
 @pytest.mark.parametrize(
@@ -387,3 +406,10 @@ def test_a_run_evaluates_other_tables_with_its_own_classes(table: Path, tmp_path
     with pytest.raises(DataError, match="unknown label 'fine'"):
         wrong = jsonl(tmp_path, [{"text": "a", "label": "fine"}], "wrong.jsonl")
         evaluated("test", test=str(wrong), length=32)
+
+
+def test_a_text_that_is_cut_is_told_once(table: Path, caplog) -> None:
+    opened = task(table)
+    for _ in range(2):
+        opened.example_of("word " * 100)
+    assert caplog.text.count("more than task.length=32 tokens and is cut") == 1

@@ -70,7 +70,7 @@ class TableReader:
             name: require_text(values[column], place, column) for name, column in columns.texts
         }
         if columns.choices:
-            texts[CHOICES] = _choices([values[column] for column in columns.choices], place)
+            texts[CHOICES] = _choices({column: values[column] for column in columns.choices}, place)
         value = self._label(values, place, unlabelled)
         self._check_fits(value, texts, place)
         return Labelled(
@@ -111,10 +111,16 @@ def require_text(value: object, place: str, column: str) -> str:
     raise BadRow(place, f"the text '{column}' {shown}; expected text")
 
 
-def _choices(cells: Sequence[object], place: str) -> tuple[str, ...]:
-    only = cells[0]
-    elements = only if len(cells) == 1 and isinstance(only, (list, tuple)) else cells
-    choices = tuple(require_text(element, place, CHOICES) for element in elements)
+def _choices(cells: PlainMapping, place: str) -> tuple[str, ...]:
+    """Return the choices of a row. cells: by column; the last ones may be empty, where a row has fewer choices."""
+    named = list(cells.items())
+    column, only = named[0]
+    if len(named) == 1 and isinstance(only, (list, tuple)):
+        named = [(column, element) for element in only]
+    else:
+        while named and is_empty(named[-1][1]):
+            named.pop()
+    choices = tuple(require_text(element, place, column) for column, element in named)
     if len(choices) < 2:
         raise BadRow(place, f"there is {len(choices)} choice, expected at least 2")
     return choices

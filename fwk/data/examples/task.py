@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -36,6 +37,9 @@ from fwk.data.tokenizers import KINDS, Tokenizer, load, train
 from fwk.data.tokenizers.vocabulary import vocabulary_of
 from fwk.errors import DataError, did_you_mean
 
+logger = logging.getLogger(__name__)
+
+_CUT = "a text has more than task.length=%d tokens and is cut, without windows; others may be, too"
 OptionsT = TypeVar("OptionsT", bound=LabelledOptions)
 
 
@@ -49,6 +53,7 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     _sizes: dict[str, int]  # examples by training source
     _fingerprint: str
     _demonstrations: Sets  # of prompts outside of training
+    _has_told_cut = False  # that a text somebody asked about is too long
 
     # -- what a subclass defines
 
@@ -268,21 +273,17 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
 
     def example_of(self, text: str | Sequence[str] | Mapping[str, Any]) -> Example:
         """Return an example without labels. text: one text, the texts in order, or a mapping by name."""
-        return self.encoder.unlabelled(self._by_name(text))[0]
-
-    def _by_name(self, text: str | Sequence[str] | Mapping[str, Any]) -> PlainDict:
-        """Return the texts of an example by name. Raises DataError where one is missing or empty."""
-        names = self.encoder.names
-        parts = [text] if isinstance(text, str) else text
-        if not isinstance(parts, (Mapping, Sequence)):
-            raise DataError(f"expected the texts {', '.join(names)}, got {text!r:.120}")
-        values = dict(parts) if isinstance(parts, Mapping) else dict(zip(names, parts))
-        if set(values) != set(names) or len(parts) != len(names):
-            raise DataError(f"expected the texts {', '.join(names)}, got {text!r:.120}")
-        return {spec.name: _checked(values[spec.name], spec) for spec in self.encoder.texts}
+        examples, names = (
+            self.encoder.unlabelled(_texts_by_name(text, self.encoder.texts)),
+            self.encoder.names,
+        )
+        if not self._has_told_cut and examples.sizes(names)[0] > self.encoder.room:
+            self._has_told_cut = True  # once: there may be millions
+            logger.warning(_CUT, self.config.length)
+        return examples[0]
 
     def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> PlainDict:
-        example = self.encoder.unlabelled(self._by_name(text))
+        example = self.encoder.unlabelled(_texts_by_name(text, self.encoder.texts))
         return {
             label: files.by_example(
                 example, self.spaces[label], {0: value}, self.no_answer_threshold
@@ -290,6 +291,20 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
             for label, value in predictions.items()
             if label in self.spaces
         }
+
+
+def _texts_by_name(
+    text: str | Sequence[str] | Mapping[str, Any], specs: Sequence[TextSpec]
+) -> dict[str, str | tuple[str, ...]]:
+    """Return the texts of an example by name. Raises DataError where one is missing or empty, or no text."""
+    names = [spec.name for spec in specs]
+    parts = [text] if isinstance(text, str) else text
+    if not isinstance(parts, (Mapping, Sequence)):
+        raise DataError(f"expected the texts {', '.join(names)}, got {text!r:.120}")
+    values = dict(parts) if isinstance(parts, Mapping) else dict(zip(names, parts))
+    if set(values) != set(names) or len(parts) != len(names):
+        raise DataError(f"expected the texts {', '.join(names)}, got {text!r:.120}")
+    return {spec.name: _checked(values[spec.name], spec) for spec in specs}
 
 
 def _checked(value: object, spec: TextSpec) -> str | tuple[str, ...]:
