@@ -1,9 +1,8 @@
 """Semantic textual similarity: pairs of sentences with a number, to judge vectors without training.
 
-    fwk-train --task sts --criterion similarity task.data=STS-B/dev.tsv model.from=MODEL train.updates=1 optimizer.lr=0
+    fwk-evaluate MODEL --task sts --criterion similarity task.data=STS-B/dev.tsv
 
-judges a model as it is: the rate 0 changes no weight, and the correlations are those of the validation. The columns are
-those of STS-B by default. The data are evaluated as a whole: they are the split `valid` too, unless
+The columns are those of STS-B by default. The data are evaluated as a whole: they are the split `valid` too, unless
 `task.valid` names other files.
 """
 
