@@ -37,5 +37,6 @@ def test_the_loss_is_the_equation_in_float64() -> None:
     term = criterion(views, None).terms["similarity"]
     assert float(term.sum) == pytest.approx(expected, rel=1e-12)
     assert int(criterion.normalizers(views, None)["similarity"]) == 5
-    assert criterion.predict(views, None)["label"].tolist() == pytest.approx(cosines)
+    numbers = [-1 + 6 * cosine for cosine in cosines]  # in the unit of the label
+    assert criterion.predict(views, None)["label"].tolist() == pytest.approx(numbers)
     assert not list(criterion.parameters())
