@@ -160,6 +160,11 @@ class Examples(LabelledTask["Examples.Config"]):
         if config.valid or not config.valid_share:
             return {SOURCE: records}
         held_out = keyed_held_out(self.seed, [record.key for record in records], config.valid_share)
+        if not held_out.any():
+            raise DataError(
+                f"task.valid_share: {len(records)} examples with one key leave none to hold out; name files to "
+                "validate on (task.valid), another column (task.key), or set task.valid_share=0"
+            )
         self._kept_back = [record for record, held in zip(records, held_out) if held]
         if split == "valid":
             return {SOURCE: self._kept_back}

@@ -198,6 +198,12 @@ def test_held_out_rows_and_the_others_are_all_rows(table: Path) -> None:
     assert all(task(table, seed, valid_share=0.7).labels()["label"] for seed in range(5))
 
 
+def test_rows_of_one_key_leave_none_to_hold_out(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": label, "id": "x"} for text, label in ROWS]
+    with pytest.raises(DataError, match="12 examples with one key leave none to hold out"):
+        task(jsonl(tmp_path, rows), key="id", valid_share=0.1)
+
+
 @pytest.mark.parametrize(
     ("name", "values", "sizes"),
     [("fraction", (0.2, 0.5, 1.0), (3, 6, 12)), ("per_class", (1, 2, 9), (3, 6, 12))],
