@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fwk.contracts.component import ConfigT
 from fwk.contracts.context import BuildContext, Context
-from fwk.contracts.heads import HeadOutputs
+from fwk.contracts.heads import HasHead
 from fwk.contracts.read import Read
 from fwk.contracts.replaced import ReadsByOldNames
 from fwk.contracts.sizes import SequenceShape, Transformer
@@ -23,7 +23,7 @@ from fwk.contracts.views import Output, View
 __all__ = ["Criterion", "Read"]
 
 
-class Criterion(ReadsByOldNames, nn.Module, Generic[ConfigT]):
+class Criterion(ReadsByOldNames, HasHead, nn.Module, Generic[ConfigT]):
     """Base class of criteria, registered with `@register("criterion", NAME)`.
 
     Output heads belong to the criterion, so any criterion runs on any encoder. A subclass defines `reads`,
@@ -37,13 +37,6 @@ class Criterion(ReadsByOldNames, nn.Module, Generic[ConfigT]):
     @dataclass(frozen=True, kw_only=True)
     class Scoring:
         """Options of `log_probs`, set by `fwk-score`."""
-
-    # what the head corresponds to in other libraries, for fwk-export: 'masked_lm' (a `MaskedLMHead`), 'replaced_token'
-    # (dense, GELU, and a dense layer to one logit, which is positive where a token was replaced),
-    # 'sequence_classification', 'multilabel_classification', 'sequence_regression' and 'multiple_choice' (a
-    # `SequenceHead`), or 'question_answering' (a dense layer `output` to the logits of start and end)
-    roles: tuple[str, ...] = ()
-    head_path: str = "head"  # the attribute that holds the head
 
     def __init__(self, config: ConfigT, build: BuildContext) -> None:
         super().__init__()
@@ -84,17 +77,6 @@ class Criterion(ReadsByOldNames, nn.Module, Generic[ConfigT]):
         cls, config: ConfigT, encoder: tuple[Transformer, ...], shape: SequenceShape
     ) -> float | None:
         """Return the operations of one forward pass of the heads on one sequence; None: unknown (see `fwk.flops`)."""
-        return None
-
-    def head_outputs(self) -> HeadOutputs:
-        """Return what the outputs of the head mean (optional)."""
-        return HeadOutputs()
-
-    def pooling_of_vectors(self) -> str | None:
-        """Return how the vectors of sequences are made that this criterion compares, such as 'mean' (optional).
-
-        None: it compares none.
-        """
         return None
 
     def states(self) -> tuple[str, ...]:

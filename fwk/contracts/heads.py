@@ -19,3 +19,25 @@ class HeadOutputs:
     form: str = (
         ""  # what the head reads, in words; the weights of a head of another form do not fit
     )
+
+
+class HasHead:
+    """What a criterion says of its head to code that exports it or starts another head from it (optional)."""
+
+    # what the head corresponds to in other libraries, for fwk-export: 'masked_lm' (a `MaskedLMHead`), 'replaced_token'
+    # (dense, GELU, and a dense layer to one logit, which is positive where a token was replaced),
+    # 'sequence_classification', 'multilabel_classification', 'sequence_regression' and 'multiple_choice' (a
+    # `SequenceHead`), or 'question_answering' (a dense layer `output` to the logits of start and end)
+    roles: tuple[str, ...] = ()
+    head_path: str = "head"  # the attribute that holds the head
+
+    def head_outputs(self) -> HeadOutputs:
+        """Return what the outputs of the head mean."""
+        return HeadOutputs()
+
+    def pooling_of_vectors(self) -> str | None:
+        """Return how the vectors of sequences are made that this criterion compares, such as 'mean'.
+
+        None: it compares none.
+        """
+        return None

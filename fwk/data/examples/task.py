@@ -88,7 +88,7 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
             raise DataError("task: there is no training example")
         texts = self.describe_texts(everything)
         spaces = {space.name: space for space in self.describe_labels(everything)}
-        self.encoder = ExampleEncoder(config, self._open_tokenizer(everything), texts, spaces)
+        self.encoder = ExampleEncoder(config, open_tokenizer(config, everything), texts, spaces)
         self._read_training(choose(records, self.encoder, seed))
         self._sizes = {name: len(source) for name, source in self._encoded["train"].items()}
         if "valid" in self._splits:
@@ -139,22 +139,6 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
             task._names = tuple(dict.fromkeys([*task._names, *task._encoded[split]]))
         return task
 
-    def _open_tokenizer(self, records: Iterable[Labelled]) -> Tokenizer:
-        kind = self.config.tokenizer or KINDS[0]
-        if kind not in KINDS:
-            return load(kind)
-        # a list, which is read again where the texts have more characters than the vocabulary
-        texts = [
-            text
-            for record in records
-            for value in record.texts.values()
-            for text in ((value,) if isinstance(value, str) else value)
-        ]
-        return train(texts, kind, self.config.vocabulary, self.config.lower)
-
-    # -- the contract
-
-    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of all texts."""
         return self.encoder.tokenizer
@@ -318,3 +302,21 @@ def _checked(value: object, spec: TextSpec) -> str | tuple[str, ...]:
         if not element.strip():
             raise DataError(f"the text '{spec.name}' is empty")
     return tuple(elements) if spec.is_list else elements[0]
+
+
+def open_tokenizer(config: LabelledOptions, records: Iterable[Labelled]) -> Tokenizer:
+    kind = config.tokenizer or KINDS[0]
+    if kind not in KINDS:
+        return load(kind)
+    # a list, which is read again where the texts have more characters than the vocabulary
+    texts = [
+        text
+        for record in records
+        for value in record.texts.values()
+        for text in ((value,) if isinstance(value, str) else value)
+    ]
+    return train(texts, kind, config.vocabulary, config.lower)
+
+# -- the contract
+
+@property
