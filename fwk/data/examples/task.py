@@ -139,6 +139,9 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
             task._names = tuple(dict.fromkeys([*task._names, *task._encoded[split]]))
         return task
 
+    # -- the contract
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of all texts."""
         return self.encoder.tokenizer
@@ -316,7 +319,3 @@ def open_tokenizer(config: LabelledOptions, records: Iterable[Labelled]) -> Toke
         for text in ((value,) if isinstance(value, str) else value)
     ]
     return train(texts, kind, config.vocabulary, config.lower)
-
-# -- the contract
-
-@property
