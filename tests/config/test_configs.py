@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from string import Formatter
 
 import pytest
+from support import fine_tuning
 from support.cases import PROMPTED, TREEBANK, labelled
 from support.paths import ROOT
 
@@ -407,7 +409,14 @@ TABLE |= {
     }
     for name, (template, words) in LM_BFF.items()
 }
+TABLE |= {
+    f"configs/papers/fine_tuning/{name}.yaml": settings
+    for name, settings in fine_tuning.table().items()
+}
+FILES_OF_TASKS: dict[str, Path] = {}  # `folder`: where tiny GLUE, SQuAD and SWAG are
 GRIDS = [
+    ("fine_tuning/electra_rte", ["optimizer.lr=3.0e-4"]),
+    ("fine_tuning/electra_squad", ["optimizer.lr=5.0e-5", "optimizer.layer_decay=0.9"]),
     *(
         ("coco_lm_crop_fraction", [f"views.cropped.keep={keep}"])
         for keep in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -447,6 +456,14 @@ def in_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def files_of_tasks(tmp_path_factory):
+    """Write tiny files in the shapes of GLUE, SQuAD and SWAG."""
+    folder = tmp_path_factory.mktemp("tasks")
+    fine_tuning.write_files(folder)
+    FILES_OF_TASKS["folder"] = folder
+
+
 def resolved(name: str, *overrides: str):
     data = ["task.data=store"] if name in TEXT else []
     with trusting(True):  # one of them names an example of this repository
@@ -481,10 +498,11 @@ def tiny(name: str, *overrides: str, **train):
         kept["task"] = labelled("colour")["task"]
     if config["task"].get("templates"):
         kept["task"] = PROMPTED["task"]
-    model = {
-        key: config["model"][key]
-        for key in ("name", "positions", "norm", "initialisation", "buckets", "farthest")
-    }
+    elif name.startswith("configs/papers/fine_tuning/"):
+        kept["task"] = fine_tuning.tiny_task(config["task"], FILES_OF_TASKS["folder"])
+        train = {"best_metric": config["train"]["best_metric"], **train}
+    shapes = ("name", "positions", "norm", "initialisation", "buckets", "farthest", "pooler")
+    model = {key: config["model"][key] for key in shapes if key in config["model"]}
     changes = {
         **kept,
         "model": model,
