@@ -97,21 +97,6 @@ WORDS = (
     *("door", "house", "apple", "barn", "red", "green", "old"),
     *("new", "small", "white", "garden", "school", "kitchen", "attic"),
 )
-    "door",
-    "house",
-    "apple",
-    "barn",
-    "red",
-    "green",
-    "old",
-    "new",
-    "small",
-    "white",
-    "garden",
-    "school",
-    "kitchen",
-    "attic",
-]
 
 
 def sentence(number: int) -> str:
