@@ -286,7 +286,8 @@ def main() -> None:
                 with open(RESULTS, "a", encoding="utf-8") as file:
                     file.write(json.dumps(result) + "\n")
                 print(result, flush=True)
-    made = tables(results())
+    size = (arguments.examples, arguments.epochs)
+    made = tables([r for r in results() if (r["examples"], r["epochs"]) == size])
     print(made)
     if arguments.write:
         write("fine_tuning", made)
