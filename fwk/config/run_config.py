@@ -82,8 +82,8 @@ class RunConfig:
         if self.train.patience and not (self.train.validate_every or self.train.validate_epochs):
             raise ConfigError(
                 "train.patience",
-                "counts evaluations on the valid split, and there is none before the end; set train.validate_every or "
-                "train.validate_epochs",
+                "counts evaluations on the valid split, but this run evaluates only at its end; set "
+                "train.validate_every or train.validate_epochs",
             )
 
     def weights_from(self) -> dict[str, str]:

@@ -32,7 +32,7 @@ def direction_of(name: str) -> Direction | None:
 def find_metric(name: str, known: Iterable[str], key: str) -> str:
     """Return the metric that a user named: by its whole name, or by its last parts where only one has them.
 
-    key: of the config, for errors. Raises ConfigError where there is none or more than one.
+    key: of the config, for errors. Raises ConfigError unless exactly one metric matches.
     """
     known = list(known)
     if name in known:

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
-from fwk.contracts.criterion import Criterion, Read
 from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.errors import ConfigError, did_you_mean
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
+from fwk.nn.sequence_criterion import SequenceCriterion
 
 
 @register("criterion", "classification")
-class Classification(Criterion["Classification.Config"]):
+class Classification(SequenceCriterion["Classification.Config"]):
     """Cross-entropy of the class of each sequence: single texts, and pairs that are read as one sequence."""
 
     roles = ("sequence_classification",)
@@ -64,17 +64,6 @@ class Classification(Criterion["Classification.Config"]):
         weights = [config.class_weights.get(name, 1.0) for name in self.classes]
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         self.logits = SequenceHead(config, build, len(self.classes))
-
-    @classmethod
-    def reads(cls, config: Config) -> dict[str, Read]:
-        return config.reads()
-
-    @classmethod
-    def needs_labels(cls, config: Config) -> tuple[str, ...]:
-        return (config.label,)
-
-    def states(self) -> tuple[str, ...]:
-        return self.config.states()
 
     def head_outputs(self) -> HeadOutputs:
         return HeadOutputs(names=self.classes, form=self.logits.form)

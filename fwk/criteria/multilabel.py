@@ -18,15 +18,15 @@ from torch import Tensor
 
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
-from fwk.contracts.criterion import Criterion, Read
 from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
+from fwk.nn.sequence_criterion import SequenceCriterion
 
 
 @register("criterion", "multilabel")
-class Multilabel(Criterion["Multilabel.Config"]):
+class Multilabel(SequenceCriterion["Multilabel.Config"]):
     """Binary cross-entropy of each class, for sequences that may belong to any number of classes."""
 
     roles = ("multilabel_classification",)
@@ -40,17 +40,6 @@ class Multilabel(Criterion["Multilabel.Config"]):
         super().__init__(config, build)
         self.classes = label_values(build, config.label, ("classes",))
         self.logits = SequenceHead(config, build, len(self.classes))
-
-    @classmethod
-    def reads(cls, config: Config) -> dict[str, Read]:
-        return config.reads()
-
-    @classmethod
-    def needs_labels(cls, config: Config) -> tuple[str, ...]:
-        return (config.label,)
-
-    def states(self) -> tuple[str, ...]:
-        return self.config.states()
 
     def head_outputs(self) -> HeadOutputs:
         return HeadOutputs(names=self.classes, form=self.logits.form)

@@ -18,15 +18,16 @@ from torch import Tensor
 
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
-from fwk.contracts.criterion import Criterion, Read
+from fwk.contracts.criterion import Read
 from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
+from fwk.nn.sequence_criterion import SequenceCriterion
 
 
 @register("criterion", "multiple_choice")
-class MultipleChoice(Criterion["MultipleChoice.Config"]):
+class MultipleChoice(SequenceCriterion["MultipleChoice.Config"]):
     """Cross-entropy of the right choice among the sequences of an example."""
 
     roles = ("multiple_choice",)
@@ -48,15 +49,8 @@ class MultipleChoice(Criterion["MultipleChoice.Config"]):
     def reads(cls, config: Config) -> dict[str, Read]:
         return config.reads({"noiser": "identity", "fields": list(config.fields)})
 
-    @classmethod
-    def needs_labels(cls, config: Config) -> tuple[str, ...]:
-        return (config.label,)
-
     def head_outputs(self) -> HeadOutputs:
         return HeadOutputs(form=self.scores.form)
-
-    def states(self) -> tuple[str, ...]:
-        return self.config.states()
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.view]

@@ -17,16 +17,16 @@ from torch import Tensor
 
 from fwk.components.registry import register
 from fwk.contracts.context import BuildContext, Context
-from fwk.contracts.criterion import Criterion, Read
 from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.errors import ConfigError
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
+from fwk.nn.sequence_criterion import SequenceCriterion
 
 
 @register("criterion", "regression")
-class Regression(Criterion["Regression.Config"]):
+class Regression(SequenceCriterion["Regression.Config"]):
     """Squared error of numbers, such as the similarity of two sentences."""
 
     roles = ("sequence_regression",)
@@ -50,17 +50,6 @@ class Regression(Criterion["Regression.Config"]):
         self.several = build.label_kinds.get(config.label) == "numbers"
         self.names = names if self.several else (config.label,)
         self.outputs = SequenceHead(config, build, len(self.names))
-
-    @classmethod
-    def reads(cls, config: Config) -> dict[str, Read]:
-        return config.reads()
-
-    @classmethod
-    def needs_labels(cls, config: Config) -> tuple[str, ...]:
-        return (config.label,)
-
-    def states(self) -> tuple[str, ...]:
-        return self.config.states()
 
     def head_outputs(self) -> HeadOutputs:
         low, high = self.config.low, self.config.high

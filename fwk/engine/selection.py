@@ -65,7 +65,7 @@ class Selection:
     def find(self, metrics: dict[str, float]) -> str | None:
         """Return the name of the metric among those of an evaluation; None where it may belong to a later phase.
 
-        Raises ConfigError where there is none of that name, or more than one.
+        Raises ConfigError unless exactly one metric has that name.
         """
         module = self.run.module
         try:

@@ -277,6 +277,6 @@ def _sizes(values: PlainDict) -> tuple[Transformer, ...]:
 
 
 def _size(values: PlainDict, names: Sequence[str]) -> int:
-    """Return the first of these entries that is a number above 0; 0 where there is none."""
+    """Return the first of these entries that is a number above 0; 0 if no entry is."""
     numbers = (values[name] for name in names if isinstance(values.get(name), int))
     return next((number for number in numbers if number > 0), 0)

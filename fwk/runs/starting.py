@@ -233,7 +233,7 @@ def _fits(target: Tensor, value: Tensor) -> bool:
 
 
 def _matching(part: Part, source: Source) -> tuple[str, SourcePart | None]:
-    """Return the part of a source whose weights a part takes, with the path of its tensors; None: there is none."""
+    """Return the part of a source whose weights a part takes, with the path of its tensors; None if it has none."""
     name: str | None = part.name
     if part.name not in source.parts:
         roles = set(part.component.roles)

@@ -55,7 +55,9 @@ class Examples(LabelledTask["Examples.Config"]):
             (),
             "columns of the choices, or one column that holds a list; they are the text 'choices'",
         )
-        label: str | int | None = option("label", "column of the label (null: there is none)")
+        label: str | int | None = option(
+            "label", "column of the label (null: the data have no label)"
+        )
         kind: Literal["auto", "class", "classes", "number", "numbers", "choice", "span"] = option(
             "auto",
             "what the label is: one class, several, a number, several, the right choice, or characters of the last "

@@ -39,8 +39,9 @@ def kind_of(values: Iterable[object]) -> str:
         return "numbers" if elements and all(map(_is_plain_number, elements)) else "classes"
     if not present or not all(map(_is_number, present)):
         return "class"
-    whole = all(float(value) == int(float(value)) and "." not in str(value) for value in present)  # type: ignore[arg-type]
-    return "class" if whole and len({str(value) for value in present}) <= FEW else "number"
+    numbers = [str(value) for value in present]
+    whole = all("." not in number and float(number).is_integer() for number in numbers)
+    return "class" if whole and len(set(numbers)) <= FEW else "number"
 
 
 def _is_plain_number(value: object) -> bool:
@@ -86,7 +87,7 @@ def choice(value: object, place: str) -> int:
 
 
 def span(value: Any, place: str) -> tuple[int, int] | None:
-    """Return the characters [start, stop) of an answer; None: there is none.
+    """Return the characters [start, stop) of an answer; None if the question has no answer.
 
     A cell is [start, stop], {start, stop}, or {answer_start, text} as in SQuAD, where both may be lists, empty for a
     question without an answer.

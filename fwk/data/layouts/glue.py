@@ -138,7 +138,7 @@ class GlueFiles:
         return f"{header}; texts in column {texts}; {label}"
 
     def file(self, split: str) -> str:
-        """Return the file of a split. Raises DataError where there is none."""
+        """Return the file of a split. Raises DataError if the split has no file."""
         if split not in self.files:
             raise DataError(
                 f"GLUE's {self.task.name} has no file of the split '{split}'{did_you_mean(split, self.files)}"

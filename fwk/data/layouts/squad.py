@@ -228,7 +228,7 @@ def _best_threshold(
     """Return the best mean score, in percent, and the threshold of `no_answer` above which no answer is given.
 
     At first no question is answered, so all questions without an answer are right. Then the threshold rises over one
-    question after another: an answer scores what it scores, and costs 1 where there is none.
+    question after another: an answer adds its score, or costs 1 if the question has no answer.
     """
     current = best = float(sum(not answers for answers in gold.values()))
     threshold = 0.0

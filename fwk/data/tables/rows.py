@@ -1,4 +1,4 @@
-"""What reading a table gives, and how it is told to read."""
+"""The rows of a table, and the options that say how it is read."""
 
 from __future__ import annotations
 

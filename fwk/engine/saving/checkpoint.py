@@ -430,7 +430,7 @@ def saved_weights(run: Path) -> SavedTensors | None:
 def find_checkpoint(path: Path, which: str = "newest") -> Path:
     """Return the checkpoint folder for a checkpoint, `latest`, `best` or a run's folder (its newest intact one).
 
-    which: 'best' for the best one of a run instead. Raises CheckpointError where there is none.
+    which: 'best' for the best one of a run instead. Raises CheckpointError where no such checkpoint exists.
     """
     if which == "best":
         return _best_checkpoint(path)
