@@ -20,6 +20,9 @@ COUNTERS = {
     *("train.keep_last", "train.keep_best", "train.check_ranks_every", "train.patience"),
     *("sentences.fewest", "synthetic.shortest", "cnn_bilstm.widths"),
     *("cvt_parsing.turns", "cvt_parsing.turn", "cvt_tagging.turns", "cvt_tagging.turn"),
+    # columns and classes by number, which are looked up in the data
+    *(f"{task}.{name}" for task in ("examples", "sts") for name in ("texts", "choices", "label")),
+    *(f"{task}.{name}" for task in ("examples", "sts") for name in ("classes", "key")),
     *("summary.sentences", "summary.baseline_tokens", "two_stage.updates"),
 }
 
