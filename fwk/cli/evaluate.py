@@ -28,12 +28,14 @@ examples:
   fwk-evaluate runs/parser --split test --predictions parsed.conllu
   fwk-evaluate runs/bert task.valid=held-out.txt
   fwk-evaluate runs/parser --text raw.txt --predictions parsed.jsonl
+  fwk-evaluate runs/pairs --text pairs.tsv
   fwk-evaluate runs/bert --task sts --criterion similarity task.data=STS-B/dev.tsv
 
 Settings such as task.valid=..., train.batch=N and train.device=... override the run's config. Metrics go to standard
-output as one JSON object. With --text, the predictions do: one JSON object for each line that is not empty.
+output as one JSON object. With --text, the predictions do: one JSON object for each line that is not empty, or for
+each row of a table whose columns are the texts that the task reads; a list of choices is JSON in a cell.
 Exit status: 0 done, 2 the input was wrong, 1 something else failed."""
-WINDOW = 1024  # lines that are read ahead, so that lines of similar length share a batch
+WINDOW = 1024  # examples that are read ahead, so that those of similar length share a batch
 
 
 def parser() -> Parser:
@@ -52,7 +54,8 @@ def parser() -> Parser:
         "--text",
         metavar="FILE",
         type=expand_user,
-        help="instead of a split: raw text, one example per line (.gz, .xz, .zst; - for standard input)",
+        help="instead of a split: raw text, one example per line (.gz, .xz, .zst; - for standard input), or a table "
+        "(.tsv, .csv, .jsonl) with a column for each text of an example",
     )
     p.add_argument(
         "--predictions",
@@ -200,8 +203,9 @@ def _refuse_options_of_splits(arguments: argparse.Namespace) -> None:
 
 
 def _predictions(arguments: argparse.Namespace) -> Iterator[Plain]:
-    """Yield the prediction for each line of a file that is not empty."""
-    from fwk.data.text import path_not_found, text_lines
+    """Yield the prediction for each line of a file that is not empty, or for each row of a table."""
+    from fwk.data.raw_texts import read_raw_texts
+    from fwk.data.text import path_not_found
     from fwk.engine.predict import predict_texts
     from fwk.runs.loaded import load
 
@@ -214,8 +218,8 @@ def _predictions(arguments: argparse.Namespace) -> Iterator[Plain]:
         average=arguments.average or None,
         checkpoint=chosen_checkpoint(arguments),
     )
-    lines = ((line, f"{file}:{n}") for n, line in text_lines(file) if line.strip())
-    while window := list(islice(lines, WINDOW)):
+    examples = read_raw_texts(file, loaded.task.text_names())
+    while window := list(islice(examples, WINDOW)):
         texts, places = zip(*window)
         yield from predict_texts(loaded.module, loaded.task, texts, places)
 

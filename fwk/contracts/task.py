@@ -9,18 +9,21 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol
+from typing import Any, Generic, Protocol, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
 from fwk.contracts.component import ConfigT
 from fwk.contracts.context import Vocabulary
+from fwk.contracts.shapes import Plain
 from fwk.contracts.views import Batch
 from fwk.errors import UserError
 
 # of a split: by source and label, example number in the source -> what a criterion's `predict` returned for it
 Predictions = Mapping[str, Mapping[str, Mapping[int, Tensor]]]
+# one text, its words or several texts in order, or texts by name; a text may be a list of texts
+RawText: TypeAlias = str | Sequence[str | Sequence[str]] | Mapping[str, str | Sequence[str]]
 
 
 class Source(Protocol):
@@ -231,13 +234,17 @@ class Task(Generic[ConfigT]):
         """
         raise NotImplementedError
 
-    def example_of(self, text: str | Sequence[str]) -> Any:
+    def example_of(self, text: RawText) -> Any:
         """Return an example without labels, as `collate` takes it, of a raw text or its words (optional).
 
         `Loaded.predict` reads raw text if a task overrides it. It must work without the data. Raises DataError for a
         text that cannot be read.
         """
         raise NotImplementedError
+
+    def examples_of(self, text: RawText) -> Sequence[Any]:
+        """Return the examples that a raw text becomes: several where a long text is read in windows."""
+        return [self.example_of(text)]
 
     def source_of(self, label: str) -> str | None:
         """Return the source as whose example a raw text is read when this label is predicted; None: any.
@@ -246,12 +253,20 @@ class Task(Generic[ConfigT]):
         """
         return None
 
-    def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> Any:
+    def readable(self, text: RawText, predictions: Mapping[str, Tensor]) -> Plain:
         """Return the predictions for one raw text as JSON data that people can read.
 
         predictions: by label, the row of this text in what a criterion's `predict` returned, padding included.
         """
         return {label: value.tolist() for label, value in predictions.items()}
+
+    def combined(self, text: RawText, predictions: Sequence[Mapping[str, Tensor]]) -> Plain:
+        """Return the predictions for one raw text as `readable` does, from those for each of its `examples_of`.
+
+        A task whose texts become several examples overrides it.
+        """
+        (prediction,) = predictions
+        return self.readable(text, prediction)
 
     def metrics_of_predictions(self, split: str, predictions: Predictions) -> dict[str, float]:
         """Return metrics of a split that need all of its predictions, such as a correlation (optional).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -12,7 +12,7 @@ from torch import Tensor
 from fwk.config.run_config import RunConfig
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.plain import PlainMapping
-from fwk.contracts.task import Task
+from fwk.contracts.task import RawText, Task
 from fwk.engine.assets import write_assets
 from fwk.engine.encode_texts import encode_texts
 from fwk.engine.module import ObjectiveModule
@@ -55,8 +55,11 @@ class Loaded:
                 f"'{name}' of {self.folder} was never trained, so what it computes is noise; {remedy}",
             )
 
-    def predict(self, texts: Iterable[str | Sequence[str]], batch: int = 64) -> list[Any]:
-        """Return the criteria's predictions for raw texts (or lists of words), in the form that the task gives them.
+    def predict(self, texts: Iterable[RawText], batch: int = 64) -> list[Any]:
+        """Return the criteria's predictions for raw texts, in the form that the task gives them.
+
+        A text is what the task reads: one text, a list of words or of texts, or texts by name. One that the task reads
+        in windows has the prediction of all of them, as in an evaluation.
 
         batch: texts at a time; fewer where they are long. Raises UserError where the task reads no raw text or no
         criterion predicts, and DataError, which names the text, where one cannot be read.

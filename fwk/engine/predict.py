@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fwk.contracts.criterion import Criterion
-from fwk.contracts.task import Task
+from fwk.contracts.task import RawText, Task
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.ranks.world import World
 from fwk.engine.update import MicroBatch, Update, Views
@@ -85,7 +85,7 @@ def _received(values: list[float], shape: list[int], kind: str) -> Tensor:
 def predict_texts(
     module: ObjectiveModule,
     task: Task,
-    texts: Sequence[str | Sequence[str]],
+    texts: Sequence[RawText],
     places: Sequence[str],
     batch: int = 64,
 ) -> list[Any]:
@@ -101,11 +101,13 @@ def predict_texts(
         raise UserError(
             f"no criterion of this model predicts anything (`Criterion.predict`); it has {', '.join(module.criteria)}"
         )
-    examples, lengths = [], []
+    examples: list[object] = []
+    lengths, ends = [], []
     for text, place in zip(texts, places):
-        example, length = _example(module, task, text, place)
-        examples.append(example)
-        lengths.append(length)
+        for example, length in _examples(module, task, text, place):
+            examples.append(example)
+            lengths.append(length)
+        ends.append(len(examples))
 
     values: dict[int, dict[str, Tensor]] = {}
     was_training = module.training
@@ -115,7 +117,10 @@ def predict_texts(
             values |= zip(rows, _values_of_texts(module, task, [examples[row] for row in rows]))
     finally:
         module.train(was_training)
-    return [task.readable(text, values[row]) for row, text in enumerate(texts)]
+    return [
+        task.combined(text, [values[row] for row in range(start, end)])
+        for text, start, end in zip(texts, [0, *ends], ends)
+    ]
 
 
 def batches_by_length(
@@ -202,17 +207,22 @@ def _values_of_texts(
     return values_of
 
 
-def _example(
-    module: ObjectiveModule, task: Task, text: str | Sequence[str], place: str
-) -> tuple[object, int]:
-    """Return an example and its number of positions.
+def _examples(
+    module: ObjectiveModule, task: Task, text: RawText, place: str
+) -> list[tuple[object, int]]:
+    """Return the examples of a text, each with its number of positions.
 
     Raises DataError, with the place, for a text that the task or the networks cannot read.
     """
     try:
-        example = task.example_of(text)
+        examples = task.examples_of(text)
     except DataError as error:
         raise DataError(f"{place}: {error}") from None
+    return [(example, _positions(module, task, example, place)) for example in examples]
+
+
+def _positions(module: ObjectiveModule, task: Task, example: object, place: str) -> int:
+    """Return the number of positions of an example. Raises DataError where the networks cannot read so many."""
     mask = task.collate([example], np.arange(1), np.zeros(1, dtype=np.int64)).mask
     length = int(mask.sum()) if mask is not None else 1
     longest = module.encoding.longest
@@ -220,4 +230,4 @@ def _example(
         raise DataError(
             f"{place}: the text has {length:,} positions, more than the {longest:,} that the model reads"
         )
-    return example, length
+    return length

@@ -142,16 +142,16 @@ class ExampleEncoder:
                     self.tokenizer,
                     progress,
                 )
-                if self.config.stride is not None:
-                    encoded[name] = in_windows(
-                        encoded[name],
-                        self.window_text,
-                        self.names,
-                        self.room,
-                        self.config.stride,
-                    )
+                encoded[name] = self._in_windows(encoded[name])
         self._warn_cut(split, encoded)
         return encoded
+
+    def _in_windows(self, examples: EncodedExamples) -> EncodedExamples:
+        """Return examples read in windows, if the task reads them so."""
+        stride = self.config.stride
+        if stride is None:
+            return examples
+        return in_windows(examples, self.window_text, self.names, self.room, stride)
 
     def _warn_cut(self, split: str, encoded: Mapping[str, EncodedExamples]) -> None:
         """Say how many sequences do not fit: nothing is cut silently."""
@@ -213,10 +213,12 @@ class ExampleEncoder:
         return replace(self, pool=pool), numbered
 
     def unlabelled(self, texts: Mapping[str, str | tuple[str, ...]]) -> EncodedExamples:
-        """Return one example without labels."""
+        """Return one example without labels, in its windows."""
         record = Labelled(place="text", key="0", texts=texts, labels={})
         spaces = list(self.spaces.values())
-        return encode_records([record], "", self.encodings, spaces, self.tokenizer)
+        return self._in_windows(
+            encode_records([record], "", self.encodings, spaces, self.tokenizer)
+        )
 
     # -- batches
 

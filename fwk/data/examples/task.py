@@ -13,14 +13,15 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from fwk.contracts.context import Vocabulary
+from fwk.contracts.json_files import parse_json
 from fwk.contracts.plain import PlainDict
-from fwk.contracts.task import Predictions, SizeOnly, Source, Task
+from fwk.contracts.task import Predictions, RawText, SizeOnly, Source, Task
 from fwk.contracts.views import Batch
 from fwk.data.examples import predictions as files
 from fwk.data.examples.assets import Assets
@@ -258,31 +259,39 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         examples = self._encoded[split][source]
         files.write_table(examples, self.spaces, predictions, path, self.no_answer_threshold)
 
-    def example_of(self, text: str | Sequence[str] | Mapping[str, Any]) -> Example:
-        """Return an example without labels. text: one text, the texts in order, or a mapping by name."""
-        examples, names = (
-            self.encoder.unlabelled(_texts_by_name(text, self.encoder.texts)),
-            self.encoder.names,
-        )
-        if not self._has_told_cut and examples.sizes(names)[0] > self.encoder.room:
+    def example_of(self, text: RawText) -> Example:
+        """Return an example without labels, the first one of a text in windows.
+
+        text: one text, the texts in order, or a mapping by name.
+        """
+        return self.examples_of(text)[0]
+
+    def examples_of(self, text: RawText) -> list[Example]:
+        examples = self._unlabelled(text)
+        is_cut = (examples.sizes(self.encoder.names) > self.encoder.room).any()
+        if is_cut and not self._has_told_cut:
             self._has_told_cut = True  # once: there may be millions
             logger.warning(_CUT, self.config.length)
-        return examples[0]
+        return [examples[number] for number in range(len(examples))]
 
-    def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> PlainDict:
-        example = self.encoder.unlabelled(_texts_by_name(text, self.encoder.texts))
-        return {
-            label: files.by_example(
-                example, self.spaces[label], {0: value}, self.no_answer_threshold
-            )[0]
-            for label, value in predictions.items()
-            if label in self.spaces
-        }
+    def readable(self, text: RawText, predictions: Mapping[str, Tensor]) -> PlainDict:
+        return self.combined(text, [predictions])
+
+    def combined(self, text: RawText, predictions: Sequence[Mapping[str, Tensor]]) -> PlainDict:
+        examples, threshold = self._unlabelled(text), self.no_answer_threshold
+        result = {}
+        for label in predictions[0]:
+            if label in self.spaces:
+                values = {number: values[label] for number, values in enumerate(predictions)}
+                by_number = files.by_example(examples, self.spaces[label], values, threshold)
+                result[label] = by_number[0]
+        return result
+
+    def _unlabelled(self, text: RawText) -> EncodedExamples:
+        return self.encoder.unlabelled(_texts_by_name(text, self.encoder.texts))
 
 
-def _texts_by_name(
-    text: str | Sequence[str] | Mapping[str, Any], specs: Sequence[TextSpec]
-) -> dict[str, str | tuple[str, ...]]:
+def _texts_by_name(text: RawText, specs: Sequence[TextSpec]) -> dict[str, str | tuple[str, ...]]:
     """Return the texts of an example by name. Raises DataError where one is missing or empty, or no text."""
     names = [spec.name for spec in specs]
     parts = [text] if isinstance(text, str) else text
@@ -296,7 +305,7 @@ def _texts_by_name(
 
 def _checked(value: object, spec: TextSpec) -> str | tuple[str, ...]:
     """Return a text of an example that somebody asks about. Raises DataError where it is empty, or no text."""
-    elements = value if spec.is_list else [value]
+    elements = _parsed_list(value) if spec.is_list else [value]
     if isinstance(elements, str) or not isinstance(elements, Sequence) or not elements:
         raise DataError(f"'{spec.name}' is {value!r:.80}, expected a list of texts")
     for element in elements:
@@ -305,6 +314,16 @@ def _checked(value: object, spec: TextSpec) -> str | tuple[str, ...]:
         if not element.strip():
             raise DataError(f"the text '{spec.name}' is empty")
     return tuple(elements) if spec.is_list else elements[0]
+
+
+def _parsed_list(value: object) -> object:
+    """Return the list that a text holds as JSON, as a cell of a table does; any other value as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_json(value)
+    except ValueError:
+        return value
 
 
 def open_tokenizer(config: LabelledOptions, records: Iterable[Labelled]) -> Tokenizer:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fwk import Source
+from fwk.contracts.task import RawText
 from fwk.errors import DataError
 from fwk_plugins.cvt.corpora.label_spaces import ABSENT
 from fwk_plugins.cvt.corpora.packed import Packed
@@ -77,15 +78,16 @@ class UnlabelledSentences(Source):
         return Example(ids, characters, {}, pretrained)
 
 
-def words_of(text: str | Sequence[str]) -> tuple[str, ...]:
+def words_of(text: RawText) -> tuple[str, ...]:
     """Return the words of a raw text: those between whitespace, as in files of plain text, or those of a list.
 
     Raises DataError for a text without words, and for words that UTF-8 cannot encode.
     """
-    words: tuple[str, ...] = ()
+    parts: Sequence[object] = ()
     if isinstance(text, (str, Sequence)):
-        words = tuple(text.split() if isinstance(text, str) else text)
-    if not words or not all(isinstance(word, str) and word for word in words):
+        parts = text.split() if isinstance(text, str) else text
+    words = tuple(word for word in parts if isinstance(word, str) and word)
+    if not words or len(words) < len(parts):
         raise DataError(
             f"expected a text of at least one word, or a list of words, got {text!r}"[:200]
         )

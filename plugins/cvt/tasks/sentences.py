@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fwk import Batch, Source, Task, Vocabulary, option, register
 from fwk.contracts.plain import PlainDict
-from fwk.contracts.task import SizeOnly
+from fwk.contracts.task import RawText, SizeOnly
 from fwk.errors import ConfigError, UserError
 from fwk_plugins.cvt.corpora.assets import ASSETS_FILE, Assets
 from fwk_plugins.cvt.corpora.corpus import Corpus, read_corpus, read_held_out
@@ -235,7 +235,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
         """Return the example of a sentence without labels."""
         return self._builder.unlabelled(words)
 
-    def example_of(self, text: str | Sequence[str]) -> Example:
+    def example_of(self, text: RawText) -> Example:
         return self.encode(words_of(text))
 
     def source_of(self, label: str) -> str | None:
@@ -263,7 +263,7 @@ class SentencesTask(Task["SentencesTask.Config"]):
         spaces = self._builder.spaces
         prediction_files.write_predictions(self._sets[source], sentences, predictions, spaces, path)
 
-    def readable(self, text: str | Sequence[str], predictions: Mapping[str, Tensor]) -> PlainDict:
+    def readable(self, text: RawText, predictions: Mapping[str, Tensor]) -> PlainDict:
         """Return {words, LABEL: ...} for one text (see `scoring.predictions.readable`)."""
         labels = [label for labelled_set in self._sets.values() for label in labelled_set.labels]
         return prediction_files.readable(words_of(text), labels, predictions, self._builder.spaces)
