@@ -46,6 +46,7 @@ class BuildContext:
     # values of each label of the task
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     label_kinds: Mapping[str, str] = field(default_factory=dict)  # `Task.label_kinds()`
+    label_counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of the task
     # `Task.label_words()`
     label_words: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
     # shape of one example, by input

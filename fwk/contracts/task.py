@@ -190,6 +190,10 @@ class Task(Generic[ConfigT]):
         """Return the names of the prompts that views may render: sequences with a chosen position, the mask."""
         return ()
 
+    def label_counts(self) -> Mapping[str, tuple[int, ...]]:
+        """Return how many training examples have each value of a label, by name of the label, as far as known."""
+        return {}
+
     def label_words(self) -> Mapping[str, tuple[tuple[int, ...], ...]]:
         """Return the tokens that stand for each value of a label in the mask of a prompt, by name of the label."""
         return {}

@@ -2,15 +2,17 @@
 
     L = sum over labelled rows i of  w_y * -log softmax(logits_i)_y     /     sum over labelled rows of w_y
 
-y is `view.labels[label]`, -1 where a row has no label; w is `class_weights`, 1 where it names no weight. In training a
+y is `view.labels[label]`, -1 where a row has no label; w is `class_weights`, 1 where it names no weight, or n / (C n_c)
+for the class c of n_c among the n labelled training examples (balanced, as in scikit-learn). In training a
 share `label_smoothing` of the target's mass is spread evenly over the C classes (Szegedy et al. 2016). The head is
 described in `fwk/nn/pooling.py`; `logits` is the module (view -> logits [R, C]) that other criteria may call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,8 +43,11 @@ class Classification(SequenceCriterion["Classification.Config"]):
             low=0,
             high=1,
         )
-        class_weights: dict[str, float] = option(
-            {}, "factor of the loss by class, where it is not 1", low=0
+        class_weights: dict[str, float] | Literal["balanced"] = option(
+            {},
+            "factor of the loss by class, where it is not 1; balanced: all training examples / (classes x those of the "
+            "class)",
+            low=0,
         )
 
     weights: Tensor
@@ -55,13 +60,7 @@ class Classification(SequenceCriterion["Classification.Config"]):
                 f"{build.key}.label",
                 f"the label '{config.label}' has {len(self.classes)} class; expected at least 2",
             )
-        for name in config.class_weights:
-            if name not in self.classes:
-                raise ConfigError(
-                    f"{build.key}.class_weights",
-                    f"there is no class '{name}'{did_you_mean(name, self.classes)}",
-                )
-        weights = [config.class_weights.get(name, 1.0) for name in self.classes]
+        weights = _weights(config.class_weights, self.classes, config.label, build)
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         self.logits = SequenceHead(config, build, len(self.classes))
 
@@ -95,3 +94,33 @@ class Classification(SequenceCriterion["Classification.Config"]):
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(sums["right"] / sums["labelled"].clamp(min=1))}
+
+
+def _weights(
+    stated: Mapping[str, float] | Literal["balanced"],
+    classes: Sequence[str],
+    label: str,
+    build: BuildContext,
+) -> list[float]:
+    """Return the weight of each class. Raises ConfigError for an unknown class, and one without training examples."""
+    key = f"{build.key}.class_weights"
+    if stated != "balanced":
+        for name in stated:
+            if name not in classes:
+                raise ConfigError(key, f"there is no class '{name}'{did_you_mean(name, classes)}")
+        return [stated.get(name, 1.0) for name in classes]
+    counts = build.label_counts.get(label)
+    if counts is None:
+        raise ConfigError(
+            key,
+            f"nothing says how many training examples each class of '{label}' has; expected a mapping of classes to "
+            "weights",
+        )
+    for name, count in zip(classes, counts):
+        if not count:
+            raise ConfigError(
+                key,
+                f"no training example has the class '{name}', so it has no balanced weight; expected a mapping of "
+                "classes to weights",
+            )
+    return [sum(counts) / (len(counts) * count) for count in counts]

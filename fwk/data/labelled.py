@@ -171,15 +171,18 @@ def keyed_share(seed: int, keys: Sequence[str], fraction: float) -> np.ndarray:
     return _first(_words(seed, "examples", keys), int(exact_share(fraction, len(keys))))
 
 
-def keyed_per_class(seed: int, keys: Sequence[str], classes: Sequence[str], n: int) -> np.ndarray:
+def keyed_per_class(
+    seed: int, keys: Sequence[str], classes: Sequence[str | None], n: int
+) -> np.ndarray:
     """Return which examples are among the n of their class, bool [n]; all of them are where a class has fewer.
 
-    classes: the class of each example. A larger n contains a smaller one.
+    classes: the class of each example; None: it has none, and is not chosen. A larger n contains a smaller one.
     """
     words = _words(seed, "examples", keys)
     members: dict[str, list[int]] = {}
     for index, name in enumerate(classes):
-        members.setdefault(name, []).append(index)
+        if name is not None:
+            members.setdefault(name, []).append(index)
     chosen = np.zeros(len(keys), dtype=bool)
     for indices in members.values():
         of_class = np.array(indices)

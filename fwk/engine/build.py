@@ -40,6 +40,7 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
         length=task.length(),
         labels=task.labels(),
         label_kinds=task.label_kinds(),
+        label_counts=task.label_counts(),
         label_words=task.label_words(),
         inputs=task.inputs(),
         sources=task.source_names(),

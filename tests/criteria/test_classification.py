@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from support.sequence_heads import build, labelled, outputs, random_criterion, softmax
@@ -38,6 +40,26 @@ def test_the_loss_is_the_equation_in_float64(pooling: str, smoothing: float) -> 
     term = criterion({"text": view}, None).terms["classification"]
     assert float(term.sum.detach()) == pytest.approx(expected, rel=1e-12)
     assert float(criterion.normalizers({"text": view}, None)["classification"]) == total
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    gold = ["a"] * 7 + ["v 1.0"] * 2 + ["c"] * 11
+    counts = tuple(gold.count(name) for name in CLASSES)
+    context = replace(build("class", CLASSES), label_counts={"label": counts})
+    criterion = Classification(Classification.Config(class_weights="balanced"), context)
+    expected = compute_class_weight("balanced", classes=np.array(CLASSES), y=np.array(gold))
+    assert criterion.weights.tolist() == pytest.approx(expected.tolist(), rel=1e-7)
+
+
+def test_balanced_weights_need_examples_of_every_class() -> None:
+    config = Classification.Config(class_weights="balanced")
+    with pytest.raises(ConfigError, match="nothing says how many training examples"):
+        Classification(config, build("class", CLASSES))
+    context = replace(build("class", CLASSES), label_counts={"label": (3, 0, 1)})
+    with pytest.raises(ConfigError, match="no training example has the class 'v 1.0'"):
+        Classification(config, context)
 
 
 def test_rows_without_a_label_give_no_gradient_and_are_not_counted() -> None:

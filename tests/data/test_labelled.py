@@ -153,6 +153,13 @@ def test_fewer_examples_of_each_class_lie_within_more():
         assert of_class == [5, n, n]
 
 
+def test_an_example_without_a_class_is_none_of_a_few():
+    classes = [None if index % 2 else f"c{index % 4}" for index in range(1000)]
+    chosen = keyed_per_class(1, KEYS, classes, 8)
+    assert chosen.sum() == 16
+    assert not any(taken for taken, name in zip(chosen, classes) if name is None)
+
+
 def test_examples_of_one_key_are_held_out_together():
     twice = [key for key in KEYS for _ in range(2)]
     held_out = keyed_held_out(3, twice, 0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -412,6 +413,20 @@ def test_a_run_evaluates_other_tables_with_its_own_classes(table: Path, tmp_path
     with pytest.raises(DataError, match="unknown label 'fine'"):
         wrong = jsonl(tmp_path, [{"text": "a", "label": "fine"}], "wrong.jsonl")
         evaluated("test", test=str(wrong), length=32)
+
+
+def test_classes_are_counted_among_what_is_trained_on_and_kept_with_the_run(
+    table: Path, tmp_path: Path
+) -> None:
+    few = task(table, per_class=1)
+    assert few.label_counts() == {"label": (1,) * len(few.labels()["label"])}
+    trained = task(table)
+    counts = dict(zip(trained.labels()["label"], trained.label_counts()["label"]))
+    assert counts == dict(Counter(str(label) for _, label in ROWS))
+    (tmp_path / "run").mkdir()
+    trained.save_assets(tmp_path / "run" / "tokenizer")
+    opened = Examples.without_data(trained.config, 1, tmp_path / "run")
+    assert opened.label_counts() == trained.label_counts()
 
 
 def test_a_text_that_is_cut_is_told_once(table: Path, caplog) -> None:

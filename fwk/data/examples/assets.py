@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from fwk.contracts.json_files import fitted, read_object
@@ -21,6 +22,7 @@ _TYPES = {
     "sources": "tuple[str, ...]",
     "fingerprint": "str",
     "demonstrations?": "tuple[tuple[dict[str, str], ...], ...]",
+    "counts?": "dict[str, tuple[int, ...]]",
 }
 _TEXT_TYPES = {"name": "str", "is_list": "bool", "has_spans": "bool", "longest?": "int | None"}
 _LABEL_TYPES = {
@@ -42,6 +44,8 @@ class Assets:
     sources: tuple[str, ...]  # of all splits
     fingerprint: str  # of the task in training
     demonstrations: Sets = ()  # that prompts have outside of training
+    # training examples by label and class; runs of before they were kept have none
+    counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Assets:
@@ -63,6 +67,7 @@ class Assets:
             content["sources"],
             content["fingerprint"],
             content.get("demonstrations", ()),
+            content.get("counts", {}),
         )
 
     def write(self, folder: Path) -> None:

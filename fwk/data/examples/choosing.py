@@ -21,7 +21,7 @@ def choose(records: Records, encoder: ExampleEncoder, seed: int) -> Records:
     for name, source in records.items():
         keys = [record.key for record in source]
         if config.per_class is not None and space is not None:
-            classes = [str(record.labels.get(space.name)) for record in source]
+            classes = [record.labels.get(space.name) for record in source]
             chosen = keyed_per_class(seed, keys, classes, config.per_class)
         elif config.fraction < 1:
             chosen = keyed_share(seed, keys, config.fraction)

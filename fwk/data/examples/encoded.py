@@ -128,6 +128,13 @@ class EncodedExamples(Source):
         """Return the number of the example that a window belongs to."""
         return index if self.windows is None else int(self.windows.examples[index])
 
+    def counts(self, label: str, classes: int) -> np.ndarray:
+        """Return how many examples, or windows of them, have each class of a label, int64 [classes]."""
+        values = self.labels[label]
+        if self.windows is not None:
+            values = values[self.windows.examples]
+        return np.bincount(values[values >= 0], minlength=classes)
+
     def arrays(self) -> Iterator[np.ndarray]:
         """Yield everything that training reads, for a hash of it."""
         for text in self.texts.values():

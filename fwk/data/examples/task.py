@@ -6,12 +6,9 @@ chooses examples, cuts what is too long and counts it, makes batches, and measur
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -30,6 +27,7 @@ from fwk.data.examples.demonstrations import Sets
 from fwk.data.examples.encoded import EncodedExamples, Example
 from fwk.data.examples.encoder import ExampleEncoder
 from fwk.data.examples.encoding import TextSpec
+from fwk.data.examples.identity import count_classes, fingerprint_of
 from fwk.data.examples.labels import LabelSpace
 from fwk.data.examples.measuring import measure
 from fwk.data.examples.options import LabelledOptions
@@ -52,6 +50,7 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     _names: tuple[str, ...]  # of all sources
     _encoded: dict[str, dict[str, EncodedExamples]]  # by split and source
     _sizes: dict[str, int]  # examples by training source
+    _counts: Mapping[str, tuple[int, ...]]  # training examples by label and class
     _fingerprint: str
     _demonstrations: Sets  # of prompts outside of training
     _has_told_cut = False  # that a text somebody asked about is too long
@@ -96,7 +95,8 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
             self._encoded["valid"] = self.encoder.encode("valid", self.read("valid"))
         names = (name for sources in self._encoded.values() for name in sources)
         self._names = tuple(dict.fromkeys(names))
-        self._fingerprint = self._hash()
+        self._counts = count_classes(self._encoded["train"], self.spaces)
+        self._fingerprint = fingerprint_of(self.encoder, self._encoded)
 
     def _read_training(self, records: Records) -> None:
         """Encode the chosen records of training, and choose those that demonstrate classes."""
@@ -122,7 +122,7 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
             sets = assets.demonstrations[: config.demonstration_sets]
             task.encoder = task.encoder.with_demonstrations(sets)
         task._sizes, task._names = assets.sizes, assets.sources
-        task._fingerprint = assets.fingerprint
+        task._fingerprint, task._counts = assets.fingerprint, assets.counts
         task._splits, task._encoded = (), {}
         return task
 
@@ -178,6 +178,9 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     def prompt_names(self) -> tuple[str, ...]:
         return tuple(self.config.templates)
 
+    def label_counts(self) -> Mapping[str, tuple[int, ...]]:
+        return self._counts
+
     def label_words(self) -> Mapping[str, tuple[tuple[int, ...], ...]]:
         prompts = self.encoder.prompts
         return {prompts.label: prompts.words} if prompts.words else {}
@@ -222,22 +225,9 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
             sources=self._names,
             fingerprint=self._fingerprint,
             demonstrations=self._demonstrations,
+            counts=self._counts,
         )
         assets.write(folder)
-
-    def _hash(self) -> str:
-        """Return a hash of tokenizer, layout, labels and all examples that were read."""
-        digest = hashlib.sha256()
-        encoder = self.encoder
-        texts, spaces = map(asdict, encoder.texts), map(asdict, self.spaces.values())
-        layout = [self.tokenizer.fingerprint, asdict(encoder.frame), [*texts], [*spaces]]
-        digest.update(json.dumps(layout).encode())
-        for split, sources in self._encoded.items():
-            for name, source in sources.items():
-                digest.update(f"{split}/{name}/{len(source)}".encode())
-                for array in source.arrays():
-                    digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
 
     # -- predictions
 
