@@ -13,7 +13,6 @@ from fwk.contracts.plain import PlainDict
 from fwk.errors import ConfigError, did_you_mean
 
 LABEL = re.compile(r"[A-Za-z0-9_][\w-]*")  # of a component in a table of the config
-_RAMP_KEYS = ("from", "to", "start", "end")
 
 
 def require_label(label: str, key: str, where: str = "") -> None:
@@ -70,36 +69,6 @@ def complete_values(
         value = value_or_default(spec, values, option_key, owner)
         complete[spec.name] = convert(value, spec, option_key)
     return complete
-
-
-def complete_weight(weight: float | Mapping[str, float], key: str) -> float | dict[str, float]:
-    """Return a criterion's weight: a number as it is, a ramp with its `start` and `end` filled in.
-
-    Raises ConfigError for a ramp with an unknown or missing key, or whose ends are not in order.
-    """
-    if not isinstance(weight, Mapping):
-        return weight
-    for name in weight:
-        if name not in _RAMP_KEYS:
-            raise ConfigError(
-                f"{key}.{name}",
-                f"a weight that changes has the keys {', '.join(_RAMP_KEYS)}"
-                f"{did_you_mean(name, _RAMP_KEYS, 0)}",
-            )
-    for name in ("from", "to"):
-        if name not in weight:
-            raise ConfigError(
-                f"{key}.{name}", "a weight that changes needs this key (the weight at that end)"
-            )
-
-    start, end = weight.get("start", 0.0), weight.get("end", 1.0)
-    if not 0 <= start < end <= 1:
-        raise ConfigError(
-            key,
-            "expected 0 <= start < end <= 1 (shares of the run), "
-            f"got start {start:g} and end {end:g}",
-        )
-    return {"from": weight["from"], "to": weight["to"], "start": start, "end": end}
 
 
 def inline_network(key: str, values: Mapping[str, Plain]) -> NetworkSpec:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fwk.components.registry import registry
-from fwk.config.checking import complete_weight, inline_network
+from fwk.config.checking import inline_network
 from fwk.config.paths import dotted
 from fwk.config.provenance import Origins
 from fwk.config.run_config import RunConfig
@@ -27,6 +27,7 @@ from fwk.config.spec import (
 )
 from fwk.contracts.options import FieldSpec, Plain, convert
 from fwk.contracts.plain import PlainDict
+from fwk.contracts.ramp import complete_ramp
 
 Values = Mapping[str, Plain]
 
@@ -94,7 +95,8 @@ class TypedValues:
     def _criterion(self, label: str, values: Values) -> CriterionSpec:
         place = ("criterion", label)
         weight = self._value(WEIGHT, values["weight"], *place)
-        weight = complete_weight(weight, f"{dotted(place)}.weight")
+        if isinstance(weight, Mapping):
+            weight = complete_ramp(weight, f"{dotted(place)}.weight")
         return CriterionSpec(label, self._component("criterion", values, *place), weight)
 
     def _view(self, label: str, values: Values) -> PlainDict:

@@ -49,6 +49,7 @@ class BuildContext:
     label_counts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of the task
     # `Task.label_words()`
     label_words: Mapping[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    taught: tuple[str, ...] = ()  # `Task.taught()`
     # shape of one example, by input
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()  # `Task.source_names()`; `Batch.source` holds positions in it
@@ -120,6 +121,8 @@ class Context:
     count: Callable[[str], float]
     # what `prepare` returned for this micro-batch
     prepared: PlainMapping = field(default_factory=dict)
+    # label of a criterion -> what it teaches about the rows of this micro-batch (`Criterion.teach`), without gradient
+    teacher: Callable[[str], Mapping[str, Tensor]] | None = None
     # only for `Criterion.log_probs`: (name of a view, text) -> log-probabilities by the noiser of that view, [B, T]
     log_probs: Callable[[str, View], Tensor] | None = None
     budget: int = 0  # only for `Criterion.log_probs`: the most tokens in one call of `encode`

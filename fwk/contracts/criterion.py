@@ -38,6 +38,8 @@ class Criterion(ReadsByOldNames, HasHead, nn.Module, Generic[ConfigT]):
     class Scoring:
         """Options of `log_probs`, set by `fwk-score`."""
 
+    taught: tuple[str, ...] = ()  # labels for which it learns a teacher's stored outputs
+
     def __init__(self, config: ConfigT, build: BuildContext) -> None:
         super().__init__()
         self.config = config
@@ -130,6 +132,14 @@ class Criterion(ReadsByOldNames, HasHead, nn.Module, Generic[ConfigT]):
         recorded.
         """
         raise NotImplementedError
+
+    def teach(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Return by label what other models learn from this one, [B, ...]: by default what it predicts.
+
+        `fwk-evaluate --targets` stores it, and criteria that learn from a frozen network ask for it
+        (`Context.teacher`). No gradient is recorded.
+        """
+        return self.predict(views, context)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return numbers computed from the global sums of `Output.statistics`, without side effects."""

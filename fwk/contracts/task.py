@@ -221,6 +221,17 @@ class Task(Generic[ConfigT]):
         """Return the key of each example of a source, by which stored targets find it again: by default its number."""
         return [str(number) for number in range(len(self.sources(split)[source]))]
 
+    def example_digests(self, split: str, source: str) -> Sequence[int] | None:
+        """Return 63 bits of a hash of each example's texts and labels, as they were before the tokenizer read them.
+
+        Stored targets belong to the examples that have the same. None: the task does not know them.
+        """
+        return None
+
+    def taught(self) -> tuple[str, ...]:
+        """Return the labels of which training examples hold a teacher's outputs, too (`teacher_label`)."""
+        return ()
+
     def check_predictions(self, split: str, targets: Mapping[str, Path]) -> None:
         """Raise UserError where `write_predictions` does not support this split or would replace a file of the task.
 

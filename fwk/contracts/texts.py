@@ -141,6 +141,11 @@ def tokens_label(label: str) -> str:
     return f"{label} tokens"
 
 
+def teacher_label(label: str) -> str:
+    """Return the name of the label that holds a teacher's outputs for another, as `Criterion.teach` gives them."""
+    return f"{label} teacher"
+
+
 @dataclass(frozen=True)
 class Demonstrations:
     """The texts of examples that demonstrate classes in the prompts of a batch."""

@@ -11,6 +11,8 @@ last position of the answer, both 0 where the sequence holds none.
 
 In the joint head e is conditioned on the true s in training, and on each of the `beam` likeliest ones afterwards.
 Published implementations differ in whether positions of the question may be chosen; `positions` decides it.
+With a teacher the targets of the independent head are mixed (`fwk/nn/mixed_targets.py`); the teacher's are its
+distributions over [CLS] and the passage.
 """
 
 from __future__ import annotations
@@ -29,11 +31,14 @@ from fwk.contracts.criterion import Criterion, Read
 from fwk.contracts.options import option
 from fwk.contracts.texts import tokens_label
 from fwk.contracts.views import LossTerm, Output, View
+from fwk.errors import ConfigError
 from fwk.nn.dropout import Dropout
 from fwk.nn.initialisation import initialise_dense
+from fwk.nn.mixed_targets import Distillation, TeacherOptions, soft_cross_entropy
 from fwk.nn.pooling import label_values, wide
 
 ABSOLUTE, RELATIVE = -1, -2  # how the score of "no answer" compares with that of the best answer
+JOINT = "head: joint has an end for each start, of which no teacher has outputs; expected head: independent"
 
 
 @register("criterion", "answer_span")
@@ -43,7 +48,7 @@ class AnswerSpan(Criterion["AnswerSpan.Config"]):
     roles = ("question_answering",)
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(TeacherOptions):
         view: str = option("text", "the view of question and passage")
         label: str = option("label", "the label that marks the answer")
         head: Literal["independent", "joint"] = option(
@@ -66,9 +71,18 @@ class AnswerSpan(Criterion["AnswerSpan.Config"]):
         best: int = option(20, "answers that a prediction lists", low=1, high=1000)
         longest: int = option(30, "tokens of the longest answer", low=1, high=65536)
 
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.teacher is not None and self.head == "joint":
+                raise ConfigError("teacher", JOINT)
+
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         label_values(build, config.label, ("span",))
+        self.distillation = Distillation(config, build, config.label)
+        self.taught = self.distillation.taught
+        if self.taught and config.head == "joint":
+            raise ConfigError("task.teacher", JOINT)
         encoder = build.require_encoder()
         encoder.check_first_position(f"criterion '{build.name}'")
         self.dropout = Dropout(config.dropout)
@@ -89,27 +103,28 @@ class AnswerSpan(Criterion["AnswerSpan.Config"]):
         """Return the first and last position of each answer, int64 [R, 2]; -1: the row holds none."""
         return view.labels[self.config.label]
 
-    def _counted(self, view: View) -> Tensor:
-        """Return which rows are part of the loss, bool [R]."""
-        answers = self._answers(view)
-        return (
-            torch.ones_like(answers[:, 0] >= 0)
-            if self.config.impossible == "cls"
-            else answers[:, 0] >= 0
-        )
+    def _labelled(self, view: View) -> Tensor:
+        """Return which rows have a label to learn, bool [R]."""
+        has_answer = self._answers(view)[:, 0] >= 0
+        return torch.ones_like(has_answer) if self.config.impossible == "cls" else has_answer
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        rows = self._counted(views[self.config.view]).sum()
+        labelled = self._labelled(views[self.config.view])
+        rows = self.distillation.learned(labelled, context).sum()
         return {"span": rows} | ({"answerable": rows} if self.config.head == "joint" else {})
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
         features = self.dropout(view.encoded.features)  # [R, T, D]
-        counted, answers = self._counted(view), self._answers(view)
+        labelled, answers = self._labelled(view), self._answers(view)
+        counted = self.distillation.learned(labelled, context)
         start, end = answers.clamp(min=0).unbind(1)  # [R] each
         logits = self.head(features, self._allowed(view), start)
         losses = F.cross_entropy(logits.start, start, reduction="none")
         losses = (losses + F.cross_entropy(logits.end, end, reduction="none")) / 2
+        losses = self.distillation.mixed(
+            losses, labelled, lambda: self._soft(logits, view, context), context
+        )
         terms = {"span": LossTerm(losses.masked_fill(~counted, 0).sum())}
         if logits.answerable is not None:
             has_answer = (answers[:, 0] >= 0).to(logits.answerable.dtype)
@@ -117,8 +132,42 @@ class AnswerSpan(Criterion["AnswerSpan.Config"]):
                 logits.answerable, has_answer, reduction="none"
             )
             terms["answerable"] = LossTerm(losses.masked_fill(~counted, 0).sum(), weight=0.5)
-        right = (logits.start.argmax(-1) == start) & (logits.end.argmax(-1) == end) & counted
-        return Output(terms=terms, statistics={"right": right.sum(), "rows": counted.sum()})
+        right = (logits.start.argmax(-1) == start) & (logits.end.argmax(-1) == end) & labelled
+        return Output(terms=terms, statistics={"right": right.sum(), "rows": labelled.sum()})
+
+    def _soft(self, logits: SpanLogits, view: View, context: Context) -> Tensor:
+        """Return the losses with the teacher's distributions of start and end as targets, [R]."""
+        teacher = self.distillation.outputs(view, context)  # [R, 1 + M, 2]
+        tokens = view.labels[tokens_label(self.config.label)]  # int64 [R, T]
+        known = (tokens >= 0) & (tokens < teacher.shape[1] - 1)
+        known[:, 0] = True
+        index = torch.where(known, tokens + 1, 0).clamp(min=0)
+        index[:, 0] = 0
+        at_positions = teacher.gather(1, index[..., None].expand(-1, -1, 2))  # [R, T, 2]
+        first, last = at_positions.masked_fill(~known[..., None], -torch.inf).unbind(-1)
+        T = self.config.temperature
+        start = soft_cross_entropy(logits.start, first, T)
+        return (start + soft_cross_entropy(logits.end, last, T)) / 2
+
+    def teach(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Return the logits of start and end of "no answer" and of each token of the passage, [R, 1 + M, 2].
+
+        -inf where a row has fewer tokens. Of the joint head, return the predictions: its end depends on the start.
+        """
+        if self.config.head == "joint":
+            return self.predict(views, context)
+        view = views[self.config.view]
+        features, nothing = self.dropout(view.encoded.features), torch.empty(0)
+        logits = self.head(features, self._allowed(view), nothing)
+        both = torch.stack([logits.start, logits.end], -1)  # [R, T, 2]
+        tokens = view.labels[tokens_label(self.config.label)]
+        most = tokens.shape[1]  # no window has more tokens
+        # row 1 + M collects what is no token of the passage
+        index = torch.where(tokens >= 0, tokens + 1, most + 1)
+        index[:, 0] = 0
+        taught = both.new_full((len(both), most + 2, 2), -torch.inf)
+        taught = taught.scatter(1, index[..., None].expand(-1, -1, 2), both)
+        return {self.config.label: taught[:, :-1]}
 
     def _allowed(self, view: View) -> Tensor:
         """Return which positions may begin or end an answer, bool [R, T]."""

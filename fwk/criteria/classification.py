@@ -5,7 +5,8 @@
 y is `view.labels[label]`, -1 where a row has no label; w is `class_weights`, 1 where it names no weight, or n / (C n_c)
 for the class c of n_c among the n labelled training examples (balanced, as in scikit-learn). In training a
 share `label_smoothing` of the target's mass is spread evenly over the C classes (Szegedy et al. 2016). The head is
-described in `fwk/nn/pooling.py`; `logits` is the module (view -> logits [R, C]) that other criteria may call.
+described in `fwk/nn/pooling.py`; `logits` is the module (view -> logits [R, C]) that other criteria may call. With a
+teacher the target is mixed (`fwk/nn/mixed_targets.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.errors import ConfigError, did_you_mean
+from fwk.nn.mixed_targets import soft_cross_entropy
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
 from fwk.nn.sequence_criterion import SequenceCriterion
 
@@ -69,8 +71,13 @@ class Classification(SequenceCriterion["Classification.Config"]):
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         target = views[self.config.view].labels[self.config.label]  # int64 [R]
-        weights = self.weights.double()[target.clamp(min=0)]
-        return {"classification": weights.masked_fill(target < 0, 0).sum()}
+        learned = self.distillation.learned(target >= 0, context)
+        weights = self._row_weights(self.weights.double(), target)
+        return {"classification": weights.masked_fill(~learned, 0).sum()}
+
+    def _row_weights(self, weights: Tensor, target: Tensor) -> Tensor:
+        """Return the weight of each row, [R]: that of its class, 1 without one."""
+        return weights[target.clamp(min=0)].masked_fill(target < 0, 1)
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
@@ -81,12 +88,21 @@ class Classification(SequenceCriterion["Classification.Config"]):
         losses = F.cross_entropy(
             logits, target.clamp(min=0), reduction="none", label_smoothing=smoothing
         )
-        losses = losses * self.weights.to(losses.dtype)[target.clamp(min=0)]
+        losses = self.distillation.mixed(
+            losses, labelled, lambda: self._soft(logits, view, context), context
+        )
+        losses = losses * self._row_weights(self.weights.to(losses.dtype), target)
+        learned = self.distillation.learned(labelled, context)
         right = (logits.argmax(-1) == target) & labelled
         return Output(
-            terms={"classification": LossTerm(losses.masked_fill(~labelled, 0).sum())},
+            terms={"classification": LossTerm(losses.masked_fill(~learned, 0).sum())},
             statistics={"right": right.sum(), "labelled": labelled.sum()},
         )
+
+    def _soft(self, logits: Tensor, view: View, context: Context) -> Tensor:
+        """Return the losses with the teacher's distributions as targets, [R]."""
+        teacher = self.distillation.outputs(view, context)
+        return soft_cross_entropy(logits, teacher, self.config.temperature)
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         """Return the logits, [R, C]."""

@@ -4,7 +4,7 @@
         /  (labelled rows x C)
 
 z are the logits of the head (`fwk/nn/pooling.py`), s the logistic function, y the 0 and 1 of `view.labels[label]`
-[R, C] (-1 where a row has no label), and w `positive_weight`.
+[R, C] (-1 where a row has no label), and w `positive_weight`. With a teacher y is mixed (`fwk/nn/mixed_targets.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
+from fwk.nn.mixed_targets import soft_binary_cross_entropy
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
 from fwk.nn.sequence_criterion import SequenceCriterion
 
@@ -45,7 +46,8 @@ class Multilabel(SequenceCriterion["Multilabel.Config"]):
         return HeadOutputs(names=self.classes, form=self.logits.form)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        return {"multilabel": (views[self.config.view].labels[self.config.label] >= 0).sum()}
+        target = views[self.config.view].labels[self.config.label]
+        return {"multilabel": self.distillation.learned(target >= 0, context).sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
@@ -59,10 +61,21 @@ class Multilabel(SequenceCriterion["Multilabel.Config"]):
             if len(logits)
             else None,
         )
+        losses = self.distillation.mixed(
+            losses, labelled, lambda: self._soft(logits, view, context), context
+        )
+        learned = self.distillation.learned(labelled, context)
         right = ((logits > 0) == (target > 0)) & labelled
         return Output(
-            terms={"multilabel": LossTerm(losses.masked_fill(~labelled, 0).sum())},
+            terms={"multilabel": LossTerm(losses.masked_fill(~learned, 0).sum())},
             statistics={"right": right.sum(), "labelled": labelled.sum()},
+        )
+
+    def _soft(self, logits: Tensor, view: View, context: Context) -> Tensor:
+        """Return the losses with the teacher's probabilities as targets, [R, C]."""
+        teacher = self.distillation.outputs(view, context)
+        return soft_binary_cross_entropy(
+            logits, teacher, self.config.temperature, self.config.positive_weight
         )
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@
 
 The view renders a list of texts (`fields: [context, choices]`), so it has a row per choice, and the rows of an example
 have its draw. z is the output of the head (`fwk/nn/pooling.py`), y `view.labels[label]`, the place of the right choice,
--1 where it is unknown. Examples may have different numbers of choices.
+-1 where it is unknown. Examples may have different numbers of choices. With a teacher the target
+is mixed (`fwk/nn/mixed_targets.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fwk.contracts.criterion import Read
 from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
+from fwk.nn.mixed_targets import soft_cross_entropy
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
 from fwk.nn.sequence_criterion import SequenceCriterion
 
@@ -55,7 +57,8 @@ class MultipleChoice(SequenceCriterion["MultipleChoice.Config"]):
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view = views[self.config.view]
         first, _ = places_of_choices(view.draws)
-        return {"multiple_choice": (view.labels[self.config.label][first] >= 0).sum()}
+        labelled = view.labels[self.config.label][first] >= 0
+        return {"multiple_choice": self.distillation.learned(labelled, context).sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
@@ -64,11 +67,24 @@ class MultipleChoice(SequenceCriterion["MultipleChoice.Config"]):
         logits = self.logits(view)  # [B, C]
         labelled = target >= 0
         losses = F.cross_entropy(logits, target.clamp(min=0), reduction="none")
+        losses = self.distillation.mixed(
+            losses, labelled, lambda: self._soft(logits, view, context), context
+        )
+        learned = self.distillation.learned(labelled, context)
         right = (logits.argmax(-1) == target) & labelled
         return Output(
-            terms={"multiple_choice": LossTerm(losses.masked_fill(~labelled, 0).sum())},
+            terms={"multiple_choice": LossTerm(losses.masked_fill(~learned, 0).sum())},
             statistics={"right": right.sum(), "labelled": labelled.sum()},
         )
+
+    def _soft(self, logits: Tensor, view: View, context: Context) -> Tensor:
+        """Return the losses with the teacher's distributions as targets, [B]."""
+        teacher = self.distillation.outputs(view, context)  # [R, C'], or [B, C'] of a criterion
+        if len(teacher) != len(logits):
+            teacher = teacher[places_of_choices(view.draws)[0]]
+        missing = logits.shape[1] - teacher.shape[1]
+        teacher = F.pad(teacher, (0, missing), value=-torch.inf)  # cut where it is negative
+        return soft_cross_entropy(logits, teacher, self.config.temperature)
 
     def logits(self, view: View) -> Tensor:
         """Return the scores of each example's choices, [B, C]; -inf where it has fewer."""

@@ -4,7 +4,8 @@
     out = z (linear)   or   s(z) (sigmoid: between low and high)         prediction: low + (high - low) out
 
 z are the outputs of the head (`fwk/nn/pooling.py`), s the logistic function and y `view.labels[label]` [R] or [R, n],
-NaN where it is absent. With low = 0 and high = 1 the loss is the mean squared error of the numbers themselves.
+NaN where it is absent. With low = 0 and high = 1 the loss is the mean squared error of the numbers themselves. With a
+teacher y is mixed with the teacher's number (`fwk/nn/mixed_targets.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.errors import ConfigError
+from fwk.nn.mixed_targets import require_no_temperature
 from fwk.nn.pooling import SequenceHead, SequenceOptions, label_values
 from fwk.nn.sequence_criterion import SequenceCriterion
 
@@ -41,6 +43,8 @@ class Regression(SequenceCriterion["Regression.Config"]):
         high: float = option(1.0, "the number that becomes 1 in the loss (STS-B scaled: 5)")
 
         def __post_init__(self) -> None:
+            super().__post_init__()
+            require_no_temperature(self, "a number")
             if not self.low < self.high:
                 raise ConfigError("high", f"is {self.high:g}, expected more than low={self.low:g}")
 
@@ -63,16 +67,28 @@ class Regression(SequenceCriterion["Regression.Config"]):
         )
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        return {"regression": (~views[self.config.view].labels[self.config.label].isnan()).sum()}
+        target = views[self.config.view].labels[self.config.label]
+        return {"regression": self.distillation.learned(~target.isnan(), context).sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
         target, out = view.labels[self.config.label], self._out(view)  # [R] or [R, n]
         labelled = ~target.isnan()
-        low, high = self.config.low, self.config.high
-        target = (target.nan_to_num().to(out.dtype) - low) / (high - low)
-        losses = (out - target).square().masked_fill(~labelled, 0)
+        scaled = self._scaled(target.nan_to_num().to(out.dtype))
+        mixed = self.distillation.mixed_number(
+            scaled,
+            labelled,
+            lambda: self._scaled(self.distillation.outputs(view, context)),
+            context,
+        )
+        learned = self.distillation.learned(labelled, context)
+        losses = (out - mixed).square().masked_fill(~learned, 0)
         return Output(terms={"regression": LossTerm(losses.sum())})
+
+    def _scaled(self, number: Tensor) -> Tensor:
+        """Return a number in the unit of the loss."""
+        low, high = self.config.low, self.config.high
+        return (number - low) / (high - low)
 
     def _out(self, view: View) -> Tensor:
         """Return the scaled outputs, [R] for one number, else [R, n]."""

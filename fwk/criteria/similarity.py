@@ -5,7 +5,7 @@
 
 There are no weights, so a model can be judged without any training: c is the prediction, and the task's correlations
 with the labels y measure it (`--task sts`). pool is the mean of all positions, [CLS] or another pooling, of the
-features or of an inner layer.
+features or of an inner layer. With a teacher y is mixed with the teacher's number (`fwk/nn/mixed_targets.py`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fwk.contracts.criterion import Criterion, Read
 from fwk.contracts.options import option
 from fwk.contracts.views import Encoded, LossTerm, Output, View
 from fwk.errors import ConfigError
+from fwk.nn.mixed_targets import Distillation, TeacherOptions, require_no_temperature
 from fwk.nn.pooling import POOLED, Pooling, label_values, pooled, wide
 
 
@@ -30,7 +31,7 @@ class Similarity(Criterion["Similarity.Config"]):
     """Squared error of the cosine of two texts, which are encoded by themselves (bi-encoder)."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
+    class Config(TeacherOptions):
         views: tuple[str, ...] = option(("first", "second"), "the two views that are compared")
         fields: tuple[str, ...] = option(
             ("sentence1", "sentence2"), "the text that each of them renders"
@@ -44,6 +45,8 @@ class Similarity(Criterion["Similarity.Config"]):
         high: float = option(5.0, "the number that means a cosine of 1 (STS: 5)")
 
         def __post_init__(self) -> None:
+            super().__post_init__()
+            require_no_temperature(self, "a number")
             for name in ("views", "fields"):
                 if len(getattr(self, name)) != 2:
                     raise ConfigError(name, f"expected two, got {len(getattr(self, name))}")
@@ -60,6 +63,8 @@ class Similarity(Criterion["Similarity.Config"]):
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         label_values(build, config.label, ("number",))
+        self.distillation = Distillation(config, build, config.label)
+        self.taught = self.distillation.taught
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
@@ -82,14 +87,25 @@ class Similarity(Criterion["Similarity.Config"]):
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         label = views[self.config.views[0]].labels[self.config.label]
-        return {"similarity": (~label.isnan()).sum()}
+        return {"similarity": self.distillation.learned(~label.isnan(), context).sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
-        config, cosine = self.config, self._cosine(views)  # [R]
-        label = views[config.views[0]].labels[config.label]
-        target = (label.nan_to_num().to(cosine.dtype) - config.low) / (config.high - config.low)
-        losses = (cosine - target).square().masked_fill(label.isnan(), 0)
+        view, cosine = views[self.config.views[0]], self._cosine(views)  # [R]
+        label = view.labels[self.config.label]
+        labelled = ~label.isnan()
+        target = self.distillation.mixed_number(
+            self._scaled(label.nan_to_num().to(cosine.dtype)),
+            labelled,
+            lambda: self._scaled(self.distillation.outputs(view, context)),
+            context,
+        )
+        learned = self.distillation.learned(labelled, context)
+        losses = (cosine - target).square().masked_fill(~learned, 0)
         return Output(terms={"similarity": LossTerm(losses.sum())})
+
+    def _scaled(self, number: Tensor) -> Tensor:
+        """Return a number in the unit of cosines."""
+        return (number - self.config.low) / (self.config.high - self.config.low)
 
     def _cosine(self, views: Mapping[str, View]) -> Tensor:
         first, second = (self._vectors(views[name]) for name in self.config.views)

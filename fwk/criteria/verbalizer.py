@@ -13,6 +13,8 @@ Outside of training, a prompt may have a row for each of S sets of demonstration
 other and have its draw; the class has the probabilities
 
     p(c | x) = exp(1/S sum over s of log p(c | x_s))  /  sum over classes c' of exp(1/S sum over s of log p(c' | x_s))
+
+With a teacher the target is mixed (`fwk/nn/mixed_targets.py`).
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.errors import ConfigError
 from fwk.nn.masked_lm_head import HeadOptions, MaskedLMHead, masked_log_probs
+from fwk.nn.mixed_targets import Distillation, TeacherOptions, soft_cross_entropy
 from fwk.nn.pooling import label_values, wide
 
 
@@ -41,7 +44,7 @@ class Verbalizer(Criterion["Verbalizer.Config"]):
     roles = ("masked_lm",)
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(HeadOptions):
+    class Config(HeadOptions, TeacherOptions):
         view: str = option("prompt", "the view with a mask")
         template: str = option("prompt", "the name of the task's template that it renders")
         label: str = option("label", "the label that is learned")
@@ -55,6 +58,8 @@ class Verbalizer(Criterion["Verbalizer.Config"]):
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         label_values(build, config.label, ("class",))
+        self.distillation = Distillation(config, build, config.label)
+        self.taught = self.distillation.taught
         self.mask = build.require_vocabulary().mask
         words = build.label_words.get(config.label)
         if words is None:
@@ -76,7 +81,8 @@ class Verbalizer(Criterion["Verbalizer.Config"]):
         return (config.label,)
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        return {"verbalizer": (self._target(views[self.config.view]) >= 0).sum()}
+        labelled = self._target(views[self.config.view]) >= 0
+        return {"verbalizer": self.distillation.learned(labelled, context).sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view = views[self.config.view]
@@ -86,11 +92,20 @@ class Verbalizer(Criterion["Verbalizer.Config"]):
         losses = F.cross_entropy(
             log_p, target.clamp(min=0), reduction="none", label_smoothing=smoothing
         )
+        losses = self.distillation.mixed(
+            losses, labelled, lambda: self._soft(log_p, view, context), context
+        )
+        learned = self.distillation.learned(labelled, context)
         right = (log_p.argmax(-1) == target) & labelled
         return Output(
-            terms={"verbalizer": LossTerm(losses.masked_fill(~labelled, 0).sum())},
+            terms={"verbalizer": LossTerm(losses.masked_fill(~learned, 0).sum())},
             statistics={"right": right.sum(), "labelled": labelled.sum()},
         )
+
+    def _soft(self, log_p: Tensor, view: View, context: Context) -> Tensor:
+        """Return the losses with the teacher's distributions as targets, [B]: in training, [R]."""
+        teacher = self.distillation.outputs(view, context)
+        return soft_cross_entropy(log_p, teacher, self.config.temperature)
 
     def log_probabilities(self, view: View) -> Tensor:
         """Return the mean over an example's rows of the log-probabilities of classes, [B, C]."""

@@ -42,6 +42,7 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
         label_kinds=task.label_kinds(),
         label_counts=task.label_counts(),
         label_words=task.label_words(),
+        taught=task.taught(),
         inputs=task.inputs(),
         sources=task.source_names(),
         missing_sources=task.missing_sources(),
@@ -53,6 +54,7 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
         label: _build_criterion(config, label, reads[label], views, networks, base)
         for label in config.criterion
     }
+    _check_taught(task, criteria)
     return ObjectiveModule(
         networks=networks,
         noisers=noisers,
@@ -64,6 +66,18 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
         weights={label: spec.weight for label, spec in config.criterion.items()},
         pad=max(vocabulary.pad, 0) if vocabulary else 0,
     )
+
+
+def _check_taught(task: Task, criteria: Mapping[str, Criterion]) -> None:
+    """Raise ConfigError where a teacher's stored outputs are for a label that no criterion learns them for."""
+    learned = {label for criterion in criteria.values() for label in criterion.taught}
+    for label in task.taught():
+        if label not in learned:
+            raise ConfigError(
+                "task.teacher",
+                f"has outputs for the label '{label}', and no criterion learns from them; expected one such as "
+                "classification for this label, without a teacher of its own",
+            )
 
 
 def _check_fields(views: Mapping[str, ViewSpec], task: Task) -> None:

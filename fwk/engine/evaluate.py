@@ -36,6 +36,7 @@ class Evaluation:
     terms: tuple[str, ...] = ()  # the metrics that are means of loss terms
     # of all ranks, where the task measures them or they were asked for
     predictions: Predictions | None = None
+    targets: Predictions | None = None  # what other models learn from, where it was asked for
 
 
 def evaluate(run: Run, split: str, stop: StopRequest | None = None) -> dict[str, float] | None:
@@ -55,11 +56,12 @@ def evaluate_and_count(
     stop: StopRequest | None = None,
     batches: int | None = None,
     keep_predictions: bool = False,
+    keep_targets: bool = False,
 ) -> Evaluation | None:
     """Return what `evaluate` returns, how much was read, and what criteria predict.
 
     batches: of training's size, instead of `train.validate_batches`. keep_predictions: return the predictions where the
-    task does not measure them, too.
+    task does not measure them, too. keep_targets: return what other models learn from (`Criterion.teach`).
     """
     module, meters = run.module, Meters()
     update = Update(number=run.update, progress=run.progress, split=split)
@@ -69,15 +71,19 @@ def evaluate_and_count(
     module.eval()
     measured = _measures_predictions(run)
     collected: list[BatchPredictions] | None = [] if measured or keep_predictions else None
+    targets: list[BatchPredictions] | None = [] if keep_targets else None
     try:
         with run.average.in_place() if run.average and averaged else nullcontext():
-            weights = _measure(run, read_batches, update, meters, collected)
+            weights = _measure(run, read_batches, update, meters, collected, targets)
     finally:
         module.train(was_training)
     if any(run.world.gather_objects(bool(stop))):
         return None
 
     evaluation = _evaluation(run, meters, weights)
+    if targets is not None:
+        stored = by_example(run.task, split, gather_predictions(run.world, targets))
+        evaluation = replace(evaluation, targets=stored)
     if collected is None:
         return evaluation
     predictions = by_example(run.task, split, gather_predictions(run.world, collected))
@@ -131,10 +137,11 @@ def _measure(
     update: Update,
     meters: Meters,
     collected: list[BatchPredictions] | None,
+    targets: list[BatchPredictions] | None,
 ) -> dict[str, float]:
     """Add the sums, counts and statistics of all batches to the meters; return the weights of the terms.
 
-    collected: takes what criteria predict for each batch; None: nothing does.
+    collected, targets: take what criteria predict for each batch, and what others learn from; None: nothing does.
     """
     module = run.module
     weights: dict[str, float] = {}
@@ -144,14 +151,9 @@ def _measure(
             (micro,) = module.ready([views], update)
             counts = module.normalizers(micro, update)
             output, encoded = module.measure(micro, update)
-            if collected is not None:
-                predicted = predictions_of(module, micro, encoded, update)
-                collected.append(
-                    {
-                        label: (draws.cpu(), values.cpu())
-                        for label, (draws, values) in predicted.items()
-                    }
-                )
+            for kept, for_others in ((collected, False), (targets, True)):
+                if kept is not None:
+                    kept.append(_on_cpu(predictions_of(module, micro, encoded, update, for_others)))
         meters.add(output.sums, "sum:")
         meters.add(counts, "count:")
         meters.add(output.statistics, "stat:")
@@ -159,3 +161,7 @@ def _measure(
         meters.commit()
         weights.update(output.weights)
     return weights
+
+
+def _on_cpu(predictions: BatchPredictions) -> BatchPredictions:
+    return {label: (draws.cpu(), values.cpu()) for label, (draws, values) in predictions.items()}

@@ -12,15 +12,6 @@ from fwk.engine.update import StepOutput
 from fwk.errors import RunError
 
 
-def weight_at(weight: float | Mapping[str, float], progress: float) -> float:
-    """Return a weight at some progress in [0, 1]; a mapping {from, to, start, end} is a linear schedule."""
-    if not isinstance(weight, Mapping):
-        return float(weight)
-    start, end = weight.get("start", 0.0), weight.get("end", 1.0)
-    share = 1.0 if end <= start else min(1.0, max(0.0, (progress - start) / (end - start)))
-    return weight["from"] + (weight["to"] - weight["from"]) * share
-
-
 def sums_of(outputs: Mapping[str, Output], weights: Mapping[str, float]) -> StepOutput:
     """Return the sums, statistics and weights of a micro-batch, without any loss.
 

@@ -21,12 +21,13 @@ from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.keyed import Key, fold
 from fwk.contracts.noiser import LearnedNoiser, Noiser
+from fwk.contracts.ramp import value_at
 from fwk.contracts.views import Outline, Output, View
 from fwk.engine.contexts import Contexts
 from fwk.engine.encoding import Encoding, read_first_only, states_to_read
 from fwk.engine.feed.static import StaticViews
 from fwk.engine.finite_mark import FiniteMark
-from fwk.engine.losses import shares_of, sums_of, weight_at
+from fwk.engine.losses import shares_of, sums_of
 from fwk.engine.parts import Part, parts_of
 from fwk.engine.plan import BATCH, Action, Encode, Make, Node, Plan, make_plan, needed
 from fwk.engine.prepared import exchange, prepare_tensors
@@ -235,7 +236,7 @@ class ObjectiveModule(nn.Module):
         return shares_of(outputs, weights, update.counts, self.world.size)
 
     def _weights_at(self, progress: float) -> dict[str, float]:
-        return {name: weight_at(self.weights.get(name, 1.0), progress) for name in self.parts}
+        return {name: value_at(self.weights.get(name, 1.0), progress) for name in self.parts}
 
     def component_metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return the metrics that components make of their summed statistics, by 'label/name'.

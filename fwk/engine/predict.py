@@ -159,16 +159,24 @@ def _predictions(module: ObjectiveModule, static: Views, update: Update) -> Batc
 
 
 def predictions_of(
-    module: ObjectiveModule, micro: MicroBatch, views: Views, update: Update
+    module: ObjectiveModule,
+    micro: MicroBatch,
+    views: Views,
+    update: Update,
+    for_others: bool = False,
 ) -> BatchPredictions:
-    """Return what criteria predict from encoded views. Raises UserError where two criteria predict one label."""
+    """Return what criteria predict from encoded views. Raises UserError where two criteria predict one label.
+
+    for_others: instead, what other models learn from it (`Criterion.teach`).
+    """
     predictions: BatchPredictions = {}
     predicted_by: dict[str, str] = {}
     for name, criterion in predictors(module).items():
         part = module.parts[name]
         draws = views[module.encodes[name][0]].draws
         context = module.contexts.context(part, micro, update)
-        for label, values in criterion.predict(part.views_of(views), context).items():
+        ask = criterion.teach if for_others else criterion.predict
+        for label, values in ask(part.views_of(views), context).items():
             first = predicted_by.setdefault(label, name)
             if first != name:
                 raise UserError(

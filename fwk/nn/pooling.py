@@ -22,13 +22,14 @@ from fwk.contracts.views import View
 from fwk.errors import ConfigError, did_you_mean
 from fwk.nn.dropout import Dropout
 from fwk.nn.initialisation import initialise_dense
+from fwk.nn.mixed_targets import TeacherOptions
 
 Pooling = Literal["cls", "mean", "max", "last", "pooler"]
 POOLED = "pooled"  # the encoder state of BERT's pooler, [B, D]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SequenceOptions:
+class SequenceOptions(TeacherOptions):
     """Options of every criterion that judges whole sequences."""
 
     view: str = option("text", "the view that is judged")

@@ -13,6 +13,7 @@ from fwk.config.resolve import read as read_config
 from fwk.config.run_config import RunConfig
 from fwk.contracts.plain import PlainDict
 from fwk.contracts.task import Predictions, Task
+from fwk.data.targets import described_labels, pack_targets
 from fwk.engine.evaluate import Evaluation, evaluate_and_count
 from fwk.engine.loaded import COPY_ORIGIN
 from fwk.engine.predict import predictors
@@ -21,7 +22,6 @@ from fwk.engine.ranks.world import World
 from fwk.engine.run import Run
 from fwk.engine.saving import checkpoint
 from fwk.engine.saving.state import load_model_tensors, restore_counters
-from fwk.engine.saving.targets import pack_targets
 from fwk.errors import CheckpointError, ConfigError, UserError
 from fwk.files.outputs import OutputFile, check_output, open_output
 from fwk.runs.building import build_run
@@ -56,7 +56,7 @@ def evaluate_run(
     Return {checkpoint, update, split, documents, examples, tokens, metrics}, without the amounts that do not apply.
     overrides: `KEY=VALUE` on top of the run's config, for keys of `task.` and `EVALUATION_KEYS`. predictions: a file
     for the predictions; with several sources in the split, one for each, with its name before the suffix. targets: a
-    file for what the model computes for every example (`fwk.engine.saving.targets`). metrics: the file that the caller
+    file for what the model computes for every example (`fwk.data.targets`). metrics: the file that the caller
     writes the result to. overwrite: predictions may replace files. Raises CheckpointError where the training data
     differ from the run's, since words and labels would differ too.
     """
@@ -70,30 +70,43 @@ def evaluate_run(
         stored = _open_targets(outputs, run, targets, [predictions, metrics], overwrite)
         _restore_weights(run, opened)
         run.config = _evaluation_config(run, config, average)
-        evaluation = evaluate_and_count(run, split, keep_predictions=bool(tables or stored))
+        evaluation = evaluate_and_count(
+            run, split, keep_predictions=bool(tables), keep_targets=stored is not None
+        )
         assert evaluation is not None  # nothing asks it to stop
         result = {"checkpoint": str(opened.path), "update": opened.state["update"], "split": split}
-        if evaluation.predictions is not None:
-            _write(run.task, evaluation.predictions, result, tables, stored)
+        _write(run.task, evaluation, result, tables, stored)
     read = amounts(evaluation, run.task.documents(split))
     return {**result, **read, "metrics": evaluation.metrics}
 
 
 def _write(
     task: Task,
-    predictions: Predictions,
+    evaluation: Evaluation,
     result: PlainDict,
     tables: Mapping[str, Path],
     stored: OutputFile | None,
 ) -> None:
-    """Write the predictions of a split where it was asked for. result: checkpoint, update and split."""
-    split = result["split"]
+    """Write predictions and targets of a split where they were asked for. result: checkpoint, update and split."""
     for name, table in tables.items():
-        task.write_predictions(split, name, predictions[name], table)
+        task.write_predictions(result["split"], name, (evaluation.predictions or {})[name], table)
     if stored is not None:
-        keys = {name: task.example_keys(split, name) for name in task.sources(split)}
-        origin = {**result, "fingerprint": task.fingerprint()}
-        stored.write(pack_targets(predictions, keys, origin))
+        stored.write(_packed(task, evaluation.targets or {}, result))
+
+
+def _packed(task: Task, targets: Predictions, result: PlainDict) -> bytes:
+    """Return the bytes of a file of targets. result: checkpoint, update and split."""
+    split, vocabulary = result["split"], task.vocabulary()
+    sources = task.sources(split)
+    origin = {
+        **result,
+        "fingerprint": task.fingerprint(),
+        "tokenizer": vocabulary.fingerprint if vocabulary is not None else "",
+        "labels": described_labels(task.labels(), task.label_kinds()),
+    }
+    keys = {name: task.example_keys(split, name) for name in sources}
+    digests = {name: task.example_digests(split, name) for name in sources}
+    return pack_targets(targets, keys, origin, digests)
 
 
 def amounts(evaluation: Evaluation, documents: int | None) -> dict[str, int]:

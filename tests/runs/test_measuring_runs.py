@@ -12,8 +12,8 @@ from support.cases import TABLE, config_of
 from support.commands import torchrun
 
 import fwk
+from fwk.data.targets import hashed_keys, read_targets
 from fwk.engine.evaluate import evaluate
-from fwk.engine.saving.targets import hashed_keys, read_targets
 from fwk.runs.evaluating import evaluate_run
 from fwk.testing import train_briefly, trainer_of
 

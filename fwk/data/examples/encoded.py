@@ -14,6 +14,7 @@ import numpy as np
 
 from fwk.contracts.plain import PlainMapping
 from fwk.contracts.task import Source
+from fwk.contracts.texts import teacher_label
 
 
 class Example(NamedTuple):
@@ -97,6 +98,10 @@ class EncodedExamples(Source):
     raw: Mapping[str, Sequence[str]] = field(default_factory=dict)  # texts with spans, as they were
     extra: Sequence[PlainMapping] = ()  # what evaluation reads of each example
     first: int | None = None  # see `Example.number`: that of the first example
+    # int64 [N], 63 bits of a hash of each example's texts and labels
+    digests: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    # by label: a teacher's outputs for every example, or window, float32 [len(self), ...]
+    taught: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys) if self.windows is None else len(self.windows.examples)
@@ -106,7 +111,7 @@ class EncodedExamples(Source):
             texts = {name: text.of(index) for name, text in self.texts.items()}
             number = -1 if self.first is None else self.first + index
             labels = {name: label[index] for name, label in self.labels.items()}
-            return Example(texts, labels, number)
+            return Example(texts, labels | self._taught(index), number)
         return self._window(index)
 
     def _window(self, index: int) -> Example:
@@ -122,7 +127,10 @@ class EncodedExamples(Source):
             if text == windows.text and first >= 0:
                 inside = start <= first and last < stop
                 labels[label] = labels[label] - start if inside else np.array([-1, -1])
-        return Example(texts, labels)
+        return Example(texts, labels | self._taught(index))
+
+    def _taught(self, index: int) -> dict[str, np.ndarray]:
+        return {teacher_label(name): outputs[index] for name, outputs in self.taught.items()}
 
     def example_of(self, index: int) -> int:
         """Return the number of the example that a window belongs to."""
@@ -142,6 +150,7 @@ class EncodedExamples(Source):
             if text.lists is not None:
                 yield text.lists
         yield from self.labels.values()
+        yield from self.taught.values()
         if self.windows is not None:
             yield from (self.windows.examples, self.windows.starts, self.windows.stops)
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from fwk.contracts.texts import LONGEST_FIRST, Frame, NamedText, Span, Texts
+from fwk.contracts.texts import LONGEST_FIRST, Frame, NamedText, Span, Texts, teacher_label
 from fwk.contracts.views import Batch
 from fwk.data.examples.demonstrations import Pool
 from fwk.data.examples.encoded import EncodedExamples, Example
@@ -231,7 +231,9 @@ class ExampleEncoder:
             for spec in self.encodings
         }
         arrays = {
-            name: np.stack([example.labels[name] for example in examples]) for name in self.spaces
+            name: np.stack([example.labels[name] for example in examples])
+            for name in (*self.spaces, *map(teacher_label, self.spaces))
+            if name in self.spaces or all(name in example.labels for example in examples)
         }
         labels = {name: torch.from_numpy(array) for name, array in arrays.items()}
         spans = {

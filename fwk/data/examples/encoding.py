@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from fwk.contracts.keyed import fold
 from fwk.contracts.plain import PlainMapping
 from fwk.data.examples.encoded import EncodedExamples, EncodedText, Windows
 from fwk.data.examples.labels import LabelSpace, stacked
@@ -52,7 +54,14 @@ def encode_records(
             if spec.has_spans
         },
         extra=[_extra(record, labels) for record in records],
+        digests=np.array([_digest(record) for record in records], dtype=np.int64),
     )
+
+
+def _digest(record: Labelled) -> int:
+    """Return 63 bits of a hash of the texts and labels of a record."""
+    content = json.dumps([record.texts, record.labels], sort_keys=True, default=str)
+    return fold(0, "example", content) >> 1
 
 
 def _extra(record: Labelled, labels: Sequence[LabelSpace]) -> PlainMapping:

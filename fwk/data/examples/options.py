@@ -77,6 +77,11 @@ class LabelledOptions:
         low=1,
         high=1024,
     )
+    teacher: str | None = option(
+        None,
+        "file of a teacher's outputs for every training example (fwk-evaluate --targets), from which criteria learn",
+        paths=(),
+    )
     metrics: tuple[str, ...] = option(
         (), "metrics of whole splits (empty: the usual ones of the kind of label)"
     )

@@ -31,6 +31,7 @@ from fwk.data.examples.identity import count_classes, fingerprint_of
 from fwk.data.examples.labels import LabelSpace
 from fwk.data.examples.measuring import measure
 from fwk.data.examples.options import LabelledOptions
+from fwk.data.examples.teachers import with_teacher
 from fwk.data.labelled import Labelled
 from fwk.data.tokenizers import KINDS, Tokenizer, load, train
 from fwk.data.tokenizers.vocabulary import vocabulary_of
@@ -106,6 +107,10 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         encoded = self.encoder.encode("train", records)
         if self._demonstrations:
             self.encoder, encoded = self.encoder.with_training(encoded, self.seed)
+        if self.config.teacher is not None:
+            encoded = with_teacher(
+                encoded, self.spaces, self.tokenizer.fingerprint, Path(self.config.teacher)
+            )
         self._encoded["train"] = encoded
 
     @classmethod
@@ -238,6 +243,14 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     def example_keys(self, split: str, source: str) -> Sequence[str]:
         examples = self._encoded[split][source]
         return [examples.keys[examples.example_of(number)] for number in range(len(examples))]
+
+    def example_digests(self, split: str, source: str) -> Sequence[int]:
+        examples = self._encoded[split][source]
+        digests = examples.digests.tolist()
+        return [digests[examples.example_of(number)] for number in range(len(examples))]
+
+    def taught(self) -> tuple[str, ...]:
+        return tuple(self.spaces) if self.config.teacher is not None else ()
 
     def check_predictions(self, split: str, targets: Mapping[str, Path]) -> None:
         for path in targets.values():

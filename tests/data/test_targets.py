@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fwk.engine.saving.targets import FORMAT, hashed_keys, pack_targets, read_targets
+from fwk.data.targets import FORMAT, UNKNOWN, hashed_keys, pack_targets, read_targets
 from fwk.errors import DataError
 
 KEYS = {"a": ["k0", "k1", "k2"], "b/c d": ["x"]}
@@ -47,12 +47,31 @@ def test_what_was_computed_comes_back(packed: bytes, tmp_path: Path) -> None:
     assert len({*stored.keys["a"].tolist()}) == 3 and bool((stored.keys["a"] >= 0).all())
 
 
+def test_a_file_of_format_1_is_read_and_says_nothing_of_the_texts(tmp_path: Path) -> None:
+    path = tmp_path / "targets.safetensors"
+    tensors = {"a/keys": hashed_keys(KEYS["a"]), "a/label": torch.zeros(3, 2)}
+    metadata = {"format": "fwk targets 1", "origin": json.dumps(ORIGIN)}
+    path.write_bytes(crafted(tensors, metadata))
+    stored = read_targets(path)
+    assert torch.equal(stored.keys["a"], hashed_keys(KEYS["a"]))
+    assert stored.digests["a"].tolist() == [UNKNOWN] * 3
+
+
+def test_what_examples_hold_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "targets.safetensors"
+    digests = {"a": [7, 2**62, 0], "b/c d": None}
+    path.write_bytes(pack_targets({}, KEYS, ORIGIN, digests))
+    stored = read_targets(path)
+    assert stored.digests["a"].tolist() == digests["a"]
+    assert stored.digests["b/c d"].tolist() == [UNKNOWN]
+
+
 def crafted(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return save(tensors, metadata)
 
 
 GOOD = {"format": FORMAT, "origin": json.dumps(ORIGIN)}
-TENSORS = {"a/keys": torch.zeros(2, dtype=torch.int64), "a/label": torch.zeros(2, 3)}
+TENSORS = {"a/keys": torch.zeros(2, 2, dtype=torch.int64), "a/label": torch.zeros(2, 3)}
 DEEP = "[" * 100_000
 
 
@@ -67,7 +86,11 @@ DEEP = "[" * 100_000
         (crafted(TENSORS, {**GOOD, "origin": DEEP}), "its origin is not JSON"),
         (crafted(TENSORS, {**GOOD, "origin": "[1]"}), "not a JSON object"),
         (crafted({"a/label": torch.zeros(2)}, GOOD), "the keys of 'a' are missing"),
-        (crafted({**TENSORS, "a/keys": torch.zeros(2)}, GOOD), "the keys of 'a' are missing"),
+        (crafted({**TENSORS, "a/keys": torch.zeros(2, 2)}, GOOD), "the keys of 'a' are missing"),
+        (
+            crafted({**TENSORS, "a/keys": torch.zeros(2, dtype=torch.int64)}, GOOD),
+            "the keys of 'a' are missing",
+        ),
         (crafted({**TENSORS, "a/label": torch.zeros(3, 3)}, GOOD), "does not fit its keys"),
         (crafted({**TENSORS, "a/label": torch.tensor(1.0)}, GOOD), "does not fit its keys"),
         (
