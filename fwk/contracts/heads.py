@@ -30,6 +30,9 @@ class HasHead:
     # `SequenceHead`), or 'question_answering' (a dense layer `output` to the logits of start and end)
     roles: tuple[str, ...] = ()
     head_path: str = "head"  # the attribute that holds the head
+    # options of the criterion that determine what the head reads and of which layers it is; a run that starts from
+    # weights takes them from the source's head where its config states none of them
+    form_options: tuple[str, ...] = ()
 
     def head_outputs(self) -> HeadOutputs:
         """Return what the outputs of the head mean."""

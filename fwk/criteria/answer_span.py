@@ -46,6 +46,7 @@ class AnswerSpan(Criterion["AnswerSpan.Config"]):
     """Cross-entropy of the first and the last token of an answer in a passage."""
 
     roles = ("question_answering",)
+    form_options = ("head", "hidden")
 
     @dataclass(frozen=True, kw_only=True)
     class Config(TeacherOptions):

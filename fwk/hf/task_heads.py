@@ -65,8 +65,13 @@ class TaskHead:
         """What its outputs mean."""
         if not self.options:  # of answers
             return HeadOutputs()
-        form = form_of(self.options.get("pooling", "cls"), self.options.get("hidden", "none"))
+        form = form_of(self.form_options["pooling"], self.form_options["hidden"])
         return HeadOutputs(names=self.values, form=form)
+
+    @property
+    def form_options(self) -> PlainDict:
+        """Options of the criterion that determine the form of the head."""
+        return {"pooling": "cls", "hidden": "none", **self.options} if self.options else {}
 
 
 def with_problem(architecture: Architecture, config: PlainMapping, file: Path) -> Architecture:

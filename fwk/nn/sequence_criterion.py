@@ -20,6 +20,8 @@ class SequenceCriterion(Criterion[OptionsT]):
         self.distillation = Distillation(config, build, config.label)
         self.taught = self.distillation.taught
 
+    form_options = ("pooling", "hidden")
+
     @classmethod
     def reads(cls, config: OptionsT) -> dict[str, Read]:
         return config.reads()

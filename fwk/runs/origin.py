@@ -26,6 +26,7 @@ from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, ConfigError
 from fwk.files import user_path, write_atomically
 from fwk.runs.folder import folder_of, require_no_copy
+from fwk.runs.head_options import Options, options_of_sources, recorded_options
 from fwk.runs.source import Source, open_source
 
 RECORD = "started_from.json"  # in the run's folder
@@ -88,6 +89,8 @@ def find_origin(config: RunConfig, overwrite: bool = False) -> Origin:
     complete = _with_networks(config, networks, places)
     user_dirs = (folder for source in sources.values() for folder in source.user_dirs)
     complete["user_dirs"] = list(dict.fromkeys((*config.user_dirs, *user_dirs)))
+    by_network = {network_name(key): source for key, source in sources.items()}
+    _fill_criteria(complete, options_of_sources(config, by_network))
     rate = config.optimizer.cls.trained_rate
     if MODEL in sources and rate is not None and not is_stated(config, RATE):
         complete["optimizer"] = {**complete["optimizer"], "lr": rate}
@@ -194,6 +197,12 @@ def _with_networks(
     return complete
 
 
+def _fill_criteria(complete: PlainDict, options: Options) -> None:
+    """Set options of criteria, by label, in the plain data of a config."""
+    for label, values in options.items():
+        complete["criterion"][label] = {**complete["criterion"][label], **values}
+
+
 def is_stated(config: RunConfig, key: str) -> bool:
     """Return whether the value at a key was given by a file, a flag or an override."""
     return config.provenance.get(key, "") != "default"
@@ -298,6 +307,7 @@ def _as_recorded(config: RunConfig, folder: Path) -> RunConfig:
             node = node[part]
         networks[key] = {name: value for name, value in node.items() if name not in STRUCTURE}
     complete = _with_networks(config, networks, before)
+    _fill_criteria(complete, recorded_options(config, recorded))
     complete["user_dirs"] = list(dict.fromkeys((*config.user_dirs, *recorded.user_dirs)))
     if recorded.optimizer.name == config.optimizer.name and not is_stated(config, RATE):
         rate = recorded.optimizer.values["lr"]

@@ -18,12 +18,13 @@ from torch import Tensor
 
 from fwk.components.registry import registry
 from fwk.components.user_dirs import PREFIX
+from fwk.config.run_config import RunConfig
 from fwk.config.spec import Component
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.heads import HeadOutputs
 from fwk.contracts.option_paths import HUB
 from fwk.contracts.options import Plain
-from fwk.contracts.plain import PlainDict
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.data.hub import model_folder
 from fwk.data.tokenizers import Tokenizer
 from fwk.engine.build import network_specs
@@ -43,6 +44,7 @@ class SourcePart:
     roles: tuple[str, ...]  # of its head
     head_path: str  # what the names of its head's weights begin with
     outputs: HeadOutputs  # of its head
+    options: PlainMapping  # of the criterion or noiser, as far as they are known
     tensors: Mapping[str, Tensor]  # by name within the part
 
 
@@ -64,6 +66,23 @@ class Source:
     def network(self, name: str) -> str:
         """Return the network of the source for a network `name`: the one of the same name, else the main one."""
         return name if name in self.networks else MAIN
+
+    def part_for(self, name: str, roles: Sequence[str], learned: bool = False) -> str | None:
+        """Return the part whose head a part `name` of a run takes: of the same name, or the only one of its roles.
+
+        learned: whether it is a learned noiser. None: there is no such part.
+        """
+        if name in self.parts:
+            return name
+        alike = [other for other, part in self.parts.items() if set(roles) & set(part.roles)]
+        if not learned:
+            # the head of a learned noiser reads a network of its own, such as the generator beside a discriminator
+            alike = [other for other in alike if not self.is_learned(other)]
+        return alike[0] if len(alike) == 1 else None
+
+    def is_learned(self, part: str) -> bool:
+        """Return whether a part is a learned noiser."""
+        return any(tensor.startswith(f"learned.{part}.") for tensor in self.tensors)
 
     @property
     def fingerprint(self) -> str:
@@ -106,6 +125,7 @@ def _of_run(loaded: Loaded, place: str) -> Source:
             roles=part.component.roles,
             head_path=part.component.head_path,
             outputs=part.component.head_outputs(),
+            options=_options_of(config, name),
             tensors=_below(tensors, f"{part.path}."),
         )
         for name, part in module.parts.items()
@@ -134,6 +154,10 @@ def _of_run(loaded: Loaded, place: str) -> Source:
     )
 
 
+def _options_of(config: RunConfig, part: str) -> PlainMapping:
+    return config.criterion[part].component.values if part in config.criterion else {}
+
+
 def _encoder_options(loaded: Loaded, name: str) -> dict[str, Plain]:
     return cast(Encoder, loaded.module.networks[name]).options_of_task()
 
@@ -153,7 +177,8 @@ def _of_folder(read: ReadModel, place: str, path: Path) -> Source:
         head = {name: value for name, value in read.tensors.items() if name.startswith("head.")}
         tensors |= {f"criteria.{read.role}.{name}": value for name, value in head.items()}
         outputs = HeadOutputs() if read.head is None else read.head.outputs
-        parts[read.role] = SourcePart((read.role,), "head", outputs, head)
+        options = {} if read.head is None else read.head.form_options
+        parts[read.role] = SourcePart((read.role,), "head", outputs, options, head)
     return Source(
         place=place,
         networks={MAIN: {"name": "bert", **read.options}},

@@ -144,7 +144,10 @@ class _Start:
         """Return the weights that a source has for a part; none where its head reads something else."""
         ours, theirs = part.component.head_outputs(), found.outputs
         if ours.form and theirs.form and ours.form != theirs.form:
-            self.reasons[part.path] = f"it has {ours.form}, and in {source.place} {theirs.form}"
+            self.reasons[part.path] = (
+                f"it has {ours.form}, and in {source.place} {theirs.form}, which is taken where the config states no "
+                "option of it"
+            )
             return {}
         given = {name: found.tensors[their_name] for name, their_name in names.items()}
         return _in_order(given, part.component.head_path, ours, theirs)
@@ -234,22 +237,11 @@ def _fits(target: Tensor, value: Tensor) -> bool:
 
 def _matching(part: Part, source: Source) -> tuple[str, SourcePart | None]:
     """Return the part of a source whose weights a part takes, with the path of its tensors; None if it has none."""
-    name: str | None = part.name
-    if part.name not in source.parts:
-        roles = set(part.component.roles)
-        alike = [name for name, other in source.parts.items() if roles & set(other.roles)]
-        if not part.path.startswith("learned."):
-            # the head of a learned noiser reads a network of its own, such as the generator beside a discriminator
-            alike = [name for name in alike if not _is_learned(name, source)]
-        name = alike[0] if len(alike) == 1 else None
+    learned = part.path.startswith("learned.")
+    name = source.part_for(part.name, part.component.roles, learned)
     if name is None:
         return "", None
-    return f"{'learned' if _is_learned(name, source) else 'criteria'}.{name}", source.parts[name]
-
-
-def _is_learned(name: str, source: Source) -> bool:
-    """Return whether a part of a source is a learned noiser."""
-    return any(tensor.startswith(f"learned.{name}.") for tensor in source.tensors)
+    return f"{'learned' if source.is_learned(name) else 'criteria'}.{name}", source.parts[name]
 
 
 def _their_names(part: Part, found: SourcePart, same: bool) -> dict[str, str]:

@@ -11,9 +11,11 @@ import torch
 import fwk
 from fwk.cli import evaluate as evaluate_command
 from fwk.cli import import_checkpoint as import_command
+from fwk.config.resolve import resolve
 from fwk.errors import ConfigError, DataError
 from fwk.hf.exporting import export
 from fwk.hf.importing import import_folder
+from fwk.runs.origin import find_origin
 
 transformers = pytest.importorskip("transformers")
 
@@ -407,20 +409,41 @@ def test_training_starts_from_a_head_of_the_same_form_with_its_classes_in_order(
     task = {"name": "examples", "data": str(data), "texts": ["first", "second"], "label": "label"}
     order = ["yes", "no", "maybe"]  # in the folder it is maybe, no, yes
     outputs = {}
-    for pooling in ("pooler", "cls"):
+    for pooling in ("pooler", "cls", None):
+        stated = {} if pooling is None else {"pooling": pooling}
         config = {
             "task": {**task, "length": 20, "classes": order},
             "model": {"from": str(tmp_path / "hf")},
-            "criterion": {"task": {"name": "classification", "pooling": pooling}},
+            "criterion": {"task": {"name": "classification", **stated}},
             "optimizer": {"name": "adamw", "lr": 1e-9},
             "train": {"updates": 1, "batch": 4, "device": "cpu", "save_every": 0},
             "hooks": {"terminal": None, "tensorboard": None, "summary": None},
         }
-        run = fwk.train(config, run=str(tmp_path / pooling)).folder
+        run = fwk.train(config, run=str(tmp_path / str(pooling))).folder
         outputs[pooling] = fwk.load(run).module.criteria["task"].logits.output.weight
     expected = loaded.module.criteria["classification"].logits.output.weight[[2, 1, 0]]
     assert torch.allclose(outputs["pooler"], expected, atol=1e-6)
+    assert torch.allclose(outputs[None], expected, atol=1e-6)
     assert not torch.allclose(outputs["cls"], expected, atol=1e-2)
+    # the form that the config does not state is also that of the run when it resumes, without its source
+    (tmp_path / "hf").rename(tmp_path / "gone")
+    config["train"]["updates"] = 2
+    fwk.train(config, run=str(run))
+    resumed = fwk.load(run)
+    assert resumed.update == 2
+    assert resumed.config.criterion["task"].component.config.pooling == "pooler"
+
+
+def test_a_head_takes_the_form_of_its_source_unless_the_config_states_one(trained):
+    loaded = trained("span", {"head": "joint", "hidden": 8}, {})
+    places = {"model": {"from": str(loaded.folder.parent.parent)}}
+    task = {"name": "examples", "data": "none.jsonl", "texts": ["first", "second"], "kind": "span"}
+    for stated, head, hidden in (({}, "joint", 8), ({"head": "independent"}, "independent", 512)):
+        criterion = {"answers": {"name": "answer_span", **stated}}
+        layer = ("test", {"task": task, "criterion": criterion, **places})
+        origin = find_origin(resolve(layers=[layer]).config)
+        taken = origin.config.criterion["answers"].component.config
+        assert (taken.head, taken.hidden) == (head, hidden)
 
 
 def test_a_folder_with_wrong_labels_and_wrong_names_of_texts_are_one_sentence(trained, tmp_path):
