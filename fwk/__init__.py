@@ -98,6 +98,9 @@ def train(config: Any = None, **options: Any) -> Finished:
     allow_broken = options.pop("allow_broken_plugins", False)
     with trusting(options.pop("trust", False) is True):
         resolved = from_python(config, options, allow_broken=allow_broken)
+        if resolved.needs.runs:
+            needs = _import_module("fwk.runs.needs")
+            needs.train_needed(resolved, overwrite=overwrite, allow_broken_plugins=allow_broken)
         start = _import_module("fwk.runs.start")
         return start.train(resolved, overwrite=overwrite, allow_broken_plugins=allow_broken)
 

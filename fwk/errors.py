@@ -129,6 +129,22 @@ class HookFailed(CodeFailed):
         super().__init__(f"{hook} of '{plugin}'", error, _is_hook_machinery)
 
 
+class NeededRunFailed(RunError):
+    """A run that another run needs failed in a process of its own, whose exit status this has."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        self.exit_status = exit_status
+        super().__init__(message)
+
+
+class RunStopped(RunError):
+    """A signal asked to stop before the run itself began; the same command goes on."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        self.exit_status = exit_status
+        super().__init__(f"{message}; start the same command again to go on")
+
+
 class LogFailed(RunError):
     """A log file cannot be written. The run saves a checkpoint, then fails."""
 

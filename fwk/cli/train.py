@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fwk.cli.common import command
@@ -114,13 +115,12 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.help:
         print(help_text(arguments, resolved.config))
         return 0
+    if arguments.print_config:
+        print(_shown(resolved.config, arguments.overwrite), end="")
+        return 0
+    _train_needed(resolved.config, arguments)
     origin = _find_origin(resolved.config, arguments.overwrite)
     config = resolved.config if origin is None else origin.config
-    if arguments.print_config:
-        from fwk.config.identity import to_yaml
-
-        print(to_yaml(config, config.provenance), end="")
-        return 0
     for key in config.unused_keys():  # on every rank, because it raises where the config is wrong
         warn(NAME, f"{key} is read by nothing and has no effect")
     from fwk.runs.start import train
@@ -132,6 +132,35 @@ def main(arguments: argparse.Namespace) -> int:
         origin=origin,
     )
     return finished.exit_status
+
+
+def _shown(config: RunConfig, overwrite: bool) -> str:
+    """Return the config that is trained as YAML, with the origin of each value, and what it needs with its state."""
+    from fwk.config.identity import needs_to_yaml, to_yaml
+
+    if not config.needs.runs:
+        origin = _find_origin(config, overwrite)
+        config = config if origin is None else origin.config
+        return to_yaml(config, config.provenance)
+    from fwk.runs.needs import starts_from_missing, states
+
+    if not starts_from_missing(config):
+        origin = _find_origin(config, overwrite)
+        config = config if origin is None else replace(origin.config, needs=config.needs)
+    return to_yaml(config, config.provenance) + needs_to_yaml(config.needs, states(config))
+
+
+def _train_needed(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """Train what the run needs and is missing, before it reads any of it."""
+    if not config.needs.runs:
+        return
+    from fwk.runs.needs import train_needed
+
+    train_needed(
+        config,
+        overwrite=arguments.overwrite,
+        allow_broken_plugins=arguments.allow_broken_plugins,
+    )
 
 
 def _find_origin(config: RunConfig, overwrite: bool) -> Origin | None:

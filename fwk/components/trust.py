@@ -52,6 +52,11 @@ def trusting(word: bool) -> Iterator[None]:
         _word.reset(token)
 
 
+def has_word() -> bool:
+    """Return whether the code that files name may be imported here, as inside `trusting(True)`."""
+    return _word.get()
+
+
 @dataclass(frozen=True)
 class UserDir:
     """A folder or file of code that somebody named."""

@@ -10,7 +10,8 @@ from fwk.components.discovery import versions
 from fwk.components.registry import registry
 from fwk.config import yaml_text
 from fwk.config.paths import dotted, leaves, leaves_with_whole_lists
-from fwk.config.run_config import Resolved, RunConfig
+from fwk.config.run_config import Needs, Resolved, RunConfig
+from fwk.config.spec import NEEDS
 from fwk.contracts.metrics import direction_of
 from fwk.contracts.options import Plain
 from fwk.contracts.plain import PlainDict
@@ -73,6 +74,12 @@ def to_yaml(
     return yaml_text.dump(
         config.to_mapping(), None if provenance is None else {**origins, **provenance}
     )
+
+
+def needs_to_yaml(needs: Needs, states: Mapping[str, str]) -> str:
+    """Return the needed runs as YAML, each with the state of its folder in a comment."""
+    origins = {dotted((NEEDS, name, "run")): state for name, state in states.items()}
+    return yaml_text.dump(needs.to_mapping(), origins)
 
 
 def identity(config: RunConfig) -> str:

@@ -22,6 +22,7 @@ from fwk.config.spec import (
     EXTRAS,
     SLOTS,
     TABLES,
+    TOP_LEVEL,
     TRAIN_SCHEMA,
 )
 from fwk.config.tree import Tree
@@ -115,11 +116,10 @@ class Merger:
                 if "." in top
                 else ""
             )
-            known = [*_PLAIN_KEYS, *SLOTS, *TABLES, "train"]
             raise ConfigError(
                 top,
                 f"unknown key{advice}{in_parentheses(layer.where(path[:1]))}"
-                f"{did_you_mean(top.split('.')[0], known)}",
+                f"{did_you_mean(top.split('.')[0], TOP_LEVEL)}",
             )
 
     def _put_train(self, path: KeyPath, value: Plain, layer: Layer) -> None:

@@ -8,28 +8,32 @@ Later wins: registered defaults, then files in order, then flags, then `key=valu
     interpolation  replace ${key.path}
     typed          check every value by its type
     bringing       let an option bring the value of another key, such as the tokenizer of a model
+    needs, chain   take out the runs that the run needs, and resolve each of them in turn
 
 Nothing here imports torch for built-in and first-party components; `Component.config` and `RunConfig.views_by_name` do.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fwk.components.discovery import discover, existing
 from fwk.components.trust import UserDir, require_trust
 from fwk.config.bringing import with_brought_values
+from fwk.config.chain import add_run, at_entry, filled_in, require_no_circle, require_not_above
 from fwk.config.checking import complete_values
 from fwk.config.completing import complete
 from fwk.config.extending import read_with_bases
 from fwk.config.interpolation import resolve_interpolations
 from fwk.config.merge import Merger
+from fwk.config.needs import Places, StatedNeeds, check_references
 from fwk.config.python_values import plain_from_python
-from fwk.config.run_config import Resolved, RunConfig
-from fwk.config.spec import SLOTS, USER_DIRS, construct
+from fwk.config.run_config import NeededRun, Needs, Resolved, RunConfig
+from fwk.config.spec import NEEDS, SLOTS, USER_DIRS, construct
 from fwk.config.typed import TypedValues
 from fwk.config.yaml_text import Layer, Override, parse_override
 from fwk.contracts.options import Plain, convert, schema_of, shown
@@ -52,29 +56,92 @@ def resolve(
     files and flags. Raises UserError naming the key, and UntrustedCode for code that only a file names and the user has
     not allowed (see `fwk.components.trust`). Imports no torch unless user code does.
     """
-    all_layers = _in_order(files, layers)
     parsed = [parse_override(text) if isinstance(text, str) else text for text in overrides]
+    request = _Request(_in_order(files, layers), flags or {}, parsed, user_dirs, allow_broken)
+    config = _resolve(request)[0]
+    require_no_circle(config)
+    return Resolved(config, dict(config.provenance))
 
-    named = _user_dirs(all_layers, parsed, user_dirs)
+
+@dataclass(frozen=True)
+class _Request:
+    """What one config is resolved from."""
+
+    layers: Sequence[Layer]
+    flags: Mapping[str, Plain]
+    overrides: Sequence[Override]
+    user_dirs: Sequence[str | Path]
+    allow_broken: bool
+    places: Places = field(default_factory=dict)  # that the config may refer to, besides its own
+    above: tuple[str, ...] = ()  # the folders of the runs that need this one
+
+
+def _resolve(request: _Request) -> tuple[RunConfig, PlainDict]:
+    """Return a config with the runs that it needs, and what it states as plain data."""
+    given = StatedNeeds.of(request.layers, request.overrides)
+    named = _user_dirs(given.layers, given.overrides, request.user_dirs)
     require_trust(named)
     folders = list(dict.fromkeys(str(user_dir.place) for user_dir in named))
-    discover(folders, allow_broken)
+    discover(folders, request.allow_broken)
 
     merger = Merger()
-    for layer in all_layers:
+    for layer in given.layers:
         merger.add_layer(layer)
-    merger.add_flags(flags or {})
-    for override in parsed:
+    merger.add_flags(request.flags)
+    for override in given.overrides:
         merger.add_override(override)
 
-    tree = complete(merger.tree.to_mapping(), folders, merger.origins)
-    tree = resolve_interpolations(tree, merger.origins.where)
+    stated = merger.tree.to_mapping()
+    places = {**request.places, **given.places(stated.get("run"))}
+    check_references(stated, places)
+    tree = complete(stated, folders, merger.origins)
+    tree = resolve_interpolations({**tree, NEEDS: places}, merger.origins.where)
+    places = tree.pop(NEEDS)
     config = TypedValues(tree, merger.origins).run_config()
     provenance = merger.origins.provenance(
-        config.to_mapping(), user_dirs_origin="--user-dir" if user_dirs else ""
+        config.to_mapping(), user_dirs_origin="--user-dir" if request.user_dirs else ""
     )
     config, provenance = with_brought_values(config, provenance)
-    return Resolved(replace(config, provenance=provenance), provenance)
+    needs = _needs(given, replace(request, places=places), config.run, named)
+    stated = filled_in(stated, tree)
+    if config.user_dirs:
+        stated["user_dirs"] = list(config.user_dirs)
+    return replace(config, provenance=provenance, needs=needs), stated
+
+
+def _needs(
+    given: StatedNeeds, request: _Request, run: str | None, user_dirs: Sequence[UserDir]
+) -> Needs:
+    """Return the runs that a config states that it needs, each resolved, after those that it needs itself.
+
+    run: the folder of the run that needs them. user_dirs: of its config, which are those of needed runs, too.
+    """
+    shared = [
+        Layer({"user_dirs": [str(u.place)]}, name=u.origin, is_file=not u.by_user)
+        for u in user_dirs
+    ]
+    above = request.above + ((os.path.abspath(run),) if run else ())
+    known: list[NeededRun] = []
+    for entry in given.entries:
+        folder = request.places[entry.name]["run"]
+        require_not_above(entry, folder, above)
+        inner = replace(
+            request,
+            layers=[*shared, *entry.layers],
+            flags={"run": folder},
+            overrides=(),
+            user_dirs=(),
+            above=above,
+        )
+        with at_entry(entry):
+            config, stated = _resolve(inner)
+        needed = NeededRun(
+            name=entry.name, run=folder, split=entry.split, stated=stated, config=config
+        )
+        for one in (*config.needs.runs, needed):
+            add_run(known, one, parent=entry.name)
+    own = [os.path.abspath(request.places[entry.name]["run"]) for entry in given.entries]
+    return Needs(tuple(known), tuple(dict.fromkeys(own)), given.parallel)
 
 
 def _in_order(
@@ -191,7 +258,7 @@ def from_python(
 
 def _layers_of(item: object) -> list[Layer]:
     if isinstance(item, RunConfig):
-        return [Layer(item.to_mapping(), name="config")]
+        return [Layer({**item.to_mapping(), **item.needs.to_mapping()}, name="config")]
     if isinstance(item, Mapping):
         return [Layer(plain_from_python(item), name="config")]
     if isinstance(item, (str, Path)):

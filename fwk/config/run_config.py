@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from os import path
 
 from fwk.config.spec import (
     DEFAULT_HOOKS,
     FROM,
+    NEEDS,
+    RUNS,
     Component,
     CriterionSpec,
     NetworkSpec,
@@ -19,6 +22,56 @@ from fwk.config.views import complete_views, unused_networks, unused_views
 from fwk.contracts.options import Plain, plain
 from fwk.contracts.plain import PlainMapping
 from fwk.errors import ConfigError
+
+
+def targets_file(folder: str, split: str) -> str:
+    """Return the file of a needed run's targets of a split."""
+    return path.join(folder, f"{split}.targets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeededRun:
+    """A run that another run needs; it is trained before that one where it is missing."""
+
+    name: str  # in messages; every needed run of a config has its own
+    run: str  # its folder
+    split: str | None  # whose targets are stored once it is finished
+    stated: (
+        PlainMapping  # its config as plain data, as far as it is stated, interpolations replaced
+    )
+    config: RunConfig
+
+    @property
+    def key(self) -> str:
+        """What messages call the run."""
+        return f"{NEEDS}.{self.name}"
+
+    @property
+    def targets(self) -> str | None:
+        """The file of its targets, where any are stored."""
+        return None if self.split is None else targets_file(self.run, self.split)
+
+    def to_mapping(self) -> dict[str, Plain]:
+        """Return the run as an entry of `needs:`."""
+        targets = {} if self.split is None else {"targets": self.split}
+        stated = {key: plain(value) for key, value in self.stated.items() if key != "run"}
+        return {"run": self.run, **targets, **stated}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The runs that a run needs, those that they need in turn included and before them."""
+
+    runs: tuple[NeededRun, ...] = ()
+    stated: tuple[str, ...] = ()  # the folders of those that the config itself states
+    parallel: int = 1  # of the runs are trained at the same time
+
+    def to_mapping(self) -> dict[str, Plain]:
+        """Return the keys of a config file that state them; {} where there are none."""
+        if not self.runs:
+            return {}
+        runs = {needed.name: needed.to_mapping() for needed in self.runs}
+        return {NEEDS: runs, RUNS: {"parallel": self.parallel}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +91,8 @@ class RunConfig:
     hooks: Mapping[str, Component]
     train: TrainConfig
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    # they are no part of what the run computes: what it reads of them is stated by other keys
+    needs: Needs = field(default_factory=Needs, compare=False, repr=False)
 
     @cached_property
     def views_by_name(self) -> dict[str, ViewSpec]:
@@ -115,7 +170,7 @@ class RunConfig:
         return replace(self, views=views)
 
     def to_mapping(self) -> dict[str, Plain]:
-        """Return plain data that `from_mapping` reads back to an equal config."""
+        """Return plain data that `from_mapping` reads back to an equal config; needed runs are left out."""
         hooks: dict[str, Plain] = {name: hook.to_mapping() for name, hook in self.hooks.items()}
         if hooks:  # a default hook that was removed; an empty mapping removes all of them
             hooks |= {name: None for name in DEFAULT_HOOKS if name not in hooks}

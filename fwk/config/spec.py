@@ -339,6 +339,19 @@ FROM = FieldSpec(
     "are the source's (null: random weights)",
     paths=(),
 )
+NEEDS, RUNS = "needs", "runs"  # the keys about other runs
+TOP_LEVEL = ("seed", "run", "user_dirs", *SLOTS, *TABLES, "train", NEEDS, RUNS)  # every key
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsConfig:
+    """How the runs that a run needs are trained."""
+
+    parallel: int = option(1, "needed runs that are trained at the same time", low=1)
+
+
+RUNS_SCHEMA = schema_of(RunsConfig, "runs")
+
 SEED = FieldSpec(
     name="seed", type="int", default=1, doc="seed of everything random", low=0, high=2**63 - 1
 )

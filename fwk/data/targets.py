@@ -7,8 +7,9 @@ A file in the safetensors format. For each source S and label L of the split:
     S/keys     int64 [N, 2]: 63 bits of a hash of each example's key, and of its texts and labels (-1: unknown)
 
 An answer in a text has logits [1 + M, 2] of its start and end: of "no answer", then of each token of the text. The
-metadata say where the numbers come from: checkpoint, update, split, the fingerprint of the task's data and of its
-tokenizer, and kind and values of each label. Files of format 1 have keys [N], and no labels in the metadata.
+metadata say where the numbers come from: checkpoint, update, split, the sha256 of the weights, the fingerprint of the
+task's data and of its tokenizer, and kind and values of each label. Files of format 1 have keys [N], and no labels in
+the metadata.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from fwk.contracts.json_files import parse_json
 from fwk.contracts.keyed import fold
-from fwk.contracts.plain import PlainMapping
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.contracts.task import Predictions
 from fwk.data.weights import read_tensors
 from fwk.errors import DataError
@@ -88,20 +89,34 @@ def _stacked(rows: Mapping[int, Tensor], count: int) -> Tensor:
     return result
 
 
-def read_targets(path: Path) -> StoredTargets:
-    """Return the targets in a file. Raises DataError where it is none, or damaged."""
-    tensors = read_tensors(path, DataError)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
+def _read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a file of targets. Raises DataError where it is none."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
     if metadata.get("format") not in FORMATS:
         raise DataError(f"{path} holds no targets; fwk-evaluate --targets writes them")
+    return metadata
+
+
+def read_origin(path: Path) -> PlainDict:
+    """Return where the targets in a file come from. Raises DataError where it holds none."""
     try:
-        origin = parse_json(metadata.get("origin", ""))
+        origin = parse_json(_read_metadata(path).get("origin", ""))
     except ValueError as error:
         raise DataError(f"{path} is damaged: its origin is not JSON ({str(error)[:100]})") from None
     if not isinstance(origin, dict):
         raise DataError(f"{path} is damaged: its origin is not a JSON object")
-    old = metadata["format"] != FORMAT
+    return origin
+
+
+def read_targets(path: Path) -> StoredTargets:
+    """Return the targets in a file. Raises DataError where it is none, or damaged."""
+    tensors = read_tensors(path, DataError)
+    origin = read_origin(path)
+    old = _read_metadata(path)["format"] != FORMAT
     by_source: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         source, _, label = name.rpartition("/")

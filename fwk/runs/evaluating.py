@@ -100,6 +100,7 @@ def _packed(task: Task, targets: Predictions, result: PlainDict) -> bytes:
     sources = task.sources(split)
     origin = {
         **result,
+        "weights": checkpoint.weights_digest(Path(result["checkpoint"])),
         "fingerprint": task.fingerprint(),
         "tokenizer": vocabulary.fingerprint if vocabulary is not None else "",
         "labels": described_labels(task.labels(), task.label_kinds()),

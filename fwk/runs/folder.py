@@ -143,7 +143,7 @@ def _check_config(folder: Path, config: RunConfig) -> None:
             f"{folder} holds checkpoints but no config.yaml, so nothing says whether they were trained with this "
             "config; restore the file, or choose another --run"
         )
-    changed = _differences(path, config)
+    changed = differences_in(path, config)
     if changed:
         changes = "; ".join(
             f"{key} was {old}, is now {new}" for key, (old, new) in sorted(changed.items())
@@ -154,7 +154,7 @@ def _check_config(folder: Path, config: RunConfig) -> None:
         )
 
 
-def _differences(path: Path, config: RunConfig) -> dict[str, tuple[Plain, Plain]]:
+def differences_in(path: Path, config: RunConfig) -> dict[str, tuple[Plain, Plain]]:
     """Return the keys that differ from those of RUN/config.yaml, with both values.
 
     A path is the same where it leads to the same place, or where it is the same seen from the run's folder: a project

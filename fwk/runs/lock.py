@@ -55,6 +55,22 @@ def folder_lock(folder: Path) -> Iterator[bool]:
                 truncate(file)
 
 
+def holder_of(folder: Path) -> str | None:
+    """Return the process that holds a run's folder, as "PID on HOST"; None where no process does. Makes nothing."""
+    path = folder / LOCK
+    try:
+        if not path.is_file():
+            return None
+        file = try_temporary_lock(path)
+        holder = path.read_text(encoding="utf-8").strip()
+    except OSError:  # it was removed meanwhile, or cannot be used, which the run itself will say
+        return None
+    if file is None:
+        return holder or "unknown"
+    with file:
+        return holder if not has_locks(file) and _is_running(holder) else None
+
+
 def _lock_file(folder: Path) -> tuple[TextIO, bool]:
     """Return the folder's lock file, open and locked, and whether the folder was made."""
     holder, is_made = "unknown", False

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -127,6 +127,20 @@ def require_same_origin(folder: Path, origin: Origin) -> None:
                 f"{folder} holds a run without a checkpoint that started from other weights ({key}.from was "
                 f"{_shown(before)}, is now {_shown(now)}); {ADVICE}"
             )
+
+
+def other_weights(folder: Path, config: RunConfig, keys: Sequence[str]) -> str | None:
+    """Return the first of the keys of networks whose source has other weights now than when the run began, or None.
+
+    Raises ConfigError where a source cannot be read.
+    """
+    known, places = _read_record(folder), config.weights_from()
+    for key in keys:
+        if key in known and key in places:
+            source = open_source(places[key], f"{key}.from", config.user_dirs)
+            if source.fingerprint != known[key]["fingerprint"]:
+                return key
+    return None
 
 
 def _shown(entry: Mapping[str, str]) -> str:

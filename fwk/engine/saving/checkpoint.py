@@ -311,6 +311,11 @@ def _read_manifest(checkpoint: Path) -> Manifest:
     return manifest
 
 
+def weights_digest(checkpoint: Path) -> str:
+    """Return the sha256 of a checkpoint's weights, as its manifest has it."""
+    return _read_manifest(checkpoint)["files"]["model.safetensors"]["sha256"]
+
+
 def read_checkpoint(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], State]:
     """Return the tensors, by file and name, and the state of a checkpoint that was verified."""
     manifest = verify(checkpoint)
