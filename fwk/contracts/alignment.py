@@ -83,3 +83,13 @@ def at_partners(tensor: Tensor, partner: Tensor | None) -> Tensor:
     if partner is None:
         return tensor
     return tensor.gather(1, partner[:, :, None].expand(-1, -1, tensor.shape[2]))
+
+
+def first_rows(draws: Tensor) -> Tensor:
+    """Return which rows are the first of their example, bool [R]; the rows of one example follow each other.
+
+    draws: int64 [R].
+    """
+    begins = torch.ones_like(draws, dtype=torch.bool)
+    begins[1:] = draws[1:] != draws[:-1]
+    return begins

@@ -5,7 +5,8 @@
 p1 and p2 are the distributions that one head, that of another criterion, gives for two views of the same rows; the
 gradient flows into both. L is summed over rows and divided by their number. The paper's alpha (1 to 5 on GLUE) is the
 weight of this criterion. By default both views are the text itself, and their encodings differ by dropout alone; a
-noiser on the second view makes it consistency under that noise. Rows without a label count, too.
+noiser on the second view makes it consistency under that noise. Rows without a label count, too. Where one example has
+several rows, as with `multiple_choice`, a head answers once for them, and L is divided by the number of examples.
 
 Deviation: the paper averages the cross-entropy over both passes, and here the other criterion takes it from the first.
 Its gradient has the same expectation.
@@ -20,17 +21,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from fwk.components.registry import register
-from fwk.contracts.alignment import require_same_rows
+from fwk.contracts.alignment import first_rows, require_same_rows
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.criterion import Criterion, Read
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.errors import ConfigError
-from fwk.nn.imitation import at_least_float32
+from fwk.nn.imitation import finite_logits
 
 HEAD = option(
     "classification.logits", "the head that judges: LABEL.logits of a criterion that has one"
@@ -77,12 +77,13 @@ class Consistency(Criterion["Consistency.Config"]):
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         first, second = views[self.config.first], views[self.config.second]
         require_same_rows(first, second, f"views.{self.config.second}")
-        return {"consistency": torch.tensor(float(len(first)), device=first.draws.device)}
+        return {"consistency": first_rows(first.draws).sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         head = context.head(self.config.head)
-        first, second = (head(views[name]) for name in (self.config.first, self.config.second))
-        first, second = at_least_float32(first), at_least_float32(second)  # each [R, C]
+        first, second = (
+            finite_logits(head(views[name])) for name in (self.config.first, self.config.second)
+        )  # each [R, C], or [B, C] of the choices of B examples
         if self.config.distance == "squared":
             distances = (first - second).square().flatten(1).sum(1)  # [R]
         elif self.config.distance == "binary":

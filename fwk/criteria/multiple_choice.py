@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fwk.components.registry import register
+from fwk.contracts.alignment import first_rows
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.criterion import Read
 from fwk.contracts.heads import HeadOutputs
@@ -45,7 +46,7 @@ class MultipleChoice(SequenceCriterion["MultipleChoice.Config"]):
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         label_values(build, config.label, ("choice",))
-        self.scores = SequenceHead(config, build, 1)
+        self.scores = ChoiceHead(config, build, 1)
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
@@ -86,16 +87,10 @@ class MultipleChoice(SequenceCriterion["MultipleChoice.Config"]):
         teacher = F.pad(teacher, (0, missing), value=-torch.inf)  # cut where it is negative
         return soft_cross_entropy(logits, teacher, self.config.temperature)
 
-    def logits(self, view: View) -> Tensor:
-        """Return the scores of each example's choices, [B, C]; -inf where it has fewer."""
-        first, place = places_of_choices(view.draws)
-        example = torch.zeros_like(place)
-        example[first] = 1
-        example = example.cumsum(0) - 1  # [R]
-        scores = self.scores(view)[:, 0]  # [R]
-        most = int(place.max()) + 1 if len(place) else 1
-        logits = scores.new_full((len(first), most), -torch.inf)
-        return logits.index_put((example, place), scores)
+    @property
+    def logits(self) -> ChoiceHead:
+        """The head under the name that it has in other criteria."""
+        return self.scores
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         """Return the scores of the choices, [B, C]; -inf where an example has fewer."""
@@ -105,13 +100,27 @@ class MultipleChoice(SequenceCriterion["MultipleChoice.Config"]):
         return {"accuracy": float(sums["right"] / sums["labelled"].clamp(min=1))}
 
 
+class ChoiceHead(SequenceHead):
+    """A view with R rows, the choices of B examples -> logits [B, C] of each example's choices."""
+
+    def forward(self, view: View) -> Tensor:
+        """Return the scores of each example's choices; -inf where it has fewer."""
+        first, place = places_of_choices(view.draws)
+        example = torch.zeros_like(place)
+        example[first] = 1
+        example = example.cumsum(0) - 1  # [R]
+        scores = super().forward(view)[:, 0]  # [R]
+        most = int(place.max()) + 1 if len(place) else 1
+        logits = scores.new_full((len(first), most), -torch.inf)
+        return logits.index_put((example, place), scores)
+
+
 def places_of_choices(draws: Tensor) -> tuple[Tensor, Tensor]:
     """Return the first row of each example, int64 [B], and the place of each row among its example's, int64 [R].
 
     draws: int64 [R]; the rows of an example follow each other.
     """
     rows = torch.arange(len(draws), device=draws.device)
-    begins = torch.ones_like(draws, dtype=torch.bool)
-    begins[1:] = draws[1:] != draws[:-1]
+    begins = first_rows(draws)
     first = rows[begins]
     return first, rows - first[begins.cumsum(0) - 1]

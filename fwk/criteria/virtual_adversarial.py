@@ -4,30 +4,30 @@
 
 v are the token vectors of a row, r has the length eps over all of them. p(y | x) is computed without dropout and
 gradient, g without dropout, and the last pass with both, as equation 8 has it. L is summed over rows and divided by
-their number. Rows without a label count, too. The noise is that of `fwk/nn/adversarial.py`: lengths are in units of
-the root mean square of the token embedding.
+their number, or over examples where one has several rows and one answer (`multiple_choice`). Rows without a label count
+too. The noise is that of `fwk/nn/adversarial.py`: lengths are in units of the root mean square of the token embedding.
 
 The head is that of another criterion, such as `classification`. An update makes three encoder calls more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fwk.components.registry import register
-from fwk.contracts.alignment import require_same_positions
-from fwk.contracts.context import BuildContext, Context
+from fwk.contracts.alignment import first_rows, require_same_positions
+from fwk.contracts.context import BuildContext, Context, Mode
 from fwk.contracts.criterion import Criterion, Read
 from fwk.contracts.options import option
 from fwk.contracts.views import LossTerm, Output, View
 from fwk.criteria.consistency import HEAD, require_classes
 from fwk.errors import ConfigError
 from fwk.nn.adversarial import adversarial_view
-from fwk.nn.imitation import TeacherTargets
+from fwk.nn.imitation import TeacherTargets, finite_logits
 
 
 @register("criterion", "virtual_adversarial")
@@ -69,17 +69,17 @@ class VirtualAdversarial(Criterion["VirtualAdversarial.Config"]):
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         view, teacher = views[self.config.view], views[self.config.teacher]
         require_same_positions(view, teacher, f"views.{self.config.teacher}")
-        return {"virtual_adversarial": torch.tensor(float(len(view)), device=view.draws.device)}
+        return {"virtual_adversarial": first_rows(view.draws).sum()}
 
     def forward(self, views: Mapping[str, View], context: Context) -> Output:
         view, teacher = views[self.config.view], views[self.config.teacher]
         if not len(view):
             zero = teacher.encoded.features.new_zeros((), dtype=torch.float32)
             return Output(terms={"virtual_adversarial": LossTerm(zero)})
-        head = context.head(self.config.head)
-        logits = context.head(self.config.head, mode="teacher", ema=teacher.ema)(teacher)  # [R, C]
+        head = self._head(context)
+        logits = self._head(context, mode="teacher", ema=teacher.ema)(teacher)  # [R, C]
         require_classes(logits, f"{self.key}.head")
-        everywhere = torch.ones(len(view), dtype=torch.bool, device=logits.device)
+        everywhere = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         targets = TeacherTargets(logits, everywhere)
         changed = adversarial_view(
             view,
@@ -88,6 +88,13 @@ class VirtualAdversarial(Criterion["VirtualAdversarial.Config"]):
             self.embeddings[0],
             self.config.norm,
             context,
-            quiet_module=context.head(self.config.head, mode="quiet"),
+            quiet_module=self._head(context, mode="quiet"),
         )
         return Output(terms={"virtual_adversarial": LossTerm(targets.divergence(head(changed)))})
+
+    def _head(
+        self, context: Context, mode: Mode = "train", ema: bool = False
+    ) -> Callable[[View], Tensor]:
+        """Return the head: view -> finite logits [R, C], or [B, C] of the choices of B examples."""
+        head = context.head(self.config.head, mode=mode, ema=ema)
+        return lambda view: finite_logits(head(view))

@@ -75,6 +75,15 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
         return (a.reshape(-1, 1, C) @ b.reshape(-1, C, 1)).view(a.shape[:-1])
 
 
+def finite_logits(logits: Tensor) -> Tensor:
+    """Return logits of `at_least_float32` in which -inf is finite, with a probability of 0 and without gradient.
+
+    Choices that an example lacks have -inf, of which products with their probability of 0 would be NaN.
+    """
+    logits = at_least_float32(logits)
+    return logits.clamp(min=torch.finfo(logits.dtype).min / 4)
+
+
 def at_least_float32(logits: Tensor) -> Tensor:
     """Return logits in float32, or as they are where they are wider."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -17,6 +17,7 @@ from fwk.engine.update import Update
 from fwk.errors import ConfigError
 from fwk.nn import adversarial
 from fwk.nn.adversarial import perturbation
+from fwk.nn.imitation import TeacherTargets, finite_logits
 from fwk.testing import batches_of, merge_settings, tiny_config, trainer_of
 
 DROPOUT = {"model": {"dropout": 0.2}}
@@ -121,6 +122,26 @@ def test_a_head_without_classes_needs_the_squared_distance():
         ConfigError, match=r"criterion.x.distance: expected a head with logits of at"
     ):
         loss("divergence")
+
+
+def test_choices_that_are_missing_change_no_divergence():
+    torch.manual_seed(0)
+    a, b = (torch.randn(2, 3, dtype=torch.float64) for _ in range(2))
+    a[1, 2] = b[1, 2] = -torch.inf
+    a, b = a.requires_grad_(), b.requires_grad_()
+    found = symmetric_divergence(finite_logits(a), finite_logits(b))
+    expected = symmetric_divergence(a[1:, :2], b[1:, :2])
+    assert found[1].item() == pytest.approx(expected.item(), rel=1e-12)
+    everything = torch.ones(2, dtype=torch.bool)
+    targets = TeacherTargets(finite_logits(a), everything)
+    parts = [
+        TeacherTargets(a[row : row + 1, :size], everything[:1]).divergence(b[row : row + 1, :size])
+        for row, size in enumerate((3, 2))
+    ]
+    imitated = targets.divergence(finite_logits(b))
+    assert imitated.item() == pytest.approx(sum(parts).item(), rel=1e-12)
+    for gradient in torch.autograd.grad(found.sum() + imitated, (a, b)):
+        assert gradient.isfinite().all() and gradient[1, 2] == 0
 
 
 def test_the_adversarial_noise_hurts_more_than_noise_of_its_length():

@@ -148,6 +148,22 @@ FINE_TUNING = {
             "prompt_again": {"noiser": "bert_mask"},
         },
     },
+    "choices that agree under dropout and noise": {
+        **NEEDS["multiple_choice"],
+        "criterion": {
+            "multiple_choice": NO_DROPOUT,
+            "consistency": {
+                "head": "multiple_choice.logits",
+                "first": "choices",
+                "second": "choices_again",
+            },
+            "virtual_adversarial": {"head": "multiple_choice.logits", "view": "choices"},
+        },
+        "views": {
+            "choices": {"fields": ["context", "choices"]},
+            "choices_again": {"noiser": "bert_mask"},
+        },
+    },
     "joint answers in windows": {
         **WINDOWS,
         "criterion": {"answer_span": {**NO_DROPOUT, "head": "joint", "hidden": 8}},
