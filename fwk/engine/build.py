@@ -33,20 +33,7 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
     views = config.views_by_name
     _check_masks(config, views, task)
     _check_fields(views, task)
-    vocabulary = task.vocabulary()
-    base = BuildContext(
-        seed=config.seed,
-        vocabulary=vocabulary,
-        length=task.length(),
-        labels=task.labels(),
-        label_kinds=task.label_kinds(),
-        label_counts=task.label_counts(),
-        label_words=task.label_words(),
-        taught=task.taught(),
-        inputs=task.inputs(),
-        sources=task.source_names(),
-        missing_sources=task.missing_sources(),
-    )
+    base = _base_context(config, task)
     networks = _build_networks(config, views, base, assets)
     noisers = {name: _build_noiser(name, spec, networks, base) for name, spec in views.items()}
     reads = {label: _Reads.of(spec.component) for label, spec in config.criterion.items()}
@@ -64,7 +51,24 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
         encodes={label: read.encoded for label, read in reads.items()},
         seed=config.seed,
         weights={label: spec.weight for label, spec in config.criterion.items()},
-        pad=max(vocabulary.pad, 0) if vocabulary else 0,
+        pad=max(base.vocabulary.pad, 0) if base.vocabulary else 0,
+    )
+
+
+def _base_context(config: RunConfig, task: Task) -> BuildContext:
+    """Return what every component is told of the task."""
+    return BuildContext(
+        seed=config.seed,
+        vocabulary=task.vocabulary(),
+        length=task.length(),
+        labels=task.labels(),
+        label_kinds=task.label_kinds(),
+        label_counts=task.label_counts(),
+        label_words=task.label_words(),
+        taught=task.taught(),
+        inputs=task.inputs(),
+        sources=task.source_names(),
+        missing_sources=task.missing_sources(),
     )
 
 
