@@ -99,6 +99,8 @@ def _train(
     run = build_run(origin.config, folder, hooks, world, saved=saved, sources=origin.sources)
     origin.release()
     trainer = Trainer(run, stop)
+    if saved is None:
+        _check_best_metric(trainer)
     if world.main and overwrite:
         _require_space(run)
         set_aside(folder)  # only now that the new run is known to be possible
@@ -108,6 +110,12 @@ def _train(
     status = _fit(trainer)
     exit_status = 0 if status == "finished" else stop.exit_status
     return Finished(folder, status, exit_status, run.update, run.last_metrics)
+
+
+def _check_best_metric(trainer: Trainer) -> None:
+    """Raise ConfigError where a new run has no metric `train.best_metric`, before anything is written."""
+    with trainer.run.world.failing_together(), explaining_errors(trainer):
+        trainer.bookkeeping.selection.check()
 
 
 def _resume(trainer: Trainer) -> bool:

@@ -75,6 +75,19 @@ def test_an_unknown_metric_ends_the_run_before_its_first_update(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_unknown_metric_is_refused_before_anything_is_written(tmp_path, monkeypatch, overwrite):
+    config = config_in(tmp_path / "run", {"train": {"best_metric": "accurracyy"}})
+
+    def written(*_):
+        raise AssertionError("something was written")
+
+    monkeypatch.setattr(start, "_write_description", written)
+    monkeypatch.setattr(start, "set_aside", written)
+    with pytest.raises(ConfigError, match="gives no 'accurracyy'"):
+        start.train(config, overwrite=overwrite)
+
+
 def test_a_metric_whose_direction_is_unknown_needs_the_mode():
     config = tiny_config(
         {"criterion": {"semantic_augment": {}}, "train": {"best_metric": "cosine"}}
