@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fwk.components.registry import registry
 from fwk.config.checking import require_known, value_or_default
+from fwk.config.nested import nested_components
 from fwk.config.paths import KeyPath, dotted, given_in, in_parentheses
 from fwk.config.provenance import Origins
 from fwk.config.spec import (
@@ -112,6 +113,11 @@ def _options(
     for option_name in stated:
         path = (*place, option_name)
         require_known(path, option_name, known, owner, origins.where(path))
+    for spec in schema:
+        if spec.components and spec.name in stated:
+            nested_components(
+                spec.components, stated[spec.name], dotted((*place, spec.name)), stated
+            )
     return {
         spec.name: value_or_default(spec, stated, f"{dotted(place)}.{spec.name}", owner)
         for spec in schema

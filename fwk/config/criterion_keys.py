@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fwk.components.registry import registry
 from fwk.config.paths import KeyPath, dotted, in_parentheses
+from fwk.config.patterns import is_pattern, task_names
 from fwk.config.spec import DEFAULTS, EXTRAS
 from fwk.config.tree import Tree
 from fwk.config.yaml_text import Layer
@@ -17,7 +18,7 @@ def locate_criterion(tree: Tree, keys: KeyPath, value: Plain, layer: Layer) -> K
     """Return the keys below `criterion` with the label in front. Raises ConfigError where none is meant."""
     word = keys[0]
     labels = tree.labels("criterion")
-    if word in labels:
+    if word in labels or (any(map(is_pattern, labels)) and word in _tasks(tree)):
         return keys
     labels = labels or [DEFAULTS["criterion"]]
     options = _options_of(tree, labels[0]) if len(labels) == 1 else []
@@ -47,6 +48,11 @@ def locate_criterion(tree: Tree, keys: KeyPath, value: Plain, layer: Layer) -> K
         f"'{word}' is neither an option of criterion '{labels[0]}' nor a criterion{where}"
         f"{did_you_mean(word, known)}",
     )
+
+
+def _tasks(tree: Tree) -> list[str]:
+    """Return the names that stand for a pattern."""
+    return task_names({"task": tree.get(("task",))})
 
 
 def _options_of(tree: Tree, label: str) -> list[str]:

@@ -15,6 +15,8 @@ from fwk.config.criterion_keys import locate_criterion
 from fwk.config.extending import EXTENDS
 from fwk.config.interpolation import check_interpolation
 from fwk.config.paths import KeyPath, dotted, given_in, in_parentheses, leaves
+from fwk.config.patterns import TABLES as PATTERNED
+from fwk.config.patterns import TASK
 from fwk.config.provenance import Intentions, Origins
 from fwk.config.spec import (
     DEFAULT_HOOKS,
@@ -152,7 +154,8 @@ class Merger:
         if table == "criterion":
             keys = locate_criterion(self.tree, keys, value, layer)
         place = (table, keys[0])
-        require_label(keys[0], dotted(place), layer.where(place))
+        label = keys[0].replace(TASK, "task") if table in PATTERNED else keys[0]
+        require_label(label, dotted(place), layer.where(place))
         if len(keys) == 1 and value is None:
             self._remove(place)
             self._merge(place, None, layer)

@@ -30,6 +30,16 @@ class Origins:
             for end in range(len(inner) + 1):
                 self._below.setdefault(inner[:end], {})[inner] = None
 
+    def copy(self, path: KeyPath, other: KeyPath, rename: Callable[[str], str]) -> None:
+        """Give what stands below another path the origins of what stands below this one, where it has none."""
+        for inner in list(self._below.get(path, ())):
+            target = (*other, *map(rename, inner[len(path) :]))
+            if target in self._places:
+                continue
+            self._places[target], self._typed[target] = self._places[inner], self._typed[inner]
+            for end in range(len(target) + 1):
+                self._below.setdefault(target[:end], {})[target] = None
+
     def forget(self, path: KeyPath) -> None:
         """Forget a path and everything below it."""
         for inner in list(self._below.get(path, ())):

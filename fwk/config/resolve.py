@@ -4,6 +4,7 @@ Later wins: registered defaults, then files in order, then flags, then `key=valu
 
     extending      read files, each after the one that it extends
     merge          bring every layer into canonical form and merge it; remember origins
+    patterns       write an entry per task for each that is written once for all
     completing     fill in the defaults of every component
     interpolation  replace ${key.path}
     typed          check every value by its type
@@ -31,6 +32,7 @@ from fwk.config.extending import read_with_bases
 from fwk.config.interpolation import resolve_interpolations
 from fwk.config.merge import Merger
 from fwk.config.needs import Places, StatedNeeds, check_references
+from fwk.config.patterns import expand_patterns
 from fwk.config.python_values import plain_from_python
 from fwk.config.run_config import NeededRun, Needs, Resolved, RunConfig
 from fwk.config.spec import NEEDS, SLOTS, USER_DIRS, construct
@@ -91,7 +93,7 @@ def _resolve(request: _Request) -> tuple[RunConfig, PlainDict]:
     for override in given.overrides:
         merger.add_override(override)
 
-    stated = merger.tree.to_mapping()
+    stated = expand_patterns(merger.tree.to_mapping(), merger.origins)
     places = {**request.places, **given.places(stated.get("run"))}
     check_references(stated, places)
     tree = complete(stated, folders, merger.origins)

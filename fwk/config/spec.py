@@ -201,6 +201,7 @@ class CriterionSpec:
     component: Component
     # a number, or {from, to, start, end}: linear over the progress of the run, in [0, 1]
     weight: float | dict[str, float] = 1.0
+    normalise: Literal["auto", "examples", "task"] = "auto"
 
     @property
     def name(self) -> str:
@@ -218,7 +219,13 @@ class CriterionSpec:
 
     def to_mapping(self) -> dict[str, Plain]:
         """Return the criterion as a config file has it."""
-        return {"name": self.name, "weight": plain(self.weight), **plain(self.component.values)}
+        return {
+            "name": self.name,
+            "weight": plain(self.weight),
+            # only where it is stated, so that runs of earlier versions keep their identity
+            **({"normalise": self.normalise} if self.normalise != "auto" else {}),
+            **plain(self.component.values),
+        }
 
 
 @dataclass(frozen=True)
@@ -257,6 +264,7 @@ class ViewSpec:
     encoder: str = "main"  # the network that encodes it
     prepare: bool = False  # make it without gradient before counts are taken
     fields: tuple[str, ...] = ()  # the named texts that it renders; empty: the batch as it is
+    part: str | None = None  # the task whose examples it shows, of several; None: all
 
     @property
     def noiser(self) -> str:
@@ -281,6 +289,7 @@ class ViewSpec:
             "prepare": self.prepare,
             # only where it is used, so that runs of earlier versions keep their identity
             **({"fields": list(self.fields)} if self.fields else {}),
+            **({"part": self.part} if self.part is not None else {}),
             **plain(self.component.values),
         }
 
@@ -322,6 +331,18 @@ VIEW_FIELDS = (
         default=[],
         doc="the named texts of an example that it renders as one sequence (empty: the batch as it is)",
     ),
+    FieldSpec(
+        name="part",
+        type="str | None",
+        doc="the task whose examples alone it shows, of a task that has several (null: all examples)",
+    ),
+)
+NORMALISE = FieldSpec(
+    name="normalise",
+    type="Literal['auto', 'examples', 'task']",
+    default="auto",
+    doc="what the loss of one of several tasks is divided by: the examples of all of them in the update, or of its own "
+    "(auto: of all where it reads a part of the batch)",
 )
 WEIGHT = FieldSpec(
     name="weight",
@@ -368,7 +389,7 @@ TRAIN_SCHEMA = schema_of(TrainConfig, "train")
 # keys that the engine reads beside the options of a component
 EXTRAS = {
     "model": (FROM,),
-    "criterion": (WEIGHT,),
+    "criterion": (WEIGHT, NORMALISE),
     "networks": (TIE, FROM),
     "views": VIEW_FIELDS[1:],
 }

@@ -13,6 +13,7 @@ from fwk.config.provenance import Origins
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import (
     FROM,
+    NORMALISE,
     RUN,
     SEED,
     TIE,
@@ -97,7 +98,8 @@ class TypedValues:
         weight = self._value(WEIGHT, values["weight"], *place)
         if isinstance(weight, Mapping):
             weight = complete_ramp(weight, f"{dotted(place)}.weight")
-        return CriterionSpec(label, self._component("criterion", values, *place), weight)
+        normalise = self._value(NORMALISE, values["normalise"], *place)
+        return CriterionSpec(label, self._component("criterion", values, *place), weight, normalise)
 
     def _view(self, label: str, values: Values) -> PlainDict:
         """Return what the config states of a view; options of an unknown noiser are checked later."""

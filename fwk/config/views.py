@@ -124,7 +124,7 @@ def _require_noiser(name: str, view: Mapping[str, Plain], label: str) -> None:
 def _overridden(default: Mapping[str, Plain], stated: Mapping[str, Plain]) -> dict[str, Plain]:
     """Return a view's default values with the stated ones merged over them."""
     if "noiser" in stated and stated["noiser"] != default.get("noiser"):
-        kept = ("of", "mode", "ema", "encoder", "fields")
+        kept = ("of", "mode", "ema", "encoder", "fields", "part")
         default = {key: default[key] for key in default if key in kept}
 
     model = _inline_model(default)
@@ -233,12 +233,13 @@ def _check_prepare_is_needed(view: ViewSpec, views: Views) -> None:
 
 
 def _check_fields(view: ViewSpec) -> None:
-    if view.fields and (view.of is not None or view.cls.learned):
+    stated = [key for key in ("fields", "part") if getattr(view, key)]
+    if stated and (view.of is not None or view.cls.learned):
         what = f"made of '{view.of}'" if view.of is not None else "made by a network"
         raise ConfigError(
-            f"views.{view.name}.fields",
-            f"this view is {what}; only a static view of the batch itself renders texts: state 'fields' on a view of "
-            "the noiser 'identity', and make this one of it",
+            f"views.{view.name}.{stated[0]}",
+            f"this view is {what}; only a static view of the batch itself renders texts or shows a part: state "
+            f"'{stated[0]}' on a view of the noiser 'identity', and make this one of it",
         )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fwk.contracts.component import ConfigT
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.heads import HasHead
+from fwk.contracts.predicts import Predicts
 from fwk.contracts.read import Read
 from fwk.contracts.replaced import ReadsByOldNames
 from fwk.contracts.sizes import SequenceShape, Transformer
@@ -23,7 +24,7 @@ from fwk.contracts.views import Output, View
 __all__ = ["Criterion", "Read"]
 
 
-class Criterion(ReadsByOldNames, HasHead, nn.Module, Generic[ConfigT]):
+class Criterion(ReadsByOldNames, HasHead, Predicts, nn.Module, Generic[ConfigT]):
     """Base class of criteria, registered with `@register("criterion", NAME)`.
 
     Output heads belong to the criterion, so any criterion runs on any encoder. A subclass defines `reads`,
@@ -37,8 +38,6 @@ class Criterion(ReadsByOldNames, HasHead, nn.Module, Generic[ConfigT]):
     @dataclass(frozen=True, kw_only=True)
     class Scoring:
         """Options of `log_probs`, set by `fwk-score`."""
-
-    taught: tuple[str, ...] = ()  # labels for which it learns a teacher's stored outputs
 
     def __init__(self, config: ConfigT, build: BuildContext) -> None:
         super().__init__()
@@ -124,22 +123,6 @@ class Criterion(ReadsByOldNames, HasHead, nn.Module, Generic[ConfigT]):
         `context.budget` tokens at most in one call; `context.log_probs(view, text)` asks the noiser of a view.
         """
         raise NotImplementedError
-
-    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        """Return the model's predictions by label, [B, ...], for `fwk-evaluate --predictions` (optional).
-
-        Rows are those of the first view that this criterion encodes. The task writes them to a file. No gradient is
-        recorded.
-        """
-        raise NotImplementedError
-
-    def teach(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        """Return by label what other models learn from this one, [B, ...]: by default what it predicts.
-
-        `fwk-evaluate --targets` stores it, and criteria that learn from a frozen network ask for it
-        (`Context.teacher`). No gradient is recorded.
-        """
-        return self.predict(views, context)
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return numbers computed from the global sums of `Output.statistics`, without side effects."""

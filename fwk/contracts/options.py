@@ -40,6 +40,7 @@ def option(
     paths: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     brings: str = "",
+    components: str = "",
 ) -> Any:
     """Return a field of a `Config` dataclass.
 
@@ -48,6 +49,7 @@ def option(
     paths: the value is a path, a list of paths, or a mapping of labels to these; in a mapping below a label, the values
     of these keys are paths. A user may write ~ in them, and a run's config.yaml has them absolute. names: texts that
     are no paths. brings: the key of an option of the task that has this value where the user gives none.
+    components: the value maps names to components of this kind, as {NAME: {name: ..., option: ...}}.
     The result is Any, so that type checkers accept it as the default of a field of any type.
     """
     metadata = {
@@ -59,6 +61,7 @@ def option(
         "paths": None if paths is None else tuple(paths),
         "names": None if names is None else tuple(names),
         "brings": brings,
+        "components": components,
     }
     if default is MISSING:
         return dataclasses.field(metadata=metadata)
@@ -83,6 +86,7 @@ class FieldSpec:
     paths: tuple[str, ...] | None = None  # see `option`; None: the value holds no path
     names: tuple[str, ...] | None = None  # see `option`
     brings: str = ""  # see `option`
+    components: str = ""  # see `option`
 
     def to_mapping(self) -> dict[str, Plain]:
         """Return plain data for an index file, without what is empty."""
@@ -171,6 +175,7 @@ def _field_spec(field: dataclasses.Field[Any], annotation: object) -> FieldSpec:
         paths=meta.get("paths"),
         names=meta.get("names"),
         brings=meta.get("brings", ""),
+        components=meta.get("components", ""),
     )
 
 

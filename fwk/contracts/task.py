@@ -114,6 +114,10 @@ class Task(Generic[ConfigT]):
         """Return the sources of a split by name, in a fixed order."""
         raise NotImplementedError
 
+    def parts(self) -> Mapping[str, Task]:
+        """Return the tasks whose examples are parts of a batch (`Batch.parts`), by the name that a view states."""
+        return {}
+
     def documents(self, split: str) -> int | None:
         """Return the number of documents that the examples of a split are cut from; None for a task without any."""
         return None
@@ -125,8 +129,7 @@ class Task(Generic[ConfigT]):
     def one_source_per_update(self) -> bool:
         """Return whether all examples of an update come from one source.
 
-        True: `mixture` gives the shares of updates (CVT alternates labelled and unlabelled mini-batches; BAM draws a
-        task per mini-batch). False: an update mixes sources.
+        True: `mixture` gives the shares of updates, as in CVT. False: an update mixes sources, as in BAM.
         """
         return False
 
@@ -150,6 +153,15 @@ class Task(Generic[ConfigT]):
         `source_names()`.
         """
         raise NotImplementedError
+
+    def without_examples(self) -> Batch:
+        """Return a batch of no examples, as one of several tasks may have it; its tensors have the types of others."""
+        for split in self.splits():
+            for number, source in enumerate(self.sources(split).values()):
+                if len(source) and not isinstance(source, SizeOnly):
+                    zero = np.zeros(1, dtype=np.int64)
+                    return self.collate([source[0]], zero, zero + number).without_rows()
+        raise NotImplementedError(f"task {type(self).__name__} has no example at hand")
 
     def framed(self, ids: np.ndarray) -> np.ndarray:
         """Return the token ids of a text, int64 [n], framed as in an example ([CLS], [SEP] and the like), int64 [T]."""

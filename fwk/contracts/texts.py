@@ -18,7 +18,7 @@ T positions.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -178,6 +178,12 @@ class Texts:
     # int64 [B], the token that the model is asked for, the original one at the mask; -1: it is unknown
     answers: np.ndarray | None = None
 
+    def with_label_names(self, names: Mapping[str, str]) -> Texts:
+        """Return the texts with other names of labels. names: by the name that a label has."""
+        return replace(
+            self, spans={names.get(name, name): span for name, span in self.spans.items()}
+        )
+
     def rendered(self, batch: Batch, fields: Sequence[str], key: str = "fields") -> View:
         """Return the view of a batch that renders these texts. key: where they are named, for errors."""
         names = tuple(fields)
@@ -301,7 +307,9 @@ class _Layout:
     @property
     def shape(self) -> tuple[int, int]:
         """R and T."""
-        return len(self.lengths), int(self.lengths.max()) if len(self.lengths) else 0
+        # special tokens alone where there is no row
+        shortest = self.frame.overhead(sum(self.ends))
+        return len(self.lengths), int(self.lengths.max()) if len(self.lengths) else shortest
 
     def blank(self) -> np.ndarray:
         """Return padding and the special tokens of the frame, int64 [R, T]."""

@@ -46,6 +46,10 @@ class RendersTexts(Protocol):
         """Return the view of the batch that renders these texts. key: where they are named, for errors."""
         ...
 
+    def with_label_names(self, names: Mapping[str, str]) -> RendersTexts:
+        """Return the texts with other names of labels. names: by the name that a label has."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -63,6 +67,8 @@ class Batch:
     source: Tensor | None = None
     # the named texts that views with `fields` render; None: the task has none
     texts: RendersTexts | None = None
+    # by name of the task: its examples among these as a batch of their own, which stays on the CPU; see `Task.parts`
+    parts: Mapping[str, Batch] = field(default_factory=dict)
 
     @property
     def tokens(self) -> Tensor:
@@ -78,6 +84,10 @@ class Batch:
         view = self.texts.rendered(self, fields)
         changes = {name: getattr(view, name) for name in ("inputs", "mask", "special", "labels")}
         return replace(self, **changes)
+
+    def without_rows(self) -> Batch:
+        """Return the batch with no example, and without named texts."""
+        return Batch(**_map_fields(self, lambda tensor: tensor[:0], leave_out=("texts", "parts")))
 
     def to(self, device: torch.device, non_blocking: bool = True) -> Batch:
         """Return the batch with all tensors on `device`."""

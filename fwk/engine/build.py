@@ -19,6 +19,7 @@ from fwk.contracts.keyed import fold
 from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.task import Task
 from fwk.engine.assets import read_assets
+from fwk.engine.encoding import views_of_parts
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.parts import MAIN
 from fwk.engine.plan import BATCH
@@ -51,6 +52,7 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
         encodes={label: read.encoded for label, read in reads.items()},
         seed=config.seed,
         weights={label: spec.weight for label, spec in config.criterion.items()},
+        counted=_views_to_count(config, reads, views),
         pad=max(base.vocabulary.pad, 0) if base.vocabulary else 0,
     )
 
@@ -85,9 +87,14 @@ def _check_taught(task: Task, criteria: Mapping[str, Criterion]) -> None:
 
 
 def _check_fields(views: Mapping[str, ViewSpec], task: Task) -> None:
-    """Raise ConfigError where a view renders a text or a prompt that the task does not have."""
-    names = (*task.text_names(), *task.prompt_names())
+    """Raise ConfigError where a view shows a part, or renders a text or a prompt, that the task does not have."""
+    parts = task.parts()
     for name, spec in views.items():
+        if spec.part is not None and spec.part not in parts:
+            what = f"no part '{spec.part}'{did_you_mean(spec.part, parts)}" if parts else "no parts"
+            raise ConfigError(f"views.{name}.part", f"the task has {what}")
+        shown = task if spec.part is None else parts[spec.part]
+        names = (*shown.text_names(), *shown.prompt_names())
         for text in spec.fields:
             if text not in names:
                 what = f"no text or template '{text}'{did_you_mean(text, names)}"
@@ -97,12 +104,13 @@ def _check_fields(views: Mapping[str, ViewSpec], task: Task) -> None:
 
 def _check_masks(config: RunConfig, views: Mapping[str, ViewSpec], task: Task) -> None:
     """Raise ConfigError where a criterion reads chosen positions of rendered texts that have none."""
-    prompts = task.prompt_names()
+    parts = task.parts()
     for label, spec in config.criterion.items():
         for name, read in spec.component.cls.reads(spec.component.config).items():
             view = views[name]
             while view.of is not None and view.cls.chooses is False:
                 view = views[view.of]
+            prompts = parts.get(view.part or "", task).prompt_names()
             if read.positions and view.cls.chooses is False and not set(view.fields) & set(prompts):
                 raise ConfigError(
                     f"views.{view.name}.fields",
@@ -126,6 +134,22 @@ class _Reads:
     def of(cls, component: Component) -> _Reads:
         declared = component.cls.reads(component.config)
         return cls(tuple(declared), tuple(name for name, read in declared.items() if read.encoded))
+
+
+def _views_to_count(
+    config: RunConfig, reads: Mapping[str, _Reads], views: Mapping[str, ViewSpec]
+) -> dict[str, str]:
+    """Return the view that counts, by criterion whose loss is divided by the examples of all tasks in an update."""
+    of_parts = views_of_parts(views)
+    return {
+        label: reads[label].encoded[0]
+        for label, spec in config.criterion.items()
+        if reads[label].encoded
+        and (
+            spec.normalise == "examples"
+            or (spec.normalise == "auto" and of_parts.issuperset(reads[label].encoded))
+        )
+    }
 
 
 def _build_networks(

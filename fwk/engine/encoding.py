@@ -29,6 +29,7 @@ class Encoding:
         self.pad = pad  # the token id of padding
         self.states: dict[str, tuple[str, ...]] = {}  # by network: the states that criteria read
         self.first_only: frozenset[str] = frozenset()  # views whose first position alone is read
+        self.of_parts: frozenset[str] = frozenset()  # views of some examples each, together a batch
         self.averages: dict[str, Tensor] | None = None  # averaged weights by parameter name
         self.backend: str | None = None  # of torch.compile, where it is in use
         self.calls = 0
@@ -51,7 +52,7 @@ class Encoding:
         """
         network, mode, ema = group
         alike: dict[tuple, list[View]] = {}  # views that can be stacked
-        for view in views:
+        for view in self._with_segments(list(views)):
             if len(view):
                 alike.setdefault((view.mask is None, *sorted(view.inputs)), []).append(view)
             else:  # a view of some rows only may have none in this micro-batch
@@ -59,8 +60,9 @@ class Encoding:
 
         for members in alike.values():
             sizes = [0 if view.mask is None else view.mask.shape[1] for view in members]
-            calls = [[0]]
-            if len(members) > 1:
+            calls = [[*range(len(members))]]
+            # the examples of a batch are one call, whichever of several tasks they belong to
+            if not all(view.name in self.of_parts for view in members):
                 calls = share_calls(sizes, [len(view) for view in members])
             for call in calls:
                 stacked = [members[number] for number in call]
@@ -70,6 +72,17 @@ class Encoding:
                 results = self.encode(stacked, network, mode, ema, first_only=first)
                 for view, encoded in zip(stacked, results):
                     yield view.replace(encoded=encoded, ema=ema)
+
+    def _with_segments(self, views: list[View]) -> list[View]:
+        """Return views of parts so that all have segments where some of them have, to be encoded in one call."""
+        if not any("segments" in view.inputs and view.name in self.of_parts for view in views):
+            return views
+        return [
+            view.replace(inputs={**view.inputs, "segments": torch.zeros_like(view.tokens)})
+            if view.name in self.of_parts and "segments" not in view.inputs
+            else view
+            for view in views
+        ]
 
     def encode(
         self,
@@ -261,6 +274,17 @@ def read_first_only(criteria: Mapping[str, Criterion], nodes: Iterable[Node]) ->
                 wanted[name] = wanted.get(name, True) and read.first_only
     others = {node.parent for node in nodes if node.reads_encoding}
     return frozenset(name for name, first in wanted.items() if first and name not in others)
+
+
+def views_of_parts(views: Mapping[str, ViewSpec]) -> frozenset[str]:
+    """Return the views that show the examples of one of several tasks, directly or by the view they are made of."""
+    names = set()
+    for name, spec in views.items():
+        while spec.of is not None:
+            spec = views[spec.of]
+        if spec.part is not None:
+            names.add(name)
+    return frozenset(names)
 
 
 def states_to_read(

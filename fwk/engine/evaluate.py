@@ -23,7 +23,7 @@ from fwk.engine.predict import (
 )
 from fwk.engine.run import Run
 from fwk.engine.signals import StopRequest
-from fwk.engine.update import Update, count_tokens
+from fwk.engine.update import Update, count_tokens, shares_of_examples
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,12 @@ def _evaluation(run: Run, meters: Meters, weights: dict[str, float]) -> Evaluati
     terms = means(sums)
     for weights_of_rank in run.world.gather_objects(weights):
         weights.update(weights_of_rank)  # a rank without a batch has none
-    loss = sum(weights.get(path, 0.0) * mean for path, mean in terms.items())
+    counts = {name.removeprefix("count:"): count for name, count in sums.items()}
+    shares = shares_of_examples(counts, float(sums.get("read:examples", 0)))
+    loss = sum(
+        weights.get(path, 0.0) * shares.get(path.split("/")[0], 1.0) * mean
+        for path, mean in terms.items()
+    )
     of_components = run.module.component_metrics(sums)
     metrics = {"loss": loss, **terms, **of_components, **run.task.metrics(sums)}
     examples, tokens = (int(sums.get(f"read:{name}", 0)) for name in ("examples", "tokens"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fwk.contracts.views import Output
-from fwk.engine.update import StepOutput
+from fwk.engine.update import StepOutput, Update
 from fwk.errors import RunError
 
 
@@ -36,15 +36,16 @@ def sums_of(outputs: Mapping[str, Output], weights: Mapping[str, float]) -> Step
 def shares_of(
     outputs: Mapping[str, Output],
     weights: Mapping[str, float],
-    counts: Mapping[str, float],
+    update: Update,
     world_size: int,
 ) -> dict[str, Tensor]:
     """Return every term's share of the loss by 'label/term', see `ObjectiveModule.weighted_loss`.
 
-    counts: of the whole update, by 'label/term'. Raises RunError for a term without a count.
+    update: with its counts. Raises RunError for a term without a count.
     """
-    shares = {}
+    counts, shares = update.counts, {}
     for name, output in outputs.items():
+        weight = weights[name] * update.shares.get(name, 1.0)
         for term, value in output.terms.items():
             path = f"{name}/{term}"
             if path not in counts:
@@ -53,6 +54,6 @@ def shares_of(
                     f"{', '.join(sorted(counts)) or 'none'}"
                 )
             if counts[path] > 0:
-                factor = weights[name] * value.weight * world_size / counts[path]
+                factor = weight * value.weight * world_size / counts[path]
                 shares[path] = value.sum * factor
     return shares

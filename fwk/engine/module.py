@@ -24,7 +24,7 @@ from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.ramp import value_at
 from fwk.contracts.views import Outline, Output, View
 from fwk.engine.contexts import Contexts
-from fwk.engine.encoding import Encoding, read_first_only, states_to_read
+from fwk.engine.encoding import Encoding, read_first_only, states_to_read, views_of_parts
 from fwk.engine.feed.static import StaticViews
 from fwk.engine.finite_mark import FiniteMark
 from fwk.engine.losses import shares_of, sums_of
@@ -57,6 +57,7 @@ class ObjectiveModule(nn.Module):
         views: Mapping[str, ViewSpec],  # by name
         reads: Mapping[str, Sequence[str]],  # views that a criterion receives
         encodes: Mapping[str, Sequence[str]],  # those of them whose encodings it reads
+        counted: Mapping[str, str] | None = None,  # see `Part.counted`
         seed: int,
         pad: int = 0,  # the token id of padding
     ) -> None:
@@ -70,7 +71,7 @@ class ObjectiveModule(nn.Module):
         self.encodes = {label: tuple(names) for label, names in encodes.items()}
         self.seed = seed
         self.world = World()
-        self.parts = parts_of(criteria, learned, networks, reads)
+        self.parts = parts_of(criteria, learned, networks, reads, counted or {})
         self.nodes = _nodes(views, noisers)
         make_plan(self.nodes, _flat(self.encodes.values()))  # refuses circles at once
 
@@ -78,6 +79,7 @@ class ObjectiveModule(nn.Module):
         self.encoding = Encoding(self, self.networks, pad)
         self.encoding.states = states_to_read(criteria, self.encodes, views, networks)
         self.encoding.first_only = read_first_only(criteria, self.nodes.values())
+        self.encoding.of_parts = views_of_parts(views)
         self.switch_off(())
         self.static_of_all_phases = self.static_of_this_phase
 
@@ -98,12 +100,8 @@ class ObjectiveModule(nn.Module):
         nodes = {name: node for name, node in self.nodes.items() if name in in_use}
         encodes = [self.encodes.get(part.name, ()) for part in self.active]
         self.plan: Plan = make_plan(nodes, _flat(encodes))
-        self.static_of_this_phase = StaticViews(
-            self.seed,
-            {name: self.noisers[name] for name in self.plan.static},
-            {name: nodes[name].parent for name in self.plan.static},
-            {name: self.specs[name].fields for name in self.plan.static if self.specs[name].fields},
-        )
+        made = {name: self.specs[name] for name in self.plan.static}
+        self.static_of_this_phase = StaticViews.of(self.seed, made, self.noisers)
         self.views_to_prepare = tuple(n for n in self.plan.dynamic if self.specs[n].prepare)
 
     @property
@@ -169,12 +167,10 @@ class ObjectiveModule(nn.Module):
             prepare_tensors(part, views, micro, self.contexts.context(part, micro, update))
 
     def normalizers(self, micro: MicroBatch, update: Update) -> dict[str, Tensor]:
-        """Return the counts of a micro-batch by 'label/term'."""
+        """Return the counts of a micro-batch, see `Part.counts`."""
         counts: dict[str, Tensor] = {}
         for part in self.active:
-            context = self.contexts.context(part, micro, update)
-            terms = part.component.normalizers(part.views_of(micro.views), context)
-            counts.update({f"{part.name}/{term}": count for term, count in terms.items()})
+            counts.update(part.counts(micro.views, self.contexts.context(part, micro, update)))
         return counts
 
     # -- the forward pass --------------------------------------------------------------------------------------------
@@ -233,7 +229,7 @@ class ObjectiveModule(nn.Module):
     def weighted_terms(self, outputs: Mapping[str, Output], update: Update) -> dict[str, Tensor]:
         """Return the summands of `weighted_loss` by 'label/term'."""
         weights = self._weights_at(update.progress)
-        return shares_of(outputs, weights, update.counts, self.world.size)
+        return shares_of(outputs, weights, update, self.world.size)
 
     def _weights_at(self, progress: float) -> dict[str, float]:
         return {name: value_at(self.weights.get(name, 1.0), progress) for name in self.parts}

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from fwk.contracts.context import Context
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.noiser import LearnedNoiser
 from fwk.contracts.views import View
+from fwk.engine.update import EXAMPLES, count_examples
 
 MAIN = "main"  # the network that `model:` describes
 
@@ -24,6 +26,8 @@ class Part:
     reads: tuple[str, ...] | None  # the views that it receives; None: all of them
     # 'criteria.mlm', 'learned.corrupted': its place in the module, which seeds its dropout
     path: str
+    # the view whose examples are counted, of a loss that is divided by the examples of all tasks; None: of another
+    counted: str | None = None
 
     @property
     def roots(self) -> tuple[str, ...]:
@@ -35,6 +39,14 @@ class Part:
         if self.reads is None:
             return views
         return {name: views[name] for name in self.reads}
+
+    def counts(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
+        """Return the counts of a micro-batch by 'label/term', and 'label#examples' where those are counted."""
+        terms = self.component.normalizers(self.views_of(views), context)
+        counts = {f"{self.name}/{term}": count for term, count in terms.items()}
+        if self.counted is not None:
+            counts[f"{self.name}{EXAMPLES}"] = count_examples(views[self.counted])
+        return counts
 
     def metrics_of(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Return this part's metrics by 'name/metric', from the sums of its statistics ('stat:name/statistic')."""
@@ -55,10 +67,13 @@ def parts_of(
     learned: Mapping[str, LearnedNoiser],
     networks: Mapping[str, nn.Module],
     reads: Mapping[str, Sequence[str]],
+    counted: Mapping[str, str],
 ) -> dict[str, Part]:
-    """Return the parts of an objective by name, criteria first."""
+    """Return the parts of an objective by name, criteria first. counted: see `Part.counted`."""
     parts = {
-        label: Part(label, criterion, MAIN, tuple(reads[label]), f"criteria.{label}")
+        label: Part(
+            label, criterion, MAIN, tuple(reads[label]), f"criteria.{label}", counted.get(label)
+        )
         for label, criterion in criteria.items()
     }
     for view, noiser in learned.items():

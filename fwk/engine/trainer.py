@@ -132,7 +132,8 @@ class Trainer:
         totals = self.sum_over_ranks(self.sum_counts(micros, update), micros)
         if totals.stop:
             return False
-        update.counts = self.take_totals(totals)  # what every term is divided by
+        # what every term is divided by
+        update.take_counts(self.take_totals(totals), totals.sequences)
         if not any(update.counts.values()):
             self.warn_idle(micros)
 

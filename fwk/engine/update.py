@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from fwk.contracts.views import Batch, View
 from fwk.engine.plan import BATCH
 
 Views = Mapping[str, View]
+EXAMPLES = "#examples"  # behind the label of a criterion: the count of the examples that it reads
 
 
 @dataclass(kw_only=True)
@@ -24,6 +26,13 @@ class Update:
     split: str = "train"  # seeds the noise of the views
     # by 'label/term', over all ranks and micro-batches; empty until the ranks have summed them, and outside of training
     counts: Mapping[str, float] = field(default_factory=dict)
+    # by label, of criteria whose loss is divided by the examples of all tasks: the share of theirs among them
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    def take_counts(self, counts: Mapping[str, float], examples: int) -> None:
+        """Keep the counts of the whole update, and what follows from them. examples: in the update."""
+        self.counts = {name: count for name, count in counts.items() if EXAMPLES not in name}
+        self.shares = shares_of_examples(counts, examples)
 
 
 class MicroBatch:
@@ -46,6 +55,22 @@ class MicroBatch:
     def batch(self) -> View:
         """The examples as the task made them."""
         return self.views[BATCH]
+
+
+def count_examples(view: View) -> Tensor:
+    """Return the number of examples that a view shows; rows of one example, such as choices, follow each other."""
+    if not len(view):
+        return torch.zeros((), dtype=torch.int64, device=view.draws.device)
+    return (view.draws[1:] != view.draws[:-1]).sum() + 1
+
+
+def shares_of_examples(counts: Mapping[str, Any], examples: float) -> dict[str, float]:
+    """Return the share of a criterion's examples among all, by label. counts: by name, see `EXAMPLES`."""
+    return {
+        name.removesuffix(EXAMPLES): float(count) / max(examples, 1)
+        for name, count in counts.items()
+        if name.endswith(EXAMPLES)
+    }
 
 
 def count_tokens(batch: Batch | View) -> Tensor | int:

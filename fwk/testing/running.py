@@ -76,7 +76,7 @@ def begin_update(trainer: Trainer, batches: Sequence[Views], update: Update) -> 
     with trainer.run.precision.autocast():
         micros = trainer.run.module.ready(batches, update)
     totals = trainer.sum_over_ranks(trainer.sum_counts(micros, update), micros)
-    update.counts = trainer.take_totals(totals)
+    update.take_counts(trainer.take_totals(totals), totals.sequences)
     return micros
 
 

@@ -52,6 +52,7 @@ CURVES = {
         name: NEEDS[name] for name in ("multiple_choice", "answer_span", "similarity", "verbalizer")
     },
     "joint_answers": FINE_TUNING["joint answers in windows"],
+    "several_tasks": FINE_TUNING["several tasks in a batch"],
     "combined": {
         "criterion": {
             "semantic_augment": {"weight": 0.5},

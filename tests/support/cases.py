@@ -168,6 +168,54 @@ FINE_TUNING = {
         **WINDOWS,
         "criterion": {"answer_span": {**NO_DROPOUT, "head": "joint", "hidden": 8}},
     },
+    "several tasks in a batch": {
+        "task": {
+            "name": "several",
+            "tokenizer": "wordpiece",
+            "length": 48,
+            "tasks": {
+                "{task}": {
+                    "name": "examples",
+                    "data": TABLE,
+                    "valid": TABLE,
+                    "texts": ["question", "passage"],
+                    "vocabulary": 120,
+                },
+                "colour": {"label": "colour"},
+                "size": {"label": "length", "texts": ["passage"]},
+                "choice": {
+                    "label": "right",
+                    "kind": "choice",
+                    "texts": ["context=passage"],
+                    "choices": ["choices"],
+                },
+                "answer": {"label": "answer", "kind": "span"},
+            },
+        },
+        "criterion": {
+            "{task}": {**NO_DROPOUT, "name": "classification", "view": "{task}", "label": "{task}"},
+            "size": {
+                **NO_DROPOUT,
+                "name": "regression",
+                "view": "size",
+                "label": "size",
+                "high": 10.0,
+            },
+            "choice": {
+                **NO_DROPOUT,
+                "name": "multiple_choice",
+                "view": "choice",
+                "label": "choice",
+            },
+            "answer": {**NO_DROPOUT, "name": "answer_span", "view": "answer", "label": "answer"},
+            "masked_lm": {"weight": 0.5},
+        },
+        "views": {
+            "{task}": {"noiser": "identity", "part": "{task}"},
+            "choice": {"noiser": "identity", "part": "choice", "fields": ["context", "choices"]},
+            "masked": {"part": "size"},
+        },
+    },
     "several numbers of one of two texts, beside a masked LM on the other": {
         **labelled("numbers"),
         "criterion": {

@@ -143,7 +143,7 @@ class ExampleEncoder:
                     progress,
                 )
                 encoded[name] = self._in_windows(encoded[name])
-        self._warn_cut(split, encoded)
+        _warn_cut(self, split, encoded)
         return encoded
 
     def _in_windows(self, examples: EncodedExamples) -> EncodedExamples:
@@ -152,27 +152,6 @@ class ExampleEncoder:
         if stride is None:
             return examples
         return in_windows(examples, self.window_text, self.names, self.room, stride)
-
-    def _warn_cut(self, split: str, encoded: Mapping[str, EncodedExamples]) -> None:
-        """Say how many sequences do not fit: nothing is cut silently."""
-        sources, length = encoded.values(), self.config.length
-        cut = {
-            "sequences": sum(
-                int((source.sizes(self.names) > self.room).sum()) for source in sources
-            ),
-            "prompts": sum(self.prompts.too_long(source, length, self.frame) for source in sources),
-        }
-        for what, count in cut.items():
-            if count:
-                logger.warning(
-                    "%s: %s of %s %s have more than task.length=%d tokens and are cut (%s)",
-                    split,
-                    f"{count:,}",
-                    f"{sum(map(len, sources)):,}",
-                    what,
-                    length,
-                    self.config.truncate,
-                )
 
     def with_demonstrations(self, sets: Sequence[Sequence[Mapping[str, str]]]) -> ExampleEncoder:
         """Return an encoder whose prompts show these examples. sets: by set and slot, the texts by name.
@@ -220,21 +199,32 @@ class ExampleEncoder:
             encode_records([record], "", self.encodings, spaces, self.tokenizer)
         )
 
+    @cached_property
+    def _blank(self) -> Example:
+        """An example without texts and labels, whose labels have the shapes of others."""
+        texts = {spec.name: ("-",) if spec.is_list else "-" for spec in self.texts}
+        return self.unlabelled(texts)[0]
+
     # -- batches
 
-    def collate(self, examples: Sequence[Example], draws: np.ndarray, sources: np.ndarray) -> Batch:
-        """Return a batch whose own tokens are all texts that are no lists, padded to the longest."""
+    def collate(
+        self,
+        examples: Sequence[Example],
+        draws: np.ndarray,
+        sources: np.ndarray,
+        like: Example | None = None,
+    ) -> Batch:
+        """Return a batch whose own tokens are all texts that are no lists, padded to the longest.
+
+        like: what the labels of a batch without examples are like; None: those of an example without labels.
+        """
         named = {
             spec.name: NamedText.of(
                 [example.texts[spec.name] for example in examples], spec.is_list
             )
             for spec in self.encodings
         }
-        arrays = {
-            name: np.stack([example.labels[name] for example in examples])
-            for name in (*self.spaces, *map(teacher_label, self.spaces))
-            if name in self.spaces or all(name in example.labels for example in examples)
-        }
+        arrays = _labels_of(examples, like or self._blank, tuple(self.spaces))
         labels = {name: torch.from_numpy(array) for name, array in arrays.items()}
         spans = {
             name: Span(space.text, labels[name])
@@ -271,3 +261,42 @@ class ExampleEncoder:
             special=torch.from_numpy(np.isin(ids, self.frame.special)),
             source=torch.zeros(len(ids), dtype=torch.int64),
         )
+
+
+def _labels_of(
+    examples: Sequence[Example], like: Example, labels: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return the labels of examples, and the outputs of their teacher where they have one, by name: [B, ...] each.
+
+    like: an example of the same shapes, for B = 0.
+    """
+    shown = examples or [like]
+    return {
+        name: np.stack([example.labels[name] for example in shown])[: len(examples)]
+        for name in (*labels, *map(teacher_label, labels))
+        if name in labels or all(name in example.labels for example in shown)
+    }
+
+
+def _warn_cut(encoder: ExampleEncoder, split: str, encoded: Mapping[str, EncodedExamples]) -> None:
+    """Say how many sequences do not fit: nothing is cut silently."""
+    sources, length = encoded.values(), encoder.config.length
+    cut = {
+        "sequences": sum(
+            int((source.sizes(encoder.names) > encoder.room).sum()) for source in sources
+        ),
+        "prompts": sum(
+            encoder.prompts.too_long(source, length, encoder.frame) for source in sources
+        ),
+    }
+    for what, count in cut.items():
+        if count:
+            logger.warning(
+                "%s: %s of %s %s have more than task.length=%d tokens and are cut (%s)",
+                split,
+                f"{count:,}",
+                f"{sum(map(len, sources)):,}",
+                what,
+                length,
+                encoder.config.truncate,
+            )

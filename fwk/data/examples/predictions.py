@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -67,6 +67,25 @@ def readable(space: LabelSpace, values: Tensor) -> PlainDict:
         finite = values[torch.isfinite(values)]
         return {"prediction": int(decision), "probabilities": probabilities(finite, space)}
     return {"prediction": decision.tolist()}
+
+
+def readable_by_label(
+    examples: EncodedExamples,
+    spaces: Mapping[str, LabelSpace],
+    predictions: Sequence[Mapping[str, Tensor]],
+    threshold: float,
+) -> PlainDict:
+    """Return the predictions for one example, which may have windows, by label. predictions: of each window."""
+    return {
+        label: by_example(
+            examples,
+            spaces[label],
+            {number: values[label] for number, values in enumerate(predictions)},
+            threshold,
+        )[0]
+        for label in predictions[0]
+        if label in spaces
+    }
 
 
 def by_example(

@@ -199,6 +199,12 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
     def collate(self, examples: Sequence[Example], draws: np.ndarray, sources: np.ndarray) -> Batch:
         return self.encoder.collate(examples, draws, sources)
 
+    def without_examples(self) -> Batch:
+        none = np.zeros(0, dtype=np.int64)
+        sources = [source for source in self._encoded.get("train", {}).values() if len(source)]
+        # with the outputs of a teacher, where training has one
+        return self.encoder.collate([], none, none, like=sources[0][0] if sources else None)
+
     def framed(self, ids: np.ndarray) -> np.ndarray:
         return self.encoder.framed(ids)
 
@@ -281,14 +287,9 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         return self.combined(text, [predictions])
 
     def combined(self, text: RawText, predictions: Sequence[Mapping[str, Tensor]]) -> PlainDict:
-        examples, threshold = self._unlabelled(text), self.no_answer_threshold
-        result = {}
-        for label in predictions[0]:
-            if label in self.spaces:
-                values = {number: values[label] for number, values in enumerate(predictions)}
-                by_number = files.by_example(examples, self.spaces[label], values, threshold)
-                result[label] = by_number[0]
-        return result
+        return files.readable_by_label(
+            self._unlabelled(text), self.spaces, predictions, self.no_answer_threshold
+        )
 
     def _unlabelled(self, text: RawText) -> EncodedExamples:
         return self.encoder.unlabelled(_texts_by_name(text, self.encoder.texts))

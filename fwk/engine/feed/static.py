@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fwk.config.spec import ViewSpec
 from fwk.contracts.keyed import Key
 from fwk.contracts.noiser import Noiser
 from fwk.contracts.views import Batch, View
 from fwk.engine.plan import BATCH
-from fwk.errors import ConfigError
+from fwk.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,21 @@ class StaticViews:
     parents: Mapping[str, str]  # by view: the view that it is made from
     # by view of the batch: the named texts that it renders, where it renders some
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # by view of the batch: the task whose examples it shows, where it does not show all
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, seed: int, views: Mapping[str, ViewSpec], noisers: Mapping[str, Noiser]
+    ) -> StaticViews:
+        """Return the function that makes these views, in this order. noisers: by view."""
+        return cls(
+            seed,
+            {name: noisers[name] for name in views},
+            {name: spec.of or BATCH for name, spec in views.items()},
+            {name: spec.fields for name, spec in views.items() if spec.fields},
+            {name: spec.part for name, spec in views.items() if spec.part is not None},
+        )
 
     @property
     def by_row(self) -> bool:
@@ -43,11 +59,27 @@ class StaticViews:
         return views
 
     def _rendered(self, batch: Batch) -> dict[str, View]:
-        """Return what views that render named texts are made of, by name; texts named alike are rendered once."""
-        by_fields: dict[tuple[str, ...], View] = {}
-        for name, fields in self.fields.items():
-            if fields not in by_fields:
-                if batch.texts is None:
-                    raise ConfigError(f"views.{name}.fields", "the task has no named texts")
-                by_fields[fields] = batch.texts.rendered(batch, fields, f"views.{name}.fields")
-        return {name: by_fields[fields] for name, fields in self.fields.items()}
+        """Return what views of texts or parts are made of, by name; what is stated alike is rendered once."""
+        made: dict[tuple[str | None, tuple[str, ...]], View] = {}  # by part and fields
+        sources: dict[str, View] = {}  # by view
+        for name in {**self.fields, **self.parts}:
+            part, fields = self.parts.get(name), self.fields.get(name, ())
+            if (part, fields) not in made:
+                made[part, fields] = _source(batch, part, fields, f"views.{name}")
+            sources[name] = made[part, fields]
+        return sources
+
+
+def _source(batch: Batch, part: str | None, fields: tuple[str, ...], key: str) -> View:
+    """Return a batch, or a part of it, as the view that renders these texts. key: of the view, for errors."""
+    if part is not None:
+        if part not in batch.parts:
+            raise ConfigError(
+                f"{key}.part", f"the batch has no part '{part}'{did_you_mean(part, batch.parts)}"
+            )
+        batch = batch.parts[part]
+    if not fields:
+        return View.from_batch(batch)
+    if batch.texts is None:
+        raise ConfigError(f"{key}.fields", "the task has no named texts")
+    return batch.texts.rendered(batch, fields, f"{key}.fields")

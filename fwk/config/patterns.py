@@ -1,0 +1,92 @@
+"""Entries of `views` and `criterion` that are written once for all tasks of `task.tasks`.
+
+    criterion: {"{task}": {name: classification, view: "{task}", label: "{task}"}}
+
+is such an entry for each task, whose name takes the place of `{task}` in the label and in all values. What the config
+states under the label itself is merged over it; another component that is named there takes its place as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from fwk.config.paths import dotted, in_parentheses
+from fwk.config.provenance import Origins
+from fwk.config.tree import merged
+from fwk.contracts.options import Plain
+from fwk.errors import ConfigError
+
+TASK = "{task}"
+TABLES = {"views": "noiser", "criterion": "name", "networks": "name"}  # and the key that names
+
+
+def is_pattern(label: str) -> bool:
+    """Return whether a label stands for one of each task."""
+    return TASK in label
+
+
+def task_names(values: Mapping[str, Plain]) -> list[str]:
+    """Return the names of the tasks that the merged values state under `task.tasks`."""
+    task = values.get("task")
+    tasks = task.get("tasks") if isinstance(task, Mapping) else None
+    if not isinstance(tasks, Mapping):
+        return []
+    return [name for name, value in tasks.items() if value is not None and not is_pattern(name)]
+
+
+def filled(value: Plain, name: str) -> Plain:
+    """Return plain data with the name of a task in place of `{task}` in every text."""
+    if isinstance(value, str):
+        return value.replace(TASK, name)
+    if isinstance(value, Mapping):
+        return {filled(key, name): filled(inner, name) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [filled(item, name) for item in value]
+    return value
+
+
+def expand_patterns(values: Mapping[str, Plain], origins: Origins) -> dict[str, Plain]:
+    """Return the merged values with an entry per task in place of each pattern.
+
+    Raises ConfigError for a pattern where there are no tasks.
+    """
+    result, names = dict(values), task_names(values)
+    for table, naming in TABLES.items():
+        stated = values.get(table)
+        if isinstance(stated, Mapping) and any(map(is_pattern, stated)):
+            result[table] = _expanded(table, naming, stated, names, origins)
+    return result
+
+
+def _expanded(
+    table: str,
+    naming: str,
+    stated: Mapping[str, Plain],
+    names: Sequence[str],
+    origins: Origins,
+) -> dict[str, Plain]:
+    entries: dict[str, Plain] = {}
+    for label, entry in stated.items():
+        if not is_pattern(label):
+            entries.setdefault(label, entry)
+            continue
+        if not names:
+            raise ConfigError(
+                dotted((table, label)),
+                "stands for one of each task, and there are none; expected task.tasks: {NAME: {option: value}}"
+                f"{in_parentheses(origins.where((table, label)))}",
+            )
+        for name in names:
+            own = label.replace(TASK, name)
+            origins.copy((table, label), (table, own), partial(filled, name=name))
+            entries[own] = _over(filled(entry, name), stated.get(own, {}), naming)
+    return {label: entries[label] for label in entries if entries[label] is not None}
+
+
+def _over(pattern: Plain, stated: Plain, naming: str) -> Plain:
+    """Return what a config states of one entry over its pattern; null removes it."""
+    if stated is None or not isinstance(pattern, Mapping) or not isinstance(stated, Mapping):
+        return stated
+    other = stated.get(naming)
+    return dict(stated) if other not in (None, pattern.get(naming)) else merged(pattern, stated)
