@@ -83,7 +83,7 @@ EXPECTED = {
     },  # `write_hashed`, into new checkpoints; locks
     # logs and journals of this process, which are no links
     "fwk/hooks/jsonl.py": {"open(a)"},
-    "fwk/runs/children.py": {"open(ab)"},  # the output of a needed run, in a folder of the run's own
+    "fwk/runs/children.py": {"open(ab)"},  # the log beside a needed run; no link is followed
     "fwk/scoring/stream.py": {"open(rb+)", "open(a)"},
 }
 
