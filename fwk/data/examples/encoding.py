@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fwk.contracts.keyed import fold
 from fwk.contracts.plain import PlainMapping
 from fwk.data.examples.encoded import EncodedExamples, EncodedText, Windows
 from fwk.data.examples.labels import LabelSpace, stacked
+from fwk.data.examples.token_cache import FEWEST, keep_tokens, key_of, read_tokens
 from fwk.data.labelled import Labelled
 from fwk.data.progress import Progress
 from fwk.data.tokenizers import Tokenizer
@@ -73,13 +74,29 @@ def _extra(record: Labelled, labels: Sequence[LabelSpace]) -> PlainMapping:
 def _encoded_text(
     records: Sequence[Labelled], spec: TextSpec, tokenizer: Tokenizer, progress: Progress | None
 ) -> EncodedText:
-    ids, sizes, offsets = array("i"), [0], []
     lists = [0]
     texts: list[str] = []
     for record in records:
         texts += _elements(record, spec)
         lists.append(len(texts))
+    key, encoded = "", None
+    if len(texts) >= FEWEST:
+        key = key_of(texts, tokenizer.fingerprint, spec.longest, spec.has_spans)
+        encoded = read_tokens(key, len(texts))
+    if encoded is None:
+        encoded = _tokenized(texts, spec, tokenizer, progress)
+        if key:
+            keep_tokens(key, encoded)
+    elif progress is not None:
+        progress.advance(len(texts))
+    return replace(encoded, lists=np.array(lists, dtype=np.int64) if spec.is_list else None)
 
+
+def _tokenized(
+    texts: Sequence[str], spec: TextSpec, tokenizer: Tokenizer, progress: Progress | None
+) -> EncodedText:
+    """Return the tokens of texts, one after another."""
+    ids, sizes, offsets = array("i"), [0], []
     for start in range(0, len(texts), TEXTS_PER_CALL):
         part = texts[start : start + TEXTS_PER_CALL]
         if spec.has_spans:
@@ -96,7 +113,6 @@ def _encoded_text(
     return EncodedText(
         ids=np.frombuffer(ids, dtype=np.int32) if ids else np.zeros(0, dtype=np.int32),
         starts=np.cumsum(sizes, dtype=np.int64),
-        lists=np.array(lists, dtype=np.int64) if spec.is_list else None,
         offsets=np.concatenate(offsets) if offsets else None,
     )
 
