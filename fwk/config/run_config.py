@@ -129,6 +129,12 @@ class RunConfig:
         """Raise ConfigError for a value that a component's `Config` refuses, before any work is done."""
         for component in self._stated_components():
             _ = component.config  # raises
+        for name, spec in self.networks.items():
+            if spec.frozen and spec.tie:
+                raise ConfigError(
+                    f"networks.{name}.tie",
+                    "is shared with the main encoder, which is trained, and this network is frozen",
+                )
         if self.train.evaluate_average and not self.train.ema:
             raise ConfigError(
                 "train.evaluate_average",

@@ -234,6 +234,7 @@ class NetworkSpec:
 
     component: Component
     tie: tuple[str, ...] = ()  # names of its parts that it shares with the main encoder
+    frozen: bool = False  # it is never trained, and has no dropout
 
     @property
     def name(self) -> str:
@@ -246,6 +247,8 @@ class NetworkSpec:
         return {
             "name": self.name,
             "tie": list(self.tie),
+            # only where it is used, so that runs of earlier versions keep their identity
+            **({FROZEN.name: True} if self.frozen else {}),
             **component.start(),
             **plain(component.values),
         }
@@ -353,6 +356,12 @@ WEIGHT = FieldSpec(
 TIE = FieldSpec(
     name="tie", type="tuple[str, ...]", default=[], doc="parts shared with the main encoder"
 )
+FROZEN = FieldSpec(
+    name="frozen",
+    type="bool",
+    default=False,
+    doc="never train it: a teacher, with weights of `from`, without dropout and gradient",
+)
 FROM = FieldSpec(
     name="from",
     type="str | None",
@@ -390,7 +399,7 @@ TRAIN_SCHEMA = schema_of(TrainConfig, "train")
 EXTRAS = {
     "model": (FROM,),
     "criterion": (WEIGHT, NORMALISE),
-    "networks": (TIE, FROM),
+    "networks": (TIE, FROZEN, FROM),
     "views": VIEW_FIELDS[1:],
 }
 

@@ -13,6 +13,7 @@ from fwk.config.provenance import Origins
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import (
     FROM,
+    FROZEN,
     NORMALISE,
     RUN,
     SEED,
@@ -50,6 +51,7 @@ class TypedValues:
             label: NetworkSpec(
                 self._model(values, "networks", label),
                 self._value(TIE, values["tie"], "networks", label),
+                self._value(FROZEN, values.get(FROZEN.name, False), "networks", label),
             )
             for label, values in tree["networks"].items()
         }

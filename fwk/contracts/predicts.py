@@ -14,6 +14,7 @@ class Predicts:
     """The part of a criterion's contract that predictions and teachers use."""
 
     taught: tuple[str, ...] = ()  # labels for which it learns a teacher's stored outputs
+    teachers: tuple[str, ...] = ()  # the criteria that it asks (`Context.teacher`)
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         """Return the model's predictions by label, [B, ...], for `fwk-evaluate --predictions` (optional).

@@ -81,7 +81,7 @@ class AnswerSpan(Criterion["AnswerSpan.Config"]):
         super().__init__(config, build)
         label_values(build, config.label, ("span",))
         self.distillation = Distillation(config, build, config.label)
-        self.taught = self.distillation.taught
+        self.taught, self.teachers = self.distillation.taught, self.distillation.teachers
         if self.taught and config.head == "joint":
             raise ConfigError("task.teacher", JOINT)
         encoder = build.require_encoder()

@@ -64,7 +64,7 @@ class Similarity(Criterion["Similarity.Config"]):
         super().__init__(config, build)
         label_values(build, config.label, ("number",))
         self.distillation = Distillation(config, build, config.label)
-        self.taught = self.distillation.taught
+        self.taught, self.teachers = self.distillation.taught, self.distillation.teachers
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:

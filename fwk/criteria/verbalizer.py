@@ -59,7 +59,7 @@ class Verbalizer(Criterion["Verbalizer.Config"]):
         super().__init__(config, build)
         label_values(build, config.label, ("class",))
         self.distillation = Distillation(config, build, config.label)
-        self.taught = self.distillation.taught
+        self.taught, self.teachers = self.distillation.taught, self.distillation.teachers
         self.mask = build.require_vocabulary().mask
         words = build.label_words.get(config.label)
         if words is None:

@@ -10,6 +10,7 @@ import torch
 
 from fwk.engine.evaluate import evaluate
 from fwk.engine.meters import means
+from fwk.engine.parts import metrics_of
 from fwk.engine.phases import optimizer_state
 from fwk.engine.ranks.agreement import compare_weights
 from fwk.engine.ranks.watchdog import LostRanks
@@ -100,7 +101,7 @@ class Bookkeeping:
             "epoch": round(run.epoch, 6),
             "loss": float(sums["loss"]) / updates if updates else None,
             "terms": means(sums),
-            "metrics": run.module.component_metrics(sums),
+            "metrics": metrics_of(run.module.parts, sums),
             "lr": run.rate,
             "grad_norm": run.grad_norm,
             "tokens": run.tokens,

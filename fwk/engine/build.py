@@ -23,6 +23,7 @@ from fwk.engine.encoding import views_of_parts
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.parts import MAIN
 from fwk.engine.plan import BATCH
+from fwk.engine.teachers import Teachers, check_teachers
 from fwk.errors import ConfigError, PluginError, did_you_mean
 
 
@@ -42,18 +43,21 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
         label: _build_criterion(config, label, reads[label], views, networks, base)
         for label in config.criterion
     }
-    _check_taught(task, criteria)
+    frozen = [name for name, spec in config.networks.items() if spec.frozen]
+    encodes = {label: read.encoded for label, read in reads.items()}
+    check_teachers(task, criteria, Teachers.of(encodes, views, frozen))
     return ObjectiveModule(
         networks=networks,
         noisers=noisers,
         criteria=criteria,
         views=views,
         reads={label: read.views for label, read in reads.items()},
-        encodes={label: read.encoded for label, read in reads.items()},
+        encodes=encodes,
         seed=config.seed,
         weights={label: spec.weight for label, spec in config.criterion.items()},
         counted=_views_to_count(config, reads, views),
         pad=max(base.vocabulary.pad, 0) if base.vocabulary else 0,
+        frozen=frozen,
     )
 
 
@@ -72,18 +76,6 @@ def _base_context(config: RunConfig, task: Task) -> BuildContext:
         sources=task.source_names(),
         missing_sources=task.missing_sources(),
     )
-
-
-def _check_taught(task: Task, criteria: Mapping[str, Criterion]) -> None:
-    """Raise ConfigError where a teacher's stored outputs are for a label that no criterion learns them for."""
-    learned = {label for criterion in criteria.values() for label in criterion.taught}
-    for label in task.taught():
-        if label not in learned:
-            raise ConfigError(
-                "task.teacher",
-                f"has outputs for the label '{label}', and no criterion learns from them; expected one such as "
-                "classification for this label, without a teacher of its own",
-            )
 
 
 def _check_fields(views: Mapping[str, ViewSpec], task: Task) -> None:

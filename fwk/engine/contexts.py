@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fwk.config.spec import ViewSpec
 from fwk.contracts.context import Context
+from fwk.contracts.criterion import Criterion
 from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.views import Encoded, View
 from fwk.engine.encoding import Encoding
@@ -42,9 +43,29 @@ class Contexts:
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
 
-    def context(self, part: Part, micro: MicroBatch, update: Update) -> Context:
-        """Return what a part may ask about a micro-batch in training and evaluation."""
-        return self._context(part.name, part.network, micro, update)
+    def context(
+        self,
+        part: Part,
+        micro: MicroBatch,
+        update: Update,
+        views: Mapping[str, View] | None = None,
+    ) -> Context:
+        """Return what a part may ask about a micro-batch in training and evaluation.
+
+        views: all views, encoded, about which it may ask teachers.
+        """
+        context = self._context(part.name, part.network, micro, update)
+        if views is not None:
+            context.teacher = partial(self._taught_by, micro, update, views)
+        return context
+
+    @torch.no_grad()
+    def _taught_by(
+        self, micro: MicroBatch, update: Update, views: Mapping[str, View], label: str
+    ) -> Mapping[str, Tensor]:
+        part = self.objective.parts[label]
+        assert isinstance(part.component, Criterion)
+        return part.component.teach(part.views_of(views), self.context(part, micro, update))
 
     def for_scoring(self, path: str, micro: MicroBatch, update: Update, budget: int) -> Context:
         """Return what a criterion ('criteria.LABEL') or noiser ('learned.VIEW') may ask in `log_probs`.

@@ -192,11 +192,12 @@ class Encoding:
         if not (quiet and self.objective.training):
             yield
             return
+        was_training = module.training  # a frozen network never is
         module.eval()
         try:
             yield
         finally:
-            module.train()
+            module.train(was_training)
 
 
 class Stacked(NamedTuple):

@@ -14,6 +14,7 @@ from fwk.contracts.task import Predictions, Task
 from fwk.contracts.views import Batch
 from fwk.engine.feed.loader import evaluation_batches
 from fwk.engine.meters import Meters, means
+from fwk.engine.parts import metrics_of
 from fwk.engine.predict import (
     BatchPredictions,
     by_example,
@@ -104,7 +105,7 @@ def _evaluation(run: Run, meters: Meters, weights: dict[str, float]) -> Evaluati
         weights.get(path, 0.0) * shares.get(path.split("/")[0], 1.0) * mean
         for path, mean in terms.items()
     )
-    of_components = run.module.component_metrics(sums)
+    of_components = metrics_of(run.module.parts, sums)
     metrics = {"loss": loss, **terms, **of_components, **run.task.metrics(sums)}
     examples, tokens = (int(sums.get(f"read:{name}", 0)) for name in ("examples", "tokens"))
     return Evaluation(metrics, examples, tokens, tuple(terms))

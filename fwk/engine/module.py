@@ -10,7 +10,7 @@ It knows views, terms and counts, and no objective.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -32,6 +32,7 @@ from fwk.engine.parts import Part, parts_of
 from fwk.engine.plan import BATCH, Action, Encode, Make, Node, Plan, make_plan, needed
 from fwk.engine.prepared import exchange, prepare_tensors
 from fwk.engine.ranks.world import World
+from fwk.engine.teachers import Teachers
 from fwk.engine.update import MicroBatch, StepOutput, Update, Views
 from fwk.errors import RunError, did_you_mean
 from fwk.nn.compiled import compiling
@@ -60,6 +61,7 @@ class ObjectiveModule(nn.Module):
         counted: Mapping[str, str] | None = None,  # see `Part.counted`
         seed: int,
         pad: int = 0,  # the token id of padding
+        frozen: Collection[str] = (),  # networks that are never trained
     ) -> None:
         super().__init__()
         learned = {n: noiser for n, noiser in noisers.items() if isinstance(noiser, LearnedNoiser)}
@@ -72,7 +74,8 @@ class ObjectiveModule(nn.Module):
         self.seed = seed
         self.world = World()
         self.parts = parts_of(criteria, learned, networks, reads, counted or {})
-        self.nodes = _nodes(views, noisers)
+        self.teachers = Teachers.of(self.encodes, views, frozen)
+        self.nodes = _nodes(views, noisers, self.teachers.networks)
         make_plan(self.nodes, _flat(self.encodes.values()))  # refuses circles at once
 
         self.contexts = Contexts(self)
@@ -82,6 +85,7 @@ class ObjectiveModule(nn.Module):
         self.encoding.of_parts = views_of_parts(views)
         self.switch_off(())
         self.static_of_all_phases = self.static_of_this_phase
+        self.train()
 
     def switch_off(self, names: Iterable[str]) -> None:
         """Leave out these criteria and learned noisers' losses, and every view that nothing else needs.
@@ -94,12 +98,17 @@ class ObjectiveModule(nn.Module):
                 f"Unknown criterion or learned view '{unknown[0]}' among what a phase switches off"
                 f"{did_you_mean(unknown[0], self.parts)}"
             )
+        off |= {*self.teachers.labels}
         self.active = [part for part in self.parts.values() if part.name not in off]
-        roots = [name for part in self.active for name in part.roots]
+        asked = self.teachers.asked_by(criterion for _, criterion in self.active_criteria)
+        at_work = [*self.active, *(self.parts[name] for name in asked)]
+        roots = [name for part in at_work for name in part.roots]
         in_use = needed(roots, self.nodes)
         nodes = {name: node for name, node in self.nodes.items() if name in in_use}
-        encodes = [self.encodes.get(part.name, ()) for part in self.active]
+        encodes = [self.encodes.get(part.name, ()) for part in at_work]
         self.plan: Plan = make_plan(nodes, _flat(encodes))
+        # what teachers alone read
+        self.for_teachers = _flat(encodes) - _flat(encodes[: len(self.active)])
         made = {name: self.specs[name] for name in self.plan.static}
         self.static_of_this_phase = StaticViews.of(self.seed, made, self.noisers)
         self.views_to_prepare = tuple(n for n in self.plan.dynamic if self.specs[n].prepare)
@@ -110,6 +119,11 @@ class ObjectiveModule(nn.Module):
         for part in self.active:
             if isinstance(part.component, Criterion):
                 yield part, part.component
+
+    def train(self, mode: bool = True) -> ObjectiveModule:
+        super().train(mode)
+        self.teachers.switch_dropout_off(self.networks, self.criteria)
+        return self
 
     @property
     def mark(self) -> FiniteMark:
@@ -178,8 +192,9 @@ class ObjectiveModule(nn.Module):
     def forward(self, micro: MicroBatch, update: Update, per_term: bool = False) -> StepOutput:
         """Return the loss of a micro-batch in training, or instead its terms, with the sums behind it."""
         with compiling(self.encoding.backend):
-            outputs = self.outputs(micro, update)
-            sums = self.sums_of(outputs, update)
+            views = self.run_actions(self.plan.actions, micro, update)
+            outputs = self.outputs(micro, update, views)
+            sums = sums_of(outputs, self._weights_at(update.progress))
             if per_term:
                 return sums._replace(terms=self.weighted_terms(outputs, update))
             return sums._replace(loss=self.weighted_loss(outputs, update))
@@ -188,29 +203,23 @@ class ObjectiveModule(nn.Module):
         """Return the sums and statistics of a micro-batch in evaluation, and its encoded views."""
         with compiling(self.encoding.backend):
             views = self.run_actions(self.plan.actions, micro, update)
-            return self.sums_of(self.outputs(micro, update, views), update), views
+            outputs = self.outputs(micro, update, views)
+            return sums_of(outputs, self._weights_at(update.progress)), views
 
-    def outputs(
-        self, micro: MicroBatch, update: Update, encoded: dict[str, View] | None = None
-    ) -> dict[str, Output]:
-        """Return what criteria and learned noisers return, by name. encoded: all views; None: encode them here."""
-        views = encoded or self.run_actions(self.plan.actions, micro, update)
+    def outputs(self, micro: MicroBatch, update: Update, views: Views) -> dict[str, Output]:
+        """Return what criteria and learned noisers return, by name. views: all of them, encoded."""
         outcomes: dict[str, Mapping[str, Tensor]] = {}
         outputs: dict[str, Output] = {}
         for part in self.active:
             self._seed(update, micro, part.path)
-            context = self.contexts.context(part, micro, update)
+            context = self.contexts.context(part, micro, update, views)
+            own = part.views_of(views)
             if isinstance(part.component, Criterion):
-                output = part.component(part.views_of(views), context)
+                outputs[part.name] = output = part.component(own, context)
                 outcomes[part.name] = output.outcomes
             else:
-                output = part.component.losses(part.views_of(views), outcomes, context)
-            outputs[part.name] = output
+                outputs[part.name] = part.component.losses(own, outcomes, context)
         return outputs
-
-    def sums_of(self, outputs: Mapping[str, Output], update: Update) -> StepOutput:
-        """Return the sums, statistics and weights of a micro-batch, without any loss."""
-        return sums_of(outputs, self._weights_at(update.progress))
 
     def weighted_loss(self, outputs: Mapping[str, Output], update: Update) -> Tensor:
         """Return the loss of one micro-batch.
@@ -233,16 +242,6 @@ class ObjectiveModule(nn.Module):
 
     def _weights_at(self, progress: float) -> dict[str, float]:
         return {name: value_at(self.weights.get(name, 1.0), progress) for name in self.parts}
-
-    def component_metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return the metrics that components make of their summed statistics, by 'label/name'.
-
-        sums: global sums by meter name; those of statistics begin with 'stat:'.
-        """
-        metrics: dict[str, float] = {}
-        for part in self.parts.values():
-            metrics.update(part.metrics_of(sums))
-        return metrics
 
     # -- views -------------------------------------------------------------------------------------------------------
 
@@ -276,7 +275,9 @@ class ObjectiveModule(nn.Module):
     ) -> dict[str, View]:
         group = self.nodes[action.views[0]].group
         seed = partial(self._seed, update, micro)
-        encoded = self.encoding.encode_group([views[n] for n in action.views], group, seed)
+        # evaluation asks no teacher
+        names = [n for n in action.views if self.training or n not in self.for_teachers]
+        encoded = self.encoding.encode_group([views[n] for n in names], group, seed)
         return {view.name: view for view in encoded}
 
     def _key(self, name: str, parent: View, update: Update) -> Key:
@@ -302,14 +303,16 @@ def _outline(noiser: Noiser, name: str, parent: View, key: Key) -> Outline:
     return Outline.of(known, name, unknown)
 
 
-def _nodes(views: Mapping[str, ViewSpec], noisers: Mapping[str, Noiser]) -> dict[str, Node]:
+def _nodes(
+    views: Mapping[str, ViewSpec], noisers: Mapping[str, Noiser], frozen: Collection[str]
+) -> dict[str, Node]:
     return {
         name: Node(
             name=name,
             parent=spec.of or BATCH,
             learned=isinstance(noisers[name], LearnedNoiser),
             reads_encoding=noisers[name].reads_encoding,
-            group=(spec.encoder, spec.mode, spec.ema),
+            group=(spec.encoder, "teacher" if spec.encoder in frozen else spec.mode, spec.ema),
         )
         for name, spec in views.items()
     }

@@ -62,6 +62,17 @@ class Part:
         return {f"{self.name}/{key}": value for key, value in metrics.items()}
 
 
+def metrics_of(parts: Mapping[str, Part], sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the metrics that components make of their summed statistics, by 'label/name'.
+
+    sums: global sums by meter name; those of statistics begin with 'stat:'.
+    """
+    metrics: dict[str, float] = {}
+    for part in parts.values():
+        metrics.update(part.metrics_of(sums))
+    return metrics
+
+
 def parts_of(
     criteria: Mapping[str, Criterion],
     learned: Mapping[str, LearnedNoiser],

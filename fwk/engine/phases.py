@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fwk.contracts.phase import Phase
+from fwk.engine.module import ObjectiveModule
 from fwk.engine.parameter_groups import owners, parameter_groups
 from fwk.engine.ranks.agreement import compare_weights
 from fwk.engine.run import OptimizerState, Run
@@ -155,7 +156,7 @@ def build_optimizer(run: Run) -> torch.optim.Optimizer:
     return optimizer
 
 
-def freeze(module: nn.Module, phase: Phase | None) -> None:
+def freeze(module: ObjectiveModule, phase: Phase | None) -> None:
     """Set `requires_grad` of every parameter as the phase says. Raises RunError where a pattern matches none.
 
     No distributed wrapper may exist meanwhile: a change under one would put ranks out of step.
@@ -170,7 +171,7 @@ def freeze(module: nn.Module, phase: Phase | None) -> None:
             )
     for name, parameter in module.named_parameters():
         matches = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-        frozen = matches and name != "anchor"
+        frozen = (matches and name != "anchor") or module.teachers.is_frozen(name)
         parameter.requires_grad_(not frozen)
         if frozen:
             parameter.grad = None

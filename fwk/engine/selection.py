@@ -71,7 +71,7 @@ class Selection:
         try:
             return find_metric(self.run.config.train.best_metric, metrics, KEY)
         except ConfigError:
-            if len(module.active) < len(module.parts):
+            if len(module.active) + len(module.teachers.labels) < len(module.parts):
                 return None
             raise
 

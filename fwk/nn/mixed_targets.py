@@ -79,6 +79,11 @@ class Distillation:
         """The label whose stored outputs are learned."""
         return (self.label,) if self.stored else ()
 
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The criterion that is asked."""
+        return () if self.criterion is None else (self.criterion,)
+
     def share(self, context: Context) -> float:
         """Return lambda, the label's share of the target."""
         if (not self.stored and self.criterion is None) or not context.training:

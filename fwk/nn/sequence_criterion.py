@@ -18,7 +18,7 @@ class SequenceCriterion(Criterion[OptionsT]):
     def __init__(self, config: OptionsT, build: BuildContext) -> None:
         super().__init__(config, build)
         self.distillation = Distillation(config, build, config.label)
-        self.taught = self.distillation.taught
+        self.taught, self.teachers = self.distillation.taught, self.distillation.teachers
 
     form_options = ("pooling", "hidden")
 

@@ -28,7 +28,7 @@ from fwk.engine.run import Run
 from fwk.engine.saving.tensor_file import SavedTensors
 from fwk.engine.speed.compiling import CompileCounter, compile_networks
 from fwk.engine.speed.recompute import recompute_layers
-from fwk.errors import UserError
+from fwk.errors import ConfigError, UserError
 from fwk.files import user_path
 from fwk.flops import Count
 from fwk.flops import count as count_operations
@@ -149,6 +149,7 @@ def _build_module(
     if saved:
         module = build_fitting(config, task, saved)
     else:
+        _require_weights_of_frozen(config)
         module = build_module(config, task, _assets_of_source(sources))
     if sources:
         for line in start_from(module, sources, config, task.length()):
@@ -160,6 +161,16 @@ def _build_module(
     if config.train.compile:
         compile_networks(module)
     return module
+
+
+def _require_weights_of_frozen(config: RunConfig) -> None:
+    """Raise ConfigError for a frozen network that would keep random weights."""
+    for name, spec in config.networks.items():
+        if spec.frozen and spec.component.weights_from is None:
+            raise ConfigError(
+                f"networks.{name}.from",
+                "is missing, and a frozen network needs trained weights; expected a run, a checkpoint or a folder",
+            )
 
 
 def _assets_of_source(sources: Mapping[str, Source]) -> Path | None:

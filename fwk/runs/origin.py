@@ -32,7 +32,7 @@ from fwk.runs.source import Source, open_source
 RECORD = "started_from.json"  # in the run's folder
 ADVICE = "choose another --run, or start anew with --overwrite"
 MODEL, RATE = "model", "optimizer.lr"  # keys
-STRUCTURE = ("from", "tie")  # keys of a network that are no options of its model
+STRUCTURE = ("from", "tie", "frozen")  # keys of a network that are no options of its model
 
 
 @dataclass

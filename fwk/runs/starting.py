@@ -52,6 +52,7 @@ def start_from(
             start.load_part(part, *by_network[_network_of(module, part)])
     for name, (key, source) in by_network.items():
         _require_length(module, name, key, source, length)
+    start.require_teachers(by_network)
     return list(start.report(sources))
 
 
@@ -137,6 +138,23 @@ class _Start:
                 )
             else:
                 self.new[f"{part.path}.{inner}"] = target
+
+    def require_teachers(self, by_network: Mapping[str, tuple[str, Source]]) -> None:
+        """Raise ConfigError where a frozen network, or the head of a teacher, has no weights of its source."""
+        for full in self.new:
+            if not self.module.teachers.is_frozen(full):
+                continue
+            kind, name, *_ = full.split(".")
+            network = (
+                name if kind == "networks" else _network_of(self.module, self.module.parts[name])
+            )
+            key, source = by_network[network]
+            reason = next((why for path, why in self.reasons.items() if full.startswith(path)), "")
+            raise ConfigError(
+                f"{kind.replace('criteria', 'criterion')}.{name}",
+                f"is frozen, and {source.place} ({key}.from) has no weights for {full}"
+                f"{f': {reason}' if reason else ''}",
+            )
 
     def _given(
         self, part: Part, found: SourcePart, names: Mapping[str, str], source: Source

@@ -36,7 +36,8 @@ def terms_of(settings, update=1):
             name: float(value) for name, value in trainer.sum_counts(micros, step).items()
         }
         for micro in micros:
-            for label, output in run.module.outputs(micro, step).items():
+            views = run.module.run_actions(run.module.plan.actions, micro, step)
+            for label, output in run.module.outputs(micro, step, views).items():
                 for name, term in output.terms.items():
                     path = f"{label}/{name}"
                     totals[path] = totals.get(path, 0) + term.sum / step.counts[path]

@@ -53,6 +53,7 @@ CURVES = {
     },
     "joint_answers": FINE_TUNING["joint answers in windows"],
     "several_tasks": FINE_TUNING["several tasks in a batch"],
+    "annealed_teacher": FINE_TUNING["classes of an annealed teacher"],
     "combined": {
         "criterion": {
             "semantic_augment": {"weight": 0.5},

@@ -129,6 +129,8 @@ NEEDS = {
 }
 TOWERS = {"noiser": "two_tower", "of": "masked", "network": {"name": "scaled", "towers": True}}
 
+# logits of the four colours for each example of the table
+COLOURS = str(FIXTURES / "colours.targets")
 # an answer in windows, both views of a bi-encoder, an auxiliary masked LM on one of the texts
 WINDOWS = labelled("answer", "span", length=20, stride=4)
 FINE_TUNING = {
@@ -163,6 +165,10 @@ FINE_TUNING = {
             "choices": {"fields": ["context", "choices"]},
             "choices_again": {"noiser": "bert_mask"},
         },
+    },
+    "classes of an annealed teacher": {
+        **labelled("colour", teacher=COLOURS),
+        "criterion": {"classification": {**NO_DROPOUT, "temperature": 2.0}},
     },
     "joint answers in windows": {
         **WINDOWS,
