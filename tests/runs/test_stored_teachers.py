@@ -233,3 +233,17 @@ def test_windows_of_answers_are_matched_in_their_order(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="windows of the example|tokens for the example"):
         with trainer_of(config_of("answer_span", {**windows, "task": other})):
             pass
+
+
+def test_a_run_of_several_tasks_teaches_each_of_them(tmp_path: Path) -> None:
+    name, path = "several tasks in a batch", tmp_path / "all.targets"
+    train_briefly(config_of(name), tmp_path / "run", 2)
+    evaluate_run(tmp_path / "run", "train", targets=path)
+    stored = read_targets(path)
+    tasks = {task: {"teacher": str(path)} for task in config_of(name).task.values["tasks"]}
+    with trainer_of(config_of(name, {"task": {"tasks": tasks}})) as trainer:
+        for task, opened in trainer.run.task.parts().items():
+            (source,) = opened.sources("train").values()
+            (values,) = stored.tensors[task].values()
+            (taught,) = source.taught.values()
+            assert torch.equal(torch.from_numpy(taught), values)
