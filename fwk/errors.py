@@ -71,6 +71,10 @@ class CheckpointError(UserError):
     """A checkpoint or run folder cannot be used. The message names the path and the reason."""
 
 
+class FolderInUse(CheckpointError):
+    """Another process holds a run's folder."""
+
+
 class PluginError(UserError):
     """A plugin does not import, claims a name that is taken, or implements a hook wrongly."""
 

@@ -280,7 +280,7 @@ def _text(key: str, name: str, parts: Sequence[Layer]) -> str | None:
     at = in_parentheses(layer.where((name,)) if layer else "")
     if value is None:
         return None
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or "\0" in value:
         raise ConfigError(f"{key}.{name}", f"expected text, got {shown(value)}{at}")
     if "${" in value:
         raise ConfigError(

@@ -18,18 +18,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from fwk.components.trust import has_word
 from fwk.config.run_config import NeededRun
 from fwk.contracts.plain import PlainDict
 from fwk.engine.signals import EXIT_STOPPED, StopRequest
-from fwk.errors import NeededRunFailed, RunStopped
+from fwk.errors import CheckpointError, NeededRunFailed, RunStopped
 from fwk.files import open_plain
 from fwk.runs.lock import holder_of
 
 COMMAND = ("-m", "fwk.cli.needed")
 POLL_SECONDS = 0.1
+EXIT_IN_USE = 74  # of a process whose folder another one has
 PATIENCE = 10.0  # seconds after a second Ctrl-C until what still runs is killed
 LONGEST_LINE = 600  # characters of a log's line in a message
 # of a job that torchrun started: a needed run is no rank of it
@@ -67,23 +68,33 @@ class Job:
 
     def start(self, state: State, allow_broken_plugins: bool) -> None:
         """Start the process."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        environment = {k: v for k, v in os.environ.items() if k not in OF_RANKS}
-        with open(self.log, "ab", opener=open_plain) as log:
-            self.log_start = log.tell()
-            self.process = subprocess.Popen(
-                [sys.executable, *COMMAND],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
-            )
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.log, "ab", opener=open_plain) as log:
+                self.log_start = log.tell()
+                self.process = self._open_process(log)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.needed.key}: cannot write {self.log}: {error.strerror}; give the run another folder "
+                f"({self.needed.key}.run=FOLDER)"
+            ) from error
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended already, which its exit status says
             self.process.stdin.write(self._request(state, allow_broken_plugins))
             self.process.stdin.flush()
         logger.info("%s: started (%s; log: %s)", self.needed.key, self.needed.run, self.log)
+
+    @staticmethod
+    def _open_process(log: BinaryIO) -> subprocess.Popen[bytes]:
+        environment = {k: v for k, v in os.environ.items() if k not in OF_RANKS}
+        return subprocess.Popen(
+            [sys.executable, *COMMAND],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process alone, which passes it on
+        )
 
     def _request(self, state: State, allow_broken_plugins: bool) -> bytes:
         """Return the line that tells the process what to do."""
@@ -185,8 +196,8 @@ class Jobs:
             logger.info("%s: %s (%s)", needed.key, self.state_of(needed), needed.run)
         elif stopping or self.failure:
             logger.info("%s: stopped (%s)", needed.key, needed.run)
-        elif status == 2 and holder_of(Path(needed.run)):
-            self.waiting.insert(0, job)  # another process was faster
+        elif status == EXIT_IN_USE:  # it is looked at again
+            self.waiting.insert(0, job)
         else:
             self.failure = _failure(job, status)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from fwk.errors import CheckpointError
+from fwk.errors import CheckpointError, FolderInUse
 from fwk.files import has_locks, try_temporary_lock
 from fwk.files.kinds import LOCK
 from fwk.files.replacing import truncate
@@ -93,7 +93,7 @@ def _lock_file(folder: Path) -> tuple[TextIO, bool]:
         raise CheckpointError(
             f"cannot use the run folder {str(folder)!r}: {getattr(error, 'strerror', None) or error}"
         ) from error
-    raise CheckpointError(_in_use(folder, holder))
+    raise FolderInUse(_in_use(folder, holder))
 
 
 def _in_use(folder: Path, holder: str) -> str:
@@ -120,7 +120,7 @@ def _write_holder(file: TextIO, folder: Path, holder: str) -> None:
             f"{folder / LOCK} was written by another program; choose another --run"
         )
     if not has_locks(file) and _is_running(last_holder):
-        raise CheckpointError(_in_use(folder, last_holder))
+        raise FolderInUse(_in_use(folder, last_holder))
     if _host(last_holder) not in ("", _host(holder)):
         logger.warning(
             "%s was last used by process %s, which did not release it; if that process still runs, stop one of the two",

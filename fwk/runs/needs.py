@@ -16,6 +16,7 @@ from typing import Literal
 from fwk.config.chain import depends_on, mentions
 from fwk.config.resolve import read as read_config
 from fwk.config.run_config import NeededRun, RunConfig
+from fwk.config.user_paths import with_absolute_paths
 from fwk.contracts.metrics import find_metric
 from fwk.contracts.plain import PlainDict
 from fwk.data.targets import read_origin
@@ -102,7 +103,9 @@ def starts_from_missing(config: RunConfig) -> bool:
 def _check(needed: NeededRun) -> None:
     """Raise ConfigError for what a config states wrongly beyond names, keys and types, before anything is trained."""
     try:
-        _ = needed.config.views_by_name
+        with_absolute_paths(
+            needed.config
+        )  # views too; raises where config.yaml could not hold a path
     except ConfigError as error:
         text = str(error).removeprefix(f"{error.key}: ")
         raise ConfigError(f"{needed.key}.{error.key}", text) from None

@@ -241,6 +241,9 @@ if act == "wait":
     sys.stdin.read()
 if act == "fail":
     sys.exit("something\\nfwk-train: error: there is no data\\n")
+if act == "in use" and not os.path.exists(r["run"] + ".busy"):
+    open(r["run"] + ".busy", "w").close()
+    sys.exit(74)
 if act == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 note("-")
@@ -301,6 +304,21 @@ def test_a_killed_run_is_said_to_be_killed(start):
     run, _ = start
     with pytest.raises(NeededRunFailed, match="needs.a was ended by SIGKILL .* again to go on"):
         run(1, a=("killed", ()))
+
+
+def test_a_run_that_another_process_took_first_is_looked_at_again(start):
+    run, journal = start
+    run(1, a=("in use", ()), b=("", ("a",)))
+    assert journal() == ["+a", "+a", "-a", "+b", "-b"]
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(start, tmp_path):
+    run, _ = start
+    (tmp_path / "a.log").mkdir()
+    with pytest.raises(
+        CheckpointError, match="needs.a: cannot write .*a.log: Is a directory; give"
+    ):
+        run(1, a=("", ()))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
