@@ -104,10 +104,6 @@ class Classification(SequenceCriterion["Classification.Config"]):
         teacher = self.distillation.outputs(view, context)
         return soft_cross_entropy(logits, teacher, self.config.temperature)
 
-    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        """Return the logits, [R, C]."""
-        return {self.config.label: self.logits(views[self.config.view])}
-
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(sums["right"] / sums["labelled"].clamp(min=1))}
 

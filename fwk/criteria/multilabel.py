@@ -78,9 +78,5 @@ class Multilabel(SequenceCriterion["Multilabel.Config"]):
             logits, teacher, self.config.temperature, self.config.positive_weight
         )
 
-    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        """Return the logits, [R, C]."""
-        return {self.config.label: self.logits(views[self.config.view])}
-
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"right": float(sums["right"] / sums["labelled"].clamp(min=1))}

@@ -92,10 +92,6 @@ class MultipleChoice(SequenceCriterion["MultipleChoice.Config"]):
         """The head under the name that it has in other criteria."""
         return self.scores
 
-    def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
-        """Return the scores of the choices, [B, C]; -inf where an example has fewer."""
-        return {self.config.label: self.logits(views[self.config.view])}
-
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return {"accuracy": float(sums["right"] / sums["labelled"].clamp(min=1))}
 

@@ -23,7 +23,7 @@ from fwk.contracts.options import option
 from fwk.contracts.views import Encoded, LossTerm, Output, View
 from fwk.errors import ConfigError
 from fwk.nn.mixed_targets import Distillation, TeacherOptions, require_no_temperature
-from fwk.nn.pooling import POOLED, Pooling, label_values, pooled, wide
+from fwk.nn.pooling import Pooling, label_values, pooled, reads_first, states_of, wide
 
 
 @register("criterion", "similarity")
@@ -54,21 +54,23 @@ class Similarity(Criterion["Similarity.Config"]):
                 raise ConfigError("high", f"is {self.high:g}, expected more than low={self.low:g}")
 
         @property
-        def state(self) -> str | None:
-            """The encoder state that is pooled; None: the features."""
+        def states(self) -> tuple[str, ...]:
+            """The encoder states that are read: an inner layer, or what the pooling reads; none: the features."""
             if self.layer is not None:
-                return f"layer_{self.layer}" if self.layer else "embedding"
-            return POOLED if self.pooling == "pooler" else None
+                return (f"layer_{self.layer}" if self.layer else "embedding",)
+            return states_of(self.pooling)
 
     def __init__(self, config: Config, build: BuildContext) -> None:
         super().__init__(config, build)
         label_values(build, config.label, ("number",))
+        if config.pooling == "cls":
+            build.require_encoder().check_first_position(f"criterion '{build.name}'")
         self.distillation = Distillation(config, build, config.label)
         self.taught, self.teachers = self.distillation.taught, self.distillation.teachers
 
     @classmethod
     def reads(cls, config: Config) -> dict[str, Read]:
-        first = config.layer is None and config.pooling in ("cls", "pooler")
+        first = config.layer is None and reads_first(config.pooling)
         return {
             view: Read({"noiser": "identity", "fields": [text]}, first_only=first)
             for view, text in zip(config.views, config.fields)
@@ -83,7 +85,7 @@ class Similarity(Criterion["Similarity.Config"]):
         return pooling if layer is None else f"{pooling} of layer {layer}"
 
     def states(self) -> tuple[str, ...]:
-        return () if self.config.state is None else (self.config.state,)
+        return self.config.states
 
     def normalizers(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:
         label = views[self.config.views[0]].labels[self.config.label]
@@ -113,9 +115,8 @@ class Similarity(Criterion["Similarity.Config"]):
 
     def _vectors(self, view: View) -> Tensor:
         if self.config.layer is not None:
-            assert self.config.state is not None
-            state = view.encoded.states[self.config.state]
-            view = view.replace(encoded=Encoded(features=state))
+            (layer,) = self.config.states
+            view = view.replace(encoded=Encoded(features=view.encoded.states[layer]))
         return pooled(view, self.config.pooling)
 
     def predict(self, views: Mapping[str, View], context: Context) -> dict[str, Tensor]:

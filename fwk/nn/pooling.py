@@ -46,12 +46,22 @@ class SequenceOptions(TeacherOptions):
 
     def reads(self, default: dict[str, object] | None = None) -> dict[str, Read]:
         """Return the view that is judged. default: how it is made; None: of the batch itself."""
-        first = self.pooling in ("cls", "pooler")
+        first = reads_first(self.pooling)
         return {self.view: Read(default or {"noiser": "identity"}, first_only=first)}
 
     def states(self) -> tuple[str, ...]:
         """Return the encoder states that the pooling reads."""
-        return (POOLED,) if self.pooling == "pooler" else ()
+        return states_of(self.pooling)
+
+
+def reads_first(pooling: Pooling) -> bool:
+    """Return whether a pooling reads no features beyond the first position."""
+    return pooling in ("cls", "pooler")
+
+
+def states_of(pooling: Pooling) -> tuple[str, ...]:
+    """Return the encoder states that a pooling reads."""
+    return (POOLED,) if pooling == "pooler" else ()
 
 
 class SequenceHead(nn.Module):

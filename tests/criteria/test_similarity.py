@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 from support.sequence_heads import labelled, random_criterion
+from support.small_text import Stub
 
 from fwk.contracts.views import View
 from fwk.criteria.similarity import Similarity
+from fwk.errors import ConfigError
 
 LABELS = torch.tensor([0.5, math.nan, 5.0, 2.0, 0.0, math.nan, 3.0])
 
@@ -40,3 +42,11 @@ def test_the_loss_is_the_equation_in_float64() -> None:
     numbers = [-1 + 6 * cosine for cosine in cosines]  # in the unit of the label
     assert criterion.predict(views, None)["label"].tolist() == pytest.approx(numbers)
     assert not list(criterion.parameters())
+
+
+def test_a_first_position_that_sees_only_itself_is_no_vector_of_a_text(monkeypatch) -> None:
+    random_criterion(Similarity, "number", pooling="cls")
+    monkeypatch.setattr(Stub, "direction", "left_to_right")
+    random_criterion(Similarity, "number", pooling="mean")
+    with pytest.raises(ConfigError, match="model.direction: criterion .* sees nothing but itself"):
+        random_criterion(Similarity, "number", pooling="cls")

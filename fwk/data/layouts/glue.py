@@ -15,7 +15,6 @@ from fwk.data.labelled import Labelled, parse_class, parse_number
 from fwk.data.tables import BadRow, Column, OnBad, Row, TableFormat, convert, read_table
 from fwk.errors import DataError, UnknownName, UserError, did_you_mean
 from fwk.files import user_path
-from fwk.files.outputs import open_output
 
 _LABEL = "label"
 _BINARY = ("0", "1")
@@ -47,12 +46,6 @@ class GlueTask:
     )  # -> stems of files
     # columns of a file of so many columns without a header, by number, in the order of the texts; then the label
     bare: tuple[int, tuple[int, ...], int] | None = None
-
-    def submission_file(self, split: str) -> str:
-        """Return the name of the file that GLUE expects of a split's predictions."""
-        kind = {"_matched": "-m", "_mismatched": "-mm"}
-        ending = split[split.index("_") :] if "_" in split else ""
-        return f"{self.folder}{kind.get(ending, '')}.tsv"
 
 
 TASKS = {
@@ -128,14 +121,6 @@ class GlueFiles:
 
     task: GlueTask
     files: dict[str, str]  # split -> file
-
-    def layout(self, split: str) -> str:
-        """Return what was recognised in the file of a split, as a line for the user."""
-        layout = _recognise(self.task, self.file(split))
-        header = "no header" if layout.table.header == "no" else "a header"
-        label = "no label" if layout.label is None else f"label {layout.label}"
-        texts = ", ".join(str(column) for column in layout.texts.values())
-        return f"{header}; texts in column {texts}; {label}"
 
     def file(self, split: str) -> str:
         """Return the file of a split. Raises DataError if the split has no file."""
@@ -271,22 +256,3 @@ def submission(task: GlueTask, predictions: Iterable[tuple[str, str | float]]) -
             )
         lines.append(f"{key}\t{prediction}")
     return "\n".join(lines) + "\n"
-
-
-def write_submission(
-    task: GlueTask,
-    split: str,
-    predictions: Iterable[tuple[str, str | float]],
-    path: Path,
-    overwrite: bool = False,
-) -> Path:
-    """Write the predictions of a split in GLUE's layout, and return the file.
-
-    path: a file, or a folder that gets the name that GLUE expects (MNLI-m.tsv). Raises UserError where it cannot be
-    written.
-    """
-    file = path / task.submission_file(split) if path.is_dir() else path
-    content = submission(task, predictions)
-    with open_output("--predictions", file, overwrite=overwrite) as output:
-        output.write(content.encode())
-    return file

@@ -131,15 +131,9 @@ def read_multiple_choice(
     Raises UnknownName for a layout that is not known, DataError where the columns are those of none.
     """
     check_layout(layout)
-    table, shape, _ = _recognise(paths, layout)
+    table, shape = _recognise(paths, layout)
     rows = read_table(paths, table, [], on_bad=on_bad)
     return convert(enumerate(rows), lambda numbered: _example(*numbered, shape), on_bad)
-
-
-def found_layout(paths: str | Sequence[str], layout: str = "auto") -> str:
-    """Return the name of the layout that files have. Raises DataError where it is none that is known."""
-    check_layout(layout)
-    return _recognise(paths, layout)[2]
 
 
 def check_layout(layout: str) -> None:
@@ -148,8 +142,8 @@ def check_layout(layout: str) -> None:
         raise UnknownName("layout of multiple choice", layout, ["auto", *LAYOUTS])
 
 
-def _recognise(paths: str | Sequence[str], layout: str) -> tuple[TableFormat, Shape, str]:
-    """Return how files are read, the form of their records, and the name of their layout. Raises DataError."""
+def _recognise(paths: str | Sequence[str], layout: str) -> tuple[TableFormat, Shape]:
+    """Return how files are read and the form of their records. Raises DataError."""
     layouts = LAYOUTS if layout == "auto" else {layout: LAYOUTS[layout]}
     known = None
     for header in ("yes", "no"):
@@ -157,10 +151,10 @@ def _recognise(paths: str | Sequence[str], layout: str) -> tuple[TableFormat, Sh
         row = next(read_table(paths, table, [], on_bad=_ignore), None)
         known = known or row
         if row is not None:
-            for name, shapes in layouts.items():
+            for shapes in layouts.values():
                 for shape in shapes:
                     if shape.fits(row.values):
-                        return table, shape, name
+                        return table, shape
     where = paths if isinstance(paths, str) else ", ".join(paths)
     if known is None:
         raise DataError(f"{where} holds no example")

@@ -11,7 +11,6 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from fwk.contracts.json_files import parse_json
@@ -21,7 +20,6 @@ from fwk.data.labelled import Labelled
 from fwk.data.tables import BadRow, OnBad, convert
 from fwk.data.text import FileKind, find_files, read_text
 from fwk.errors import DataError
-from fwk.files.outputs import open_output
 
 LARGEST = 1 << 28  # bytes of a file, which is read as a whole; SQuAD 2.0 has 42 million
 _FILES = FileKind("file of SQuAD", (".json",), "write it to a file first")
@@ -244,9 +242,3 @@ def _best_threshold(
 def predictions_json(predicted: Mapping[str, str]) -> str:
     """Return predictions, or no-answer scores, as the official evaluation reads them: an object of id -> text."""
     return json.dumps(dict(predicted), ensure_ascii=False, indent=1) + "\n"
-
-
-def write_predictions(predicted: Mapping[str, str], path: Path, overwrite: bool = False) -> None:
-    """Write `predictions_json` to a file. Raises UserError where it cannot be written."""
-    with open_output("--predictions", path, overwrite=overwrite) as output:
-        output.write(predictions_json(predicted).encode())
