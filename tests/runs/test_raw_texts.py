@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,10 +32,13 @@ RUNS: dict[str, tuple[PlainDict, PlainDict]] = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return a run for each kind of label."""
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function: kind of label -> a run, which is made once."""
     folder = tmp_path_factory.mktemp("runs")
-    for kind, (task, criterion) in RUNS.items():
+
+    @cache
+    def trained(kind: str) -> Path:
+        task, criterion = RUNS[kind]
         shared = {"name": "examples", "data": str(TABLE), "valid": str(TABLE), "vocabulary": 120}
         texts = {"texts": ["question", "passage"]}
         config = tiny_config(
@@ -44,7 +49,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             }
         )
         train_briefly(config, folder / kind)
-    return {kind: folder / kind for kind in RUNS}
+        return folder / kind
+
+    return trained
 
 
 def predicted(run: Path, file: Path, *arguments: object) -> list[PlainDict]:
@@ -62,29 +69,31 @@ def check_same(ours: PlainDict, theirs: PlainDict) -> None:
 
 
 @pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.mostly_slow("=span")
 def test_a_raw_text_has_the_prediction_of_its_example(
-    kind: str, runs: dict[str, Path], tmp_path: Path
+    kind: str, run_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    evaluated = predicted(runs[kind], tmp_path / "split.jsonl")
-    loaded = fwk.load(runs[kind])
+    evaluated = predicted(run_of(kind), tmp_path / "split.jsonl")
+    loaded = fwk.load(run_of(kind))
     names = loaded.task.text_names()
     from_python = loaded.predict([{name: row[name] for name in names} for row in ROWS])
-    from_table = predicted(runs[kind], tmp_path / "raw.jsonl", "--text", TABLE)
+    from_table = predicted(run_of(kind), tmp_path / "raw.jsonl", "--text", TABLE)
     assert len(evaluated) == len(ROWS) == len(from_python) == len(from_table)
     for split, text, row in zip(evaluated, from_python, from_table):
         check_same(split["label"], text["label"])
         check_same(split["label"], row["label"])
 
 
-def test_a_text_in_windows_is_not_cut(runs: dict[str, Path], caplog) -> None:
-    task = fwk.load(runs["class"]).task
+def test_a_text_in_windows_is_not_cut(run_of: Callable[[str], Path], caplog) -> None:
+    task = fwk.load(run_of("span")).task
     assert len(task.examples_of(["Where?", ROWS[0]["passage"]])) > 1
     assert "is cut" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separator, suffix", [("\t", ".tsv"), (",", ".csv")])
 def test_a_table_of_separated_values_holds_lists_as_json(
-    separator: str, suffix: str, runs: dict[str, Path], tmp_path: Path
+    separator: str, suffix: str, run_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     table = tmp_path / f"raw{suffix}"
     with open(table, "w", newline="", encoding="utf-8") as file:
@@ -95,8 +104,8 @@ def test_a_table_of_separated_values_holds_lists_as_json(
         writer.writerow(["choices", "other", "passage"])
         for row in ROWS[:3]:
             writer.writerow([json.dumps(row["choices"]), "x", row["passage"]])
-    ours = predicted(runs["choice"], tmp_path / "ours.jsonl", "--text", table)
-    theirs = predicted(runs["choice"], tmp_path / "theirs.jsonl", "--text", TABLE)
+    ours = predicted(run_of("choice"), tmp_path / "ours.jsonl", "--text", table)
+    theirs = predicted(run_of("choice"), tmp_path / "theirs.jsonl", "--text", TABLE)
     for left, right in zip(ours, theirs[:3], strict=True):
         check_same(left["label"], right["label"])
 
@@ -117,11 +126,11 @@ def test_a_table_of_separated_values_holds_lists_as_json(
     ],
 )
 def test_what_cannot_be_read_is_named(
-    name: str, content: str, message: str, runs: dict[str, Path], tmp_path: Path, capsys
+    name: str, content: str, message: str, run_of: Callable[[str], Path], tmp_path: Path, capsys
 ) -> None:
     (tmp_path / name).write_text(content)
     output = tmp_path / "predictions.jsonl"
-    command = [str(runs["class"]), "--text", str(tmp_path / name), "--predictions", str(output)]
+    command = [str(run_of("span")), "--text", str(tmp_path / name), "--predictions", str(output)]
     assert main(command) == 2
     assert message in capsys.readouterr().err
     assert not output.exists()
