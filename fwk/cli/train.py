@@ -215,6 +215,11 @@ def _overview() -> Iterator[str]:
     )
     yield ""
     yield from wrapped(
+        "needs: in a config names the runs that must exist first; what is missing is trained, up to runs.parallel=N at "
+        "the same time."
+    )
+    yield ""
+    yield from wrapped(
         "To see the options of a component, name it and ask for help, as in "
         f"'fwk-train --criterion {DEFAULTS['criterion']} --help'."
     )

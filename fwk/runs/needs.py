@@ -66,11 +66,12 @@ def train_needed(
     """
     if not config.needs.runs:
         return
+    _ = config.views_by_name  # raises now instead of after hours
     for needed in config.needs.runs:
         _check(needed)
     plan = Plan(config, overwrite)
     plan.make()
-    if plan.work and int(os.environ.get("WORLD_SIZE") or 1) > 1:
+    if plan.work and os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         names = ", ".join(f"{needed.name} ({needed.run})" for needed in plan.work)
         raise ConfigError(
             "needs",
@@ -124,6 +125,8 @@ class Plan:
     work: list[NeededRun] = field(default_factory=list)
     _needs: dict[str, list[NeededRun]] = field(default_factory=dict)  # by name
     _states: dict[str, State] = field(default_factory=dict)  # by name
+    _compared: set[str] = field(default_factory=set)  # names
+    _fingerprints: dict[str, str] = field(default_factory=dict)  # of weights by their place
 
     def make(self) -> None:
         """Find out what is to be done. Raises CheckpointError for a folder with another run."""
@@ -143,7 +146,7 @@ class Plan:
     def _add(self, needed: NeededRun) -> None:
         if needed.name in self._states:
             return
-        state = self._states[needed.name] = state_of(needed)
+        state = self._states[needed.name] = state_of(needed, self._fingerprints)
         if state.is_complete:
             self.reused.append((needed, state))
             self._needs[needed.name] = []
@@ -159,8 +162,10 @@ class Plan:
     def _compare_needs(self, needed: NeededRun) -> None:
         """Raise CheckpointError where what a finished run started from is still there, and not as it is asked for."""
         for other in depends_on(needed.config, self.config.needs.runs):
-            state_of(other)
-            self._compare_needs(other)
+            if other.name not in self._compared:
+                self._compared.add(other.name)
+                state_of(other, self._fingerprints)
+                self._compare_needs(other)
 
     def _required(self, config: RunConfig, has_begun: bool) -> list[NeededRun]:
         """Return the runs that must be complete before a run starts."""
@@ -179,12 +184,15 @@ def _has_begun(folder: Path) -> bool:
 # -- what a folder holds ---------------------------------------------------------------------------------------------
 
 
-def state_of(needed: NeededRun) -> State:
-    """Return what the folder of a needed run holds. Raises CheckpointError where it is a run with other values."""
+def state_of(needed: NeededRun, fingerprints: dict[str, str] | None = None) -> State:
+    """Return what the folder of a needed run holds. Raises CheckpointError where it is a run with other values.
+
+    fingerprints: as of `other_weights`; None: nothing is known.
+    """
     folder = Path(needed.run)
     if not _has_begun(folder):
         return State("missing", has_targets=False)
-    _require_same(needed, folder)
+    _require_same(needed, folder, {} if fingerprints is None else fingerprints)
     newest = checkpoint.list_checkpoints(folder)[-1]
     update = checkpoint.update_of(newest)
     last = _last_records(folder)
@@ -194,7 +202,7 @@ def state_of(needed: NeededRun) -> State:
     return State("finished", update, metric, _has_targets(needed, newest))
 
 
-def _require_same(needed: NeededRun, folder: Path) -> None:
+def _require_same(needed: NeededRun, folder: Path, fingerprints: dict[str, str]) -> None:
     """Raise CheckpointError where the run in a folder was made with other values, or from other weights."""
     path = folder / "config.yaml"
     try:
@@ -213,7 +221,8 @@ def _require_same(needed: NeededRun, folder: Path) -> None:
             f"{needed.key}: {folder} holds a run that was made with other values ({key} was {old}, is now {new}; see "
             f"{path}); {remedy}"
         )
-    stale = other_weights(folder, needed.config, _keys_of_finished_sources(needed))
+    keys = _keys_of_finished_sources(needed)
+    stale = other_weights(folder, needed.config, keys, fingerprints)
     if stale is not None:
         raise CheckpointError(
             f"{needed.key}: the run in {folder} started from other weights than {needed.config.weights_from()[stale]} "

@@ -129,17 +129,24 @@ def require_same_origin(folder: Path, origin: Origin) -> None:
             )
 
 
-def other_weights(folder: Path, config: RunConfig, keys: Sequence[str]) -> str | None:
+def other_weights(
+    folder: Path, config: RunConfig, keys: Sequence[str], fingerprints: dict[str, str]
+) -> str | None:
     """Return the first of the keys of networks whose source has other weights now than when the run began, or None.
 
-    Raises ConfigError where a source cannot be read.
+    fingerprints: of sources by their place, as far as they are known; added to. Raises ConfigError where a source
+    cannot be read.
     """
     known, places = _read_record(folder), config.weights_from()
     for key in keys:
-        if key in known and key in places:
+        if key not in known or key not in places:
+            continue
+        place = _absolute(places[key])
+        if place not in fingerprints:
             source = open_source(places[key], f"{key}.from", config.user_dirs)
-            if source.fingerprint != known[key]["fingerprint"]:
-                return key
+            fingerprints[place] = source.fingerprint
+        if fingerprints[place] != known[key]["fingerprint"]:
+            return key
     return None
 
 
