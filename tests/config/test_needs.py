@@ -12,7 +12,7 @@ from fwk.config import yaml_text
 from fwk.config.chain import depends_on
 from fwk.config.identity import identity
 from fwk.config.resolve import from_mapping, resolve
-from fwk.errors import ConfigError
+from fwk.errors import ConfigError, UntrustedCode
 
 TINY = {"task": {"name": "synthetic"}, "model": {"layers": 1, "width": 16, "heads": 2}}
 
@@ -181,8 +181,6 @@ def test_files_that_need_each_other_are_a_circle(tmp_path):
 
 
 def test_code_that_a_needed_run_names_needs_the_users_word(tmp_path):
-    from fwk.errors import UntrustedCode
-
     code = tmp_path / "code"
     code.mkdir()
     (code / "mine.py").write_text("raise AssertionError('imported')\n")
@@ -190,6 +188,15 @@ def test_code_that_a_needed_run_names_needs_the_users_word(tmp_path):
     (tmp_path / "main.yaml").write_text("needs: {a: {config: inner.yaml}}\n")
     with pytest.raises(UntrustedCode, match="you have not allowed"):
         resolve([tmp_path / "main.yaml"])
+
+
+def test_user_directories_of_the_run_are_those_of_needed_runs_too(tmp_path):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "nothing_in_it.py").write_text("")
+    config = resolve(layers=[("test", {"needs": {"a": TINY}})], user_dirs=[code]).config
+    assert config.needs.runs[0].config.user_dirs == config.user_dirs == (str(code),)
+    assert config.needs.runs[0].stated["user_dirs"] == [str(code)]
 
 
 @pytest.mark.slow  # a process of its own
