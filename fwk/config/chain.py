@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from fwk.config.needs import Entry
-from fwk.config.paths import dotted, leaves
+from fwk.config.paths import KeyPath, dotted, leaves
+from fwk.config.patterns import filled, is_pattern, task_names
 from fwk.config.run_config import NeededRun, RunConfig
 from fwk.config.spec import FROM, NEEDS
 from fwk.contracts.options import Plain
@@ -40,9 +41,11 @@ class Mention:
 def mentions(config: RunConfig, runs: Sequence[NeededRun]) -> list[Mention]:
     """Return the values of a config that lead to some of these runs."""
     by_folder = {os.path.abspath(needed.run): needed for needed in runs}
+    values = config.to_mapping()
+    names = task_names(values)
     found = []
-    for path, value in leaves(config.to_mapping()):
-        if path[0] in _NOT_READ or not isinstance(value, str) or "\0" in value:
+    for path, value in _texts(values, names):
+        if path[0] in _NOT_READ or "\0" in value:
             continue
         # a name without a folder may be that of anything, and is not looked up
         place = os.path.abspath(expand_user(value)) if os.sep in value else ""
@@ -51,6 +54,14 @@ def mentions(config: RunConfig, runs: Sequence[NeededRun]) -> list[Mention]:
         if place:
             found.append(Mention(by_folder[place], dotted(path), value))
     return found
+
+
+def _texts(values: PlainMapping, tasks: Sequence[str]) -> Iterator[tuple[KeyPath, str]]:
+    """Yield every text with its path; one that is written for each of several tasks, once for each of them."""
+    for path, value in leaves(values):
+        if isinstance(value, str):
+            for name in tasks if is_pattern(value) else ("",):
+                yield path, str(filled(value, name))
 
 
 def depends_on(config: RunConfig, runs: Sequence[NeededRun]) -> list[NeededRun]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fwk.config import yaml_text
-from fwk.config.chain import depends_on
+from fwk.config.chain import depends_on, mentions
 from fwk.config.identity import identity
 from fwk.config.resolve import from_mapping, resolve
 from fwk.errors import ConfigError, UntrustedCode
@@ -90,6 +90,16 @@ def test_siblings_and_nested_runs_depend_on_what_their_values_lead_to():
     assert needed == {"student": ["teacher"], "teacher": ["deep"], "deep": [], "other": []}
     # `other` is read by nobody, so the run itself is what needs it
     assert [n.name for n in depends_on(config, runs)] == ["student", "other"]
+
+
+def test_a_path_that_is_written_for_each_of_several_tasks_leads_to_each_of_their_runs():
+    every = {"name": "examples", "data": "{task}.tsv", "texts": ["a"], "label": "label"}
+    every["teacher"] = "out/teacher_{task}/train.targets"
+    tasks = {"{task}": every, "rte": {}, "mrpc": {}}
+    entry = {**TINY, "over": ["rte", "mrpc"], "targets": "train"}
+    config = resolved({"teacher_{task}": entry}, task={"name": "several", "tasks": tasks})
+    found = mentions(config, config.needs.runs)
+    assert {m.path for m in found} == {needed.targets for needed in config.needs.runs}
 
 
 def test_the_same_run_asked_for_twice_is_one_run():
