@@ -28,7 +28,11 @@ from typing import Any
 from benchmarks.common import DATA, own_process, table, write
 
 CONTENDERS = ("fwk", "hf", "hf_by_length")
-OF_SCORES = ("fwk", "fwk_random", "hf")
+OF_SCORES = {
+    "fwk": "`fwk`",
+    "fwk_random": "`fwk`, `task.by_length=false`",
+    "hf": "`Trainer`",
+}
 METRICS = {"cola": "matthews", "mrpc": "f1", "rte": "accuracy", "stsb": "spearman"}
 SIZE = ("examples", "epochs", "rate")
 KEYS = ("contender", "task", "seed", *SIZE)
@@ -256,17 +260,16 @@ def spread(values: list[float]) -> str:
 
 
 def score_table(known: list[dict[str, Any]], sizes: Mapping[str, Size]) -> str:
-    """Return median and range of the scores of `fwk`, with and without batches by length, and of `Trainer`."""
+    """Return median and range of the scores of each contender, a row each."""
     rows = []
     for task, (examples, epochs, rate) in sizes.items():
-        of = of_contenders(known, task, sizes, OF_SCORES)
-        if of is None:
-            continue
-        size = [f"{examples:,}", f"{epochs:g}", f"{rate:g}", len(of["fwk"])]
-        scores = [spread([result["score"] for result in of[name]]) for name in of]
-        rows.append([task, *size, METRICS[task], *scores])
-    header = ["task", "examples", "epochs", "rate", "seeds", "metric"]
-    return table([*header, "`fwk`", "`fwk`, by_length=false", "`Trainer`"], rows)
+        of = of_contenders(known, task, sizes, tuple(OF_SCORES)) or {}
+        for name, measured in of.items():
+            size = [f"{examples:,}", f"{epochs:g}", f"{rate:g}"]
+            scores = [result["score"] for result in measured]
+            rows.append([task, *size, OF_SCORES[name], len(scores), METRICS[task], spread(scores)])
+    header = ["task", "examples", "epochs", "rate", "trained by", "seeds", "metric"]
+    return table([*header, "median (range)"], rows)
 
 
 def speed_table(known: list[dict[str, Any]], sizes: Mapping[str, Size]) -> str:
@@ -328,7 +331,7 @@ def main() -> None:
         return
 
     if arguments.scores:
-        measure(list(SCORED), arguments.seeds, SCORED, OF_SCORES)
+        measure(list(SCORED), arguments.seeds, SCORED, tuple(OF_SCORES))
         section, made = "fine_tuning_scores", score_table(results(), SCORED)
     else:
         sizes = dict.fromkeys(METRICS, (arguments.examples, arguments.epochs, 5e-5))
