@@ -159,7 +159,7 @@ def run():
     encoder = Bert(Bert.Config(width=16, heads=2, layers=1), build)
     criterion = MaskedLM(MaskedLM.Config(), replace(build, encoder=encoder))
     spec = SimpleNamespace(
-        of=None, encoder="main", mode="train", ema=False, prepare=False, fields=()
+        of=None, encoder="main", mode="train", ema=False, prepare=False, fields=(), part=None
     )
     module = ObjectiveModule(
         networks={"main": encoder},

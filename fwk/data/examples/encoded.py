@@ -98,7 +98,7 @@ class EncodedExamples(Source):
     raw: Mapping[str, Sequence[str]] = field(default_factory=dict)  # texts with spans, as they were
     extra: Sequence[PlainMapping] = ()  # what evaluation reads of each example
     first: int | None = None  # see `Example.number`: that of the first example
-    # int64 [N], 63 bits of a hash of each example's texts and labels
+    # int64 [N], 63 bits of a hash of each example's texts and labels; empty where nothing asks for them
     digests: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     # by label: a teacher's outputs for every example, or window, float32 [len(self), ...]
     taught: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -142,6 +142,11 @@ class EncodedExamples(Source):
         if self.windows is not None:
             values = values[self.windows.examples]
         return np.bincount(values[values >= 0], minlength=classes)
+
+    def digests_of_rows(self) -> list[int] | None:
+        """Return the hash of each example, or of that of each window; None where nothing asked for them."""
+        digests = self.digests.tolist()
+        return [digests[self.example_of(row)] for row in range(len(self))] if digests else None
 
     def arrays(self) -> Iterator[np.ndarray]:
         """Yield everything that training reads, for a hash of it."""

@@ -19,6 +19,7 @@ from fwk.data.progress import Progress
 from fwk.data.tokenizers import Tokenizer
 from fwk.errors import DataError, did_you_mean
 
+_CONTENT = json.JSONEncoder(sort_keys=True, default=str)  # of an example, for a hash of it
 TEXTS_PER_CALL = 2048  # of the tokenizer
 
 
@@ -55,14 +56,26 @@ def encode_records(
             if spec.has_spans
         },
         extra=[_extra(record, labels) for record in records],
-        digests=np.array([_digest(record) for record in records], dtype=np.int64),
     )
 
 
-def _digest(record: Labelled) -> int:
-    """Return 63 bits of a hash of the texts and labels of a record."""
-    content = json.dumps([record.texts, record.labels], sort_keys=True, default=str)
-    return fold(0, "example", content) >> 1
+def with_digests(
+    encoded: Mapping[str, EncodedExamples], records: Mapping[str, Sequence[Labelled]]
+) -> dict[str, EncodedExamples]:
+    """Return sources with 63 bits of a hash of the texts and labels of each record."""
+    return {
+        name: replace(
+            examples,
+            digests=np.array(
+                [
+                    fold(0, "example", _CONTENT.encode([record.texts, record.labels])) >> 1
+                    for record in records[name]
+                ],
+                dtype=np.int64,
+            ),
+        )
+        for name, examples in encoded.items()
+    }
 
 
 def _extra(record: Labelled, labels: Sequence[LabelSpace]) -> PlainMapping:

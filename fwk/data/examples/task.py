@@ -26,7 +26,7 @@ from fwk.data.examples.choosing import Records, choose, choose_sets
 from fwk.data.examples.demonstrations import Sets
 from fwk.data.examples.encoded import EncodedExamples, Example
 from fwk.data.examples.encoder import ExampleEncoder
-from fwk.data.examples.encoding import TextSpec
+from fwk.data.examples.encoding import TextSpec, with_digests
 from fwk.data.examples.identity import count_classes, fingerprint_of
 from fwk.data.examples.labels import LabelSpace
 from fwk.data.examples.measuring import measure
@@ -108,9 +108,8 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         if self._demonstrations:
             self.encoder, encoded = self.encoder.with_training(encoded, self.seed)
         if self.config.teacher is not None:
-            encoded = with_teacher(
-                encoded, self.spaces, self.tokenizer.fingerprint, Path(self.config.teacher)
-            )
+            tokens, path = self.tokenizer.fingerprint, Path(self.config.teacher)
+            encoded = with_teacher(with_digests(encoded, records), self.spaces, tokens, path)
         self._encoded["train"] = encoded
 
     @classmethod
@@ -141,7 +140,7 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         if split in task._splits:
             records = task.read(split)
             records = choose(records, task.encoder, seed) if split == "train" else records
-            task._encoded[split] = task.encoder.encode(split, records)
+            task._encoded[split] = with_digests(task.encoder.encode(split, records), records)
             task._names = tuple(dict.fromkeys([*task._names, *task._encoded[split]]))
         return task
 
@@ -250,10 +249,8 @@ class LabelledTask(Task[OptionsT], Generic[OptionsT]):
         examples = self._encoded[split][source]
         return [examples.keys[examples.example_of(number)] for number in range(len(examples))]
 
-    def example_digests(self, split: str, source: str) -> Sequence[int]:
-        examples = self._encoded[split][source]
-        digests = examples.digests.tolist()
-        return [digests[examples.example_of(number)] for number in range(len(examples))]
+    def example_digests(self, split: str, source: str) -> Sequence[int] | None:
+        return self._encoded[split][source].digests_of_rows()
 
     def taught(self) -> tuple[str, ...]:
         return tuple(self.spaces) if self.config.teacher is not None else ()
