@@ -24,6 +24,7 @@ from fwk.engine.saving import checkpoint
 from fwk.errors import CheckpointError, ConfigError, NeededRunFailed, RunStopped
 from fwk.runs import children, needs
 from fwk.runs.children import Job, run_jobs
+from fwk.runs.lock import folder_lock
 from fwk.runs.needed import train_one
 from fwk.testing.running import stopped_at
 
@@ -410,14 +411,15 @@ def test_a_kill_in_the_middle_of_a_chain_and_the_same_command_again(tmp_path, un
 
 @pytest.mark.slow
 def test_two_chains_that_need_the_same_runs_train_them_once(tmp_path, undisturbed):
-    one = command(tmp_path)
-    wait_for_update(tmp_path / "first", 1, one)
-    other = command(tmp_path, f"run={tmp_path / 'other'}")
-    errors = [process.communicate()[1] for process in (one, other)]
-    assert (one.returncode, other.returncode) == (0, 0), errors
-    assert "needs.first: waiting for process" in errors[1]
-    assert sum(text.count("needs.first: started") for text in errors) == 1
-    assert sum(text.count("needs.second: started") for text in errors) == 1
+    with folder_lock(tmp_path / "first"):  # until both wait for the folder
+        both = [command(tmp_path), command(tmp_path, f"run={tmp_path / 'other'}")]
+        for process in both:
+            assert "needs.first: waiting for process" in process.stderr.readline()
+    errors = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    for name in ("first", "second"):
+        assert sum(text.count(f"needs.{name}: finished") for text in errors) == 1, errors
+        assert sum(text.count(f"needs.{name}: reused") for text in errors) == 1, errors
     assert weights(tmp_path) == undisturbed
 
 
