@@ -78,7 +78,8 @@ def find_part(loaded: Loaded, by: str | None) -> Part:
     module = loaded.module
     criteria = {label: item for label, item in module.criteria.items() if item.roles}
     noisers = {view: item for view, item in module.learned.items() if item.roles}
-    trained = {label: item for label, item in criteria.items() if label not in loaded.untrained}
+    others = {*loaded.untrained, *module.teachers.labels}
+    trained = {label: item for label, item in criteria.items() if label not in others}
     by = _default_part(trained) if by is None else by
     loaded.require_trained(by, "--by", f"train it first, or export the encoder (--by {ENCODER})")
     if by == ENCODER:
@@ -177,9 +178,8 @@ def _has_task_head(loaded: Loaded, encoder: HuggingFace, by: str | None) -> bool
     by: as of `find_part`; by default it is, where the run has one trained head and the class can hold heads.
     """
     criteria: PlainDict = dict(loaded.module.criteria)
-    trained = [
-        label for label, item in criteria.items() if item.roles and label not in loaded.untrained
-    ]
+    others = {*loaded.untrained, *loaded.module.teachers.labels}
+    trained = [label for label, item in criteria.items() if item.roles and label not in others]
     if by is None and is_convertible(encoder) and len(trained) == 1:
         by = trained[0]
     return by in criteria and any(role in TASK_ROLES for role in criteria[by].roles)

@@ -26,7 +26,7 @@ from torch import Tensor
 from fwk.components.registry import registry
 from fwk.contracts.context import BuildContext, Context
 from fwk.contracts.options import option
-from fwk.contracts.ramp import complete_ramp, share_at
+from fwk.contracts.ramp import KEYS, complete_ramp, share_at
 from fwk.contracts.schedule import Schedule
 from fwk.contracts.texts import teacher_label
 from fwk.contracts.views import View
@@ -174,10 +174,15 @@ class _Annealing:
 def _ramp_of(options: Mapping[str, float | str], key: str) -> dict[str, float]:
     """Return the ramp of an option. Raises ConfigError for a key or a value that it does not have."""
     for name, value in options.items():
-        if isinstance(value, str) != (name == SCHEDULE):
+        if name in (*KEYS, SCHEDULE) and isinstance(value, str) != (name == SCHEDULE):
             expected = "the name of a schedule" if name == SCHEDULE else "a number"
             raise ConfigError(f"{key}.{name}", f"is {value!r}, expected {expected}")
-    numbers = {name: float(value) for name, value in options.items() if name != SCHEDULE}
+    numbers = {
+        # a key that is unknown is refused there, whatever its value is
+        name: 0.0 if isinstance(value, str) else value
+        for name, value in options.items()
+        if name != SCHEDULE
+    }
     return complete_ramp(numbers, key, "share", (SCHEDULE,))
 
 

@@ -239,6 +239,7 @@ def test_the_share_of_the_label_is_exact(gold: Any, shares: list[float]) -> None
     [
         ({"from": 0.0}, "gold.to: a share that changes needs this key"),
         ({"from": 0.0, "to": 1.0, "until": 1.0}, "has the keys from, to, start, end, schedule"),
+        ({"from": 0.0, "to": 1.0, "schedul": "cosine"}, "Did you mean 'schedule'"),
         ({"from": 0.0, "to": "x"}, "gold.to: is 'x', expected a number"),
         ({"from": 0.0, "to": 1.0, "schedule": 1.0}, "expected the name of a schedule"),
         ({"from": 0.0, "to": 1.0, "start": 0.5, "end": 0.2}, "expected 0 <= start < end <= 1"),
