@@ -129,7 +129,10 @@ class _Parts:
 def _count_encodings(
     parts: _Parts, config: RunConfig, networks: Networks, shape: SequenceShape
 ) -> None:
-    """Count one call of an encoder per view whose encoding a criterion reads."""
+    """Count one call of an encoder per view whose encoding a criterion reads.
+
+    The views of the parts of a batch are one batch together, in equal shares.
+    """
     encoded = dict.fromkeys(
         view
         for spec in config.criterion.values()
@@ -139,7 +142,18 @@ def _count_encodings(
     for view in encoded:
         transformers = networks.get(config.views_by_name[view].encoder, ())
         operations = sum(transformer.forward(shape) for transformer in transformers)
-        parts.add(f"encoder on {view}", operations if transformers else None)
+        share = _share(config, view)
+        parts.add(f"encoder on {view}", operations * share if transformers else None)
+
+
+def _share(config: RunConfig, view: str) -> float:
+    """Return the share of a batch that a view shows, taking parts to be of equal size."""
+    views = config.views_by_name
+    spec = views[view]
+    while spec.of is not None:
+        spec = views[spec.of]
+    names = {other.part for other in views.values() if other.part is not None}
+    return 1 / len(names) if spec.part is not None else 1.0
 
 
 def _count_noisers(

@@ -56,6 +56,31 @@ def expand_patterns(values: Mapping[str, Plain], origins: Origins) -> dict[str, 
         stated = values.get(table)
         if isinstance(stated, Mapping) and any(map(is_pattern, stated)):
             result[table] = _expanded(table, naming, stated, names, origins)
+    if names:
+        task = result["task"]
+        result["task"] = {**task, "tasks": _with_references(task["tasks"], names)}
+    return result
+
+
+def _with_references(tasks: Mapping[str, Plain], names: Sequence[str]) -> dict[str, Plain]:
+    """Return the tasks, each with what a pattern refers to by its name, as in `${needs.teacher_{task}.targets}`.
+
+    Everything else stays in the pattern, so that one value of it changes all tasks.
+    """
+    result = {
+        label: dict(entry) if isinstance(entry, Mapping) else entry
+        for label, entry in tasks.items()
+    }
+    for label, pattern in result.items():
+        if not is_pattern(label) or not isinstance(pattern, dict):
+            continue
+        for key, value in [*pattern.items()]:
+            if isinstance(value, str) and "${" in value and TASK in value:
+                del pattern[key]
+                for name in names:
+                    own = result[name]
+                    if isinstance(own, dict):
+                        own.setdefault(key, filled(value, name))
     return result
 
 

@@ -17,6 +17,7 @@ SMALLER_IS_BETTER = {
 LARGER_IS_BETTER = {
     *("accuracy", "exact", "em", "f1", "precision", "recall", "matthews", "mcc", "auc"),
     *("pearson", "spearman", "correlation", "mrr", "map", "bleu", "las", "uas"),
+    "average",  # of such metrics, over tasks
 }
 
 

@@ -61,6 +61,9 @@ class Several(Task["Several.Config"]):
             components="task",
             paths=_PATHS,
         )
+        data: str | None = option(
+            None, "data of those tasks that state none, as a folder of GLUE", paths=()
+        )
         exponent: float = option(
             0.75,
             "a task is drawn in proportion to (its examples) ** exponent (1: to its examples; 0: all alike; BAM: 0.75)",
@@ -86,6 +89,11 @@ class Several(Task["Several.Config"]):
             None, "tokens of the longest sequence (null: as each task has it)", low=8, high=65536
         )
 
+        @property
+        def common(self) -> dict[str, str | int | None]:
+            """The options of those tasks that have them and state none."""
+            return {"data": self.data, "tokenizer": self.tokenizer, "length": self.length}
+
         def __post_init__(self) -> None:
             known = task_names({"task": {"tasks": self.tasks}})
             for name, stated in (("shares", self.shares), ("average", self.average)):
@@ -98,7 +106,7 @@ class Several(Task["Several.Config"]):
     def __init__(self, config: Config, seed: int = 1) -> None:
         tasks: dict[str, Task] = {}
         with ExitStack() as stack:
-            common = {"tokenizer": config.tokenizer, "length": config.length}
+            common = config.common
             for name in _components(config, common):
                 component = _components(config, common)[name]
                 tasks[name] = _built(component, partial(_opened, component.cls, seed))
@@ -119,7 +127,7 @@ class Several(Task["Several.Config"]):
     def for_evaluation(
         cls, config: Config, seed: int, folder: Path, split: str, trained: Config
     ) -> Several:
-        before = _components(trained, {"tokenizer": trained.tokenizer, "length": trained.length})
+        before = _components(trained, trained.common)
 
         def opened(task: type[Task], own: object, place: Path) -> Task:
             trained_as = before[place.name].config if place.name in before else own
@@ -136,7 +144,7 @@ class Several(Task["Several.Config"]):
         opened: Callable[..., Task],
     ) -> Several:
         """Return the task with what each task kept in FOLDER/tokenizer/NAME."""
-        common = {"tokenizer": config.tokenizer, "length": config.length}
+        common = config.common
         tasks = {
             name: _built(c, partial(opened, c.cls, place=folder / "tokenizer" / name))
             for name, c in _components(config, common).items()
