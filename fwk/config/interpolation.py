@@ -16,7 +16,7 @@ from fwk.errors import ConfigError, did_you_mean
 
 RESOLVERS = ("oc.select",)  # ${oc.select:key.path,default}; every other resolver is refused
 
-_MISSING = "???"  # OmegaConf's text for a value that must still be given
+MISSING = "???"  # OmegaConf's text for a value that must still be given
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_][\w-]*(\.[A-Za-z0-9_][\w-]*)*")
 _START = re.compile(r"(?<!\\)(?:\\\\)*\$\{")
 
@@ -66,7 +66,7 @@ def resolve_interpolations(
     """
     values = dict(leaves(tree))
     texts = [value for value in values.values() if isinstance(value, str)]
-    if not any("${" in text or text == _MISSING for text in texts):
+    if not any("${" in text or text == MISSING for text in texts):
         return tree
 
     known = {dotted(path[:end]) for path in values for end in range(1, len(path) + 1)}
@@ -88,9 +88,9 @@ def resolve_interpolations(
 
 
 def _check_targets(path: KeyPath, value: object, known: set[str], at: str) -> None:
-    if value == _MISSING:
+    if value == MISSING:
         raise ConfigError(
-            dotted(path), f"must be given ('{_MISSING}' stands for a value still missing){at}"
+            dotted(path), f"must be given ('{MISSING}' stands for a value still missing){at}"
         )
     if not isinstance(value, str):
         return

@@ -16,7 +16,7 @@ from fwk.config.extending import EXTENDS
 from fwk.config.interpolation import check_interpolation
 from fwk.config.paths import KeyPath, dotted, given_in, in_parentheses, leaves
 from fwk.config.patterns import TABLES as PATTERNED
-from fwk.config.patterns import TASK
+from fwk.config.patterns import TASK, with_plain_references
 from fwk.config.provenance import Intentions, Origins
 from fwk.config.spec import (
     DEFAULT_HOOKS,
@@ -222,7 +222,7 @@ class Merger:
         self._merge(path, name, layer)
 
     def _merge(self, path: KeyPath, value: Plain, layer: Layer) -> None:
-        value = plain(value)
+        value = with_plain_references(plain(value))
         for inner, leaf in leaves(value, path):
             check_interpolation(leaf, dotted(inner), in_parentheses(layer.where(inner)))
         self.origins.record(path, value, layer)

@@ -21,16 +21,23 @@ from pathlib import Path
 
 from fwk.config.checking import require_known, require_label
 from fwk.config.extending import read_with_bases
+from fwk.config.interpolation import MISSING
 from fwk.config.paths import KeyPath, in_parentheses, leaves
 from fwk.config.run_config import targets_file
 from fwk.config.spec import NEEDS, RUNS, RUNS_SCHEMA, TOP_LEVEL
 from fwk.config.yaml_text import Layer, Override
 from fwk.contracts.options import Plain, convert, shown
-from fwk.contracts.plain import PlainDict
+from fwk.contracts.plain import PlainDict, PlainMapping
 from fwk.errors import ConfigError
 from fwk.files import user_path
 
-_OWN_KEYS = ("config", "run", "targets", "over")  # of an entry; the others are those of a config
+_OWN_KEYS = (
+    "config",
+    "run",
+    "targets",
+    "over",
+    "same",
+)  # of an entry; the others are those of a config
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _SPLIT = re.compile(r"\w[\w.-]*")
 _REFERENCE = re.compile(r"\$\{\s*needs\.([\w-]+)\.targets\s*\}")
@@ -46,6 +53,22 @@ class Entry:
     layers: Sequence[Layer]  # its config, without the keys of the entry
     folder: str | None  # None: beside the run that needs it
     split: str | None
+    same: tuple[str, ...] = ()  # dotted keys whose values are those of the run that needs it
+
+    def inherited(self, values: PlainMapping) -> Layer:
+        """Return the values of `same` among those of the run that needs this one, as far as it states them."""
+        layer: PlainDict = {}
+        for key in self.same:
+            value: Plain = values
+            for name in key.split("."):
+                value = value.get(name) if isinstance(value, Mapping) else None
+            if value is not None and value != MISSING:
+                place = layer
+                *parents, last = key.split(".")
+                for name in parents:
+                    place = place.setdefault(name, {})
+                place[last] = value
+        return Layer(layer, name=f"{self.key}.same")
 
     @property
     def key(self) -> str:
@@ -256,7 +279,24 @@ def _entry(name: str, parts: Sequence[Layer]) -> Entry:
         )
     folder = _text(key, "run", parts) or _text(key, "run", files)
     layers = files + [_without_own(layer) for layer in parts]
-    return Entry(name, [layer.without("run") for layer in layers], folder, split)
+    own = [layer.without("run") for layer in layers]
+    return Entry(name, own, folder, split, _same(key, parts))
+
+
+def _same(key: str, parts: Sequence[Layer]) -> tuple[str, ...]:
+    """Return the keys whose values an entry shares with the run that needs it. Raises ConfigError for other values."""
+    value, layer = _last(parts, "same")
+    if value is None or layer is None:
+        return ()
+    names = value if isinstance(value, list) else [value]
+    for name in names:
+        if not isinstance(name, str) or name.split(".")[0] not in TOP_LEVEL:
+            at = in_parentheses(layer.where(("same",)))
+            raise ConfigError(
+                f"{key}.same",
+                f"expected a list of keys, such as [task.data], got {shown(value)}{at}",
+            )
+    return tuple(names)
 
 
 def _read(file: Path, key: str) -> list[Layer]:

@@ -8,7 +8,7 @@ states under the label itself is merged over it; another component that is named
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from fwk.config.paths import dotted, in_parentheses
@@ -18,6 +18,7 @@ from fwk.contracts.options import Plain
 from fwk.errors import ConfigError
 
 TASK = "{task}"
+_IN_REFERENCE = "__task__"  # stands for it in a reference
 TABLES = {"views": "noiser", "criterion": "name", "networks": "name"}  # and the key that names
 
 
@@ -37,12 +38,26 @@ def task_names(values: Mapping[str, Plain]) -> list[str]:
 
 def filled(value: Plain, name: str) -> Plain:
     """Return plain data with the name of a task in place of `{task}` in every text."""
+    return _in_texts(value, lambda text: text.replace(TASK, name).replace(_IN_REFERENCE, name))
+
+
+def with_plain_references(value: Plain) -> Plain:
+    """Return plain data whose references, such as `${needs.teacher_{task}.run}`, have no braces inside.
+
+    OmegaConf reads every text that is set, and refuses such names.
+    """
+    return _in_texts(
+        value, lambda text: text.replace(TASK, _IN_REFERENCE) if "${" in text else text
+    )
+
+
+def _in_texts(value: Plain, change: Callable[[str], str]) -> Plain:
     if isinstance(value, str):
-        return value.replace(TASK, name)
+        return change(value)
     if isinstance(value, Mapping):
-        return {filled(key, name): filled(inner, name) for key, inner in value.items()}
+        return {change(key): _in_texts(inner, change) for key, inner in value.items()}
     if isinstance(value, list):
-        return [filled(item, name) for item in value]
+        return [_in_texts(item, change) for item in value]
     return value
 
 
@@ -75,7 +90,7 @@ def _with_references(tasks: Mapping[str, Plain], names: Sequence[str]) -> dict[s
         if not is_pattern(label) or not isinstance(pattern, dict):
             continue
         for key, value in [*pattern.items()]:
-            if isinstance(value, str) and "${" in value and TASK in value:
+            if isinstance(value, str) and _IN_REFERENCE in value:
                 del pattern[key]
                 for name in names:
                     own = result[name]

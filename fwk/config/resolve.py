@@ -104,19 +104,24 @@ def _resolve(request: _Request) -> tuple[RunConfig, PlainDict]:
         config.to_mapping(), user_dirs_origin="--user-dir" if request.user_dirs else ""
     )
     config, provenance = with_brought_values(config, provenance)
-    needs = _needs(given, replace(request, places=places), config.run, named)
     stated = filled_in(stated, tree)
+    needs = _needs(given, replace(request, places=places), config.run, named, stated)
     if config.user_dirs:
         stated["user_dirs"] = list(config.user_dirs)
     return replace(config, provenance=provenance, needs=needs), stated
 
 
 def _needs(
-    given: StatedNeeds, request: _Request, run: str | None, user_dirs: Sequence[UserDir]
+    given: StatedNeeds,
+    request: _Request,
+    run: str | None,
+    user_dirs: Sequence[UserDir],
+    stated: PlainMapping,
 ) -> Needs:
     """Return the runs that a config states that it needs, each resolved, after those that it needs itself.
 
-    run: the folder of the run that needs them. user_dirs: of its config, which are those of needed runs, too.
+    run: the folder of the run that needs them. user_dirs: of its config, which are those of needed runs, too. stated:
+    what its config states.
     """
     shared = [
         Layer({"user_dirs": [str(u.place)]}, name=u.origin, is_file=not u.by_user)
@@ -129,7 +134,7 @@ def _needs(
         require_not_above(entry, folder, above)
         inner = replace(
             request,
-            layers=[*shared, *entry.layers],
+            layers=[*shared, *entry.layers, entry.inherited(stated)],
             flags={"run": folder},
             overrides=(),
             user_dirs=(),
