@@ -29,7 +29,8 @@ PAPERS = [name for name in FILES if name.startswith("configs/papers/")]
 CVT = [
     name for name in PAPERS if name.startswith("configs/papers/cvt_")
 ]  # of sentences, not of text
-TEXT = [name for name in PAPERS if name not in CVT]
+BAM = [name for name in PAPERS if name.startswith("configs/papers/bam_")]  # of several tasks, in chains
+TEXT = [name for name in PAPERS if name not in CVT and name not in BAM]
 
 # the values of the paper, by dotted key
 COMMON = {
@@ -413,6 +414,9 @@ TABLE |= {
     f"configs/papers/fine_tuning/{name}.yaml": settings
     for name, settings in fine_tuning.table().items()
 }
+TABLE |= {
+    f"configs/papers/bam_{name}.yaml": settings for name, settings in fine_tuning.bam_table().items()
+}
 FILES_OF_TASKS: dict[str, Path] = {}  # `folder`: where tiny GLUE, SQuAD and SWAG are
 GRIDS = [
     ("fine_tuning/electra_rte", ["optimizer.lr=3.0e-4"]),
@@ -465,7 +469,8 @@ def files_of_tasks(tmp_path_factory):
 
 
 def resolved(name: str, *overrides: str):
-    data = ["task.data=store"] if name in TEXT else []
+    data = ["task.data=store"] if name in TEXT or name in BAM else []
+    data += ["task.set=wnli"] if "single_to_single" in name else []
     with trusting(True):  # one of them names an example of this repository
         return resolve([name], overrides=[*data, *overrides]).config
 

@@ -93,6 +93,41 @@ def table() -> dict[str, dict[str, object]]:
     return result
 
 
+def bam_table() -> dict[str, dict[str, object]]:
+    """Return the values of the files configs/papers/bam_*.yaml by name."""
+    heads = {name: HEADS.get(name, "classification") for name in GLUE}
+    multi = {
+        **SHARED,
+        "task.name": "several",
+        "task.exponent": 0.75,
+        "model.pooler": True,
+        "optimizer.lr": 1e-4,
+        "optimizer.layer_decay": 0.9,
+        "train.epochs": 6,
+        "train.batch": 128,
+        **{f"criterion.{name}.name": head for name, head in heads.items()},
+        **{f"criterion.{name}.pooling": "pooler" for name in GLUE},
+        **{f"criterion.{name}.gold": {"from": 0.0, "to": 1.0} for name in GLUE},
+    }
+    gold = {
+        share: {f"criterion.{name}.gold": share for name in GLUE} for share in (0.0, 0.5)
+    }
+    return {
+        "multi": multi,
+        "multi_to_multi": multi,
+        "single_to_multi": multi,
+        "lambda0": {**multi, **gold[0.0]},
+        "lambda05": {**multi, **gold[0.5]},
+        "no_sampling": {**multi, "task.exponent": 1.0},
+        "no_layer_decay": {**multi, "optimizer.layer_decay": 1.0},
+        "single_to_single": {
+            **SHARED,
+            **PROTOCOLS["bam_single"],
+            "criterion.classification.pooling": "pooler",
+        },
+    }
+
+
 WORDS = (
     *("door", "house", "apple", "barn", "red", "green", "old"),
     *("new", "small", "white", "garden", "school", "kitchen", "attic"),
