@@ -98,7 +98,7 @@ class Several(Task["Several.Config"]):
             known = task_names({"task": {"tasks": self.tasks}})
             for name, stated in (("shares", self.shares), ("average", self.average)):
                 for task in stated:
-                    if task not in known:
+                    if task not in self.tasks:  # one that is null there was left out on purpose
                         raise ConfigError(
                             f"{name}.{task}", f"there is no such task{did_you_mean(task, known)}"
                         )

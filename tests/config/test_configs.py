@@ -29,7 +29,9 @@ PAPERS = [name for name in FILES if name.startswith("configs/papers/")]
 CVT = [
     name for name in PAPERS if name.startswith("configs/papers/cvt_")
 ]  # of sentences, not of text
-BAM = [name for name in PAPERS if name.startswith("configs/papers/bam_")]  # of several tasks, in chains
+BAM = [
+    name for name in PAPERS if name.startswith("configs/papers/bam_")
+]  # of several tasks, in chains
 TEXT = [name for name in PAPERS if name not in CVT and name not in BAM]
 
 # the values of the paper, by dotted key
@@ -415,7 +417,8 @@ TABLE |= {
     for name, settings in fine_tuning.table().items()
 }
 TABLE |= {
-    f"configs/papers/bam_{name}.yaml": settings for name, settings in fine_tuning.bam_table().items()
+    f"configs/papers/bam_{name}.yaml": settings
+    for name, settings in fine_tuning.bam_table().items()
 }
 FILES_OF_TASKS: dict[str, Path] = {}  # `folder`: where tiny GLUE, SQuAD and SWAG are
 GRIDS = [

@@ -109,9 +109,7 @@ def bam_table() -> dict[str, dict[str, object]]:
         **{f"criterion.{name}.pooling": "pooler" for name in GLUE},
         **{f"criterion.{name}.gold": {"from": 0.0, "to": 1.0} for name in GLUE},
     }
-    gold = {
-        share: {f"criterion.{name}.gold": share for name in GLUE} for share in (0.0, 0.5)
-    }
+    gold = {share: {f"criterion.{name}.gold": share for name in GLUE} for share in (0.0, 0.5)}
     return {
         "multi": multi,
         "multi_to_multi": multi,
