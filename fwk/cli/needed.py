@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import cast
 
 from fwk.cli.common import run_command
 from fwk.components.trust import trusting
+from fwk.contracts.json_files import parse_json
 from fwk.contracts.plain import PlainDict
 
 
@@ -21,7 +22,7 @@ def main() -> int:
     if not line.endswith(b"\n"):  # the process that started this one was killed meanwhile
         return 1
     threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
-    request: PlainDict = json.loads(line)
+    request = cast(PlainDict, parse_json(line))
 
     def body(_: Sequence[str]) -> int:
         from fwk.runs.needed import train_one

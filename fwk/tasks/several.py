@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -95,13 +95,8 @@ class Several(Task["Several.Config"]):
             return {"data": self.data, "tokenizer": self.tokenizer, "length": self.length}
 
         def __post_init__(self) -> None:
-            known = task_names({"task": {"tasks": self.tasks}})
             for name, stated in (("shares", self.shares), ("average", self.average)):
-                for task in stated:
-                    if task not in self.tasks:  # one that is null there was left out on purpose
-                        raise ConfigError(
-                            f"{name}.{task}", f"there is no such task{did_you_mean(task, known)}"
-                        )
+                _check_names(name, stated, self.tasks)
 
     def __init__(self, config: Config, seed: int = 1) -> None:
         tasks: dict[str, Task] = {}
@@ -305,6 +300,16 @@ class Several(Task["Several.Config"]):
         name, own = self.all.asked(text)
         of_task = [self.all.own_labels(name, prediction) for prediction in predictions]
         return self.all.tasks[name].combined(own, of_task)
+
+
+def _check_names(option: str, stated: Iterable[str], tasks: Mapping[str, object]) -> None:
+    """Raise ConfigError where an option names a task that there is not; one that is null was left out on purpose."""
+    for name in stated:
+        if name not in tasks:
+            known = task_names({"task": {"tasks": tasks}})
+            raise ConfigError(
+                f"{option}.{name}", f"there is no such task{did_you_mean(name, known)}"
+            )
 
 
 def _components(
