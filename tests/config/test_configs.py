@@ -33,6 +33,11 @@ BAM = [
     name for name in PAPERS if name.startswith("configs/papers/bam_")
 ]  # of several tasks, in chains
 TEXT = [name for name in PAPERS if name not in CVT and name not in BAM]
+# files of each kind
+SAMPLE = (
+    *("demo/", "electra_small", "coco_lm_base", "semantic_augment_tied", "electric", "cvt_"),
+    *("bam_single_to", "lm_bff_rte", "fine_tuning/electra_squad", "semantic_augment_swag"),
+)
 
 # the values of the paper, by dotted key
 COMMON = {
@@ -551,6 +556,7 @@ def test_the_files_are_where_they_are_expected():
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.mostly_slow(*SAMPLE)
 def test_it_resolves_its_views_are_complete_and_nothing_is_without_effect(name):
     config = resolved(name)
     views = config.views_by_name
@@ -564,6 +570,7 @@ def test_it_resolves_its_views_are_complete_and_nothing_is_without_effect(name):
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.mostly_slow(*SAMPLE)
 def test_the_resolved_config_reads_back_as_itself(name):
     config = resolved(name)
     assert from_mapping(config.to_mapping()) == config
@@ -649,6 +656,7 @@ def test_shrunk_it_trains_two_updates(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", PAPERS)
+@pytest.mark.mostly_slow(*SAMPLE[1:])
 def test_papers_settings(name):
     config = resolved(name)
     mapping = config.with_complete_views().to_mapping()

@@ -18,6 +18,16 @@ from fwk.errors import ConfigError
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 EXTENDING = [path for path in CONFIGS if "extends" in yaml_text.read(path).values]
 
+# files of each kind; another test of the fast tier resolves all of papers/
+SAMPLE = (
+    "bam_",
+    "lm_bff_rte",
+    "fine_tuning/electra_squad",
+    "coco_lm_mnli",
+    "electra_rte",
+    "cvt_multi",
+)
+
 
 def relative(path: Path) -> str:
     return str(path.relative_to(ROOT))
@@ -155,6 +165,7 @@ def resolved(path: Path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)
+@pytest.mark.mostly_slow(*SAMPLE)
 def test_every_file_resolves(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert resolved(path).config
@@ -165,6 +176,7 @@ def test_ablations_extend_their_base():
 
 
 @pytest.mark.parametrize("path", EXTENDING, ids=relative)
+@pytest.mark.mostly_slow(*SAMPLE)
 def test_a_file_states_only_what_differs_from_its_base(path):
     values = dict(yaml_text.read(path).values)
     base = resolved(path.parent / values.pop("extends"))

@@ -854,6 +854,7 @@ QUIET = {
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
+@pytest.mark.mostly_slow("=mapping", "=damaged config")
 def test_wrong_input_is_one_sentence_and_leaves_nothing(name):
     check, examples, few, _ = PROPERTIES[name]
     settings(max_examples=few, derandomize=True, **QUIET)(given(examples)(check))()

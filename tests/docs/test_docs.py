@@ -60,7 +60,7 @@ def test_a_block_that_is_not_run_says_why(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
-@pytest.mark.mostly_slow("=README.md", "configuration")
+@pytest.mark.mostly_slow("=README.md")
 def test_blocks_are_true(page, tmp_path):
     for name in ("configs", "user_dir_examples"):  # pages name files from the repository's root
         (tmp_path / name).symlink_to(ROOT / name)

@@ -21,6 +21,10 @@ LONGEST = "coco_lm_and_semantic_augment"
         for name in make.CURVES
     ],
 )
+@pytest.mark.mostly_slow(
+    *("=masked_lm", "=replaced_token_detection", "=classification", "=several_tasks"),
+    "=cvt_tagging",
+)
 def test_fifty_updates_give_the_golden_curve(name):
     where, golden = make.read(name)
     losses = make.curve(name)

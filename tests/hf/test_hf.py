@@ -232,6 +232,7 @@ def test_a_family_that_does_not_hold_it_is_refused(runs, tmp_path):
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe", "wordpiece", "byte_bpe"])
 @pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.mostly_slow("=True-wordpiece", "=False-byte_bpe")
 def test_a_thousand_lines_have_the_same_ids(shared_data, tmp_path, kind, lower):
     """Of real text, accents, emoji, CJK and control characters among them."""
     file = shared_data / "text" / "wikipedia-en.train.txt.xz"

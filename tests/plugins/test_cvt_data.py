@@ -79,6 +79,7 @@ def file(tmp_path):
 
 
 @real_data
+@pytest.mark.slow
 def test_the_real_files_hold_as_many_sentences_and_words_as_their_documentation_says():
     ewt = list(read_conllu(DATA / "ud-ewt-train.conllu.xz"))
     assert size(ewt) == (12_544, 204_577)
@@ -102,6 +103,7 @@ def test_real_conllu_is_the_same_written_and_read_again(tmp_path):
 
 
 @real_data
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "read, columns, separator",
     [(chunks, CHUNKS, " "), (wnut, WNUT, "\t")],
@@ -470,6 +472,7 @@ def test_what_is_detected_is_what_converting_does_not_change(sequences):
 
 
 @real_data
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [chunks, wnut])
 def test_real_tags_are_iob2_and_the_same_after_any_way_through_the_schemes(read):
     assert tags.detect_scheme(sentence.columns["tag"] for sentence in read()) == "IOB2"
@@ -580,6 +583,7 @@ def f1(predicted, gold, scheme):
 
 
 @real_data
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [chunks, wnut])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_span_scores_are_those_of_seqeval(read, scheme):

@@ -257,7 +257,7 @@ def test_kills_with_a_data_loading_worker_lose_nothing_and_leave_the_folder_free
     kill_again_and_again(start, tmp_path, kills=2, updates=7, workers=1)
 
 
-@pytest.mark.parametrize("stride", [8, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [16, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_each_step_of_a_save_loses_nothing(start, tmp_path, stride):
     train = {"updates": 48 // stride + 4}  # one for each start, and some to spare
     assert start(tmp_path / "undisturbed", train) == 0

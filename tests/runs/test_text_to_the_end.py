@@ -33,6 +33,7 @@ def text(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", REGISTERED)
+@pytest.mark.mostly_slow("semantic_augment", "replaced_token_detection")
 def test_a_run_on_text_ends_well_with_the_default_hooks(name, text, tmp_path, capsys):
     settings = merge_settings(SETTINGS, {"criterion": {name: {}}, **NEEDS.get(name, {})})
     if settings["task"].get("name", "mlm") == "mlm":  # others bring their own text

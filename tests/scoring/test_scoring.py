@@ -895,6 +895,7 @@ def test_lists_end_to_end(runs, tmp_path, capsys):
     assert "re-ranked" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("portion, first, oracle", [("clean", 6.12, 4.04), ("other", 16.76, 13.02)])
 def test_the_published_lists_have_the_stated_error_rates(shared_data, portion, first, oracle):
     lists = nbest.read_lists(

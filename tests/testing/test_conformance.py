@@ -11,7 +11,19 @@ from fwk.testing import assert_conforms, check, parametrize, registered
 OPTIONS = {"two_tower": {"network": {"name": "scaled", "towers": True}}}
 
 
+# criteria that the fast tier tries with the long rules, too
+TRIED = ("masked_lm", "replaced_token_detection", "classification", "cvt_parsing")
+
+
 @parametrize("criterion", base=NEEDS)
+@pytest.mark.mostly_slow(
+    *("-finite", "-no_global", "-options"),
+    *(
+        f"={name}-{rule}"
+        for name in TRIED
+        for rule in ("geometry", "one_encode_per_view", "resume")
+    ),
+)
 def test_criteria_conform(rule):
     rule()
 
@@ -22,6 +34,7 @@ def test_noisers_conform(rule):
 
 
 @parametrize("model", skip=["frozen", "hf"])  # which need a run, or a folder
+@pytest.mark.mostly_slow("bert-")
 def test_encoders_conform(rule):
     """An encoder that cannot be the main one is examined beside it."""
     rule()
@@ -33,6 +46,7 @@ def test_the_frozen_encoder_of_a_run_conforms(tmp_path):
 
 
 @parametrize("optimizer")
+@pytest.mark.mostly_slow("adamw", "muon")
 def test_optimizers_conform(rule):
     rule()
 
