@@ -511,6 +511,9 @@ def tiny(name: str, *overrides: str, **train):
         kept["task"] = labelled("colour")["task"]
     if config["task"].get("templates"):
         kept["task"] = PROMPTED["task"]
+    elif name in BAM:
+        kept["task"] = without_teachers(config["task"])
+        train = {"best_metric": config["train"]["best_metric"], **train}
     elif name.startswith("configs/papers/fine_tuning/"):
         kept["task"] = fine_tuning.tiny_task(config["task"], FILES_OF_TASKS["folder"])
         train = {"best_metric": config["train"]["best_metric"], **train}
@@ -522,6 +525,19 @@ def tiny(name: str, *overrides: str, **train):
         "train": {"updates": 2, "save_every": 0, "validate_every": 0, **train},
     }
     return testing.tiny_config(changes, config["user_dirs"])
+
+
+def without_teachers(task: dict) -> dict:
+    """Return a task of BAM with the tiny files of GLUE. Chains with teachers are trained by tests/runs/test_bam.py."""
+    folder = FILES_OF_TASKS["folder"]
+    if task["name"] == "glue":
+        return {**fine_tuning.tiny_task({**task, "set": "rte"}, folder), "teacher": None}
+    tasks = {
+        label: {key: value for key, value in entry.items() if key != "teacher"}
+        for label, entry in task["tasks"].items()
+    }
+    own = {"tasks": tasks, "data": str(folder / "GLUE"), "tokenizer": "wordpiece", "length": 48}
+    return {**task, **own}
 
 
 def tiny_sentences(config: dict) -> dict:
