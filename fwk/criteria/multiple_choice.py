@@ -99,6 +99,8 @@ class MultipleChoice(SequenceCriterion["MultipleChoice.Config"]):
 class ChoiceHead(SequenceHead):
     """A view with R rows, the choices of B examples -> logits [B, C] of each example's choices."""
 
+    absent_is_minus_infinity = True  # which a search for numbers that are not finite passes over
+
     def forward(self, view: View) -> Tensor:
         """Return the scores of each example's choices; -inf where it has fewer."""
         first, place = places_of_choices(view.draws)

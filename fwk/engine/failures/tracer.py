@@ -43,6 +43,9 @@ class _Node:
     reached: bool = False  # whether it had a finite gradient
 
 
+ABSENT = "absent_is_minus_infinity"  # attribute of modules whose output has -inf where something is absent
+
+
 class NotFiniteTracer:
     """A context in which the passes of an objective are searched; `event` holds the first value that is not finite.
 
@@ -124,6 +127,8 @@ class NotFiniteTracer:
     ) -> None:
         is_leaf = next(module.children(), None) is None
         kind = kind_of(value)
+        if kind == "-inf" and getattr(module, ABSENT, False):
+            return
         # a module with children may be passed a mask with -inf
         faulty = [
             x for x in inputs if (not is_finite(x) if is_leaf else kind_of(x) in ("NaN", "inf"))
