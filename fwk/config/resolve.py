@@ -141,9 +141,9 @@ def _needs(
             above=above,
         )
         with at_entry(entry):
-            config, stated = _resolve(inner)
+            config, states = _resolve(inner)
         needed = NeededRun(
-            name=entry.name, run=folder, split=entry.split, stated=stated, config=config
+            name=entry.name, run=folder, split=entry.split, stated=states, config=config
         )
         for one in (*config.needs.runs, needed):
             add_run(known, one, parent=entry.name)

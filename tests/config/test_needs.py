@@ -218,3 +218,16 @@ def test_a_chain_is_checked_without_torch(tmp_path):
         f"resolve([{str(file)!r}]); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path).returncode == 0
+
+
+def test_values_that_are_the_same_are_those_of_the_run_that_needs_them():
+    entry = {"same": ["task.length", "seed", "train.updates"]}
+    needs = {
+        "a": {**TINY, **entry, "train": {"batch": 4}},
+        "b": {**TINY, "same": ["seed", "train.batch"]},
+    }
+    own = {"task": {"name": "mlm", "length": 24}, "seed": 7, "train": {"batch": 8}, "needs": needs}
+    a, b = (run.config for run in resolve(layers=[("test", own)]).config.needs.runs)
+    assert (a.task.values["length"], a.seed, a.train.batch) == (24, 7, 4)
+    assert (b.seed, b.train.batch) == (7, 8)  # of this run, not of 'a'
+    assert a.train.updates == 600  # the default, because this run does not state it
