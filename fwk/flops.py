@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import Component, ViewSpec
+from fwk.config.views import parts_of_views
 from fwk.contracts.sizes import SequenceShape, Transformer
 from fwk.errors import ConfigError, UserError
 
@@ -139,21 +140,13 @@ def _count_encodings(
         for view, read in spec.component.cls.reads(spec.component.config).items()
         if read.encoded
     )
+    parts_shown = parts_of_views(config.views_by_name)
+    tasks = len(set(parts_shown.values()))
     for view in encoded:
         transformers = networks.get(config.views_by_name[view].encoder, ())
         operations = sum(transformer.forward(shape) for transformer in transformers)
-        share = _share(config, view)
-        parts.add(f"encoder on {view}", operations * share if transformers else None)
-
-
-def _share(config: RunConfig, view: str) -> float:
-    """Return the share of a batch that a view shows, taking parts to be of equal size."""
-    views = config.views_by_name
-    spec = views[view]
-    while spec.of is not None:
-        spec = views[spec.of]
-    names = {other.part for other in views.values() if other.part is not None}
-    return 1 / len(names) if spec.part is not None else 1.0
+        operations /= tasks if view in parts_shown else 1
+        parts.add(f"encoder on {view}", operations if transformers else None)
 
 
 def _count_noisers(

@@ -109,7 +109,10 @@ def test_every_config_of_the_papers_is_counted_or_named_with_a_reason(capsys):
     lines = dict(zip(files, capsys.readouterr().out.splitlines(), strict=True))
     uncounted = {file for file, line in lines.items() if "cannot be counted: " in line}
     assert uncounted == {str(PAPERS / f"cvt_{name}.yaml") for name in CVT}
-    assert all("  training " in lines[file] for file in lines if file not in uncounted)
+    # their length is a number of passes over data that the file does not know
+    by_epochs = {file for file in lines if "/bam_" in file}
+    assert all("  update " in lines[file] for file in by_epochs)
+    assert all("  training " in lines[file] for file in lines.keys() - uncounted - by_epochs)
 
 
 def test_a_config_that_cannot_be_counted_or_read_says_why(tmp_path, capsys):
@@ -122,3 +125,13 @@ def test_a_config_that_cannot_be_counted_or_read_says_why(tmp_path, capsys):
     assert "training 1.42e+18" in counted
     assert main([str(tmp_path / "broken.yaml")]) == 2
     assert "cannot be read: " in capsys.readouterr().out
+
+
+def test_parts_of_a_batch_are_counted_as_one_batch():
+    given = {"length": 128, "vocabulary": 30522}
+    many = resolve([ROOT / "configs/papers/bam_multi.yaml"], overrides=["task.data=x"]).config
+    one = resolve(
+        [ROOT / "configs/papers/fine_tuning/bam_single_rte.yaml"],
+        overrides=["task.data=x", f"train.batch={many.train.batch}"],
+    ).config
+    assert count(many, **given).update == pytest.approx(count(one, **given).update, rel=1e-12)

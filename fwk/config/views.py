@@ -63,6 +63,15 @@ def unused_views(criteria: Criteria, views: Views) -> list[str]:
     return [name for name, view in views.items() if name not in read and not view.cls.learned]
 
 
+def parts_of_views(views: Views) -> dict[str, str]:
+    """Return the task whose examples a view shows, by view that shows those of one of several tasks.
+
+    A view that is made of another one shows what that one shows.
+    """
+    roots = {name: views[_lineage(name, views)[-1]].part for name in views}
+    return {name: part for name, part in roots.items() if part is not None}
+
+
 def unused_networks(networks: Iterable[str], views: Views) -> list[str]:
     """Return the networks that no view names."""
     used = {view.encoder for view in views.values()}

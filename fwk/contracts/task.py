@@ -18,7 +18,7 @@ from fwk.contracts.component import ConfigT
 from fwk.contracts.context import Vocabulary
 from fwk.contracts.shapes import Plain
 from fwk.contracts.views import Batch
-from fwk.errors import UserError
+from fwk.errors import DataError, UserError
 
 # of a split: by source and label, example number in the source -> what a criterion's `predict` returned for it
 Predictions = Mapping[str, Mapping[str, Mapping[int, Tensor]]]
@@ -161,7 +161,9 @@ class Task(Generic[ConfigT]):
                 if len(source) and not isinstance(source, SizeOnly):
                     zero = np.zeros(1, dtype=np.int64)
                     return self.collate([source[0]], zero, zero + number).without_rows()
-        raise NotImplementedError(f"task {type(self).__name__} has no example at hand")
+        raise DataError(
+            f"{type(self).__name__} has no example at hand, which a batch without any is made like"
+        )
 
     def framed(self, ids: np.ndarray) -> np.ndarray:
         """Return the token ids of a text, int64 [n], framed as in an example ([CLS], [SEP] and the like), int64 [T]."""

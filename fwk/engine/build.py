@@ -12,6 +12,7 @@ from torch import nn
 
 from fwk.config.run_config import RunConfig
 from fwk.config.spec import Component, NetworkSpec, ViewSpec
+from fwk.config.views import parts_of_views
 from fwk.contracts.context import BuildContext
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
@@ -19,7 +20,6 @@ from fwk.contracts.keyed import fold
 from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.task import Task
 from fwk.engine.assets import read_assets
-from fwk.engine.encoding import views_of_parts
 from fwk.engine.module import ObjectiveModule
 from fwk.engine.parts import MAIN
 from fwk.engine.plan import BATCH
@@ -62,7 +62,7 @@ def build_module(config: RunConfig, task: Task, assets: Path | None = None) -> O
 
 
 def _base_context(config: RunConfig, task: Task) -> BuildContext:
-    """Return what every component is told of the task."""
+    """Return the context that all components are built with."""
     return BuildContext(
         seed=config.seed,
         vocabulary=task.vocabulary(),
@@ -132,14 +132,14 @@ def _views_to_count(
     config: RunConfig, reads: Mapping[str, _Reads], views: Mapping[str, ViewSpec]
 ) -> dict[str, str]:
     """Return the view that counts, by criterion whose loss is divided by the examples of all tasks in an update."""
-    of_parts = views_of_parts(views)
+    of_parts = parts_of_views(views).keys()
     return {
         label: reads[label].encoded[0]
         for label, spec in config.criterion.items()
         if reads[label].encoded
         and (
             spec.normalise == "examples"
-            or (spec.normalise == "auto" and of_parts.issuperset(reads[label].encoded))
+            or (spec.normalise == "auto" and of_parts >= set(reads[label].encoded))
         )
     }
 

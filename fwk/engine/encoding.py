@@ -277,17 +277,6 @@ def read_first_only(criteria: Mapping[str, Criterion], nodes: Iterable[Node]) ->
     return frozenset(name for name, first in wanted.items() if first and name not in others)
 
 
-def views_of_parts(views: Mapping[str, ViewSpec]) -> frozenset[str]:
-    """Return the views that show the examples of one of several tasks, directly or by the view they are made of."""
-    names = set()
-    for name, spec in views.items():
-        while spec.of is not None:
-            spec = views[spec.of]
-        if spec.part is not None:
-            names.add(name)
-    return frozenset(names)
-
-
 def states_to_read(
     criteria: Mapping[str, Criterion],
     encodes: Mapping[str, Sequence[str]],

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fwk.config.spec import ViewSpec
+from fwk.config.views import parts_of_views
 from fwk.contracts.criterion import Criterion
 from fwk.contracts.encoder import Encoder
 from fwk.contracts.keyed import Key, fold
@@ -24,7 +25,7 @@ from fwk.contracts.noiser import LearnedNoiser, Noiser
 from fwk.contracts.ramp import value_at
 from fwk.contracts.views import Outline, Output, View
 from fwk.engine.contexts import Contexts
-from fwk.engine.encoding import Encoding, read_first_only, states_to_read, views_of_parts
+from fwk.engine.encoding import Encoding, read_first_only, states_to_read
 from fwk.engine.feed.static import StaticViews
 from fwk.engine.finite_mark import FiniteMark
 from fwk.engine.losses import shares_of, sums_of
@@ -82,7 +83,7 @@ class ObjectiveModule(nn.Module):
         self.encoding = Encoding(self, self.networks, pad)
         self.encoding.states = states_to_read(criteria, self.encodes, views, networks)
         self.encoding.first_only = read_first_only(criteria, self.nodes.values())
-        self.encoding.of_parts = views_of_parts(views)
+        self.encoding.of_parts = frozenset(parts_of_views(views))
         self.switch_off(())
         self.static_of_all_phases = self.static_of_this_phase
         self.train()

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from fwk.contracts.alignment import first_rows
 from fwk.contracts.views import Batch, View
 from fwk.engine.plan import BATCH
 
@@ -59,9 +59,7 @@ class MicroBatch:
 
 def count_examples(view: View) -> Tensor:
     """Return the number of examples that a view shows; rows of one example, such as choices, follow each other."""
-    if not len(view):
-        return torch.zeros((), dtype=torch.int64, device=view.draws.device)
-    return (view.draws[1:] != view.draws[:-1]).sum() + 1
+    return first_rows(view.draws).sum()
 
 
 def shares_of_examples(counts: Mapping[str, Any], examples: float) -> dict[str, float]:

@@ -131,7 +131,7 @@ def label_values(build: BuildContext, label: str, kinds: tuple[str, ...]) -> tup
             + (
                 f"; the task has {', '.join(others)}"
                 if others
-                else "; expected another criterion, or a task that is told what the label is"
+                else f"; choose a criterion for the kind '{kind}', or state another kind of label for the task"
             ),
         )
     if label not in build.labels:

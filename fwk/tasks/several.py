@@ -50,65 +50,81 @@ class PartExample(NamedTuple):
     example: Any
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeveralOptions:
+    """Options of `several`."""
+
+    tasks: dict[str, dict[str, Any] | None] = option(
+        doc="the tasks by name, as {rte: {name: glue, set: rte, ...}}; an entry '{task}' holds what all have",
+        components="task",
+        paths=_PATHS,
+    )
+    data: str | None = option(
+        None, "data of those tasks that state none, as a folder of GLUE", paths=()
+    )
+    exponent: float = option(
+        0.75,
+        "a task is drawn in proportion to (its examples) ** exponent (1: to its examples; 0: all alike; BAM: 0.75)",
+        low=0,
+        high=10,
+    )
+    shares: dict[str, float] = option(
+        {}, "shares of tasks instead, by name; a task that is not named has its own", low=0
+    )
+    mix: Literal["within", "alternate"] = option(
+        "within", "examples of all tasks in each update, or an update of one task after another"
+    )
+    average: dict[str, str] = option(
+        {}, "by task, the metric that counts in `average`, where it is not the usual one"
+    )
+    tokenizer: str | None = option(
+        None,
+        f"path of the tokenizer of all tasks, or the kind that the first trains on its texts ({', '.join(KINDS)})",
+        paths=(),
+        names=KINDS,
+    )
+    length: int | None = option(
+        None, "tokens of the longest sequence (null: as each task has it)", low=8, high=65536
+    )
+
+    vocabulary: int = option(
+        4096,
+        "tokens in a vocabulary that the first task trains",
+        low=16,
+        high=10_000_000,
+    )
+
+    @property
+    def common(self) -> dict[str, str | int | None]:
+        """The options of those tasks that have them and state none."""
+        names = ("data", "tokenizer", "length", "vocabulary")
+        return {name: getattr(self, name) for name in names}
+
+    def __post_init__(self) -> None:
+        for name, stated in (("shares", self.shares), ("average", self.average)):
+            _check_names(name, stated, self.tasks)
+
+
 @register("task", "several")
 class Several(Task["Several.Config"]):
     """Several tasks whose examples are mixed."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config:
-        tasks: dict[str, dict[str, Any] | None] = option(
-            doc="the tasks by name, as {rte: {name: glue, set: rte, ...}}; an entry '{task}' holds what all have",
-            components="task",
-            paths=_PATHS,
-        )
-        data: str | None = option(
-            None, "data of those tasks that state none, as a folder of GLUE", paths=()
-        )
-        exponent: float = option(
-            0.75,
-            "a task is drawn in proportion to (its examples) ** exponent (1: to its examples; 0: all alike; BAM: 0.75)",
-            low=0,
-            high=10,
-        )
-        shares: dict[str, float] = option(
-            {}, "shares of tasks instead, by name; a task that is not named has its own", low=0
-        )
-        mix: Literal["within", "alternate"] = option(
-            "within", "examples of all tasks in each update, or an update of one task after another"
-        )
-        average: dict[str, str] = option(
-            {}, "by task, the metric that counts in `average`, where it is not the usual one"
-        )
-        tokenizer: str | None = option(
-            None,
-            f"path of the tokenizer of all tasks, or the kind that the first trains on its texts ({', '.join(KINDS)})",
-            paths=(),
-            names=KINDS,
-        )
-        length: int | None = option(
-            None, "tokens of the longest sequence (null: as each task has it)", low=8, high=65536
-        )
-
-        @property
-        def common(self) -> dict[str, str | int | None]:
-            """The options of those tasks that have them and state none."""
-            return {"data": self.data, "tokenizer": self.tokenizer, "length": self.length}
-
-        def __post_init__(self) -> None:
-            for name, stated in (("shares", self.shares), ("average", self.average)):
-                _check_names(name, stated, self.tasks)
+    class Config(SeveralOptions):
+        """Options of the task."""
 
     def __init__(self, config: Config, seed: int = 1) -> None:
         tasks: dict[str, Task] = {}
         with ExitStack() as stack:
             common = config.common
-            for name in _components(config, common):
-                component = _components(config, common)[name]
+            components = _components(config, common)
+            for name in list(components):
+                component = components[name]
                 tasks[name] = _built(component, partial(_opened, component.cls, seed))
                 if len(tasks) == 1 and (config.tokenizer is None or config.tokenizer in KINDS):
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                     tasks[name].save_assets(folder)
-                    common["tokenizer"] = str(folder)
+                    components = _components(config, {**common, "tokenizer": str(folder)})
         self._set_up(config, seed, tasks)
 
     @classmethod
@@ -313,7 +329,7 @@ def _check_names(option: str, stated: Iterable[str], tasks: Mapping[str, object]
 
 
 def _components(
-    config: Several.Config, common: Mapping[str, str | int | None]
+    config: SeveralOptions, common: Mapping[str, str | int | None]
 ) -> dict[str, Component]:
     return nested_components("task", config.tasks, "task.tasks", common)
 

@@ -478,7 +478,6 @@ def files_of_tasks(tmp_path_factory):
 
 def resolved(name: str, *overrides: str):
     data = ["task.data=store"] if name in TEXT or name in BAM else []
-    data += ["task.set=wnli"] if "single_to_single" in name else []
     with trusting(True):  # one of them names an example of this repository
         return resolve([name], overrides=[*data, *overrides]).config
 

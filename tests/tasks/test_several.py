@@ -16,6 +16,7 @@ from fwk.components.discovery import load_plugins
 from fwk.config.resolve import from_mapping
 from fwk.engine.update import EXAMPLES, Update
 from fwk.errors import ConfigError, DataError, UserError
+from fwk.runs.evaluating import evaluate_run
 from fwk.testing import gradients, tiny_config
 from fwk.testing.running import batches_of, begin_update, trainer_of
 
@@ -152,8 +153,16 @@ def test_stated_shares_take_the_place_of_the_exponent(tmp_path):
     assert task.mixture() == {"large": 3.0, "small": 1.0}
 
 
-def test_alternating_updates_have_examples_of_one_task(tmp_path):
-    assert opened(tables(tmp_path, {"a": 20, "b": 20}), mix="alternate").one_source_per_update()
+def test_alternating_updates_have_examples_of_one_task():
+    settings = config(task={**SEVERAL["task"], "mix": "alternate"})
+    seen = set()
+    with trainer_of(settings) as trainer:
+        for number in range(8):
+            (views,) = next(batches_of(trainer.run, number))
+            sources = views["batch"].source.unique().tolist()
+            assert len(sources) == 1
+            seen.update(sources)
+    assert len(seen) > 1
 
 
 def test_names_metrics_and_average(tmp_path):
@@ -227,10 +236,16 @@ def test_a_pattern_without_tasks_is_refused():
 
 
 @pytest.mark.slow
-def test_a_run_is_evaluated_asked_and_resumed(tmp_path):
-    settings = {**SEVERAL, "train": {"updates": 4, "batch": 8, "save_every": 2}, "hooks": {}}
+def test_a_run_goes_on_and_is_evaluated_and_asked(tmp_path):
     run = tmp_path / "run"
-    fwk.train(settings, run=str(run))
+    for updates in (2, 4):
+        settings = {**SEVERAL, "train": {"updates": updates, "batch": 8}, "hooks": {}}
+        assert fwk.train(settings, run=str(run)).update == updates
+    metrics = evaluate_run(run)["metrics"]
+    assert {"colour/accuracy", "size/spearman", "choice/accuracy", "answer/f1"} <= metrics.keys()
+    expected = [metrics[name] for name in ("colour/accuracy", "size/spearman")]
+    expected += [metrics["choice/accuracy"], metrics["answer/f1"] / 100]  # a percentage
+    assert metrics["average"] == pytest.approx(sum(expected) / 4, rel=1e-12)
     loaded = fwk.load(run)
     answers = loaded.predict(
         [{"colour": ("Where is it?", "The door is red.")}, {"size": "The door is red."}]
