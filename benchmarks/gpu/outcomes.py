@@ -19,19 +19,28 @@ VARIABLE = "GPU_OUTCOMES"
 LONGEST = 600  # characters of a failure
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Write a line for each test that passed, was skipped, or failed in any of its phases."""
-    if (
-        "PYTEST_XDIST_WORKER" in os.environ
-    ):  # the process that started the workers hears of all tests
-        return
-    if report.when != "call" and report.outcome == "passed":
-        return
-    line = {"test": report.nodeid, "outcome": report.outcome, "seconds": round(report.duration, 2)}
-    if report.failed:
-        line["message"] = report.longreprtext[-LONGEST:]
-    with open(os.environ[VARIABLE], "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+def pytest_configure(config: pytest.Config) -> None:
+    """Listen to this process's tests, unless it is a worker: the one that started the workers hears of all tests."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Outcomes())
+
+
+class Outcomes:
+    """Writes a line for each test."""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write a line for each test that passed, was skipped, or failed in any of its phases."""
+        if report.when != "call" and report.outcome == "passed":
+            return
+        line = {
+            "test": report.nodeid,
+            "outcome": report.outcome,
+            "seconds": round(report.duration, 2),
+        }
+        if report.failed:
+            line["message"] = report.longreprtext[-LONGEST:]
+        with open(os.environ[VARIABLE], "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 def summary(path: Path) -> dict[str, Any]:

@@ -143,7 +143,6 @@ def test_a_failed_test_is_a_result_that_fails_the_session(made):
 
 def test_outcomes_of_tests_are_counted_once(tmp_path, monkeypatch):
     monkeypatch.setenv(outcomes.VARIABLE, str(tmp_path / "tests.jsonl"))
-    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     for when, outcome in (
         ("setup", "passed"),
         ("call", "passed"),
@@ -151,7 +150,7 @@ def test_outcomes_of_tests_are_counted_once(tmp_path, monkeypatch):
         ("setup", "skipped"),
     ):
         report = SimpleNamespace(when=when, outcome=outcome, nodeid="a", duration=1.0, failed=False)
-        outcomes.pytest_runtest_logreport(report)
+        outcomes.Outcomes().pytest_runtest_logreport(report)
     summary = outcomes.summary(tmp_path / "tests.jsonl")
     assert summary == {"passed": 1, "failed": 0, "skipped": 1, "failures": {}}
 
